@@ -1,0 +1,27 @@
+"""`cora convert`: a published checkpoint becomes one file that `cora.load` reads."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from cora.apps.files import check_writable
+from cora.detector.published import load_published
+from cora.errors import ModelError
+
+
+def convert(*, checkpoint: Path, output: Path) -> int:
+    """Read a published checkpoint, write a model file; returns the exit code 0.
+
+    Raises:
+        ModelError: the checkpoint cannot be read or has another shape, or the output has another suffix.
+        CoraError: the output cannot be written.
+    """
+    if output.suffix != ".safetensors":
+        raise ModelError(f"expected an output file *.safetensors, got {output}; change its suffix")
+    if not checkpoint.is_file():
+        raise ModelError(f"expected a checkpoint file, got no file at {checkpoint}; check the path")
+    check_writable(output, folder=False)
+    load_published(checkpoint).save(output)
+    Console(highlight=False).print(Text(f"Wrote {output}; use it with --model {output}"), soft_wrap=True)
+    return 0

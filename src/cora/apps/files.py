@@ -1,0 +1,142 @@
+"""Sources, class lists and outputs of the commands: found, checked, and written whole or not at all."""
+
+import glob
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cora.errors import CoraError, ImageError, VocabularyError
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx"),
+        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a list of sources stands for.
+
+    Attributes:
+        paths: the pictures, each once, in the order given.
+        problems: one message for every source that stands for nothing.
+    """
+
+    paths: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+
+def find_images(sources: Iterable[str]) -> Sources:
+    """Files as they are, folders for the pictures directly in them, patterns for the files that match.
+
+    Raises:
+        ImageError: there is only one source, or none of them stands for anything.
+    """
+    paths: list[Path] = []
+    problems: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            problem = f"expected a folder with images, got none directly in {source}; name the files"
+        elif path.exists():
+            found, problem = [path], ""
+        elif glob.has_magic(source):
+            found = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+            problem = f"expected files, got none that match {source}; check the pattern"
+        else:
+            found, problem = [], f"expected an image file, got no file at {source}; check the path"
+        paths += found
+        if not found:
+            problems.append(problem)
+    if not paths:
+        raise ImageError(problems[0])
+    return Sources(tuple(dict.fromkeys(paths)), tuple(problems))
+
+
+def parse_classes(text: str) -> list[str]:
+    """Names from "cat, remote control" or from @FILE with a name a line, whose empty lines do not count.
+
+    Raises:
+        VocabularyError: the file cannot be read, or there is no name in it.
+    """
+    if not text.startswith("@"):
+        return [name.strip() for name in text.split(",")] if text.strip() else []
+    path = Path(text[1:])
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise VocabularyError(
+            f"expected a file of class names, got {error.strerror or error}: {path}; check the path"
+        ) from None
+    except UnicodeDecodeError:
+        raise VocabularyError(
+            f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8"
+        ) from None
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise VocabularyError(f"expected one class name a line, got none in {path}; write some into it")
+    return names
+
+
+def output_names(paths: Sequence[Path], folder: Path, suffix: str) -> dict[Path, Path]:
+    """A file in `folder` for every path: never the same twice, never one of the paths themselves."""
+    taken = {path.resolve() for path in paths}
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        number, target = 1, folder / f"{path.stem}{suffix}"
+        while target.resolve() in taken:
+            number += 1
+            target = folder / f"{path.stem}-{number}{suffix}"
+        taken.add(target.resolve())
+        targets[path] = target
+    return targets
+
+
+def check_writable(path: Path, *, folder: bool) -> None:
+    """Fail before the work, not after it: the path must be free for a file or folder, its place writable.
+
+    Raises:
+        CoraError: something else is there, or writing is not allowed.
+    """
+    wanted = "a folder" if folder else "a file"
+    if path.exists() and path.is_dir() != folder:
+        raise CoraError(f"expected {wanted} to write to, got {'a file' if folder else 'a folder'}: {path}")
+    place = path if path.exists() and folder else path.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise CoraError(
+            f"expected a place to write to, got no permission in {place}; choose another for {path}"
+        )
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: no half-written file has the name.
+
+    Raises:
+        CoraError: the file cannot be written (permission, full disk).
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        # mkstemp makes files private; a result has the rights of any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise CoraError(
+            f"expected to write {path}, got {error.strerror or error}; free or choose another place"
+        ) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

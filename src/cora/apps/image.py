@@ -1,0 +1,182 @@
+"""`cora detect`: pictures in, a table, drawn pictures and JSON out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+import cora
+from cora.apps.files import check_writable, find_images, output_names, parse_classes, write_whole
+from cora.errors import CoraError, ImageError
+from cora.images import read_image
+from cora.regions.vocabulary import clean_names
+from cora.structures import Detections
+
+_PIPE_WIDTH = 160  # a table in a pipe has no window to fit
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    detections: Detections
+
+
+def detect(
+    *,
+    sources: Sequence[str],
+    classes: str,
+    model: str,
+    score: float,
+    output: Path,
+    json_path: Path | None,
+    device: str,
+) -> int:
+    """Detect, print and write; everything that can be checked is checked before the first picture is written.
+
+    Args:
+        sources: files, folders, patterns.
+        classes: names divided by commas, or @FILE.
+        model: name or path of a model.
+        score: least score shown, 0..1.
+        output: folder of the drawn pictures.
+        json_path: where to write all boxes in COCO format, if anywhere.
+        device: name of a torch device, or "auto".
+
+    Returns:
+        Exit code: 0, or 1 if some pictures of several could not be read.
+
+    Raises:
+        CoraError: bad input.
+    """
+    names = clean_names(parse_classes(classes))
+    found = find_images(sources)
+    check_writable(output, folder=True)
+    if json_path is not None:
+        check_writable(json_path, folder=False)
+    where = _device(device)
+    detector = cora.load(model).to(where)
+    detector.vocabulary_encoder.encode(names)  # names that are too long fail here, before any work
+
+    results: list[_Found] = []
+    failures = len(found.problems)
+    is_batch = len(found.paths) + len(found.problems) > 1
+    targets = output_names(found.paths, output, ".jpg")
+    errors = Console(stderr=True, highlight=False)
+    with _progress(errors, hidden=len(found.paths) == 1) as progress:
+        for problem in found.problems:
+            _report(progress.console, problem)
+        for path in progress.track(found.paths, description="detecting"):
+            try:
+                image = read_image(path)
+            except ImageError as error:
+                if not is_batch:
+                    raise
+                _report(progress.console, str(error))
+                failures += 1
+                continue
+            detections = detector.predict(image, names, score=score)
+            _write_picture(targets[path], detections.draw(image))
+            # Thousands of results may be kept; the pictures that they refer to may not.
+            results.append(_Found(path, replace(detections, image=None)))
+    if json_path is not None:
+        text = json.dumps(to_coco(results, names), indent=1)
+        write_whole(json_path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    _print(results, failures, score=score, output=output, json_path=json_path)
+    return 1 if failures else 0
+
+
+def _write_picture(path: Path, picture: Image.Image) -> None:
+    write_whole(path, lambda file: picture.save(file, format="JPEG", quality=92))
+
+
+def to_coco(results: Sequence[_Found], names: Sequence[str]) -> dict[str, Any]:
+    """A COCO file of the detections: boxes x, y, width, height in pixels; ids count from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, result in enumerate(results, start=1):
+        height, width = result.detections.image_size
+        images.append({"id": image_id, "file_name": result.path.as_posix(), "height": height, "width": width})
+        for entry in result.detections.to_coco(image_id):
+            box = [round(value, 2) for value in entry["bbox"]]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    **entry,
+                    "bbox": box,
+                    "score": round(entry["score"], 5),
+                    # Tools that open COCO files as data sets insist on these two.
+                    "area": round(box[2] * box[3], 2),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _print(
+    results: Sequence[_Found], failures: int, *, score: float, output: Path, json_path: Path | None
+) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_WIDTH)
+    total = sum(len(result.detections) for result in results)
+    if total:
+        table = Table("file", "class", "score", "box: left, top, right, bottom")
+        for words, numbers in ((0, 2), (1, 3)):
+            table.columns[words].overflow = "fold"  # a cut path or name would be useless
+            table.columns[numbers].justify = "right"
+            table.columns[numbers].no_wrap = True
+        for result in results:
+            for name, value, box in result.detections:
+                corners = ", ".join(f"{corner:.0f}" for corner in box)
+                # Text, not str: names and paths with brackets are no markup.
+                table.add_row(Text(str(result.path)), Text(name), f"{value:.2f}", corners)
+        console.print(table)
+    if results:
+        images = f"{len(results)} image{'s' * (len(results) != 1)}"
+        if total:
+            summary = f"{total} object{'s' * (total != 1)} in {images}."
+        else:
+            summary = f"Nothing found in {images} with a score of {score:g} or more; try a lower --score."
+        written = f"Pictures are in {output}" + ("." if json_path is None else f", boxes in {json_path}.")
+        console.print(Text(f"{summary} {written}"), soft_wrap=True)
+    if failures:
+        _report(
+            Console(stderr=True, highlight=False), f"{failures} of the sources could not be read", "warning"
+        )
+
+
+def _report(console: Console, message: str, kind: str = "error") -> None:
+    console.print(Text(f"cora: {kind}: {' '.join(message.split())}"), soft_wrap=True)
+
+
+def _progress(console: Console, *, hidden: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=hidden or not console.is_terminal,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        # torch's own text runs over several lines and names internals.
+        raise CoraError(f"expected a device of this machine, got {name!r}; use --device cpu") from None
+    return device

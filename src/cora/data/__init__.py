@@ -1,0 +1,1 @@
+"""Annotated photos as training batches: splits, COCO files, augmentation, loading, cached features."""

@@ -1,0 +1,283 @@
+"""Features of a frozen tower, computed once for several augmented versions of every photo.
+
+A frozen tower gives the same maps in every epoch; on a CPU it is most of a training step. The cache keeps C3
+and C4 of K versions (flip, scale, crop) in half precision on disk, one file a version of a photo, so that it
+can be built in pieces and read in any order. Epoch e reads version (e + an offset of the photo) modulo K.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cora.data.coco import CocoImage
+from cora.data.loader import AugmentedDataset, Transform
+from cora.errors import DataError
+from cora.structures import FeatureMap, ImageBatch, Targets
+
+INDEX = "cache.json"
+#: Files written before the size of the whole cache is estimated.
+SIZE_SAMPLE = 16
+
+FeatureBatch = tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
+
+
+class Tower(Protocol):
+    """What the cache needs of an image tower."""
+
+    def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+        """C3 and C4 of a batch."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, to notice when the cache belongs to another tower."""
+        ...
+
+
+class CachedItem(NamedTuple):
+    """One version of one photo: c3 [C3, h, w] and c4 [C4, h', w'] float16, without padding."""
+
+    c3: Tensor
+    c4: Tensor
+    targets: Targets
+
+
+class FeatureCache(Dataset[CachedItem]):
+    """Reads a finished cache; indexed by (epoch, index) like every dataset of an `EpochLoader`.
+
+    Raises:
+        DataError: no cache in the folder, or one that was never finished.
+    """
+
+    def __init__(self, *, folder: Path) -> None:
+        index = _read_index(folder)
+        if index is None or "shapes" not in index:
+            raise DataError(f"no finished feature cache in {folder}; build it with build_feature_cache")
+        self.folder = folder
+        self.versions = int(index["versions"])
+        self.class_names = tuple(index["class_names"])
+        self.shapes: list[list[tuple[int, int]]] = [[(h, w) for h, w in row] for row in index["shapes"]]
+        self.offsets = np.random.default_rng(int(index["seed"])).integers(
+            self.versions, size=len(self.shapes)
+        )
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def version(self, epoch: int, index: int) -> int:
+        """Which of the K versions of a photo an epoch sees."""
+        return int((epoch + self.offsets[index]) % self.versions)
+
+    def aspect(self, epoch: int, index: int) -> float:
+        """Height over width of the map: like ones need little padding in one batch (`shape_key`)."""
+        height, width = self.shapes[index][self.version(epoch, index)]
+        return height / width
+
+    def __getitem__(self, key: tuple[int, int]) -> CachedItem:
+        epoch, index = key
+        tensors = load_file(_item_path(self.folder, self.version(epoch, index), index))
+        targets = Targets(boxes_cxcywh=tensors["boxes_cxcywh"], classes=tensors["classes"])
+        return CachedItem(c3=tensors["c3"], c4=tensors["c4"], targets=targets)
+
+
+def collate_features(items: Sequence[CachedItem]) -> FeatureBatch:
+    """Pad maps to the largest of the batch: (C3, C4, targets), features float32."""
+    c3, c4 = _pad([item.c3 for item in items]), _pad([item.c4 for item in items])
+    return c3, c4, tuple(item.targets for item in items)
+
+
+def build_feature_cache(
+    *,
+    dataset: Any,
+    transform: Transform,
+    tower: Tower,
+    to_batch: Callable[[list[Image.Image]], ImageBatch],
+    folder: Path,
+    versions: int,
+    seed: int = 0,
+    max_gigabytes: float = 20.0,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FeatureCache:
+    """Compute what is missing of a cache and open it.
+
+    Args:
+        dataset: items (photo, Targets, id) with `class_names`.
+        transform: augmentation, seeded by (seed, version, index); its repr is part of what the cache was
+            made for.
+        tower: frozen image tower, already on `device`.
+        to_batch: normalises and pads a list of photos without resizing them.
+        folder: where the files go; an interrupted build goes on there.
+        versions: K, augmented versions of each photo.
+        seed: of the augmentation and of the order in which epochs see the versions.
+        max_gigabytes: bound on the whole cache, estimated from the first files.
+        device: where the tower computes.
+        workers: processes that read and augment photos.
+        on_progress: called with (files done, files in all).
+
+    Raises:
+        DataError: the folder holds a cache of other data, weights or settings, or the cache would be too
+            large.
+    """
+    if versions < 1:
+        raise DataError(f"a feature cache needs at least one version of each photo, got {versions}")
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = _fingerprint(dataset, transform, tower)
+    header = {
+        "fingerprint": fingerprint,
+        "versions": versions,
+        "seed": seed,
+        "class_names": dataset.class_names,
+    }
+    header = json.loads(json.dumps(header))
+    existing = _read_index(folder)
+    if existing is None:
+        _write_json(folder / INDEX, header)
+    elif any(existing.get(key) != value for key, value in header.items()):
+        differing = [key for key, value in header.items() if existing.get(key) != value]
+        raise DataError(
+            f"{folder} holds a feature cache of other {', '.join(differing)}; "
+            "name another folder or delete it"
+        )
+    elif "shapes" in existing:
+        return FeatureCache(folder=folder)
+    keys = [(version, index) for version in range(versions) for index in range(len(dataset))]
+    _compute(
+        keys=[key for key in keys if not _item_path(folder, *key).exists()],
+        dataset=AugmentedDataset(dataset=dataset, transform=transform, seed=seed),
+        tower=tower,
+        to_batch=to_batch,
+        folder=folder,
+        total=len(keys),
+        max_bytes=max_gigabytes * 1e9,
+        device=torch.device(device),
+        workers=workers,
+        on_progress=on_progress,
+    )
+    shapes = [
+        [_shape(_item_path(folder, version, i)) for version in range(versions)] for i in range(len(dataset))
+    ]
+    _write_json(folder / INDEX, header | {"shapes": shapes})
+    return FeatureCache(folder=folder)
+
+
+class _Augmented(Dataset[tuple[tuple[int, int], Image.Image, Targets]]):
+    def __init__(self, dataset: AugmentedDataset, keys: list[tuple[int, int]]) -> None:
+        self.dataset, self.keys = dataset, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, position: int) -> tuple[tuple[int, int], Image.Image, Targets]:
+        image, targets = self.dataset[self.keys[position]]
+        return self.keys[position], image, targets
+
+
+def _compute(
+    *,
+    keys: list[tuple[int, int]],
+    dataset: AugmentedDataset,
+    tower: Tower,
+    to_batch: Callable[[list[Image.Image]], ImageBatch],
+    folder: Path,
+    total: int,
+    max_bytes: float,
+    device: torch.device,
+    workers: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    written, done = 0, total - len(keys)
+    loader = DataLoader(_Augmented(dataset, keys), batch_size=None, num_workers=workers)
+    for count, (key, image, targets) in enumerate(loader, start=1):
+        # One photo at a time: no padding, hence exactly the maps that a photo alone gets at test time.
+        with torch.inference_mode():
+            c3, c4 = tower.features(to_batch([image]).to(device))
+        tensors = {
+            "c3": _half(c3, key),
+            "c4": _half(c4, key),
+            "boxes_cxcywh": targets.boxes_cxcywh.contiguous(),
+            "classes": targets.classes.contiguous(),
+        }
+        path = _item_path(folder, *key)
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".part")
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+        written += path.stat().st_size
+        if count in (SIZE_SAMPLE, len(keys)) and written / count * total > max_bytes:
+            raise DataError(
+                f"the feature cache would need {written / count * total / 1e9:.1f} GB, more than the bound "
+                f"of {max_bytes / 1e9:.1f} GB; take fewer versions, smaller photos or a higher bound"
+            )
+        if on_progress is not None:
+            on_progress(done + count, total)
+
+
+def _half(single: FeatureMap, key: tuple[int, int]) -> Tensor:
+    """The one map of a batch of one, without the cells that are padding."""
+    height, width = (int(extent) for extent in single.extents_hw[0])
+    half = single.features[0, :, :height, :width].to("cpu", torch.float16).contiguous()
+    if not bool(half.isfinite().all()):
+        raise DataError(f"features of photo {key[1]} do not fit half precision; this tower cannot be cached")
+    return half
+
+
+def _pad(maps: list[Tensor]) -> FeatureMap:
+    height, width = max(m.shape[1] for m in maps), max(m.shape[2] for m in maps)
+    features = torch.zeros(len(maps), maps[0].shape[0], height, width)
+    mask = torch.ones(len(maps), height, width, dtype=torch.bool)
+    for i, one in enumerate(maps):
+        features[i, :, : one.shape[1], : one.shape[2]] = one
+        mask[i, : one.shape[1], : one.shape[2]] = False
+    return FeatureMap(features=features, mask=mask)
+
+
+def _item_path(folder: Path, version: int, index: int) -> Path:
+    return folder / f"version_{version:03d}" / f"{index:07d}.safetensors"
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    """Height and width of C3, from the file's header alone (its first 8 bytes are the header's length)."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    height, width = header["c3"]["shape"][-2:]
+    return int(height), int(width)
+
+
+def _fingerprint(dataset: Any, transform: Transform, tower: Tower) -> dict[str, str]:
+    weights = hashlib.sha256()
+    for name, tensor in sorted(tower.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    boxes = hashlib.sha256()
+    for record in getattr(dataset, "records", range(len(dataset))):
+        boxes.update(str(getattr(record, "path", record)).encode())
+        if isinstance(record, CocoImage):
+            boxes.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())
+    return {"tower": weights.hexdigest()[:16], "boxes": boxes.hexdigest()[:16], "transform": repr(transform)}
+
+
+def _read_index(folder: Path) -> dict[str, Any] | None:
+    path = folder / INDEX
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(temporary, path)

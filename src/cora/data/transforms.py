@@ -1,0 +1,173 @@
+"""Augmentation of photos and their boxes; randomness comes from torch's global generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
+
+from cora.errors import DataError
+from cora.structures import Targets
+
+#: Extremely long and thin photos are widened to this, since a tower halves its input five times.
+MIN_SIDE_PX = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Sizes in pixels; the defaults are the published training's (DETR's multi-scale policy).
+
+    Attributes:
+        short_sides: the short side is drawn from these.
+        long_side: upper bound of the long side.
+        flip: probability of a horizontal flip.
+        crop: probability of cropping before the final resize.
+        crop_short_sides: short sides to resize to before cropping.
+        crop_sides: least and greatest side of the crop.
+        min_box_side: boxes with a side below this after all steps are removed.
+        min_visible: boxes of which less than this share of the area survives the crop are removed; 0 keeps
+            slivers like the published training.
+    """
+
+    short_sides: tuple[int, ...] = tuple(range(480, 801, 32))
+    long_side: int = 1333
+    flip: float = 0.5
+    crop: float = 0.5
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_sides: tuple[int, int] = (384, 600)
+    min_box_side: float = 1.0
+    min_visible: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.short_sides or min(self.short_sides) < 1 or max(self.short_sides) > self.long_side:
+            raise DataError(f"short_sides must lie in 1..long_side={self.long_side}, got {self.short_sides}")
+        for name in ("flip", "crop", "min_visible"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise DataError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        if self.crop > 0 and not (self.crop_short_sides and 1 <= self.crop_sides[0] <= self.crop_sides[1]):
+            raise DataError(
+                f"cropping needs short sides and 1 <= least <= greatest side, got {self.crop_short_sides}, "
+                f"{self.crop_sides}"
+            )
+
+    def scaled(self, factor: float) -> AugmentConfig:
+        """The same policy for smaller (or larger) photos: every size in pixels times `factor`."""
+        least, greatest = (max(1, round(side * factor)) for side in self.crop_sides)
+        return AugmentConfig(
+            short_sides=tuple(max(1, round(side * factor)) for side in self.short_sides),
+            long_side=max(1, round(self.long_side * factor)),
+            flip=self.flip,
+            crop=self.crop,
+            crop_short_sides=tuple(max(1, round(side * factor)) for side in self.crop_short_sides),
+            crop_sides=(least, greatest),
+            min_box_side=self.min_box_side,
+            min_visible=self.min_visible,
+        )
+
+
+class TrainTransform:
+    """Flip, sometimes resize and crop, resize to a random short side: (photo, Targets) -> the same."""
+
+    def __init__(self, *, config: AugmentConfig) -> None:
+        self.config = config
+        self.flip = v2.RandomHorizontalFlip(config.flip)
+
+    def __repr__(self) -> str:
+        return f"TrainTransform({self.config})"
+
+    def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
+        config = self.config
+        boxes, classes = _boxes_of(image, targets), targets.classes
+        image, boxes = self.flip(image, boxes)
+        if float(torch.rand(())) < config.crop:
+            image, boxes = _resize(image, boxes, short_side=_choice(config.crop_short_sides), long_side=None)
+            image, boxes, visible = _random_crop(
+                image, boxes, least=config.crop_sides[0], greatest=config.crop_sides[1]
+            )
+            keep = visible >= config.min_visible
+            boxes, classes = tv_tensors.wrap(boxes[keep], like=boxes), classes[keep]
+        image, boxes = _resize(
+            image, boxes, short_side=_choice(config.short_sides), long_side=config.long_side
+        )
+        return image, _targets_of(image, boxes, classes, min_side=config.min_box_side)
+
+
+class ResizeTransform:
+    """Resize to one short side with a bound on the long side, as at test time; no randomness."""
+
+    def __init__(self, *, short_side: int, long_side: int) -> None:
+        self.short_side, self.long_side = short_side, long_side
+
+    def __repr__(self) -> str:
+        return f"ResizeTransform(short_side={self.short_side}, long_side={self.long_side})"
+
+    def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
+        boxes = _boxes_of(image, targets)
+        image, boxes = _resize(image, boxes, short_side=self.short_side, long_side=self.long_side)
+        return image, _targets_of(image, boxes, targets.classes, min_side=0.0)
+
+
+def _choice(sides: tuple[int, ...]) -> int:
+    return sides[int(torch.randint(len(sides), ()))]
+
+
+def _boxes_of(image: Image.Image, targets: Targets) -> tv_tensors.BoundingBoxes:
+    cx, cy, w, h = targets.boxes_cxcywh.unbind(-1)
+    scale = targets.boxes_cxcywh.new_tensor([image.width, image.height, image.width, image.height])
+    xyxy = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1) * scale
+    return tv_tensors.BoundingBoxes(
+        xyxy, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=(image.height, image.width)
+    )
+
+
+def _targets_of(image: Image.Image, boxes: Tensor, classes: Tensor, *, min_side: float) -> Targets:
+    """Back to fractions of the image; boxes are cut at its border, degenerate ones removed."""
+    x0, x1 = (boxes[:, i].as_subclass(Tensor).clamp(0, image.width) for i in (0, 2))
+    y0, y1 = (boxes[:, i].as_subclass(Tensor).clamp(0, image.height) for i in (1, 3))
+    width, height = x1 - x0, y1 - y0
+    keep = (torch.minimum(width, height) >= min_side) & (torch.minimum(width, height) > 0)
+    cxcywh = torch.stack(
+        [
+            (x0 + x1) / 2 / image.width,
+            (y0 + y1) / 2 / image.height,
+            width / image.width,
+            height / image.height,
+        ],
+        -1,
+    )
+    return Targets(boxes_cxcywh=cxcywh[keep], classes=classes[keep])
+
+
+def _resize(
+    image: Image.Image, boxes: tv_tensors.BoundingBoxes, *, short_side: int, long_side: int | None
+) -> tuple[Image.Image, tv_tensors.BoundingBoxes]:
+    scale = short_side / min(image.width, image.height)
+    if long_side is not None:
+        scale = min(scale, long_side / max(image.width, image.height))
+    least = min(MIN_SIDE_PX, short_side)
+    size = [max(least, round(image.height * scale)), max(least, round(image.width * scale))]
+    return tv.resize(image, size, antialias=True), tv.resize(boxes, size)
+
+
+def _random_crop(
+    image: Image.Image, boxes: tv_tensors.BoundingBoxes, *, least: int, greatest: int
+) -> tuple[Image.Image, tv_tensors.BoundingBoxes, Tensor]:
+    """Crop of random sides and place; also the share of every box's area still inside: [T] in 0..1."""
+    width, height = (
+        int(torch.randint(min(least, side), min(greatest, side) + 1, ()))
+        for side in (image.width, image.height)
+    )
+    left = int(torch.randint(image.width - width + 1, ()))
+    top = int(torch.randint(image.height - height + 1, ()))
+    plain = boxes.as_subclass(Tensor)
+    area = (plain[:, 2] - plain[:, 0]) * (plain[:, 3] - plain[:, 1])
+    inside_w = plain[:, 2].clamp(max=left + width) - plain[:, 0].clamp(min=left)
+    inside_h = plain[:, 3].clamp(max=top + height) - plain[:, 1].clamp(min=top)
+    visible = inside_w.clamp(min=0) * inside_h.clamp(min=0) / area.clamp(min=1e-9)
+    cropped = tv.crop(boxes, top, left, height, width)
+    return tv.crop(image, top, left, height, width), cropped, visible

@@ -1,0 +1,39 @@
+"""The detector: the paper's figure, post-processing, checkpoints, models by name."""
+
+from cora.detector.checkpoint import read_checkpoint, write_checkpoint
+from cora.detector.config import DetectorConfig
+from cora.detector.cora import Detector, DetectorOutput, PreMatched
+from cora.detector.postprocess import PostprocessConfig, combine_scores, select_detections
+from cora.detector.presets import (
+    config_for_tower,
+    known_models,
+    load,
+    load_checkpoint,
+    new_detector,
+    preset_config,
+)
+from cora.detector.published import detector_from_published, load_published
+from cora.localizer import LocalizerConfig
+from cora.towers import TowerConfig
+
+__all__ = [
+    "Detector",
+    "DetectorConfig",
+    "DetectorOutput",
+    "LocalizerConfig",
+    "PostprocessConfig",
+    "PreMatched",
+    "TowerConfig",
+    "combine_scores",
+    "config_for_tower",
+    "detector_from_published",
+    "known_models",
+    "load",
+    "load_checkpoint",
+    "load_published",
+    "new_detector",
+    "preset_config",
+    "read_checkpoint",
+    "select_detections",
+    "write_checkpoint",
+]

@@ -1,0 +1,77 @@
+"""Everything from which a detector is rebuilt, weights apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from cora.detector.postprocess import PostprocessConfig
+from cora.errors import ModelError
+from cora.images import PreprocessConfig
+from cora.localizer import LocalizerConfig
+from cora.towers import TowerConfig
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Sizes and settings of a detector.
+
+    Attributes:
+        tower: sizes of both towers, logit scale and template set.
+        localizer: sizes of the localizer; its `embed_dim` and `c3_channels` are the towers'.
+        preprocess: how pictures become batches.
+        postprocess: how scores become detections.
+    """
+
+    tower: TowerConfig = field(default_factory=TowerConfig)
+    localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+
+    def __post_init__(self) -> None:
+        if self.localizer.embed_dim != self.tower.embed_dim:
+            raise ValueError(
+                f"localizer.embed_dim: expected the tower's {self.tower.embed_dim}, "
+                f"got {self.localizer.embed_dim}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, fit for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DetectorConfig:
+        """The reverse of `to_dict`; settings that the values lack keep their defaults.
+
+        Raises:
+            ModelError: an unknown setting or an impossible value.
+        """
+        _check_names(cls, values)
+        parts = {"tower": TowerConfig, "localizer": LocalizerConfig, "preprocess": PreprocessConfig}
+        try:
+            return cls(
+                **{name: _build(part, values.get(name, {})) for name, part in parts.items()},
+                postprocess=_build(PostprocessConfig, values.get("postprocess", {})),
+            )
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"configuration of the detector: {error}") from error
+
+
+def _build(part: type[_Config], values: Mapping[str, Any]) -> _Config:
+    _check_names(part, values)
+    return part(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
+
+
+def _check_names(part: type, values: Mapping[str, Any]) -> None:
+    known = {entry.name for entry in fields(part)}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise ModelError(
+            f"configuration of the detector: {part.__name__} expected {', '.join(sorted(known))}, "
+            f"got {', '.join(unknown)}; was the file made by a newer version?"
+        )

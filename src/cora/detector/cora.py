@@ -1,0 +1,352 @@
+"""CORA: a frozen CLIP, region prompting, anchor pre-matching and a DAB-DETR localizer (Wu et al., CVPR 2023).
+
+The steps of the paper's figure are public methods; evaluation, feature caches and oracles recombine them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, overload
+
+import torch
+from torch import Tensor, nn
+
+from cora.detector.checkpoint import write_checkpoint
+from cora.detector.config import DetectorConfig
+from cora.detector.postprocess import best_boxes, combine_scores, select_detections
+from cora.images import ImageSource, Preprocessor, read_image
+from cora.localizer import Localizer, LocalizerOutput, pre_match
+from cora.regions import (
+    RegionClassifier,
+    RegionPrompt,
+    Vocabulary,
+    VocabularyEncoder,
+    default_cache_dir,
+    exact_pooling,
+    fast_pooling,
+)
+from cora.structures import Detections, FeatureMap, ImageBatch
+from cora.towers import ImageTower, TextTower, build_towers
+
+
+@dataclass(frozen=True)
+class PreMatched:
+    """Anchors, each with the class that its query is to look for.
+
+    Attributes:
+        anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
+        classes: [B, N] int64, index into the vocabulary.
+        class_embeddings: [C, D] of the vocabulary.
+    """
+
+    anchors_cxcywh: Tensor
+    classes: Tensor
+    class_embeddings: Tensor
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """What one pass gives, before suppression.
+
+    Attributes:
+        boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
+        objectness: [B, K] logits.
+        probabilities: [B, K, C] of the classes, background left out.
+        scores: [B, K, C] class probability * objectness^alpha.
+    """
+
+    boxes_cxcywh: Tensor
+    objectness: Tensor
+    probabilities: Tensor
+    scores: Tensor
+
+
+class Detector(nn.Module):
+    """Open-vocabulary detector; the parts are injected, see `Detector.build` for a fresh one.
+
+    Example:
+        >>> detector = cora.load("nano")
+        >>> detections = detector.predict("kitchen.jpg", classes=["cat", "remote control"])
+    """
+
+    def __init__(
+        self,
+        *,
+        image_tower: ImageTower,
+        text_tower: TextTower,
+        prompt: RegionPrompt,
+        classifier: RegionClassifier,
+        localizer: Localizer,
+        vocabulary_encoder: VocabularyEncoder,
+        preprocessor: Preprocessor,
+        config: DetectorConfig,
+    ) -> None:
+        super().__init__()
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.prompt = prompt
+        self.classifier = classifier
+        self.localizer = localizer
+        self.vocabulary_encoder = vocabulary_encoder
+        self.preprocessor = preprocessor
+        self.config = config
+
+    @classmethod
+    def build(
+        cls,
+        config: DetectorConfig,
+        *,
+        towers: tuple[ImageTower, TextTower] | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """A detector with the given towers (random ones if None), a zero prompt and a fresh localizer.
+
+        Args:
+            config: all sizes.
+            towers: image and text tower that fit `config.tower`.
+            cache_dir: folder of cached class embeddings; the user's cache folder if None.
+        """
+        image_tower, text_tower = towers or build_towers(config.tower)
+        return cls(
+            image_tower=image_tower,
+            text_tower=text_tower,
+            prompt=RegionPrompt(pool_size=image_tower.pool_size, channels=image_tower.c4_channels),
+            classifier=RegionClassifier(scale=config.tower.logit_scale),
+            localizer=Localizer.from_config(config.localizer),
+            vocabulary_encoder=VocabularyEncoder(
+                text_tower=text_tower,
+                templates=config.tower.templates,
+                cache_dir=default_cache_dir() if cache_dir is None else cache_dir,
+            ),
+            preprocessor=Preprocessor.from_config(config.preprocess),
+            config=config,
+        )
+
+    def forward(self, batch: ImageBatch, vocabulary: Vocabulary) -> DetectorOutput:
+        """Score the boxes of a batch for every class of the vocabulary."""
+        c3, c4 = self.encode(batch)
+        anchors = self.anchors(batch)
+        matched = self.pre_match(c4, anchors, vocabulary)
+        decoded = self.decode(c3, matched)
+        boxes, objectness = self.worth_scoring(decoded)
+        probabilities = self.classify(c3, boxes, vocabulary)
+        scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
+        return DetectorOutput(boxes, objectness, probabilities, scores)
+
+    def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+        """Feature maps C3 (stride 16) and C4 (stride 32) of the frozen image tower."""
+        return self.image_tower.features(batch)
+
+    def anchors(self, batch: ImageBatch) -> Tensor:
+        """Learned anchor boxes [B, N, 4] cxcywh in 0..1, the same for every image."""
+        return self.localizer.anchors(len(batch))
+
+    def pre_match(self, c4: FeatureMap, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
+        """Give every anchor [B, N, 4] the class that its region looks most like (METHOD section 5)."""
+        with torch.no_grad():
+            regions = self.embed_fast(c4, anchors_cxcywh)
+            classes = pre_match(
+                regions, vocabulary.embeddings, vocabulary.weights, temperature=self.config.tower.logit_scale
+            )
+        return PreMatched(anchors_cxcywh, classes, vocabulary.embeddings)
+
+    def decode(self, c3: FeatureMap, matched: PreMatched) -> LocalizerOutput:
+        """Refined boxes and objectness of all decoder layers."""
+        content = self.localizer.query_content(matched.class_embeddings, matched.classes)
+        output: LocalizerOutput = self.localizer(c3, matched.anchors_cxcywh, content)
+        return output
+
+    def worth_scoring(self, decoded: LocalizerOutput) -> tuple[Tensor, Tensor]:
+        """Boxes [B, K, 4] and objectness [B, K] of the last layer: the best `max_scored_boxes`."""
+        return best_boxes(
+            decoded.boxes_cxcywh[-1], decoded.objectness[-1], self.config.postprocess.max_scored_boxes
+        )
+
+    def classify(self, c3: FeatureMap, boxes_cxcywh: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """Class probabilities [B, N, C] of boxes [B, N, 4] by exact pooling, background left out."""
+        return self.classifier(self.embed_exact(c3, boxes_cxcywh), vocabulary.embeddings)
+
+    def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
+        """Unit embeddings [B, N, D] of boxes [B, N, 4] by exact pooling with the prompt."""
+        pooled = exact_pooling(
+            c3,
+            boxes_cxcywh,
+            layer4=self.image_tower.layer4,
+            attention_pool=self.image_tower.attention_pool,
+            positions=self.prompted_positions(),
+        )
+        return pooled.unflatten(0, boxes_cxcywh.shape[:2])
+
+    def embed_fast(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
+        """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the prompt."""
+        pool = self.image_tower.attention_pool
+        pooled = fast_pooling(c4, boxes_cxcywh, attention_pool=pool, positions=self.prompted_positions())
+        return pooled.unflatten(0, boxes_cxcywh.shape[:2])
+
+    def prompted_positions(self) -> Tensor:
+        """Positional table [S*S+1, C4] of the attention pool with the region prompt added."""
+        return self.prompt(self.image_tower.attention_pool.positional_embedding)
+
+    def postprocess(
+        self,
+        output: DetectorOutput,
+        sizes_hw: Sequence[tuple[int, int]],
+        *,
+        score: float | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes [K, 4] xyxy in pixels, scores [K] and labels [K] of every image; None: as configured.
+
+        Args:
+            output: of `forward`.
+            sizes_hw: (height, width) of the original images in pixels.
+            score: only scores above it count.
+            nms_iou: per-class suppression threshold.
+            max_detections: boxes kept per image.
+        """
+        config = self.config.postprocess
+        return [
+            select_detections(
+                boxes,
+                scores,
+                size,
+                min_score=config.min_score if score is None else score,
+                nms_iou=config.nms_iou if nms_iou is None else nms_iou,
+                max_detections=max_detections or config.max_detections,
+            )
+            for boxes, scores, size in zip(output.boxes_cxcywh, output.scores, sizes_hw, strict=True)
+        ]
+
+    def trainable_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named parameters that may learn: prompt and localizer."""
+        return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.prompt.offset.device
+
+    @overload
+    def predict(
+        self,
+        images: ImageSource,
+        classes: Sequence[str] | Vocabulary,
+        *,
+        score: float = 0.3,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        class_weights: Mapping[str, float] | None = None,
+        batch_size: int = 1,
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self,
+        images: Sequence[ImageSource],
+        classes: Sequence[str] | Vocabulary,
+        *,
+        score: float = 0.3,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        class_weights: Mapping[str, float] | None = None,
+        batch_size: int = 1,
+    ) -> list[Detections]: ...
+
+    def predict(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        classes: Sequence[str] | Vocabulary,
+        *,
+        score: float = 0.3,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        class_weights: Mapping[str, float] | None = None,
+        batch_size: int = 1,
+    ) -> Detections | list[Detections]:
+        """Find named objects in one picture or in several.
+
+        Args:
+            images: path, PIL image or uint8 RGB array, or a list of such.
+            classes: names to look for, or a vocabulary that was encoded before.
+            score: only detections above it, 0..1.
+            nms_iou: per-class suppression threshold; the config's (0.5) if None.
+            max_detections: boxes kept per image; the config's (100) if None.
+            class_weights: factor by name on a class's score in anchor pre-matching (METHOD section 7).
+            batch_size: pictures in one pass; they are padded to the largest of them.
+
+        Returns:
+            One `Detections` for one picture, a list for a list, in its order.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            VocabularyError: the names are unusable.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        single = not isinstance(images, list | tuple)
+        sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
+        found: list[Detections] = []
+        with self._evaluating(), torch.inference_mode():
+            vocabulary = (
+                classes if isinstance(classes, Vocabulary) else self.vocabulary_encoder.encode(classes)
+            )
+            vocabulary = vocabulary.weighted(class_weights).to(self.device)
+            for start in range(0, len(sources), batch_size):
+                found += self._predict_batch(
+                    sources[start : start + batch_size],
+                    vocabulary,
+                    score=score,
+                    nms_iou=nms_iou,
+                    max_detections=max_detections,
+                )
+        return found[0] if single else found
+
+    def _predict_batch(
+        self,
+        sources: Sequence[ImageSource],
+        vocabulary: Vocabulary,
+        *,
+        score: float,
+        nms_iou: float | None,
+        max_detections: int | None,
+    ) -> list[Detections]:
+        pictures = [read_image(source) for source in sources]
+        batch = self.preprocessor(pictures).to(self.device)
+        kept = self.postprocess(
+            self(batch, vocabulary),
+            batch.original_sizes,
+            score=score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+        )
+        return [
+            Detections(
+                boxes_xyxy_px=boxes.cpu(),
+                scores=scores.cpu(),
+                labels=labels.cpu(),
+                class_names=vocabulary.names,
+                image_size=size,
+                image=picture,
+                path=str(source) if isinstance(source, str | Path) else None,
+            )
+            for source, picture, size, (boxes, scores, labels) in zip(
+                sources, pictures, batch.original_sizes, kept, strict=True
+            )
+        ]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+    def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Write config and weights as one safetensors file, in half precision unless told otherwise."""
+        write_checkpoint(path, self.config, self.state_dict(), dtype=dtype)

@@ -1,0 +1,88 @@
+"""From scored boxes to detections: per-class suppression, threshold, best K (METHOD section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from cora.boxes import clip_to_image, scale_to_pixels
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """How scores become detections.
+
+    Attributes:
+        objectness_power: alpha in class probability * objectness^alpha.
+        nms_iou: a box that overlaps a better one of its class by more is dropped.
+        min_score: lower scores are dropped before suppression.
+        max_detections: boxes kept per image.
+        max_scored_boxes: boxes per image, best objectness first, whose class is looked at; 0 stands for all,
+            the published way.
+    """
+
+    objectness_power: float = 1.0
+    nms_iou: float = 0.5
+    min_score: float = 0.001
+    max_detections: int = 100
+    max_scored_boxes: int = 300
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.nms_iou <= 1:
+            raise ValueError(f"nms_iou: expected 0..1, got {self.nms_iou}")
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"min_score: expected 0..1, got {self.min_score}")
+        if self.max_detections < 1:
+            raise ValueError(f"max_detections: expected at least 1, got {self.max_detections}")
+        if self.objectness_power < 0:
+            raise ValueError(f"objectness_power: expected 0 or more, got {self.objectness_power}")
+        if self.max_scored_boxes < 0:
+            raise ValueError(f"max_scored_boxes: expected 0 (all) or more, got {self.max_scored_boxes}")
+
+
+def combine_scores(probabilities: Tensor, objectness: Tensor, power: float = 1.0) -> Tensor:
+    """Class probability * objectness^alpha: [B, N, C] and logits [B, N] to scores [B, N, C] in 0..1."""
+    return probabilities * objectness.sigmoid().pow(power).unsqueeze(-1)
+
+
+def select_detections(
+    boxes_cxcywh: Tensor,
+    scores: Tensor,
+    size_hw: tuple[int, int],
+    *,
+    min_score: float,
+    nms_iou: float,
+    max_detections: int,
+    clip: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Detections of one image.
+
+    Args:
+        boxes_cxcywh: [N, 4], 0..1 of the unpadded image.
+        scores: [N, C] in 0..1; every pair of box and class is a candidate.
+        size_hw: (height, width) of the original image in pixels.
+        min_score: only scores above it count.
+        nms_iou: per-class suppression threshold.
+        max_detections: how many are kept.
+        clip: limit boxes to the image.
+
+    Returns:
+        Boxes [K, 4] xyxy in pixels, scores [K] in descending order, labels [K] int64.
+    """
+    boxes = scale_to_pixels(boxes_cxcywh, size_hw)
+    rows, labels = (scores > min_score).nonzero(as_tuple=True)
+    candidates, candidate_scores = boxes[rows].float(), scores[rows, labels].float()
+    keep = batched_nms(candidates, candidate_scores, labels, nms_iou)[:max_detections]
+    kept = candidates[keep]
+    return clip_to_image(kept, size_hw) if clip else kept, candidate_scores[keep], labels[keep]
+
+
+def best_boxes(boxes_cxcywh: Tensor, objectness: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Keep `count` boxes of highest objectness: [B, N, 4], [B, N] to [B, K, 4], [B, K]; 0 keeps all."""
+    if count == 0 or count >= objectness.shape[1]:
+        return boxes_cxcywh, objectness
+    top, index = objectness.topk(count, dim=1)
+    return torch.gather(boxes_cxcywh, 1, index.unsqueeze(-1).expand(-1, -1, 4)), top

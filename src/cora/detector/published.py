@@ -1,0 +1,169 @@
+"""Reads checkpoints of the published CORA code (Wu et al., CVPR 2023) into a `Detector`.
+
+A published file holds its tensors under `model` and, averaged over training, `model_ema`. All sizes follow
+from the tensors, except the heads: 64 channels each in the towers, 8 in the localizer.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cora.detector.config import DetectorConfig
+from cora.detector.cora import Detector
+from cora.detector.postprocess import PostprocessConfig
+from cora.detector.published_localizer import published_localizer_state
+from cora.errors import ModelError
+from cora.localizer import LocalizerConfig
+from cora.towers import TowerConfig
+from cora.towers.weights import load_checked
+
+_LOG = logging.getLogger(__name__)
+
+# What the published modules hold a second time: published prefix, prefix of the same tensors.
+_REPEATED = (
+    ("backbone.0.layer4.", "backbone.0.body.layer4."),
+    ("backbone.0.body.attnpool.", "backbone.0.attn_pool."),
+    ("bbox_embed.", "transformer.decoder.bbox_embed."),
+)
+_TOWERS = (
+    ("backbone.0.body.", "image_tower.net."),
+    ("backbone.0.attn_pool.", "image_tower.net.attnpool."),
+    ("classifier.", "text_tower.net."),
+)
+_UNUSED = re.compile(r"num_batches_tracked$|^classifier\.(logit_scale|attn_mask)$")
+
+
+def load_published(path: str | Path, *, ema: bool = True) -> Detector:
+    """Read a published checkpoint file (.pth, or a safetensors file of the state dict), in evaluation mode.
+
+    Args:
+        path: of the file; nothing but tensors and plain values is unpickled.
+        ema: take the averaged weights where the file has them.
+
+    Raises:
+        ModelError: no such file, not a checkpoint of CORA, or one that does not fit (tensors are counted).
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"published checkpoint {file}: expected an existing file, got none")
+    try:
+        content: object = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"published checkpoint {file}: expected tensors, could not read it ({reason})"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ModelError(f"published checkpoint {file}: expected a mapping, got {type(content).__name__}")
+    for key in ("model_ema", "model") if ema else ("model",):
+        if isinstance(content.get(key), Mapping):
+            _LOG.info("%s: reading %r", file, key)
+            content = content[key]
+            break
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return detector_from_published(tensors, source=str(file))
+
+
+def detector_from_published(
+    tensors: Mapping[str, Tensor], *, source: str = "published state dict"
+) -> Detector:
+    """Build the detector that a published state dict describes; its prompt is in the positional table.
+
+    Raises:
+        ModelError: missing, unknown or differently shaped tensors, counted.
+    """
+    weights = {name.removeprefix("module."): value for name, value in tensors.items()}
+    config = infer_config(weights, source=source)
+    detector = Detector.build(config)
+    renamed = {name: value.float() for name, value in published_to_own(_once(weights)).items()}
+    renamed["prompt.offset"] = torch.zeros_like(detector.prompt.offset)
+    load_checked(detector, renamed, source=source)
+    return detector.eval()
+
+
+def infer_config(weights: Mapping[str, Tensor], *, source: str = "published state dict") -> DetectorConfig:
+    """Sizes of a published model from the shapes of its tensors.
+
+    Raises:
+        ModelError: tensors that tell a size are missing.
+    """
+
+    def shape(name: str) -> torch.Size:
+        return weights[name].shape
+
+    def count(pattern: str) -> int:
+        return len({found.group(1) for name in weights if (found := re.match(pattern, name))})
+
+    try:
+        side = round((shape("backbone.0.attn_pool.positional_embedding")[0] - 1) ** 0.5)
+        first, second, third, fourth = (
+            count(rf"backbone\.0\.body\.layer{stage}\.(\d+)\.") for stage in range(1, 5)
+        )
+        embed_dim = shape("backbone.0.attn_pool.c_proj.weight")[0]
+        text_width = shape("classifier.ln_final.weight")[0]
+        tower = TowerConfig(
+            layers=(first, second, third, fourth),
+            width=shape("backbone.0.body.layer1.0.conv1.weight")[0],
+            image_size=side * 32,
+            embed_dim=embed_dim,
+            text_width=text_width,
+            text_heads=text_width // 64,
+            text_layers=count(r"classifier\.transformer\.resblocks\.(\d+)\."),
+            context_length=shape("classifier.positional_embedding")[0],
+            vocab_size=shape("classifier.token_embedding.weight")[0],
+        )
+        localizer = LocalizerConfig(
+            dim=shape("input_proj.0.0.weight")[0],
+            c3_channels=shape("input_proj.0.0.weight")[1],
+            ff=shape("transformer.encoder.layers.0.linear1.weight")[0],
+            enc_layers=count(r"transformer\.encoder\.layers\.(\d+)\."),
+            dec_layers=count(r"transformer\.decoder\.layers\.(\d+)\."),
+            num_queries=shape("query_embed.weight")[0],
+            embed_dim=embed_dim,
+            class_hidden=shape("text_proj.layers.0.weight")[0],
+        )
+    except KeyError as error:
+        raise ModelError(
+            f"{source}: expected a state dict of the published CORA code, got {len(weights)} tensors "
+            f"without {error.args[0]}"
+        ) from error
+    except ValueError as error:
+        raise ModelError(
+            f"{source}: expected a state dict of the published CORA code, but {error}"
+        ) from error
+    return DetectorConfig(tower=tower, localizer=localizer, postprocess=PostprocessConfig(max_scored_boxes=0))
+
+
+def published_to_own(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by their names in a `Detector`; those that belong nowhere keep the published name."""
+    own: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        tower = next((pair for pair in _TOWERS if name.startswith(pair[0])), None)
+        if tower is not None:
+            own[tower[1] + name.removeprefix(tower[0])] = value
+        else:
+            pieces = published_localizer_state({name: value})
+            own |= {f"localizer.{key}": piece for key, piece in pieces.items()} or {name: value}
+    return own
+
+
+def _once(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    kept = {name: value for name, value in weights.items() if not _UNUSED.search(name)}
+    for copy, original in _REPEATED:
+        for name in [name for name in kept if name.startswith(copy)]:
+            if original + name.removeprefix(copy) in kept:
+                del kept[name]
+    return kept

@@ -1,0 +1,35 @@
+"""Exceptions for people: every message says what was expected, what was found and what to do, in one line.
+
+The command line prints the message and exits with code 2; nothing else of the package catches them.
+"""
+
+
+class CoraError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ImageError(CoraError):
+    """A picture cannot be read: missing, not an image, truncated, too large."""
+
+
+class VocabularyError(CoraError):
+    """A list of class names is unusable: empty, blank, duplicate, too long for the text tower."""
+
+
+class ModelError(CoraError):
+    """A model is unknown, its weights cannot be had, or a checkpoint does not fit."""
+
+
+class DataError(CoraError):
+    """An annotation file or class split is inconsistent; the message counts what is wrong."""
+
+
+class TrainingError(CoraError):
+    """Training cannot go on: a loss that is not finite, a run folder of another configuration."""
+
+
+class MissingExtraError(CoraError):
+    """An optional package is needed; the message names the extra to install."""
+
+    def __init__(self, feature: str, *, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional package; install it with: pip install 'cora-ovd[{extra}]'")

@@ -1,0 +1,124 @@
+"""Base, novel and all: group means with equal weight per class, and their bootstrap intervals over images.
+
+The open-vocabulary benchmark (METHOD: 48 base and 17 novel classes of COCO) reports AP50 of each group;
+`all` is the mean over the classes of both. A class without a ground-truth box has no AP: it is left out and
+counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cora.errors import DataError
+from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate, mean_of_known
+from cora.evaluation.coco_ap import BoxEvaluation
+
+GROUPS = ("novel", "base", "all")
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """The mean of one group over its classes that have ground truth; every number in 0..1.
+
+    classes: how many the mean is over; absent: how many of the group have no ground-truth box.
+    """
+
+    ap50: Estimate
+    ap: float | None
+    ar: float | None
+    classes: int
+    absent: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields under their names, for JSON."""
+        return {
+            "ap50": self.ap50.as_dict(),
+            "ap": self.ap,
+            "ar": self.ar,
+            "classes": self.classes,
+            "absent": self.absent,
+        }
+
+
+def class_groups(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Group name -> class names, `all` being both.
+
+    Raises: DataError for names that are both base and novel, or listed twice, with their number.
+    """
+    listed = [*base, *novel]
+    repeated = sorted({name for name in listed if listed.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"expected every class of the split once, as base or as novel, got {len(repeated)} repeated: "
+            f"{', '.join(repeated[:5])}; remove the repetitions"
+        )
+    return {"novel": tuple(novel), "base": tuple(base), "all": tuple(listed)}
+
+
+def resampled_ap50(evaluation: BoxEvaluation, counts: IntArray) -> FloatArray:
+    """AP50 of every class in every resample: [R, classes], NaN where a resample has no box of the class."""
+    if not evaluation.matches:
+        return np.empty((len(counts), 0))
+    return np.stack([match.ap50(counts) for match in evaluation.matches], axis=1)
+
+
+def group_scores(
+    evaluation: BoxEvaluation,
+    resampled: FloatArray,
+    groups: Mapping[str, Collection[str]],
+) -> dict[str, GroupScore]:
+    """Group means of a box evaluation; `resampled` comes from `resampled_ap50`.
+
+    Groups without classes are left out.
+    """
+    answer = {}
+    for group, names in groups.items():
+        columns = [index for index, score in enumerate(evaluation.scores) if score.name in names]
+        if not columns:
+            continue
+        chosen = [evaluation.scores[index] for index in columns]
+        present = [score for score in chosen if score.boxes]
+        ap50 = _mean([score.ap50 for score in present])
+        answer[group] = GroupScore(
+            ap50=estimate(np.nan if ap50 is None else ap50, mean_of_known(resampled[:, columns])),
+            ap=_mean([score.ap for score in present]),
+            ar=_mean([score.ar for score in present]),
+            classes=len(present),
+            absent=len(chosen) - len(present),
+        )
+    return answer
+
+
+def group_ratios(
+    plain: BoxEvaluation,
+    other: BoxEvaluation,
+    plain_resampled: FloatArray,
+    other_resampled: FloatArray,
+    groups: Mapping[str, Collection[str]],
+) -> dict[str, Estimate]:
+    """AP50 of `other` over AP50 of `plain`, per group, paired: both resampled with the same counts.
+
+    Both evaluations hold the same classes in the same order. None where the plain AP50 is 0.
+    """
+    answer = {}
+    for group, names in groups.items():
+        columns = [i for i, score in enumerate(plain.scores) if score.name in names]
+        if not columns:
+            continue
+        below = _mean([plain.scores[i].ap50 for i in columns if plain.scores[i].boxes])
+        above = _mean([other.scores[i].ap50 for i in columns if other.scores[i].boxes])
+        value = above / below if above is not None and below else np.nan
+        denominator = mean_of_known(plain_resampled[:, columns])
+        ratios = np.full(len(denominator), np.nan)
+        np.divide(mean_of_known(other_resampled[:, columns]), denominator, out=ratios, where=denominator > 0)
+        answer[group] = estimate(value, ratios)
+    return answer
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

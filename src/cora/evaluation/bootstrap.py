@@ -1,0 +1,68 @@
+"""Percentile bootstrap over images: how far a measured number would move with another sample of photos.
+
+A resample is a vector of multiplicities, how often each image was drawn (Efron & Tibshirani, 1993).
+Metrics that take a weight per image are re-evaluated from such vectors; nothing is matched again.
+AP of classes with few boxes rises a little in resamples (repeated images repeat lucky hits), so a low AP
+tends to lie in the lower half of its interval; intervals are reported as they fall, without a correction.
+Two metrics given the same vectors are compared in pairs, so their ratio has a meaningful interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+RESAMPLES = 200
+PERCENTILES = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its bootstrap interval; all three are None where the data cannot say (no ground truth)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The three numbers under their names, for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def resample_counts(images: int, *, resamples: int = RESAMPLES, seed: int = 0) -> IntArray:
+    """Draw `resamples` samples of `images` images with replacement.
+
+    Returns: [R, images] int64 multiplicities, each row summing to `images`. The same arguments give the same
+    rows.
+    """
+    if images < 1 or resamples < 1:
+        raise ValueError(f"expected at least one image and one resample, got {images} and {resamples}")
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(images, np.full(images, 1.0 / images), size=resamples).astype(np.int64)
+
+
+def estimate(value: float, resampled: FloatArray) -> Estimate:
+    """Value with the 2.5 and 97.5 percentiles of `resampled` [R], NaN ones left out."""
+    if not np.isfinite(value):
+        return Estimate(value=None, low=None, high=None)
+    known = resampled[np.isfinite(resampled)]
+    if not len(known):
+        return Estimate(value=float(value), low=None, high=None)
+    low, high = np.percentile(known, PERCENTILES)
+    return Estimate(value=float(value), low=float(low), high=float(high))
+
+
+def mean_of_known(values: FloatArray) -> FloatArray:
+    """Mean over the last axis without the NaN entries; NaN where all are (numpy's nanmean warns there)."""
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1)
+    mean: FloatArray = np.full(np.shape(total), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean

@@ -1,0 +1,190 @@
+"""Region accuracy: given the true boxes, how often is the class named right? It isolates classification.
+
+Every ground-truth box of an image (crowds excepted) is pooled exactly (METHOD section 3) and compared with
+all classes; top-1 and top-5, over the boxes and as a mean over classes, with and without the region prompt.
+The intervals resample images, since boxes of one photo are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cora.data.coco import CocoDataset
+from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate, mean_of_known
+from cora.evaluation.predict import Progress
+
+if TYPE_CHECKING:
+    from cora.detector import Detector
+
+#: COCO's area limits, px² of the original image: small < 32², medium < 96², large.
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
+
+
+@dataclass(frozen=True)
+class RegionRanks:
+    """The rank of the true class of every box: 0 is right at first place.
+
+    with_prompt, without_prompt: [M] int64 in 0..C-1; classes: [M] int64 into the class list; areas_px: [M]
+    box areas; image_index: [M] int64 in 0..images-1.
+    """
+
+    with_prompt: IntArray
+    without_prompt: IntArray
+    classes: IntArray
+    areas_px: FloatArray
+    image_index: IntArray
+    images: int
+
+
+@contextmanager
+def no_prompt(detector: Detector) -> Iterator[None]:
+    """Zero the prompt's offset inside the block, leaving the tower's own pool; afterwards it is as before."""
+    offset: Tensor = detector.prompt.offset
+    kept = offset.detach().clone()
+    with torch.no_grad():
+        offset.zero_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            offset.copy_(kept)
+
+
+def ranks(scores: Tensor, classes: Tensor) -> IntArray:
+    """Rank of `classes` [M] in `scores` [M, C]: [M], 0 the best.
+
+    What is not strictly below ranks before: neither a constant scorer nor one that gives NaN earns anything.
+    """
+    below = (scores < scores.gather(1, classes[:, None])).sum(dim=1)
+    answer: IntArray = (scores.shape[1] - 1 - below).cpu().numpy().astype(np.int64)
+    return answer
+
+
+@torch.no_grad()
+def rank_regions(
+    detector: Detector,
+    dataset: CocoDataset,
+    *,
+    indices: Sequence[int] | None = None,
+    progress: Progress = iter,
+) -> RegionRanks:
+    """Rank the true class of every ground-truth box of `dataset` among all of `dataset.class_names`."""
+    vocabulary = detector.vocabulary_encoder.encode(dataset.class_names).to(detector.device)
+    chosen = range(len(dataset)) if indices is None else indices
+    prompted, plain, classes, areas, image_index = [], [], [], [], []
+    for position, index in enumerate(progress(chosen)):
+        record = dataset.records[index]
+        if not len(record.classes):
+            continue
+        image, targets, _ = dataset[index]
+        c3, _ = detector.encode(detector.preprocessor([image]).to(detector.device))
+        boxes, labels = targets.boxes_cxcywh[None].to(detector.device), targets.classes.to(detector.device)
+        prompted.append(ranks(detector.classify(c3, boxes, vocabulary)[0], labels))
+        with no_prompt(detector):
+            plain.append(ranks(detector.classify(c3, boxes, vocabulary)[0], labels))
+        sides = record.boxes_xyxy_px[:, 2:] - record.boxes_xyxy_px[:, :2]
+        classes.append(targets.classes.numpy())
+        areas.append(sides.prod(dim=1).double().numpy())
+        image_index.append(np.full(len(targets), position))
+    return RegionRanks(
+        with_prompt=_joined(prompted),
+        without_prompt=_joined(plain),
+        classes=_joined(classes),
+        areas_px=np.concatenate([np.empty(0), *areas]),
+        image_index=_joined(image_index),
+        images=len(chosen),
+    )
+
+
+def _joined(parts: Sequence[IntArray]) -> IntArray:
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares in 0..1 over `boxes` boxes of `classes` classes: per box, and the mean over classes."""
+
+    top1: Estimate
+    top5: Estimate
+    top1_per_class: Estimate
+    top5_per_class: Estimate
+    boxes: int
+    classes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields under their names, for JSON."""
+        estimates = {
+            name: getattr(self, name).as_dict()
+            for name in ("top1", "top5", "top1_per_class", "top5_per_class")
+        }
+        return {**estimates, "boxes": self.boxes, "classes": self.classes}
+
+
+def accuracy(
+    measured: RegionRanks,
+    class_names: Sequence[str],
+    chosen: Collection[str],
+    counts: IntArray,
+    *,
+    prompt: bool = True,
+) -> dict[str, Accuracy]:
+    """Accuracy of the boxes of the `chosen` classes: under "all" sizes, "small", "medium" and "large".
+
+    counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`).
+    """
+    rank = measured.with_prompt if prompt else measured.without_prompt
+    wanted = np.isin(measured.classes, [i for i, name in enumerate(class_names) if name in chosen])
+    answer = {}
+    for size, (low, high) in {"all": (0.0, float("inf")), **SIZES}.items():
+        keep = wanted & (measured.areas_px >= low) & (measured.areas_px < high)
+        answer[size] = _accuracy(
+            rank[keep], measured.classes[keep], measured.image_index[keep], len(class_names), counts
+        )
+    return answer
+
+
+def by_class(
+    measured: RegionRanks, class_names: Sequence[str]
+) -> dict[str, Mapping[str, float | int | None]]:
+    """Top-1 and top-5 of each class with the prompt, None where it has no box, and its number of boxes."""
+    answer: dict[str, Mapping[str, float | int | None]] = {}
+    for index, name in enumerate(class_names):
+        rank = measured.with_prompt[measured.classes == index]
+        shares = [float((rank < k).mean()) if len(rank) else None for k in (1, 5)]
+        answer[name] = {"top1": shares[0], "top5": shares[1], "boxes": len(rank)}
+    return answer
+
+
+def _accuracy(rank: IntArray, classes: IntArray, images: IntArray, number: int, counts: IntArray) -> Accuracy:
+    once = np.ones((1, counts.shape[1]), dtype=np.int64)
+    estimates = {}
+    for k, name in ((1, "top1"), (5, "top5")):
+        value, value_class = _shares(rank < k, classes, images, number, once)
+        resampled, resampled_class = _shares(rank < k, classes, images, number, counts)
+        estimates[name] = estimate(value[0], resampled)
+        estimates[f"{name}_per_class"] = estimate(value_class[0], resampled_class)
+    return Accuracy(**estimates, boxes=len(rank), classes=len(np.unique(classes)))
+
+
+def _shares(
+    right: BoolArray, classes: IntArray, images: IntArray, number: int, counts: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """Share of right boxes, and its mean over classes, in every resample: [R] and [R], NaN without a box."""
+    # One table of boxes and one of right boxes per (image, class): a resample is then one matrix product.
+    boxes: FloatArray = np.zeros((counts.shape[1], number))
+    hits = np.zeros_like(boxes)
+    np.add.at(boxes, (images, classes), 1.0)
+    np.add.at(hits, (images, classes), right.astype(np.float64))
+    boxes, hits = counts @ boxes, counts @ hits
+    per_class: FloatArray = np.full(boxes.shape, np.nan)
+    np.divide(hits, boxes, out=per_class, where=boxes > 0)
+    per_box: FloatArray = np.full(len(boxes), np.nan)
+    np.divide(hits.sum(axis=1), boxes.sum(axis=1), out=per_box, where=boxes.sum(axis=1) > 0)
+    return per_box, mean_of_known(per_class)

@@ -1,0 +1,16 @@
+"""DAB-DETR with anchor pre-matching: boxes of any class from a feature map and class embeddings."""
+
+from cora.localizer.anchors import grid_anchors, kmeans_anchors
+from cora.localizer.encoder import Memory
+from cora.localizer.localizer import Localizer, LocalizerConfig, LocalizerOutput
+from cora.localizer.pre_matching import pre_match
+
+__all__ = [
+    "Localizer",
+    "LocalizerConfig",
+    "LocalizerOutput",
+    "Memory",
+    "grid_anchors",
+    "kmeans_anchors",
+    "pre_match",
+]

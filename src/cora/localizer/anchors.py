@@ -1,0 +1,123 @@
+"""Anchor boxes: learned ones in logit space, and how to start them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cora.errors import ModelError
+
+
+def inverse_sigmoid(probabilities: Tensor, *, margin: float) -> Tensor:
+    """Logit of values in 0..1; closer to 0 or 1 than `margin`, the distance counts as `margin`.
+
+    Args:
+        probabilities: any shape.
+        margin: 1e-3 where anchors are refined, 1e-5 where boxes and scores are read out.
+    """
+    return probabilities.clamp(min=margin).log() - (1 - probabilities).clamp(min=margin).log()
+
+
+class LearnedAnchors(nn.Module):
+    """Anchors that training moves, the same for every image.
+
+    Args:
+        count: number of anchors.
+    """
+
+    def __init__(self, *, count: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.empty(count, 4))
+        self.start_from(grid_anchors(count))
+
+    def start_from(self, anchors_cxcywh: Tensor) -> None:
+        """Set the anchors to given boxes, from `grid_anchors` or `kmeans_anchors` for instance.
+
+        Args:
+            anchors_cxcywh: [N, 4], 0..1, all sizes above 0.
+
+        Raises:
+            ModelError: another number of boxes than anchors.
+        """
+        if anchors_cxcywh.shape != self.logits.shape:
+            raise ModelError(
+                f"anchors: expected {list(self.logits.shape)}, got {list(anchors_cxcywh.shape)}; "
+                "set num_queries to the number of boxes"
+            )
+        with torch.no_grad():
+            self.logits.copy_(inverse_sigmoid(anchors_cxcywh, margin=1e-4))
+
+    def forward(self, batch_size: int) -> Tensor:
+        """Anchors [batch_size, N, 4], cxcywh in 0..1 of the unpadded image."""
+        return self.logits.sigmoid().expand(batch_size, -1, -1)
+
+
+def grid_anchors(count: int, *, sizes: Sequence[float] = (0.08, 0.16, 0.32, 0.6)) -> Tensor:
+    """Square anchors on grids of several scales that each cover the image: many small ones, few large.
+
+    Grid s has cells in proportion to 1 / size, so neighbours of every scale overlap about equally.
+
+    Args:
+        count: number of anchors, exact; the finest grid is filled up or thinned out to reach it.
+        sizes: sides of the anchors, 0..1 of the image.
+
+    Returns:
+        [count, 4] cxcywh in 0..1, coarsest scale first.
+    """
+    density = math.sqrt(count / sum(1 / size**2 for size in sizes))
+    boxes: list[Tensor] = []
+    left = count
+    for size in sorted(sizes, reverse=True):
+        per_side = max(1, round(density / size))
+        if per_side**2 > left or size == min(sizes):
+            break
+        boxes.append(_grid(per_side, per_side, size))
+        left -= per_side**2
+    if left:
+        finest = min(sizes)
+        rows = max(1, round(math.sqrt(left)))
+        grid = _grid(rows, math.ceil(left / rows), finest)
+        boxes.append(grid[torch.linspace(0, len(grid) - 1, left).round().long()])
+    return torch.cat(boxes)
+
+
+def kmeans_anchors(boxes_cxcywh: Tensor, count: int, *, iterations: int = 20, seed: int = 0) -> Tensor:
+    """Anchors where the boxes of a training set are: k-means of (cx, cy, w, h).
+
+    Args:
+        boxes_cxcywh: [T, 4], 0..1, at least `count` of them.
+        count: number of anchors.
+        iterations: Lloyd steps.
+        seed: of the choice of the first centres.
+
+    Returns:
+        [count, 4] cxcywh in 0..1.
+
+    Raises:
+        ModelError: fewer boxes than anchors.
+    """
+    if len(boxes_cxcywh) < count:
+        raise ModelError(
+            f"anchors: expected at least {count} boxes to place {count} anchors, got {len(boxes_cxcywh)}; "
+            "use grid_anchors"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(boxes_cxcywh), generator=generator)[:count]
+    centres = boxes_cxcywh[chosen.to(boxes_cxcywh.device)].clone()
+    for _ in range(iterations):
+        nearest = torch.cdist(boxes_cxcywh, centres).argmin(dim=1)
+        members = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, torch.ones_like(boxes_cxcywh[:, 0]))
+        sums = torch.zeros_like(centres).index_add_(0, nearest, boxes_cxcywh)
+        # A centre that lost all of its boxes stays where it is.
+        centres = torch.where(members[:, None] > 0, sums / members[:, None].clamp(min=1), centres)
+    return centres
+
+
+def _grid(rows: int, columns: int, size: float) -> Tensor:
+    y = (torch.arange(rows) + 0.5) / rows
+    x = (torch.arange(columns) + 0.5) / columns
+    centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flip(-1).flatten(0, 1)
+    return torch.cat([centres, torch.full_like(centres, size)], dim=-1)

@@ -1,0 +1,157 @@
+"""The three attentions of a conditional DETR: each adds its result to its input and normalises (post-norm).
+
+Tensors are batch first: [B, tokens, dim].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """[B, N, dim] to [B, heads, N, dim / heads], without copying."""
+    batch, count, dim = tokens.shape
+    return tokens.view(batch, count, heads, dim // heads).transpose(1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention, heads joined again.
+
+    Args:
+        query: [B, heads, N, d].
+        key: [B, heads, M, d].
+        value: [B, heads, M, v], v at most d.
+        visible: bool, broadcastable to [B, heads, N, M]; True where a query may look. None: everywhere.
+        dropout: share of attention weights dropped.
+
+    Returns:
+        [B, N, heads * v].
+    """
+    width = value.shape[-1]
+    # The fused kernels want one width for all; padding with zeros costs far less than plain kernels do.
+    value = F.pad(value, (0, query.shape[-1] - width))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+    return mixed[..., :width].transpose(1, 2).flatten(-2)
+
+
+class _Residual(nn.Module):
+    """What the blocks share: output projection, dropout, residual, norm."""
+
+    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.output = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def attention_dropout(self) -> float:
+        return self.dropout.p if self.training else 0.0
+
+    def add(self, inputs: Tensor, update: Tensor) -> Tensor:
+        outputs: Tensor = self.norm(inputs + self.dropout(self.output(update)))
+        return outputs
+
+
+class MapAttention(_Residual):
+    """Self-attention of the encoder: position is added to the content of queries and keys, not of values."""
+
+    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+        super().__init__(dim=dim, heads=heads, dropout=dropout)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
+        """Map tokens [B, M, dim] with positions [B, M, dim] to [B, M, dim]."""
+        placed = tokens + positions
+        update = attend(
+            split_heads(self.query(placed), self.heads),
+            split_heads(self.key(placed), self.heads),
+            split_heads(self.value(tokens), self.heads),
+            visible=visible,
+            dropout=self.attention_dropout(),
+        )
+        return self.add(tokens, update)
+
+
+class QueryAttention(_Residual):
+    """Self-attention of the decoder: content and position have projections of their own and are added."""
+
+    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+        super().__init__(dim=dim, heads=heads, dropout=dropout)
+        self.content_query = nn.Linear(dim, dim)
+        self.content_key = nn.Linear(dim, dim)
+        self.position_query = nn.Linear(dim, dim)
+        self.position_key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+
+    def forward(self, content: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
+        """Map content [B, N, dim] at positions [B, N, dim] to [B, N, dim]."""
+        update = attend(
+            split_heads(self.content_query(content) + self.position_query(positions), self.heads),
+            split_heads(self.content_key(content) + self.position_key(positions), self.heads),
+            split_heads(self.value(content), self.heads),
+            visible=visible,
+            dropout=self.attention_dropout(),
+        )
+        return self.add(content, update)
+
+
+class CrossAttention(_Residual):
+    """Conditional cross-attention (DAB-DETR): content and sine parts are concatenated in every head.
+
+    In the first layer, whose content says nothing about places yet, positions are added to it as well.
+
+    Args:
+        first: whether this is the first layer of the decoder.
+    """
+
+    def __init__(self, *, dim: int, heads: int, dropout: float, first: bool) -> None:
+        super().__init__(dim=dim, heads=heads, dropout=dropout)
+        self.content_query = nn.Linear(dim, dim)
+        self.content_key = nn.Linear(dim, dim)
+        self.position_query = nn.Linear(dim, dim) if first else None
+        self.position_key = nn.Linear(dim, dim)
+        self.sine_query = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        content: Tensor,
+        positions: Tensor,
+        sine: Tensor,
+        *,
+        memory: Tensor,
+        memory_positions: Tensor,
+        visible: Tensor | None,
+    ) -> Tensor:
+        """Look the queries up in the map.
+
+        Args:
+            content: [B, N, dim].
+            positions: [B, N, dim] learned position of the anchors.
+            sine: [B, N, dim] modulated sine features of the anchor centres.
+            memory: [B, M, dim].
+            memory_positions: [B, M, dim].
+            visible: bool, broadcastable to [B, heads, N, M].
+
+        Returns:
+            [B, N, dim].
+        """
+        query, key = self.content_query(content), self.content_key(memory)
+        place = self.position_key(memory_positions)
+        if self.position_query is not None:
+            query, key = query + self.position_query(positions), key + place
+        update = attend(
+            self._concatenate(query, self.sine_query(sine)),
+            self._concatenate(key, place),
+            split_heads(self.value(memory), self.heads),
+            visible=visible,
+            dropout=self.attention_dropout(),
+        )
+        return self.add(content, update)
+
+    def _concatenate(self, content: Tensor, place: Tensor) -> Tensor:
+        return torch.cat([split_heads(content, self.heads), split_heads(place, self.heads)], dim=-1)

@@ -1,0 +1,123 @@
+"""The decoder: queries are anchor boxes that every layer refines (DAB-DETR, Liu et al., 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cora.localizer.anchors import inverse_sigmoid
+from cora.localizer.attention import CrossAttention, QueryAttention
+from cora.localizer.encoder import Memory
+from cora.localizer.feed_forward import MLP, FeedForward
+from cora.localizer.position import anchor_positions
+
+REFINE_MARGIN = 1e-3
+READ_OUT_MARGIN = 1e-5
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says of every query after each of its L layers.
+
+    Attributes:
+        hidden: [L, B, N, dim] normalised content.
+        references: [L, B, N, 4] anchors that went into each layer, cxcywh in 0..1.
+        boxes_cxcywh: [L, B, N, 4] boxes read out after each layer, 0..1 of the unpadded image.
+    """
+
+    hidden: Tensor
+    references: Tensor
+    boxes_cxcywh: Tensor
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention of the queries, cross-attention to the map, feed-forward."""
+
+    def __init__(self, *, dim: int, heads: int, feed_forward: int, dropout: float, first: bool) -> None:
+        super().__init__()
+        self.self_attention = QueryAttention(dim=dim, heads=heads, dropout=dropout)
+        self.cross_attention = CrossAttention(dim=dim, heads=heads, dropout=dropout, first=first)
+        self.feed_forward = FeedForward(dim=dim, hidden=feed_forward, dropout=dropout)
+
+    def forward(
+        self, content: Tensor, positions: Tensor, sine: Tensor, memory: Memory, visible_queries: Tensor | None
+    ) -> Tensor:
+        """Map content [B, N, dim] to [B, N, dim]; positions and sine [B, N, dim]."""
+        content = self.self_attention(content, positions, visible_queries)
+        content = self.cross_attention(
+            content,
+            positions,
+            sine,
+            memory=memory.tokens,
+            memory_positions=memory.positions,
+            visible=memory.visible,
+        )
+        outputs: Tensor = self.feed_forward(content)
+        return outputs
+
+
+class Decoder(nn.Module):
+    """A stack of layers with a box head each.
+
+    Args:
+        layers: built layers, in order; the first one made with `first=True`.
+        dim: width of the content, a multiple of 4.
+    """
+
+    def __init__(self, *, layers: list[DecoderLayer], dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.layers = nn.ModuleList(layers)
+        self.box_heads = nn.ModuleList(MLP(dim, dim, dim, 4) for _ in layers)
+        self.query_position = MLP(2 * dim, dim, dim)
+        # The first layer takes the sine features as they are, so a single layer has nothing to scale.
+        self.position_scale = MLP(dim, dim, dim) if len(layers) > 1 else None
+        self.anchor_size = MLP(dim, dim, 2)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, memory: Memory, anchors_cxcywh: Tensor, content: Tensor, blocked_queries: Tensor | None = None
+    ) -> Decoded:
+        """Decode all queries at once.
+
+        Args:
+            memory: the encoded map.
+            anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image: any boxes, not only learned ones.
+            content: [B, N, dim].
+            blocked_queries: bool, broadcastable to [B, heads, N, N] ([N, N] for instance); True where the
+                query of the row may not look at that of the column, as denoising needs. None: all see all.
+        """
+        visible_queries = None if blocked_queries is None else ~blocked_queries
+        anchors = anchors_cxcywh
+        hidden: list[Tensor] = []
+        references: list[Tensor] = [anchors]
+        boxes: list[Tensor] = []
+        for index, (layer, box_head) in enumerate(zip(self.layers, self.box_heads, strict=True)):
+            features = anchor_positions(anchors, features=self.dim // 2)
+            sine = self._modulate(features[..., : self.dim], content, anchors, first=index == 0)
+            content = layer(content, self.query_position(features), sine, memory, visible_queries)
+            hidden.append(self.norm(content))
+            boxes.append(_shift(references[-1], box_head(hidden[-1]), margin=READ_OUT_MARGIN))
+            if index < len(self.layers) - 1:
+                # Gradients reach this box through the next layer's read-out, not through its positions.
+                refined = _shift(anchors, box_head(content), margin=REFINE_MARGIN)
+                references.append(refined)
+                anchors = refined.detach()
+        return Decoded(
+            hidden=torch.stack(hidden), references=torch.stack(references), boxes_cxcywh=torch.stack(boxes)
+        )
+
+    def _modulate(self, sine: Tensor, content: Tensor, anchors: Tensor, *, first: bool) -> Tensor:
+        """Scale the sine features [B, N, dim] of (y, x) by content and by predicted over present (h, w)."""
+        if not first and self.position_scale is not None:
+            sine = sine * self.position_scale(content)
+        ratio = self.anchor_size(content).sigmoid() / anchors[..., 2:]
+        width_ratio, height_ratio = ratio.split(1, dim=-1)
+        y, x = sine.chunk(2, dim=-1)
+        return torch.cat([y * height_ratio, x * width_ratio], dim=-1)
+
+
+def _shift(boxes: Tensor, logit_offset: Tensor, *, margin: float) -> Tensor:
+    return (inverse_sigmoid(boxes, margin=margin) + logit_offset).sigmoid()

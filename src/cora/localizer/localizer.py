@@ -1,0 +1,200 @@
+"""The localizer: class-conditioned boxes from a feature map (DAB-DETR with the queries of CORA)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cora.errors import ModelError
+from cora.localizer.anchors import LearnedAnchors
+from cora.localizer.decoder import Decoder, DecoderLayer
+from cora.localizer.encoder import Encoder, EncoderLayer, Memory
+from cora.localizer.feed_forward import MLP
+from cora.localizer.position import map_positions
+from cora.structures import FeatureMap
+
+OBJECTNESS_PRIOR = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerConfig:
+    """Sizes of a localizer; the defaults are those of the paper for a RN50.
+
+    Attributes:
+        c3_channels: channels of the map (C3).
+        embed_dim: width D of the class embeddings.
+        dim: width of tokens and queries; a multiple of 4 and of `heads`.
+        heads: attention heads.
+        ff: hidden width of the feed-forward networks.
+        enc_layers: encoder layers, at least 1.
+        dec_layers: decoder layers, at least 1.
+        num_queries: learned anchors.
+        class_hidden: hidden width of the MLP from class embedding to query content.
+        dropout: 0..1, in training only.
+    """
+
+    c3_channels: int = 1024
+    embed_dim: int = 1024
+    dim: int = 256
+    heads: int = 8
+    ff: int = 1024
+    enc_layers: int = 3
+    dec_layers: int = 6
+    num_queries: int = 1000
+    class_hidden: int = 128
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "dropout" and value < 1:
+                raise ModelError(f"localizer {name}: expected at least 1, got {value}")
+        if self.dim % 4 or self.dim % self.heads:
+            raise ModelError(
+                f"localizer dim: expected a multiple of 4 and of heads = {self.heads}, got {self.dim}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f"localizer dropout: expected 0 or more and below 1, got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class LocalizerOutput:
+    """What the localizer says of every query after each of its L decoder layers; the last layer counts.
+
+    Attributes:
+        boxes_cxcywh: [L, B, N, 4], 0..1 of the unpadded image.
+        objectness: [L, B, N] logits: is there an object of the query's class?
+        hidden: [L, B, N, dim].
+        references: [L, B, N, 4] the anchors that each layer started from.
+    """
+
+    boxes_cxcywh: Tensor
+    objectness: Tensor
+    hidden: Tensor
+    references: Tensor
+
+
+class Localizer(nn.Module):
+    """Input projection, encoder, learned anchors, class-conditioned decoder and heads; steps are public.
+
+    Example:
+        >>> config = LocalizerConfig(c3_channels=8, embed_dim=16, dim=32, num_queries=5)
+        >>> localizer = Localizer.from_config(config)
+        >>> c3 = FeatureMap(torch.rand(2, 8, 6, 4), torch.zeros(2, 6, 4, dtype=torch.bool))
+        >>> content = localizer.query_content(torch.rand(3, 16), torch.tensor([[0, 1, 2, 0, 1]] * 2))
+        >>> output = localizer.decode(localizer.encode(c3), localizer.anchors(2), content)
+        >>> output.boxes_cxcywh.shape
+        torch.Size([6, 2, 5, 4])
+    """
+
+    def __init__(
+        self,
+        *,
+        input_projection: nn.Conv2d,
+        encoder: Encoder,
+        learned_anchors: LearnedAnchors,
+        class_projection: MLP,
+        decoder: Decoder,
+        objectness_head: nn.Linear,
+    ) -> None:
+        super().__init__()
+        self.input_projection = input_projection
+        self.encoder = encoder
+        self.learned_anchors = learned_anchors
+        self.class_projection = class_projection
+        self.decoder = decoder
+        self.objectness_head = objectness_head
+
+    @classmethod
+    def from_config(cls, config: LocalizerConfig) -> Localizer:
+        """A localizer of the given sizes with freshly drawn weights."""
+        dim = config.dim
+        shared = {"dim": dim, "heads": config.heads, "feed_forward": config.ff}
+        encoder_layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(config.enc_layers)]
+        decoder_layers = [
+            DecoderLayer(**shared, dropout=config.dropout, first=index == 0)
+            for index in range(config.dec_layers)
+        ]
+        localizer = cls(
+            input_projection=nn.Conv2d(config.c3_channels, dim, kernel_size=1),
+            encoder=Encoder(layers=encoder_layers, dim=dim),
+            learned_anchors=LearnedAnchors(count=config.num_queries),
+            class_projection=MLP(config.embed_dim, config.class_hidden, dim),
+            decoder=Decoder(layers=decoder_layers, dim=dim),
+            objectness_head=nn.Linear(dim, 1),
+        )
+        localizer._draw_weights()
+        return localizer
+
+    def encode(self, c3: FeatureMap) -> Memory:
+        """Encode a map: features [B, c3_channels, h, w] to a memory of h * w tokens."""
+        height, width = c3.features.shape[-2:]
+        tokens = self.input_projection(c3.features).flatten(2).transpose(1, 2).contiguous()
+        positions = map_positions(
+            c3.extents_hw.to(tokens.dtype), height=height, width=width, dim=tokens.shape[-1]
+        )
+        memory: Memory = self.encoder(tokens, positions, _visible(c3.mask))
+        return memory
+
+    def anchors(self, batch_size: int) -> Tensor:
+        """Learned anchors [batch_size, N, 4], cxcywh in 0..1 of the unpadded image."""
+        anchors: Tensor = self.learned_anchors(batch_size)
+        return anchors
+
+    def class_queries(self, class_embeddings: Tensor) -> Tensor:
+        """Content of a query of each class: [C, D] to [C, dim]."""
+        queries: Tensor = self.class_projection(class_embeddings)
+        return queries
+
+    def query_content(self, class_embeddings: Tensor, classes: Tensor) -> Tensor:
+        """Content of every query: embeddings [C, D], classes [B, N] in 0..C-1, to [B, N, dim]."""
+        return self.class_queries(class_embeddings)[classes]
+
+    def decode(
+        self, memory: Memory, anchors_cxcywh: Tensor, content: Tensor, blocked_queries: Tensor | None = None
+    ) -> LocalizerOutput:
+        """Decode queries into boxes; they may be any number, the learned ones, others, or both.
+
+        Args:
+            memory: from `encode`.
+            anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image, sizes above 0.
+            content: [B, N, dim].
+            blocked_queries: bool, broadcastable to [B, heads, N, N]; True where the query of the row may not
+                look at the query of the column.
+        """
+        decoded = self.decoder(memory, anchors_cxcywh, content, blocked_queries)
+        return LocalizerOutput(
+            boxes_cxcywh=decoded.boxes_cxcywh,
+            objectness=self.objectness_head(decoded.hidden).squeeze(-1),
+            hidden=decoded.hidden,
+            references=decoded.references,
+        )
+
+    def forward(self, c3: FeatureMap, anchors_cxcywh: Tensor, content: Tensor) -> LocalizerOutput:
+        """Encode and decode."""
+        return self.decode(self.encode(c3), anchors_cxcywh, content)
+
+    def _draw_weights(self) -> None:
+        """Xavier everywhere; boxes start at their anchors, objectness at a small prior."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
+        for head in self.decoder.box_heads:
+            nn.init.zeros_(head.layers[-1].weight)  # type: ignore[union-attr, index]
+        nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
+
+
+def _visible(mask: Tensor) -> Tensor | None:
+    """Attention mask [B, 1, 1, h * w] of a padding mask [B, h, w]; None where it would say nothing.
+
+    A single image is never padded, and on the CPU attention without a mask is a quarter faster. Asking makes
+    a GPU wait, and a traced graph must not depend on the answer.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    traced = torch.compiler.is_compiling() or tracing
+    if mask.device.type == "cpu" and not traced and not bool(mask.any()):
+        return None
+    return ~mask.flatten(1)[:, None, None]

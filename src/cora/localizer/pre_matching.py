@@ -1,0 +1,55 @@
+"""Anchor pre-matching: every anchor is given the class that its region looks most like (CORA)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cora.errors import VocabularyError
+
+
+def pre_match(
+    region_embeddings: Tensor,
+    class_embeddings: Tensor,
+    weights: Tensor | None = None,
+    *,
+    top_k: int = 1,
+    temperature: float = 100.0,
+) -> Tensor:
+    """The class of highest cosine with the region of each anchor.
+
+    A weight multiplies the *probability* of its class, softmax(temperature * cosine): weights of 1 change
+    nothing, and a weight above 1 favours its class whatever the sign of the cosine.
+
+    Args:
+        region_embeddings: [B, N, D], any length.
+        class_embeddings: [C, D], any length; a class switched off by class dropout is a row of zeros.
+        weights: [C] above 0, or None for 1.
+        top_k: classes per anchor, best first; anchors are then to be repeated by
+            `anchors.repeat_interleave(top_k, dim=1)`, one query for each pair.
+        temperature: of the softmax; only with weights does it matter.
+
+    Returns:
+        [B, N * top_k] int64 in 0..C-1.
+
+    Raises:
+        VocabularyError: no class, fewer classes than `top_k`; weights not positive or not one per class.
+    """
+    classes = class_embeddings.shape[0]
+    if not 1 <= top_k <= classes:
+        raise VocabularyError(
+            f"pre-matching: expected top_k between 1 and the number of classes = {classes}, got {top_k}"
+        )
+    scores = F.normalize(region_embeddings, dim=-1) @ F.normalize(class_embeddings, dim=-1).T
+    if weights is not None:
+        if weights.shape != (classes,):
+            raise VocabularyError(
+                f"class weights: expected one for each of {classes} classes, got {list(weights.shape)}"
+            )
+        if not bool((weights > 0).all()):
+            raise VocabularyError(f"class weights: expected numbers above 0, got {float(weights.min())}")
+        scores = scores + weights.log().to(scores) / temperature
+    if top_k == 1:
+        return scores.argmax(dim=-1)
+    return torch.topk(scores, top_k, dim=-1).indices.flatten(-2)

@@ -1,0 +1,67 @@
+"""The numbers from which a pair of towers can be rebuilt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TemplateSet = Literal["imagenet", "plain"]
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Shape of a CLIP ResNet and its text tower; the defaults are RN50.
+
+    Attributes:
+        layers: bottleneck blocks of layer1..layer4.
+        width: channels of the stem; C3 has 16 times, C4 32 times as many.
+        image_size: side of the square image the tower was trained on, pixels.
+        embed_dim: width D of the common space.
+        text_width, text_heads, text_layers: size of the text transformer.
+        context_length: tokens of a text, start and end token included.
+        vocab_size: size of the byte-pair vocabulary; smaller than CLIP's 49408 keeps its first merges only.
+        quick_gelu: activation of the text transformer, True for OpenAI's weights.
+        logit_scale: factor on the cosine before the softmax, 100 for CLIP.
+        templates: sentences around a class name, see `cora.regions.templates`.
+        pool_size: S, side of the attention pool's grid; 0 stands for image_size / 32.
+    """
+
+    layers: tuple[int, int, int, int] = (3, 4, 6, 3)
+    width: int = 64
+    image_size: int = 224
+    embed_dim: int = 1024
+    text_width: int = 512
+    text_heads: int = 8
+    text_layers: int = 12
+    context_length: int = 77
+    vocab_size: int = 49408
+    quick_gelu: bool = True
+    logit_scale: float = 100.0
+    templates: TemplateSet = "imagenet"
+    pool_size: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.pool_size == 0:
+            object.__setattr__(self, "pool_size", self.image_size // 32)
+        if len(self.layers) != 4 or min(self.layers) < 1:
+            raise ValueError(f"layers: expected four positive numbers of blocks, got {self.layers}")
+        if self.width < 2 or self.width % 2:
+            raise ValueError(f"width: expected a positive even number, got {self.width}")
+        if self.pool_size < 1:
+            raise ValueError(
+                f"pool_size: expected at least 1, got {self.pool_size} (image_size {self.image_size})"
+            )
+        if self.text_width % self.text_heads:
+            raise ValueError(
+                f"text_width: expected a multiple of text_heads={self.text_heads}, got {self.text_width}"
+            )
+        if self.context_length < 3:
+            raise ValueError(f"context_length: expected at least 3 tokens, got {self.context_length}")
+        if not 514 <= self.vocab_size <= 49408:
+            raise ValueError(f"vocab_size: expected 514..49408, got {self.vocab_size}")
+
+    @property
+    def pool_heads(self) -> int:
+        """Heads of the attention pool: 64 channels each."""
+        return max(self.width * 32 // 64, 1)

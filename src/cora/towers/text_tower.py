@@ -1,0 +1,120 @@
+"""CLIP text tower: a causal transformer, the embedding taken at the end-of-text token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import TextTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from cora.errors import VocabularyError
+from cora.towers.frozen import FrozenModule
+
+_BYTE_TOKENS = 512
+_SPECIAL_TOKENS = 2
+
+
+class TextTower(FrozenModule):
+    """Frozen text transformer of open_clip.
+
+    Args:
+        net: the network; `net.context_length` bounds the tokens of a text.
+        batch_size: texts encoded at once.
+    """
+
+    def __init__(self, *, net: TextTransformer, batch_size: int = 256) -> None:
+        super().__init__()
+        self.net = net
+        self.batch_size = batch_size
+        self.freeze()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text, start and end token included."""
+        return int(self.net.context_length)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the common space."""
+        return int(self.net.text_projection.shape[1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights and the settings that shape an embedding; names the tower in caches."""
+        digest = hashlib.sha256(f"{self.net.heads} {self.net.transformer.resblocks[0].mlp.gelu}".encode())
+        for name, value in sorted(self.net.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:20]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text with start and end token.
+
+        Raises:
+            VocabularyError: the text has more tokens than the context holds.
+        """
+        tokenizer = byte_pair_tokenizer(int(self.net.vocab_size))
+        tokens = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        if len(tokens) > self.context_length:
+            raise VocabularyError(
+                f"text {text!r}: expected at most {self.context_length} tokens, got {len(tokens)}; "
+                "use a shorter name"
+            )
+        return tokens
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts: n strings to [n, D], L2-normalised, in the order given.
+
+        Texts go through in order of length, every batch cut to its longest text: under the causal mask
+        nothing after the end token reaches it.
+
+        Raises:
+            VocabularyError: a text has more tokens than the context holds; the message holds the text.
+        """
+        tokens = [self.tokenize(text) for text in texts]
+        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
+        device = self.net.positional_embedding.device
+        embeddings = torch.empty(
+            len(tokens), self.embed_dim, device=device, dtype=self.net.text_projection.dtype
+        )
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            padded = torch.zeros(len(chosen), max(len(tokens[index]) for index in chosen), dtype=torch.long)
+            for row, index in enumerate(chosen):
+                padded[row, : len(tokens[index])] = torch.tensor(tokens[index])
+            embeddings[chosen] = self.encode_tokens(padded.to(device))
+        return embeddings
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Embed token ids [n, length], zero after the end token (the highest id): [n, D], L2-normalised."""
+        net, length = self.net, tokens.shape[1]
+        content = net.token_embedding(tokens) + net.positional_embedding[:length]
+        content = net.ln_final(net.transformer(content, attn_mask=net.attn_mask[:length, :length]))
+        at_end = content[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+        return F.normalize(at_end @ net.text_projection, dim=-1)
+
+
+@lru_cache(maxsize=4)
+def byte_pair_tokenizer(vocab_size: int) -> SimpleTokenizer:
+    """CLIP's tokenizer, or one with its first merges only: their ids stay, start and end token follow.
+
+    Merges are ordered by frequency, so a small vocabulary still writes any text, rare words in more pieces.
+    """
+    tokenizer = SimpleTokenizer()
+    if vocab_size == tokenizer.vocab_size:
+        return tokenizer
+    merges = vocab_size - _BYTE_TOKENS - _SPECIAL_TOKENS
+    specials = [tokenizer.decoder[token] for token in tokenizer.all_special_ids]
+    pieces = [tokenizer.decoder[index] for index in range(_BYTE_TOKENS + merges)] + specials
+    tokenizer.encoder = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer.decoder = dict(enumerate(pieces))
+    tokenizer.bpe_ranks = {pair: rank for pair, rank in tokenizer.bpe_ranks.items() if rank < merges}
+    tokenizer.vocab_size = vocab_size
+    tokenizer.all_special_ids = [tokenizer.encoder[special] for special in specials]
+    tokenizer.sot_token_id, tokenizer.eot_token_id = tokenizer.all_special_ids
+    return tokenizer

@@ -1,0 +1,215 @@
+"""Weights of CLIP ResNets: by open_clip name and tag, or from a file (OpenAI, open_clip, safetensors)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cora.errors import ModelError
+from cora.towers.build import build_towers
+from cora.towers.config import TowerConfig
+from cora.towers.image_tower import ImageTower, interpolate_positions
+from cora.towers.text_tower import TextTower
+
+_LOG = logging.getLogger(__name__)
+_POSITIONS = "attnpool.positional_embedding"
+_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
+
+def known_towers() -> list[str]:
+    """Names that `load_towers` takes: the CLIP ResNets of open_clip."""
+    return [name for name in open_clip.list_models() if name.startswith("RN")]
+
+
+def tower_config(name: str) -> TowerConfig:
+    """Sizes of a named tower.
+
+    Raises:
+        ModelError: no tower has that name; the message lists the known.
+    """
+    if name not in known_towers():
+        raise ModelError(f"unknown tower {name!r}: expected one of {', '.join(known_towers())}")
+    config = open_clip.get_model_config(name)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    return TowerConfig(
+        layers=tuple(vision["layers"]),
+        width=vision["width"],
+        image_size=vision["image_size"],
+        embed_dim=config["embed_dim"],
+        text_width=text["width"],
+        text_heads=text["heads"],
+        text_layers=text["layers"],
+        context_length=text["context_length"],
+        vocab_size=text["vocab_size"],
+        quick_gelu=config.get("quick_gelu", False),
+    )
+
+
+def load_towers(
+    name: str, pretrained: str | Path | None = "openai", *, config: TowerConfig | None = None
+) -> tuple[ImageTower, TextTower, float]:
+    """Build a named pair of towers and load its weights.
+
+    Args:
+        name: one of `known_towers()`, for example "RN50-quickgelu".
+        pretrained: a tag of open_clip ("openai"), a file, or None for random weights.
+        config: sizes to build instead of the name's, for example another `pool_size`.
+
+    Returns:
+        Image tower, text tower, logit scale (factor on the cosine).
+
+    Raises:
+        ModelError: unknown name or tag, weights that cannot be had, a file that does not fit.
+    """
+    config = config or tower_config(name)
+    image_tower, text_tower = build_towers(config)
+    if pretrained is None:
+        return image_tower, text_tower, config.logit_scale
+    file = Path(pretrained) if _is_file_name(pretrained) else download_weights(name, str(pretrained))
+    logit_scale = load_clip_weights(read_weights(file), image_tower, text_tower, source=str(file))
+    return image_tower, text_tower, logit_scale or config.logit_scale
+
+
+def download_weights(name: str, tag: str) -> Path:
+    """The file of a tag's weights, from open_clip's cache or fetched into it.
+
+    Raises:
+        ModelError: the tag is unknown, or the download failed; the message says where it looked.
+    """
+    config = get_pretrained_cfg(name, tag)
+    if not config:
+        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
+        raise ModelError(
+            f"tower {name!r} has no weights {tag!r}: expected one of {tags}, "
+            "or the path of an existing weight file"
+        )
+    try:
+        return Path(download_pretrained(config))
+    except (
+        Exception
+    ) as error:  # the download libraries raise many types; all mean that the weights cannot be had
+        places = " and ".join(str(config[key]) for key in ("hf_hub", "url") if config.get(key))
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"weights {tag!r} of {name!r} cannot be downloaded (looked at {places}: {reason}); "
+            "fetch the file elsewhere and give its path as the weights"
+        ) from error
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file, a TorchScript archive (OpenAI's .pt) or a plain torch file.
+
+    Nothing but tensors is unpickled.
+
+    Raises:
+        ModelError: no such file, or not a weight file.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(
+            f"weight file {path}: expected an existing file (.safetensors, .pt or .bin), got none"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        if _is_archive(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
+                content = torch.jit.load(str(path), map_location="cpu").state_dict()
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"weight file {path}: expected a file of tensors, could not read it ({reason})"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        raise ModelError(f"weight file {path}: expected tensors by name, got {type(content).__name__}")
+    tensors = {
+        key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)
+    }
+    return {key: value for key, value in tensors.items() if key not in _ARCHIVE_EXTRAS}
+
+
+def load_clip_weights(
+    weights: Mapping[str, Tensor], image_tower: ImageTower, text_tower: TextTower, *, source: str
+) -> float | None:
+    """Load a CLIP state dict (OpenAI's and open_clip's names) into both towers.
+
+    Returns:
+        The factor on the cosine, if the state dict holds a logit scale.
+
+    Raises:
+        ModelError: tensors are missing or of another shape.
+    """
+    image = {
+        key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")
+    }
+    text = {
+        key.removeprefix("text."): value for key, value in weights.items() if not key.startswith("visual.")
+    }
+    scale = text.pop("logit_scale", None)
+    text.pop("logit_bias", None)
+    side = image_tower.pool_size
+    if _POSITIONS in image and image[_POSITIONS].shape[0] != side**2 + 1:
+        _LOG.info("attention pool of %s: positions interpolated to %d x %d", source, side, side)
+        image[_POSITIONS] = interpolate_positions(image[_POSITIONS].float(), (side, side))
+    load_checked(image_tower.net, image, source=f"{source} (image tower)")
+    load_checked(text_tower.net, text, source=f"{source} (text tower)")
+    return None if scale is None else math.exp(float(scale))
+
+
+def load_checked(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a state dict that must fit exactly; integers that only count training steps may be absent.
+
+    Raises:
+        ModelError: missing, unknown or differently shaped tensors, counted, with an example.
+    """
+    own = module.state_dict()
+    missing = sorted(key for key in own.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
+    unknown = sorted(weights.keys() - own.keys())
+    reshaped = [key for key in sorted(own.keys() & weights.keys()) if own[key].shape != weights[key].shape]
+    if reshaped:
+        key = reshaped[0]
+        raise ModelError(
+            f"{source}: {len(reshaped)} tensors of another shape, for example {key}: "
+            f"expected {list(own[key].shape)}, got {list(weights[key].shape)}; was it made for another model?"
+        )
+    if missing or unknown:
+        example = (missing or unknown)[0]
+        raise ModelError(
+            f"{source}: expected the {len(own)} tensors of this model, got {len(missing)} missing and "
+            f"{len(unknown)} unknown, for example {example}; was it made for another model?"
+        )
+    module.load_state_dict(dict(weights), strict=False)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is TorchScript: only then does it hold code beside its tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as content:
+        return any("/code/" in entry for entry in content.namelist())
+
+
+def _is_file_name(pretrained: str | Path) -> bool:
+    path = Path(pretrained)
+    return (
+        isinstance(pretrained, Path)
+        or path.is_file()
+        or path.suffix in {".pt", ".pth", ".bin", ".safetensors"}
+    )

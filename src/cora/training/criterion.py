@@ -1,0 +1,139 @@
+"""The training objective of the localizer: every layer is matched on its own and learns from its matches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cora.localizer import LocalizerOutput
+from cora.structures import Targets
+from cora.training.losses import giou_loss, l1_loss, sigmoid_focal_loss
+from cora.training.matching import MatchingCosts, assign, matching_cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the losses in the total, the same for every layer."""
+
+    objectness: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs of one decoder layer, all images together.
+
+    Attributes:
+        image: [K] int64 index of the image in the batch.
+        query: [K] int64 index of the query.
+        target: [K] int64 index of the box within its image.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return self.query.shape[0]
+
+
+class Criterion(nn.Module):
+    """Focal loss on objectness, L1 and GIoU on matched boxes, of all layers (METHOD section 6).
+
+    Args:
+        weights: of the losses in the total.
+        costs: of the terms in the matching.
+    """
+
+    def __init__(self, *, weights: LossWeights | None = None, costs: MatchingCosts | None = None) -> None:
+        super().__init__()
+        self.weights = weights or LossWeights()
+        self.costs = costs or MatchingCosts()
+
+    def forward(
+        self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            output: of the localizer, L layers.
+            targets: boxes of each image.
+            allowed: for each image [N, T] bool: which query may match which box, usually those of the same
+                pre-matched class.
+
+        Returns:
+            Scalars: `objectness`, `l1`, `giou` of the last layer and `objectness_0`, ... of the others,
+            unweighted; `total`, weighted, to be minimised; `matched_share`, boxes matched in the last layer
+            over all boxes (0..1, for reading only).
+
+        Raises:
+            TrainingError: predictions that are not finite.
+        """
+        matches = self.match(output, targets, allowed)
+        divisor = _mean_over_processes(len(matches[-1]), output.objectness.device)
+        losses: dict[str, Tensor] = {}
+        for layer, matched in enumerate(matches):
+            suffix = "" if layer == len(matches) - 1 else f"_{layer}"
+            found = self._layer_losses(output.objectness[layer], output.boxes_cxcywh[layer], targets, matched)
+            losses.update({f"{name}{suffix}": value / divisor for name, value in found.items()})
+        weights = {"objectness": self.weights.objectness, "l1": self.weights.l1, "giou": self.weights.giou}
+        total = torch.stack([weights[name.split("_")[0]] * value for name, value in losses.items()]).sum()
+        share = len(matches[-1]) / max(1, sum(len(one) for one in targets))
+        return {**losses, "total": total, "matched_share": total.new_tensor(share)}
+
+    def match(
+        self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]
+    ) -> list[Matches]:
+        """Match every layer on its own; arguments as for `forward`."""
+        layers, batch, _ = output.objectness.shape
+        if not len(targets) == len(allowed) == batch:
+            raise ValueError(
+                f"criterion: expected targets and allowed pairs of {batch} images, "
+                f"got {len(targets)} and {len(allowed)}"
+            )
+        pairs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(layers)]
+        for image, (one, pairs_allowed) in enumerate(zip(targets, allowed, strict=True)):
+            # All layers at once: one transfer from the device per image.
+            cost, giou = matching_cost(
+                output.objectness[:, image].flatten(),
+                output.boxes_cxcywh[:, image].flatten(0, 1),
+                one.boxes_cxcywh,
+                self.costs,
+            )
+            costs, gious, may = cost.cpu().chunk(layers), giou.cpu().chunk(layers), pairs_allowed.cpu()
+            for layer in range(layers):
+                pairs[layer].append(assign(costs[layer], gious[layer], may))
+        return [_join(layer, output.objectness.device) for layer in pairs]
+
+    def _layer_losses(
+        self, objectness: Tensor, boxes_cxcywh: Tensor, targets: Sequence[Targets], matches: Matches
+    ) -> dict[str, Tensor]:
+        is_object = torch.zeros_like(objectness, dtype=torch.bool)
+        is_object[matches.image, matches.query] = True
+        found = boxes_cxcywh[matches.image, matches.query]
+        starts = torch.tensor([0] + [len(one) for one in targets], device=matches.image.device).cumsum(0)
+        wanted = torch.cat([one.boxes_cxcywh for one in targets])[starts[matches.image] + matches.target]
+        return {
+            "objectness": sigmoid_focal_loss(objectness, is_object).sum(),
+            "l1": l1_loss(found, wanted),
+            "giou": giou_loss(found, wanted),
+        }
+
+
+def _join(pairs: list[tuple[Tensor, Tensor]], device: torch.device) -> Matches:
+    image = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(pairs)])
+    query, target = (torch.cat([pair[side] for pair in pairs]) for side in (0, 1))
+    return Matches(image=image.to(device), query=query.to(device), target=target.to(device))
+
+
+def _mean_over_processes(count: int, device: torch.device) -> Tensor:
+    total = torch.tensor(float(count), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return total.clamp(min=1)

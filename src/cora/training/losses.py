@@ -1,0 +1,45 @@
+"""The three losses of the localizer, summed and not yet divided by the number of matched boxes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cora.boxes import aligned_giou, cxcywh_to_xyxy
+
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2.0
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, is_object: Tensor, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA
+) -> Tensor:
+    """Focal loss (Lin et al., 2017) of every element: -alpha_t (1 - p_t)^gamma log p_t.
+
+    Args:
+        logits: [...].
+        is_object: [...] targets, 0 or 1, bool or float.
+        alpha: weight of objects; background weighs 1 - alpha.
+        gamma: how much less easy elements count.
+
+    Returns:
+        [...], not reduced; float32 whatever the logits, for sums over many queries overflow half precision.
+    """
+    logits, target = logits.float(), is_object.float()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability = logits.sigmoid()
+    surprise = torch.where(target > 0.5, 1 - probability, probability)
+    weight = torch.where(target > 0.5, alpha, 1 - alpha)
+    return weight * surprise**gamma * entropy
+
+
+def l1_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
+    """Sum of absolute differences of centres and sizes, [K, 4] and [K, 4] to a scalar."""
+    return F.l1_loss(boxes_cxcywh.float(), target_boxes_cxcywh.float(), reduction="sum")
+
+
+def giou_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
+    """Sum of 1 - GIoU (Rezatofighi et al., 2019) of row i with row i, [K, 4] and [K, 4] to a scalar."""
+    first, second = cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_boxes_cxcywh.float())
+    return (1 - aligned_giou(first, second)).sum()

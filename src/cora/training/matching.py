@@ -1,0 +1,123 @@
+"""Hungarian matching of queries to boxes, only between pairs that are allowed (METHOD section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from cora.boxes import cxcywh_to_xyxy, pairwise_giou
+from cora.errors import TrainingError
+from cora.training.losses import FOCAL_ALPHA, FOCAL_GAMMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingCosts:
+    """Weights of the terms of the cost."""
+
+    objectness: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+def hungarian(
+    objectness: Tensor,
+    boxes_cxcywh: Tensor,
+    target_boxes_cxcywh: Tensor,
+    allowed: Tensor,
+    costs: MatchingCosts | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Match the queries of one image to its boxes, each at most once.
+
+    A box that no allowed query overlaps (GIoU > 0) is left out. Of the rest as many as possible are matched,
+    and of all such matchings one of least cost is taken.
+
+    Args:
+        objectness: [N] logits.
+        boxes_cxcywh: [N, 4] predicted boxes, 0..1.
+        target_boxes_cxcywh: [T, 4] boxes to be found, 0..1.
+        allowed: [N, T] bool, which pairs may match.
+        costs: weights of the terms; the published ones by default.
+
+    Returns:
+        Indices of matched queries [K], rising, and of their boxes [K]; int64 on the device of `objectness`.
+
+    Raises:
+        TrainingError: an objectness or box that is not finite.
+    """
+    cost, giou = matching_cost(objectness, boxes_cxcywh, target_boxes_cxcywh, costs or MatchingCosts())
+    query, target = assign(cost, giou, allowed)
+    return query.to(objectness.device), target.to(objectness.device)
+
+
+@torch.no_grad()
+def matching_cost(
+    objectness: Tensor, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor, costs: MatchingCosts
+) -> tuple[Tensor, Tensor]:
+    """Cost and GIoU of every pair, for the queries of any number of layers together.
+
+    The focal term is what the focal loss of a query changes by when it counts as an object.
+
+    Args:
+        objectness: [N] logits.
+        boxes_cxcywh: [N, 4], 0..1.
+        target_boxes_cxcywh: [T, 4], 0..1.
+        costs: weights of the terms.
+
+    Returns:
+        Cost [N, T] and GIoU [N, T], float32.
+    """
+    boxes, targets = boxes_cxcywh.float(), target_boxes_cxcywh.float()
+    probability = objectness.float().sigmoid()
+    # The small number keeps the logarithm finite; it is part of the published cost.
+    as_object = FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * -(probability + 1e-8).log()
+    as_background = (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * -(1 - probability + 1e-8).log()
+    giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
+    l1 = torch.cdist(boxes, targets, p=1)
+    cost = costs.objectness * (as_object - as_background)[:, None] + costs.l1 * l1 - costs.giou * giou
+    return cost, giou
+
+
+def assign(cost: Tensor, giou: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Best one-to-one assignment; see `hungarian` for the rules. Its arguments are only read.
+
+    Args:
+        cost: [N, T].
+        giou: [N, T].
+        allowed: [N, T] bool.
+
+    Returns:
+        Indices of queries [K], rising, and boxes [K]; int64 on the CPU.
+
+    Raises:
+        TrainingError: a cost that is not finite.
+    """
+    if cost.shape != allowed.shape or allowed.dtype != torch.bool:
+        raise ValueError(
+            f"allowed: expected bool of shape {list(cost.shape)}, "
+            f"got {allowed.dtype} of shape {list(allowed.shape)}"
+        )
+    if not bool(torch.isfinite(cost).all()):
+        raise TrainingError(
+            "matching: expected finite objectness and boxes, got NaN or infinity; "
+            "lower the learning rate or train without mixed precision"
+        )
+    reachable = (allowed & (giou > 0)).any(dim=0)
+    columns = reachable.nonzero().squeeze(1).cpu().numpy()
+    pairs: NDArray[np.bool_] = allowed.cpu().numpy()[:, columns]
+    # Queries that no box may take only make the problem larger.
+    rows = np.flatnonzero(pairs.any(axis=1))
+    pairs = pairs[rows]
+    values = cost.cpu().numpy()[np.ix_(rows, columns)].astype(np.float64)
+    if values.size == 0:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    # A forbidden pair costs more than any set of allowed ones can save, so it is taken only where a box must
+    # go without a query; it is dropped afterwards.
+    forbidden = 1.0 + 2.0 * (min(values.shape) + 1) * np.abs(values).max()
+    query, target = linear_sum_assignment(np.where(pairs, values, forbidden))
+    kept = pairs[query, target]
+    return torch.from_numpy(rows[query[kept]]), torch.from_numpy(columns[target[kept]])

@@ -1,0 +1,67 @@
+"""A detector without a network, so that the commands are tested by themselves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import cora
+from cora.errors import ModelError, VocabularyError
+from cora.structures import Detections
+
+
+class FakeEncoder:
+    def encode(self, names: Sequence[str]) -> None:
+        for name in names:
+            if len(name.split()) > 70:
+                raise VocabularyError(
+                    f"expected a name of at most 77 tokens, got {name[:20]!r}...; shorten it"
+                )
+
+
+class FakeDetector:
+    """Finds the first class in the left half of every picture that is not black, with a score of 0.8."""
+
+    def __init__(self) -> None:
+        self.vocabulary_encoder = FakeEncoder()
+
+    def to(self, device: torch.device) -> "FakeDetector":
+        return self
+
+    def predict(self, image: Image.Image, classes: Sequence[str], *, score: float) -> Detections:
+        found = int(score < 0.8 and image.convert("L").getextrema()[1] > 0)
+        return Detections(
+            boxes_xyxy_px=torch.tensor([[0.0, 0.0, image.width / 2, image.height]])[:found],
+            scores=torch.tensor([0.8])[:found],
+            labels=torch.zeros(found, dtype=torch.int64),
+            class_names=tuple(classes),
+            image_size=(image.height, image.width),
+            image=image,
+        )
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replaces `cora.load`; the list holds the names it was called with."""
+    names: list[str] = []
+
+    def load(name: str) -> FakeDetector:
+        if name != "nano":
+            raise ModelError(f"unknown model {name!r}: expected one of nano")
+        names.append(name)
+        return FakeDetector()
+
+    monkeypatch.setitem(vars(cora), "load", load)
+    return names
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with two pictures in `photos`, one of them black."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (80, 60), "white").save("photos/white.jpg")
+    Image.new("RGB", (40, 60)).save("photos/black.png")
+    return tmp_path

@@ -1,0 +1,105 @@
+"""The command line itself: what it imports, says and returns."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cora
+from cora.apps import convert as convert_module
+from cora.apps.cli import main
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["detect", "--help"], ["--version"], ["convert", "--help"]]
+)
+def test_help_does_not_import_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from cora.apps.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as ending:\n    assert ending.code == 0\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'PIL', 'rich', 'open_clip'} & set(sys.modules)))"
+    )
+    assert run(code).splitlines()[-1] == "heavy: []"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for command in ("detect", "convert", "models", "evaluate", "region-accuracy"):
+        assert command in out
+
+
+@pytest.mark.parametrize("command", ["detect", "convert", "models", "evaluate", "region-accuracy"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"usage: cora {command}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"cora {cora.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [([], "required: COMMAND"), (["dtect"], "invalid choice: 'dtect'")]
+)
+def test_wrong_command_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    err = capsys.readouterr().err
+    assert err.startswith("cora: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "nano" in out
+    assert "RN50-quickgelu" in out
+
+
+def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(**arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_module, "convert", interrupted)
+    assert main(["convert", "a.pth", "--output", "b.safetensors"]) == 130
+    assert capsys.readouterr().err == "cora: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "output", "message"),
+    [
+        ("none.pth", "out.safetensors", "expected a checkpoint file, got no file at none.pth"),
+        ("text.pth", "out.pth", "expected an output file *.safetensors, got out.pth"),
+        ("text.pth", "out.safetensors", "text.pth"),
+    ],
+)
+def test_convert_bad_input(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: str,
+    output: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.pth").write_text("I am no checkpoint")
+    assert main(["convert", checkpoint, "--output", output]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("cora: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path(output).exists()

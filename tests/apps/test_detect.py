@@ -1,0 +1,206 @@
+"""`cora detect` through its real command line, with a stand-in for the network."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cora.apps import image as image_module
+from cora.apps.cli import main
+
+pytestmark = pytest.mark.usefixtures("loaded", "folder")
+
+CLASSES = ("--classes", "cat, remote control")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_one_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "photos/white.jpg", *CLASSES]) == 0
+    out, err = capsys.readouterr()
+    for part in ("white.jpg", "cat", "0.80", "0, 0, 40, 60", "1 object in 1 image.", "cora-output"):
+        assert part in out
+    assert err == ""
+    with Image.open("cora-output/white.jpg") as drawn:
+        assert drawn.size == (80, 60)
+
+
+def test_nothing_found_is_said_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "photos/black.png", *CLASSES, "--json", "boxes.json"]) == 0
+    assert "Nothing found in 1 image with a score of 0.3 or more" in capsys.readouterr().out
+    assert json.loads(Path("boxes.json").read_text())["annotations"] == []
+    assert Path("cora-output/black.jpg").is_file()
+
+
+def test_score_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "photos/white.jpg", *CLASSES, "--score", "0.9"]) == 0
+    assert "Nothing found" in capsys.readouterr().out
+
+
+def test_folder_glob_and_file_count_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "photos" / "notes.txt").write_text("no picture")
+    (folder / "photos" / "deeper").mkdir()
+    Image.new("RGB", (8, 8)).save("photos/deeper/other.png")
+    assert main(["detect", "photos", "photos/*.jpg", "photos/white.jpg", *CLASSES]) == 0
+    assert "1 object in 2 images." in capsys.readouterr().out
+    assert files(folder / "cora-output") == ["black.jpg", "white.jpg"]
+    assert main(["detect", "photos/**/*.png", *CLASSES, "--output", "deep"]) == 0
+    assert files(folder / "deep") == ["black.jpg", "other.jpg"]
+
+
+def test_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save("photos/a[1].png")
+    assert main(["detect", "photos/a[1].png", *CLASSES]) == 0
+    assert files(folder / "cora-output") == ["a[1].jpg"]
+
+
+def test_same_names_get_different_outputs_and_sources_stay(folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save("white.jpg")
+    before = Path("white.jpg").read_bytes()
+    assert main(["detect", "white.jpg", "photos/white.jpg", *CLASSES, "--output", "."]) == 0
+    assert Path("white.jpg").read_bytes() == before
+    assert {"white-2.jpg", "white-3.jpg"} <= set(files(folder))
+
+
+def test_classes_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("names.txt").write_text("\ufeffbig [red] cat\n\n remote control \n", encoding="utf-8")
+    assert main(["detect", "photos/white.jpg", "--classes", "@names.txt", "--json", "out/boxes.json"]) == 0
+    assert "big [red] cat" in capsys.readouterr().out
+    categories = json.loads(Path("out/boxes.json").read_text())["categories"]
+    assert categories == [{"id": 1, "name": "big [red] cat"}, {"id": 2, "name": "remote control"}]
+
+
+def test_json_is_coco() -> None:
+    assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 0
+    content = json.loads(Path("boxes.json").read_text())
+    assert content["images"] == [
+        {"id": 1, "file_name": "photos/black.png", "height": 60, "width": 40},
+        {"id": 2, "file_name": "photos/white.jpg", "height": 60, "width": 80},
+    ]
+    (entry,) = content["annotations"]
+    assert entry["image_id"] == 2
+    assert entry["category_id"] == 1
+    assert entry["bbox"] == [0, 0, 40, 60]
+    assert entry["score"] == pytest.approx(0.8)
+    assert (entry["area"], entry["iscrowd"]) == (2400, 0)
+
+
+def test_batch_goes_on_after_a_bad_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/broken.jpg").write_bytes(Path("photos/white.jpg").read_bytes()[:200])
+    assert main(["detect", "photos", "missing.jpg", *CLASSES, "--json", "boxes.json"]) == 1
+    out, err = capsys.readouterr()
+    assert "1 object in 2 images." in out
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert "got no file at missing.jpg" in lines[0]
+    assert "damaged or truncated one: photos/broken.jpg" in lines[1]
+    assert lines[2] == "cora: warning: 2 of the sources could not be read"
+    assert files(folder / "cora-output") == ["black.jpg", "white.jpg"]
+    assert len(json.loads(Path("boxes.json").read_text())["images"]) == 2
+
+
+def bad_inputs() -> dict[str, tuple[list[str], str]]:
+    white = "photos/white.jpg"
+    return {
+        "no such file": (["none.jpg", *CLASSES], "got no file at none.jpg"),
+        "no match": (["photos/*.gif", *CLASSES], r"got none that match photos/*.gif"),
+        "empty folder": (["empty", *CLASSES], "got none directly in empty"),
+        "not an image": (["text.jpg", *CLASSES], "got something that is no image: text.jpg"),
+        "empty file": (["empty.jpg", *CLASSES], "got an empty file: empty.jpg"),
+        "truncated": (["broken.jpg", *CLASSES], "damaged or truncated one: broken.jpg"),
+        "too large": (["large.png", *CLASSES], "at most 100 megapixels, got 11000 x 10000: large.png"),
+        "no classes": ([white, "--classes", ""], "at least one, got an empty list"),
+        "blank name": ([white, "--classes", "cat,,dog"], "got a blank one at position 2"),
+        "duplicate name": ([white, "--classes", "cat, Cat"], "twice"),
+        "name too long": ([white, "--classes", "very " * 90 + "long"], "at most 77 tokens"),
+        "no classes file": ([white, "--classes", "@none.txt"], "No such file or directory: none.txt"),
+        "empty classes file": ([white, "--classes", "@empty.jpg"], "got none in empty.jpg"),
+        "binary classes file": ([white, "--classes", f"@{white}"], "got other bytes"),
+        "no option classes": ([white], "the following arguments are required: --classes"),
+        "unknown model": (
+            [white, *CLASSES, "--model", "giant"],
+            "unknown model 'giant': expected one of nano",
+        ),
+        "score": ([white, *CLASSES, "--score", "30"], "expected a number in 0..1, got '30'"),
+        "device": (
+            [white, *CLASSES, "--device", "toaster"],
+            "expected a device of this machine, got 'toaster'",
+        ),
+        "output is a file": (
+            [white, *CLASSES, "--output", white],
+            "expected a folder to write to, got a file",
+        ),
+        "JSON is a folder": (
+            [white, *CLASSES, "--json", "photos"],
+            "expected a file to write to, got a folder",
+        ),
+        "unknown option": ([white, *CLASSES, "--scroe", "1"], "unrecognized arguments: --scroe 1"),
+    }
+
+
+@pytest.mark.parametrize("case", bad_inputs())
+def test_bad_input_is_one_line_exit_2_and_nothing_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    Path("text.jpg").write_text("I am no picture. " * 20)
+    Path("empty.jpg").touch()
+    Path("empty").mkdir()
+    Path("broken.jpg").write_bytes(Path("photos/white.jpg").read_bytes()[:200])
+    Image.new("1", (11000, 10000)).save("large.png")
+    before = files(folder)
+    arguments, message = bad_inputs()[case]
+    try:
+        code: object = main(["detect", *arguments])
+    except SystemExit as ending:  # argparse's way
+        code = ending.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.startswith("cora: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert files(folder) == before
+    assert not Path("cora-output").exists()
+
+
+def test_failed_write_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Image.Image, file: Path, **options: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    assert main(["detect", "photos/white.jpg", *CLASSES]) == 2
+    assert "got No space left on device" in capsys.readouterr().err
+    assert files(folder / "cora-output") == []
+
+
+def test_progress_bar_for_several_pictures_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+
+    def terminal(*, stderr: bool = False, **options: object) -> Console:
+        return Console(file=screen if stderr else io.StringIO(), force_terminal=stderr, width=80)
+
+    monkeypatch.setattr(image_module, "Console", terminal)
+    assert main(["detect", "photos/white.jpg", *CLASSES]) == 0
+    assert screen.getvalue() == ""
+    assert main(["detect", "photos", *CLASSES]) == 0
+    assert "detecting" in screen.getvalue()
+    assert "2/2" in screen.getvalue()
+
+
+def test_refusal_of_the_machine_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert main(["detect", "photos", *CLASSES]) == 2
+    assert capsys.readouterr().err == "cora: error: Permission denied: photos\n"
