@@ -51,9 +51,7 @@ def test_draw_needs_an_image() -> None:
 
 
 def test_empty_detections_are_fine() -> None:
-    empty = detections(
-        boxes_xyxy_px=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long)
-    )
+    empty = detections(boxes_xyxy_px=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long))
     assert len(empty) == 0
     assert list(empty) == []
     assert empty.to_coco(1) == []

@@ -22,8 +22,16 @@ from cora.towers import TowerConfig
 
 #: Small enough that all of nano stays under 40 MB in half precision.
 LOCALIZER = LocalizerConfig(
-    c3_channels=WIDTH * 16, embed_dim=EMBED_DIM, dim=192, heads=8, ff=512, enc_layers=1, dec_layers=3,
-    num_queries=500, class_hidden=128, dropout=0.1,
+    c3_channels=WIDTH * 16,
+    embed_dim=EMBED_DIM,
+    dim=192,
+    heads=8,
+    ff=512,
+    enc_layers=1,
+    dec_layers=3,
+    num_queries=500,
+    class_hidden=128,
+    dropout=0.1,
 )
 PREPROCESS = PreprocessConfig(short_side=448, long_side=800)
 POSTPROCESS = PostprocessConfig(max_scored_boxes=150)
@@ -35,11 +43,18 @@ def assemble(image: Path, text: Path) -> Detector:
     text_state = load_file(text)
     layers = 1 + max(int(k.split(".")[2]) for k in text_state if k.startswith("transformer.resblocks."))
     tower = TowerConfig(
-        layers=LAYERS, width=WIDTH, image_size=GRID * 32, embed_dim=EMBED_DIM,
-        text_width=text_state["token_embedding.weight"].shape[1], text_heads=TEXT_HEADS, text_layers=layers,
+        layers=LAYERS,
+        width=WIDTH,
+        image_size=GRID * 32,
+        embed_dim=EMBED_DIM,
+        text_width=text_state["token_embedding.weight"].shape[1],
+        text_heads=TEXT_HEADS,
+        text_layers=layers,
         context_length=text_state["positional_embedding"].shape[0],
         vocab_size=text_state["token_embedding.weight"].shape[0],
-        quick_gelu=TEXT_QUICK_GELU, logit_scale=float(average["logit_scale"].exp().clamp(max=50)), templates="plain",
+        quick_gelu=TEXT_QUICK_GELU,
+        logit_scale=float(average["logit_scale"].exp().clamp(max=50)),
+        templates="plain",
         pool_size=GRID,
     )
     config = DetectorConfig(tower=tower, localizer=LOCALIZER, preprocess=PREPROCESS, postprocess=POSTPROCESS)

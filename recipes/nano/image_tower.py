@@ -33,7 +33,7 @@ from regions import region_batches
 from student import StudentTower
 from teacher import MobileNetV2Teacher, TeacherMaps
 from torch import Tensor, distributed, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Stage:
 STAGES = (
     Stage("crops", 28, 64, 128, 128, 0.3),
     Stage("crops", 9, 96, 160, 128, 0.3),
-    Stage("regions", 27, 320, 160, 128, 0.0),
+    Stage("regions", 30, 320, 160, 128, 0.0),
 )
 
 
@@ -78,8 +78,13 @@ class Targets:
 
 
 def losses(
-    student: StudentTower, embedding: Tensor, hints: list[Tensor], teacher_maps: list[Tensor], teacher_logits: Tensor,
-    labels: Tensor, targets: Targets,
+    student: StudentTower,
+    embedding: Tensor,
+    hints: list[Tensor],
+    teacher_maps: list[Tensor],
+    teacher_logits: Tensor,
+    labels: Tensor,
+    targets: Targets,
 ) -> dict[str, Tensor]:
     """KL, map regression and base cross-entropy of one batch."""
     scale = student.logit_scale.exp().clamp(max=50)
@@ -90,7 +95,11 @@ def losses(
     basic_p = (log_p.exp() @ targets.group_of).clamp_min(1e-8).log()
     result["basic"] = F.kl_div(log_basic, basic_p, log_target=True, reduction="batchmean")
     for name, adapter, hint, goal in zip(
-        ("h4", "h8", "h16", "h32")[-len(hints):], student.to_teacher[-len(hints):], hints, teacher_maps, strict=True
+        ("h4", "h8", "h16", "h32")[-len(hints) :],
+        student.to_teacher[-len(hints) :],
+        hints,
+        teacher_maps,
+        strict=True,
     ):
         goal = F.adaptive_avg_pool2d(goal, hint.shape[-2:])
         result[name] = F.smooth_l1_loss(adapter(hint).float(), goal)
@@ -185,9 +194,13 @@ class Trainer:
         if self.rank > 0:
             return
         state = {
-            "student": self.student.state_dict(), "average": self.average.state_dict(),
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
-            "clock": self.clock, "step": self.step, "crops": self.crops, "stats": self.targets.stats,
+            "clock": self.clock,
+            "step": self.step,
+            "crops": self.crops,
+            "stats": self.targets.stats,
         }
         torch.save(state, self.run / "last.tmp")
         (self.run / "last.tmp").rename(self.run / "last.pt")
@@ -229,9 +242,7 @@ class Trainer:
             optimiser.step()
         decay = min(0.998, self.step / (self.step + 10))
         with torch.no_grad():
-            for mean, value in zip(
-                self.average.state_dict().values(), self.student.state_dict().values(), strict=True
-            ):
+            for mean, value in zip(self.average.state_dict().values(), self.student.state_dict().values(), strict=True):
                 mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
 
     def share_gradients(self) -> None:
@@ -254,8 +265,16 @@ class Trainer:
             end = start + 60 * stage.minutes * self.args.scale
             if self.clock < end:
                 make = crop_batches if stage.kind == "crops" else region_batches
-                side = {"size": stage.teacher} if stage.kind == "crops" else {"side": stage.student, "size": stage.teacher}
-                stream = make(self.pool, batch=stage.batch, mixup=stage.mixup, seed=1000 * number + 2 * self.step + self.rank, **side)
+                side = (
+                    {"size": stage.teacher} if stage.kind == "crops" else {"side": stage.student, "size": stage.teacher}
+                )
+                stream = make(
+                    self.pool,
+                    batch=stage.batch,
+                    mixup=stage.mixup,
+                    seed=1000 * number + 2 * self.step + self.rank,
+                    **side,
+                )
                 self.run_stage(stage, stream, end, total)
             start = end
         self.save()

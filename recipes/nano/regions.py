@@ -31,31 +31,49 @@ class RegionBatch:
 
 
 def one_scene(
-    pool: PhotoPool, by_scene: dict[int, list[tuple[tuple[float, ...], int]]], side: int, size: int, count: int,
+    pool: PhotoPool,
+    by_scene: dict[int, list[tuple[tuple[float, ...], int]]],
+    side: int,
+    size: int,
+    count: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[list[float]], list[np.ndarray], list[int]]:
-    """A random window of a scene with `count` boxes: jittered base boxes inside it, the rest free windows."""
-    index = int(rng.integers(len(pool.scenes)))
+    """A window of a scene with `count` boxes: jittered base boxes inside it (half at most), the rest free windows.
+
+    The scene is that of a base box drawn with classes balanced, and the window holds that box.
+    """
+    index, wanted, _ = pool.boxes[rng.choice(len(pool.boxes), p=pool.box_probability)]
     image = pool.scenes[index]
-    outer = window(*image.size, (0.2, 1.0), rng)
+    outer = _around(wanted, window(*image.size, (0.2, 1.0), rng), image.size)
     view = image.resize((side, side), Image.Resampling.BILINEAR, box=outer)
     width, height = outer[2] - outer[0], outer[3] - outer[1]
     picked: list[tuple[tuple[float, ...], int]] = []
-    for box, label in by_scene.get(index, []):
+    boxes_here = by_scene[index]
+    for box, label in [boxes_here[i] for _ in range(3) for i in rng.permutation(len(boxes_here))]:
         x0, y0, x1, y1 = jittered(box, *image.size, rng)
         inside = (max(x0, outer[0]), max(y0, outer[1]), min(x1, outer[2]), min(y1, outer[3]))
         seen = max(inside[2] - inside[0], 0) * max(inside[3] - inside[1], 0)
-        if seen > 0.6 * (x1 - x0) * (y1 - y0) and min(inside[2] - inside[0], inside[3] - inside[1]) >= 12:
+        large = min(inside[2] - inside[0], inside[3] - inside[1]) >= 12
+        if seen > 0.6 * (x1 - x0) * (y1 - y0) and large and len(picked) < count // 2:
             picked.append((inside, label))
-    order = rng.permutation(len(picked))[: count * 2 // 3]
-    picked = [picked[i] for i in order]
     while len(picked) < count:
-        x0, y0, x1, y1 = window(int(width), int(height), (0.01, 0.6), rng)
+        x0, y0, x1, y1 = window(int(width), int(height), (0.02, 0.6), rng)
         picked.append(((x0 + outer[0], y0 + outer[1], x1 + outer[0], y1 + outer[1]), -1))
     crops = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=b)) for b, _ in picked]
     scale = np.array([side / width, side / height] * 2)
     boxes = [list((np.array(b) - np.array([outer[0], outer[1]] * 2)) * scale) for b, _ in picked]
     return np.asarray(view), boxes, crops, [label for _, label in picked]
+
+
+def _around(box: tuple[float, ...], outer: tuple[float, ...], size: tuple[int, int]) -> tuple[float, ...]:
+    """Shift (and where needed grow) a window so that it holds the box."""
+    sides = []
+    for low, high, length in ((0, 2, size[0]), (1, 3, size[1])):
+        extent = min(max(outer[high] - outer[low], box[high] - box[low]), length)
+        start = min(max(outer[low], box[high] - extent), box[low])
+        sides.append((min(max(start, 0), length - extent), extent))
+    (x, w), (y, h) = sides
+    return x, y, x + w, y + h
 
 
 def region_batches(

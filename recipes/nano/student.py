@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 LAYERS, WIDTH, GRID, EMBED_DIM = (2, 2, 3, 2), 32, 4, 512
@@ -27,12 +27,16 @@ class StudentMaps(NamedTuple):
 
 
 class StudentTower(nn.Module):
-    """CLIP ResNet (layers 2-2-3-2, width 32, 4 x 4 pool, 512-d) with adapters to the teacher's 24/32/96/1280 channels."""
+    """CLIP ResNet (layers 2-2-3-2, width 32, 4 x 4 pool, 512-d), adapters to the teacher's 24, 32, 96, 1280 channels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.visual = ModifiedResNet(
-            layers=list(LAYERS), output_dim=EMBED_DIM, heads=WIDTH * 32 // 64, image_size=GRID * 32, width=WIDTH
+            layers=list(LAYERS),
+            output_dim=EMBED_DIM,
+            heads=WIDTH * 32 // 64,
+            image_size=GRID * 32,
+            width=WIDTH,
         )
         c = WIDTH * 4
         self.to_teacher = nn.ModuleList(

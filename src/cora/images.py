@@ -74,8 +74,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
             with _open(Path(source), max_pixels) as image:
                 return _normalise(image, str(source), max_pixels)
     raise ImageError(
-        f"expected a path, a Pillow image or a uint8 array [H, W, 3], got {type(source).__name__}; "
-        "convert it first"
+        f"expected a path, a Pillow image or a uint8 array [H, W, 3], got {type(source).__name__}; convert it first"
     )
 
 
@@ -145,9 +144,7 @@ def _scale_to_8_bits(image: Image.Image, what: str) -> Image.Image:
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     shape = tuple(array.shape)
     if array.dtype != np.uint8:
-        raise ImageError(
-            f"expected a uint8 array, got {array.dtype}; scale to 0..255 and use .astype('uint8')"
-        )
+        raise ImageError(f"expected a uint8 array, got {array.dtype}; scale to 0..255 and use .astype('uint8')")
     if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))) or 0 in shape:
         raise ImageError(
             f"expected an array [H, W], [H, W, 3] or [H, W, 4], got shape {list(shape)}; channels come last"
@@ -164,15 +161,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _damaged(what: str, error: Exception) -> ImageError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return ImageError(
-        f"expected a whole image, got a damaged or truncated one: {what} ({reason}); get it again"
-    )
+    return ImageError(f"expected a whole image, got a damaged or truncated one: {what} ({reason}); get it again")
 
 
 def _too_large(what: str, size: str, max_pixels: int) -> ImageError:
-    return ImageError(
-        f"expected at most {max_pixels / 1e6:g} megapixels, got {size}: {what}; shrink it or cut it up"
-    )
+    return ImageError(f"expected at most {max_pixels / 1e6:g} megapixels, got {size}: {what}; shrink it or cut it up")
 
 
 @cache
@@ -204,9 +197,7 @@ class PreprocessConfig:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if not 1 <= self.short_side <= self.long_side:
-            raise ValueError(
-                f"expected 1 <= short_side <= long_side, got {self.short_side} and {self.long_side}"
-            )
+            raise ValueError(f"expected 1 <= short_side <= long_side, got {self.short_side} and {self.long_side}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"expected 3 means and 3 positive deviations, got {self.mean} and {self.std}")
         if self.multiple < 1:

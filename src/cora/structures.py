@@ -86,9 +86,7 @@ class FeatureMap:
     def extents_hw(self) -> Tensor:
         """[B, 2] cells (height, width) of each map that are not padding, in the type of the features."""
         inside = ~self.mask
-        return torch.stack([inside[:, :, 0].sum(dim=1), inside[:, 0, :].sum(dim=1)], dim=-1).to(
-            self.features.dtype
-        )
+        return torch.stack([inside[:, :, 0].sum(dim=1), inside[:, 0, :].sum(dim=1)], dim=-1).to(self.features.dtype)
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,7 @@ class Detections:
 
     def __iter__(self) -> Iterator[tuple[str, float, tuple[float, float, float, float]]]:
         """Yield (name, score, (x1, y1, x2, y2) in pixels), best first."""
-        for name, score, box in zip(
-            self.names, self.scores.tolist(), self.boxes_xyxy_px.tolist(), strict=True
-        ):
+        for name, score, box in zip(self.names, self.scores.tolist(), self.boxes_xyxy_px.tolist(), strict=True):
             yield name, score, (box[0], box[1], box[2], box[3])
 
     @property
@@ -174,9 +170,7 @@ class Detections:
         """A copy of the picture with boxes, names and scores; `image` stands in where none was kept."""
         picture = image if image is not None else self.image
         if picture is None:
-            raise ValueError(
-                "draw: expected an image, got detections that kept none; pass the picture: draw(image)"
-            )
+            raise ValueError("draw: expected an image, got detections that kept none; pass the picture: draw(image)")
         return draw_boxes(picture, self.boxes_xyxy_px, self.names, self.scores)
 
     def to_coco(self, image_id: int, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:

@@ -16,9 +16,7 @@ class FakeEncoder:
     def encode(self, names: Sequence[str]) -> None:
         for name in names:
             if len(name.split()) > 70:
-                raise VocabularyError(
-                    f"expected a name of at most 77 tokens, got {name[:20]!r}...; shorten it"
-                )
+                raise VocabularyError(f"expected a name of at most 77 tokens, got {name[:20]!r}...; shorten it")
 
 
 class FakeDetector:

@@ -15,9 +15,7 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["detect", "--help"], ["--version"], ["convert", "--help"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["detect", "--help"], ["--version"], ["convert", "--help"]])
 def test_help_does_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -49,12 +47,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"cora {cora.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [([], "required: COMMAND"), (["dtect"], "invalid choice: 'dtect'")]
-)
-def test_wrong_command_is_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("arguments", "message"), [([], "required: COMMAND"), (["dtect"], "invalid choice: 'dtect'")])
+def test_wrong_command_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     err = capsys.readouterr().err

@@ -25,9 +25,7 @@ def test_import_contracts() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_library_does_not_print(path: Path) -> None:
-    calls = [
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
-    ]
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     prints = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
     assert not prints, f"{name(path)} prints in lines {prints}; use logging, or rich in apps"
 

@@ -69,9 +69,7 @@ def build(folder: Path, net: Tower | None = None, **options: Any) -> FeatureCach
         "versions": 3,
         "seed": 4,
     } | options
-    return build_feature_cache(
-        tower=net or tower(), to_batch=Preprocessor().collate, folder=folder, **arguments
-    )
+    return build_feature_cache(tower=net or tower(), to_batch=Preprocessor().collate, folder=folder, **arguments)
 
 
 def test_the_cache_holds_what_the_tower_gives(tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def test_epochs_differ_and_repeat() -> None:
     loader = numbers(seed=1)
     first, second = list(loader.epoch(0)), list(loader.epoch(1))
     assert len(loader) == len(first) == 5
-    assert {index for batch in first for _, index in batch} != {
-        index for batch in second for _, index in batch
-    }
+    assert {index for batch in first for _, index in batch} != {index for batch in second for _, index in batch}
     assert list(loader.epoch(0)) == first
     assert list(numbers(seed=2).epoch(0)) != first
 
@@ -79,9 +77,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_only(workers: int) -> None
 
 def test_like_shapes_meet_in_a_batch() -> None:
     keys = np.random.default_rng(0).random(64)
-    loader = EpochLoader(
-        dataset=Numbers(64), batch_size=8, collate=list, shape_key=lambda _epoch, i: float(keys[i])
-    )
+    loader = EpochLoader(dataset=Numbers(64), batch_size=8, collate=list, shape_key=lambda _epoch, i: float(keys[i]))
     batches = [[keys[i] for _, i in batch] for batch in loader.epoch(0)]
     assert sorted(np.concatenate(batches)) == sorted(keys)
     assert max(np.ptp(batch) for batch in batches) < 0.5

@@ -53,9 +53,7 @@ def test_boxes_stay_on_their_objects(
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
     seen = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     expected = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
-    assert (
-        np.abs(seen - expected).max() <= 2.0
-    )  # interpolation blurs one pixel of the source, up to 1.4 of the result
+    assert np.abs(seen - expected).max() <= 2.0  # interpolation blurs one pixel of the source, up to 1.4 of the result
 
 
 def test_flip_mirrors_boxes() -> None:
@@ -80,9 +78,7 @@ def test_crop_removes_boxes_that_are_mostly_outside() -> None:
             _, targets = TrainTransform(config=config)(*photo_with_block(100, 100, (30, 30, 60, 60)))
         kept += len(targets)
         if len(targets):  # whole inside: keeps its size in pixels, here 30 of 50
-            torch.testing.assert_close(
-                targets.boxes_cxcywh[0, 2:], torch.tensor([0.6, 0.6]), atol=1e-4, rtol=0
-            )
+            torch.testing.assert_close(targets.boxes_cxcywh[0, 2:], torch.tensor([0.6, 0.6]), atol=1e-4, rtol=0)
     assert 0 < kept < 20
 
 

@@ -24,9 +24,7 @@ def tiny_config() -> DetectorConfig:
         vocab_size=1000,
         templates="plain",
     )
-    localizer = LocalizerConfig(
-        dim=32, heads=2, ff=32, enc_layers=1, dec_layers=2, num_queries=12, class_hidden=16
-    )
+    localizer = LocalizerConfig(dim=32, heads=2, ff=32, enc_layers=1, dec_layers=2, num_queries=12, class_hidden=16)
     config = config_for_tower(tower, localizer)
     return DetectorConfig(
         tower=config.tower,

@@ -79,9 +79,7 @@ def test_files_that_do_not_fit(detector: Detector, tmp_path: Path) -> None:
 
 
 def test_unknown_models_list_the_known(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelError, match=r"unknown model 'nanu': expected one of nano, RN50, .*path of a file"
-    ):
+    with pytest.raises(ModelError, match=r"unknown model 'nanu': expected one of nano, RN50, .*path of a file"):
         load("nanu")
     with pytest.raises(ModelError, match="expected an existing file, got none"):
         load(tmp_path / "none.safetensors")

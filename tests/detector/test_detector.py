@@ -65,9 +65,7 @@ def test_order_of_classes_only_moves_the_columns(detector: Detector) -> None:
         turned = detector(batch, detector.vocabulary_encoder.encode(NAMES[::-1]))
     order = straight.objectness[0].argsort()
     other = turned.objectness[0].argsort()
-    torch.testing.assert_close(
-        straight.scores[0][order], turned.scores[0][other].flip(-1), atol=1e-5, rtol=1e-3
-    )
+    torch.testing.assert_close(straight.scores[0][order], turned.scores[0][other].flip(-1), atol=1e-5, rtol=1e-3)
 
 
 def test_a_step_changes_prompt_and_localizer_only(detector: Detector) -> None:

@@ -120,9 +120,7 @@ def test_bad_models_and_names(
 
 def test_weights_that_cannot_be_downloaded(tmp_path: Path) -> None:
     # No network and an empty cache: every request goes to a proxy that is not there.
-    nowhere = {
-        name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
-    }
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     environment = {
         **os.environ,
         **nowhere,

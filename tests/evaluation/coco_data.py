@@ -31,8 +31,7 @@ def ground_truth(*, seed: int = 0, images: int = 12, boxes: int = 4, crowds: boo
             )
     return {
         "images": [
-            {"id": i, "width": SIDE, "height": SIDE, "file_name": f"{i:06}.png"}
-            for i in range(10, 10 + images)
+            {"id": i, "width": SIDE, "height": SIDE, "file_name": f"{i:06}.png"} for i in range(10, 10 + images)
         ],
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in CLASSES.items()],

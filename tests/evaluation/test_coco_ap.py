@@ -65,9 +65,7 @@ def test_resample_equals_pycocotools_on_repeated_images(seed):
     repeated_results = []
     for new, old in enumerate(drawn, start=1):
         repeated["images"].append({"id": new})
-        repeated["annotations"] += [
-            {**a, "image_id": new} for a in truth["annotations"] if a["image_id"] == old
-        ]
+        repeated["annotations"] += [{**a, "image_id": new} for a in truth["annotations"] if a["image_id"] == old]
         repeated_results += [{**r, "image_id": new} for r in results if r["image_id"] == old]
     again = evaluate_boxes(repeated, repeated_results, classes=CLASSES)
     for match, score in zip(evaluation.matches, again.scores, strict=True):
@@ -117,9 +115,7 @@ def test_detections_on_crowds_are_neither_right_nor_wrong():
 
 
 def test_only_the_best_hundred_of_an_image_count():
-    results = [
-        {"image_id": 1, "category_id": 1 + n % 3, "bbox": [0, 0, 1, 1], "score": n / 500} for n in range(250)
-    ]
+    results = [{"image_id": 1, "category_id": 1 + n % 3, "bbox": [0, 0, 1, 1], "score": n / 500} for n in range(250)]
     kept, dropped = keep_best(results)
     assert (len(kept), dropped) == (100, 150)
     assert min(r["score"] for r in kept) == pytest.approx(150 / 500)

@@ -98,9 +98,7 @@ def test_region_accuracy_writes_everything(arguments, tmp_path, capsys, loaded):
         ("--device", "abacus", "expected a device"),
     ],
 )
-def test_bad_input_gives_one_line_and_exit_code_2(
-    arguments, tmp_path, capsys, command, option, value, message
-):
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, tmp_path, capsys, command, option, value, message):
     if value.startswith("{"):
         path = tmp_path / "bad.json"
         path.write_text(value, encoding="utf-8")

@@ -60,15 +60,11 @@ def test_a_limit_limits_truth_and_results_alike(dataset):
             shown.append(index)
             yield index
 
-    results = predict_dataset(
-        _Oracle(dataset), dataset, list(CLASSES), indices=chosen, progress=progress
-    ).results
+    results = predict_dataset(_Oracle(dataset), dataset, list(CLASSES), indices=chosen, progress=progress).results
     truth = ground_truth(dataset, indices=chosen)
     assert shown == list(chosen)
     assert len(truth["images"]) == 5
-    assert all(
-        s.ap50 in (None, pytest.approx(1.0)) for s in evaluate_boxes(truth, results, classes=CLASSES).scores
-    )
+    assert all(s.ap50 in (None, pytest.approx(1.0)) for s in evaluate_boxes(truth, results, classes=CLASSES).scores)
 
 
 def test_crowds_stay_in_the_ground_truth(dataset):
@@ -79,9 +75,7 @@ def test_crowds_stay_in_the_ground_truth(dataset):
 
 def test_images_of_another_size_are_refused(tmp_path):
     truth = random_truth(seed=6)
-    images, annotations = write_folder(
-        tmp_path, {**truth, "images": [{**i, "width": 300} for i in truth["images"]]}
-    )
+    images, annotations = write_folder(tmp_path, {**truth, "images": [{**i, "width": 300} for i in truth["images"]]})
     annotations.write_text(annotations.read_text(encoding="utf-8").replace('"width": 300', '"width": 200'))
     dataset = CocoDataset(annotations=annotations, images=images)
     with pytest.raises(DataError, match="boxes would not fit"):

@@ -22,9 +22,7 @@ def assert_same(first: LocalizerOutput, second: LocalizerOutput) -> None:
 
 
 def test_shapes_and_ranges(localizer: Localizer) -> None:
-    content = localizer.query_content(
-        torch.randn(3, CONFIG.embed_dim), torch.tensor([[0, 1, 2, 0, 1, 2, 0]] * 2)
-    )
+    content = localizer.query_content(torch.randn(3, CONFIG.embed_dim), torch.tensor([[0, 1, 2, 0, 1, 2, 0]] * 2))
     assert localizer.class_queries(torch.randn(3, CONFIG.embed_dim)).shape == (3, CONFIG.dim)
     output = localizer(random_map(), localizer.anchors(2), content)
     assert output.boxes_cxcywh.shape == output.references.shape == (3, 2, 7, 4)
@@ -105,9 +103,7 @@ def test_every_parameter_gets_a_gradient(layers: int) -> None:
     embeddings, classes = torch.randn(3, CONFIG.embed_dim), torch.randint(0, 3, (2, 7))
     output = localizer(random_map(), localizer.anchors(2), localizer.query_content(embeddings, classes))
     (output.boxes_cxcywh.square().sum() + output.objectness.square().sum()).backward()
-    lacking = [
-        name for name, value in localizer.named_parameters() if value.grad is None or not value.grad.any()
-    ]
+    lacking = [name for name, value in localizer.named_parameters() if value.grad is None or not value.grad.any()]
     assert lacking == []
 
 

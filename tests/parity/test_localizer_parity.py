@@ -70,9 +70,7 @@ def test_matches(toy: Toy, output: LocalizerOutput, allowed: list[Tensor]) -> No
         assert torch.equal(last.target[here], toy.expected[f"matched.{image}.target"])
 
 
-def test_losses_and_gradients(
-    toy: Toy, localizer: Localizer, output: LocalizerOutput, allowed: list[Tensor]
-) -> None:
+def test_losses_and_gradients(toy: Toy, localizer: Localizer, output: LocalizerOutput, allowed: list[Tensor]) -> None:
     losses = Criterion()(output, toy.targets, allowed)
     assert_close(losses["total"], toy.expected["loss.total"])
     assert_close(losses["matched_share"], toy.expected["loss.matched_gt"])
@@ -81,9 +79,7 @@ def test_losses_and_gradients(
             assert_close(losses[own + suffix], toy.expected[f"loss.{published}{suffix}"])
     losses["total"].backward()
     prefix = "grad."
-    published = {
-        name.removeprefix(prefix): value for name, value in toy.expected.items() if name.startswith(prefix)
-    }
+    published = {name.removeprefix(prefix): value for name, value in toy.expected.items() if name.startswith(prefix)}
     expected = published_localizer_state(published)
     assert len(expected) == len(published) == 6
     parameters = dict(localizer.named_parameters())

@@ -16,9 +16,7 @@ from cora.towers import ImageTower, TowerConfig, build_towers
 CONFIG = TowerConfig(
     layers=(1, 1, 1, 1), width=8, image_size=96, embed_dim=32, text_width=32, text_heads=1, text_layers=1
 )
-BOXES = torch.tensor(
-    [[0.5, 0.5, 0.4, 0.6], [0.3, 0.6, 0.2, 0.3], [0.7, 0.4, 0.9, 0.9], [0.1, 0.1, 0.01, 0.01]]
-)
+BOXES = torch.tensor([[0.5, 0.5, 0.4, 0.6], [0.3, 0.6, 0.2, 0.3], [0.7, 0.4, 0.9, 0.9], [0.1, 0.1, 0.01, 0.01]])
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +39,7 @@ def maps(channels: int, *, padding: int = 0, seed: int = 5) -> FeatureMap:
     return FeatureMap(features, mask)
 
 
-def exact(
-    tower: ImageTower, c3: FeatureMap, boxes: Tensor | list[Tensor], *, chunk_size: int = 128
-) -> Tensor:
+def exact(tower: ImageTower, c3: FeatureMap, boxes: Tensor | list[Tensor], *, chunk_size: int = 128) -> Tensor:
     return exact_pooling(
         c3,
         boxes,

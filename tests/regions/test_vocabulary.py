@@ -48,9 +48,7 @@ def test_there_are_eighty_templates() -> None:
 @given(order=st.permutations(range(len(NAMES))))
 def test_order_of_names_is_the_order_of_embeddings(text_tower: TextTower, order: list[int]) -> None:
     expected = VocabularyEncoder(text_tower=text_tower, templates="plain").encode(NAMES)
-    permuted = VocabularyEncoder(text_tower=text_tower, templates="plain").encode(
-        [NAMES[index] for index in order]
-    )
+    permuted = VocabularyEncoder(text_tower=text_tower, templates="plain").encode([NAMES[index] for index in order])
     torch.testing.assert_close(permuted.embeddings, expected.embeddings[order])
 
 
@@ -74,9 +72,7 @@ def test_too_long_a_name_is_named(text_tower: TextTower) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_cache_in_memory_and_on_disk(
-    text_tower: TextTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_in_memory_and_on_disk(text_tower: TextTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = VocabularyEncoder(text_tower=text_tower, cache_dir=tmp_path / "deep" / "cache")
     expected = encoder.encode(NAMES)
     assert len(list((tmp_path / "deep" / "cache").iterdir())) == 3
@@ -110,9 +106,7 @@ def test_broken_cache_is_made_again(
     else:
         np.save(file, np.zeros(3) if damage == "shape" else np.full(32, np.nan))
     with caplog.at_level(logging.WARNING):
-        found = VocabularyEncoder(text_tower=text_tower, templates="plain", cache_dir=tmp_path).encode(
-            ["cat"]
-        )
+        found = VocabularyEncoder(text_tower=text_tower, templates="plain", cache_dir=tmp_path).encode(["cat"])
     assert torch.equal(found.embeddings, expected.embeddings)
     assert "made again" in caplog.text
 
@@ -121,9 +115,7 @@ def test_unwritable_cache_is_done_without(
     text_tower: TextTower, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    encoder = VocabularyEncoder(
-        text_tower=text_tower, templates="plain", cache_dir=tmp_path / "file" / "below"
-    )
+    encoder = VocabularyEncoder(text_tower=text_tower, templates="plain", cache_dir=tmp_path / "file" / "below")
     with caplog.at_level(logging.WARNING):
         assert len(encoder.encode(["cat", "dog"])) == 2
     assert caplog.text.count("cannot be cached") == 1

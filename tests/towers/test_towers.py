@@ -71,9 +71,7 @@ def test_towers_stay_frozen_whatever_train_says() -> None:
     parent.train()
     assert not any(module.training for module in image_tower.modules())
     assert not any(module.training for module in text_tower.modules())
-    assert not any(
-        parameter.requires_grad for parameter in [*image_tower.parameters(), *text_tower.parameters()]
-    )
+    assert not any(parameter.requires_grad for parameter in [*image_tower.parameters(), *text_tower.parameters()])
     image_tower.encode_image(torch.randn(2, 3, 64, 64))
     assert all(torch.equal(value, before[name]) for name, value in image_tower.state_dict().items())
 
@@ -88,9 +86,7 @@ def test_both_towers_agree_with_open_clip(clip: CLIP) -> None:
     for row, text in enumerate(texts):
         tokens[row, : len(text_tower.tokenize(text))] = torch.tensor(text_tower.tokenize(text))
     with torch.no_grad():
-        torch.testing.assert_close(
-            image_tower.encode_image(pixels), clip.encode_image(pixels, normalize=True)
-        )
+        torch.testing.assert_close(image_tower.encode_image(pixels), clip.encode_image(pixels, normalize=True))
         torch.testing.assert_close(text_tower.encode(texts), clip.encode_text(tokens, normalize=True))
 
 
@@ -113,9 +109,7 @@ def test_too_long_text_names_itself() -> None:
         text_tower.encode(["one two three four five six seven eight nine ten"])
 
 
-@pytest.mark.parametrize(
-    "kind", ["open_clip.pt", "nested.bin", "weights.safetensors", "archive.pt", "custom.pt"]
-)
+@pytest.mark.parametrize("kind", ["open_clip.pt", "nested.bin", "weights.safetensors", "archive.pt", "custom.pt"])
 def test_weights_load_from_every_kind_of_file(tmp_path: Path, clip: CLIP, kind: str) -> None:
     file, weights = tmp_path / kind, clip.state_dict()
     if kind == "weights.safetensors":
@@ -153,9 +147,7 @@ def _save_archive(weights: dict[str, torch.Tensor], file: Path) -> None:
         torch.jit.script(root).save(str(file))
 
 
-def test_positions_are_interpolated_once_to_another_grid(
-    clip: CLIP, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_positions_are_interpolated_once_to_another_grid(clip: CLIP, caplog: pytest.LogCaptureFixture) -> None:
     config = TowerConfig(**{**SMALL.__dict__, "pool_size": 5})
     image_tower, text_tower = build_towers(config)
     with caplog.at_level(logging.INFO):
@@ -224,10 +216,7 @@ def test_small_vocabulary_writes_any_text() -> None:
     full = byte_pair_tokenizer(49408)
     tokens = tokenizer.encode("an extraordinary rhinoceros, naïve")
     assert max(tokens) < 1998
-    assert (
-        tokenizer.decode(tokens).strip()
-        == full.decode(full.encode("an extraordinary rhinoceros, naïve")).strip()
-    )
+    assert tokenizer.decode(tokens).strip() == full.decode(full.encode("an extraordinary rhinoceros, naïve")).strip()
     assert len(tokens) > len(full.encode("an extraordinary rhinoceros, naïve"))
     assert (tokenizer.sot_token_id, tokenizer.eot_token_id) == (1998, 1999)
 

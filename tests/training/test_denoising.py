@@ -21,9 +21,7 @@ def targets(count: int) -> Targets:
     max_queries=st.integers(2, 60),
     seed=st.integers(0, 1000),
 )
-def test_queries_are_bounded_and_belong_to_boxes(
-    counts: list[int], groups: int, max_queries: int, seed: int
-) -> None:
+def test_queries_are_bounded_and_belong_to_boxes(counts: list[int], groups: int, max_queries: int, seed: int) -> None:
     torch.manual_seed(seed)
     batch = [targets(count) for count in counts]
     queries = make_queries(batch, DenoisingConfig(groups=groups, max_queries=max_queries))
@@ -50,9 +48,7 @@ def test_positives_stay_nearer_than_negatives() -> None:
     torch.manual_seed(0)
     queries = make_queries([targets(8)], DenoisingConfig(groups=10, box_noise=0.4))
     assert queries is not None
-    overlap = aligned_iou(
-        cxcywh_to_xyxy(queries.anchors_cxcywh[0]), cxcywh_to_xyxy(queries.boxes_cxcywh[0])
-    )
+    overlap = aligned_iou(cxcywh_to_xyxy(queries.anchors_cxcywh[0]), cxcywh_to_xyxy(queries.boxes_cxcywh[0]))
     assert overlap[queries.positive[0]].min() > 0.4
     assert overlap[queries.positive[0]].mean() > overlap[queries.negative[0]].mean() + 0.2
 

@@ -32,9 +32,7 @@ class Regression(nn.Module):
 class Batches:
     """Batches by (epoch, position); optionally raises, acts, or spoils at one of them."""
 
-    def __init__(
-        self, *, stop_at: tuple[int, int] | None = None, nan_at: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, *, stop_at: tuple[int, int] | None = None, nan_at: tuple[int, int] | None = None) -> None:
         self.stop_at, self.nan_at = stop_at, nan_at
 
     def __len__(self) -> int:
@@ -51,9 +49,7 @@ class Batches:
             yield x, x.sum(dim=1)
 
 
-def run(
-    folder: Path, batches: Batches, *, epochs: int = 3, decay: float = 0.9
-) -> tuple[Regression, Ema, TrainResult]:
+def run(folder: Path, batches: Batches, *, epochs: int = 3, decay: float = 0.9) -> tuple[Regression, Ema, TrainResult]:
     torch.manual_seed(0)
     task = Regression()
     optimiser = build_adamw(task, OptimizerConfig(lr=1e-2))
@@ -109,9 +105,7 @@ def test_a_crash_costs_only_the_steps_since_the_last_save(tmp_path: Path) -> Non
         run(tmp_path / "parts", Batches(nan_at=(2, 3)))
     assert_same(whole, run(tmp_path / "parts", Batches()))
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / METRICS).read_text().splitlines()]
-    assert steps == [
-        json.loads(line)["step"] for line in (tmp_path / "whole" / METRICS).read_text().splitlines()
-    ]
+    assert steps == [json.loads(line)["step"] for line in (tmp_path / "whole" / METRICS).read_text().splitlines()]
 
 
 def test_a_loss_that_is_not_finite_stops_and_saves(tmp_path: Path) -> None:

@@ -87,9 +87,7 @@ def test_predictions_that_are_not_finite_stop_training(value: float) -> None:
 
 def test_a_mask_of_another_shape_or_type_is_refused() -> None:
     cost = torch.zeros(3, 2)
-    with pytest.raises(
-        ValueError, match=r"expected bool of shape \[3, 2\], got torch.bool of shape \[2, 3\]"
-    ):
+    with pytest.raises(ValueError, match=r"expected bool of shape \[3, 2\], got torch.bool of shape \[2, 3\]"):
         assign(cost, cost, torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"got torch.float32"):
         assign(cost, cost, torch.ones(3, 2))

@@ -65,9 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help='names divided by commas, "cat, remote control", or @FILE with one name a line',
     )
-    detect.add_argument(
-        "--model", default="nano", help="name (see 'cora models') or file (default: %(default)s)"
-    )
+    detect.add_argument("--model", default="nano", help="name (see 'cora models') or file (default: %(default)s)")
     detect.add_argument(
         "--score", type=_score, default=0.3, help="least score that is shown, 0 to 1 (default: %(default)s)"
     )
@@ -88,9 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Turn a published checkpoint (a dict with 'model' or 'model_ema') into a model file.",
     )
     convert.add_argument("checkpoint", type=Path, metavar="FILE", help="published checkpoint (.pth)")
-    convert.add_argument(
-        "--output", type=Path, required=True, metavar="OUT.safetensors", help="model file to write"
-    )
+    convert.add_argument("--output", type=Path, required=True, metavar="OUT.safetensors", help="model file to write")
     convert.set_defaults(run=_convert)
 
     models = commands.add_parser("models", help="list the known models", description="List the known models.")
@@ -141,9 +137,7 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)"
-    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
 
 
 def _score(text: str) -> float:

@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON of class name to weight in pre-matching (default: all 1)",
     )
-    parser.add_argument(
-        "--score", type=_share, default=0.001, help="lowest score kept (default: %(default)s)"
-    )
+    parser.add_argument("--score", type=_share, default=0.001, help="lowest score kept (default: %(default)s)")
 
 
 def add_region_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +30,7 @@ def add_region_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    parser.add_argument(
-        "--annotations", type=Path, required=True, metavar="FILE", help="COCO annotation file"
-    )
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO annotation file")
     parser.add_argument(
         "--split",
         type=Path,
@@ -42,9 +38,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help='JSON with the lists "base" and "novel" (default: all classes are one group)',
     )
     parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)"
-    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
     parser.add_argument(
         "--resamples",
@@ -53,9 +47,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bootstrap resamples (default: %(default)s)",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything that was measured to this file"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to this file")
 
 
 def run(args: argparse.Namespace) -> int:

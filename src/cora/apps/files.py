@@ -74,9 +74,7 @@ def parse_classes(text: str) -> list[str]:
             f"expected a file of class names, got {error.strerror or error}: {path}; check the path"
         ) from None
     except UnicodeDecodeError:
-        raise VocabularyError(
-            f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8"
-        ) from None
+        raise VocabularyError(f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8") from None
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise VocabularyError(f"expected one class name a line, got none in {path}; write some into it")
@@ -110,9 +108,7 @@ def check_writable(path: Path, *, folder: bool) -> None:
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise CoraError(
-            f"expected a place to write to, got no permission in {place}; choose another for {path}"
-        )
+        raise CoraError(f"expected a place to write to, got no permission in {place}; choose another for {path}")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -121,9 +121,7 @@ def to_coco(results: Sequence[_Found], names: Sequence[str]) -> dict[str, Any]:
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def _print(
-    results: Sequence[_Found], failures: int, *, score: float, output: Path, json_path: Path | None
-) -> None:
+def _print(results: Sequence[_Found], failures: int, *, score: float, output: Path, json_path: Path | None) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_WIDTH)
@@ -149,9 +147,7 @@ def _print(
         written = f"Pictures are in {output}" + ("." if json_path is None else f", boxes in {json_path}.")
         console.print(Text(f"{summary} {written}"), soft_wrap=True)
     if failures:
-        _report(
-            Console(stderr=True, highlight=False), f"{failures} of the sources could not be read", "warning"
-        )
+        _report(Console(stderr=True, highlight=False), f"{failures} of the sources could not be read", "warning")
 
 
 def _report(console: Console, message: str, kind: str = "error") -> None:

@@ -45,9 +45,7 @@ def measure_boxes(args: argparse.Namespace) -> int:
             classes,
             indices=setting.indices,
             score=args.score,
-            class_weights={
-                other: weights[name] for name, other in zip(names, classes, strict=True) if name in weights
-            }
+            class_weights={other: weights[name] for name, other in zip(names, classes, strict=True) if name in weights}
             or None,
             progress=lambda indices: _track(indices, title),
         )
@@ -70,9 +68,7 @@ def measure_boxes(args: argparse.Namespace) -> int:
     }
     if args.rename:
         other = measure(renamed, "synonyms")
-        groups = {
-            group: tuple(n for n in members if n in set(changed)) for group, members in setting.groups.items()
-        }
+        groups = {group: tuple(n for n in members if n in set(changed)) for group, members in setting.groups.items()}
         plain_scores = group_scores(plain.evaluation, plain.resampled, groups)
         other_scores = group_scores(other.evaluation, other.resampled, groups)
         ratios = group_ratios(plain.evaluation, other.evaluation, plain.resampled, other.resampled, groups)
@@ -111,9 +107,7 @@ def measure_regions(args: argparse.Namespace) -> int:
     report = {
         **_header(args, detector, setting),
         "accuracy": {
-            label: {
-                group: {size: a.as_dict() for size, a in sizes.items()} for group, sizes in groups.items()
-            }
+            label: {group: {size: a.as_dict() for size, a in sizes.items()} for group, sizes in groups.items()}
             for label, groups in answers.items()
         },
         "classes": by_class(measured, names),
@@ -148,9 +142,7 @@ def _prepare(args: argparse.Namespace) -> _Setting:
         annotations=args.annotations, images=args.images, class_names=split.all if split is not None else None
     )
     if not len(dataset):
-        raise DataError(
-            f"expected at least one image in {args.annotations}, got none; nothing can be measured"
-        )
+        raise DataError(f"expected at least one image in {args.annotations}, got none; nothing can be measured")
     indices = range(min(len(dataset), args.limit or len(dataset)))
     groups = class_groups(split.base, split.novel) if split is not None else {"all": dataset.class_names}
     return _Setting(
@@ -180,9 +172,7 @@ def _class_weights(path: Path | None, names: Sequence[str]) -> dict[str, float]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"expected JSON of class name to weight, cannot read {path}: {error}") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()
-    ):
+    if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
         raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
     strangers = [name for name in content if name not in set(names)]
     if strangers:

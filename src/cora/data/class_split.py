@@ -31,8 +31,7 @@ class ClassSplit:
         repeated = sorted(name for name, n in Counter(self.all).items() if n > 1)
         if repeated:
             raise DataError(
-                f"every class belongs once to base or novel, got {len(repeated)} repeated: "
-                f"{', '.join(repeated[:5])}"
+                f"every class belongs once to base or novel, got {len(repeated)} repeated: {', '.join(repeated[:5])}"
             )
 
     @property
@@ -50,17 +49,11 @@ def read_class_split(path: Path) -> ClassSplit:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(
-            f"no class split at {path}; expected a JSON file with the lists base and novel"
-        ) from error
+        raise DataError(f"no class split at {path}; expected a JSON file with the lists base and novel") from error
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON ({error}); expected the lists base and novel"
-        ) from error
+        raise DataError(f"{path} cannot be read as JSON ({error}); expected the lists base and novel") from error
     if not isinstance(content, dict):
-        raise DataError(
-            f"{path}: expected an object with the lists base and novel, got {type(content).__name__}"
-        )
+        raise DataError(f"{path}: expected an object with the lists base and novel, got {type(content).__name__}")
     return ClassSplit(base=_names(content, "base", path), novel=_names(content, "novel", path))
 
 

@@ -111,8 +111,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
             logger.warning("%s: %s", annotations, repairs)
         self.repairs: dict[str, int] = dict(repairs.counts)
         self.records: list[CocoImage] = [
-            _coco_image(image_id, record, images, boxes.get(image_id, []))
-            for image_id, record in records.items()
+            _coco_image(image_id, record, images, boxes.get(image_id, [])) for image_id, record in records.items()
         ]
         if not keep_empty:
             self.records = [record for record in self.records if len(record.classes)]
@@ -141,9 +140,7 @@ def targets_of(record: CocoImage) -> Targets:
     """Boxes of a record as fractions of its image (cxcywh in 0..1)."""
     height, width = record.size
     x0, y0, x1, y1 = record.boxes_xyxy_px.unbind(-1)
-    cxcywh = torch.stack(
-        [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height], -1
-    )
+    cxcywh = torch.stack([(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height], -1)
     return Targets(boxes_cxcywh=cxcywh, classes=record.classes)
 
 
@@ -153,9 +150,7 @@ def _read(path: Path) -> dict[str, list[Any]]:
     except FileNotFoundError as error:
         raise DataError(f"no annotation file at {path}; expected COCO JSON") from error
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON ({error}); expected a COCO annotation file"
-        ) from error
+        raise DataError(f"{path} cannot be read as JSON ({error}); expected a COCO annotation file") from error
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise DataError(f"{path}: expected a COCO object with the lists {', '.join(keys)}")
@@ -250,9 +245,7 @@ def _boxes_by_image(
 
 def _is_box(bbox: object) -> bool:
     return (
-        isinstance(bbox, list)
-        and len(bbox) == 4
-        and all(isinstance(x, int | float) and math.isfinite(x) for x in bbox)
+        isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(x, int | float) and math.isfinite(x) for x in bbox)
     )
 
 

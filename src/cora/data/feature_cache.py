@@ -68,9 +68,7 @@ class FeatureCache(Dataset[CachedItem]):
         self.versions = int(index["versions"])
         self.class_names = tuple(index["class_names"])
         self.shapes: list[list[tuple[int, int]]] = [[(h, w) for h, w in row] for row in index["shapes"]]
-        self.offsets = np.random.default_rng(int(index["seed"])).integers(
-            self.versions, size=len(self.shapes)
-        )
+        self.offsets = np.random.default_rng(int(index["seed"])).integers(self.versions, size=len(self.shapes))
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -148,8 +146,7 @@ def build_feature_cache(
     elif any(existing.get(key) != value for key, value in header.items()):
         differing = [key for key, value in header.items() if existing.get(key) != value]
         raise DataError(
-            f"{folder} holds a feature cache of other {', '.join(differing)}; "
-            "name another folder or delete it"
+            f"{folder} holds a feature cache of other {', '.join(differing)}; name another folder or delete it"
         )
     elif "shapes" in existing:
         return FeatureCache(folder=folder)
@@ -166,9 +163,7 @@ def build_feature_cache(
         workers=workers,
         on_progress=on_progress,
     )
-    shapes = [
-        [_shape(_item_path(folder, version, i)) for version in range(versions)] for i in range(len(dataset))
-    ]
+    shapes = [[_shape(_item_path(folder, version, i)) for version in range(versions)] for i in range(len(dataset))]
     _write_json(folder / INDEX, header | {"shapes": shapes})
     return FeatureCache(folder=folder)
 

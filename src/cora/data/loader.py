@@ -59,9 +59,7 @@ class ImageCollate:
     def __init__(self, *, to_batch: Callable[[list[Image.Image]], ImageBatch]) -> None:
         self.to_batch = to_batch
 
-    def __call__(
-        self, items: Sequence[tuple[Image.Image, Targets]]
-    ) -> tuple[ImageBatch, tuple[Targets, ...]]:
+    def __call__(self, items: Sequence[tuple[Image.Image, Targets]]) -> tuple[ImageBatch, tuple[Targets, ...]]:
         return self.to_batch([image for image, _ in items]), tuple(targets for _, targets in items)
 
 
@@ -161,8 +159,7 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
         keys = np.array([shape_key(self.epoch, int(index)) for index in order])
         window = WINDOW * self.batch_size
         parts = [
-            order[i : i + window][np.argsort(keys[i : i + window], kind="stable")]
-            for i in range(0, len(order), window)
+            order[i : i + window][np.argsort(keys[i : i + window], kind="stable")] for i in range(0, len(order), window)
         ]
         return np.concatenate(parts)
 

@@ -91,9 +91,7 @@ class TrainTransform:
             )
             keep = visible >= config.min_visible
             boxes, classes = tv_tensors.wrap(boxes[keep], like=boxes), classes[keep]
-        image, boxes = _resize(
-            image, boxes, short_side=_choice(config.short_sides), long_side=config.long_side
-        )
+        image, boxes = _resize(image, boxes, short_side=_choice(config.short_sides), long_side=config.long_side)
         return image, _targets_of(image, boxes, classes, min_side=config.min_box_side)
 
 
@@ -159,8 +157,7 @@ def _random_crop(
 ) -> tuple[Image.Image, tv_tensors.BoundingBoxes, Tensor]:
     """Crop of random sides and place; also the share of every box's area still inside: [T] in 0..1."""
     width, height = (
-        int(torch.randint(min(least, side), min(greatest, side) + 1, ()))
-        for side in (image.width, image.height)
+        int(torch.randint(min(least, side), min(greatest, side) + 1, ())) for side in (image.width, image.height)
     )
     left = int(torch.randint(image.width - width + 1, ()))
     top = int(torch.randint(image.height - height + 1, ()))

@@ -60,9 +60,7 @@ def write_checkpoint(
     except (OSError, SafetensorError) as error:
         if part is not None:
             Path(part).unlink(missing_ok=True)
-        raise ModelError(
-            f"checkpoint {target}: cannot be written ({error}); is the folder writable?"
-        ) from error
+        raise ModelError(f"checkpoint {target}: cannot be written ({error}); is the folder writable?") from error
 
 
 def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
@@ -94,6 +92,4 @@ def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]
             f"checkpoint {file}: expected a safetensors file that Detector.save wrote, "
             f"could not read it ({error}); published checkpoints are turned into one by `cora convert`"
         ) from error
-    return config, {
-        name: value.float() if value.is_floating_point() else value for name, value in weights.items()
-    }
+    return config, {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}

@@ -34,8 +34,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if self.localizer.embed_dim != self.tower.embed_dim:
             raise ValueError(
-                f"localizer.embed_dim: expected the tower's {self.tower.embed_dim}, "
-                f"got {self.localizer.embed_dim}"
+                f"localizer.embed_dim: expected the tower's {self.tower.embed_dim}, got {self.localizer.embed_dim}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,9 +61,7 @@ class DetectorConfig:
 
 def _build(part: type[_Config], values: Mapping[str, Any]) -> _Config:
     _check_names(part, values)
-    return part(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    )
+    return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _check_names(part: type, values: Mapping[str, Any]) -> None:

@@ -161,13 +161,12 @@ class Detector(nn.Module):
 
     def worth_scoring(self, decoded: LocalizerOutput) -> tuple[Tensor, Tensor]:
         """Boxes [B, K, 4] and objectness [B, K] of the last layer: the best `max_scored_boxes`."""
-        return best_boxes(
-            decoded.boxes_cxcywh[-1], decoded.objectness[-1], self.config.postprocess.max_scored_boxes
-        )
+        return best_boxes(decoded.boxes_cxcywh[-1], decoded.objectness[-1], self.config.postprocess.max_scored_boxes)
 
     def classify(self, c3: FeatureMap, boxes_cxcywh: Tensor, vocabulary: Vocabulary) -> Tensor:
         """Class probabilities [B, N, C] of boxes [B, N, 4] by exact pooling, background left out."""
-        return self.classifier(self.embed_exact(c3, boxes_cxcywh), vocabulary.embeddings)
+        probabilities: Tensor = self.classifier(self.embed_exact(c3, boxes_cxcywh), vocabulary.all_embeddings)
+        return probabilities[..., : len(vocabulary)]
 
     def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by exact pooling with the prompt."""
@@ -178,17 +177,18 @@ class Detector(nn.Module):
             attention_pool=self.image_tower.attention_pool,
             positions=self.prompted_positions(),
         )
-        return pooled.unflatten(0, boxes_cxcywh.shape[:2])
+        return pooled.view(*boxes_cxcywh.shape[:2], -1)
 
     def embed_fast(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the prompt."""
         pool = self.image_tower.attention_pool
         pooled = fast_pooling(c4, boxes_cxcywh, attention_pool=pool, positions=self.prompted_positions())
-        return pooled.unflatten(0, boxes_cxcywh.shape[:2])
+        return pooled.view(*boxes_cxcywh.shape[:2], -1)
 
     def prompted_positions(self) -> Tensor:
         """Positional table [S*S+1, C4] of the attention pool with the region prompt added."""
-        return self.prompt(self.image_tower.attention_pool.positional_embedding)
+        positions: Tensor = self.prompt(self.image_tower.attention_pool.positional_embedding)
+        return positions
 
     def postprocess(
         self,
@@ -231,7 +231,7 @@ class Detector(nn.Module):
         return self.prompt.offset.device
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one picture
         self,
         images: ImageSource,
         classes: Sequence[str] | Vocabulary,
@@ -240,6 +240,7 @@ class Detector(nn.Module):
         nms_iou: float | None = None,
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
+        distractors: Sequence[str] = (),
         batch_size: int = 1,
     ) -> Detections: ...
 
@@ -253,6 +254,7 @@ class Detector(nn.Module):
         nms_iou: float | None = None,
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
+        distractors: Sequence[str] = (),
         batch_size: int = 1,
     ) -> list[Detections]: ...
 
@@ -265,6 +267,7 @@ class Detector(nn.Module):
         nms_iou: float | None = None,
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
+        distractors: Sequence[str] = (),
         batch_size: int = 1,
     ) -> Detections | list[Detections]:
         """Find named objects in one picture or in several.
@@ -276,6 +279,8 @@ class Detector(nn.Module):
             nms_iou: per-class suppression threshold; the config's (0.5) if None.
             max_detections: boxes kept per image; the config's (100) if None.
             class_weights: factor by name on a class's score in anchor pre-matching (METHOD section 7).
+            distractors: names of other things that may be in the pictures. They take their share of a region's class
+                probability and are never reported, which keeps a short list of classes from claiming everything.
             batch_size: pictures in one pass; they are padded to the largest of them.
 
         Returns:
@@ -291,10 +296,8 @@ class Detector(nn.Module):
         sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
         found: list[Detections] = []
         with self._evaluating(), torch.inference_mode():
-            vocabulary = (
-                classes if isinstance(classes, Vocabulary) else self.vocabulary_encoder.encode(classes)
-            )
-            vocabulary = vocabulary.weighted(class_weights).to(self.device)
+            vocabulary = classes if isinstance(classes, Vocabulary) else self.vocabulary_encoder.encode(classes)
+            vocabulary = vocabulary.weighted(class_weights).beside(self.vocabulary_encoder, distractors).to(self.device)
             for start in range(0, len(sources), batch_size):
                 found += self._predict_batch(
                     sources[start : start + batch_size],

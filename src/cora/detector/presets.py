@@ -46,12 +46,8 @@ def load(name_or_path: str | Path = EMBEDDED) -> Detector:
     if path.is_file():
         return load_checkpoint(path)
     if isinstance(name_or_path, Path) or path.suffix or len(path.parts) > 1:
-        raise ModelError(
-            f"model {name}: expected an existing file, got none; known names: {', '.join(known_models())}"
-        )
-    raise ModelError(
-        f"unknown model {name!r}: expected one of {', '.join(known_models())}, or the path of a file"
-    )
+        raise ModelError(f"model {name}: expected an existing file, got none; known names: {', '.join(known_models())}")
+    raise ModelError(f"unknown model {name!r}: expected one of {', '.join(known_models())}, or the path of a file")
 
 
 def load_checkpoint(path: str | Path) -> Detector:
@@ -78,9 +74,7 @@ def preset_config(name: str) -> DetectorConfig:
 def config_for_tower(tower: TowerConfig, localizer: LocalizerConfig | None = None) -> DetectorConfig:
     """A configuration whose localizer has the widths of the tower."""
     base = localizer or LocalizerConfig()
-    return DetectorConfig(
-        tower=tower, localizer=replace(base, embed_dim=tower.embed_dim, c3_channels=tower.width * 16)
-    )
+    return DetectorConfig(tower=tower, localizer=replace(base, embed_dim=tower.embed_dim, c3_channels=tower.width * 16))
 
 
 def new_detector(name: str, pretrained: str | Path | None = "openai") -> Detector:

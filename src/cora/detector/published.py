@@ -63,23 +63,19 @@ def load_published(path: str | Path, *, ema: bool = True) -> Detector:
         )
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"published checkpoint {file}: expected tensors, could not read it ({reason})"
-        ) from error
+        raise ModelError(f"published checkpoint {file}: expected tensors, could not read it ({reason})") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"published checkpoint {file}: expected a mapping, got {type(content).__name__}")
     for key in ("model_ema", "model") if ema else ("model",):
         if isinstance(content.get(key), Mapping):
             _LOG.info("%s: reading %r", file, key)
-            content = content[key]
+            content = dict(content[key])
             break
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     return detector_from_published(tensors, source=str(file))
 
 
-def detector_from_published(
-    tensors: Mapping[str, Tensor], *, source: str = "published state dict"
-) -> Detector:
+def detector_from_published(tensors: Mapping[str, Tensor], *, source: str = "published state dict") -> Detector:
     """Build the detector that a published state dict describes; its prompt is in the positional table.
 
     Raises:
@@ -109,9 +105,7 @@ def infer_config(weights: Mapping[str, Tensor], *, source: str = "published stat
 
     try:
         side = round((shape("backbone.0.attn_pool.positional_embedding")[0] - 1) ** 0.5)
-        first, second, third, fourth = (
-            count(rf"backbone\.0\.body\.layer{stage}\.(\d+)\.") for stage in range(1, 5)
-        )
+        first, second, third, fourth = (count(rf"backbone\.0\.body\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
         embed_dim = shape("backbone.0.attn_pool.c_proj.weight")[0]
         text_width = shape("classifier.ln_final.weight")[0]
         tower = TowerConfig(
@@ -141,9 +135,7 @@ def infer_config(weights: Mapping[str, Tensor], *, source: str = "published stat
             f"without {error.args[0]}"
         ) from error
     except ValueError as error:
-        raise ModelError(
-            f"{source}: expected a state dict of the published CORA code, but {error}"
-        ) from error
+        raise ModelError(f"{source}: expected a state dict of the published CORA code, but {error}") from error
     return DetectorConfig(tower=tower, localizer=localizer, postprocess=PostprocessConfig(max_scored_boxes=0))
 
 

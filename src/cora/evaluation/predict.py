@@ -109,7 +109,5 @@ def ground_truth(dataset: CocoDataset, *, indices: Sequence[int] | None = None) 
             for record in records
         ],
         "annotations": annotations,
-        "categories": [
-            {"id": number, "name": name} for number, name in enumerate(dataset.class_names, start=1)
-        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(dataset.class_names, start=1)],
     }

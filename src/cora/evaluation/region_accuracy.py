@@ -121,8 +121,7 @@ class Accuracy:
     def as_dict(self) -> dict[str, Any]:
         """The fields under their names, for JSON."""
         estimates = {
-            name: getattr(self, name).as_dict()
-            for name in ("top1", "top5", "top1_per_class", "top5_per_class")
+            name: getattr(self, name).as_dict() for name in ("top1", "top5", "top1_per_class", "top5_per_class")
         }
         return {**estimates, "boxes": self.boxes, "classes": self.classes}
 
@@ -150,9 +149,7 @@ def accuracy(
     return answer
 
 
-def by_class(
-    measured: RegionRanks, class_names: Sequence[str]
-) -> dict[str, Mapping[str, float | int | None]]:
+def by_class(measured: RegionRanks, class_names: Sequence[str]) -> dict[str, Mapping[str, float | int | None]]:
     """Top-1 and top-5 of each class with the prompt, None where it has no box, and its number of boxes."""
     answer: dict[str, Mapping[str, float | int | None]] = {}
     for index, name in enumerate(class_names):

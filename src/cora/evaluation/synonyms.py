@@ -23,9 +23,7 @@ def load_synonyms(source: str | Path = SHIPPED) -> dict[str, str]:
     Raises: DataError when the file is missing, not JSON, or not an object of text to text.
     """
     if source == SHIPPED:
-        text = (
-            resources.files("cora.evaluation").joinpath("data/coco_synonyms.json").read_text(encoding="utf-8")
-        )
+        text = resources.files("cora.evaluation").joinpath("data/coco_synonyms.json").read_text(encoding="utf-8")
     else:
         try:
             text = Path(source).read_text(encoding="utf-8")
@@ -38,9 +36,7 @@ def load_synonyms(source: str | Path = SHIPPED) -> dict[str, str]:
             f"expected a JSON object of plain name to synonym in {source}, got bad JSON: {error}"
         ) from error
     if not isinstance(synonyms, dict) or not all(isinstance(v, str) and v.strip() for v in synonyms.values()):
-        raise DataError(
-            f'expected a JSON object of plain name to synonym in {source}, such as {{"couch": "sofa"}}'
-        )
+        raise DataError(f'expected a JSON object of plain name to synonym in {source}, such as {{"couch": "sofa"}}')
     return {str(name): str(other) for name, other in synonyms.items()}
 
 

@@ -105,9 +105,7 @@ class Decoder(nn.Module):
                 refined = _shift(anchors, box_head(content), margin=REFINE_MARGIN)
                 references.append(refined)
                 anchors = refined.detach()
-        return Decoded(
-            hidden=torch.stack(hidden), references=torch.stack(references), boxes_cxcywh=torch.stack(boxes)
-        )
+        return Decoded(hidden=torch.stack(hidden), references=torch.stack(references), boxes_cxcywh=torch.stack(boxes))
 
     def _modulate(self, sine: Tensor, content: Tensor, anchors: Tensor, *, first: bool) -> Tensor:
         """Scale the sine features [B, N, dim] of (y, x) by content and by predicted over present (h, w)."""

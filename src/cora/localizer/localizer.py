@@ -52,9 +52,7 @@ class LocalizerConfig:
             if name != "dropout" and value < 1:
                 raise ModelError(f"localizer {name}: expected at least 1, got {value}")
         if self.dim % 4 or self.dim % self.heads:
-            raise ModelError(
-                f"localizer dim: expected a multiple of 4 and of heads = {self.heads}, got {self.dim}"
-            )
+            raise ModelError(f"localizer dim: expected a multiple of 4 and of heads = {self.heads}, got {self.dim}")
         if not 0 <= self.dropout < 1:
             raise ModelError(f"localizer dropout: expected 0 or more and below 1, got {self.dropout}")
 
@@ -114,8 +112,7 @@ class Localizer(nn.Module):
         shared = {"dim": dim, "heads": config.heads, "feed_forward": config.ff}
         encoder_layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(config.enc_layers)]
         decoder_layers = [
-            DecoderLayer(**shared, dropout=config.dropout, first=index == 0)
-            for index in range(config.dec_layers)
+            DecoderLayer(**shared, dropout=config.dropout, first=index == 0) for index in range(config.dec_layers)
         ]
         localizer = cls(
             input_projection=nn.Conv2d(config.c3_channels, dim, kernel_size=1),
@@ -132,9 +129,7 @@ class Localizer(nn.Module):
         """Encode a map: features [B, c3_channels, h, w] to a memory of h * w tokens."""
         height, width = c3.features.shape[-2:]
         tokens = self.input_projection(c3.features).flatten(2).transpose(1, 2).contiguous()
-        positions = map_positions(
-            c3.extents_hw.to(tokens.dtype), height=height, width=width, dim=tokens.shape[-1]
-        )
+        positions = map_positions(c3.extents_hw.to(tokens.dtype), height=height, width=width, dim=tokens.shape[-1])
         memory: Memory = self.encoder(tokens, positions, _visible(c3.mask))
         return memory
 

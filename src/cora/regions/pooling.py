@@ -121,5 +121,6 @@ def _attend(query: Tensor, tokens: Tensor, coverage: Tensor, pool: AttentionPool
 
 def _concatenate(embeddings: list[Tensor], pool: AttentionPool2d) -> Tensor:
     if not embeddings:
-        return pool.c_proj.weight.new_zeros(0, pool.c_proj.out_features)
+        nothing: Tensor = pool.c_proj.weight.new_zeros(0, pool.c_proj.out_features)
+        return nothing
     return torch.cat(embeddings)

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +33,20 @@ class Vocabulary:
         names: the classes, distinct and not blank.
         embeddings: [C, D] float, unit norm (zero for a class that is switched off).
         weights: [C] float, factor on a class's score in anchor pre-matching; ones by default.
+        distractors: [M, D] embeddings of things not asked for, which share in the class probabilities.
     """
 
     names: tuple[str, ...]
     embeddings: Tensor
     weights: Tensor | None = None
+    distractors: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", clean_names(self.names))
         count = len(self.names)
         if self.embeddings.ndim != 2 or len(self.embeddings) != count:
             raise VocabularyError(
-                f"embeddings: expected shape [{count}, D] for {count} names, "
-                f"got {list(self.embeddings.shape)}"
+                f"embeddings: expected shape [{count}, D] for {count} names, got {list(self.embeddings.shape)}"
             )
         if self.weights is not None and self.weights.shape != (count,):
             raise VocabularyError(f"weights: expected shape [{count}], got {list(self.weights.shape)}")
@@ -55,8 +56,25 @@ class Vocabulary:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Vocabulary:
         """The same vocabulary on another device, in another floating type if given."""
-        weights = None if self.weights is None else self.weights.to(device=device, dtype=dtype)
-        return Vocabulary(self.names, self.embeddings.to(device=device, dtype=dtype), weights)
+        weights, distractors = (
+            None if tensor is None else tensor.to(device=device, dtype=dtype)
+            for tensor in (self.weights, self.distractors)
+        )
+        return Vocabulary(self.names, self.embeddings.to(device=device, dtype=dtype), weights, distractors)
+
+    @property
+    def all_embeddings(self) -> Tensor:
+        """[C + M, D] embeddings of the classes, then of the distractors."""
+        return self.embeddings if self.distractors is None else torch.cat([self.embeddings, self.distractors])
+
+    def beside(self, encoder: VocabularyEncoder, distractors: Sequence[str]) -> Vocabulary:
+        """The same vocabulary with distractors; of those, names that are classes here are left out."""
+        known = {name.casefold() for name in self.names}
+        others = [name for name in distractors if name.strip().casefold() not in known]
+        if not others:
+            return self
+        embeddings = encoder.encode(others).embeddings.to(self.embeddings)
+        return replace(self, distractors=embeddings)
 
     def weighted(self, class_weights: Mapping[str, float] | None) -> Vocabulary:
         """The same vocabulary with a weight for some names (1 for the others); METHOD section 7.
@@ -69,16 +87,12 @@ class Vocabulary:
         by_name = {name.strip().casefold(): weight for name, weight in class_weights.items()}
         unknown = sorted(by_name.keys() - {name.casefold() for name in self.names})
         if unknown:
-            raise VocabularyError(
-                f"class weights: expected names of the vocabulary, got {', '.join(unknown)}"
-            )
+            raise VocabularyError(f"class weights: expected names of the vocabulary, got {', '.join(unknown)}")
         wrong = [name for name, weight in by_name.items() if not 0 < weight < float("inf")]
         if wrong:
-            raise VocabularyError(
-                f"class weights: expected positive numbers, got {by_name[wrong[0]]} for {wrong[0]!r}"
-            )
+            raise VocabularyError(f"class weights: expected positive numbers, got {by_name[wrong[0]]} for {wrong[0]!r}")
         weights = [by_name.get(name.casefold(), 1.0) for name in self.names]
-        return Vocabulary(self.names, self.embeddings, self.embeddings.new_tensor(weights))
+        return replace(self, weights=self.embeddings.new_tensor(weights))
 
 
 def clean_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -88,9 +102,7 @@ def clean_names(names: Sequence[str]) -> tuple[str, ...]:
         VocabularyError: no name, a blank one, or one given twice (ignoring case).
     """
     if isinstance(names, str):
-        raise VocabularyError(
-            f"class names: expected a list of names, got the text {names!r}; put it in a list"
-        )
+        raise VocabularyError(f"class names: expected a list of names, got the text {names!r}; put it in a list")
     stripped = tuple(name.strip() for name in names)
     if not stripped:
         raise VocabularyError("class names: expected at least one, got an empty list")

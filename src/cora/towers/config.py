@@ -49,13 +49,9 @@ class TowerConfig:
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width: expected a positive even number, got {self.width}")
         if self.pool_size < 1:
-            raise ValueError(
-                f"pool_size: expected at least 1, got {self.pool_size} (image_size {self.image_size})"
-            )
+            raise ValueError(f"pool_size: expected at least 1, got {self.pool_size} (image_size {self.image_size})")
         if self.text_width % self.text_heads:
-            raise ValueError(
-                f"text_width: expected a multiple of text_heads={self.text_heads}, got {self.text_width}"
-            )
+            raise ValueError(f"text_width: expected a multiple of text_heads={self.text_heads}, got {self.text_width}")
         if self.context_length < 3:
             raise ValueError(f"context_length: expected at least 3 tokens, got {self.context_length}")
         if not 514 <= self.vocab_size <= 49408:

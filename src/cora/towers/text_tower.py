@@ -62,8 +62,7 @@ class TextTower(FrozenModule):
         tokens = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
         if len(tokens) > self.context_length:
             raise VocabularyError(
-                f"text {text!r}: expected at most {self.context_length} tokens, got {len(tokens)}; "
-                "use a shorter name"
+                f"text {text!r}: expected at most {self.context_length} tokens, got {len(tokens)}; use a shorter name"
             )
         return tokens
 
@@ -79,9 +78,7 @@ class TextTower(FrozenModule):
         tokens = [self.tokenize(text) for text in texts]
         order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
         device = self.net.positional_embedding.device
-        embeddings = torch.empty(
-            len(tokens), self.embed_dim, device=device, dtype=self.net.text_projection.dtype
-        )
+        embeddings = torch.empty(len(tokens), self.embed_dim, device=device, dtype=self.net.text_projection.dtype)
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             padded = torch.zeros(len(chosen), max(len(tokens[index]) for index in chosen), dtype=torch.long)

@@ -92,14 +92,11 @@ def download_weights(name: str, tag: str) -> Path:
     if not config:
         tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
         raise ModelError(
-            f"tower {name!r} has no weights {tag!r}: expected one of {tags}, "
-            "or the path of an existing weight file"
+            f"tower {name!r} has no weights {tag!r}: expected one of {tags}, or the path of an existing weight file"
         )
     try:
         return Path(download_pretrained(config))
-    except (
-        Exception
-    ) as error:  # the download libraries raise many types; all mean that the weights cannot be had
+    except Exception as error:  # the download libraries raise many types; all mean that the weights cannot be had
         places = " and ".join(str(config[key]) for key in ("hf_hub", "url") if config.get(key))
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
@@ -118,9 +115,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     """
     path = Path(file)
     if not path.is_file():
-        raise ModelError(
-            f"weight file {path}: expected an existing file (.safetensors, .pt or .bin), got none"
-        )
+        raise ModelError(f"weight file {path}: expected an existing file (.safetensors, .pt or .bin), got none")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -132,16 +127,12 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"weight file {path}: expected a file of tensors, could not read it ({reason})"
-        ) from error
+        raise ModelError(f"weight file {path}: expected a file of tensors, could not read it ({reason})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise ModelError(f"weight file {path}: expected tensors by name, got {type(content).__name__}")
-    tensors = {
-        key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)
-    }
+    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
     return {key: value for key, value in tensors.items() if key not in _ARCHIVE_EXTRAS}
 
 
@@ -156,12 +147,8 @@ def load_clip_weights(
     Raises:
         ModelError: tensors are missing or of another shape.
     """
-    image = {
-        key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")
-    }
-    text = {
-        key.removeprefix("text."): value for key, value in weights.items() if not key.startswith("visual.")
-    }
+    image = {key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")}
+    text = {key.removeprefix("text."): value for key, value in weights.items() if not key.startswith("visual.")}
     scale = text.pop("logit_scale", None)
     text.pop("logit_bias", None)
     side = image_tower.pool_size
@@ -208,8 +195,4 @@ def _is_archive(path: Path) -> bool:
 
 def _is_file_name(pretrained: str | Path) -> bool:
     path = Path(pretrained)
-    return (
-        isinstance(pretrained, Path)
-        or path.is_file()
-        or path.suffix in {".pt", ".pth", ".bin", ".safetensors"}
-    )
+    return isinstance(pretrained, Path) or path.is_file() or path.suffix in {".pt", ".pth", ".bin", ".safetensors"}

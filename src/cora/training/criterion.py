@@ -86,9 +86,7 @@ class Criterion(nn.Module):
         share = len(matches[-1]) / max(1, sum(len(one) for one in targets))
         return {**losses, "total": total, "matched_share": total.new_tensor(share)}
 
-    def match(
-        self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]
-    ) -> list[Matches]:
+    def match(self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]) -> list[Matches]:
         """Match every layer on its own; arguments as for `forward`."""
         layers, batch, _ = output.objectness.shape
         if not len(targets) == len(allowed) == batch:

@@ -19,18 +19,12 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for prefix, part in module.named_modules():
-        own = {
-            name: parameter
-            for name, parameter in part.named_parameters(recurse=False)
-            if parameter.requires_grad
-        }
+        own = {name: parameter for name, parameter in part.named_parameters(recurse=False) if parameter.requires_grad}
         if not own:
             continue
         saved = part.state_dict(keep_vars=True).keys()
         own_buffers = {name: buffer for name, buffer in part.named_buffers(recurse=False) if name in saved}
-        state |= {
-            f"{prefix}.{name}" if prefix else name: t.detach() for name, t in (own | own_buffers).items()
-        }
+        state |= {f"{prefix}.{name}" if prefix else name: t.detach() for name, t in (own | own_buffers).items()}
     return state
 
 
@@ -111,14 +105,8 @@ class Ema:
             TrainingError: the state belongs to other weights.
         """
         shadow, updates = state["shadow"], state["updates"]
-        if (
-            not isinstance(shadow, dict)
-            or not isinstance(updates, int)
-            or shadow.keys() != self.shadow.keys()
-        ):
-            raise TrainingError(
-                "the saved moving average is of another configuration; use another run folder"
-            )
+        if not isinstance(shadow, dict) or not isinstance(updates, int) or shadow.keys() != self.shadow.keys():
+            raise TrainingError("the saved moving average is of another configuration; use another run folder")
         for name, tensor in self.shadow.items():
             tensor.copy_(shadow[name])
         self.updates = updates

@@ -158,9 +158,7 @@ def train(
                     logger.warning("interrupted at step %d, saved to %s", position.step, run_dir / LAST)
                     return TrainResult(steps=position.step, epochs=position.epoch, interrupted=True)
                 due_steps = checkpoint_steps is not None and position.step % checkpoint_steps == 0
-                due_time = (
-                    checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
-                )
+                due_time = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
                 if due_steps or due_time:
                     save()
             metrics.write(position, lr=float(optimiser.param_groups[0]["lr"]))

@@ -98,8 +98,7 @@ def assign(cost: Tensor, giou: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]
     """
     if cost.shape != allowed.shape or allowed.dtype != torch.bool:
         raise ValueError(
-            f"allowed: expected bool of shape {list(cost.shape)}, "
-            f"got {allowed.dtype} of shape {list(allowed.shape)}"
+            f"allowed: expected bool of shape {list(cost.shape)}, got {allowed.dtype} of shape {list(allowed.shape)}"
         )
     if not bool(torch.isfinite(cost).all()):
         raise TrainingError(

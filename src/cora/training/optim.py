@@ -64,8 +64,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if self.kind == "cosine" and self.total_steps <= self.warmup_steps:
             raise TrainingError(
-                f"a cosine schedule needs total_steps > warmup_steps, got {self.total_steps} and "
-                f"{self.warmup_steps}"
+                f"a cosine schedule needs total_steps > warmup_steps, got {self.total_steps} and {self.warmup_steps}"
             )
         if self.kind == "step" and not self.milestones:
             raise TrainingError("a step schedule needs milestones, got none")
@@ -91,9 +90,7 @@ def build_adamw(module: nn.Module, config: OptimizerConfig) -> AdamW:
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not named:
         raise TrainingError("expected trainable parameters, got none: everything is frozen")
-    unmatched = [
-        prefix for prefix in config.lr_factors if not any(name.startswith(prefix) for name, _ in named)
-    ]
+    unmatched = [prefix for prefix in config.lr_factors if not any(name.startswith(prefix) for name, _ in named)]
     if unmatched:
         raise TrainingError(f"lr_factors: no trainable parameter begins with {', '.join(unmatched)}")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

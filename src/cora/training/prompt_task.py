@@ -46,9 +46,7 @@ class PromptTask(nn.Module):
             if values is not None and values.shape != (len(vocabulary),):
                 raise ValueError(f"{name}: expected shape [{len(vocabulary)}], got {list(values.shape)}")
         if class_counts is not None and max_boxes is None:
-            raise ValueError(
-                "class_counts: expected max_boxes with it, since all boxes of a batch would be used"
-            )
+            raise ValueError("class_counts: expected max_boxes with it, since all boxes of a batch would be used")
         detector.requires_grad_(False)
         detector.prompt.requires_grad_(True)
         self.detector = detector

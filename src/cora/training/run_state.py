@@ -53,9 +53,7 @@ class RunState:
         state = _read_checkpoint(path)
         load_trainable_state(self.task, state["model"], source=str(path))
         if (state["ema"] is None) != (self.ema is None):
-            raise TrainingError(
-                f"{path}: only one of the saved and this run has a moving average; use another folder"
-            )
+            raise TrainingError(f"{path}: only one of the saved and this run has a moving average; use another folder")
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         try:
@@ -73,13 +71,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise TrainingError(f"no checkpoint at {path}") from error
     except Exception as error:  # torch raises many kinds for damaged files
-        raise TrainingError(
-            f"{path} cannot be read as a checkpoint ({error}); delete it to start anew"
-        ) from error
+        raise TrainingError(f"{path} cannot be read as a checkpoint ({error}); delete it to start anew") from error
     if not isinstance(state, dict) or not {"model", "ema", "position"} <= state.keys():
-        raise TrainingError(
-            f"{path} is no checkpoint of a training run; expected model, ema and position in it"
-        )
+        raise TrainingError(f"{path} is no checkpoint of a training run; expected model, ema and position in it")
     return state
 
 

@@ -1,0 +1,161 @@
+"""Train nano on the base boxes of coco_ovd_mini: region prompt, CLIP-aligned labels, localizer.
+
+    python recipes/nano/detector.py --kit ../shared/kit --towers runs/nano/towers.safetensors --run runs/nano/detector
+
+The towers are frozen, so their maps are computed once (`VERSIONS` augmented versions of every photo) and the
+localizer's training never runs them again. Every step resumes: what is finished is read from the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import cora
+from cora.data.class_split import read_class_split
+from cora.data.coco import CocoDataset, targets_of
+from cora.data.feature_cache import FeatureCache, build_feature_cache, collate_features
+from cora.data.loader import EpochLoader
+from cora.data.transforms import AugmentConfig, ResizeTransform, TrainTransform
+from cora.detector import Detector
+from cora.localizer import kmeans_anchors
+from cora.regions import Vocabulary
+from cora.training.denoising import DenoisingConfig
+from cora.training.ema import Ema
+from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
+from cora.training.loop import train
+from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
+from cora.training.prompt_task import PromptTask
+from cora.training.relabel import relabel
+
+VERSIONS = 4
+AUGMENT = AugmentConfig(
+    short_sides=(288, 320, 352, 384, 416, 448),
+    long_side=704,
+    crop=0.4,
+    crop_short_sides=(400, 480),
+    crop_sides=(288, 448),
+    min_box_side=6.0,
+    min_visible=0.3,
+)
+TASK = LocalizerTaskConfig(
+    class_dropout=0.2, denoising=DenoisingConfig(groups=5, box_noise=0.6, max_queries=100), target_repeats=3
+)
+PROMPT = {"epochs": 5, "batch": 16, "lr": 1e-3}
+LOCALIZER = {"epochs": 30, "batch": 8, "lr": 4e-4, "ema": 0.999}
+
+
+class Builder:
+    """The steps, each leaving a file in the run folder."""
+
+    def __init__(self, *, kit: Path, towers: Path, run: Path) -> None:
+        self.coco, self.run = kit / "coco_ovd_mini", run
+        run.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        self.detector: Detector = cora.load(towers)
+        self.base = read_class_split(self.coco / "class_split.json").base
+        self.vocabulary: Vocabulary = self.detector.vocabulary_encoder.encode(self.base)
+
+    def dataset(self, annotations: Path) -> CocoDataset:
+        return CocoDataset(annotations=annotations, images=self.coco / "train", class_names=self.base)
+
+    def cache(self, name: str, annotations: Path, transform: object, versions: int) -> FeatureCache:
+        return build_feature_cache(
+            dataset=self.dataset(annotations),
+            transform=transform,  # type: ignore[arg-type]
+            tower=self.detector.image_tower,
+            to_batch=self.detector.preprocessor.collate,
+            folder=self.run / name,
+            versions=versions,
+            on_progress=_report(name),
+        )
+
+    def prompt(self) -> None:
+        """Train the region prompt (METHOD section 3)."""
+        done = self.run / "prompt.safetensors"
+        if not done.exists():
+            config = self.detector.preprocessor.config
+            resize = ResizeTransform(short_side=config.short_side, long_side=config.long_side)
+            cache = self.cache("maps_plain", self.coco / "train_base.json", resize, 1)
+            task = PromptTask(detector=self.detector, vocabulary=self.vocabulary)
+            self._train(task, cache, "prompt", **PROMPT)
+            self.detector.save(done, dtype=torch.float32)
+        self.detector.load_state_dict(cora.load(done).state_dict())
+
+    def relabelled(self) -> Path:
+        """Relabel the base boxes by the prompted region classifier (METHOD section 6)."""
+        output = self.run / "train_base_relabelled.json"
+        if not output.exists():
+            agreement = relabel(
+                detector=self.detector,
+                vocabulary=self.vocabulary,
+                dataset=self.dataset(self.coco / "train_base.json"),
+                output=output,
+                on_progress=_report("relabel"),
+            )
+            (self.run / "agreement.json").write_text(json.dumps(asdict(agreement)))
+            print(f"relabel: {agreement.share:.1%} of {agreement.boxes} boxes keep their class")
+        return output
+
+    def localizer(self, annotations: Path) -> None:
+        """Train the localizer on cached maps (METHOD sections 5 and 6)."""
+        cache = self.cache("maps", annotations, TrainTransform(config=AUGMENT), VERSIONS)
+        boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.dataset(annotations).records])
+        mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
+        anchors = self.detector.localizer.learned_anchors
+        anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
+        task = LocalizerTask(detector=self.detector, vocabulary=self.vocabulary, config=TASK)
+        self._train(task, cache, "localizer", **LOCALIZER)
+
+    def _train(
+        self,
+        task: torch.nn.Module,
+        cache: FeatureCache,
+        name: str,
+        *,
+        epochs: int,
+        batch: int,
+        lr: float,
+        ema: float | None = None,
+    ) -> None:
+        loader = EpochLoader(cache, batch_size=batch, collate=collate_features, shape_key=cache.aspect)
+        optimiser = build_adamw(task, OptimizerConfig(lr=lr, weight_decay=1e-4))
+        schedule = ScheduleConfig(kind="cosine", warmup_steps=100, total_steps=epochs * len(loader), final_factor=0.02)
+        average = Ema(task, decay=ema) if ema else None
+        train(
+            task,
+            loader,
+            optimiser,
+            build_schedule(optimiser, schedule),
+            epochs=epochs,
+            run_dir=self.run / name,
+            ema=average,
+            grad_clip=0.5,
+            checkpoint_minutes=3,
+        )
+        if average is not None:
+            task.load_state_dict(average.shadow, strict=False)
+
+
+def _report(name: str) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        if done % 200 == 0 or done == total:
+            print(f"{name}: {done} of {total}", flush=True)
+
+    return report
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option in ("--kit", "--towers", "--run"):
+        parser.add_argument(option, type=Path, required=True)
+    arguments = parser.parse_args()
+    builder = Builder(kit=arguments.kit, towers=arguments.towers, run=arguments.run)
+    builder.prompt()
+    builder.localizer(builder.relabelled())
+    builder.detector.save(arguments.run / "nano.safetensors")
