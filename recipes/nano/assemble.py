@@ -25,16 +25,16 @@ LOCALIZER = LocalizerConfig(
     c3_channels=WIDTH * 16,
     embed_dim=EMBED_DIM,
     dim=192,
-    heads=8,
+    heads=4,
     ff=512,
     enc_layers=1,
-    dec_layers=3,
-    num_queries=500,
+    dec_layers=2,
+    num_queries=200,
     class_hidden=128,
-    dropout=0.1,
+    dropout=0.0,
 )
-PREPROCESS = PreprocessConfig(short_side=448, long_side=800)
-POSTPROCESS = PostprocessConfig(max_scored_boxes=150)
+PREPROCESS = PreprocessConfig(short_side=384, long_side=640)
+POSTPROCESS = PostprocessConfig(max_scored_boxes=150, distractors="everyday")
 
 
 def assemble(image: Path, text: Path) -> Detector:

@@ -27,7 +27,7 @@ class StudentMaps(NamedTuple):
 
 
 class StudentTower(nn.Module):
-    """CLIP ResNet (layers 2-2-3-2, width 32, 4 x 4 pool, 512-d), adapters to the teacher's 24, 32, 96, 1280 channels."""
+    """CLIP ResNet (layers 2-2-3-2, width 32, 4 x 4 pool, 512-d), adapters to the teacher's 24, 32, 96, 1280 channels"""
 
     def __init__(self) -> None:
         super().__init__()

@@ -145,3 +145,10 @@ def test_errors_of_predict(detector: Detector, tmp_path: Path) -> None:
         detector.predict(picture(), NAMES, class_weights={"bird": 2.0})
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         detector.predict(picture(), NAMES, batch_size=0)
+
+
+def test_distractors_take_probability_and_are_never_reported(detector: Detector) -> None:
+    alone = detector.predict(picture(), ["cat"], score=0.0, nms_iou=1.0, distractors=())
+    beside = detector.predict(picture(), ["cat"], score=0.0, nms_iou=1.0, distractors=["dog", "tree"])
+    assert set(beside.labels.tolist()) <= {0}
+    assert beside.scores.sum() < alone.scores.sum()

@@ -147,3 +147,13 @@ def test_weights_by_name() -> None:
 def test_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CORA_CACHE", str(tmp_path))
     assert default_cache_dir() == tmp_path / "vocabulary"
+
+
+def test_distractors_leave_out_the_classes_themselves(text_tower: TextTower) -> None:
+    encoder = VocabularyEncoder(text_tower=text_tower)
+    vocabulary = encoder.encode(["cat", "dog"])
+    beside = vocabulary.beside(encoder, ["Dog", "tree", "car"])
+    assert beside.names == vocabulary.names
+    assert beside.distractors is not None
+    assert torch.equal(beside.distractors, encoder.encode(["tree", "car"]).embeddings)
+    assert vocabulary.beside(encoder, ["CAT"]).distractors is None

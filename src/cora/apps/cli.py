@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help='names divided by commas, "cat, remote control", or @FILE with one name a line',
     )
+    detect.add_argument(
+        "--distractors",
+        metavar="NAMES",
+        help="other things that may be in the pictures, like --classes, or 'none'; they compete with the classes and "
+        "are never reported (default: the model's own choice)",
+    )
     detect.add_argument("--model", default="nano", help="name (see 'cora models') or file (default: %(default)s)")
     detect.add_argument(
         "--score", type=_score, default=0.3, help="least score that is shown, 0 to 1 (default: %(default)s)"
@@ -121,6 +127,7 @@ def _detect(arguments: argparse.Namespace) -> int:
         output=arguments.output,
         json_path=arguments.json,
         device=arguments.device,
+        distractors=arguments.distractors,
     )
 
 

@@ -38,6 +38,7 @@ def detect(
     output: Path,
     json_path: Path | None,
     device: str,
+    distractors: str | None = None,
 ) -> int:
     """Detect, print and write; everything that can be checked is checked before the first picture is written.
 
@@ -49,6 +50,7 @@ def detect(
         output: folder of the drawn pictures.
         json_path: where to write all boxes in COCO format, if anywhere.
         device: name of a torch device, or "auto".
+        distractors: names of other things that compete with the classes, like `classes`; "none"; None for the model's.
 
     Returns:
         Exit code: 0, or 1 if some pictures of several could not be read.
@@ -57,6 +59,7 @@ def detect(
         CoraError: bad input.
     """
     names = clean_names(parse_classes(classes))
+    others = None if distractors is None else [] if distractors == "none" else clean_names(parse_classes(distractors))
     found = find_images(sources)
     check_writable(output, folder=True)
     if json_path is not None:
@@ -82,7 +85,7 @@ def detect(
                 _report(progress.console, str(error))
                 failures += 1
                 continue
-            detections = detector.predict(image, names, score=score)
+            detections = detector.predict(image, names, score=score, distractors=others)
             _write_picture(targets[path], detections.draw(image))
             # Thousands of results may be kept; the pictures that they refer to may not.
             results.append(_Found(path, replace(detections, image=None)))

@@ -20,6 +20,7 @@ from cora.detector.postprocess import best_boxes, combine_scores, select_detecti
 from cora.images import ImageSource, Preprocessor, read_image
 from cora.localizer import Localizer, LocalizerOutput, pre_match
 from cora.regions import (
+    EVERYDAY_NAMES,
     RegionClassifier,
     RegionPrompt,
     Vocabulary,
@@ -240,7 +241,7 @@ class Detector(nn.Module):
         nms_iou: float | None = None,
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
-        distractors: Sequence[str] = (),
+        distractors: Sequence[str] | None = None,
         batch_size: int = 1,
     ) -> Detections: ...
 
@@ -254,7 +255,7 @@ class Detector(nn.Module):
         nms_iou: float | None = None,
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
-        distractors: Sequence[str] = (),
+        distractors: Sequence[str] | None = None,
         batch_size: int = 1,
     ) -> list[Detections]: ...
 
@@ -267,7 +268,7 @@ class Detector(nn.Module):
         nms_iou: float | None = None,
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
-        distractors: Sequence[str] = (),
+        distractors: Sequence[str] | None = None,
         batch_size: int = 1,
     ) -> Detections | list[Detections]:
         """Find named objects in one picture or in several.
@@ -281,6 +282,7 @@ class Detector(nn.Module):
             class_weights: factor by name on a class's score in anchor pre-matching (METHOD section 7).
             distractors: names of other things that may be in the pictures. They take their share of a region's class
                 probability and are never reported, which keeps a short list of classes from claiming everything.
+                None takes the config's choice, () none.
             batch_size: pictures in one pass; they are padded to the largest of them.
 
         Returns:
@@ -297,7 +299,8 @@ class Detector(nn.Module):
         found: list[Detections] = []
         with self._evaluating(), torch.inference_mode():
             vocabulary = classes if isinstance(classes, Vocabulary) else self.vocabulary_encoder.encode(classes)
-            vocabulary = vocabulary.weighted(class_weights).beside(self.vocabulary_encoder, distractors).to(self.device)
+            others = self._default_distractors() if distractors is None else distractors
+            vocabulary = vocabulary.weighted(class_weights).beside(self.vocabulary_encoder, others).to(self.device)
             for start in range(0, len(sources), batch_size):
                 found += self._predict_batch(
                     sources[start : start + batch_size],
@@ -307,6 +310,9 @@ class Detector(nn.Module):
                     max_detections=max_detections,
                 )
         return found[0] if single else found
+
+    def _default_distractors(self) -> Sequence[str]:
+        return EVERYDAY_NAMES if self.config.postprocess.distractors == "everyday" else ()
 
     def _predict_batch(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,8 +30,11 @@ class PostprocessConfig:
     min_score: float = 0.001
     max_detections: int = 100
     max_scored_boxes: int = 300
+    distractors: Literal["none", "everyday"] = "none"
 
     def __post_init__(self) -> None:
+        if self.distractors not in ("none", "everyday"):
+            raise ValueError(f'distractors: expected "none" or "everyday", got {self.distractors!r}')
         if not 0 <= self.nms_iou <= 1:
             raise ValueError(f"nms_iou: expected 0..1, got {self.nms_iou}")
         if not 0 <= self.min_score <= 1:
