@@ -1,7 +1,8 @@
 """Train nano on the base boxes of coco_ovd_mini: region prompt, CLIP-aligned labels, localizer.
 
-    python recipes/nano/detector.py --kit ../shared/kit --towers runs/nano/towers.safetensors --run runs/nano/detector
+    torchrun --nproc-per-node 2 recipes/nano/detector.py --kit ../shared/kit --towers runs/nano/towers.safetensors --out runs/nano/detector
 
+Run it with plain `python` and `--prepare` first: prompt, labels and maps are made by one process.
 The towers are frozen, so their maps are computed once (`VERSIONS` augmented versions of every photo) and the
 localizer's training never runs them again. Every step resumes: what is finished is read from the run folder.
 """
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 import cora
 from cora.data.class_split import read_class_split
@@ -47,7 +51,7 @@ TASK = LocalizerTaskConfig(
     class_dropout=0.2, denoising=DenoisingConfig(groups=5, box_noise=0.6, max_queries=60), target_repeats=3
 )
 PROMPT = {"epochs": 16, "batch": 16, "lr": 2e-3}
-LOCALIZER = {"epochs": 30, "batch": 8, "lr": 4e-4, "ema": 0.999}
+LOCALIZER = {"epochs": 7, "batch": 8, "lr": 4e-4, "ema": 0.999}
 
 
 class Builder:
@@ -55,6 +59,7 @@ class Builder:
 
     def __init__(self, *, kit: Path, towers: Path, run: Path) -> None:
         self.coco, self.run = kit / "coco_ovd_mini", run
+        self.rank = 0
         run.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
         self.detector: Detector = cora.load(towers)
@@ -105,9 +110,13 @@ class Builder:
             print(f"relabel: {agreement.share:.1%} of {agreement.boxes} boxes keep their class")
         return output
 
-    def localizer(self, annotations: Path) -> None:
+    def maps(self) -> FeatureCache:
+        """Maps of augmented photos with the new labels."""
+        return self.cache("maps", self.relabelled(), TrainTransform(config=AUGMENT), VERSIONS)
+
+    def localizer(self) -> None:
         """Train the localizer on cached maps (METHOD sections 5 and 6)."""
-        cache = self.cache("maps", annotations, TrainTransform(config=AUGMENT), VERSIONS)
+        annotations, cache = self.relabelled(), self.maps()
         boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.dataset(annotations).records])
         mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
         anchors = self.detector.localizer.learned_anchors
@@ -126,23 +135,27 @@ class Builder:
         lr: float,
         ema: float | None = None,
     ) -> None:
-        loader = EpochLoader(dataset=cache, batch_size=batch, collate=collate_features, shape_key=cache.aspect)
+        # Every process goes through the photos in an order of its own and keeps a run folder of its own.
+        loader = EpochLoader(
+            dataset=cache, batch_size=batch, collate=collate_features, shape_key=cache.aspect, seed=self.rank
+        )
         optimiser = build_adamw(task, OptimizerConfig(lr=lr, weight_decay=1e-4))
         schedule = ScheduleConfig(kind="cosine", warmup_steps=100, total_steps=epochs * len(loader), final_factor=0.02)
-        average = Ema(task, decay=ema) if ema else None
+        whole = DistributedDataParallel(task) if distributed.is_initialized() else task
+        average = Ema(whole, decay=ema) if ema else None
         train(
-            task,
+            whole,
             loader,
             optimiser,
             build_schedule(optimiser, schedule),
             epochs=epochs,
-            run_dir=self.run / name,
+            run_dir=self.run / (name if self.rank == 0 else f"{name}_{self.rank}"),
             ema=average,
             grad_clip=0.5,
             checkpoint_minutes=3,
         )
         if average is not None:
-            task.load_state_dict(average.shadow, strict=False)
+            whole.load_state_dict(average.shadow, strict=False)
 
 
 def _report(name: str) -> Callable[[int, int], None]:
@@ -155,10 +168,21 @@ def _report(name: str) -> Callable[[int, int], None]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for option in ("--kit", "--towers", "--run"):
-        parser.add_argument(option, type=Path, required=True)
+    for option, name in (("--kit", "kit"), ("--towers", "towers"), ("--out", "run")):
+        parser.add_argument(option, dest=name, type=Path, required=True)
+    parser.add_argument("--prepare", action="store_true", help="stop before the localizer")
     arguments = parser.parse_args()
     builder = Builder(kit=arguments.kit, towers=arguments.towers, run=arguments.run)
     builder.prompt()
-    builder.localizer(builder.relabelled())
-    builder.detector.save(arguments.run / "nano.safetensors")
+    if arguments.prepare:
+        builder.maps()
+        raise SystemExit
+    if "RANK" in os.environ:
+        # One process of one thread per core trains 1.5 times as fast as one process of two threads.
+        distributed.init_process_group("gloo")
+        builder.rank = distributed.get_rank()
+        os.sched_setaffinity(0, {builder.rank % (os.cpu_count() or 1)})
+        torch.set_num_threads(1)
+    builder.localizer()
+    if builder.rank == 0:
+        builder.detector.save(arguments.run / "nano.safetensors")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from cora.detector import Detector
 from cora.localizer import LocalizerOutput, pre_match
@@ -96,7 +96,7 @@ class LocalizerTask(nn.Module):
     def _known_classes(self) -> list[Tensor]:
         """Indices of the classes that each copy of the batch is given; all of them without class dropout."""
         count, device = len(self.class_embeddings), self.class_embeddings.device
-        if count > 1 and self.training and float(torch.rand(())) < self.config.class_dropout:
+        if count > 1 and self.training and _shared_draw(device) < self.config.class_dropout:
             return [group.nonzero()[:, 0] for group in complementary_groups(count, device=device)]
         return [torch.arange(count, device=device)]
 
@@ -126,6 +126,14 @@ class LocalizerTask(nn.Module):
             losses["denoising"] = denoising_loss(found, noised, self.criterion)
             losses["total"] = losses["total"] + losses["denoising"]
         return losses
+
+
+def _shared_draw(device: torch.device) -> float:
+    """A random number in 0..1, the same in all processes: they must run the criterion equally often."""
+    draw = torch.rand(1, device=device)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast(draw, src=0)
+    return float(draw)
 
 
 def denoising_loss(output: LocalizerOutput, noised: DenoisingQueries, criterion: Criterion) -> Tensor:
