@@ -1,6 +1,7 @@
 """Train nano on the base boxes of coco_ovd_mini: region prompt, CLIP-aligned labels, localizer.
 
-    torchrun --nproc-per-node 2 recipes/nano/detector.py --kit ../shared/kit --towers runs/nano/towers.safetensors --out runs/nano/detector
+    torchrun --nproc-per-node 2 recipes/nano/detector.py --kit ../shared/kit --towers runs/nano/towers.safetensors \\
+        --out runs/nano/detector
 
 Run it with plain `python` and `--prepare` first: prompt, labels and maps are made by one process.
 The towers are frozen, so their maps are computed once (`VERSIONS` augmented versions of every photo) and the

@@ -258,7 +258,8 @@ def _fingerprint(dataset: Any, transform: Transform, tower: Tower) -> dict[str, 
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     boxes = hashlib.sha256()
     for record in getattr(dataset, "records", range(len(dataset))):
-        boxes.update(str(getattr(record, "path", record)).encode())
+        # The name alone: the same photos reached by another path are the same photos.
+        boxes.update((record.path.name if isinstance(record, CocoImage) else str(record)).encode())
         if isinstance(record, CocoImage):
             boxes.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())
     return {"tower": weights.hexdigest()[:16], "boxes": boxes.hexdigest()[:16], "transform": repr(transform)}
