@@ -10,15 +10,17 @@ import json
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+T = TypeVar("T")
 SHARES = {"photo": 0.40, "box": 0.35, "window": 0.25}
 
 
@@ -116,16 +118,37 @@ def mix(batch: CropBatch, share: float, rng: np.random.Generator) -> CropBatch:
 
 def crop_batches(pool: PhotoPool, *, size: int, batch: int, mixup: float, seed: int) -> Iterator[CropBatch]:
     """Endless batches, prepared by a thread a few ahead of the training."""
-    ready: queue.Queue[CropBatch] = queue.Queue(maxsize=4)
+    rng = np.random.default_rng(seed)
+
+    def make() -> CropBatch:
+        crops, labels = zip(*(one_crop(pool, size, rng) for _ in range(batch)), strict=True)
+        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255)
+        return mix(CropBatch(colour_jitter(pixels, rng), torch.tensor(labels)), mixup, rng)
+
+    return ahead(make)
+
+
+def ahead(make: Callable[[], T], depth: int = 4) -> Iterator[T]:
+    """What `make` gives, again and again, computed by a thread up to `depth` items ahead."""
+    ready: queue.Queue[T] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
 
     def produce() -> None:
-        rng = np.random.default_rng(seed)
-        while True:
-            crops, labels = zip(*(one_crop(pool, size, rng) for _ in range(batch)), strict=True)
-            pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255)
-            made = CropBatch(colour_jitter(pixels, rng), torch.tensor(labels))
-            ready.put(mix(made, mixup, rng))
+        while not stop.is_set():
+            item = make()
+            while not stop.is_set():
+                try:
+                    ready.put(item, timeout=0.5)
+                    break
+                except queue.Full:
+                    continue
 
-    threading.Thread(target=produce, daemon=True).start()
-    while True:
-        yield ready.get()
+    thread = threading.Thread(target=produce)
+    thread.start()
+    try:
+        while True:
+            yield ready.get()
+    finally:
+        # A thread inside torch while the interpreter ends would abort the process.
+        stop.set()
+        thread.join()

@@ -35,6 +35,8 @@ from teacher import MobileNetV2Teacher, TeacherMaps
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+import cora
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -180,6 +182,10 @@ class Trainer:
         self.world = distributed.get_world_size() if self.distributed else 1
         if (self.run / "last.pt").exists():
             self.load()
+        elif args.start:
+            tower = cora.load(args.start).image_tower.net.state_dict()
+            self.student.visual.load_state_dict(tower)
+            self.average.visual.load_state_dict(tower)
 
     def load(self) -> None:
         state = torch.load(self.run / "last.pt", weights_only=True)
@@ -313,6 +319,7 @@ if __name__ == "__main__":
     parser.add_argument("--text-space", type=Path, required=True)
     parser.add_argument("--basic-names", type=Path, required=True)
     parser.add_argument("--out", dest="run", type=Path, default=Path("runs/nano/tower"))
+    parser.add_argument("--start", help="model whose image tower the student starts from, for instance nano")
     parser.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the minutes of every stage")

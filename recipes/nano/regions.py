@@ -5,14 +5,12 @@ A scene goes through the student once; its boxes are pooled from C3. The teacher
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from crops import PhotoPool, colour_jitter, jittered, window
+from crops import PhotoPool, ahead, colour_jitter, jittered, window
 from PIL import Image
 from torch import Tensor
 
@@ -84,28 +82,22 @@ def region_batches(
     by_scene: dict[int, list[tuple[tuple[float, ...], int]]] = {}
     for scene, box, label in pool.boxes:
         by_scene.setdefault(scene, []).append((box, label))
-    ready: queue.Queue[RegionBatch] = queue.Queue(maxsize=3)
+    rng = np.random.default_rng(seed)
 
-    def produce() -> None:
-        rng = np.random.default_rng(seed)
-        while True:
-            grown = int(rng.integers(side * 3 // 4, side * 5 // 4) // 32 * 32)
-            made = [one_scene(pool, by_scene, grown, size, batch // SCENES, rng) for _ in range(SCENES)]
-            views, boxes, crops, labels = zip(*made, strict=True)
-            scenes = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float().div_(255)
-            pixels = torch.from_numpy(np.stack([c for cs in crops for c in cs])).permute(0, 3, 1, 2).float().div_(255)
-            if rng.random() < 0.5:
-                scenes, pixels = scenes.flip(-1), pixels.flip(-1)
-                boxes = tuple([[grown - x1, y0, grown - x0, y1] for x0, y0, x1, y1 in bs] for bs in boxes)
-            ready.put(
-                RegionBatch(
-                    colour_jitter(scenes, rng),
-                    [torch.tensor(bs, dtype=torch.float32) for bs in boxes],
-                    pixels,
-                    torch.tensor([x for ls in labels for x in ls]),
-                )
-            )
+    def make() -> RegionBatch:
+        grown = int(rng.integers(side * 3 // 4, side * 5 // 4) // 32 * 32)
+        made = [one_scene(pool, by_scene, grown, size, batch // SCENES, rng) for _ in range(SCENES)]
+        views, boxes, crops, labels = zip(*made, strict=True)
+        scenes = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float().div_(255)
+        pixels = torch.from_numpy(np.stack([c for cs in crops for c in cs])).permute(0, 3, 1, 2).float().div_(255)
+        if rng.random() < 0.5:
+            scenes, pixels = scenes.flip(-1), pixels.flip(-1)
+            boxes = tuple([[grown - x1, y0, grown - x0, y1] for x0, y0, x1, y1 in bs] for bs in boxes)
+        return RegionBatch(
+            scenes=colour_jitter(scenes, rng),
+            boxes=[torch.tensor(bs, dtype=torch.float32) for bs in boxes],
+            crops=pixels,
+            labels=torch.tensor([label for row in labels for label in row]),
+        )
 
-    threading.Thread(target=produce, daemon=True).start()
-    while True:
-        yield ready.get()
+    return ahead(make)
