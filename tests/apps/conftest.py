@@ -22,13 +22,19 @@ class FakeEncoder:
 class FakeDetector:
     """Finds the first class in the left half of every picture that is not black, with a score of 0.8."""
 
+    #: What the last `predict` was given.
+    distractors: Sequence[str] | None = None
+
     def __init__(self) -> None:
         self.vocabulary_encoder = FakeEncoder()
 
     def to(self, device: torch.device) -> "FakeDetector":
         return self
 
-    def predict(self, image: Image.Image, classes: Sequence[str], *, score: float) -> Detections:
+    def predict(
+        self, image: Image.Image, classes: Sequence[str], *, score: float, distractors: Sequence[str] | None
+    ) -> Detections:
+        FakeDetector.distractors = distractors
         found = int(score < 0.8 and image.convert("L").getextrema()[1] > 0)
         return Detections(
             boxes_xyxy_px=torch.tensor([[0.0, 0.0, image.width / 2, image.height]])[:found],

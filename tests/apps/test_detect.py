@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import cora
 from cora.apps import image as image_module
 from cora.apps.cli import main
 
@@ -40,6 +41,16 @@ def test_nothing_found_is_said_and_no_error(capsys: pytest.CaptureFixture[str]) 
 def test_score_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "photos/white.jpg", *CLASSES, "--score", "0.9"]) == 0
     assert "Nothing found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [([], None), (["--distractors", "none"], []), (["--distractors", "tree, car"], ["tree", "car"])],
+)
+def test_distractors_are_passed_on(options: list[str], given: list[str] | None) -> None:
+    assert main(["detect", "photos/white.jpg", *CLASSES, *options]) == 0
+    seen = cora.load("nano").distractors
+    assert (None if seen is None else list(seen)) == given
 
 
 def test_folder_glob_and_file_count_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

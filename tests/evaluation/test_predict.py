@@ -48,7 +48,8 @@ def test_true_boxes_score_one_under_any_names(dataset, names):
     assert [score.ap for score in evaluation.scores] == pytest.approx([1.0] * 3)
     count, classes, options = oracle.seen[0]
     assert (count, classes) == (1, tuple(names))
-    assert options == {"score": 0.001, "nms_iou": 0.5, "max_detections": 100, "class_weights": weights}
+    expected = {"score": 0.001, "nms_iou": 0.5, "max_detections": 100, "class_weights": weights, "distractors": ()}
+    assert options == expected
 
 
 def test_a_limit_limits_truth_and_results_alike(dataset):
