@@ -24,7 +24,7 @@ from cora.detector.published_localizer import published_localizer_state
 from cora.errors import ModelError
 from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig
-from cora.towers.weights import load_checked
+from cora.towers.weights import load_checked, why_unreadable
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,8 +62,9 @@ def load_published(path: str | Path, *, ema: bool = True) -> Detector:
             else torch.load(file, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"published checkpoint {file}: expected tensors, could not read it ({reason})") from error
+        raise ModelError(
+            f"published checkpoint {file}: expected tensors, could not read it ({why_unreadable(error)})"
+        ) from error
     if not isinstance(content, Mapping):
         raise ModelError(f"published checkpoint {file}: expected a mapping, got {type(content).__name__}")
     for key in ("model_ema", "model") if ema else ("model",):

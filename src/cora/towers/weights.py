@@ -105,6 +105,14 @@ def download_weights(name: str, tag: str) -> Path:
         ) from error
 
 
+def why_unreadable(error: Exception) -> str:
+    """One line on why a file of weights could not be read."""
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own text advises to switch the protection off.
+        return "no PyTorch file, or one that holds more than tensors and could run code"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def read_weights(file: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file, a TorchScript archive (OpenAI's .pt) or a plain torch file.
 
@@ -126,8 +134,9 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"weight file {path}: expected a file of tensors, could not read it ({reason})") from error
+        raise ModelError(
+            f"weight file {path}: expected a file of tensors, could not read it ({why_unreadable(error)})"
+        ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
