@@ -152,3 +152,11 @@ def test_distractors_take_probability_and_are_never_reported(detector: Detector)
     beside = detector.predict(picture(), ["cat"], score=0.0, nms_iou=1.0, distractors=["dog", "tree"])
     assert set(beside.labels.tolist()) <= {0}
     assert beside.scores.sum() < alone.scores.sum()
+
+
+def test_no_boxes_give_no_embeddings(detector: Detector) -> None:
+    c3, c4 = detector.encode(batch_of(detector, picture()))
+    nothing = torch.zeros(1, 0, 4)
+    width = detector.image_tower.embed_dim
+    assert detector.embed_exact(c3, nothing).shape == (1, 0, width)
+    assert detector.embed_fast(c4, nothing).shape == (1, 0, width)

@@ -108,6 +108,13 @@ def test_bad_models_and_names(
         (str(tiny_model), "cat, ", "got a blank one at position 2"),
     ]
     before = sorted(tmp_path.iterdir())
+    too_long = "a " + "very " * 80 + "big tree"
+    assert (
+        main(["detect", *map(str, PHOTOS), "--classes", "cat", "--model", str(tiny_model), "--distractors", too_long])
+        == 2
+    )
+    assert "77 tokens" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
     for model, classes, message in cases:
         assert main(["detect", str(PHOTOS[0]), "--classes", classes, "--model", model]) == 2
         out, err = capsys.readouterr()

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 import cora
+from cora.apps.device import pick_device
 from cora.apps.files import check_writable, find_images, output_names, parse_classes, write_whole
-from cora.errors import CoraError, ImageError
+from cora.errors import ImageError
 from cora.images import read_image
 from cora.regions.vocabulary import clean_names
 from cora.structures import Detections
@@ -64,9 +64,10 @@ def detect(
     check_writable(output, folder=True)
     if json_path is not None:
         check_writable(json_path, folder=False)
-    where = _device(device)
+    where = pick_device(device)
     detector = cora.load(model).to(where)
-    detector.vocabulary_encoder.encode(names)  # names that are too long fail here, before any work
+    for wanted in filter(None, (names, others)):
+        detector.vocabulary_encoder.encode(wanted)  # names that are too long fail here, before any work
 
     results: list[_Found] = []
     failures = len(found.problems)
@@ -167,15 +168,3 @@ def _progress(console: Console, *, hidden: bool) -> Progress:
         transient=True,
         disable=hidden or not console.is_terminal,
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        # torch's own text runs over several lines and names internals.
-        raise CoraError(f"expected a device of this machine, got {name!r}; use --device cpu") from None
-    return device

@@ -17,10 +17,11 @@ from rich.progress import track
 from rich.table import Table
 
 import cora
+from cora.apps.device import pick_device
 from cora.apps.files import check_writable, write_whole
 from cora.data.class_split import read_class_split
 from cora.data.coco import CocoDataset
-from cora.errors import CoraError, DataError
+from cora.errors import DataError
 from cora.evaluation.base_novel import GroupScore, class_groups, group_ratios, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import PERCENTILES, Estimate, FloatArray, IntArray, resample_counts
 from cora.evaluation.coco_ap import BoxEvaluation, evaluate_boxes
@@ -136,7 +137,7 @@ def _prepare(args: argparse.Namespace) -> _Setting:
     """Check every input before the model is loaded, so that a bad argument costs no waiting."""
     if args.json is not None:
         check_writable(args.json, folder=False)
-    device = _device(args.device)
+    device = pick_device(args.device)
     split = read_class_split(args.split) if args.split is not None else None
     dataset = CocoDataset(
         annotations=args.annotations, images=args.images, class_names=split.all if split is not None else None
@@ -152,17 +153,6 @@ def _prepare(args: argparse.Namespace) -> _Setting:
         counts=resample_counts(len(indices), resamples=args.resamples),
         device=device,
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise CoraError(f"expected a device of this machine, got {name!r}; use --device cpu") from None
-    return device
 
 
 def _class_weights(path: Path | None, names: Sequence[str]) -> dict[str, float]:

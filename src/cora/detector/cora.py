@@ -178,13 +178,13 @@ class Detector(nn.Module):
             attention_pool=self.image_tower.attention_pool,
             positions=self.prompted_positions(),
         )
-        return pooled.view(*boxes_cxcywh.shape[:2], -1)
+        return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim)
 
     def embed_fast(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the prompt."""
         pool = self.image_tower.attention_pool
         pooled = fast_pooling(c4, boxes_cxcywh, attention_pool=pool, positions=self.prompted_positions())
-        return pooled.view(*boxes_cxcywh.shape[:2], -1)
+        return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim)
 
     def prompted_positions(self) -> Tensor:
         """Positional table [S*S+1, C4] of the attention pool with the region prompt added."""
