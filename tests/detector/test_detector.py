@@ -42,8 +42,8 @@ def test_forward_reads_like_the_figure(detector: Detector) -> None:
 def test_steps_recombine_to_forward(detector: Detector) -> None:
     batch, vocabulary = batch_of(detector, picture()), detector.vocabulary_encoder.encode(NAMES)
     c3, c4 = detector.encode(batch)
-    matched = detector.pre_match(c4, detector.anchors(batch), vocabulary)
-    decoded = detector.decode(c3, matched)
+    matched = detector.pre_match(c4, detector.anchors(detector.encode_map(c3)), vocabulary)
+    decoded = detector.decode(detector.encode_map(c3), matched)
     probabilities = detector.classify(c3, decoded.boxes_cxcywh[-1], vocabulary)
     torch.testing.assert_close(probabilities, detector(batch, vocabulary).probabilities)
 
@@ -81,7 +81,9 @@ def test_a_step_changes_prompt_and_localizer_only(detector: Detector) -> None:
     vocabulary = detector.vocabulary_encoder.encode(NAMES)
     batch = batch_of(detector, picture())
     c3, c4 = detector.encode(batch)
-    decoded = detector.decode(c3, detector.pre_match(c4, detector.anchors(batch), vocabulary))
+    decoded = detector.decode(
+        detector.encode_map(c3), detector.pre_match(c4, detector.anchors(detector.encode_map(c3)), vocabulary)
+    )
     region_loss = detector.classify(c3, decoded.boxes_cxcywh[-1].detach(), vocabulary).square().sum()
     (decoded.boxes_cxcywh.square().sum() + decoded.objectness.square().sum() + region_loss).backward()
     without = [name for name, value in trainable.items() if value.grad is None]
@@ -122,9 +124,9 @@ def test_predict_keeps_the_mode_and_takes_a_vocabulary(detector: Detector) -> No
 
 def test_class_weights_turn_the_pre_matching(detector: Detector) -> None:
     batch = batch_of(detector, picture())
-    _, c4 = detector.encode(batch)
+    c3, c4 = detector.encode(batch)
     vocabulary = detector.vocabulary_encoder.encode(NAMES)
-    anchors = detector.anchors(batch)
+    anchors = detector.anchors(detector.encode_map(c3))
     plain = detector.pre_match(c4, anchors, vocabulary).classes
     same = detector.pre_match(c4, anchors, vocabulary.weighted({"dog": 1.0})).classes
     assert torch.equal(plain, same)

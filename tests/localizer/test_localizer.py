@@ -24,7 +24,7 @@ def assert_same(first: LocalizerOutput, second: LocalizerOutput) -> None:
 def test_shapes_and_ranges(localizer: Localizer) -> None:
     content = localizer.query_content(torch.randn(3, CONFIG.embed_dim), torch.tensor([[0, 1, 2, 0, 1, 2, 0]] * 2))
     assert localizer.class_queries(torch.randn(3, CONFIG.embed_dim)).shape == (3, CONFIG.dim)
-    output = localizer(random_map(), localizer.anchors(2), content)
+    output = localizer(random_map(), localizer.learned_anchors(2), content)
     assert output.boxes_cxcywh.shape == output.references.shape == (3, 2, 7, 4)
     assert output.objectness.shape == (3, 2, 7)
     assert output.hidden.shape == (3, 2, 7, CONFIG.dim)
@@ -34,8 +34,8 @@ def test_shapes_and_ranges(localizer: Localizer) -> None:
 
 def test_a_fresh_localizer_leaves_its_anchors_and_believes_in_nothing() -> None:
     fresh = Localizer.from_config(CONFIG).eval()
-    output = fresh(random_map(), fresh.anchors(2), torch.zeros(2, 7, CONFIG.dim))
-    torch.testing.assert_close(output.boxes_cxcywh, fresh.anchors(2).expand(3, -1, -1, -1), atol=1e-2, rtol=0)
+    output = fresh(random_map(), fresh.learned_anchors(2), torch.zeros(2, 7, CONFIG.dim))
+    torch.testing.assert_close(output.boxes_cxcywh, fresh.learned_anchors(2).expand(3, -1, -1, -1), atol=1e-2, rtol=0)
     assert output.objectness.sigmoid().mean() < 0.1
 
 
@@ -101,7 +101,7 @@ def test_refinement_is_detached_between_layers_but_read_out_is_not(localizer: Lo
 def test_every_parameter_gets_a_gradient(layers: int) -> None:
     localizer = random_localizer(replace(CONFIG, dec_layers=layers)).train()
     embeddings, classes = torch.randn(3, CONFIG.embed_dim), torch.randint(0, 3, (2, 7))
-    output = localizer(random_map(), localizer.anchors(2), localizer.query_content(embeddings, classes))
+    output = localizer(random_map(), localizer.learned_anchors(2), localizer.query_content(embeddings, classes))
     (output.boxes_cxcywh.square().sum() + output.objectness.square().sum()).backward()
     lacking = [name for name, value in localizer.named_parameters() if value.grad is None or not value.grad.any()]
     assert lacking == []

@@ -59,7 +59,9 @@ def test_features_and_masks(toy: Toy, features: tuple[FeatureMap, FeatureMap]) -
 
 
 def test_fast_pooling(toy: Toy, detector: Detector, features: tuple[FeatureMap, FeatureMap]) -> None:
-    assert_close(detector.embed_fast(features[1], detector.anchors(toy.batch)), toy.expected["roi_fast"])
+    assert_close(
+        detector.embed_fast(features[1], detector.anchors(detector.encode_map(features[0]))), toy.expected["roi_fast"]
+    )
 
 
 def test_pre_matched_classes(
@@ -69,7 +71,7 @@ def test_pre_matched_classes(
     features: tuple[FeatureMap, FeatureMap],
     order: Tensor,
 ) -> None:
-    matched = detector.pre_match(features[1], detector.anchors(toy.batch), vocabulary)
+    matched = detector.pre_match(features[1], detector.anchors(detector.encode_map(features[0])), vocabulary)
     assert torch.equal(reorder(matched.classes, order), toy.expected["pre_matched_class"])
 
 
@@ -80,8 +82,8 @@ def test_decoding(
     features: tuple[FeatureMap, FeatureMap],
     order: Tensor,
 ) -> None:
-    matched = detector.pre_match(features[1], detector.anchors(toy.batch), vocabulary)
-    decoded = detector.decode(features[0], matched)
+    matched = detector.pre_match(features[1], detector.anchors(detector.encode_map(features[0])), vocabulary)
+    decoded = detector.decode(detector.encode_map(features[0]), matched)
     for layer in range(2):
         assert_close(reorder(decoded.boxes_cxcywh[layer], order), toy.expected["aux_boxes"][layer])
         assert_close(reorder(decoded.objectness[layer], order), toy.expected["aux_objectness"][layer, ..., 0])
@@ -124,8 +126,10 @@ def test_published_files_load(toy: Toy, detector: Detector, tmp_path: Path) -> N
     assert detector.config.postprocess.max_scored_boxes == 0
     found, expected = load_published(tmp_path / "published.pth").state_dict(), detector.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    other = load_published(tmp_path / "published.pth", ema=False).anchors(toy.batch)
-    assert not torch.equal(other, detector.anchors(toy.batch))
+    other = load_published(tmp_path / "published.pth", ema=False).localizer.learned_anchors
+    assert other is not None
+    assert detector.localizer.learned_anchors is not None
+    assert not torch.equal(other(1), detector.localizer.learned_anchors(1))
 
 
 def test_what_does_not_fit_is_counted(toy: Toy, tmp_path: Path) -> None:

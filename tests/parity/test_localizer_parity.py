@@ -31,7 +31,7 @@ def memory(toy: Toy, localizer: Localizer) -> Memory:
 
 @pytest.fixture(scope="module")
 def output(toy: Toy, localizer: Localizer, memory: Memory) -> LocalizerOutput:
-    anchors = reorder(localizer.anchors(2), published_order(toy))
+    anchors = reorder(localizer.learned_anchors(2), published_order(toy))
     content = localizer.query_content(toy.expected["class_embeddings"], toy.expected["pre_matched_class"])
     return localizer.decode(memory, anchors, content)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, overload
 
@@ -17,14 +17,18 @@ from torch import Tensor, nn
 from cora.detector.checkpoint import write_checkpoint
 from cora.detector.config import DetectorConfig
 from cora.detector.postprocess import best_boxes, combine_scores, select_detections
+from cora.errors import VocabularyError
 from cora.images import ImageSource, Preprocessor, read_image
-from cora.localizer import Localizer, LocalizerOutput, pre_match
+from cora.localizer import Localizer, LocalizerOutput, Memory, pre_match
 from cora.regions import (
     EVERYDAY_NAMES,
+    Descriptions,
+    LearnedText,
     RegionClassifier,
     RegionPrompt,
     Vocabulary,
     VocabularyEncoder,
+    build_learned_text,
     default_cache_dir,
     exact_pooling,
     fast_pooling,
@@ -92,6 +96,7 @@ class Detector(nn.Module):
         self.classifier = classifier
         self.localizer = localizer
         self.vocabulary_encoder = vocabulary_encoder
+        self.learned_text = vocabulary_encoder.learned
         self.preprocessor = preprocessor
         self.config = config
 
@@ -120,6 +125,7 @@ class Detector(nn.Module):
             vocabulary_encoder=VocabularyEncoder(
                 text_tower=text_tower,
                 templates=config.tower.templates,
+                learned=None if config.text is None else build_learned_text(config.text),
                 cache_dir=default_cache_dir() if cache_dir is None else cache_dir,
             ),
             preprocessor=Preprocessor.from_config(config.preprocess),
@@ -129,9 +135,10 @@ class Detector(nn.Module):
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary) -> DetectorOutput:
         """Score the boxes of a batch for every class of the vocabulary."""
         c3, c4 = self.encode(batch)
-        anchors = self.anchors(batch)
+        memory = self.encode_map(c3)
+        anchors = self.anchors(memory)
         matched = self.pre_match(c4, anchors, vocabulary)
-        decoded = self.decode(c3, matched)
+        decoded = self.decode(memory, matched)
         boxes, objectness = self.worth_scoring(decoded)
         probabilities = self.classify(c3, boxes, vocabulary)
         scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
@@ -141,9 +148,13 @@ class Detector(nn.Module):
         """Feature maps C3 (stride 16) and C4 (stride 32) of the frozen image tower."""
         return self.image_tower.features(batch)
 
-    def anchors(self, batch: ImageBatch) -> Tensor:
-        """Learned anchor boxes [B, N, 4] cxcywh in 0..1, the same for every image."""
-        return self.localizer.anchors(len(batch))
+    def encode_map(self, c3: FeatureMap) -> Memory:
+        """The localizer's encoding of C3, which anchors may be proposed from and queries look at."""
+        return self.localizer.encode(c3)
+
+    def anchors(self, memory: Memory) -> Tensor:
+        """Anchor boxes [B, N, 4] cxcywh in 0..1: learned ones, or the best that the encoded map proposes."""
+        return self.localizer.anchors(memory)
 
     def pre_match(self, c4: FeatureMap, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Give every anchor [B, N, 4] the class that its region looks most like (METHOD section 5)."""
@@ -154,11 +165,10 @@ class Detector(nn.Module):
             )
         return PreMatched(anchors_cxcywh, classes, vocabulary.embeddings)
 
-    def decode(self, c3: FeatureMap, matched: PreMatched) -> LocalizerOutput:
+    def decode(self, memory: Memory, matched: PreMatched) -> LocalizerOutput:
         """Refined boxes and objectness of all decoder layers."""
         content = self.localizer.query_content(matched.class_embeddings, matched.classes)
-        output: LocalizerOutput = self.localizer(c3, matched.anchors_cxcywh, content)
-        return output
+        return self.localizer.decode(memory, matched.anchors_cxcywh, content)
 
     def worth_scoring(self, decoded: LocalizerOutput) -> tuple[Tensor, Tensor]:
         """Boxes [B, K, 4] and objectness [B, K] of the last layer: the best `max_scored_boxes`."""
@@ -242,6 +252,7 @@ class Detector(nn.Module):
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
         distractors: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
         batch_size: int = 1,
     ) -> Detections: ...
 
@@ -256,6 +267,7 @@ class Detector(nn.Module):
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
         distractors: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
         batch_size: int = 1,
     ) -> list[Detections]: ...
 
@@ -269,6 +281,7 @@ class Detector(nn.Module):
         max_detections: int | None = None,
         class_weights: Mapping[str, float] | None = None,
         distractors: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
         batch_size: int = 1,
     ) -> Detections | list[Detections]:
         """Find named objects in one picture or in several.
@@ -283,6 +296,8 @@ class Detector(nn.Module):
             distractors: names of other things that may be in the pictures. They take their share of a region's class
                 probability and are never reported, which keeps a short list of classes from claiming everything.
                 None takes the config's choice, () none.
+            descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}; they share in the
+                embeddings of those classes.
             batch_size: pictures in one pass; they are padded to the largest of them.
 
         Returns:
@@ -298,7 +313,7 @@ class Detector(nn.Module):
         sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
         found: list[Detections] = []
         with self._evaluating(), torch.inference_mode():
-            vocabulary = classes if isinstance(classes, Vocabulary) else self.vocabulary_encoder.encode(classes)
+            vocabulary = self._vocabulary(classes, descriptions)
             others = self._default_distractors() if distractors is None else distractors
             vocabulary = vocabulary.weighted(class_weights).beside(self.vocabulary_encoder, others).to(self.device)
             for start in range(0, len(sources), batch_size):
@@ -310,6 +325,16 @@ class Detector(nn.Module):
                     max_detections=max_detections,
                 )
         return found[0] if single else found
+
+    def _vocabulary(self, classes: Sequence[str] | Vocabulary, descriptions: Descriptions | None) -> Vocabulary:
+        if not isinstance(classes, Vocabulary):
+            return self.vocabulary_encoder.encode(classes, descriptions=descriptions)
+        if descriptions is not None:
+            raise VocabularyError(
+                "descriptions: expected names of classes beside them, got an encoded vocabulary; "
+                "give the descriptions to VocabularyEncoder.encode"
+            )
+        return classes
 
     def _default_distractors(self) -> Sequence[str]:
         return EVERYDAY_NAMES if self.config.postprocess.distractors == "everyday" else ()
@@ -356,6 +381,18 @@ class Detector(nn.Module):
         finally:
             self.train(training)
 
+    def learn_text(self, learned: LearnedText | None) -> None:
+        """Take a learned part of the class embeddings, frozen, in place of the one there is; None for no such part.
+
+        Raises:
+            ValueError: its width is not the tower's.
+        """
+        self.config = replace(self.config, text=None if learned is None else learned.config)
+        if learned is not None:
+            learned.requires_grad_(False).to(self.device)
+        self.learned_text = self.vocabulary_encoder.learned = learned
+
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Write config and weights as one safetensors file, in half precision unless told otherwise."""
-        write_checkpoint(path, self.config, self.state_dict(), dtype=dtype)
+        """Write config, templates included, and weights as one safetensors file, by default in half precision."""
+        tower = replace(self.config.tower, templates=self.vocabulary_encoder.templates)
+        write_checkpoint(path, replace(self.config, tower=tower), self.state_dict(), dtype=dtype)

@@ -4,12 +4,15 @@ from cora.localizer.anchors import grid_anchors, kmeans_anchors
 from cora.localizer.encoder import Memory
 from cora.localizer.localizer import Localizer, LocalizerConfig, LocalizerOutput
 from cora.localizer.pre_matching import pre_match
+from cora.localizer.proposals import AnchorProposals, Proposals
 
 __all__ = [
+    "AnchorProposals",
     "Localizer",
     "LocalizerConfig",
     "LocalizerOutput",
     "Memory",
+    "Proposals",
     "grid_anchors",
     "kmeans_anchors",
     "pre_match",

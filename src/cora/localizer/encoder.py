@@ -18,11 +18,15 @@ class Memory:
         tokens: [B, M, dim] cells row by row, M = height * width of the padded map.
         positions: [B, M, dim] their sine positions.
         visible: [B, 1, 1, M] bool, True where a cell is not padding; None if nothing is.
+        size_hw: (height, width) of the padded map.
+        extents_hw: [B, 2] cells (height, width) of each map that are not padding.
     """
 
     tokens: Tensor
     positions: Tensor
     visible: Tensor | None
+    size_hw: tuple[int, int]
+    extents_hw: Tensor
 
 
 class EncoderLayer(nn.Module):
@@ -52,8 +56,8 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.position_scale = MLP(dim, dim, dim)
 
-    def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Memory:
-        """Encode tokens [B, M, dim]; padding is where `visible` [B, 1, 1, M] is False, None for nowhere."""
+    def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
+        """Encode tokens [B, M, dim] to [B, M, dim]; `visible` [B, 1, 1, M] is False on padding."""
         for layer in self.layers:
             tokens = layer(tokens, positions * self.position_scale(tokens), visible)
-        return Memory(tokens=tokens, positions=positions, visible=visible)
+        return tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from cora.localizer.decoder import Decoder, DecoderLayer
 from cora.localizer.encoder import Encoder, EncoderLayer, Memory
 from cora.localizer.feed_forward import MLP
 from cora.localizer.position import map_positions
+from cora.localizer.proposals import AnchorProposals, Proposals
 from cora.structures import FeatureMap
 
 OBJECTNESS_PRIOR = 0.01
@@ -31,7 +33,8 @@ class LocalizerConfig:
         ff: hidden width of the feed-forward networks.
         enc_layers: encoder layers, at least 1.
         dec_layers: decoder layers, at least 1.
-        num_queries: learned anchors.
+        num_queries: anchors an image.
+        anchors: "learned", the same for every image, or "proposed" from the encoded map of each image.
         class_hidden: hidden width of the MLP from class embedding to query content.
         dropout: 0..1, in training only.
     """
@@ -44,13 +47,16 @@ class LocalizerConfig:
     enc_layers: int = 3
     dec_layers: int = 6
     num_queries: int = 1000
+    anchors: Literal["learned", "proposed"] = "learned"
     class_hidden: int = 128
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "dropout" and value < 1:
+            if name not in ("dropout", "anchors") and value < 1:
                 raise ModelError(f"localizer {name}: expected at least 1, got {value}")
+        if self.anchors not in ("learned", "proposed"):
+            raise ModelError(f'localizer anchors: expected "learned" or "proposed", got {self.anchors!r}')
         if self.dim % 4 or self.dim % self.heads:
             raise ModelError(f"localizer dim: expected a multiple of 4 and of heads = {self.heads}, got {self.dim}")
         if not 0 <= self.dropout < 1:
@@ -75,14 +81,15 @@ class LocalizerOutput:
 
 
 class Localizer(nn.Module):
-    """Input projection, encoder, learned anchors, class-conditioned decoder and heads; steps are public.
+    """Input projection, encoder, anchors, class-conditioned decoder and heads; steps are public.
 
     Example:
         >>> config = LocalizerConfig(c3_channels=8, embed_dim=16, dim=32, num_queries=5)
         >>> localizer = Localizer.from_config(config)
         >>> c3 = FeatureMap(torch.rand(2, 8, 6, 4), torch.zeros(2, 6, 4, dtype=torch.bool))
         >>> content = localizer.query_content(torch.rand(3, 16), torch.tensor([[0, 1, 2, 0, 1]] * 2))
-        >>> output = localizer.decode(localizer.encode(c3), localizer.anchors(2), content)
+        >>> memory = localizer.encode(c3)
+        >>> output = localizer.decode(memory, localizer.anchors(memory), content)
         >>> output.boxes_cxcywh.shape
         torch.Size([6, 2, 5, 4])
     """
@@ -92,7 +99,8 @@ class Localizer(nn.Module):
         *,
         input_projection: nn.Conv2d,
         encoder: Encoder,
-        learned_anchors: LearnedAnchors,
+        learned_anchors: LearnedAnchors | None,
+        proposals: AnchorProposals | None = None,
         class_projection: MLP,
         decoder: Decoder,
         objectness_head: nn.Linear,
@@ -100,7 +108,10 @@ class Localizer(nn.Module):
         super().__init__()
         self.input_projection = input_projection
         self.encoder = encoder
+        if (learned_anchors is None) == (proposals is None):
+            raise ValueError("localizer: expected either learned anchors or proposals, got both or neither")
         self.learned_anchors = learned_anchors
+        self.proposals = proposals
         self.class_projection = class_projection
         self.decoder = decoder
         self.objectness_head = objectness_head
@@ -117,7 +128,8 @@ class Localizer(nn.Module):
         localizer = cls(
             input_projection=nn.Conv2d(config.c3_channels, dim, kernel_size=1),
             encoder=Encoder(layers=encoder_layers, dim=dim),
-            learned_anchors=LearnedAnchors(count=config.num_queries),
+            learned_anchors=LearnedAnchors(count=config.num_queries) if config.anchors == "learned" else None,
+            proposals=AnchorProposals(dim=dim, count=config.num_queries) if config.anchors == "proposed" else None,
             class_projection=MLP(config.embed_dim, config.class_hidden, dim),
             decoder=Decoder(layers=decoder_layers, dim=dim),
             objectness_head=nn.Linear(dim, 1),
@@ -130,13 +142,37 @@ class Localizer(nn.Module):
         height, width = c3.features.shape[-2:]
         tokens = self.input_projection(c3.features).flatten(2).transpose(1, 2).contiguous()
         positions = map_positions(c3.extents_hw.to(tokens.dtype), height=height, width=width, dim=tokens.shape[-1])
-        memory: Memory = self.encoder(tokens, positions, _visible(c3.mask))
-        return memory
+        visible = _visible(c3.mask)
+        return Memory(
+            tokens=self.encoder(tokens, positions, visible),
+            positions=positions,
+            visible=visible,
+            size_hw=(height, width),
+            extents_hw=c3.extents_hw,
+        )
 
-    def anchors(self, batch_size: int) -> Tensor:
-        """Learned anchors [batch_size, N, 4], cxcywh in 0..1 of the unpadded image."""
-        anchors: Tensor = self.learned_anchors(batch_size)
+    def anchors(self, memory: Memory) -> Tensor:
+        """Anchors [B, N, 4], cxcywh in 0..1 of the unpadded image: learned, or the best that the map proposes.
+
+        Proposed ones carry no gradient: their own loss teaches them.
+        """
+        if self.proposals is not None:
+            with torch.no_grad():
+                return self.propose(memory).best(self.proposals.count)
+        assert self.learned_anchors is not None
+        anchors: Tensor = self.learned_anchors(len(memory.tokens))
         return anchors
+
+    def propose(self, memory: Memory) -> Proposals:
+        """What every cell of the encoded map proposes as an anchor.
+
+        Raises:
+            ModelError: this localizer has learned anchors.
+        """
+        if self.proposals is None:
+            raise ModelError("this localizer has learned anchors and proposes none; use anchors")
+        proposals: Proposals = self.proposals(memory)
+        return proposals
 
     def class_queries(self, class_embeddings: Tensor) -> Tensor:
         """Content of a query of each class: [C, D] to [C, dim]."""
@@ -177,6 +213,8 @@ class Localizer(nn.Module):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
+        if self.proposals is not None:
+            self.proposals.draw_weights()
         for head in self.decoder.box_heads:
             nn.init.zeros_(head.layers[-1].weight)  # type: ignore[union-attr, index]
         nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))

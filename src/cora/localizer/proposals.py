@@ -1,0 +1,114 @@
+"""Anchors proposed from the encoder's own map ("two-stage"), instead of learned ones that are the same for every image.
+
+Every cell of the map says how likely an object lies around it and how far its box reaches to the four sides; the best
+of these boxes become the anchors that are pre-matched and refined. The heads know no class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from cora.boxes import cxcywh_to_xyxy
+from cora.localizer.encoder import Memory
+
+#: Reach of a fresh box to each side, in cells of the map: what a cell sees does not depend on the size of the image.
+#: Training moves it within a factor of e^±4.
+START_REACH, MAX_LOG_REACH = 2.5, 4.0
+OBJECTNESS_PRIOR = 0.01
+SMALLEST_SIDE = 1e-3
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What every cell of a map proposes.
+
+    Attributes:
+        boxes_cxcywh: [B, M, 4], 0..1 of the unpadded image, cells row by row.
+        objectness: [B, M] logits.
+        centres: [B, M, 2] (x, y) of the cells, 0..1; above 1 where the map is padded.
+        inside: [B, M] bool, False where the map is padded.
+    """
+
+    boxes_cxcywh: Tensor
+    objectness: Tensor
+    centres: Tensor
+    inside: Tensor
+
+    def best(self, count: int, *, iou: float = 0.7) -> Tensor:
+        """The `count` boxes [B, count, 4] of highest objectness, no two of IoU above `iou` while there are others.
+
+        Where that leaves too few, suppressed boxes follow, best first, then (on a tiny map) repetitions.
+        """
+        chosen = []
+        scores = self.objectness.masked_fill(~self.inside, -torch.inf)
+        for boxes, score in zip(self.boxes_cxcywh, scores.float(), strict=True):
+            order = score.argsort(descending=True)
+            kept = nms(cxcywh_to_xyxy(boxes.float()), score, iou)
+            suppressed = torch.ones_like(score, dtype=torch.bool).index_fill(0, kept, False)
+            ranked = torch.cat([kept, order[suppressed[order]]])
+            ranked = ranked[torch.isfinite(score[ranked])]
+            chosen.append(boxes[ranked[torch.arange(count, device=ranked.device) % len(ranked)]])
+        return torch.stack(chosen)
+
+
+class AnchorProposals(nn.Module):
+    """Two 3 x 3 convolutions over the encoded map, then objectness and the reach of the box to its four sides.
+
+    Args:
+        dim: channels of the encoded map; a multiple of 16.
+        count: boxes of an image that become anchors.
+    """
+
+    def __init__(self, *, dim: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.trunk = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1),
+            nn.GroupNorm(16, dim),
+            nn.ReLU(),
+            nn.Conv2d(dim, dim, 3, padding=1),
+            nn.GroupNorm(16, dim),
+            nn.ReLU(),
+        )
+        self.objectness_head = nn.Conv2d(dim, 1, 1)
+        self.reach_head = nn.Conv2d(dim, 4, 1)
+
+    def draw_weights(self) -> None:
+        """Boxes start as squares around their cells, objectness at a small prior."""
+        nn.init.zeros_(self.reach_head.weight)
+        nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))  # type: ignore[arg-type]
+
+    def forward(self, memory: Memory) -> Proposals:
+        """Propose a box at every cell of an encoded map."""
+        hidden = self.trunk(memory.tokens.transpose(1, 2).unflatten(-1, memory.size_hw))
+        # Boxes and scores in float32 also under mixed precision: half a pixel counts.
+        reach = self.reach_head(hidden).flatten(2).transpose(1, 2).float()
+        cells = memory.extents_hw.float().flip(-1).repeat(1, 2)[:, None]
+        reach = START_REACH * reach.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp() / cells
+        left, top, right, bottom = reach.unbind(-1)
+        centres, inside = _cells(memory)
+        x, y = centres.unbind(-1)
+        x0, y0 = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
+        x1, y1 = (x + right).clamp(0, 1), (y + bottom).clamp(0, 1)
+        sides = torch.stack([x1 - x0, y1 - y0], dim=-1).clamp(min=SMALLEST_SIDE)
+        return Proposals(
+            boxes_cxcywh=torch.cat([torch.stack([(x0 + x1) / 2, (y0 + y1) / 2], dim=-1), sides], dim=-1),
+            objectness=self.objectness_head(hidden).flatten(1).float(),
+            centres=centres,
+            inside=inside,
+        )
+
+
+def _cells(memory: Memory) -> tuple[Tensor, Tensor]:
+    """(x, y) of all cells [B, M, 2] in 0..1 of the unpadded image, and which of them [B, M] are no padding."""
+    height, width = memory.size_hw
+    extents = memory.extents_hw.float()
+    y = (torch.arange(height, device=extents.device) + 0.5) / extents[:, :1]
+    x = (torch.arange(width, device=extents.device) + 0.5) / extents[:, 1:]
+    grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+    return grid.flatten(1, 2), (grid < 1).all(-1).flatten(1)
