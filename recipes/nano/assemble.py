@@ -29,11 +29,12 @@ LOCALIZER = LocalizerConfig(
     ff=512,
     enc_layers=1,
     dec_layers=2,
-    num_queries=200,
+    num_queries=150,
+    anchors="proposed",
     class_hidden=128,
     dropout=0.0,
 )
-PREPROCESS = PreprocessConfig(short_side=384, long_side=640)
+PREPROCESS = PreprocessConfig(short_side=416, long_side=694)
 POSTPROCESS = PostprocessConfig(max_scored_boxes=150, distractors="everyday")
 
 

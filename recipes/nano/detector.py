@@ -23,40 +23,35 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cora
 from cora.data.class_split import read_class_split
-from cora.data.coco import CocoDataset, targets_of
+from cora.data.coco import CocoDataset
 from cora.data.feature_cache import FeatureCache, build_feature_cache, collate_features
 from cora.data.loader import EpochLoader
 from cora.data.transforms import AugmentConfig, ResizeTransform, TrainTransform
 from cora.detector import Detector
-from cora.localizer import kmeans_anchors
 from cora.regions import Vocabulary
-from cora.training.denoising import DenoisingConfig
 from cora.training.ema import Ema
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.loop import train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
 from cora.training.prompt_task import PromptTask
+from cora.training.proposal_task import ProposalTask
 from cora.training.relabel import relabel
 
-VERSIONS = 2
+VERSIONS = 4
 AUGMENT = AugmentConfig(
-    short_sides=(256, 288, 320, 352),
-    long_side=576,
+    short_sides=(320, 352, 384, 416, 448),
+    long_side=694,
     crop=0.4,
-    crop_short_sides=(400, 480),
-    crop_sides=(288, 448),
+    crop_short_sides=(448, 576),
+    crop_sides=(320, 480),
     min_box_side=6.0,
     min_visible=0.3,
 )
-TASK = LocalizerTaskConfig(
-    class_dropout=0.2, denoising=DenoisingConfig(groups=5, box_noise=0.6, max_queries=60), target_repeats=3
-)
+TASK = LocalizerTaskConfig(class_dropout=0.2, target_repeats=3, mixed_precision=True)
 PROMPT = {"epochs": 16, "batch": 16, "lr": 2e-3}
-#: Two stages: large batches learned what an object is but not where it ends; many small steps teach the boxes.
-LOCALIZER = (
-    {"epochs": 4, "batch": 8, "lr": 4e-4, "ema": 0.999},
-    {"epochs": 4, "batch": 2, "lr": 3e-4, "ema": 0.998},
-)
+#: Proposals first, without a decoder: every cell learns in every step. Then all of the localizer.
+PROPOSALS = {"epochs": 24, "batch": 4, "lr": 1e-3, "ema": 0.998}
+LOCALIZER = {"epochs": 12, "batch": 4, "lr": 4e-4, "ema": 0.998}
 
 
 class Builder:
@@ -75,15 +70,17 @@ class Builder:
         return CocoDataset(annotations=annotations, images=self.coco / "train", class_names=self.base)
 
     def cache(self, name: str, annotations: Path, transform: object, versions: int) -> FeatureCache:
-        return build_feature_cache(
-            dataset=self.dataset(annotations),
-            transform=transform,  # type: ignore[arg-type]
-            tower=self.detector.image_tower,
-            to_batch=self.detector.preprocessor.collate,
-            folder=self.run / name,
-            versions=versions,
-            on_progress=_report(name),
-        )
+        # The maps are kept in 16 bits anyway.
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return build_feature_cache(
+                dataset=self.dataset(annotations),
+                transform=transform,  # type: ignore[arg-type]
+                tower=self.detector.image_tower,
+                to_batch=self.detector.preprocessor.collate,
+                folder=self.run / name,
+                versions=versions,
+                on_progress=_report(name),
+            )
 
     def prompt(self) -> None:
         """Train the region prompt (METHOD section 3)."""
@@ -104,13 +101,14 @@ class Builder:
         """Relabel the base boxes by the prompted region classifier (METHOD section 6)."""
         output = self.run / "train_base_relabelled.json"
         if not output.exists():
-            agreement = relabel(
-                detector=self.detector,
-                vocabulary=self.vocabulary,
-                dataset=self.dataset(self.coco / "train_base.json"),
-                output=output,
-                on_progress=_report("relabel"),
-            )
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                agreement = relabel(
+                    detector=self.detector,
+                    vocabulary=self.vocabulary,
+                    dataset=self.dataset(self.coco / "train_base.json"),
+                    output=output,
+                    on_progress=_report("relabel"),
+                )
             (self.run / "agreement.json").write_text(json.dumps(asdict(agreement)))
             print(f"relabel: {agreement.share:.1%} of {agreement.boxes} boxes keep their class")
         return output
@@ -120,15 +118,11 @@ class Builder:
         return self.cache("maps", self.relabelled(), TrainTransform(config=AUGMENT), VERSIONS)
 
     def localizer(self) -> None:
-        """Train the localizer on cached maps (METHOD sections 5 and 6)."""
-        annotations, cache = self.relabelled(), self.maps()
-        boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.dataset(annotations).records])
-        mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
-        anchors = self.detector.localizer.learned_anchors
-        anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
+        """Train the proposals, then the whole localizer, on cached maps (METHOD sections 5 and 6)."""
+        cache = self.maps()
+        self._train(ProposalTask(detector=self.detector, mixed_precision=True), cache, "proposals", **PROPOSALS)
         task = LocalizerTask(detector=self.detector, vocabulary=self.vocabulary, config=TASK)
-        for number, stage in enumerate(LOCALIZER):
-            self._train(task, cache, f"localizer_stage{number}", **stage)
+        self._train(task, cache, "localizer", **LOCALIZER)
 
     def _train(
         self,

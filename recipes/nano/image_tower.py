@@ -1,14 +1,16 @@
 """Distil nano's image tower: crops of the kit's photos, MobileNetV2 in the loop, CLIP RN50's text space.
 
     torchrun --nproc-per-node 2 recipes/nano/image_tower.py --kit ../shared/kit --text-space runs/nano/text_space.npz \\
-        --basic-names runs/nano/basic_names.json --out runs/nano/tower
+        --basic-names runs/nano/basic_names.json --bank runs/nano/bank --out runs/nano/tower
 
 Loss = KL to the teacher's ImageNet distribution through cosines with the centred text embeddings
      + the same over basic-level names (all breeds are "dog", see basic_names.py)
+     + cosine to the mean of the text embeddings of the teacher's ten best classes (ConSE, Norouzi et al. 2014)
      + regression of the teacher's standardised maps at strides 4, 8, 16 and 32
      + cross-entropy over base classes where the crop is a base box.
-Stages (STAGES): small crops, larger crops, then regions of whole pictures through exact region pooling, which is
-what the detector will ask of the tower. The run resumes from its last checkpoint.
+Stages (STAGES): small crops with the teacher in the loop, then regions of whole pictures through exact region pooling,
+which is what the detector will ask of the tower, with the teacher's answers from a bank (bank.py). With `--start nano`
+the crops are left out. The run resumes from its last checkpoint.
 
 On a CPU, one process of one thread per core trains 1.5 times as many crops a second as one process of two threads,
 and glibc must not hand memory back after every step (page faults took 2/3 of the time): set
@@ -22,16 +24,18 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from bank import Bank
 from crops import CropBatch, PhotoPool, crop_batches
-from regions import region_batches
+from regions import RegionBatch, region_batches
 from student import StudentTower
-from teacher import MobileNetV2Teacher, TeacherMaps
+from teacher import MobileNetV2Teacher
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
@@ -40,20 +44,19 @@ import cora
 
 @dataclass(frozen=True)
 class Stage:
-    """`minutes` of training; `student` and `teacher` are the sides of the same crop in pixels."""
+    """`minutes` of training; `student` and `teacher` are the sides of the same crop in pixels, or of scenes."""
 
     kind: str
     minutes: float
     student: int
-    teacher: int
     batch: int
-    mixup: float
+    teacher: int = 0
+    mixup: float = 0.0
 
 
 STAGES = (
-    Stage("crops", 28, 64, 128, 128, 0.3),
-    Stage("crops", 9, 96, 160, 128, 0.3),
-    Stage("regions", 30, 320, 160, 128, 0.0),
+    Stage("crops", 28, student=64, batch=128, teacher=128, mixup=0.3),
+    Stage("regions", 80, student=320, batch=128),
 )
 
 
@@ -68,15 +71,20 @@ class Targets:
         self.imagenet = torch.from_numpy(space["imagenet"]).float()
         coco = torch.from_numpy(space["coco"]).float()
         self.base = coco[[coco_names.index(n) for n in class_names]]
-        self.stats: list[tuple[Tensor, Tensor]] | None = None
+        self.stats: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by the number of maps: crops have 4, regions 1
 
-    def standardise(self, maps: TeacherMaps) -> list[Tensor]:
-        ordered = [m.float() for m in (maps.stride4, maps.stride8, maps.stride16, maps.stride32)]
-        if self.stats is None:
-            self.stats = [
-                (m.mean((0, 2, 3), keepdim=True), m.std((0, 2, 3), keepdim=True).clamp_min(1e-2)) for m in ordered
+    def conse(self, logits: Tensor) -> Tensor:
+        """Unit embeddings [n, 512]: the mean of the ten best classes' text embeddings, weighted by probability."""
+        best = logits.softmax(-1).topk(10)
+        return F.normalize((best.values[..., None] * self.imagenet[best.indices]).sum(1), dim=-1)
+
+    def standardise(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps [n, channels, h, w] with the mean and deviation of the first batch that came from this source."""
+        if len(maps) not in self.stats:
+            self.stats[len(maps)] = [
+                (m.mean((0, 2, 3), keepdim=True), m.std((0, 2, 3), keepdim=True).clamp_min(1e-2)) for m in maps
             ]
-        return [(m - mean) / std for m, (mean, std) in zip(ordered, self.stats, strict=True)]
+        return [(m - mean) / std for m, (mean, std) in zip(maps, self.stats[len(maps)], strict=True)]
 
 
 def losses(
@@ -96,6 +104,7 @@ def losses(
     log_basic = F.log_softmax(scale * embedding @ targets.basic.T, -1)
     basic_p = (log_p.exp() @ targets.group_of).clamp_min(1e-8).log()
     result["basic"] = F.kl_div(log_basic, basic_p, log_target=True, reduction="batchmean")
+    result["conse"] = 1 - (embedding * targets.conse(teacher_logits)).sum(-1).mean()
     for name, adapter, hint, goal in zip(
         ("h4", "h8", "h16", "h32")[-len(hints) :],
         student.to_teacher[-len(hints) :],
@@ -111,7 +120,7 @@ def losses(
     return result
 
 
-WEIGHTS = {"kl": 0.5, "basic": 1.0, "h4": 0.5, "h8": 1.0, "h16": 2.0, "h32": 2.0, "base": 0.3}
+WEIGHTS = {"kl": 0.5, "basic": 1.0, "conse": 5.0, "h4": 0.5, "h8": 1.0, "h16": 2.0, "h32": 2.0, "base": 0.3}
 
 
 def newton_schulz(g: Tensor, steps: int = 5) -> Tensor:
@@ -168,7 +177,7 @@ class Trainer:
         self.run: Path = args.run
         self.run.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        self.pool = PhotoPool(kit)
+        self.pool, self.bank = PhotoPool(kit), Bank.open(args.bank)
         coco_names = json.loads((kit / "clip_rn50_text" / "names.json").read_text())["coco"]
         self.targets = Targets(args.text_space, args.basic_names, self.pool.class_names, coco_names)
         self.teacher = MobileNetV2Teacher(kit / "imagenet_teacher" / "mobilenet_v2_1.0_224_quant.tflite")
@@ -216,7 +225,8 @@ class Trainer:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             maps = self.teacher.maps((pixels * 2 - 1).contiguous(memory_format=torch.channels_last))
         logits = self.teacher.logits(maps.stride32.float().mean((2, 3)))
-        return self.targets.standardise(maps), logits
+        ordered = [m.float() for m in (maps.stride4, maps.stride8, maps.stride16, maps.stride32)]
+        return self.targets.standardise(ordered), logits
 
     def crop_losses(self, batch: CropBatch, stage: Stage) -> dict[str, Tensor]:
         goal, logits = self.teach(batch.pixels)
@@ -226,12 +236,12 @@ class Trainer:
             embedding = self.student.embed(maps.c4)
             return losses(self.student, embedding, list(maps), goal, logits, batch.labels, self.targets)
 
-    def region_losses(self, batch) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
-        goal, logits = self.teach(batch.crops)
+    def region_losses(self, batch: RegionBatch) -> dict[str, Tensor]:
+        goal = self.targets.standardise([batch.maps])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             _, _, c3 = self.student.c3(batch.scenes.contiguous(memory_format=torch.channels_last))
             c4 = self.student.regions(c3, batch.boxes)
-            return losses(self.student, self.student.embed(c4), [c4], goal[-1:], logits, batch.labels, self.targets)
+            return losses(self.student, self.student.embed(c4), [c4], goal, batch.logits, batch.labels, self.targets)
 
     def update(self, parts: dict[str, Tensor], rate: float) -> None:
         loss = sum((WEIGHTS[k] * v for k, v in parts.items()), torch.zeros(()))
@@ -266,24 +276,19 @@ class Trainer:
 
     def fit(self) -> None:
         """Run all stages; the clock counts training seconds only, so a stopped run goes on where it was."""
-        total, start = 60 * sum(s.minutes for s in STAGES) * self.args.scale, 0.0
-        for number, stage in enumerate(STAGES):
+        stages = STAGES[1:] if self.args.start else STAGES
+        total, start = 60 * sum(s.minutes for s in stages) * self.args.scale, 0.0
+        for number, stage in enumerate(stages):
             end = start + 60 * stage.minutes * self.args.scale
             if self.clock < end:
-                make = crop_batches if stage.kind == "crops" else region_batches
-                side = (
-                    {"size": stage.teacher} if stage.kind == "crops" else {"side": stage.student, "size": stage.teacher}
-                )
-                stream = make(
-                    self.pool,
-                    batch=stage.batch,
-                    mixup=stage.mixup,
-                    seed=1000 * number + 2 * self.step + self.rank,
-                    **side,
-                )
-                self.run_stage(stage, stream, end, total)
+                self.run_stage(stage, self.stream(stage, seed=1000 * number + 2 * self.step + self.rank), end, total)
             start = end
         self.save()
+
+    def stream(self, stage: Stage, *, seed: int) -> Iterator[CropBatch] | Iterator[RegionBatch]:
+        if stage.kind == "regions":
+            return region_batches(self.pool, self.bank, side=stage.student, batch=stage.batch, seed=seed)
+        return crop_batches(self.pool, size=stage.teacher, batch=stage.batch, mixup=stage.mixup, seed=seed)
 
     def run_stage(self, stage: Stage, stream, end: float, total: float) -> None:  # type: ignore[no-untyped-def]
         self.student.train()
@@ -318,6 +323,7 @@ if __name__ == "__main__":
     parser.add_argument("--kit", type=Path, required=True)
     parser.add_argument("--text-space", type=Path, required=True)
     parser.add_argument("--basic-names", type=Path, required=True)
+    parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--out", dest="run", type=Path, default=Path("runs/nano/tower"))
     parser.add_argument("--start", help="model whose image tower the student starts from, for instance nano")
     parser.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")

@@ -1,69 +1,105 @@
 """Regions of whole pictures: the last stage of distillation asks the tower what the detector will ask.
 
-A scene goes through the student once; its boxes are pooled from C3. The teacher sees each box as a crop.
+A scene goes through the student once; its boxes are pooled from C3. What the teacher says of them is in the bank.
+A scene is a window of one detection photo that holds a base box (classes balanced), or four single-object photos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from crops import PhotoPool, ahead, colour_jitter, jittered, window
+from bank import Bank
+from crops import PhotoPool, ahead, colour_jitter, window
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-SCENES = 8  # scenes a batch; each gives batch // SCENES boxes
+SCENES, MOSAICS = 6, 2  # detection photos and mosaics a batch
+SMALLEST, VISIBLE = 12, 0.85  # px of the student's scene; share of a region that must be in the window
+
+Window = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class RegionBatch:
-    """Scenes [B, 3, side, side] in 0..1 (stretched to a square), boxes [k, 4] xyxy px a scene, crops [n, 3, size, size]
-    of the same boxes, and their base labels [n] (-1: none)."""
+    """Scenes [B, 3, side, side] in 0..1 (stretched to a square), boxes [k, 4] xyxy px a scene; the teacher's logits
+    [n, 1000] and stride-32 maps [n, 1280, 4, 4] of the same boxes, and their base labels [n] (-1: none)."""
 
     scenes: Tensor
     boxes: list[Tensor]
-    crops: Tensor
+    logits: Tensor
+    maps: Tensor
     labels: Tensor
 
 
-def one_scene(
-    pool: PhotoPool,
-    by_scene: dict[int, list[tuple[tuple[float, ...], int]]],
-    side: int,
-    size: int,
-    count: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, list[list[float]], list[np.ndarray], list[int]]:
-    """A window of a scene with `count` boxes: jittered base boxes inside it (half at most), the rest free windows.
+class View(NamedTuple):
+    """Pixels [side, side, 3] of a window, boxes [k, 4] in them, and the places of these boxes in the bank."""
 
-    The scene is that of a base box drawn with classes balanced, and the window holds that box.
-    """
-    index, wanted, _ = pool.boxes[rng.choice(len(pool.boxes), p=pool.box_probability)]
-    image = pool.scenes[index]
-    outer = _around(wanted, window(*image.size, (0.2, 1.0), rng), image.size)
-    view = image.resize((side, side), Image.Resampling.BILINEAR, box=outer)
-    width, height = outer[2] - outer[0], outer[3] - outer[1]
-    picked: list[tuple[tuple[float, ...], int]] = []
-    boxes_here = by_scene[index]
-    for box, label in [boxes_here[i] for _ in range(3) for i in rng.permutation(len(boxes_here))]:
-        x0, y0, x1, y1 = jittered(box, *image.size, rng)
-        inside = (max(x0, outer[0]), max(y0, outer[1]), min(x1, outer[2]), min(y1, outer[3]))
-        seen = max(inside[2] - inside[0], 0) * max(inside[3] - inside[1], 0)
-        large = min(inside[2] - inside[0], inside[3] - inside[1]) >= 12
-        if seen > 0.6 * (x1 - x0) * (y1 - y0) and large and len(picked) < count // 2:
-            picked.append((inside, label))
-    while len(picked) < count:
-        x0, y0, x1, y1 = window(int(width), int(height), (0.02, 0.6), rng)
-        picked.append(((x0 + outer[0], y0 + outer[1], x1 + outer[0], y1 + outer[1]), -1))
-    crops = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=b)) for b, _ in picked]
-    scale = np.array([side / width, side / height] * 2)
-    boxes = [list((np.array(b) - np.array([outer[0], outer[1]] * 2)) * scale) for b, _ in picked]
-    return np.asarray(view), boxes, crops, [label for _, label in picked]
+    pixels: NDArray[np.uint8]
+    boxes: NDArray[np.float64]
+    places: NDArray[np.int64]
 
 
-def _around(box: tuple[float, ...], outer: tuple[float, ...], size: tuple[int, int]) -> tuple[float, ...]:
+class RegionSampler:
+    """Draws views of photos with regions of the bank in them."""
+
+    def __init__(self, pool: PhotoPool, bank: Bank, rng: np.random.Generator) -> None:
+        self.pool, self.bank, self.rng = pool, bank, rng
+        self.images = [*pool.scenes, *pool.photos]
+        self.boxes, self.photo = np.asarray(bank.boxes), np.asarray(bank.photo)
+        # Base boxes as often as the surest of the free windows.
+        self.weight = np.where(np.asarray(bank.label) >= 0, 1.0, 0.15 + np.asarray(bank.sure))
+        order = np.argsort(self.photo, kind="stable")
+        ends = np.searchsorted(self.photo[order], np.arange(len(self.images) + 1))
+        self.of_photo = [order[a:b] for a, b in pairwise(ends)]
+
+    def view(self, photo: int, outer: Window, side: int, count: int) -> View:
+        """The window `outer` of a photo, stretched to `side`, with `count` regions that lie in it."""
+        width, height = outer[2] - outer[0], outer[3] - outer[1]
+        scale = np.array([side / width, side / height] * 2)
+        places = self.of_photo[photo]
+        boxes = (self.boxes[places] - np.array([outer[0], outer[1]] * 2)) * scale
+        inside = boxes.clip(0, side)
+        seen = (inside[:, 2:] - inside[:, :2]).clip(0)
+        share = seen.prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        weight = self.weight[places] * ((share >= VISIBLE) & (seen.min(1) >= SMALLEST))
+        if not weight.any():
+            weight = share
+        enough = int((weight > 0).sum()) >= count
+        drawn = self.rng.choice(len(places), count, replace=not enough, p=weight / weight.sum())
+        pixels = self.images[photo].resize((side, side), Image.Resampling.BILINEAR, box=outer)
+        boxes = inside[drawn]
+        if self.rng.random() < 0.5:
+            pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            boxes = np.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], 1)
+            drawn = drawn - len(places)  # negative places: mirrored
+        return View(np.asarray(pixels), boxes, np.where(drawn < 0, -places[drawn] - 1, places[drawn]))
+
+    def scene(self, side: int, count: int) -> View:
+        """A window of a detection photo around a base box."""
+        photo, wanted, _ = self.pool.boxes[self.rng.choice(len(self.pool.boxes), p=self.pool.box_probability)]
+        size = self.images[photo].size
+        return self.view(photo, _around(wanted, window(*size, (0.15, 1.0), self.rng), size), side, count)
+
+    def mosaic(self, side: int, count: int) -> View:
+        """Four windows of single-object photos."""
+        half, views = side // 2, []
+        for corner in range(4):
+            photo = len(self.pool.scenes) + int(self.rng.integers(len(self.pool.photos)))
+            outer = window(*self.images[photo].size, (0.5, 1.0), self.rng)
+            view = self.view(photo, outer, half, count // 4)
+            views.append(view._replace(boxes=view.boxes + half * np.array([corner % 2, corner // 2] * 2)))
+        rows = [np.concatenate([v.pixels for v in views[i : i + 2]], 1) for i in (0, 2)]
+        boxes, places = np.concatenate([v.boxes for v in views]), np.concatenate([v.places for v in views])
+        return View(np.concatenate(rows), boxes, places)
+
+
+def _around(box: tuple[float, ...], outer: tuple[float, ...], size: tuple[int, int]) -> Window:
     """Shift (and where needed grow) a window so that it holds the box."""
     sides = []
     for low, high, length in ((0, 2, size[0]), (1, 3, size[1])):
@@ -74,30 +110,26 @@ def _around(box: tuple[float, ...], outer: tuple[float, ...], size: tuple[int, i
     return x, y, x + w, y + h
 
 
-def region_batches(
-    pool: PhotoPool, *, side: int, size: int, batch: int, mixup: float, seed: int
-) -> Iterator[RegionBatch]:
-    """Endless batches of `SCENES` scenes and `batch` regions; `mixup` must be 0 here."""
-    assert mixup == 0
-    by_scene: dict[int, list[tuple[tuple[float, ...], int]]] = {}
-    for scene, box, label in pool.boxes:
-        by_scene.setdefault(scene, []).append((box, label))
+def region_batches(pool: PhotoPool, bank: Bank, *, side: int, batch: int, seed: int) -> Iterator[RegionBatch]:
+    """Endless batches of `batch` regions in scenes of 3/4 to 5/4 `side`."""
     rng = np.random.default_rng(seed)
+    sampler, count = RegionSampler(pool, bank, rng), batch // (SCENES + MOSAICS)
 
     def make() -> RegionBatch:
-        grown = int(rng.integers(side * 3 // 4, side * 5 // 4) // 32 * 32)
-        made = [one_scene(pool, by_scene, grown, size, batch // SCENES, rng) for _ in range(SCENES)]
-        views, boxes, crops, labels = zip(*made, strict=True)
-        scenes = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float().div_(255)
-        pixels = torch.from_numpy(np.stack([c for cs in crops for c in cs])).permute(0, 3, 1, 2).float().div_(255)
-        if rng.random() < 0.5:
-            scenes, pixels = scenes.flip(-1), pixels.flip(-1)
-            boxes = tuple([[grown - x1, y0, grown - x0, y1] for x0, y0, x1, y1 in bs] for bs in boxes)
+        grown = int(rng.integers(side * 3 // 4, side * 5 // 4) // 64 * 64)
+        views = [sampler.scene(grown, count) for _ in range(SCENES)]
+        views += [sampler.mosaic(grown, count) for _ in range(MOSAICS)]
+        places = np.concatenate([v.places for v in views])
+        mirrored, places = places < 0, np.where(places < 0, -places - 1, places)
+        maps = np.stack([bank.maps[i] for i in places])
+        maps[mirrored] = maps[mirrored][..., ::-1]
+        scenes = torch.from_numpy(np.stack([v.pixels for v in views])).permute(0, 3, 1, 2).float().div_(255)
         return RegionBatch(
             scenes=colour_jitter(scenes, rng),
-            boxes=[torch.tensor(bs, dtype=torch.float32) for bs in boxes],
-            crops=pixels,
-            labels=torch.tensor([label for row in labels for label in row]),
+            boxes=[torch.from_numpy(v.boxes).float() for v in views],
+            logits=torch.from_numpy(bank.logits[places].astype(np.float32)),
+            maps=torch.from_numpy(maps).float().mul_(6 / 255),
+            labels=torch.from_numpy(np.asarray(bank.label[places])),
         )
 
     return ahead(make)
