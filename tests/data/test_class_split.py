@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from cora.data.class_split import ClassSplit, read_class_split
+from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split, split_by_names
+from cora.data.coco import CocoDataset
+from cora.data.read import read_dataset
 from cora.errors import DataError
+from tests.data.writers import two_photos, write_coco
 
 
 def test_reads_both_parts_in_order(tmp_path: Path) -> None:
@@ -37,3 +40,51 @@ def test_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class split at"):
         read_class_split(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(("name", "base", "novel"), [("coco", 48, 17), ("lvis", 866, 337)])
+def test_known_splits(name: str, base: int, novel: int) -> None:
+    split = known_split(name)
+    assert (len(split.base), len(split.novel)) == (base, novel)
+    assert name in KNOWN_SPLITS
+
+
+def test_unknown_split() -> None:
+    with pytest.raises(DataError, match=r"expected a known class split \(coco, lvis\), got '../coco'"):
+        known_split("../coco")
+
+
+@pytest.mark.needs_shared
+def test_known_splits_are_the_published_ones(shared: Path) -> None:
+    assert known_split("coco") == read_class_split(shared / "kit" / "coco_ovd_mini" / "class_split.json")
+    names = json.loads((shared / "kit" / "clip_rn50_text" / "names.json").read_text())
+    frequency = dict(zip(names["lvis"], names["lvis_frequency"], strict=True))
+    split = known_split("lvis")
+    assert {frequency[name] for name in split.base} == {"f", "c"}
+    assert {frequency[name] for name in split.novel} == {"r"}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> CocoDataset:
+    images, annotations = write_coco(tmp_path, two_photos())
+    return read_dataset(images=images, annotations=annotations)
+
+
+def test_named_classes_are_novel(dataset: CocoDataset) -> None:
+    split = split_by_names(dataset, novel=["traffic light", "cat"])
+    assert split == ClassSplit(base=("dog",), novel=("traffic light", "cat"))
+    assert split_by_names(dataset, novel=[]).base == dataset.class_names
+
+
+@pytest.mark.parametrize(
+    ("novel", "message"),
+    [
+        (["cats", "dog"], "got 1 it lacks: cats; it has: cat, dog, traffic light"),
+        (["cat", "dog", "traffic light"], "no base class left: all 3 classes of .* are novel"),
+        (["cat", "dog"], "expected boxes of base classes to train on, got none of traffic light"),
+        (["cat", "cat"], "1 repeated: cat"),
+    ],
+)
+def test_splits_that_leave_nothing_to_train_on(dataset: CocoDataset, novel: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split_by_names(dataset, novel=novel)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cora.data.feature_cache import FeatureCache, build_feature_cache, collate_features
+from cora.data.feature_cache import SIZE_SAMPLE, FeatureCache, build_feature_cache, collate_features
 from cora.data.loader import AugmentedDataset, EpochLoader
 from cora.data.transforms import AugmentConfig, TrainTransform
 from cora.errors import DataError
@@ -138,6 +138,27 @@ def test_a_cache_of_something_else_is_refused(tmp_path: Path) -> None:
         build(tmp_path, Tower())
 
 
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".safetensors", ".part"))
+
+
 def test_the_size_is_bounded(tmp_path: Path) -> None:
+    build(tmp_path / "whole")
+    whole = size(tmp_path / "whole")
+    build(tmp_path / "fits", max_gigabytes=whole / 1e9)
+    bound = 0.6 * whole
+    with pytest.raises(DataError, match=r"would need 0\.0 GB, more than the bound"):
+        build(tmp_path / "small", max_gigabytes=bound / 1e9)
+    assert 0 < size(tmp_path / "small") <= bound
+    # What an earlier call left behind counts, too.
     with pytest.raises(DataError, match="more than the bound"):
-        build(tmp_path, max_gigabytes=1e-6)
+        build(tmp_path / "small", max_gigabytes=bound / 1e9)
+    assert size(tmp_path / "small") <= bound
+
+
+def test_a_cache_that_would_be_too_large_is_noticed_early(tmp_path: Path) -> None:
+    build(tmp_path / "few")
+    net, a_file = tower(), size(tmp_path / "few") / 15
+    with pytest.raises(DataError, match="more than the bound"):
+        build(tmp_path / "many", net, dataset=Photos(40), max_gigabytes=40 * a_file / 1e9)
+    assert net.calls == SIZE_SAMPLE

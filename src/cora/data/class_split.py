@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
+from cora.data.coco import CocoDataset
+from cora.data.problems import listed
 from cora.errors import DataError
+
+#: Names that `known_split` takes.
+KNOWN_SPLITS = ("coco", "lvis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,69 @@ class ClassSplit:
     def all(self) -> tuple[str, ...]:
         """Base, then novel names: the vocabulary that a split is evaluated on."""
         return self.base + self.novel
+
+
+def known_split(name: str) -> ClassSplit:
+    """A split that papers report on, by class names as the annotation files have them.
+
+    - coco: OV-COCO (Bansal et al., 2018), 48 base and 17 novel classes; the other 15 of COCO take no part.
+    - lvis: OV-LVIS (Gu et al., 2022) on LVIS v1, 866 frequent and common classes as base, 337 rare ones as novel.
+
+    Raises:
+        DataError: another name.
+    """
+    if name not in KNOWN_SPLITS:
+        raise DataError(
+            f"expected a known class split ({', '.join(KNOWN_SPLITS)}), got {name!r}; write your own as a JSON file"
+        )
+    content = json.loads(resources.files("cora.data").joinpath(f"splits/{name}.json").read_text(encoding="utf-8"))
+    return ClassSplit(base=tuple(content["base"]), novel=tuple(content["novel"]))
+
+
+def split_by_names(dataset: CocoDataset, *, novel: Sequence[str]) -> ClassSplit:
+    """The classes named are novel, all others of the dataset base, in its order.
+
+    Raises:
+        DataError: names that the dataset lacks or given twice, no base class left, or no box of a base class.
+    """
+    unknown = [name for name in novel if name not in dataset.class_names]
+    if unknown:
+        raise DataError(
+            f"expected novel classes of the dataset, got {len(unknown)} it lacks: {listed(unknown)}; "
+            f"it has: {listed(dataset.class_names, 10)}"
+        )
+    return _checked(dataset, base=[name for name in dataset.class_names if name not in set(novel)], novel=novel)
+
+
+def split_by_frequency(dataset: CocoDataset) -> ClassSplit:
+    """Rare classes of an LVIS file are novel, frequent and common ones base, in the file's order.
+
+    Raises:
+        DataError: classes without a frequency, no base class left, or no box of a base class.
+    """
+    without = [name for name in dataset.class_names if name not in dataset.frequencies]
+    if without:
+        raise DataError(
+            f"{dataset.annotations}: expected a frequency (f, c or r) of every class as in LVIS, got {len(without)} "
+            f"classes without: {listed(without)}; name the novel classes instead"
+        )
+    rare = [name for name in dataset.class_names if dataset.frequencies[name] == "r"]
+    return _checked(dataset, base=[name for name in dataset.class_names if name not in set(rare)], novel=rare)
+
+
+def _checked(dataset: CocoDataset, *, base: Sequence[str], novel: Sequence[str]) -> ClassSplit:
+    if not base:
+        raise DataError(
+            f"no base class left: all {len(dataset.class_names)} classes of {dataset.annotations} are novel; "
+            "leave some to train on"
+        )
+    counts = dict(zip(dataset.class_names, dataset.class_counts().tolist(), strict=True))
+    if not any(counts[name] for name in base):
+        raise DataError(
+            f"{dataset.annotations}: expected boxes of base classes to train on, got none of {listed(base)}; "
+            "choose other novel classes"
+        )
+    return ClassSplit(base=tuple(base), novel=tuple(novel))
 
 
 def read_class_split(path: Path) -> ClassSplit:

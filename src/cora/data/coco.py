@@ -1,21 +1,25 @@
-"""Photos with boxes in the COCO format: one annotation file, one folder of images."""
+"""Photos with boxes: the form that every annotation format is read into, COCO files directly.
+
+The photos stay on disk until an item is asked for; only boxes and paths are kept in memory.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cora.data.coco_json import read_coco, read_json
+from cora.data.problems import Findings, Problems, listed
+from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError
 from cora.images import read_image
 from cora.structures import Targets
@@ -36,9 +40,12 @@ class CocoImage:
         size: (height, width) in pixels as the file says.
         boxes_xyxy_px: [T, 4] corners, clipped to the photo.
         classes: [T] int64 index into the class names.
-        entries: [T] int64 where the boxes stand in the file's list of annotations.
-        crowd_boxes_xyxy_px: [U, 4] boxes around crowds.
+        entries: [T] int64 where the boxes stand among all boxes of the source, in a COCO file its list of
+            annotations.
+        crowd_boxes_xyxy_px: [U, 4] boxes around crowds, or marked as too difficult.
         crowd_classes: [U] int64.
+        negative_classes: indices of classes that were looked for and are absent (LVIS).
+        not_exhaustive_classes: indices of classes of which some objects may have no box (LVIS).
     """
 
     image_id: int
@@ -49,27 +56,15 @@ class CocoImage:
     entries: Tensor
     crowd_boxes_xyxy_px: Tensor
     crowd_classes: Tensor
-
-
-@dataclass
-class _Problems:
-    """Counts by kind with a first example each, so that one message tells how bad a file is."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def add(self, kind: str, example: object) -> None:
-        self.counts[kind] += 1
-        self.examples.setdefault(kind, str(example))
-
-    def __str__(self) -> str:
-        return "; ".join(f"{n} {kind} (first: {self.examples[kind]})" for kind, n in self.counts.items())
+    negative_classes: tuple[int, ...] = ()
+    not_exhaustive_classes: tuple[int, ...] = ()
 
 
 class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
-    """Items (photo RGB, Targets, image id) of a COCO annotation file, restricted to the classes named.
+    """Items (photo RGB, Targets, image id) of annotated photos, restricted to the classes named.
 
-    Boxes that leave the image are clipped and boxes without an area are dropped; both are counted in
+    The constructor reads COCO JSON; `cora.data.read.read_dataset` reads the other formats too and checks more
+    strictly. Boxes that leave the image are clipped and boxes without an area are dropped; both are counted in
     `repairs` and logged. Crowd boxes are kept apart: they are no training targets, evaluation ignores
     detections on them.
 
@@ -80,6 +75,15 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
             order.
         strict: refuse boxes that need repair, too.
         keep_empty: keep photos without a box of these classes (they teach what is background).
+        skip_bad: leave out what cannot be used instead of refusing the file; counted in `dropped` and logged.
+
+    Attributes:
+        format: coco, lvis, voc or yolo.
+        category_ids: class name -> id of the source, for the classes kept.
+        frequencies: class name -> f, c or r (frequent, common, rare), where the source says so (LVIS).
+        repairs: kind -> boxes mended.
+        dropped: kind -> photos, boxes or lines left out; one with two faults counts under both kinds.
+        records: the photos.
 
     Raises:
         DataError: unreadable file, unknown or duplicate ids, missing image files, classes that the file
@@ -94,25 +98,63 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         class_names: Sequence[str] | None = None,
         strict: bool = False,
         keep_empty: bool = True,
+        skip_bad: bool = False,
     ) -> None:
-        self.annotations, self.images = annotations, images
-        content = _read(annotations)
-        problems, repairs = _Problems(), _Problems()
-        names = _categories(content["categories"], problems)
-        self.class_names = tuple(class_names) if class_names is not None else tuple(names.values())
-        _check_class_names(self.class_names, names, annotations)
-        records = _image_records(content["images"], images, problems)
-        boxes = _boxes_by_image(content["annotations"], records, names, self.class_names, problems, repairs)
-        if problems.counts:
-            raise DataError(f"{annotations}: {problems}; mend the file or the image folder {images}")
-        if repairs.counts:
-            if strict:
-                raise DataError(f"{annotations}: {repairs}; mend the boxes or read with strict=False")
-            logger.warning("%s: %s", annotations, repairs)
-        self.repairs: dict[str, int] = dict(repairs.counts)
-        self.records: list[CocoImage] = [
-            _coco_image(image_id, record, images, boxes.get(image_id, [])) for image_id, record in records.items()
-        ]
+        findings = Findings()
+        raw = read_coco(read_json(annotations), source=annotations, folder=images, findings=findings)
+        self._build(raw, findings, class_names, strict, keep_empty, skip_bad, empty_boxes="drop")
+
+    @classmethod
+    def from_raw(
+        cls,
+        raw: RawAnnotations,
+        findings: Findings,
+        *,
+        class_names: Sequence[str] | None = None,
+        keep_empty: bool = True,
+        skip_bad: bool = False,
+    ) -> CocoDataset:
+        """The dataset of what a reader read and found wrong; boxes without an area inside the photo are bad.
+
+        Raises:
+            DataError: as the constructor.
+        """
+        dataset = cls.__new__(cls)
+        dataset._build(raw, findings, class_names, False, keep_empty, skip_bad, empty_boxes="refuse")
+        return dataset
+
+    def _build(
+        self,
+        raw: RawAnnotations,
+        findings: Findings,
+        class_names: Sequence[str] | None,
+        strict: bool,
+        keep_empty: bool,
+        skip_bad: bool,
+        *,
+        empty_boxes: Literal["drop", "refuse"],
+    ) -> None:
+        self.annotations, self.images, self.format = raw.source, raw.folder, raw.format
+        _refuse(raw, findings.faults)
+        self.class_names = tuple(class_names) if class_names is not None else tuple(raw.category_ids)
+        if class_names is not None or raw.declared:
+            _check_class_names(self.class_names, raw)
+        empty = findings.repairs if empty_boxes == "drop" else findings.bad
+        index_of = {name: index for index, name in enumerate(self.class_names)}
+        self.records = [_record(image, index_of, findings.repairs, empty) for image in raw.images]
+        if not skip_bad:
+            _refuse(raw, findings.bad, ", or leave them out (--skip-bad)")
+        if strict and findings.repairs:
+            raise DataError(f"{raw.source}: {findings.repairs}; mend the boxes or read with strict=False")
+        for kind, found in (("left out", findings.bad), ("left out with them", findings.lost), ("", findings.repairs)):
+            if found:
+                logger.warning("%s: %s", raw.source, f"{kind}: {found}" if kind else found)
+        self.repairs: dict[str, int] = dict(findings.repairs.counts)
+        self.dropped: dict[str, int] = dict(findings.bad.counts + findings.lost.counts)
+        self.category_ids = {name: raw.category_ids[name] for name in self.class_names if name in raw.category_ids}
+        for name in self.class_names:
+            self.category_ids.setdefault(name, max(self.category_ids.values(), default=0) + 1)
+        self.frequencies = {name: raw.frequencies[name] for name in self.class_names if name in raw.frequencies}
         if not keep_empty:
             self.records = [record for record in self.records if len(record.classes)]
 
@@ -135,6 +177,62 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         joined = torch.cat(classes) if classes else torch.zeros(0, dtype=torch.int64)
         return torch.bincount(joined, minlength=len(self.class_names))
 
+    def to_coco(self) -> dict[str, Any]:
+        """The dataset as the content of a COCO file, whatever it was read from.
+
+        Category and image ids are the source's. Annotations follow `records`: of each photo first `classes`,
+        then `crowd_classes` with iscrowd 1, numbered from 1. Boxes are the clipped ones in pixels, rounded to
+        1e-4; the area is the box's. Of LVIS the lists of negative and not exhaustive categories and the
+        frequencies are kept.
+        """
+        return {
+            "images": [self._image_entry(record) for record in self.records],
+            "annotations": self._annotation_entries(),
+            "categories": [
+                {
+                    "id": self.category_ids[name],
+                    "name": name,
+                    **({"frequency": self.frequencies[name]} if name in self.frequencies else {}),
+                }
+                for name in self.class_names
+            ],
+        }
+
+    def _image_entry(self, record: CocoImage) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "id": record.image_id,
+            "file_name": record.path.relative_to(self.images).as_posix(),
+            "width": record.size[1],
+            "height": record.size[0],
+        }
+        if self.format == "lvis":
+            ids = [self.category_ids[name] for name in self.class_names]
+            entry["neg_category_ids"] = [ids[index] for index in record.negative_classes]
+            entry["not_exhaustive_category_ids"] = [ids[index] for index in record.not_exhaustive_classes]
+        return entry
+
+    def _annotation_entries(self) -> list[dict[str, Any]]:
+        ids = [self.category_ids[name] for name in self.class_names]
+        entries: list[dict[str, Any]] = []
+        for record in self.records:
+            for crowd, boxes, classes in (
+                (0, record.boxes_xyxy_px, record.classes),
+                (1, record.crowd_boxes_xyxy_px, record.crowd_classes),
+            ):
+                for (x0, y0, x1, y1), label in zip(boxes.tolist(), classes.tolist(), strict=True):
+                    bbox = [round(value, 4) for value in (x0, y0, x1 - x0, y1 - y0)]
+                    entries.append(
+                        {
+                            "id": len(entries) + 1,
+                            "image_id": record.image_id,
+                            "category_id": ids[label],
+                            "bbox": bbox,
+                            "area": round(bbox[2] * bbox[3], 4),
+                            "iscrowd": crowd,
+                        }
+                    )
+        return entries
+
 
 def targets_of(record: CocoImage) -> Targets:
     """Boxes of a record as fractions of its image (cxcywh in 0..1)."""
@@ -144,136 +242,61 @@ def targets_of(record: CocoImage) -> Targets:
     return Targets(boxes_cxcywh=cxcywh, classes=record.classes)
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"no annotation file at {path}; expected COCO JSON") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); expected a COCO annotation file") from error
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
-        raise DataError(f"{path}: expected a COCO object with the lists {', '.join(keys)}")
-    return {key: content[key] for key in keys}
+def _refuse(raw: RawAnnotations, problems: Problems, otherwise: str = "") -> None:
+    if problems:
+        raise DataError(f"{raw.source}: {problems}; mend the file or the image folder {raw.folder}{otherwise}")
 
 
-def _categories(entries: list[Any], problems: _Problems) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for entry in entries:
-        if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("name"), str):
-            problems.add("categories without id or name", entry)
-        elif entry["id"] in names:
-            problems.add("duplicate category ids", entry["id"])
-        else:
-            names[entry["id"]] = entry["name"]
-    for name, count in Counter(names.values()).items():
-        if count > 1:
-            problems.add("category names used twice", name)
-    return names
-
-
-def _check_class_names(class_names: Sequence[str], names: dict[int, str], path: Path) -> None:
+def _check_class_names(class_names: Sequence[str], raw: RawAnnotations) -> None:
     if not class_names:
-        raise DataError(f"{path}: expected at least one class name, got none")
+        raise DataError(f"{raw.source}: expected at least one class name, got none")
     repeated = [name for name, n in Counter(class_names).items() if n > 1]
     if repeated:
         raise DataError(f"class names must differ, got {len(repeated)} repeated: {', '.join(repeated[:5])}")
-    absent = [name for name in class_names if name not in set(names.values())]
-    if absent:
-        raise DataError(
-            f"{path} lacks {len(absent)} of the {len(class_names)} classes asked for: "
-            f"{', '.join(absent[:5])}; it has: {', '.join(list(names.values())[:10])}"
-        )
+    absent = [name for name in class_names if name not in raw.category_ids]
+    if not absent:
+        return
+    message = f"{raw.source} lacks {len(absent)} of the {len(class_names)} classes asked for: {', '.join(absent[:5])}"
+    if raw.declared:
+        raise DataError(f"{message}; it has: {listed(raw.category_ids, 10)}")
+    # Where the classes are only those of the boxes, a part of a set may well lack some.
+    logger.warning("%s", message)
 
 
-def _image_records(entries: list[Any], folder: Path, problems: _Problems) -> dict[int, dict[str, Any]]:
-    records: dict[int, dict[str, Any]] = {}
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    for entry in entries:
-        if not isinstance(entry, dict) or not {"id", "file_name", "width", "height"} <= entry.keys():
-            problems.add("images without id, file_name, width or height", entry)
-            continue
-        if entry["id"] in records:
-            problems.add("duplicate image ids", entry["id"])
-            continue
-        if entry["width"] < 1 or entry["height"] < 1:
-            problems.add("images without an area", entry["file_name"])
-        name = str(entry["file_name"])
-        if name not in present and not (folder / name).is_file():
-            problems.add("missing image files", name)
-        records[entry["id"]] = entry
-    return records
-
-
-#: (class index, crowd, box xyxy in pixels, position in the file's list)
-_Box = tuple[int, bool, tuple[float, float, float, float], int]
-
-
-def _boxes_by_image(
-    entries: list[Any],
-    records: dict[int, dict[str, Any]],
-    names: dict[int, str],
-    class_names: Sequence[str],
-    problems: _Problems,
-    repairs: _Problems,
-) -> dict[int, list[_Box]]:
-    boxes: dict[int, list[_Box]] = {}
-    index_of = {name: i for i, name in enumerate(class_names)}
-    seen: set[object] = set()
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not {"image_id", "category_id", "bbox"} <= entry.keys():
-            problems.add("annotations without image_id, category_id or bbox", entry)
-            continue
-        identity = entry.get("id", f"(no id, annotation {position})")
-        if identity in seen:
-            problems.add("duplicate annotation ids", identity)
-        seen.add(identity)
-        if entry["image_id"] not in records:
-            problems.add("annotations of unknown images", identity)
-        elif entry["category_id"] not in names:
-            problems.add("unknown category ids", f"annotation {identity}: {entry['category_id']}")
-        elif not _is_box(entry["bbox"]):
-            problems.add("boxes that are not four finite numbers", identity)
-        elif names[entry["category_id"]] in index_of:
-            box = _clipped(entry["bbox"], records[entry["image_id"]], identity, repairs)
-            if box is not None:
-                label = index_of[names[entry["category_id"]]]
-                found = (label, bool(entry.get("iscrowd", 0)), box, position)
-                boxes.setdefault(entry["image_id"], []).append(found)
-    return boxes
-
-
-def _is_box(bbox: object) -> bool:
-    return (
-        isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(x, int | float) and math.isfinite(x) for x in bbox)
+def _record(image: RawImage, index_of: dict[str, int], repairs: Problems, empty: Problems) -> CocoImage:
+    kept = [
+        box._replace(xyxy_px=clipped)
+        for box in image.boxes
+        if box.class_name in index_of and (clipped := _clipped(box, image, repairs, empty)) is not None
+    ]
+    single = [box for box in kept if not box.crowd]
+    crowd = [box for box in kept if box.crowd]
+    return CocoImage(
+        image_id=image.image_id,
+        path=image.path,
+        size=image.size,
+        boxes_xyxy_px=torch.tensor([box.xyxy_px for box in single], dtype=torch.float32).reshape(-1, 4),
+        classes=torch.tensor([index_of[box.class_name] for box in single], dtype=torch.int64),
+        entries=torch.tensor([box.entry for box in single], dtype=torch.int64),
+        crowd_boxes_xyxy_px=torch.tensor([box.xyxy_px for box in crowd], dtype=torch.float32).reshape(-1, 4),
+        crowd_classes=torch.tensor([index_of[box.class_name] for box in crowd], dtype=torch.int64),
+        negative_classes=tuple(index_of[name] for name in image.negative if name in index_of),
+        not_exhaustive_classes=tuple(index_of[name] for name in image.not_exhaustive if name in index_of),
     )
 
 
 def _clipped(
-    bbox: list[float], image: dict[str, Any], identity: object, repairs: _Problems
+    box: RawBox, image: RawImage, repairs: Problems, empty: Problems
 ) -> tuple[float, float, float, float] | None:
-    x, y, w, h = bbox
-    x0, y0 = max(x, 0.0), max(y, 0.0)
-    x1, y1 = min(x + w, float(image["width"])), min(y + h, float(image["height"]))
-    if min(w, h, x1 - x0, y1 - y0) < MIN_BOX_SIDE_PX:
-        repairs.add("boxes without an area inside the image, dropped", identity)
+    x0, y0, x1, y1 = box.xyxy_px
+    inner = max(x0, 0.0), max(y0, 0.0), min(x1, float(image.size[1])), min(y1, float(image.size[0]))
+    if min(x1 - x0, y1 - y0) < MIN_BOX_SIDE_PX:
+        empty.add("boxes without an area", box.where)
+        return None
+    if min(inner[2] - inner[0], inner[3] - inner[1]) < MIN_BOX_SIDE_PX:
+        empty.add("boxes outside their photo", box.where)
         return None
     # Files round coordinates to hundredths: a box that ends on the border is no fault.
-    if max(x0 - x, y0 - y, x + w - x1, y + h - y1) > 0.05:
-        repairs.add("boxes reaching over the border, clipped", identity)
-    return x0, y0, x1, y1
-
-
-def _coco_image(image_id: int, record: dict[str, Any], folder: Path, boxes: list[_Box]) -> CocoImage:
-    single = [box for box in boxes if not box[1]]
-    crowd = [box for box in boxes if box[1]]
-    return CocoImage(
-        image_id=image_id,
-        path=folder / str(record["file_name"]),
-        size=(int(record["height"]), int(record["width"])),
-        boxes_xyxy_px=torch.tensor([box[2] for box in single], dtype=torch.float32).reshape(-1, 4),
-        classes=torch.tensor([box[0] for box in single], dtype=torch.int64),
-        entries=torch.tensor([box[3] for box in single], dtype=torch.int64),
-        crowd_boxes_xyxy_px=torch.tensor([box[2] for box in crowd], dtype=torch.float32).reshape(-1, 4),
-        crowd_classes=torch.tensor([box[0] for box in crowd], dtype=torch.int64),
-    )
+    if max(inner[0] - x0, inner[1] - y0, x1 - inner[2], y1 - inner[3]) > 0.05:
+        repairs.add("boxes reaching over the border, clipped", box.where)
+    return inner

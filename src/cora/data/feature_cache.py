@@ -120,7 +120,8 @@ def build_feature_cache(
         folder: where the files go; an interrupted build goes on there.
         versions: K, augmented versions of each photo.
         seed: of the augmentation and of the order in which epochs see the versions.
-        max_gigabytes: bound on the whole cache, estimated from the first files.
+        max_gigabytes: bound on the whole cache on disk: refused when the first files tell that it would be
+            larger, and never passed.
         device: where the tower computes.
         workers: processes that read and augment photos.
         on_progress: called with (files done, files in all).
@@ -151,8 +152,10 @@ def build_feature_cache(
     elif "shapes" in existing:
         return FeatureCache(folder=folder)
     keys = [(version, index) for version in range(versions) for index in range(len(dataset))]
+    done = [key for key in keys if _item_path(folder, *key).exists()]
     _compute(
-        keys=[key for key in keys if not _item_path(folder, *key).exists()],
+        keys=sorted(set(keys).difference(done)),
+        used_bytes=sum(_item_path(folder, *key).stat().st_size for key in done),
         dataset=AugmentedDataset(dataset=dataset, transform=transform, seed=seed),
         tower=tower,
         to_batch=to_batch,
@@ -188,12 +191,13 @@ def _compute(
     to_batch: Callable[[list[Image.Image]], ImageBatch],
     folder: Path,
     total: int,
+    used_bytes: int,
     max_bytes: float,
     device: torch.device,
     workers: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    written, done = 0, total - len(keys)
+    done = total - len(keys)
     loader = DataLoader(_Augmented(dataset, keys), batch_size=None, num_workers=workers)
     for count, (key, image, targets) in enumerate(loader, start=1):
         # One photo at a time: no padding, hence exactly the maps that a photo alone gets at test time.
@@ -209,13 +213,15 @@ def _compute(
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".part")
         save_file(tensors, temporary)
-        os.replace(temporary, path)
-        written += path.stat().st_size
-        if count in (SIZE_SAMPLE, len(keys)) and written / count * total > max_bytes:
+        used_bytes += temporary.stat().st_size
+        expected = used_bytes / (done + count) * total
+        if used_bytes > max_bytes or (count == SIZE_SAMPLE and expected > max_bytes):
+            temporary.unlink()
             raise DataError(
-                f"the feature cache would need {written / count * total / 1e9:.1f} GB, more than the bound "
-                f"of {max_bytes / 1e9:.1f} GB; take fewer versions, smaller photos or a higher bound"
+                f"the feature cache would need {expected / 1e9:.1f} GB, more than the bound of "
+                f"{max_bytes / 1e9:.1f} GB; take fewer versions, smaller photos or a higher bound"
             )
+        os.replace(temporary, path)
         if on_progress is not None:
             on_progress(done + count, total)
 

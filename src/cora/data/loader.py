@@ -1,7 +1,7 @@
 """Batches in an order that depends only on (seed, epoch), so that a run can go on at any batch of any epoch.
 
 Every item's augmentation is seeded by (seed, epoch, index): neither the number of workers nor where a run was
-interrupted changes what an epoch contains.
+interrupted changes what an epoch contains, and several processes together see what one would.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cora.data.order import EpochOrder
+from cora.errors import DataError
 from cora.structures import ImageBatch, Targets
 
 Batch = TypeVar("Batch")
 Transform = Callable[[Image.Image, Targets], tuple[Image.Image, Targets]]
-
-#: Batches are made of items of similar shape drawn from windows of this many batches.
-WINDOW = 16
 
 
 class EpochDataset(Protocol):
@@ -68,7 +68,7 @@ class EpochLoader(Generic[Batch]):
 
     Args:
         dataset: indexed by (epoch, index).
-        batch_size: items a batch; a last smaller batch is dropped unless it is the only one.
+        batch_size: items a batch of this process; a last smaller batch is dropped unless it is the only one.
         collate: list of items -> batch.
         seed: of the order.
         shuffle: in file order otherwise.
@@ -76,6 +76,18 @@ class EpochLoader(Generic[Batch]):
         shape_key: (epoch, index) -> number by which items of like shape can be grouped (less padding); the
             order stays random across groups.
         pin_memory: for faster copies to a GPU.
+        weights: [n] how often each item is to appear in an epoch (`cora.data.sampling`); None for once each.
+        blocks: sizes of the runs of consecutive items that are stored together (shards); items are then read
+            nearly block after block, in random order of the blocks.
+        rank: of this process.
+        world: processes that train together. Batch number i of all ranks, one after the other, is batch number
+            i of a single process with `world` times the batch size (and as many `lanes`).
+        lanes: parts of the order that are read side by side, each from blocks of its own; only of interest with
+            `blocks`. Default: `world`, so that every rank reads shards of its own.
+
+    Raises:
+        DataError: weights that do not fit, an order that these options cannot give, fewer items an epoch than
+            the processes need for one batch.
     """
 
     def __init__(
@@ -89,17 +101,38 @@ class EpochLoader(Generic[Batch]):
         workers: int = 0,
         shape_key: Callable[[int, int], float] | None = None,
         pin_memory: bool = False,
+        weights: Tensor | None = None,
+        blocks: Sequence[int] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        lanes: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= rank < world:
+            raise ValueError(f"expected 0 <= rank < world, got rank {rank} of {world}")
         if len(dataset) < 1:
             raise ValueError("expected a dataset with at least one item, got none")
-        self._order = _EpochOrder(
-            size=len(dataset), batch_size=batch_size, seed=seed, shuffle=shuffle, shape_key=shape_key
+        self.rank, self.world = rank, world
+        order = EpochOrder(
+            size=len(dataset),
+            batch_size=world * batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            shape_key=shape_key,
+            weights=weights,
+            blocks=blocks,
+            lanes=lanes or world,
         )
+        if world > 1 and order.length < world * batch_size:
+            raise DataError(
+                f"{world} processes of batch size {batch_size} need {world * batch_size} photos an epoch, got "
+                f"{order.length}; take fewer processes or smaller batches"
+            )
+        self._share = _Share(order=order, rank=rank, world=world)
         self._loader: DataLoader[Any] = DataLoader(
             dataset,  # type: ignore[arg-type]  # indexed by (epoch, index), which DataLoader allows
-            batch_sampler=self._order,
+            batch_sampler=self._share,
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -110,58 +143,30 @@ class EpochLoader(Generic[Batch]):
         )
 
     def __len__(self) -> int:
-        return len(self._order.full())
+        return len(self._share.order)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Batches of `epoch` (from 0) beginning with batch number `start`."""
-        self._order.epoch, self._order.start = epoch, start
+        self._share.epoch, self._share.start = epoch, start
         return iter(self._loader)
 
 
-class _EpochOrder(Sampler[list[tuple[int, int]]]):
-    def __init__(
-        self,
-        *,
-        size: int,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        shape_key: Callable[[int, int], float] | None,
-    ) -> None:
-        self.size, self.batch_size, self.seed, self.shuffle, self.shape_key = (
-            size,
-            batch_size,
-            seed,
-            shuffle,
-            shape_key,
-        )
+class _Share(Sampler[list[tuple[int, int]]]):
+    """This rank's part of every batch of an `EpochOrder`, from batch number `start` on."""
+
+    def __init__(self, *, order: EpochOrder, rank: int, world: int) -> None:
+        self.order, self.rank, self.world = order, rank, world
         self.epoch, self.start = 0, 0
 
-    def full(self) -> range:
-        return range(max(1, self.size // self.batch_size))
-
     def __len__(self) -> int:
-        return max(0, len(self.full()) - self.start)
+        return max(0, len(self.order) - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # numpy's Philox streams keyed by (seed, epoch): independent of the global generators.
-        random_order = np.random.default_rng((self.seed, self.epoch))
-        order = random_order.permutation(self.size) if self.shuffle else np.arange(self.size)
-        if self.shape_key is not None and self.shuffle:
-            order = self._grouped(order, self.shape_key)
-        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in self.full()]
-        if self.shape_key is not None and self.shuffle:
-            batches = [batches[i] for i in random_order.permutation(len(batches))]
         epoch = self.epoch
-        return iter([[(epoch, int(index)) for index in batch] for batch in batches[self.start :]])
-
-    def _grouped(self, order: np.ndarray, shape_key: Callable[[int, int], float]) -> np.ndarray:
-        keys = np.array([shape_key(self.epoch, int(index)) for index in order])
-        window = WINDOW * self.batch_size
-        parts = [
-            order[i : i + window][np.argsort(keys[i : i + window], kind="stable")] for i in range(0, len(order), window)
-        ]
-        return np.concatenate(parts)
+        for batch in self.order.batches(epoch)[self.start :]:
+            size = len(batch) // self.world
+            mine = batch if self.world == 1 else batch[self.rank * size : (self.rank + 1) * size]
+            yield [(epoch, int(index)) for index in mine]
 
 
 @contextmanager

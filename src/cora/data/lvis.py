@@ -1,0 +1,81 @@
+"""LVIS annotation files, v1 and v0.5 (Gupta et al., 2019): COCO files with lists of what was not searched for.
+
+Only a few classes are annotated in each photo: those with boxes, the negative ones (looked for, absent) and, among
+those with boxes, the not exhaustive ones (some objects without a box). Of every other class nothing is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cora.data.coco_json import read_coco
+from cora.data.problems import Findings, PhotoFolder, is_whole
+from cora.data.raw import RawAnnotations
+from cora.errors import DataError
+
+#: Frequent, common, rare: in more than 100, in 11 to 100, in at most 10 photos of the training part.
+FREQUENCIES = ("f", "c", "r")
+
+
+def is_lvis(content: dict[str, Any]) -> bool:
+    """Whether a COCO object has what only LVIS has: negative lists or frequencies."""
+    return any(
+        isinstance(entry, dict) and key in entry
+        for part, key in (("images", "neg_category_ids"), ("categories", "frequency"))
+        for entry in content[part][:1]
+    )
+
+
+def read_lvis(content: dict[str, Any], *, source: Path, folder: Path, findings: Findings) -> RawAnnotations:
+    """Photos, boxes and lists of a file's content; what cannot be used is counted in `findings` and left out.
+
+    Raises:
+        DataError: there is no image folder, or the file has nothing of LVIS.
+    """
+    if not is_lvis(content):
+        raise DataError(
+            f"{source}: expected LVIS with neg_category_ids or frequency, got neither; name the format coco"
+        )
+    raw = read_coco(content, source=source, folder=folder, findings=findings, name_of_image=_file_name)
+    name_of = {number: name for name, number in raw.category_ids.items()}
+    entry_of: dict[int, dict[str, Any]] = {}
+    for entry in content["images"]:
+        if isinstance(entry, dict) and is_whole(entry.get("id")):
+            entry_of.setdefault(entry["id"], entry)
+    for image in raw.images:
+        entry = entry_of[image.image_id]
+        image.negative = _names(entry, "neg_category_ids", name_of, findings)
+        image.not_exhaustive = _names(entry, "not_exhaustive_category_ids", name_of, findings)
+    frequencies = {
+        entry["name"]: entry["frequency"]
+        for entry in content["categories"]
+        if isinstance(entry, dict) and entry.get("frequency") in FREQUENCIES and isinstance(entry.get("name"), str)
+    }
+    return replace(raw, format="lvis", frequencies=frequencies)
+
+
+def _file_name(entry: dict[str, Any], folder: PhotoFolder) -> object:
+    """The name under which the photo lies in `folder`, or the name to complain about.
+
+    v1 has only URLs, since its photos come from two parts of COCO; the file names of v0.5 are partly those of COCO
+    2014. So the URL counts: its part and name (train2017/000000000009.jpg), else the name alone.
+    """
+    url = entry.get("coco_url")
+    if not isinstance(url, str) or not url:
+        return entry.get("file_name")
+    *_, part, name = ("", *url.split("/"))
+    candidates = [f"{part}/{name}", name, entry.get("file_name")]
+    return next((candidate for candidate in candidates if candidate in folder), name)
+
+
+def _names(entry: dict[str, Any], key: str, name_of: dict[int, str], findings: Findings) -> tuple[str, ...]:
+    numbers = entry.get(key, [])
+    if not isinstance(numbers, list):
+        findings.bad.add(f"{key} that are no lists", f"image {entry['id']}")
+        return ()
+    known = [number for number in numbers if is_whole(number) and number in name_of]
+    if len(known) < len(numbers):
+        findings.bad.add(f"{key} with unknown category ids", f"image {entry['id']}")
+    return tuple(name_of[number] for number in known)

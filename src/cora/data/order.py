@@ -1,0 +1,121 @@
+"""Which items make the batches of an epoch: a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from cora.data.sampling import check_weights, draw, epoch_length
+from cora.errors import DataError
+
+#: Batches are made of items of similar shape drawn from windows of this many batches.
+WINDOW = 16
+#: Items are shuffled among this many blocks (shards) that follow each other.
+OPEN_BLOCKS = 4
+
+
+class EpochOrder:
+    """Batches of item numbers for every epoch.
+
+    Args:
+        size: items in all.
+        batch_size: items a batch; a last smaller batch is dropped unless it is the only one.
+        seed: of the order, together with the epoch.
+        shuffle: in file order otherwise.
+        shape_key: (epoch, index) -> number by which items are grouped into batches.
+        weights: [size] how often each item is to appear; None for once each.
+        blocks: sizes of the runs of consecutive items that are stored together.
+        lanes: parts of the order that are read side by side; 1 without `blocks`.
+
+    Raises:
+        DataError: options that do not go together.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        shape_key: Callable[[int, int], float] | None = None,
+        weights: Tensor | None = None,
+        blocks: Sequence[int] | None = None,
+        lanes: int = 1,
+    ) -> None:
+        if weights is not None:
+            check_weights(weights, size)
+            if not shuffle or blocks is not None:
+                raise DataError("weights need shuffle=True and no blocks, since an epoch is drawn from all photos")
+        if blocks is not None and (not shuffle or shape_key is not None):
+            raise DataError("blocks need shuffle=True and no shape_key, since items stay near their block")
+        if blocks is not None and (sum(blocks) != size or min(blocks) < 1):
+            raise DataError(f"expected blocks of at least 1 that sum to {size} items, got the sum {sum(blocks)}")
+        if blocks is None or lanes < 1:
+            lanes = 1
+        if lanes > 1 and (batch_size % lanes or size // lanes < batch_size // lanes):
+            raise DataError(
+                f"expected lanes that divide the batch of {batch_size} and {batch_size} items or more, got {lanes} "
+                f"lanes and {size} items"
+            )
+        self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
+        self.shape_key, self.weights, self.blocks, self.lanes = shape_key, weights, blocks, lanes
+        #: Items an epoch, those that are left over from the last batch included.
+        self.length = size if weights is None else epoch_length(weights)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return max(1, self.length // self.lanes // (self.batch_size // self.lanes))
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Item numbers of every batch of an epoch."""
+        # numpy's streams keyed by (seed, epoch): independent of the global generators.
+        random = np.random.default_rng((self.seed, epoch))
+        order = self._order(random)
+        if self.shape_key is not None and self.shuffle:
+            order = self._grouped(order, epoch)
+        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
+        if self.shape_key is not None and self.shuffle:
+            batches = [batches[i] for i in random.permutation(len(batches))]
+        return batches
+
+    def _order(self, random: np.random.Generator) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.size)
+        if self.weights is not None:
+            return draw(self.weights, random)
+        if self.blocks is not None:
+            return self._side_by_side(_block_after_block(self.blocks, random))
+        return random.permutation(self.size)
+
+    def _side_by_side(self, order: np.ndarray) -> np.ndarray:
+        """Cut the order into `lanes` equal parts; every batch takes the same number from each, lane after lane."""
+        if self.lanes == 1:
+            return order
+        share = self.batch_size // self.lanes
+        lane_length = len(order) // self.lanes
+        lanes = order[: self.lanes * lane_length].reshape(self.lanes, lane_length)
+        whole = lane_length // share * share
+        return lanes[:, :whole].reshape(self.lanes, -1, share).transpose(1, 0, 2).reshape(-1)
+
+    def _grouped(self, order: np.ndarray, epoch: int) -> np.ndarray:
+        assert self.shape_key is not None
+        keys = np.array([self.shape_key(epoch, int(index)) for index in order])
+        window = WINDOW * self.batch_size
+        parts = [
+            order[i : i + window][np.argsort(keys[i : i + window], kind="stable")] for i in range(0, len(order), window)
+        ]
+        return np.concatenate(parts)
+
+
+def _block_after_block(blocks: Sequence[int], random: np.random.Generator) -> np.ndarray:
+    """Blocks in random order, items shuffled among `OPEN_BLOCKS` neighbours: few files are open at a time."""
+    starts = np.concatenate([[0], np.cumsum(blocks)])
+    shuffled = random.permutation(len(blocks))
+    parts: list[np.ndarray] = []
+    for i in range(0, len(shuffled), OPEN_BLOCKS):
+        opened = [np.arange(starts[b], starts[b + 1]) for b in shuffled[i : i + OPEN_BLOCKS]]
+        parts.append(random.permutation(np.concatenate(opened)))
+    return np.concatenate(parts)

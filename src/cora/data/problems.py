@@ -1,0 +1,159 @@
+"""What is wrong with a set of annotated photos, counted by kind; and reading, within limits, what strangers wrote."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+
+from cora.errors import DataError
+
+#: Characters of an example in a message: a file of a stranger shall not fill the screen.
+EXAMPLE_LENGTH = 240
+#: Greatest number that passes for a coordinate, a side or an id; also keeps conversions to float finite.
+GREATEST = 2**53
+
+
+@dataclass
+class Problems:
+    """Counts by kind with a first example each, so that one message tells how bad a file is."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, example: object) -> None:
+        """Count one problem; `kind` is a plural that follows a number."""
+        self.counts[kind] += 1
+        if kind not in self.examples:
+            self.examples[kind] = shown(example)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{n} {kind} (first: {self.examples[kind]})" for kind, n in self.counts.items())
+
+
+@dataclass
+class Findings:
+    """What a reader found wrong.
+
+    Attributes:
+        faults: of the set as a whole (its classes); leaving something out does not mend them.
+        bad: single photos, boxes or lines that cannot be used; they can be left out. One with two faults
+            counts under both.
+        lost: sound boxes that go with a photo that is left out.
+        repairs: what was mended on the way.
+    """
+
+    faults: Problems = field(default_factory=Problems)
+    bad: Problems = field(default_factory=Problems)
+    lost: Problems = field(default_factory=Problems)
+    repairs: Problems = field(default_factory=Problems)
+
+
+class PhotoFolder:
+    """The folder that file names of an annotation file are relative to; nothing outside it is reached by a name.
+
+    Args:
+        folder: read once, so that the photos directly in it cost no further look at the disk.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        check_folder(folder)
+        self.folder = folder
+        with os.scandir(folder) as entries:
+            self.names = frozenset(entry.name for entry in entries if entry.is_file())
+
+    def __contains__(self, name: object) -> bool:
+        path = self.path(name) if isinstance(name, str) else None
+        return path is not None and (name in self.names or _is_file(path))
+
+    def path(self, name: str) -> Path | None:
+        """Where a photo of this name lies or would lie; None if the name points outside the folder."""
+        # Windows' rules know both slashes and drive letters, and files travel between systems.
+        parts = PureWindowsPath(name)
+        if not parts.parts or parts.drive or parts.root or ".." in parts.parts or "\0" in name:
+            return None
+        return self.folder.joinpath(*parts.parts)
+
+    def find(self, name: object, bad: Problems) -> Path | None:
+        """The path of the photo called `name`, or None after counting in `bad` why there is none."""
+        path = self.path(name) if isinstance(name, str) else None
+        if path is None:
+            bad.add("file names that leave the image folder", name)
+        elif name in self.names or _is_file(path):
+            return path
+        else:
+            bad.add("missing image files", name)
+        return None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise DataError where there is no such folder of photos."""
+    if not folder.is_dir():
+        raise DataError(f"expected a folder of photos, but {folder} is missing or no folder; check the path")
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite int or float of a usable size; True and False are no numbers here."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is an int of a usable size, as ids have to be."""
+    return isinstance(value, int) and is_number(value)
+
+
+def read_text(path: Path, *, max_bytes: int, expected: str) -> str:
+    """The UTF-8 text of a file of at most `max_bytes` bytes.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, is larger or no UTF-8; `expected` says what it was
+            to be.
+    """
+    if not path.is_file():
+        raise DataError(f"no {expected} at {path}; check the path")
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise DataError(f"{path}: expected {expected} of at most {max_bytes} bytes, got {size}; split the set")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected {expected} in UTF-8, got other bytes; save it as UTF-8") from error
+
+
+def check_names(names: Sequence[str], faults: Problems) -> None:
+    """Count blank class names and those used twice."""
+    for name, count in Counter(names).items():
+        if not name.strip():
+            faults.add("blank class names", repr(name))
+        elif count > 1:
+            faults.add("class names used twice", name)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first names for a message, and how many more there are."""
+    every = list(names)
+    first = ", ".join(shown(name) for name in every[:most])
+    return f"{first} and {len(every) - most} more" if len(every) > most else first
+
+
+def shown(value: object) -> str:
+    """Text of a stranger's file for a message: one short line without control characters."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(value)[: 2 * EXAMPLE_LENGTH].split()))
+    return text if len(text) <= EXAMPLE_LENGTH else f"{text[:EXAMPLE_LENGTH]}..."
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have: too long, or not encodable
+        return False

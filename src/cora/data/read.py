@@ -1,0 +1,192 @@
+"""Annotated photos of any supported format, recognised by what is given: COCO, LVIS, Pascal VOC, YOLO.
+
+Example:
+    >>> dataset = read_dataset(images=Path("fruit/images"), annotations=Path("fruit/annotations.json"))
+    >>> dataset.class_names, len(dataset)
+    (('apple', 'banana', 'orange'), 23)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from cora.data.coco import CocoDataset
+from cora.data.coco_json import read_coco, read_json
+from cora.data.lvis import is_lvis, read_lvis
+from cora.data.problems import Findings, check_folder, listed
+from cora.data.raw import RawAnnotations, RawImage
+from cora.data.voc import read_voc
+from cora.data.yolo import NAMES_FILES, find_names, labels_beside, read_yolo
+from cora.errors import DataError, ImageError
+from cora.images import read_size
+
+Format = Literal["auto", "coco", "lvis", "voc", "yolo"]
+
+#: What is recognised by files alone; COCO and LVIS differ inside the JSON file.
+_Kind = Literal["json", "voc", "yolo"]
+
+_KIND_OF: dict[str, _Kind] = {"coco": "json", "lvis": "json", "voc": "voc", "yolo": "yolo"}
+
+_WANTED = {
+    "json": "a JSON file in COCO or LVIS format",
+    "voc": "a folder of Pascal VOC XML files",
+    "yolo": "a data.yaml, a classes.txt or a folder of YOLO labels (.txt)",
+}
+
+
+def read_dataset(
+    *,
+    images: Path,
+    annotations: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    format: Format = "auto",
+    skip_bad: bool = False,
+    keep_empty: bool = True,
+    check_photos: bool = True,
+) -> CocoDataset:
+    """Read a set of annotated photos and check it, so that training does not stop over it hours later.
+
+    Refused, with the number of each kind and a first example: missing, unreadable or wrongly sized photos, file names
+    that leave the folder, boxes outside their photo or without an area, malformed entries, unknown categories,
+    duplicate ids and names, classes that the source lacks, and sets without any box of the classes. Boxes that reach
+    over the border are clipped and counted.
+
+    Args:
+        images: folder of the photos.
+        annotations: COCO or LVIS JSON; folder of VOC XML; data.yaml, classes.txt or label folder of YOLO; None looks
+            in and around `images`.
+        class_names: classes to keep, in the order of the target indices; all of the source by default.
+        format: by name, or recognised.
+        skip_bad: leave out bad photos, boxes and lines; `dropped` of the dataset counts them, a warning names them.
+        keep_empty: keep photos without a box of these classes.
+        check_photos: read every photo's header (a millisecond or less each); without it, missing files are still
+            noticed, damaged ones when they are loaded.
+
+    Raises:
+        DataError: as above, or the format cannot be told.
+    """
+    findings = Findings()
+    raw = _read(images, annotations, format, findings)
+    if not raw.images and not findings.bad:
+        raise DataError(f"{raw.source}: expected photos, got none; is {images} the right folder?")
+    if check_photos:
+        raw = _without_unreadable(raw, findings)
+    dataset = CocoDataset.from_raw(raw, findings, class_names=class_names, keep_empty=keep_empty, skip_bad=skip_bad)
+    _check_boxes(dataset, raw)
+    return dataset
+
+
+def _read(images: Path, annotations: Path | None, format: Format, findings: Findings) -> RawAnnotations:
+    if format not in get_args(Format):
+        raise DataError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+    kind, source = _locate(images, annotations, format)
+    if source is None or kind == "yolo":
+        return read_yolo(source, folder=images, findings=findings)
+    if source.is_dir() != (kind == "voc") and source.exists():
+        raise DataError(f"expected {_WANTED[kind]}, got a {'folder' if source.is_dir() else 'file'}: {source}")
+    if kind == "voc":
+        return read_voc(source, folder=images, findings=findings)
+    content = read_json(source)
+    lvis = is_lvis(content) if format == "auto" else format == "lvis"
+    return (read_lvis if lvis else read_coco)(content, source=source, folder=images, findings=findings)
+
+
+def _locate(images: Path, annotations: Path | None, format: Format) -> tuple[_Kind, Path | None]:
+    if format == "auto":
+        return _recognise(images, annotations)
+    kind = _KIND_OF[format]
+    # The labels of YOLO are found by their reader, which says what is missing.
+    if annotations is not None or kind == "yolo":
+        return kind, annotations
+    return _only({kind: _look_around(images)[kind]}, f"in or beside {images}")
+
+
+def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
+    if annotations is None:
+        return _only(_look_around(images), f"in or beside {images}")
+    if annotations.is_dir():
+        yolo = find_names(annotations) or next(annotations.rglob("*.txt"), None)
+        voc = next(annotations.glob("*.xml"), None)
+        inside: dict[_Kind, list[Path]] = {"voc": [annotations] if voc else [], "yolo": [annotations] if yolo else []}
+        return _only(inside, f"in {annotations}")
+    if not annotations.is_file():
+        raise DataError(f"no annotation file at {annotations}; check the path")
+    suffix = annotations.suffix.lower()
+    if suffix == ".json":
+        return "json", annotations
+    if suffix in (".yaml", ".yml", ".txt"):
+        return "yolo", annotations
+    advice = "name the folder it lies in" if suffix == ".xml" else "name the format"
+    raise DataError(f"expected {', or '.join(_WANTED.values())}, got {annotations}; {advice}")
+
+
+def _look_around(images: Path) -> dict[_Kind, list[Path]]:
+    """Kind -> where its annotations are, in or beside the folder of photos."""
+    check_folder(images)
+    xml = [folder for folder in (images, images.parent / "Annotations") if any(folder.glob("*.xml"))]
+    labels = [
+        folder
+        for folder in labels_beside(images)
+        if find_names(folder, folder.parent, images.parent, images.parent.parent)
+        and any(path.name not in NAMES_FILES for path in folder.rglob("*.txt"))
+    ]
+    return {
+        "json": sorted(images.glob("*.json")) or sorted(images.parent.glob("*.json")),
+        "voc": xml,
+        "yolo": labels[:1],
+    }
+
+
+def _only(found: Mapping[_Kind, Sequence[Path]], where: str) -> tuple[_Kind, Path]:
+    """The one place that was found.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    places = [(kind, path) for kind, paths in found.items() for path in paths]
+    if len(places) == 1:
+        return places[0]
+    wanted = ", or ".join(_WANTED[kind] for kind in found)
+    if not places:
+        raise DataError(f"expected {wanted} {where}, got none; name the annotations")
+    several = listed(str(path) for _, path in places)
+    raise DataError(f"expected {wanted} {where}, got {len(places)}: {several}; name the one that is meant")
+
+
+def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:
+    """Refuse a set that teaches and measures nothing."""
+    if int(dataset.class_counts().sum()):
+        return
+    left_out = f" after leaving out {sum(dataset.dropped.values())} bad entries" if dataset.dropped else ""
+    present = sorted({box.class_name for image in raw.images for box in image.boxes if not box.crowd})
+    if not present:
+        raise DataError(
+            f"{raw.source}: expected boxes (other than of crowds), got none in {len(raw.images)} photos{left_out}; "
+            "annotate some or name another file"
+        )
+    raise DataError(
+        f"{raw.source}: expected boxes of the classes {listed(dataset.class_names)}, got none{left_out}; "
+        f"it has boxes of: {listed(present, 10)}"
+    )
+
+
+def _without_unreadable(raw: RawAnnotations, findings: Findings) -> RawAnnotations:
+    """The same without photos whose header cannot be read or tells another size than the file; they are counted."""
+    images: list[RawImage] = []
+    for image in raw.images:
+        try:
+            size = image.size if image.measured else read_size(image.path)
+        except ImageError as error:
+            findings.bad.add("photos that cannot be read", f"{image.path.name}: {error}")
+        else:
+            if size == image.size:
+                images.append(image)
+                continue
+            told, found = (f"{width}x{height}" for height, width in (image.size, size))
+            findings.bad.add("photos of another size than their file says", f"{image.path.name}: {told}, is {found}")
+        for box in image.boxes:
+            findings.lost.add("boxes of photos left out", box.where)
+    return replace(raw, images=images)

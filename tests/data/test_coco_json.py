@@ -1,0 +1,192 @@
+"""COCO files good and bad: refused with counts, or what is bad left out and counted."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from PIL import Image
+
+from cora.data.read import read_dataset
+from cora.errors import DataError
+from tests.data.writers import NAMES, Photo, boxes_of, coco_content, random_photos, same_boxes, two_photos, write_coco
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def image(**changes: Any) -> Change:
+    return lambda content: content["images"][0].update(changes)
+
+
+def box(**changes: Any) -> Change:
+    return lambda content: content["annotations"][0].update(changes)
+
+
+def more(key: str, entry: object) -> Change:
+    return lambda content: content[key].append(entry)
+
+
+#: change of the file, what is said about it, boxes that are left when it is left out (3 in the sound file)
+BAD: dict[str, tuple[Change, str, int]] = {
+    "missing photo": (image(file_name="gone.png"), r"1 missing image files \(first: gone.png\)", 1),
+    "parent folder": (image(file_name="../out.png"), r"1 file names that leave the image folder \(first: ../out", 1),
+    "absolute name": (image(file_name="/etc/passwd"), "1 file names that leave the image folder", 1),
+    "name is a number": (image(file_name=3), "1 file names that leave the image folder", 1),
+    "no name": (lambda c: c["images"][0].pop("file_name"), "1 images without id, file_name, width or height", 1),
+    "image is text": (more("images", "a.png"), r"1 images without id, .* \(first: entry 2\)", 3),
+    "duplicate image": (lambda c: c["images"].append(c["images"][0]), "1 duplicate image ids", 3),
+    "image id is text": (more("images", {"id": [], "file_name": "a.png", "width": 1, "height": 1}), "1 image ids", 3),
+    "no area": (image(width=0), "1 images without an area", 1),
+    "width is text": (image(width="40"), "1 images without an area", 1),
+    "huge width": (image(width=10**400), "1 images without an area", 1),
+    "other size": (image(width=41), "1 photos of another size than their file says .first: a.png: 41x20, is 40x20", 1),
+    "unknown category": (box(category_id=99), r"1 unknown category ids \(first: annotation 1: 99\)", 2),
+    "category is a list": (box(category_id=[1]), "1 unknown category ids", 2),
+    "unknown image": (box(image_id=5), r"1 annotations of unknown images \(first: 1\)", 2),
+    "image id is a list": (box(image_id=[]), "1 annotations of unknown images", 2),
+    "duplicate box": (lambda c: c["annotations"].append(c["annotations"][0]), "1 duplicate annotation ids", 3),
+    "annotation id is a list": (box(id=[]), "1 annotation ids that are no numbers", 2),
+    "no bbox": (lambda c: c["annotations"][0].pop("bbox"), "1 annotations without image_id, category_id or bbox", 2),
+    "three numbers": (box(bbox=[1, 2, 3]), "1 boxes that are not four finite numbers", 2),
+    "not a number": (box(bbox=[1, 2, float("nan"), 3]), "1 boxes that are not four finite numbers", 2),
+    "huge number": (box(bbox=[1, 2, 10**400, 3]), "1 boxes that are not four finite numbers", 2),
+    "text": (box(bbox=["1", 2, 3, 4]), "1 boxes that are not four finite numbers", 2),
+    "no width": (box(bbox=[1, 2, 0, 3]), r"1 boxes without an area \(first: annotation 1\)", 2),
+    "negative height": (box(bbox=[1, 9, 3, -3]), "1 boxes without an area", 2),
+    "outside": (box(bbox=[50, 2, 3, 3]), r"1 boxes outside their photo \(first: annotation 1\)", 2),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_entries_are_refused_or_left_out(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    change, message, left = BAD[kind]
+    content = coco_content(two_photos())
+    change(content)
+    Image.new("1", (40, 20)).save(tmp_path / "out.png")
+    folder, path = write_coco(tmp_path, two_photos(), content)
+    with pytest.raises(DataError, match=message) as error:
+        read_dataset(images=folder, annotations=path)
+    assert "--skip-bad" in str(error.value)
+    assert "\n" not in str(error.value)
+    dataset = read_dataset(images=folder, annotations=path, skip_bad=True)
+    assert int(dataset.class_counts().sum()) == left
+    assert sum(dataset.dropped.values()) >= 1
+    for kind_dropped, count in dataset.dropped.items():
+        assert f"{count} {kind_dropped}" in caplog.text
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "duplicate category id": (more("categories", {"id": 7, "name": "bus"}), r"1 duplicate category ids \(first: 7\)"),
+    "category without name": (more("categories", {"id": 8}), "1 categories without id or name"),
+    "category is text": (more("categories", "bus"), "1 categories without id or name"),
+    "category id is a list": (more("categories", {"id": [], "name": "bus"}), "1 categories without id or name"),
+    "name twice": (more("categories", {"id": 8, "name": "cat"}), r"1 class names used twice \(first: cat\)"),
+    "blank name": (more("categories", {"id": 8, "name": " "}), "1 blank class names"),
+    "no annotations": (lambda c: c["annotations"].clear(), r"expected boxes .*, got none in 2 photos"),
+    "no images": (lambda c: (c["images"].clear(), c["annotations"].clear()), "expected photos, got none"),
+    "no categories": (lambda c: (c["categories"].clear(), c["annotations"].clear()), "at least one class name"),
+    "only crowds": (
+        lambda c: [a.update(iscrowd=1) for a in c["annotations"]],
+        r"expected boxes \(other than of crowds",
+    ),
+    "images is no list": (lambda c: c.update(images={}), "expected a COCO object with the lists"),
+    "no list": (lambda c: c.pop("categories"), "expected a COCO object with the lists"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_faults_of_the_whole_file_are_refused_in_any_case(tmp_path: Path, kind: str) -> None:
+    change, message = FAULTS[kind]
+    content = coco_content(two_photos())
+    change(content)
+    folder, path = write_coco(tmp_path, two_photos(), content)
+    for skip_bad in (False, True):
+        with pytest.raises(DataError, match=message):
+            read_dataset(images=folder, annotations=path, skip_bad=skip_bad)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff\xfe{}", b"[" * 100_000, b'{"images": ' + b"9" * 5000 + b"}", b'{"images": []} x']
+)
+def test_what_is_no_json(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "annotations.json"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"cannot be read as JSON|in UTF-8"):
+        read_dataset(images=tmp_path, annotations=path)
+
+
+def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, path = write_coco(tmp_path, two_photos())
+    monkeypatch.setattr("cora.data.coco_json.MAX_JSON_BYTES", 100)
+    with pytest.raises(DataError, match="of at most 100 bytes, got"):
+        read_dataset(images=folder, annotations=path)
+
+
+def test_a_damaged_photo_is_named_before_training(tmp_path: Path) -> None:
+    folder, path = write_coco(tmp_path, two_photos())
+    (folder / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 photos that cannot be read .*a\.png"):
+        read_dataset(images=folder, annotations=path)
+    assert len(read_dataset(images=folder, annotations=path, check_photos=False)) == 2
+    dataset = read_dataset(images=folder, annotations=path, skip_bad=True)
+    assert dataset.dropped == {"photos that cannot be read": 1, "boxes of photos left out": 2}
+
+
+def test_masks_are_not_kept(tmp_path: Path) -> None:
+    content = coco_content(two_photos())
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[0.0, 0.0, 1.0, 1.0, 0.0, 1.0]]
+    folder, path = write_coco(tmp_path, two_photos(), content)
+    same_boxes(read_dataset(images=folder, annotations=path), two_photos())
+
+
+def test_boxes_of_classes_not_asked_for_need_not_be_sound(tmp_path: Path) -> None:
+    content = coco_content(two_photos())
+    content["annotations"][0]["bbox"] = [1, 1, 0, 0]
+    folder, path = write_coco(tmp_path, two_photos(), content)
+    assert read_dataset(images=folder, annotations=path, class_names=["dog"]).class_counts().tolist() == [2]
+
+
+def test_no_box_of_the_classes_asked_for(tmp_path: Path) -> None:
+    folder, path = write_coco(tmp_path, two_photos())
+    with pytest.raises(DataError, match=r"expected boxes of the classes traffic light, got none; it has.*: cat, dog"):
+        read_dataset(images=folder, annotations=path, class_names=["traffic light"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(photos=random_photos(crowds=True))
+def test_boxes_survive_writing_and_reading(photos: list[Photo]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        folder, path = write_coco(Path(root), photos)
+        dataset = read_dataset(images=folder, annotations=path)
+        same_boxes(dataset, photos)
+        path.write_text(json.dumps(dataset.to_coco()))
+        again = read_dataset(images=folder, annotations=path)
+    same_boxes(again, photos)
+    assert again.to_coco() == dataset.to_coco()
+
+
+def test_to_coco_keeps_ids_and_folders(tmp_path: Path) -> None:
+    photos = [Photo("part/a.png", (20, 40), [("dog", 1, 2, 4, 6, True), ("cat", 10, 5, 30, 15, False)])]
+    folder, path = write_coco(tmp_path, photos)
+    content = read_dataset(images=folder, annotations=path, class_names=["dog", "cat"]).to_coco()
+    assert content == {
+        "images": [{"id": 100, "file_name": "part/a.png", "width": 40, "height": 20}],
+        "annotations": [
+            {"id": 1, "image_id": 100, "category_id": 7, "bbox": [10, 5, 20, 10], "area": 200, "iscrowd": 0},
+            {"id": 2, "image_id": 100, "category_id": 14, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 1},
+        ],
+        "categories": [{"id": 14, "name": "dog"}, {"id": 7, "name": "cat"}],
+    }
+
+
+def test_photos_without_boxes_stay_unless_unwanted(tmp_path: Path) -> None:
+    photos = [*two_photos(), Photo("c.png", (5, 5))]
+    folder, path = write_coco(tmp_path, photos)
+    dataset = read_dataset(images=folder, annotations=path)
+    assert boxes_of(dataset)["c.png"] == []
+    assert (dataset.class_names, dataset.format) == (NAMES, "coco")
+    assert len(read_dataset(images=folder, annotations=path, keep_empty=False)) == 2

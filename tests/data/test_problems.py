@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+
+from cora.data.problems import PhotoFolder, Problems, check_names, is_number, is_whole, listed, read_text, shown
+from cora.errors import DataError
+
+
+def test_each_kind_is_counted_with_its_first_example() -> None:
+    problems = Problems()
+    assert not problems
+    for example in ("one", "two", "three"):
+        problems.add("odd lines", example)
+    problems.add("bad boxes", 7)
+    assert str(problems) == "3 odd lines (first: one); 1 bad boxes (first: 7)"
+    assert problems
+
+
+@pytest.mark.parametrize("text", ["a\nb\tc", "\x1b[31mred", "\ud800", "x" * 10_000, "\u202e"])
+def test_a_message_shows_strangers_text_on_one_short_printable_line(text: str) -> None:
+    problems = Problems()
+    problems.add("names", text)
+    for line in (str(problems), shown(text), listed([text])):
+        assert line.isprintable()
+        assert len(line) < 300
+        line.encode()
+
+
+def test_long_lists_are_cut() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed((str(i) for i in range(9)), 3) == "0, 1, 2 and 6 more"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../out.png",
+        "a/../../out.png",
+        "/etc/out.png",
+        "..",
+        "",
+        ".",
+        "C:\\out.png",
+        "C:out.png",
+        "..\\out.png",
+        "\\out",
+    ],
+)
+def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (tmp_path / "out.png").touch()
+    photos, bad = PhotoFolder(folder), Problems()
+    assert photos.path(name) is None
+    assert name not in photos
+    assert photos.find(name, bad) is None
+    assert dict(bad.counts) == {"file names that leave the image folder": 1}
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep/er/a.png", "deep\\er\\a.png", "./a.png"])
+def test_names_inside_are_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "deep" / "er" / "a.png").touch()
+    bad = Problems()
+    path = PhotoFolder(tmp_path).find(name, bad)
+    assert path is not None
+    assert path.is_file()
+    assert path.is_relative_to(tmp_path)
+    assert not bad
+
+
+@pytest.mark.parametrize("name", ["b.png", "x" * 5000, "nul\0.png", "deep", "\ud800.png"])
+def test_missing_files_and_impossible_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "deep").mkdir()
+    bad = Problems()
+    assert PhotoFolder(tmp_path).find(name, bad) is None
+    assert bad.counts.total() == 1
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a folder of photos, but .*none is missing"):
+        PhotoFolder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, True, "1", None, [1]])
+def test_what_is_no_number(value: object) -> None:
+    assert not is_number(value)
+    assert not is_whole(value)
+
+
+def test_numbers() -> None:
+    assert is_number(-1.5)
+    assert is_number(3)
+    assert is_whole(3)
+    assert not is_whole(3.0)
+
+
+def test_names_are_checked() -> None:
+    faults = Problems()
+    check_names(["cat", "dog", "cat", " ", "bus"], faults)
+    assert dict(faults.counts) == {"class names used twice": 1, "blank class names": 1}
+
+
+def test_text_within_limits(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_bytes(b"\xef\xbb\xbfabc")
+    assert read_text(path, max_bytes=6, expected="list") == "abc"
+    with pytest.raises(DataError, match="expected list of at most 5 bytes, got 6"):
+        read_text(path, max_bytes=5, expected="list")
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match="expected list in UTF-8, got other bytes"):
+        read_text(path, max_bytes=9, expected="list")
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(DataError, match="no list at"):
+            read_text(missing, max_bytes=9, expected="list")

@@ -1,0 +1,157 @@
+"""Formats are recognised by what is given; whatever was read, photos stay on disk."""
+
+import gc
+import json
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cora.data.read import read_dataset
+from cora.errors import DataError
+from tests.data.writers import Photo, coco_content, same_boxes, two_photos, write_coco, write_voc, write_yolo
+
+WRITERS: dict[str, Callable[[Path, list[Photo]], tuple[Path, Path]]] = {
+    "coco": write_coco,
+    "voc": write_voc,
+    "yolo": write_yolo,
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("given", ["annotations", "photos alone", "format", "format alone"])
+def test_formats_are_recognised(tmp_path: Path, kind: str, given: str) -> None:
+    images, annotations = WRITERS[kind](tmp_path, two_photos())
+    dataset = read_dataset(
+        images=images,
+        annotations=None if "alone" in given else annotations,
+        format=kind if "format" in given else "auto",  # type: ignore[arg-type]
+    )
+    assert dataset.format == kind
+    same_boxes(dataset, two_photos())
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_anything_is_written_as_coco(tmp_path: Path, kind: str) -> None:
+    images, annotations = WRITERS[kind](tmp_path, two_photos())
+    dataset = read_dataset(images=images, annotations=annotations)
+    path = tmp_path / "written.json"
+    path.write_text(json.dumps(dataset.to_coco()))
+    again = read_dataset(images=images, annotations=path)
+    same_boxes(again, two_photos())
+    assert again.class_names == dataset.class_names
+    assert again.category_ids == dataset.category_ids
+    assert [record.image_id for record in again.records] == [record.image_id for record in dataset.records]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_photos_are_not_decoded_before_they_are_asked_for_nor_kept(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, annotations = WRITERS[kind](tmp_path, two_photos())
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+        dataset = read_dataset(images=images, annotations=annotations)
+    image = dataset[0][0]
+    assert image.size == (40, 20)
+    alive = weakref.ref(image)
+    del image
+    gc.collect()
+    assert alive() is None
+
+
+def test_one_coco_file_among_the_photos_is_taken(tmp_path: Path) -> None:
+    images, annotations = write_coco(tmp_path, two_photos())
+    annotations.rename(images / "_annotations.coco.json")
+    same_boxes(read_dataset(images=images), two_photos())
+
+
+def test_xml_among_the_photos_is_taken(tmp_path: Path) -> None:
+    images, annotations = write_voc(tmp_path, two_photos())
+    for path in annotations.iterdir():
+        path.rename(images / path.name)
+    same_boxes(read_dataset(images=images), two_photos())
+
+
+def test_lvis_read_as_coco_by_name(tmp_path: Path) -> None:
+    content = coco_content(two_photos())
+    content["categories"][0]["frequency"] = "f"
+    images, annotations = write_coco(tmp_path, two_photos(), content)
+    assert read_dataset(images=images, annotations=annotations).format == "lvis"
+    assert read_dataset(images=images, annotations=annotations, format="coco").format == "coco"
+
+
+def test_several_candidates_are_listed(tmp_path: Path) -> None:
+    images, annotations = write_coco(tmp_path, two_photos())
+    (tmp_path / "val.json").write_text(annotations.read_text())
+    with pytest.raises(DataError, match=r"got 2: .*annotations.json, .*val.json; name the one that is meant"):
+        read_dataset(images=images)
+    (tmp_path / "val.json").unlink()
+    write_yolo(tmp_path, two_photos())
+    with pytest.raises(DataError, match=r"got 2: .*annotations.json, .*labels; name the one"):
+        read_dataset(images=images)
+    same_boxes(read_dataset(images=images, format="yolo"), two_photos())
+
+
+def test_a_folder_with_both_kinds_of_files(tmp_path: Path) -> None:
+    images, annotations = write_voc(tmp_path, two_photos())
+    (annotations / "a.txt").write_text("0 .5 .5 .5 .5")
+    with pytest.raises(DataError, match="got 2"):
+        read_dataset(images=images, annotations=annotations)
+    same_boxes(read_dataset(images=images, annotations=annotations, format="voc"), two_photos())
+
+
+@pytest.mark.parametrize("kind", [None, "coco", "voc"])
+def test_nothing_there(tmp_path: Path, kind: str | None) -> None:
+    images, annotations = write_coco(tmp_path, two_photos())
+    annotations.unlink()
+    with pytest.raises(DataError, match=r"in or beside .*, got none; name the annotations"):
+        read_dataset(images=images, format=kind or "auto")  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_meant(tmp_path: Path) -> None:
+    images, annotations = write_voc(tmp_path, two_photos())
+    with pytest.raises(DataError, match=r"a.xml; name the folder it lies in"):
+        read_dataset(images=images, annotations=annotations / "a.xml")
+    with pytest.raises(DataError, match=r"a.png; name the format"):
+        read_dataset(images=images, annotations=images / "a.png")
+    with pytest.raises(DataError, match="no annotation file at"):
+        read_dataset(images=images, annotations=tmp_path / "none.json")
+    with pytest.raises(DataError, match=r"in .*JPEGImages, got none"):
+        read_dataset(images=images, annotations=images)
+    with pytest.raises(DataError, match=r"expected a JSON file .*, got a folder"):
+        read_dataset(images=images, annotations=annotations, format="coco")
+    with pytest.raises(DataError, match=r"expected a folder of Pascal VOC XML files, got a file"):
+        read_dataset(images=images, annotations=annotations / "a.xml", format="voc")
+    with pytest.raises(DataError, match="format must be one of auto, coco, lvis, voc, yolo, got 'csv'"):
+        read_dataset(images=images, annotations=annotations, format="csv")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"expected a folder of photos, but .*none is missing"):
+        read_dataset(images=tmp_path / "none")
+    with pytest.raises(DataError, match="got none in"):
+        read_dataset(images=images, annotations=tmp_path / "none", format="voc")
+
+
+@pytest.mark.needs_shared
+@pytest.mark.parametrize(
+    ("name", "photos", "boxes", "classes"),
+    [("fruit", 23, 33, 3), ("blood_cells", 182, 2459, 3), ("steel_defects", 300, 705, 6), ("aerial", 8, 133, 9)],
+)
+def test_sets_of_other_domains(shared: Path, name: str, photos: int, boxes: int, classes: int) -> None:
+    dataset = read_dataset(images=shared / "kit" / name / "images")
+    assert (len(dataset), len(dataset.class_names)) == (photos, classes)
+    crowds = sum(len(record.crowd_classes) for record in dataset.records)
+    assert int(dataset.class_counts().sum()) + crowds == boxes
+    assert not dataset.dropped
+
+
+@pytest.mark.needs_shared
+def test_lvis_v05(shared: Path) -> None:
+    kit = shared / "kit"
+    dataset = read_dataset(
+        images=kit / "coco_ovd_mini" / "val", annotations=kit / "lvis" / "val_subset_v05.json", skip_bad=True
+    )
+    assert (dataset.format, len(dataset), len(dataset.class_names)) == ("lvis", 5, 1230)
+    assert dataset.dropped["missing image files"] == 24
+    assert all(record.negative_classes for record in dataset.records)
+    assert dataset.frequencies["acorn"] == "r"
