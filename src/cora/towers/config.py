@@ -22,7 +22,7 @@ class TowerConfig:
         vocab_size: size of the byte-pair vocabulary; smaller than CLIP's 49408 keeps its first merges only.
         quick_gelu: activation of the text transformer, True for OpenAI's weights.
         logit_scale: factor on the cosine before the softmax, 100 for CLIP.
-        templates: sentences around a class name, see `cora.regions.templates`.
+        templates: sentences around a class name: a set by name or one's own, see `cora.regions.templates`.
         pool_size: S, side of the attention pool's grid; 0 stands for image_size / 32.
     """
 
@@ -37,7 +37,7 @@ class TowerConfig:
     vocab_size: int = 49408
     quick_gelu: bool = True
     logit_scale: float = 100.0
-    templates: TemplateSet = "imagenet"
+    templates: TemplateSet | tuple[str, ...] = "imagenet"
     pool_size: int = 0
 
     def __post_init__(self) -> None:

@@ -89,10 +89,18 @@ class TextTower(FrozenModule):
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Embed token ids [n, length], zero after the end token (the highest id): [n, D], L2-normalised."""
-        net, length = self.net, tokens.shape[1]
-        content = net.token_embedding(tokens) + net.positional_embedding[:length]
+        return self.encode_vectors(self.net.token_embedding(tokens), tokens.argmax(dim=-1))
+
+    def encode_vectors(self, vectors: Tensor, ends: Tensor) -> Tensor:
+        """Embed texts whose tokens are vectors [n, length, width], without positions: [n, D], L2-normalised.
+
+        Gradients reach the vectors, so prompts can be learned (Zhou et al., 2022). `ends` [n] int64 says where
+        each text's end token stands.
+        """
+        net, length = self.net, vectors.shape[1]
+        content = vectors + net.positional_embedding[:length]
         content = net.ln_final(net.transformer(content, attn_mask=net.attn_mask[:length, :length]))
-        at_end = content[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+        at_end = content[torch.arange(len(vectors), device=vectors.device), ends]
         return F.normalize(at_end @ net.text_projection, dim=-1)
 
 

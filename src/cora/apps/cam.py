@@ -1,0 +1,38 @@
+"""`cora cam`: where a frozen CLIP sees named classes in a picture; its arguments, `cam_run.py` does the work."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cora.apps.study import add_tower
+from cora.apps.train_options import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `cora cam`."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the picture")
+    parser.add_argument(
+        "--classes",
+        required=True,
+        metavar="NAMES",
+        help='names divided by commas, "cat, remote control", or @FILE with one name a line',
+    )
+    add_tower(parser)
+    parser.add_argument(
+        "--layers", type=positive, default=2, metavar="N", help="last layers that are averaged (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--side", type=positive, default=384, metavar="PX", help="the picture's short side (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("cam.png"), metavar="FILE.png", help="(default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the maps; returns the exit code."""
+    from cora.apps.cam_run import draw_cams
+
+    return draw_cams(args)

@@ -1,0 +1,54 @@
+"""Compute class activation maps of a picture and draw them."""
+
+from __future__ import annotations
+
+import argparse
+
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+
+from cora.apps.device import pick_device
+from cora.apps.files import check_writable, parse_classes, write_whole
+from cora.errors import CoraError
+from cora.images import read_image
+from cora.regions.vocabulary import clean_names
+from cora.study.build import build_frozen
+from cora.study.config import TowerPart
+from cora.study.plot import draw_maps
+from cora.study.train import cam_tower_of
+
+#: Longest side to shortest; what is longer is squeezed.
+_LONGEST = 4
+
+
+def draw_cams(args: argparse.Namespace) -> int:
+    """Run `cora cam`; returns the exit code 0.
+
+    Raises:
+        CoraError: bad input, before anything is computed.
+    """
+    names = clean_names(parse_classes(args.classes))
+    if args.output.suffix.lower() != ".png":
+        raise CoraError(f"expected a name that ends in .png for the picture, got {args.output}")
+    check_writable(args.output, folder=False)
+    picture = read_image(args.image)
+    device = pick_device(args.device)
+    frozen = build_frozen(TowerPart(name=args.tower or "nano", checkpoint=args.checkpoint, layers=args.layers))
+    cam_tower = cam_tower_of(frozen, names).to(device)
+    height, width = patched_size(picture, args.side, frozen.tower.stride)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    maps = cam_tower(frozen.preprocessor.collate([resized]).pixels.to(device)).cams[0]
+    drawn = draw_maps(picture, names, maps)
+    write_whole(args.output, lambda file: drawn.save(file, format="PNG"))
+    grid = f"{maps.shape[1]} x {maps.shape[2]} patches"
+    Console(highlight=False).print(Text(f"Wrote {args.output}: {len(names)} maps of {grid}"), soft_wrap=True)
+    return 0
+
+
+def patched_size(picture: Image.Image, short_side: int, stride: int) -> tuple[int, int]:
+    """(height, width) of about the picture's shape: multiples of the stride, the short side nearest to `short_side`."""
+    short = min(picture.size)
+    scaled = (min(side / short, _LONGEST) * short_side for side in (picture.height, picture.width))
+    height, width = (max(1, round(side / stride)) * stride for side in scaled)
+    return height, width

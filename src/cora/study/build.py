@@ -1,0 +1,82 @@
+"""The frozen and the trainable part from a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cora.detector import load
+from cora.errors import DataError
+from cora.images import Preprocessor
+from cora.regions import VocabularyEncoder, default_cache_dir
+from cora.study.config import ModelPart, TowerPart
+from cora.study.model import DetectionHead, ImageEncoder, StudyModel
+from cora.towers.surgery import ResNetSurgery, SurgeryTower
+from cora.towers.vit_tower import known_vits, load_vit
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenPart:
+    """A tower with surgery, what embeds class names for it, and what turns pictures into its pixels.
+
+    Attributes:
+        tower: on the CPU.
+        vocabulary_encoder: of the same CLIP.
+        preprocessor: normalises; sizes are the study's own.
+    """
+
+    tower: SurgeryTower
+    vocabulary_encoder: VocabularyEncoder
+    preprocessor: Preprocessor
+
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Raise DataError unless the tower's patches divide the (height, width) in pixels."""
+        stride = self.tower.stride
+        if any(side % stride for side in image_size):
+            raise DataError(
+                f"tower.image_size: expected multiples of {stride} pixels, the tower's patches, got {image_size}"
+            )
+
+
+def build_frozen(part: TowerPart) -> FrozenPart:
+    """Load the tower that a configuration names.
+
+    Raises:
+        ModelError: unknown name, weights that cannot be had or do not fit, more layers than the tower has.
+        DataError: a checkpoint for a tower that has its own weights.
+    """
+    if part.name in known_vits():
+        vit, text_tower = load_vit(
+            part.name, Path(part.checkpoint) if part.checkpoint else "openai", layers=part.layers
+        )
+        encoder = VocabularyEncoder(text_tower=text_tower, templates="imagenet", cache_dir=default_cache_dir())
+        frozen = FrozenPart(tower=vit, vocabulary_encoder=encoder, preprocessor=Preprocessor())
+    else:
+        if part.checkpoint is not None:
+            raise DataError(
+                f"tower.checkpoint: expected a ViT of open_clip to load {part.checkpoint} into, got the tower "
+                f"{part.name!r}; name one such as ViT-B-32, or give the file of a detector as tower.name"
+            )
+        detector = load(part.name)
+        frozen = FrozenPart(
+            tower=ResNetSurgery(tower=detector.image_tower, layers=part.layers, sharpened=part.sharpened),
+            vocabulary_encoder=detector.vocabulary_encoder,
+            preprocessor=detector.preprocessor,
+        )
+    return frozen
+
+
+def build_model(
+    part: ModelPart, *, feature_width: int, seed: int, prior_wh: tuple[float, float] = (0.3, 0.3)
+) -> StudyModel:
+    """A fresh trainable part; the same arguments give the same weights, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return StudyModel(
+            image_encoder=ImageEncoder(channels=part.image_channels, resolution_hw=part.cam_resolution),
+            head=DetectionHead(
+                image_channels=part.image_channels, feature_width=feature_width, hidden=part.hidden, prior_wh=prior_wh
+            ),
+        )
