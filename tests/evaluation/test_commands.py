@@ -1,17 +1,28 @@
 """`cora evaluate` and `cora region-accuracy` from the command line, with a tiny random model."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 import torch
+from PIL import Image
 
 import cora
 from cora.apps.cli import main
 from cora.apps.measure import fingerprint
+from cora.apps.predict_processes import Predictor, Request
+from cora.apps.text_options import TextOptions
+from cora.data.coco import CocoDataset
 from cora.detector import Detector, DetectorConfig
+from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.oracles import AS_IT_IS, ORACLES
+from cora.evaluation.tide import KINDS
 from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig
-from tests.evaluation.coco_data import CLASSES, ground_truth, write_folder
+from tests.detector.conftest import tiny_detector
+from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results, write_folder, write_noise
+from tests.evaluation.test_report import Page
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +85,8 @@ def test_evaluate_with_synonyms_writes_everything(arguments, tmp_path, capsys, l
     assert report["model"]["fingerprint"] == fingerprint(loaded)
     assert report["vocabulary"] == list(CLASSES)
     assert report["images"] == 4
+    assert set(report["weighted"]["groups"]) == {"novel", "base", "all"}
+    assert "with a weight in pre-matching for 1 classes" in printed
     assert report["synonyms"]["renamed"] == {"cat": "kitten", "dog": "puppy", "bus": "motorcoach"}
 
 
@@ -121,3 +134,124 @@ def test_fingerprint_depends_on_the_weights():
     one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     assert fingerprint(one) == fingerprint(one)
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_oracles_and_report_of_a_model(arguments, tmp_path, capsys, loaded):
+    out, folder = tmp_path / "report.json", tmp_path / "report"
+    options = ["--oracles", "--report", str(folder), "--device", "cpu", "--json", str(out)]
+    assert main(["evaluate", *arguments, *options]) == 0
+    printed = capsys.readouterr().out
+    for word in ("true classes at pre-matching", "best box of every object", "no localization errors", "report.html"):
+        assert word in printed
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert set(report["oracles"]) == set(ORACLES)
+    for shares in report["errors"].values():
+        assert set(shares["gains"]) == set(KINDS)
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    read = Page(html)
+    said = "".join(read.text)
+    for title in ("Average precision", "Recall ceiling", "Kinds of errors", "The worst classes", "Missed"):
+        assert title in said
+    assert read.references
+    assert all(reference.startswith("data:image/jpeg;base64,") for reference in read.references)
+    assert "http" not in html
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """A results file for the ground truth of `arguments`."""
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(noisy_results(ground_truth(images=4, seed=1), seed=1)), encoding="utf-8")
+    return path
+
+
+def test_predictions_made_elsewhere_need_no_photos_and_no_model(arguments, predictions, tmp_path, monkeypatch):
+    monkeypatch.setattr(cora, "load", lambda name: pytest.fail("no model is needed"))
+    out, folder = tmp_path / "report.json", tmp_path / "report"
+    without_photos = arguments[2:]
+    options = ["--predictions", str(predictions), "--json", str(out), "--report", str(folder)]
+    assert main(["evaluate", *without_photos, *options]) == 0
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report["model"] is None
+    assert report["predictions"] == str(predictions)
+    truth = ground_truth(images=4, seed=1)
+    expected = evaluate_boxes(truth, noisy_results(truth, seed=1), classes=CLASSES)
+    assert [c["ap"] for c in report["classes"]] == [score.ap for score in expected.scores]
+    assert sum(report["errors"]["all"]["counts"].values()) > 0
+    assert "img" not in Page((folder / "report.html").read_text(encoding="utf-8")).tags
+    assert main(["evaluate", *arguments, "--limit", "2", *options]) == 0
+    assert json.loads(out.read_text(encoding="utf-8"))["images"] == 2
+    assert "img" in Page((folder / "report.html").read_text(encoding="utf-8")).tags
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+def test_the_report_opens_in_a_browser(arguments, predictions, tmp_path):
+    folder = tmp_path / "report"
+    assert main(["evaluate", *arguments, "--predictions", str(predictions), "--report", str(folder)]) == 0
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    # Without a name server anything that the page fetched would fail, and be logged.
+    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
+    page = (folder / "report.html").as_uri()
+    done = subprocess.run([*command, *offline, "--dump-dom", page], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("<svg") == 2
+    assert done.stdout.count("<img") >= 1
+    assert "CONSOLE" not in done.stderr
+    shot = tmp_path / "report.png"
+    narrow = ["--window-size=500,900", "--hide-scrollbars", f"--screenshot={shot}", page]
+    subprocess.run([*command, *offline, *narrow], capture_output=True, check=True, timeout=120)
+    with Image.open(shot) as image:
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--oracles", "--rename", "coco"], "got --rename, --oracles, which need a model"),
+        (["--images", "nowhere"], "missing"),
+        (["--predictions", "none.json"], "no COCO results file"),
+    ],
+)
+def test_bad_options_with_predictions_give_one_line(arguments, predictions, capsys, options, message):
+    assert main(["evaluate", *arguments[2:], "--predictions", str(predictions), *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_bad_predictions_are_counted_and_nothing_is_written(arguments, tmp_path, capsys):
+    path, out = tmp_path / "predictions.json", tmp_path / "report.json"
+    bad = {"image_id": 999, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
+    off = {"image_id": 10, "category_id": 1, "bbox": [5000, 0, 5, 5], "score": 0.5}
+    path.write_text(json.dumps([bad, bad, off]), encoding="utf-8")
+    assert main(["evaluate", *arguments, "--predictions", str(path), "--json", str(out)]) == 2
+    assert "2 unknown image ids (first: 999); 1 boxes off their image" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_model_needs_photos(arguments, capsys):
+    assert main(["evaluate", *arguments[2:]]) == 2
+    assert "name it with --images" in capsys.readouterr().err
+
+
+def test_several_processes_give_the_same_numbers(tmp_path):
+    model = tmp_path / "tiny.safetensors"
+    tiny_detector(tmp_path / "cache").save(model, dtype=torch.float32)
+    images, annotations = write_noise(tmp_path, images=3)
+    detector = cora.load(model)
+    dataset = CocoDataset(annotations=annotations, images=images)
+    options = {"model": str(model), "detector": detector, "text": TextOptions(), "dataset": dataset}
+    options |= {"indices": range(3), "score": 0.001, "max_detections": 100}
+    request = Request(classes=tuple(CLASSES), class_weights={"bus": 8.0})
+    shown = []
+
+    def track(items, title):
+        for item in items:
+            shown.append((item, title))
+            yield item
+
+    one = Predictor(**options).predict(request, "one", track)[AS_IT_IS]
+    two = Predictor(**options, processes=2).predict(request, "two", track)[AS_IT_IS]
+    assert two.results == one.results != []
+    assert two.images == one.images == 3
+    assert {title for _, title in shown} == {"one", "two"}

@@ -5,8 +5,10 @@ from cora.data.coco import CocoDataset
 from cora.errors import DataError
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.predict import ground_truth, predict_dataset
+from cora.images import Preprocessor
 from cora.structures import Detections
-from tests.evaluation.coco_data import CLASSES, write_folder
+from tests.detector.conftest import tiny_detector
+from tests.evaluation.coco_data import CLASSES, truth_near, write_folder, write_noise
 from tests.evaluation.coco_data import ground_truth as random_truth
 
 
@@ -14,12 +16,13 @@ class _Oracle:
     """Answers with the true boxes, in the order of the dataset, whatever the classes are called."""
 
     def __init__(self, dataset):
+        self.preprocessor = Preprocessor()
         self.records = iter(dataset.records)
         self.seen = []
 
     def predict(self, images, classes, **options):
         self.seen.append((len(images), tuple(classes), options))
-        record = next(self.records)
+        records = [next(self.records) for _ in images]
         return [
             Detections(
                 boxes_xyxy_px=record.boxes_xyxy_px,
@@ -28,6 +31,7 @@ class _Oracle:
                 class_names=tuple(classes),
                 image_size=record.size,
             )
+            for record in records
         ]
 
 
@@ -48,8 +52,45 @@ def test_true_boxes_score_one_under_any_names(dataset, names):
     assert [score.ap for score in evaluation.scores] == pytest.approx([1.0] * 3)
     count, classes, options = oracle.seen[0]
     assert (count, classes) == (1, tuple(names))
-    expected = {"score": 0.001, "nms_iou": 0.5, "max_detections": 100, "class_weights": weights, "distractors": ()}
+    expected = {
+        "score": 0.001,
+        "nms_iou": 0.5,
+        "max_detections": 100,
+        "class_weights": weights,
+        "distractors": (),
+        "batch_size": 1,
+    }
     assert options == expected
+
+
+@pytest.mark.parametrize("batch_size", [5, 12, 100])
+def test_batches_hold_every_image_once_and_in_order(dataset, batch_size):
+    oracle = _Oracle(dataset)
+    found = predict_dataset(oracle, dataset, list(CLASSES), batch_size=batch_size)
+    assert found.results == predict_dataset(_Oracle(dataset), dataset, list(CLASSES)).results
+    counts = [count for count, _, _ in oracle.seen]
+    assert sum(counts) == len(dataset)
+    assert max(counts) == min(batch_size, len(dataset))
+
+
+def test_numbers_do_not_depend_on_the_batch_size_or_the_order_of_images(tmp_path):
+    detector = tiny_detector(tmp_path / "cache")
+    images, annotations = write_noise(tmp_path)
+    dataset = CocoDataset(annotations=annotations, images=images)
+    classes = list(CLASSES)
+    plain = predict_dataset(detector, dataset, classes)
+    batched = predict_dataset(detector, dataset, classes, batch_size=3)
+    backwards = predict_dataset(detector, dataset, classes, indices=range(len(dataset))[::-1])
+    truth = truth_near(plain.results, annotations)
+    expected, one, other = (
+        evaluate_boxes(truth, found.results, classes=CLASSES).scores for found in (plain, batched, backwards)
+    )
+    assert any(score.ar for score in expected)
+    assert other == expected
+    for left, right in zip(expected, one, strict=True):
+        for name, value in left.as_dict().items():
+            same = value if value is None or isinstance(value, str) else pytest.approx(value, abs=1e-6)
+            assert getattr(right, name) == same, name
 
 
 def test_a_limit_limits_truth_and_results_alike(dataset):

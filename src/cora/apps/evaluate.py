@@ -1,14 +1,36 @@
-"""`cora evaluate` and `cora region-accuracy`: their arguments; `measure.py` does the work."""
+"""`cora evaluate` and `cora region-accuracy`: their arguments; `measure_boxes.py` and
+`measure_regions.py` do the work."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from cora.apps.text_options import add_text_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora evaluate`."""
-    _add_common(parser)
+    _add_common(parser, photos=False)
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="measure these detections (COCO results JSON, made anywhere) instead of a model; --images may be left out",
+    )
+    parser.add_argument(
+        "--oracles",
+        action="store_true",
+        help="also what AP50 would be with one step perfect: true classes, true boxes, best boxes (implies --tide)",
+    )
+    parser.add_argument("--tide", action="store_true", help="also what each kind of error costs")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html with plots and pictures there")
+    parser.add_argument(
+        "--processes", type=_positive, default=1, metavar="N", help="processes that predict (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=_positive, default=1, metavar="N", help="images in one pass (default: %(default)s)"
+    )
     parser.add_argument(
         "--rename",
         metavar="FILE",
@@ -18,26 +40,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-weights",
         type=Path,
         metavar="FILE",
-        help="JSON of class name to weight in pre-matching (default: all 1)",
+        help="measure again with these weights in pre-matching: JSON of class name to weight",
     )
-    parser.add_argument("--score", type=_share, default=0.001, help="lowest score kept (default: %(default)s)")
+    parser.add_argument(
+        "--score", type=_share, help="lowest score kept (default: 0.001; of predictions from a file all are kept)"
+    )
 
 
 def add_region_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora region-accuracy`."""
-    _add_common(parser)
+    _add_common(parser, photos=True)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO annotation file")
+def _add_common(parser: argparse.ArgumentParser, *, photos: bool) -> None:
+    parser.add_argument("--images", type=Path, required=photos, metavar="DIR", help="folder of the images")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="annotation file: COCO, LVIS, or as for training",
+    )
     parser.add_argument(
         "--split",
         type=Path,
         metavar="FILE",
-        help='JSON with the lists "base" and "novel" (default: all classes are one group)',
+        help='JSON with the lists "base" and "novel", or "coco" or "lvis" (default: all classes are one group)',
     )
     parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
+    add_text_options(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
     parser.add_argument(
@@ -51,15 +82,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Box AP of novel, base and all classes, and the same with synonyms if asked; returns the exit code."""
-    from cora.apps.measure import measure_boxes
+    """Box AP of novel, base and all classes, and what else was asked for; returns the exit code."""
+    from cora.apps.measure_boxes import measure_boxes
 
     return measure_boxes(args)
 
 
 def run_regions(args: argparse.Namespace) -> int:
     """Accuracy of ground-truth boxes among all classes; returns the exit code."""
-    from cora.apps.measure import measure_regions
+    from cora.apps.measure_regions import measure_regions
 
     return measure_regions(args)
 

@@ -1,4 +1,4 @@
-"""Measure a model on annotated photos and print a table with intervals; `evaluate.py` has the arguments."""
+"""What the measuring commands share: their input, checked before any waiting, and what a report says about a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,148 +14,151 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, write_whole
-from cora.data.class_split import read_class_split
+from cora.apps.text_options import TextOptions, read_text_options
+from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split
 from cora.data.coco import CocoDataset
+from cora.data.coco_json import read_json
+from cora.data.lvis import is_lvis
+from cora.data.read import read_dataset
 from cora.errors import DataError
-from cora.evaluation.base_novel import GroupScore, class_groups, group_ratios, group_scores, resampled_ap50
-from cora.evaluation.bootstrap import PERCENTILES, Estimate, FloatArray, IntArray, resample_counts
-from cora.evaluation.coco_ap import BoxEvaluation, evaluate_boxes
-from cora.evaluation.predict import Predictions, ground_truth, predict_dataset
-from cora.evaluation.region_accuracy import Accuracy, accuracy, by_class, rank_regions
-from cora.evaluation.synonyms import load_synonyms, rename
+from cora.evaluation.base_novel import class_groups, frequency_groups
+from cora.evaluation.bootstrap import PERCENTILES, IntArray, resample_counts
+from cora.evaluation.predict import ground_truth
+from cora.evaluation.truth import frequencies_of, only_images, read_truth
 
 
-def measure_boxes(args: argparse.Namespace) -> int:
-    """Box AP of novel, base and all classes, and the same with synonyms if asked; returns the exit code."""
-    setting = _prepare(args)
-    names, console = setting.dataset.class_names, _console()
-    renamed, changed = rename(names, load_synonyms(args.rename)) if args.rename else (list(names), [])
-    weights = _class_weights(args.class_weights, names)
-    truth = ground_truth(setting.dataset, indices=setting.indices)
-    detector = cora.load(args.model).to(setting.device)
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is measured on.
 
-    def measure(classes: Sequence[str], title: str) -> _Measured:
-        predictions = predict_dataset(
-            detector,
-            setting.dataset,
-            classes,
-            indices=setting.indices,
-            score=args.score,
-            class_weights={other: weights[name] for name, other in zip(names, classes, strict=True) if name in weights}
-            or None,
-            progress=lambda indices: _track(indices, title),
-        )
-        evaluation = evaluate_boxes(
-            truth, predictions.results, classes={name: number for number, name in enumerate(names, start=1)}
-        )
-        return _Measured(predictions, evaluation, resampled_ap50(evaluation, setting.counts))
+    whole_truth, truth: ground truth as a COCO dictionary, of all images and of those that are measured; class_names:
+    in the order of its category ids 1, 2, ...; groups: group -> class names; counts: [R, images] multiplicities of
+    resamples; photos: None where only finished predictions are measured; indices: into the photos.
+    """
 
-    plain = measure(names, "plain names")
-    scores = group_scores(plain.evaluation, plain.resampled, setting.groups)
-    console.print(_box_table(scores, plain, setting))
-    report = {
-        **_header(args, detector, setting),
-        "class_weights": weights,
-        "score": args.score,
-        "seconds_per_image": plain.predictions.seconds_per_image,
-        "detections": plain.evaluation.detections,
-        "groups": {group: score.as_dict() for group, score in scores.items()},
-        "classes": [score.as_dict() for score in plain.evaluation.scores],
-    }
-    if args.rename:
-        other = measure(renamed, "synonyms")
-        groups = {group: tuple(n for n in members if n in set(changed)) for group, members in setting.groups.items()}
-        plain_scores = group_scores(plain.evaluation, plain.resampled, groups)
-        other_scores = group_scores(other.evaluation, other.resampled, groups)
-        ratios = group_ratios(plain.evaluation, other.evaluation, plain.resampled, other.resampled, groups)
-        console.print(_synonym_table(plain_scores, other_scores, ratios))
-        report["synonyms"] = {
-            "source": str(args.rename),
-            "renamed": {name: new for name, new in zip(names, renamed, strict=True) if name != new},
-            "plain": {group: score.as_dict() for group, score in plain_scores.items()},
-            "synonyms": {group: score.as_dict() for group, score in other_scores.items()},
-            "ratio": {group: ratio.as_dict() for group, ratio in ratios.items()},
-            "classes": [score.as_dict() for score in other.evaluation.scores if score.name in set(changed)],
-        }
-    _write(args.json, report)
-    return 0
-
-
-def measure_regions(args: argparse.Namespace) -> int:
-    """Accuracy of ground-truth boxes among all classes, with and without the prompt; returns exit code 0."""
-    setting = _prepare(args)
-    names = setting.dataset.class_names
-    detector = cora.load(args.model).to(setting.device)
-    measured = rank_regions(
-        detector,
-        setting.dataset,
-        indices=setting.indices,
-        progress=lambda indices: _track(indices, "regions"),
-    )
-    answers = {
-        label: {
-            group: accuracy(measured, names, members, setting.counts, prompt=prompt)
-            for group, members in setting.groups.items()
-        }
-        for label, prompt in (("prompt", True), ("no prompt", False))
-    }
-    _console().print(_region_table(answers, setting))
-    report = {
-        **_header(args, detector, setting),
-        "accuracy": {
-            label: {group: {size: a.as_dict() for size, a in sizes.items()} for group, sizes in groups.items()}
-            for label, groups in answers.items()
-        },
-        "classes": by_class(measured, names),
-    }
-    _write(args.json, report)
-    return 0
-
-
-@dataclass(frozen=True)
-class _Setting:
-    dataset: CocoDataset
-    indices: range
+    whole_truth: dict[str, Any]
+    truth: dict[str, Any]
+    class_names: tuple[str, ...]
     groups: dict[str, tuple[str, ...]]
     counts: IntArray
+    photos: CocoDataset | None
+    indices: range
     device: torch.device
+    text: TextOptions
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Class name -> category id in the ground truth."""
+        return {name: number for number, name in enumerate(self.class_names, start=1)}
+
+    @property
+    def dataset(self) -> CocoDataset:
+        """The photos.
+
+        Raises:
+            DataError: there are none.
+        """
+        if self.photos is None:
+            raise DataError("expected a folder of photos, got none; name it with --images")
+        return self.photos
 
 
-@dataclass(frozen=True)
-class _Measured:
-    predictions: Predictions
-    evaluation: BoxEvaluation
-    resampled: FloatArray
-
-
-def _prepare(args: argparse.Namespace) -> _Setting:
+def prepare(args: argparse.Namespace) -> Setting:
     """Check every input before the model is loaded, so that a bad argument costs no waiting."""
     if args.json is not None:
         check_writable(args.json, folder=False)
     device = pick_device(args.device)
-    split = read_class_split(args.split) if args.split is not None else None
-    dataset = CocoDataset(
-        annotations=args.annotations, images=args.images, class_names=split.all if split is not None else None
-    )
-    if not len(dataset):
+    split = _read_split(args.split)
+    names = split.all if split is not None else None
+    photos = None if args.images is None else _read_photos(args.images, args.annotations, names)
+    if photos is None or photos.format in ("coco", "lvis"):
+        whole = read_truth(args.annotations, class_names=names)
+    else:
+        whole = ground_truth(photos)
+    class_names = tuple(category["name"] for category in whole["categories"])
+    # Photos of a file are in its order, and so are those of the truth.
+    ids = [image["id"] for image in whole["images"]] if photos is None else [r.image_id for r in photos.records]
+    if not ids:
         raise DataError(f"expected at least one image in {args.annotations}, got none; nothing can be measured")
-    indices = range(min(len(dataset), args.limit or len(dataset)))
-    groups = class_groups(split.base, split.novel) if split is not None else {"all": dataset.class_names}
-    return _Setting(
-        dataset=dataset,
-        indices=indices,
-        groups={group: members for group, members in groups.items() if members},
+    indices = range(min(len(ids), args.limit or len(ids)))
+    return Setting(
+        whole_truth=whole,
+        truth=only_images(whole, frozenset(ids[index] for index in indices)),
+        class_names=class_names,
+        groups=_groups(split, whole, class_names),
         counts=resample_counts(len(indices), resamples=args.resamples),
+        photos=photos,
+        indices=indices,
         device=device,
+        text=read_text_options(args.templates, args.descriptions, class_names),
     )
 
 
-def _class_weights(path: Path | None, names: Sequence[str]) -> dict[str, float]:
+def _read_split(source: Path | None) -> ClassSplit | None:
+    if source is None:
+        return None
+    known = str(source) in KNOWN_SPLITS and not source.exists()
+    return known_split(str(source)) if known else read_class_split(source)
+
+
+def _read_photos(images: Path, annotations: Path, names: Sequence[str] | None) -> CocoDataset:
+    """COCO files are read as their evaluators read them: boxes that need mending are mended, not refused."""
+    if annotations.suffix.lower() == ".json" and not (annotations.is_file() and is_lvis(read_json(annotations))):
+        return CocoDataset(annotations=annotations, images=images, class_names=names)
+    return read_dataset(images=images, annotations=annotations, class_names=names, check_photos=False)
+
+
+def _groups(
+    split: ClassSplit | None, truth: Mapping[str, Any], class_names: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    groups = class_groups(split.base, split.novel) if split is not None else {"all": class_names}
+    groups |= frequency_groups(frequencies_of(truth))
+    return {group: members for group, members in groups.items() if members}
+
+
+def header(args: argparse.Namespace, setting: Setting, model: torch.nn.Module | None) -> dict[str, Any]:
+    """What a reader needs to repeat the run; `model` is None where predictions came from a file."""
+    boxes = [box["iscrowd"] for box in setting.truth["annotations"]]
+    source = args.annotations
+    return {
+        "command": ["cora", *sys.argv[1:]],
+        "version": cora.__version__,
+        "model": None if model is None else {"name": str(args.model), "fingerprint": fingerprint(model)},
+        "annotations": {
+            "file": str(source),
+            "sha256": hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None,
+            "repairs": {} if setting.photos is None else setting.photos.repairs,
+        },
+        "split": {group: list(members) for group, members in setting.groups.items() if group != "all"},
+        "vocabulary": list(setting.class_names),
+        "templates": setting.text.templates,
+        "descriptions": setting.text.descriptions,
+        "images": len(setting.indices),
+        "boxes": len(boxes) - sum(boxes),
+        "crowd_boxes": sum(boxes),
+        "bootstrap": {"resamples": len(setting.counts), "percentiles": list(PERCENTILES), "over": "images"},
+    }
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 over names, types, shapes and bytes of the weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_class_weights(path: Path | None, names: Collection[str]) -> dict[str, float]:
+    """Class name -> weight in pre-matching from a JSON file; empty without one.
+
+    Raises:
+        DataError: the file cannot be read, has weights that are not above 0 or names that are not among `names`.
+    """
     if path is None:
         return {}
     try:
@@ -173,104 +176,18 @@ def _class_weights(path: Path | None, names: Sequence[str]) -> dict[str, float]:
     return {name: float(weight) for name, weight in content.items()}
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """First 16 hex digits of the SHA-256 over names, types, shapes and bytes of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _header(args: argparse.Namespace, detector: torch.nn.Module, setting: _Setting) -> dict[str, Any]:
-    """What a reader needs to repeat the run."""
-    dataset = setting.dataset
-    records = [dataset.records[index] for index in setting.indices]
-    return {
-        "command": ["cora", *sys.argv[1:]],
-        "version": cora.__version__,
-        "model": {"name": str(args.model), "fingerprint": fingerprint(detector)},
-        "annotations": {
-            "file": str(args.annotations),
-            "sha256": _sha256(args.annotations),
-            "repairs": dataset.repairs,
-        },
-        "split": {group: list(members) for group, members in setting.groups.items() if group != "all"},
-        "vocabulary": list(dataset.class_names),
-        "images": len(records),
-        "boxes": sum(len(record.classes) for record in records),
-        "crowd_boxes": sum(len(record.crowd_classes) for record in records),
-        "bootstrap": {"resamples": len(setting.counts), "percentiles": list(PERCENTILES), "over": "images"},
-    }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _box_table(scores: Mapping[str, GroupScore], plain: _Measured, setting: _Setting) -> Table:
-    title = f"{len(setting.indices)} images, {plain.predictions.seconds_per_image:.2f} s an image"
-    table = _table(title, "classes", "AP50 (95 % interval)", "AP", "AR")
-    for group, score in scores.items():
-        table.add_row(group, _classes(score), _percent(score.ap50), _plain(score.ap), _plain(score.ar))
-    return table
-
-
-def _synonym_table(
-    plain: Mapping[str, GroupScore], other: Mapping[str, GroupScore], ratios: Mapping[str, Estimate]
-) -> Table:
-    table = _table("renamed classes only", "classes", "AP50 plain", "AP50 synonyms", "kept")
-    for group, score in plain.items():
-        kept = _percent(ratios[group], unit=" %")
-        table.add_row(group, _classes(score), _percent(score.ap50), _percent(other[group].ap50), kept)
-    return table
-
-
-def _region_table(answers: Mapping[str, Mapping[str, Mapping[str, Accuracy]]], setting: _Setting) -> Table:
-    title = f"ground-truth boxes named among {len(setting.dataset.class_names)} classes, %"
-    table = _table(title, "boxes", "top-1", "top-5", "class mean top-1", "S / M / L top-1")
-    for label, groups in answers.items():
-        for group, sizes in groups.items():
-            whole = sizes["all"]
-            per_size = " / ".join(_plain(sizes[size].top1.value) for size in ("small", "medium", "large"))
-            cells = (_percent(whole.top1), _percent(whole.top5), _percent(whole.top1_per_class))
-            table.add_row(f"{group}, {label}", str(whole.boxes), *cells, per_size)
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _classes(score: GroupScore) -> str:
-    return f"{score.classes}" + (f" ({score.absent} absent)" if score.absent else "")
-
-
-def _percent(measured: Estimate, *, unit: str = "") -> str:
-    if measured.value is None:
-        return "-"
-    interval = "" if measured.low is None else f" ({_plain(measured.low)}-{_plain(measured.high)})"
-    return f"{_plain(measured.value)}{unit}{interval}"
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _track(indices: Sequence[int], title: str) -> Iterable[int]:
+def shown(indices: Sequence[Any], title: str) -> Iterable[Any]:
+    """The indices, with a bar on standard error."""
     return track(indices, description=title, console=Console(stderr=True), transient=True)
 
 
-def _write(path: Path | None, report: Mapping[str, Any]) -> None:
+def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
+    """Write the report whole, if there is a path."""
     if path is not None:
         text = json.dumps(report, indent=1) + "\n"
         write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def _console() -> Console:
-    # A table in a pipe has no window to fit.
+def console() -> Console:
+    """Standard output for tables; one in a pipe has no window to fit."""
     return Console(width=None if sys.stdout.isatty() else 160)

@@ -8,7 +8,7 @@ counted.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,19 @@ from cora.evaluation.coco_ap import BoxEvaluation
 
 GROUPS = ("novel", "base", "all")
 
+#: Numbers of a class whose mean a group has, besides AP50.
+_MEANS = ("ap", "ap75", "ar", "ap_small", "ap_medium", "ap_large", "ar_small", "ar_medium", "ar_large")
+
+#: LVIS's name -> letter in its files: APr, APc and APf are the means over these.
+FREQUENCY_GROUPS = {"rare": "r", "common": "c", "frequent": "f"}
+
 
 @dataclass(frozen=True)
 class GroupScore:
     """The mean of one group over its classes that have ground truth; every number in 0..1.
 
-    classes: how many the mean is over; absent: how many of the group have no ground-truth box.
+    Those of a size are over the classes that have a box of that size. classes: how many the mean is over; absent: how
+    many of the group have no ground-truth box.
     """
 
     ap50: Estimate
@@ -32,16 +39,18 @@ class GroupScore:
     ar: float | None
     classes: int
     absent: int
+    ap75: float | None = None
+    ap_small: float | None = None
+    ap_medium: float | None = None
+    ap_large: float | None = None
+    ar_small: float | None = None
+    ar_medium: float | None = None
+    ar_large: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields under their names, for JSON."""
-        return {
-            "ap50": self.ap50.as_dict(),
-            "ap": self.ap,
-            "ar": self.ar,
-            "classes": self.classes,
-            "absent": self.absent,
-        }
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**plain, "ap50": self.ap50.as_dict()}
 
 
 def class_groups(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -57,6 +66,29 @@ def class_groups(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[s
             f"{', '.join(repeated[:5])}; remove the repetitions"
         )
     return {"novel": tuple(novel), "base": tuple(base), "all": tuple(listed)}
+
+
+def frequency_groups(frequencies: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Rare, common and frequent -> class names, from class name -> letter (LVIS); empty where no class has one."""
+    groups = {
+        group: tuple(name for name, found in frequencies.items() if found == letter)
+        for group, letter in FREQUENCY_GROUPS.items()
+    }
+    return {group: names for group, names in groups.items() if names}
+
+
+def mean_curve(evaluation: BoxEvaluation, names: Collection[str]) -> FloatArray | None:
+    """Precision [101] in 0..1 at recalls 0, 0.01, ..., 1 and IoU 0.5, the mean over the named classes.
+
+    None where no class has a box. Its mean is the group's AP50.
+    """
+    once = np.ones(evaluation.images, dtype=np.int64)
+    curves = [
+        match.curve(once, float(match.positives.sum()))
+        for score, match in zip(evaluation.scores, evaluation.matches, strict=True)
+        if score.name in names and score.boxes
+    ]
+    return np.mean(curves, axis=0) if curves else None
 
 
 def resampled_ap50(evaluation: BoxEvaluation, counts: IntArray) -> FloatArray:
@@ -85,10 +117,9 @@ def group_scores(
         ap50 = _mean([score.ap50 for score in present])
         answer[group] = GroupScore(
             ap50=estimate(np.nan if ap50 is None else ap50, mean_of_known(resampled[:, columns])),
-            ap=_mean([score.ap for score in present]),
-            ar=_mean([score.ar for score in present]),
             classes=len(present),
             absent=len(chosen) - len(present),
+            **{name: _mean([getattr(score, name) for score in present]) for name in _MEANS},
         )
     return answer
 

@@ -1,105 +1,93 @@
-"""COCO box AP: matched once by pycocotools; AP50 of any resample of the images from those matches.
+"""COCO and LVIS box AP: the numbers by hotcoco, and the matches at IoU 0.5 that resamples and diagnoses start from.
 
 The metric is COCO's (Lin et al., 2014): 101 recall thresholds, greedy matching in order of score, crowd boxes
-ignored.
-`AP` is the mean over IoU 0.50:0.05:0.95, `AP50` is at IoU 0.5, `AR` the mean recall over the same IoUs.
+ignored; for LVIS (Gupta et al., 2019) classes that were not looked for in an image do not count there.
+`AP` is the mean over IoU 0.50:0.05:0.95, `AP50` and `AP75` are at one IoU, `AR` is the mean recall over the same IoUs;
+small, medium and large are by area (limits 32² and 96² px²). Of the evaluators that agree with pycocotools hotcoco is
+the fastest; `benchmarks/evaluation.py` compares them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from cora.errors import DataError, MissingExtraError
-from cora.evaluation.bootstrap import BoolArray, FloatArray, IntArray
+from cora.evaluation.bootstrap import FloatArray
+from cora.evaluation.matching import (
+    ClassMatches,
+    Federation,
+    FoundBoxes,
+    Matched,
+    TrueBoxes,
+    found_boxes,
+    keep_best,
+    keep_known,
+    match,
+    true_boxes,
+)
 
 MAX_DETECTIONS = 100
-RECALL_THRESHOLDS: FloatArray = np.linspace(0.0, 1.0, 101)
+#: LVIS allows more, since an image may hold objects of many classes.
+MAX_DETECTIONS_LVIS = 300
 
-
-@dataclass(frozen=True)
-class ClassMatches:
-    """The detections of one class, matched at IoU 0.5, by falling score.
-
-    true: [D] bool, matched a box that counts; counted: [D] bool, neither matched to a crowd box nor otherwise
-    ignored; image_index: [D] int64 into the images; positives: [I] int64, ground-truth boxes that count in
-    each image.
-    """
-
-    true: BoolArray
-    counted: BoolArray
-    image_index: IntArray
-    positives: IntArray
-
-    def ap50(self, counts: IntArray) -> FloatArray:
-        """AP50 under image multiplicities `counts` [R, I]: [R] in 0..1, NaN where no such box was drawn.
-
-        A detection of an image drawn twice counts twice. That equals repeating it in the list: the precision
-        envelope hides the points between equal scores.
-        """
-        positives = counts @ self.positives
-        average: FloatArray = np.full(len(counts), np.nan)
-        weights = counts[:, self.image_index]
-        true = np.cumsum(weights * (self.true & self.counted), axis=1, dtype=np.float64)
-        false = np.cumsum(weights * (~self.true & self.counted), axis=1, dtype=np.float64)
-        precision = true / (true + false + np.spacing(1))
-        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        for row in np.flatnonzero(positives):
-            reached = np.searchsorted(true[row] / positives[row], RECALL_THRESHOLDS, side="left")
-            # Recall thresholds that are never reached have precision 0: the appended entry.
-            average[row] = np.append(envelope[row], 0.0)[reached].mean()
-        return average
+#: Names of the area ranges, in the evaluator's order.
+AREAS = ("all", "small", "medium", "large")
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """The numbers of one class, each in 0..1, None where the ground truth has no box of it."""
+    """The numbers of one class, each in 0..1, None where the ground truth has no box of it (of that size).
+
+    boxes: how many boxes of it count.
+    """
 
     name: str
     ap50: float | None
     ap: float | None
     ar: float | None
     boxes: int
+    ap75: float | None = None
+    ap_small: float | None = None
+    ap_medium: float | None = None
+    ap_large: float | None = None
+    ar_small: float | None = None
+    ar_medium: float | None = None
+    ar_large: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields under their names, for JSON."""
-        return {"name": self.name, "ap50": self.ap50, "ap": self.ap, "ar": self.ar, "boxes": self.boxes}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class BoxEvaluation:
-    """Scores and matches of every class, in the order the classes were given; `images` is I."""
+    """Scores and matches of every class, in the order the classes were given.
+
+    images: how many; detections: how many were matched; dropped_detections: beyond the limit of their image;
+    unknown_detections: of classes that were not looked for in their image (LVIS); matched: all detections in columns.
+    """
 
     scores: tuple[ClassScores, ...]
     matches: tuple[ClassMatches, ...]
     images: int
     detections: int
     dropped_detections: int
+    unknown_detections: int
+    matched: Matched
 
 
-def keep_best(
-    results: Iterable[Mapping[str, Any]], *, limit: int = MAX_DETECTIONS
-) -> tuple[list[Mapping[str, Any]], int]:
-    """The `limit` best-scored results of each image over all classes, and how many were dropped.
+def is_federated(ground_truth: Mapping[str, Any]) -> bool:
+    """Whether the images say which classes were looked for (LVIS)."""
+    return any("neg_category_ids" in image for image in ground_truth["images"])
 
-    pycocotools limits the detections per image *and class*, which is more generous than the benchmark's rule.
-    """
-    per_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for result in results:
-        per_image[int(result["image_id"])].append(result)
-    kept: list[Mapping[str, Any]] = []
-    dropped = 0
-    for image_id in sorted(per_image):
-        ranked = sorted(per_image[image_id], key=lambda result: -float(result["score"]))
-        kept += ranked[:limit]
-        dropped += max(0, len(ranked) - limit)
-    return kept, dropped
+
+def detection_limit(ground_truth: Mapping[str, Any]) -> int:
+    """Detections that count in an image by the rules of the benchmark."""
+    return MAX_DETECTIONS_LVIS if is_federated(ground_truth) else MAX_DETECTIONS
 
 
 def evaluate_boxes(
@@ -107,128 +95,117 @@ def evaluate_boxes(
     results: Sequence[Mapping[str, Any]],
     *,
     classes: Mapping[str, int],
-    max_detections: int = MAX_DETECTIONS,
+    max_detections: int | None = None,
 ) -> BoxEvaluation:
     """Match COCO results to COCO annotations.
 
-    ground_truth: COCO dictionary (`images`, `annotations` with `bbox` xywh in pixels); results: COCO results
-    style; classes: class name -> category id, the classes to score (others, in truth and results, are
-    ignored).
+    ground_truth: COCO dictionary (`images`, `annotations` with `bbox` xywh in pixels); images with
+    `neg_category_ids` are scored by the rules of LVIS; results: COCO results style; classes: class name -> category
+    id, the classes to score (others, in truth and results, are ignored); max_detections: that count in an image, best
+    first, over all classes; 100 if None, 300 for LVIS.
     Raises: DataError for results of images that the ground truth does not hold; MissingExtraError without
-    pycocotools.
+    hotcoco.
     """
     image_ids = sorted(int(image["id"]) for image in ground_truth["images"])
-    known = set(image_ids)
-    strangers = {int(result["image_id"]) for result in results} - known
+    places = {image_id: place for place, image_id in enumerate(image_ids)}
+    strangers = {int(result["image_id"]) for result in results} - places.keys()
     if strangers:
         raise DataError(
-            f"expected results of the {len(known)} annotated images, got {len(strangers)} other image ids "
+            f"expected results of the {len(places)} annotated images, got {len(strangers)} other image ids "
             f"(first: {min(strangers)}); evaluate with the annotation file that the results were made for"
         )
-    wanted = set(classes.values())
-    kept, dropped = keep_best((r for r in results if int(r["category_id"]) in wanted), limit=max_detections)
-    evaluator = _run_pycocotools(ground_truth, kept, image_ids, sorted(wanted), max_detections)
-    per_category = _by_category(evaluator, len(image_ids))
-    scores, matches = [], []
-    for name, category_id in classes.items():
-        row = list(evaluator.params.catIds).index(category_id)
-        precision = evaluator.eval["precision"][:, :, row, 0, 0]
-        recall = evaluator.eval["recall"][:, row, 0, 0]
-        match = per_category[row]
-        boxes = int(match.positives.sum())
-        scores.append(
-            ClassScores(
-                name=name,
-                ap50=float(precision[0].mean()) if boxes else None,
-                ap=float(precision.mean()) if boxes else None,
-                ar=float(recall.mean()) if boxes else None,
-                boxes=boxes,
-            )
-        )
-        matches.append(match)
-    return BoxEvaluation(tuple(scores), tuple(matches), len(image_ids), len(kept), dropped)
+    limit = detection_limit(ground_truth) if max_detections is None else max_detections
+    labels = {category: place for place, category in enumerate(classes.values())}
+    truth = true_boxes(ground_truth["annotations"], places, labels)
+    made = found_boxes(results, places, labels)
+    kept = keep_best(made, limit)
+    federation = _federation(ground_truth, places, labels) if is_federated(ground_truth) else None
+    known = kept if federation is None else keep_known(kept, truth, federation, len(classes))
+    matched = match(known, truth, images=len(places), classes=len(classes), federation=federation)
+    precision, recall = _precision_and_recall(truth, known, federation, len(places), len(classes), limit)
+    matches = matched.by_class()
+    return BoxEvaluation(
+        scores=tuple(
+            _scores(name, precision[:, :, row], recall[:, row], int(matches[row].positives.sum()))
+            for row, name in enumerate(classes)
+        ),
+        matches=matches,
+        images=len(places),
+        detections=len(known),
+        dropped_detections=len(made) - len(kept),
+        unknown_detections=len(kept) - len(known),
+        matched=matched,
+    )
 
 
-def _run_pycocotools(
-    ground_truth: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
-    image_ids: list[int],
-    category_ids: list[int],
-    max_detections: int,
-) -> Any:
+def _federation(ground_truth: Mapping[str, Any], places: Mapping[int, int], labels: Mapping[int, int]) -> Federation:
+    images = sorted(ground_truth["images"], key=lambda image: places[int(image["id"])])
+    negative, not_exhaustive = (
+        [frozenset(labels[number] for number in image.get(key, ()) if number in labels) for image in images]
+        for key in ("neg_category_ids", "not_exhaustive_category_ids")
+    )
+    return Federation(negative, not_exhaustive)
+
+
+def _scores(name: str, precision: FloatArray, recall: FloatArray, boxes: int) -> ClassScores:
+    """precision: [IoUs, recalls, areas], recall: [IoUs, areas]; -1 where there is no box of that size."""
+    ap = [_known(precision[..., area]) for area in range(len(AREAS))]
+    ar = [_known(recall[..., area]) for area in range(len(AREAS))]
+    return ClassScores(
+        name=name,
+        ap50=_known(precision[0, :, 0]),
+        ap=ap[0],
+        ar=ar[0],
+        boxes=boxes,
+        ap75=_known(precision[5, :, 0]),
+        ap_small=ap[1],
+        ap_medium=ap[2],
+        ap_large=ap[3],
+        ar_small=ar[1],
+        ar_medium=ar[2],
+        ar_large=ar[3],
+    )
+
+
+def _known(values: FloatArray) -> float | None:
+    return None if values.flat[0] < 0 else float(values.mean())
+
+
+def _precision_and_recall(
+    truth: TrueBoxes, found: FoundBoxes, federation: Federation | None, images: int, classes: int, limit: int
+) -> tuple[FloatArray, FloatArray]:
+    """[10 IoUs, 101 recalls, classes, 4 areas] and [10 IoUs, classes, 4 areas] in 0..1, -1 without a box."""
     try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+        from hotcoco import COCO, COCOeval
     except ImportError as error:
-        raise MissingExtraError("COCO average precision", extra="evaluate") from error
+        raise MissingExtraError("average precision", extra="evaluate") from error
 
     annotations = [
-        {
-            "id": number,
-            "image_id": int(a["image_id"]),
-            "category_id": int(a["category_id"]),
-            "bbox": list(a["bbox"]),
-            "area": float(a.get("area", a["bbox"][2] * a["bbox"][3])),
-            "iscrowd": int(a.get("iscrowd", 0)),
-        }
-        for number, a in enumerate(ground_truth["annotations"], start=1)
-    ]
-    detections = [
-        {
-            "id": number,
-            "image_id": int(r["image_id"]),
-            "category_id": int(r["category_id"]),
-            "bbox": list(r["bbox"]),
-            "score": float(r["score"]),
-            "area": float(r["bbox"][2] * r["bbox"][3]),
-            "iscrowd": 0,
-        }
-        for number, r in enumerate(results, start=1)
-    ]
-    frame = {
-        "images": [{"id": image_id} for image_id in image_ids],
-        "categories": [{"id": c} for c in category_ids],
-    }
-    # Ids start at 1: pycocotools writes the id of the matched box and reads 0 as "no match".
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = COCO(), COCO()
-        truth.dataset = {**frame, "annotations": annotations}
-        found.dataset = {**frame, "annotations": detections}
-        truth.createIndex()
-        found.createIndex()
-        evaluator = COCOeval(truth, found, "bbox")
-        evaluator.params.imgIds = image_ids
-        evaluator.params.catIds = category_ids
-        evaluator.params.areaRng = [[0.0, 1e10]]
-        evaluator.params.areaRngLbl = ["all"]
-        evaluator.params.maxDets = [max_detections]
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator
-
-
-def _by_category(evaluator: Any, images: int) -> list[ClassMatches]:
-    """Read pycocotools' per-image matches (categories outermost, one area range) at its first IoU, 0.5."""
-    gathered = []
-    for row in range(len(evaluator.params.catIds)):
-        cells = evaluator.evalImgs[row * images : (row + 1) * images]
-        positives = np.zeros(images, dtype=np.int64)
-        scores, true, counted, image_index = [np.empty(0)], [np.empty(0)], [np.empty(0)], [np.empty(0)]
-        for index, cell in enumerate(cells):
-            if cell is None:  # neither a box nor a detection of this class in this image
-                continue
-            positives[index] = int(np.sum(np.asarray(cell["gtIgnore"]) == 0))
-            scores.append(np.asarray(cell["dtScores"], dtype=np.float64))
-            true.append(np.asarray(cell["dtMatches"])[0] > 0)
-            counted.append(~np.asarray(cell["dtIgnore"])[0].astype(bool))
-            image_index.append(np.full(len(cell["dtScores"]), index))
-        order = np.argsort(-np.concatenate(scores), kind="mergesort")  # stable, as pycocotools sorts
-        gathered.append(
-            ClassMatches(
-                true=np.concatenate(true)[order].astype(bool),
-                counted=np.concatenate(counted)[order].astype(bool),
-                image_index=np.concatenate(image_index)[order].astype(np.int64),
-                positives=positives,
-            )
+        {"id": number, "image_id": image, "category_id": label, "bbox": bbox, "area": area, "iscrowd": crowd}
+        for number, (image, label, bbox, area, crowd) in enumerate(
+            zip(
+                (truth.image + 1).tolist(),
+                (truth.label + 1).tolist(),
+                truth.xywh.tolist(),
+                truth.area.tolist(),
+                truth.crowd.astype(int).tolist(),
+                strict=True,
+            ),
+            start=1,
         )
-    return gathered
+    ]
+    frame: list[dict[str, Any]] = [{"id": number, "width": 1, "height": 1} for number in range(1, images + 1)]
+    if federation is not None:
+        for image, negative, loose in zip(frame, federation.negative, federation.not_exhaustive, strict=True):
+            image["neg_category_ids"] = [label + 1 for label in sorted(negative)]
+            image["not_exhaustive_category_ids"] = [label + 1 for label in sorted(loose)]
+    categories = [{"id": number, "name": str(number), "frequency": "f"} for number in range(1, classes + 1)]
+    annotated = COCO({"images": frame, "annotations": annotations, "categories": categories})
+    columns = (found.image + 1, found.xywh, found.score, found.label + 1)
+    detected = annotated.load_res(np.column_stack(columns)) if len(found) else annotated.load_res([])
+    evaluator = COCOeval(annotated, detected, "bbox", lvis_style=federation is not None)
+    evaluator.params.max_dets = [limit]
+    evaluator.evaluate()
+    evaluator.accumulate()
+    numbers: Any = evaluator.eval
+    return np.asarray(numbers["precision"])[..., 0], np.asarray(numbers["recall"])[..., 0]

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cora.data.coco import CocoDataset
+from cora.data.coco import CocoDataset, CocoImage
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cora.detector import Detector
 
 #: Wraps an iterable of image indices of known length to show progress; the identity shows none.
@@ -18,6 +20,10 @@ Progress = Callable[[Sequence[int]], Iterable[int]]
 
 #: Average precision needs the low scores too: METHOD section 7.
 MIN_SCORE = 0.001
+
+
+#: Place among the images, image, its id.
+_Waiting = tuple[int, "Image.Image", int]
 
 
 @dataclass(frozen=True)
@@ -44,32 +50,48 @@ def predict_dataset(
     nms_iou: float = 0.5,
     max_detections: int = MAX_DETECTIONS,
     class_weights: Mapping[str, float] | None = None,
+    batch_size: int = 1,
     progress: Progress = iter,
 ) -> Predictions:
-    """Detect `classes` in the images of `dataset`, one image at a time.
+    """Detect `classes` in the images of `dataset`.
 
     classes: names to search for; `classes[i]` stands for category id i + 1, whatever it is called, so that a
     renamed list is scored against the same ground truth. indices: which images, all by default.
-    class_weights: by these names.
+    class_weights: by these names. batch_size: images in one pass, at most; only those that have the
+    same size after resizing are put together, since padding changes what a tower sees near the border.
     Raises: DataError where an image has another size than its annotation says.
     """
-    results: list[dict[str, Any]] = []
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
-    for index in progress(chosen):
-        image, _, image_id = dataset[index]
+    answers: dict[int, list[dict[str, Any]]] = {}
+    waiting: dict[tuple[int, int] | None, list[_Waiting]] = {}
+
+    def predict(group: list[_Waiting]) -> float:
         start = time.perf_counter()
-        (found,) = detector.predict(
-            [image],
+        found = detector.predict(
+            [image for _, image, _ in group],
             classes,
             score=score,
             nms_iou=nms_iou,
             max_detections=max_detections,
             class_weights=class_weights,
             distractors=(),  # the classes of a benchmark compete with each other alone
+            batch_size=batch_size,
         )
-        seconds += time.perf_counter() - start
-        results += found.to_coco(image_id)
+        took = time.perf_counter() - start
+        for detections, (place, _, image_id) in zip(found, group, strict=True):
+            answers[place] = detections.to_coco(image_id)
+        return took
+
+    for place, index in enumerate(progress(chosen)):
+        image, _, image_id = dataset[index]
+        size = None if batch_size == 1 else detector.preprocessor.resized_size(image.height, image.width)
+        group = waiting.setdefault(size, [])
+        group.append((place, image, image_id))
+        if len(group) == batch_size:
+            seconds += predict(waiting.pop(size))
+    seconds += sum(predict(group) for group in waiting.values())
+    results = [result for place in range(len(chosen)) for result in answers[place]]
     return Predictions(results=results, images=len(chosen), seconds=seconds)
 
 
@@ -77,7 +99,7 @@ def ground_truth(dataset: CocoDataset, *, indices: Sequence[int] | None = None) 
     """The dataset's boxes as a COCO dictionary; category id = place in `dataset.class_names` + 1.
 
     Boxes are those that the dataset kept: clipped to the image, without empty ones, crowd boxes
-    marked.
+    marked. Of LVIS the lists of negative and not exhaustive classes come with it.
     """
     chosen = range(len(dataset)) if indices is None else indices
     records = [dataset.records[index] for index in chosen]
@@ -106,9 +128,17 @@ def ground_truth(dataset: CocoDataset, *, indices: Sequence[int] | None = None) 
                 "height": record.size[0],
                 "width": record.size[1],
                 "file_name": record.path.name,
+                **(_lists(record) if dataset.format == "lvis" else {}),
             }
             for record in records
         ],
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for number, name in enumerate(dataset.class_names, start=1)],
+    }
+
+
+def _lists(record: CocoImage) -> dict[str, list[int]]:
+    return {
+        "neg_category_ids": [label + 1 for label in record.negative_classes],
+        "not_exhaustive_category_ids": [label + 1 for label in record.not_exhaustive_classes],
     }

@@ -163,14 +163,14 @@ def _accuracy(rank: IntArray, classes: IntArray, images: IntArray, number: int, 
     once = np.ones((1, counts.shape[1]), dtype=np.int64)
     estimates = {}
     for k, name in ((1, "top1"), (5, "top5")):
-        value, value_class = _shares(rank < k, classes, images, number, once)
-        resampled, resampled_class = _shares(rank < k, classes, images, number, counts)
+        value, value_class = right_shares(rank < k, classes, images, number, once)
+        resampled, resampled_class = right_shares(rank < k, classes, images, number, counts)
         estimates[name] = estimate(value[0], resampled)
         estimates[f"{name}_per_class"] = estimate(value_class[0], resampled_class)
     return Accuracy(**estimates, boxes=len(rank), classes=len(np.unique(classes)))
 
 
-def _shares(
+def right_shares(
     right: BoolArray, classes: IntArray, images: IntArray, number: int, counts: IntArray
 ) -> tuple[FloatArray, FloatArray]:
     """Share of right boxes, and its mean over classes, in every resample: [R] and [R], NaN without a box."""

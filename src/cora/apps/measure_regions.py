@@ -1,0 +1,42 @@
+"""`cora region-accuracy`: how often true boxes are named right, with and without the prompt."""
+
+from __future__ import annotations
+
+import argparse
+
+import cora
+from cora.apps.measure import console, header, prepare, shown, write_json
+from cora.apps.measure_tables import region_table
+from cora.evaluation.region_accuracy import accuracy, by_class, rank_regions
+
+
+def measure_regions(args: argparse.Namespace) -> int:
+    """Accuracy of ground-truth boxes among all classes, with and without the prompt; returns exit code 0."""
+    setting = prepare(args)
+    names = setting.dataset.class_names
+    detector = cora.load(args.model).to(setting.device)
+    setting.text.apply(detector.vocabulary_encoder)
+    measured = rank_regions(
+        detector,
+        setting.dataset,
+        indices=setting.indices,
+        progress=lambda indices: shown(indices, "regions"),
+    )
+    answers = {
+        label: {
+            group: accuracy(measured, names, members, setting.counts, prompt=prompt)
+            for group, members in setting.groups.items()
+        }
+        for label, prompt in (("prompt", True), ("no prompt", False))
+    }
+    console().print(region_table(answers, len(names)))
+    report = {
+        **header(args, setting, detector),
+        "accuracy": {
+            label: {group: {size: a.as_dict() for size, a in sizes.items()} for group, sizes in groups.items()}
+            for label, groups in answers.items()
+        },
+        "classes": by_class(measured, names),
+    }
+    write_json(args.json, report)
+    return 0

@@ -1,0 +1,205 @@
+"""The report of `cora evaluate`: what was measured as one HTML file with plots and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cora.apps.files import write_whole
+from cora.apps.measure import Setting
+from cora.apps.measure_tables import classes, percent, plain
+from cora.draw import draw_boxes
+from cora.evaluation.base_novel import GroupScore, mean_curve
+from cora.evaluation.coco_ap import BoxEvaluation
+from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
+from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
+from cora.evaluation.telling import Telling, choose_pictures, worst_confusions
+from cora.evaluation.tide import KINDS, Errors, ErrorShares
+from cora.images import read_image
+
+_KINDS = {
+    "best": ("Found", "Pictures where most of what is there was found. Drawn: the right detections."),
+    "missed": ("Missed", "Pictures where most objects were not found. Drawn: those, and the right detections."),
+    "confused": ("Confused", "Objects that were found and named wrong. Drawn: those detections, with what they are."),
+}
+
+
+def write_report(
+    folder: Path,
+    *,
+    setting: Setting,
+    facts: Mapping[str, Any],
+    evaluation: BoxEvaluation,
+    scores: Mapping[str, GroupScore],
+    weighted: Mapping[str, GroupScore] | None,
+    oracles: Mapping[str, Mapping[str, GroupScore]],
+    errors: Errors,
+    shares: Mapping[str, ErrorShares],
+) -> Path:
+    """Write `report.html` into the folder and return its path; pictures are left out where there are no photos."""
+    sections = [
+        Section(
+            "Average precision",
+            "In percent; in brackets the 95 % interval of a bootstrap over images. S, M, L: areas below 32², below 96² "
+            "and above, in px².",
+            _scores_table(scores),
+        )
+    ]
+    if weighted is not None:
+        note = "The same with the class weights in pre-matching, a prior that has to be known before the test."
+        sections.append(Section("With class weights", note, _scores_table(weighted)))
+    sections += _diagnosis(oracles, shares)
+    lines = {group: mean_curve(evaluation, names) for group, names in setting.groups.items()}
+    sections.append(
+        Section(
+            "Precision and recall",
+            "At IoU 0.5, mean over the classes of a group; the area below a line is its AP50.",
+            curves({group: line for group, line in lines.items() if line is not None}),
+        )
+    )
+    sections += _class_sections(setting, evaluation, errors)
+    sections += _picture_sections(setting, errors)
+    html = page("Detection report", _facts(facts), sections)
+    path = folder / "report.html"
+    write_whole(path, lambda file: file.write_text(html, encoding="utf-8"))
+    return path
+
+
+def _facts(report: Mapping[str, Any]) -> dict[str, str]:
+    model = report["model"]
+    answer = {
+        "Model": report.get("predictions", "") if model is None else f"{model['name']} ({model['fingerprint']})",
+        "Annotations": f"{report['annotations']['file']} ({str(report['annotations']['sha256'])[:16]})",
+        "Measured": f"{report['images']} images, {report['boxes']} boxes, {report['crowd_boxes']} crowd boxes",
+        "Detections": f"{report['detections']} counted, {report['dropped_detections']} beyond "
+        f"{report['max_detections']} an image",
+        "Command": " ".join(report["command"]),
+        "Version": report["version"],
+    }
+    weights = report["class_weights"]
+    answer["Class weights"] = ", ".join(f"{name} {weight:g}" for name, weight in weights.items()) or "none"
+    return answer
+
+
+def _scores_table(scores: Mapping[str, GroupScore]) -> str:
+    head = ("", "classes", "AP50", "AP", "AP75", "AP S", "AP M", "AP L", "AR", "AR S", "AR M", "AR L")
+    rows = [
+        (
+            group,
+            classes(score),
+            percent(score.ap50),
+            *map(plain, (score.ap, score.ap75, score.ap_small, score.ap_medium, score.ap_large)),
+            *map(plain, (score.ar, score.ar_small, score.ar_medium, score.ar_large)),
+        )
+        for group, score in scores.items()
+    ]
+    return table(head, rows)
+
+
+def _diagnosis(oracles: Mapping[str, Mapping[str, GroupScore]], shares: Mapping[str, ErrorShares]) -> list[Section]:
+    sections = []
+    if oracles:
+        groups = list(oracles[AS_IT_IS])
+        rows = [
+            (name, *(f"{plain(scores[group].ap50.value)}{_gain(oracles, name, group)}" for group in groups))
+            for name, scores in oracles.items()
+        ]
+        note = "AP50 with one step made perfect, and what that gives back."
+        sections.append(Section("What one perfect step would give back", note, table(("", *groups), rows)))
+        ceilings = [
+            (f"{group}, {limit} boxes", *map(plain, (score.ap50.value, score.ar)),
+             *map(plain, (score.ar_small, score.ar_medium, score.ar_large)))
+            for oracle, limit in ((BEST_OF_100, 100), (BEST_OF_300, 300))
+            for group, score in oracles[oracle].items()
+        ]  # fmt: skip
+        note = "Recall if every object had its best box and its true class: no better classifier can exceed it."
+        head = ("", "IoU 0.5", "IoU 0.5-0.95", "S", "M", "L")
+        sections.append(Section("Recall ceiling of the boxes", note, table(head, ceilings)))
+    rows = [
+        (
+            kind,
+            *(
+                f"{100 * e.gains[kind]:+.1f}, {plain(e.shares[kind])} % of all, {e.counts[kind]}"
+                for e in shares.values()
+            ),
+        )
+        for kind in KINDS
+    ]
+    note = "TIDE: AP50 that mending one kind of error gives back, its share of the sum over kinds, number of errors."
+    return [*sections, Section("Kinds of errors", note, table(("", *shares), rows))]
+
+
+def _gain(oracles: Mapping[str, Mapping[str, GroupScore]], name: str, group: str) -> str:
+    value, before = oracles[name][group].ap50.value, oracles[AS_IT_IS][group].ap50.value
+    return "" if name == AS_IT_IS or value is None or before is None else f" ({100 * (value - before):+.1f})"
+
+
+def _class_sections(setting: Setting, evaluation: BoxEvaluation, errors: Errors) -> list[Section]:
+    group_of = {name: group for group, names in setting.groups.items() if group != "all" for name in names}
+    known = {score.name: score.ap50 for score in evaluation.scores if score.ap50 is not None}
+    ordered = dict(sorted(known.items(), key=lambda item: (group_of.get(item[0], "all"), -item[1], item[0])))
+    worst = worst_confusions(errors, setting.class_names, [score.ap50 for score in evaluation.scores])
+    rows = [
+        (
+            found.name,
+            group_of.get(found.name, "all"),
+            plain(known[found.name]),
+            str(found.boxes),
+            str(found.found),
+            ", ".join(f"{name} ({count})" for name, count in found.taken_for[:4]) or "-",
+        )
+        for found in worst
+    ]
+    head = ("class", "group", "AP50", "boxes", "found", "taken for")
+    per_class = [
+        (score.name, group_of.get(score.name, "all"), str(score.boxes),
+         *map(plain, (score.ap50, score.ap, score.ap75, score.ar)))
+        for score in evaluation.scores
+    ]  # fmt: skip
+    numbers = table(("class", "group", "boxes", "AP50", "AP", "AP75", "AR"), per_class)
+    return [
+        Section("AP50 of every class", "In percent, best first within a group.", bars(ordered, group_of)),
+        Section(
+            "The worst classes",
+            "Among as many detections of each picture as it has objects, at least three: boxes found under their own "
+            "name, and names that objects were given instead.",
+            table(head, rows, text_columns=(5,)),
+        ),
+        Section(
+            "Numbers of every class",
+            "In percent; a dash where no box is annotated.",
+            folded(f"{len(per_class)} classes", numbers),
+        ),
+    ]
+
+
+def _picture_sections(setting: Setting, errors: Errors) -> list[Section]:
+    if setting.photos is None:
+        return []
+    chosen = choose_pictures(errors, setting.class_names)
+    sections = []
+    for kind, (title, note) in _KINDS.items():
+        drawn = [_drawn(setting, errors, telling) for telling in chosen if telling.kind == kind]
+        if drawn:
+            sections.append(Section(title, note, gallery(drawn)))
+    return sections
+
+
+def _drawn(setting: Setting, errors: Errors, telling: Telling) -> str:
+    found, truth, names = errors.matched.found, errors.matched.truth, setting.class_names
+    ids = sorted(image["id"] for image in setting.truth["images"])
+    record = next(r for r in setting.dataset.records if r.image_id == ids[telling.image])
+    boxes: list[Sequence[float]] = []
+    labels = []
+    for place in telling.found.tolist():
+        boxes.append(found.xywh[place].tolist())
+        name = names[found.label[place]]
+        target = errors.target[place]
+        labels.append(name if target < 0 else f"{name}, is {names[truth.label[target]]}")
+    for place in telling.missed.tolist():
+        boxes.append(truth.xywh[place].tolist())
+        labels.append(f"missed: {names[truth.label[place]]}")
+    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
+    image = draw_boxes(read_image(record.path), corners, labels)
+    return picture(image, f"{record.path.name}: {telling.caption}")

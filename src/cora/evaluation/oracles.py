@@ -1,0 +1,227 @@
+"""Oracles: what would detections be worth if one step were perfect? They read the truth and recombine the rest.
+
+Each is a list of COCO results for the same evaluator, made from the public steps of the detector:
+
+- `AS_IT_IS`: the detector itself.
+- `TRUE_PRE_MATCHING`: anchors know the class of the true box that they overlap most; the rest is predicted.
+- `TRUE_BOXES`: the true boxes, named and scored by the region classifier; what is lost is the classifier's.
+- `TRUE_CLASSES`: predicted boxes that overlap a true box by 0.5 or more get its class with probability 1; the others
+  stay as they are. What is lost is the localizer's, and the ranking's.
+- `BEST_OF_100`, `BEST_OF_300`: for every object the box that fits best among the best 100 or 300 by objectness, with
+  its class: the recall that no classifier and no ranking can exceed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cora.boxes import clip_to_image, cxcywh_to_xyxy, pairwise_iou, scale_to_pixels
+from cora.data.coco import CocoDataset
+from cora.detector import Detector, DetectorOutput, PreMatched, combine_scores
+from cora.detector.variants.true_classes import classes_of_boxes
+from cora.errors import DataError
+from cora.evaluation.coco_ap import MAX_DETECTIONS
+from cora.evaluation.predict import MIN_SCORE, Predictions, Progress
+from cora.localizer import Memory
+from cora.regions import Vocabulary
+from cora.structures import Detections, FeatureMap, Targets
+
+AS_IT_IS = "as it is"
+TRUE_PRE_MATCHING = "true classes at pre-matching"
+TRUE_BOXES = "true boxes, predicted classes"
+TRUE_CLASSES = "predicted boxes, true classes"
+BEST_OF_100 = "best of 100 boxes an object"
+BEST_OF_300 = "best of 300 boxes an object"
+
+ORACLES = (AS_IT_IS, TRUE_PRE_MATCHING, TRUE_BOXES, TRUE_CLASSES, BEST_OF_100, BEST_OF_300)
+_BEST_OF = {BEST_OF_100: 100, BEST_OF_300: 300}
+
+#: Overlap from which a predicted box is of an object.
+_OBJECT_IOU = 0.5
+#: Logit whose sigmoid is 1 in every floating type: a true box is an object.
+_CERTAIN = 100.0
+
+
+@torch.inference_mode()
+def predict_oracles(
+    detector: Detector,
+    dataset: CocoDataset,
+    classes: Sequence[str],
+    *,
+    indices: Sequence[int] | None = None,
+    score: float = MIN_SCORE,
+    nms_iou: float = 0.5,
+    max_detections: int = MAX_DETECTIONS,
+    progress: Progress = iter,
+) -> dict[str, Predictions]:
+    """Results of all `ORACLES` in one pass over the images; `AS_IT_IS` is what `predict_dataset` finds.
+
+    Args:
+        detector: comes back in the mode it was in.
+        dataset: annotated photos.
+        classes: names to search for, one for each class of the dataset.
+        indices: which photos, all by default.
+        score: lowest score kept.
+        nms_iou: per-class suppression; true boxes are not suppressed.
+        max_detections: kept in an image, except by the best-box oracles, which give one box for each object.
+        progress: wraps the indices.
+
+    Raises:
+        DataError: not as many names as the dataset has classes.
+    """
+    vocabulary = _vocabulary(detector, dataset, classes, None)
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    seconds = 0.0
+    chosen = range(len(dataset)) if indices is None else indices
+    training = detector.training
+    detector.eval()
+    for index in progress(chosen):
+        image, targets, image_id = dataset[index]
+        targets = targets.to(detector.device)
+        start = time.perf_counter()
+        batch = detector.preprocessor([image]).to(detector.device)
+        size = batch.original_sizes[0]
+        c3, c4 = detector.encode(batch)
+        memory = detector.encode_map(c3)
+        matched = detector.pre_match(c4, detector.anchors(memory), vocabulary)
+        plain = _finish(detector, c3, memory, matched, vocabulary)
+        outputs = {
+            AS_IT_IS: plain,
+            TRUE_PRE_MATCHING: _finish(detector, c3, memory, _with_true_classes(matched, targets), vocabulary),
+            TRUE_CLASSES: _named_right(detector, plain, targets),
+        }
+        if len(targets):
+            outputs[TRUE_BOXES] = _at_true_boxes(detector, c3, targets, vocabulary)
+        for oracle, output in outputs.items():
+            ((boxes, scores, labels),) = detector.postprocess(
+                output,
+                [size],
+                score=score,
+                nms_iou=1.0 if oracle == TRUE_BOXES else nms_iou,
+                max_detections=max_detections,
+            )
+            results[oracle] += _results(boxes, scores, labels, vocabulary.names, size, image_id)
+        for oracle, count in _BEST_OF.items():
+            boxes, shares = _best_boxes(plain, targets, size, count)
+            results[oracle] += _results(boxes, shares, targets.classes, vocabulary.names, size, image_id)
+        seconds += time.perf_counter() - start
+    detector.train(training)
+    return {oracle: Predictions(results=results[oracle], images=len(chosen), seconds=seconds) for oracle in ORACLES}
+
+
+@torch.inference_mode()
+def predict_with_true_classes(
+    detector: Detector,
+    dataset: CocoDataset,
+    classes: Sequence[str],
+    *,
+    indices: Sequence[int] | None = None,
+    score: float = MIN_SCORE,
+    nms_iou: float = 0.5,
+    max_detections: int = MAX_DETECTIONS,
+    class_weights: Mapping[str, float] | None = None,
+    progress: Progress = iter,
+) -> Predictions:
+    """As `predict_dataset`, but anchors know the class of the true box that they overlap most.
+
+    Anchors over no true box are pre-matched as usual, and final boxes are scored by the region classifier as usual:
+    the difference to `predict_dataset` is what wrong classes at pre-matching cost.
+
+    Raises:
+        DataError: not as many names as the dataset has classes.
+    """
+    vocabulary = _vocabulary(detector, dataset, classes, class_weights)
+    training = detector.training
+    detector.eval()
+    results: list[dict[str, Any]] = []
+    seconds = 0.0
+    chosen = range(len(dataset)) if indices is None else indices
+    for index in progress(chosen):
+        image, targets, image_id = dataset[index]
+        start = time.perf_counter()
+        batch = detector.preprocessor([image]).to(detector.device)
+        c3, c4 = detector.encode(batch)
+        memory = detector.encode_map(c3)
+        matched = detector.pre_match(c4, detector.anchors(memory), vocabulary)
+        matched = _with_true_classes(matched, targets.to(detector.device))
+        ((boxes, scores, labels),) = detector.postprocess(
+            _finish(detector, c3, memory, matched, vocabulary),
+            batch.original_sizes,
+            score=score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+        )
+        seconds += time.perf_counter() - start
+        results += _results(boxes, scores, labels, vocabulary.names, batch.original_sizes[0], image_id)
+    detector.train(training)
+    return Predictions(results=results, images=len(chosen), seconds=seconds)
+
+
+def _vocabulary(
+    detector: Detector, dataset: CocoDataset, classes: Sequence[str], class_weights: Mapping[str, float] | None
+) -> Vocabulary:
+    if len(classes) != len(dataset.class_names):
+        raise DataError(
+            f"true classes: expected a name for each of the dataset's {len(dataset.class_names)} classes, "
+            f"got {len(classes)}"
+        )
+    return detector.vocabulary_encoder.encode(classes).weighted(class_weights).to(detector.device)
+
+
+def _finish(
+    detector: Detector, c3: FeatureMap, memory: Memory, matched: PreMatched, vocabulary: Vocabulary
+) -> DetectorOutput:
+    """The steps of the detector after pre-matching."""
+    boxes, objectness = detector.worth_scoring(detector.decode(memory, matched))
+    probabilities = detector.classify(c3, boxes, vocabulary)
+    scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
+    return DetectorOutput(boxes, objectness, probabilities, scores)
+
+
+def _with_true_classes(matched: PreMatched, targets: Targets) -> PreMatched:
+    return replace(matched, classes=classes_of_boxes(matched.anchors_cxcywh, [targets], matched.classes))
+
+
+def _named_right(detector: Detector, output: DetectorOutput, targets: Targets) -> DetectorOutput:
+    """The same boxes, those of objects with the class of the object."""
+    if not len(targets):
+        return output
+    overlap = pairwise_iou(cxcywh_to_xyxy(output.boxes_cxcywh[0]), cxcywh_to_xyxy(targets.boxes_cxcywh))
+    best = overlap.max(dim=1)
+    right = F.one_hot(targets.classes[best.indices], output.probabilities.shape[-1]).to(output.probabilities)
+    on_object = (best.values >= _OBJECT_IOU)[None, :, None]
+    probabilities = torch.where(on_object, right[None], output.probabilities)
+    scores = combine_scores(probabilities, output.objectness, detector.config.postprocess.objectness_power)
+    return replace(output, probabilities=probabilities, scores=scores)
+
+
+def _at_true_boxes(detector: Detector, c3: FeatureMap, targets: Targets, vocabulary: Vocabulary) -> DetectorOutput:
+    boxes = targets.boxes_cxcywh[None]
+    probabilities = detector.classify(c3, boxes, vocabulary)
+    objectness = torch.full_like(boxes[..., 0], _CERTAIN)
+    return DetectorOutput(boxes, objectness, probabilities, combine_scores(probabilities, objectness))
+
+
+def _best_boxes(output: DetectorOutput, targets: Targets, size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
+    """For every true box the box that fits best, [T, 4] corners in pixels, and their IoU [T]."""
+    order = output.objectness[0].argsort(descending=True)[:count]
+    boxes = clip_to_image(scale_to_pixels(output.boxes_cxcywh[0, order], size), size)
+    best = pairwise_iou(scale_to_pixels(targets.boxes_cxcywh, size), boxes).max(dim=1)
+    return boxes[best.indices], best.values
+
+
+def _results(
+    boxes: Tensor, scores: Tensor, labels: Tensor, names: tuple[str, ...], size: tuple[int, int], image_id: int
+) -> list[dict[str, Any]]:
+    found = Detections(
+        boxes_xyxy_px=boxes.cpu(), scores=scores.cpu(), labels=labels.cpu(), class_names=names, image_size=size
+    )
+    return found.to_coco(image_id)

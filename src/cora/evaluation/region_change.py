@@ -1,0 +1,70 @@
+"""What a change of the class embeddings does to region accuracy, in pairs: the same boxes, the same resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate
+from cora.evaluation.region_accuracy import ranks, right_shares
+
+
+@dataclass(frozen=True)
+class Change:
+    """Top-1 shares in 0..1 before and after, and after - before with the interval of paired resamples."""
+
+    before: Estimate
+    after: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class RegionChange:
+    """The change over boxes, and of the mean over classes, for a group of `boxes` boxes."""
+
+    per_box: Change
+    per_class: Change
+    boxes: int
+
+
+def region_change(
+    *,
+    regions: Tensor,
+    labels: Tensor,
+    image_index: Tensor,
+    before: Tensor,
+    after: Tensor,
+    class_names: Sequence[str],
+    chosen: Collection[str],
+    counts: IntArray,
+) -> RegionChange:
+    """Compare two embeddings of the same classes on the boxes of the `chosen` ones, all classes competing.
+
+    Args:
+        regions: [n, D] unit embeddings of ground-truth boxes.
+        labels: [n] int64 into `class_names`.
+        image_index: [n] int64, the photo of each box.
+        before, after: [C, D] unit embeddings of `class_names`.
+        class_names: the C classes.
+        chosen: those whose boxes count.
+        counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`).
+    """
+    wanted = np.isin(labels.numpy(), [place for place, name in enumerate(class_names) if name in chosen])
+    photos, classes = image_index.numpy()[wanted], labels.numpy()[wanted]
+    all_counts = np.concatenate([np.ones((1, counts.shape[1]), dtype=np.int64), counts])
+    shares = [
+        right_shares(ranks(regions @ embeddings.T, labels)[wanted] == 0, classes, photos, len(class_names), all_counts)
+        for embeddings in (before, after)
+    ]
+    (box_before, class_before), (box_after, class_after) = shares
+    return RegionChange(
+        per_box=_change(box_before, box_after), per_class=_change(class_before, class_after), boxes=int(wanted.sum())
+    )
+
+
+def _change(before: FloatArray, after: FloatArray) -> Change:
+    difference = after - before
+    return Change(*(estimate(float(shares[0]), shares[1:]) for shares in (before, after, difference)))

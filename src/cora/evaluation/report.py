@@ -1,0 +1,156 @@
+"""One HTML file that needs nothing else: tables, plots as inline SVG, pictures as data, light and dark, any width.
+
+Only text that is passed as `html` is trusted; everything else is escaped, names of classes and files among it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from cora.evaluation.bootstrap import FloatArray
+from cora.evaluation.matching import RECALL_THRESHOLDS
+
+#: Longest side of an embedded picture in pixels, and its JPEG quality.
+_PICTURE_SIDE, _QUALITY = 480, 72
+
+_STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --ink: #1c1f23; --faint: #667; --line: #d8dce2; --soft: #f3f5f8;
+  --novel: #c2410c; --base: #1d5fae; --all: #4b7a3a; --other: #7a4b9a; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #15181c; --ink: #e6e8eb; --faint: #9aa4b2; --line: #363c45; --soft: #1f242a;
+    --novel: #fb923c; --base: #6ba8f5; --all: #8fca78; --other: #c79ae6; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
+p { max-width: 44rem; } .note, figcaption, dt { color: var(--faint); font-size: .9rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dd { margin: 0;
+  overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; }
+thead th { background: var(--soft); }
+svg { display: block; width: 100%; height: auto; max-width: 44rem; } svg text { fill: var(--ink); font-size: 12px; }
+svg .grid { stroke: var(--line); } .novel { --c: var(--novel); } .base { --c: var(--base); } .all { --c: var(--all); }
+.other { --c: var(--other); } svg .bar { fill: var(--c); } svg .curve { fill: none; stroke: var(--c); stroke-width: 2; }
+.key span { margin-right: 1.2rem; white-space: nowrap; } .key i { display: inline-block; width: .8rem; height: .8rem;
+  margin-right: .4rem; background: var(--c); }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
+figure { margin: 0; } figure img { width: 100%; height: auto; display: block; border-radius: 4px; }
+@media (max-width: 36rem) { th, td { padding: .25rem .4rem; font-size: .85rem; }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a sentence on how to read it, and its content, which is HTML made by the functions here."""
+
+    title: str
+    note: str
+    html: str
+
+
+def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> str:
+    """The whole file; `facts` say what was measured, name -> text."""
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    body = "".join(
+        f'<section><h2>{escape(part.title)}</h2><p class="note">{escape(part.note)}</p>{part.html}</section>'
+        for part in sections
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1><dl>{listed}</dl>\n{body}</body></html>\n"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: Sequence[int] = ()) -> str:
+    """A table whose first column names the rows; `text_columns` hold sentences and may wrap."""
+    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="text">{escape(cell)}</td>' if place in text_columns else f"<td>{escape(cell)}</td>"
+            for place, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def curves(lines: Mapping[str, FloatArray]) -> str:
+    """Precision [101] over recall, a line for each group."""
+    left, top, width, height = 44, 12, 560, 300
+    parts = []
+    for step in range(6):
+        x, y, share = left + width * step / 5, top + height * (1 - step / 5), f"{20 * step}"
+        parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width}M{x:.1f} {top}v{height}"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{share}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{share}</text>')
+    for group, precision in lines.items():
+        points = zip(left + width * RECALL_THRESHOLDS, top + height * (1 - np.clip(precision, 0, 1)), strict=True)
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        parts.append(f'<path class="curve {_colour(group)}" d="M{path}"/>')
+    label = f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">recall, %</text>'
+    box = f'viewBox="0 0 {left + width + 12} {top + height + 44}"'
+    return f'{_key(list(lines))}<svg {box} role="img" aria-label="precision over recall">{"".join(parts)}{label}</svg>'
+
+
+def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
+    """A bar for each class, 0..1, coloured by its group, in the order given."""
+    left, width, row = 150, 400, 18
+    parts = []
+    for place, (name, value) in enumerate(values.items()):
+        y, length = place * row, max(width * value, 0.5)
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(_short(name))}</text>'
+            f'<rect class="bar {_colour(group_of.get(name, "all"))}" x="{left}" y="{y + 3}" width="{length:.1f}" '
+            f'height="{row - 5}"/><text x="{left + length + 6:.1f}" y="{y + 13}">{100 * value:.1f}</text>'
+        )
+    box = f'viewBox="0 0 {left + width + 50} {max(len(values) * row, 1)}"'
+    groups = list(dict.fromkeys(group_of.get(name, "all") for name in values))
+    return f'{_key(groups)}<svg {box} role="img" aria-label="a bar for each class">{"".join(parts)}</svg>'
+
+
+def picture(image: Image.Image, caption: str) -> str:
+    """A picture as small JPEG inside the file, with its caption."""
+    small = image.convert("RGB")
+    small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_QUALITY)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    size = f'width="{small.width}" height="{small.height}"'
+    source = f'src="data:image/jpeg;base64,{data}"'
+    return f'<figure><img {source} {size} alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def folded(summary: str, html: str) -> str:
+    """Content that opens when its summary is touched."""
+    return f"<details><summary>{escape(summary)}</summary>{html}</details>"
+
+
+def gallery(pictures: Sequence[str]) -> str:
+    """Pictures of `picture` in as many columns as there is room for."""
+    return f'<div class="pictures">{"".join(pictures)}</div>'
+
+
+def _key(groups: Sequence[str]) -> str:
+    names = "".join(f'<span class="{_colour(group)}"><i></i>{escape(group)}</span>' for group in groups)
+    return f'<p class="key">{names}</p>'
+
+
+def _colour(group: str) -> str:
+    return group if group in ("novel", "base", "all") else "other"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else name[:21] + "…"

@@ -1,0 +1,105 @@
+"""Detections that were made elsewhere: a COCO results file, checked against the ground truth before it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cora.data.coco_json import MAX_JSON_BYTES
+from cora.data.problems import Problems, is_number, read_text
+from cora.errors import DataError
+from cora.evaluation.truth import is_box
+
+
+@dataclass(frozen=True)
+class ForeignResults:
+    """Results with category id = place in the class list + 1.
+
+    other_classes: how many were of classes that are annotated but not measured; reaching_over: how many boxes reach
+    over the border of their image by more than a pixel (they count as they are).
+    """
+
+    results: list[dict[str, Any]]
+    other_classes: int
+    reaching_over: int
+
+
+def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
+    """Read COCO results: a list of image_id, category_id, bbox (xywh in pixels) and score, or an object with such a
+    list as `annotations`.
+
+    Args:
+        path: the file.
+        truth: of `truth.read_truth`.
+
+    Raises:
+        DataError: the file cannot be read; image or category ids that the truth lacks, scores that are no finite
+            number, boxes that are no four numbers or lie off their image; each kind is counted in one message.
+    """
+    entries = _entries(path)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
+    place_of = {category.get("source_id", category["id"]): category["id"] for category in truth["categories"]}
+    others = frozenset(truth.get("other_category_ids", ()))
+    problems = Problems()
+    results: list[dict[str, Any]] = []
+    other_classes = reaching_over = 0
+    for number, entry in enumerate(entries):
+        where = f"entry {number}"
+        if not isinstance(entry, dict):
+            problems.add("entries that are no objects", where)
+            continue
+        image, category, bbox, score = (entry.get(key) for key in ("image_id", "category_id", "bbox", "score"))
+        if isinstance(image, bool) or not isinstance(image, int) or image not in sizes:
+            problems.add("unknown image ids", image)
+        elif (
+            isinstance(category, bool)
+            or not isinstance(category, int)
+            or (category not in place_of and category not in others)
+        ):
+            problems.add("unknown category ids", category)
+        elif not isinstance(score, int | float) or isinstance(score, bool) or not is_number(score):
+            problems.add("scores that are no finite number", f"{score} in {where}")
+        elif not isinstance(bbox, list) or not is_box(bbox):
+            problems.add("boxes that are no four finite numbers with sides of 0 or more", f"{bbox} in {where}")
+        else:
+            over = _reach(bbox, *sizes[image])
+            if over is None:
+                problems.add(
+                    "boxes off their image", f"{bbox} in image {image}, {sizes[image][0]}x{sizes[image][1]} px"
+                )
+            elif category in others:
+                other_classes += 1
+            else:
+                reaching_over += over > 1
+                chosen = {"image_id": image, "category_id": place_of[category], "bbox": bbox, "score": float(score)}
+                results.append(chosen)
+    if problems:
+        raise DataError(
+            f"{path}: expected COCO results for the annotation file, got {problems} among {len(entries)} entries; "
+            "boxes are x, y, width, height in pixels of the original image"
+        )
+    return ForeignResults(results, other_classes, reaching_over)
+
+
+def _entries(path: Path) -> list[Any]:
+    text = read_text(path, max_bytes=MAX_JSON_BYTES, expected="COCO results file")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); expected a list of COCO results") from error
+    if isinstance(content, dict):
+        content = content.get("annotations")
+    if not isinstance(content, list):
+        raise DataError(f"{path}: expected a list of COCO results, or an object with a list annotations")
+    return content
+
+
+def _reach(bbox: list[float], width: int, height: int) -> float | None:
+    """Pixels by which a box reaches over the border, None if it lies wholly outside."""
+    x, y, w, h = bbox
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return None
+    return max(-x, -y, x + w - width, y + h - height, 0.0)

@@ -1,0 +1,126 @@
+"""The report's building blocks, and which pictures and classes it shows."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cora.evaluation.base_novel import mean_curve
+from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
+from cora.evaluation.telling import choose_pictures, looked_at, worst_confusions
+from cora.evaluation.tide import find_errors
+from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results, perfect_results
+
+NAMES = tuple(CLASSES)
+_VOID = {"meta", "img", "path", "rect", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and gathers what a page refers to and says."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.references, self.text, self.tags = [], [], [], []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [v for k, v in attributes if k in ("src", "href", "srcset", "action", "data", "xlink:href")]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_a_page_is_whole_and_refers_to_nothing():
+    evil = "<script>alert('x')</script>"
+    image = Image.new("RGB", (1000, 500), (200, 30, 30))
+    body = (
+        table(("", evil), [(evil, "1")], text_columns=(1,))
+        + bars({evil: 0.5, "cat": 0.0}, {evil: "novel", "cat": "base"})
+        + curves({"novel": np.linspace(1, 0, 101)})
+        + folded(evil, "<p>inside</p>")
+        + gallery([picture(image, evil)])
+    )
+    html = page(evil, {"Model": evil}, [Section(evil, evil, body)])
+    read = Page(html)
+    assert "script" not in read.tags
+    assert "".join(read.text).count(evil) == 9
+    assert len(read.references) == 1
+    assert read.references[0].startswith("data:image/jpeg;base64,")
+    assert 'width="480" height="240"' in html
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "prefers-color-scheme: dark" in html
+    assert 'name="viewport"' in html
+
+
+def test_the_area_below_the_mean_curve_is_the_ap50_of_the_group():
+    truth = ground_truth(seed=2, images=20)
+    evaluation = evaluate_boxes(truth, noisy_results(truth, seed=2), classes={**CLASSES, "zebra": 4})
+    curve = mean_curve(evaluation, ["cat", "dog", "zebra"])
+    assert curve.mean() == pytest.approx(np.mean([score.ap50 for score in evaluation.scores[:2]]))
+    assert (np.diff(curve) <= 1e-12).all()
+    assert mean_curve(evaluation, ["zebra"]) is None
+
+
+def test_as_many_detections_are_looked_at_as_there_are_boxes():
+    truth = ground_truth(seed=5, images=20, crowds=False)
+    errors = find_errors(evaluate_boxes(truth, noisy_results(truth, seed=5, extra=9), classes=CLASSES).matched)
+    seen, matched = looked_at(errors), errors.matched
+    for image in range(matched.images):
+        here = matched.found.image == image
+        assert (seen & here).sum() == max(3, (matched.truth.image == image).sum())
+        assert matched.found.score[seen & here].min() >= matched.found.score[here & ~seen].max()
+
+
+def test_pictures_show_what_they_are_chosen_for():
+    truth = ground_truth(seed=5, images=40, crowds=False)
+    errors = find_errors(evaluate_boxes(truth, noisy_results(truth, seed=5), classes=CLASSES).matched)
+    chosen = choose_pictures(errors, NAMES, each=4)
+    assert len({telling.image for telling in chosen}) == len(chosen)
+    kinds = [telling.kind for telling in chosen]
+    assert all(1 <= kinds.count(kind) <= 4 for kind in ("best", "missed", "confused"))
+    for telling in chosen:
+        assert (errors.matched.found.image[telling.found] == telling.image).all()
+        assert (errors.matched.truth.image[telling.missed] == telling.image).all()
+        if telling.kind == "best":
+            assert errors.matched.true[telling.found].all()
+            assert "found" in telling.caption
+        if telling.kind == "missed":
+            assert len(telling.missed)
+        if telling.kind == "confused":
+            assert (errors.target[telling.found] >= 0).all()
+            assert ", is " in telling.caption
+
+
+def test_perfect_predictions_leave_nothing_missed_or_confused():
+    truth = ground_truth(seed=5, crowds=False)
+    errors = find_errors(evaluate_boxes(truth, perfect_results(truth), classes=CLASSES).matched)
+    assert {telling.kind for telling in choose_pictures(errors, NAMES)} == {"best"}
+
+
+def test_worst_classes_come_first_with_what_they_were_taken_for():
+    box = [10.0, 10.0, 50.0, 50.0]
+    truth = {
+        "images": [{"id": 1}, {"id": 2}],
+        "annotations": [{"image_id": i, "category_id": i, "bbox": box, "area": 2500.0} for i in (1, 2)],
+    }
+    results = [{"image_id": i, "category_id": 2, "bbox": box, "score": 0.5} for i in (1, 2)]
+    evaluation = evaluate_boxes(truth, results, classes=CLASSES)
+    found = worst_confusions(find_errors(evaluation.matched), NAMES, [score.ap50 for score in evaluation.scores])
+    assert [(c.name, c.boxes, c.found, c.taken_for) for c in found] == [
+        ("cat", 1, 0, (("dog", 1),)),
+        ("dog", 1, 1, ()),
+    ]

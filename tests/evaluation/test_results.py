@@ -1,0 +1,121 @@
+"""Ground truth as a file has it, and predictions made elsewhere."""
+
+import json
+
+import pytest
+
+from cora.errors import DataError
+from cora.evaluation.results import read_results
+from cora.evaluation.truth import frequencies_of, only_images, read_truth
+from tests.evaluation.coco_data import CLASSES, SIDE, ground_truth
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    path = tmp_path / "annotations.json"
+    content = ground_truth(seed=2)
+    content["categories"] = [{"id": 7 * number, "name": name} for name, number in CLASSES.items()]
+    for annotation in content["annotations"]:
+        annotation["category_id"] *= 7
+        annotation["area"] *= 0.5  # of a mask
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def written(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def result(**changes):
+    return {"image_id": 10, "category_id": 7, "bbox": [5, 5, 20, 20], "score": 0.5, **changes}
+
+
+def test_truth_keeps_boxes_areas_and_crowds_and_renumbers_classes(annotations):
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    truth = read_truth(annotations, class_names=["bus", "cat"])
+    assert [(c["id"], c["name"], c["source_id"]) for c in truth["categories"]] == [(1, "bus", 21), (2, "cat", 7)]
+    assert truth["other_category_ids"] == [14]
+    kept = [a for a in content["annotations"] if a["category_id"] != 14]
+    for ours, theirs in zip(truth["annotations"], kept, strict=True):
+        assert {key: ours[key] for key in ("bbox", "area", "iscrowd", "image_id")} == {
+            key: theirs[key] for key in ("bbox", "area", "iscrowd", "image_id")
+        }
+        assert ours["category_id"] == {21: 1, 7: 2}[theirs["category_id"]]
+    some = only_images(truth, {10, 12})
+    assert [image["id"] for image in some["images"]] == [10, 12]
+    assert {a["image_id"] for a in some["annotations"]} <= {10, 12}
+
+
+@pytest.mark.needs_shared
+def test_truth_of_lvis_keeps_its_lists(shared):
+    truth = read_truth(shared / "kit/lvis/val_subset_v05.json")
+    assert len(truth["images"]) == 29
+    assert set(frequencies_of(truth).values()) == {"f", "c", "r"}
+    assert all("neg_category_ids" in image for image in truth["images"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [0, 0, float("nan"), 5]}, "1 annotations without a box of four numbers"),
+        ({"image_id": 999}, "1 annotations of unknown images"),
+        ({"category_id": 999}, "1 annotations of unknown categories"),
+    ],
+)
+def test_unusable_truth_is_refused_and_counted(annotations, change, message):
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    content["annotations"][0] |= change
+    annotations.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_truth(annotations)
+
+
+def test_names_that_the_file_lacks_are_refused(annotations):
+    with pytest.raises(DataError, match="lacks 2 of the 3 classes asked for: zebra, yak"):
+        read_truth(annotations, class_names=["cat", "zebra", "yak"])
+
+
+def test_good_results_are_taken_and_counted(annotations, tmp_path):
+    truth = read_truth(annotations, class_names=["bus", "cat"])
+    over = result(bbox=[-4, 5, 20, 20])
+    path = written(tmp_path, [result(), over, result(category_id=14), result(category_id=21, score=7)])
+    found = read_results(path, truth)
+    assert [r["category_id"] for r in found.results] == [2, 2, 1]
+    assert (found.other_classes, found.reaching_over) == (1, 1)
+    assert read_results(written(tmp_path, {"annotations": [result()]}), truth).results == [result(category_id=2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_id": 999}, "2 unknown image ids (first: 999)"),
+        ({"image_id": True}, "2 unknown image ids"),
+        ({"category_id": 1}, "2 unknown category ids (first: 1)"),
+        ({"score": float("nan")}, "2 scores that are no finite number (first: nan in entry 1)"),
+        ({"score": None}, "2 scores that are no finite number"),
+        ({"bbox": [0, 0, -1, 5]}, "2 boxes that are no four finite numbers"),
+        ({"bbox": None}, "2 boxes that are no four finite numbers"),
+        ({"bbox": [SIDE, 0, 5, 5]}, "2 boxes off their image"),
+        ({"bbox": [-9, 0, 5, 5]}, f"in image 10, {SIDE}x{SIDE} px"),
+    ],
+)
+def test_bad_results_are_refused_and_counted(annotations, tmp_path, changes, message):
+    bad = result(**changes)
+    path = written(tmp_path, [result(), bad, bad])
+    with pytest.raises(DataError) as caught:
+        read_results(path, read_truth(annotations))
+    assert message in str(caught.value)
+    assert "among 3 entries" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read as JSON"), ('{"a": 1}', "expected a list")])
+def test_other_files_are_refused(annotations, tmp_path, text, message):
+    path = tmp_path / "results.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_results(path, read_truth(annotations))
+    with pytest.raises(DataError, match="no COCO results file"):
+        read_results(tmp_path / "none.json", read_truth(annotations))
