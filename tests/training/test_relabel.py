@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from cora.data.coco import CocoDataset
+from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.images import Preprocessor
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch
-from cora.training.relabel import relabel
+from cora.training.relabel import Agreement, plot_confusion, relabel
 
 NAMES = ("red", "green", "blue")
 
@@ -87,6 +88,7 @@ def test_boxes_get_the_classifiers_class_and_keep_the_original(
     assert annotations.read_text() == before
     assert (agreement.boxes, agreement.agreed, agreement.share) == (2, 1, 0.5)
     assert agreement.by_class == {"red": (1, 1), "green": (1, 0), "blue": (0, 0)}
+    assert agreement.confusion == ((1, 0, 0), (0, 0, 1), (0, 0, 0))
     assert [record.classes.tolist() for record in read(output).records] == [[0, 2]]
 
 
@@ -98,6 +100,29 @@ def test_relabelling_again_keeps_the_first_original(
     agreement = relabel(detector=detector, vocabulary=vocabulary, dataset=read(once), output=twice)
     assert agreement.share == 1.0
     assert json.loads(twice.read_text()) == json.loads(once.read_text())
+
+
+def test_another_format_becomes_a_coco_file(detector: Detector, vocabulary: Vocabulary, annotations: Path) -> None:
+    names, labels = annotations.with_name("classes.txt"), annotations.with_name("labels")
+    names.write_text("red\ngreen\nblue\n")
+    labels.mkdir()
+    (labels / "a.txt").write_text("1 0.2 0.2 0.3 0.3\n2 0.8 0.2 0.3 0.3\n")
+    dataset = read_dataset(images=annotations.parent / "images", annotations=names, format="yolo")
+    output = annotations.with_name("relabelled.json")
+    agreement = relabel(detector=detector, vocabulary=vocabulary, dataset=dataset, output=output)
+    assert agreement.confusion == ((0, 0, 0), (1, 0, 0), (0, 0, 1))
+    (record,) = read(output).records
+    assert record.classes.tolist() == [0, 2]
+    torch.testing.assert_close(record.boxes_xyxy_px, dataset.records[0].boxes_xyxy_px)
+
+
+def test_the_confusion_is_drawn(tmp_path: Path) -> None:
+    agreement = Agreement.of(torch.tensor([[3, 1], [0, 0]]), ("cat", "dog"))
+    assert (agreement.share, agreement.by_class) == (0.75, {"cat": (4, 3), "dog": (0, 0)})
+    plot_confusion(agreement, tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.format == "PNG"
+    assert [path.name for path in tmp_path.iterdir()] == ["confusion.png"]
 
 
 def test_the_original_file_cannot_be_overwritten(detector: Detector, vocabulary: Vocabulary, annotations: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cora import __version__
-from cora.apps import evaluate
+from cora.apps import cam, detect, evaluate, finetune, groups, pseudo_label, study, text, train
 from cora.errors import CoraError
 
 _INTERRUPTED = 130  # the shell's convention for a program ended by Ctrl-C
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CoraError as error:
         sys.stderr.write(f"cora: error: {' '.join(str(error).split())}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("cora: interrupted\n")
+    except KeyboardInterrupt as interruption:
+        sys.stderr.write(f"cora: interrupted {interruption}".rstrip() + "\n")
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; flushing at exit must not complain about it.
@@ -50,41 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cora {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    detect = commands.add_parser(
+    pictures = commands.add_parser(
         "detect",
         help="find named objects in pictures",
         description="Find named objects in pictures: prints a table and writes pictures with boxes.",
         epilog="Exit code: 0 done, even with nothing found; 1 some pictures of a batch failed; 2 bad input.",
     )
-    detect.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="picture, folder (the pictures in it) or glob pattern"
-    )
-    detect.add_argument(
-        "--classes",
-        required=True,
-        metavar="NAMES",
-        help='names divided by commas, "cat, remote control", or @FILE with one name a line',
-    )
-    detect.add_argument(
-        "--distractors",
-        metavar="NAMES",
-        help="other things that may be in the pictures, like --classes, or 'none'; they compete with the classes and "
-        "are never reported (default: the model's own choice)",
-    )
-    detect.add_argument("--model", default="nano", help="name (see 'cora models') or file (default: %(default)s)")
-    detect.add_argument(
-        "--score", type=_score, default=0.3, help="least score that is shown, 0 to 1 (default: %(default)s)"
-    )
-    detect.add_argument(
-        "--output",
-        type=Path,
-        default=Path("cora-output"),
-        metavar="DIR",
-        help="folder of the drawn pictures (default: %(default)s)",
-    )
-    detect.add_argument("--json", type=Path, metavar="FILE", help="also write all boxes in COCO format")
-    _add_device(detect)
-    detect.set_defaults(run=_detect)
+    detect.add_arguments(pictures)
+    pictures.set_defaults(run=detect.run)
 
     convert = commands.add_parser(
         "convert",
@@ -113,22 +86,70 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_region_arguments(regions)
     regions.set_defaults(run=evaluate.run_regions)
-    return parser
 
-
-def _detect(arguments: argparse.Namespace) -> int:
-    from cora.apps.image import detect
-
-    return detect(
-        sources=arguments.sources,
-        classes=arguments.classes,
-        model=arguments.model,
-        score=arguments.score,
-        output=arguments.output,
-        json_path=arguments.json,
-        device=arguments.device,
-        distractors=arguments.distractors,
+    stages = commands.add_parser(
+        "train",
+        help="train the region prompt, the localizer, or all",
+        description="Train the region prompt, the localizer, or all, from a recipe or plain options.",
     )
+    train.add_commands(stages, _Parser)
+
+    labels = commands.add_parser(
+        "relabel",
+        help="give boxes the class that the model sees in them",
+        description="CLIP-aligned labels: a copy of an annotation file, every box with the class that the model sees.",
+    )
+    train.add_relabel_arguments(labels)
+    labels.set_defaults(run=train.run_relabel)
+
+    pseudo = commands.add_parser(
+        "pseudo-label",
+        help="boxes for photos that have captions or tags only",
+        description="Boxes for photos that have captions, tags or a list of classes only, as a new annotation file.",
+    )
+    pseudo_label.add_arguments(pseudo)
+    pseudo.set_defaults(run=pseudo_label.run)
+
+    prompts = commands.add_parser(
+        "text-prompts",
+        help="learn the text side on base boxes",
+        description="Learn the text side on base boxes: a context, offsets of class embeddings, or the text tower.",
+    )
+    text.add_arguments(prompts)
+    prompts.set_defaults(run=text.run)
+
+    alike = commands.add_parser(
+        "groups",
+        help="which classes a model can hardly tell apart",
+        description="Groups of classes by spherical k-means of their embeddings: which a model can hardly tell apart.",
+    )
+    groups.add_arguments(alike)
+    alike.set_defaults(run=groups.run)
+
+    own = commands.add_parser(
+        "finetune",
+        help="adapt a model to your own boxes",
+        description="Adapt a model to your own boxes: teaches it the names and the boxes of a small annotated set.",
+        epilog="The same command again goes on where the run stopped.",
+    )
+    finetune.add_arguments(own)
+    own.set_defaults(run=finetune.run)
+
+    limits = commands.add_parser(
+        "study",
+        help="is classification or localization the problem?",
+        description="Is classification or localization the problem? Gives the true classes away and measures boxes.",
+    )
+    study.add_commands(limits, _Parser)
+
+    maps = commands.add_parser(
+        "cam",
+        help="draw where a frozen CLIP sees named classes",
+        description="Draw where a frozen CLIP sees named classes in a picture (CLIP Surgery).",
+    )
+    cam.add_arguments(maps)
+    maps.set_defaults(run=cam.run)
+    return parser
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -141,17 +162,3 @@ def _models(arguments: argparse.Namespace) -> int:
     from cora.apps.models import list_models
 
     return list_models()
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
-
-
-def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value

@@ -15,6 +15,7 @@ from rich.text import Text
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, find_images, output_names, parse_classes, write_whole
+from cora.apps.text_options import read_text_options
 from cora.errors import ImageError
 from cora.images import read_image
 from cora.regions.vocabulary import clean_names
@@ -39,6 +40,8 @@ def detect(
     json_path: Path | None,
     device: str,
     distractors: str | None = None,
+    templates: str | None = None,
+    descriptions: Path | None = None,
 ) -> int:
     """Detect, print and write; everything that can be checked is checked before the first picture is written.
 
@@ -51,6 +54,8 @@ def detect(
         json_path: where to write all boxes in COCO format, if anywhere.
         device: name of a torch device, or "auto".
         distractors: names of other things that compete with the classes, like `classes`; "none"; None for the model's.
+        templates: sentences around a name: name of a set or a file; None for the model's.
+        descriptions: JSON file of sentences on what classes look like, if there is one.
 
     Returns:
         Exit code: 0, or 1 if some pictures of several could not be read.
@@ -60,12 +65,14 @@ def detect(
     """
     names = clean_names(parse_classes(classes))
     others = None if distractors is None else [] if distractors == "none" else clean_names(parse_classes(distractors))
+    options = read_text_options(templates, descriptions, names)
     found = find_images(sources)
     check_writable(output, folder=True)
     if json_path is not None:
         check_writable(json_path, folder=False)
     where = pick_device(device)
     detector = cora.load(model).to(where)
+    options.apply(detector.vocabulary_encoder)
     for wanted in filter(None, (names, others)):
         detector.vocabulary_encoder.encode(wanted)  # names that are too long fail here, before any work
 

@@ -19,6 +19,8 @@ from cora.errors import ModelError
 FORMAT = "cora-detector"
 FORMAT_VERSION = 1
 DTYPES = (torch.float16, torch.float32)
+#: Stored in float32 whatever the rest: a few numbers, on which all class embeddings depend.
+WHOLE = "learned_text."
 
 
 def write_checkpoint(
@@ -33,7 +35,7 @@ def write_checkpoint(
     Args:
         path: the file to write, usually ending in .safetensors; its folder is made if needed.
         config: goes into the metadata as JSON.
-        weights: state dict; floating tensors are stored as `dtype`.
+        weights: state dict; floating tensors are stored as `dtype`, those of learned text as float32.
         dtype: torch.float16 or torch.float32.
 
     Raises:
@@ -44,23 +46,34 @@ def write_checkpoint(
     target = Path(path)
     tensors = {}
     for name, value in weights.items():
-        stored = value.detach().to(device="cpu", dtype=dtype if value.is_floating_point() else None)
+        stored_as = torch.float32 if name.startswith(WHOLE) else dtype
+        stored = value.detach().to(device="cpu", dtype=stored_as if value.is_floating_point() else None)
         if value.is_floating_point() and not bool(stored.isfinite().all()):
-            raise ModelError(f"{target}: expected finite weights, {name} is not in {dtype}; save as float32")
-        tensors[name] = stored.contiguous().clone()
+            raise ModelError(f"{target}: expected finite weights, {name} is not in {stored_as}; save as float32")
+        tensors[name] = stored
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "config": json.dumps(config.to_dict())}
+    write_tensors(target, tensors, metadata)
+
+
+def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file with its metadata, whole or not at all; its folder is made if needed.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
+    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     part = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as handle:
             part = handle.name
-        save_file(tensors, part, metadata=metadata)
+        save_file(whole, part, metadata=metadata)
         os.chmod(part, 0o644)
         os.replace(part, target)
     except (OSError, SafetensorError) as error:
         if part is not None:
             Path(part).unlink(missing_ok=True)
-        raise ModelError(f"checkpoint {target}: cannot be written ({error}); is the folder writable?") from error
+        raise ModelError(f"file {target}: cannot be written ({error}); is the folder writable?") from error
 
 
 def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]]:

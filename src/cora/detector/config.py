@@ -10,6 +10,7 @@ from cora.detector.postprocess import PostprocessConfig
 from cora.errors import ModelError
 from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
+from cora.regions import LearnedTextConfig
 from cora.towers import TowerConfig
 
 _Config = TypeVar("_Config")
@@ -24,22 +25,31 @@ class DetectorConfig:
         localizer: sizes of the localizer; its `embed_dim` and `c3_channels` are the towers'.
         preprocess: how pictures become batches.
         postprocess: how scores become detections.
+        text: learned part of the class embeddings, if there is one.
     """
 
     tower: TowerConfig = field(default_factory=TowerConfig)
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    text: LearnedTextConfig | None = None
 
     def __post_init__(self) -> None:
         if self.localizer.embed_dim != self.tower.embed_dim:
             raise ValueError(
                 f"localizer.embed_dim: expected the tower's {self.tower.embed_dim}, got {self.localizer.embed_dim}"
             )
+        if self.text is not None:
+            width = self.tower.text_width if self.text.kind == "context" else self.tower.embed_dim
+            if self.text.width != width:
+                raise ValueError(f"text.width: expected the tower's {width}, got {self.text.width}")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if self.text is None:
+            del values["text"]  # versions that know no learned text read these files, too
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DetectorConfig:
@@ -54,6 +64,7 @@ class DetectorConfig:
             return cls(
                 **{name: _build(part, values.get(name, {})) for name, part in parts.items()},
                 postprocess=_build(PostprocessConfig, values.get("postprocess", {})),
+                text=_build(LearnedTextConfig, values["text"]) if values.get("text") else None,
             )
         except (TypeError, ValueError) as error:
             raise ModelError(f"configuration of the detector: {error}") from error

@@ -1,22 +1,41 @@
 """Region prompting: embeddings and class probabilities of regions, vocabularies."""
 
 from cora.regions.classifier import RegionClassifier
+from cora.regions.descriptions import Descriptions, check_described, clean_descriptions, read_descriptions
 from cora.regions.everyday import EVERYDAY_NAMES
+from cora.regions.learned_text import (
+    LearnedContext,
+    LearnedOffsets,
+    LearnedText,
+    LearnedTextConfig,
+    build_learned_text,
+)
 from cora.regions.pooling import exact_pooling, fast_pooling
 from cora.regions.prompt import RegionPrompt
-from cora.regions.templates import IMAGENET_TEMPLATES, TEMPLATE_SETS
+from cora.regions.templates import IMAGENET_TEMPLATES, TEMPLATE_SETS, clean_templates, read_templates
 from cora.regions.vocabulary import Vocabulary, VocabularyEncoder, clean_names, default_cache_dir
 
 __all__ = [
     "EVERYDAY_NAMES",
     "IMAGENET_TEMPLATES",
     "TEMPLATE_SETS",
+    "Descriptions",
+    "LearnedContext",
+    "LearnedOffsets",
+    "LearnedText",
+    "LearnedTextConfig",
     "RegionClassifier",
     "RegionPrompt",
     "Vocabulary",
     "VocabularyEncoder",
+    "build_learned_text",
+    "check_described",
+    "clean_descriptions",
     "clean_names",
+    "clean_templates",
     "default_cache_dir",
     "exact_pooling",
     "fast_pooling",
+    "read_descriptions",
+    "read_templates",
 ]

@@ -1,8 +1,22 @@
-"""Sentences around a class name. The 80 of CLIP for ImageNet (Radford et al., 2021), or the bare "a NAME"."""
+"""Sentences around a class name: the 80 of CLIP for ImageNet (Radford et al., 2021), the bare "a NAME", or one's own.
+
+`{}` stands for the name; it is replaced, not formatted, so that no text of a file is ever evaluated.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from types import MappingProxyType
+
+from cora.errors import VocabularyError
+
+PLACEHOLDER = "{}"
+#: Characters of a sentence. CLIP's 77 tokens end far before; the bound keeps a wrong file from costing minutes.
+MAX_LENGTH = 500
+#: Sentences of a set, all of which are encoded for every name.
+MAX_TEMPLATES = 1000
 
 IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",
@@ -89,3 +103,97 @@ IMAGENET_TEMPLATES = (
 
 TEMPLATE_SETS = MappingProxyType({"imagenet": IMAGENET_TEMPLATES, "plain": ("a {}",)})
 """Template sets by the name that a tower's configuration carries."""
+
+
+def clean_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """The sentences of a set by name ("imagenet", "plain"), or one's own, stripped and checked.
+
+    Raises:
+        VocabularyError: an unknown name, no sentence or too many, or one that is blank, too long, or whose braces
+            are not exactly one `{}`; the message holds the sentence.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATE_SETS:
+            raise VocabularyError(
+                f"templates: expected one of {', '.join(TEMPLATE_SETS)} or a list of sentences, got {templates!r}"
+            )
+        return TEMPLATE_SETS[templates]
+    if not 1 <= len(templates) <= MAX_TEMPLATES:
+        raise VocabularyError(f"templates: expected 1 to {MAX_TEMPLATES} sentences, got {len(templates)}")
+    return tuple(_clean_template(template, place) for place, template in enumerate(templates, start=1))
+
+
+def clean_sentence(text: object, place: str) -> str:
+    """A sentence without spaces at its ends; `place` says in the message where it stood.
+
+    Raises:
+        VocabularyError: no text, a blank one, or one of more than `MAX_LENGTH` characters.
+    """
+    if not isinstance(text, str):
+        raise VocabularyError(f"{place}: expected a text, got {shorten(repr(text))}")
+    stripped = " ".join(text.split())
+    if not stripped:
+        raise VocabularyError(f"{place}: expected a text, got a blank one; remove it")
+    if len(stripped) > MAX_LENGTH:
+        raise VocabularyError(
+            f"{place}: expected at most {MAX_LENGTH} characters, got {len(stripped)}: {shorten(repr(stripped))}"
+        )
+    return stripped
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """The text, cut with dots to `length` characters: messages stay one line."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def read_templates(source: str | Path) -> tuple[str, ...]:
+    """Templates of a set by name, or of a file: one a line, or a JSON list where the name ends in .json.
+
+    Blank lines and lines that begin with # do not count.
+
+    Raises:
+        VocabularyError: the file cannot be read, or its sentences cannot be used.
+    """
+    if str(source) in TEMPLATE_SETS:
+        return TEMPLATE_SETS[str(source)]
+    path = Path(source)
+    text = read_text(path, f"a set of templates ({', '.join(TEMPLATE_SETS)}) or a file of them")
+    if path.suffix.lower() == ".json":
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise VocabularyError(f"expected a JSON list of templates, cannot read {path}: {error}") from error
+        if not isinstance(content, list):
+            raise VocabularyError(f"expected a JSON list of templates in {path}, got {type(content).__name__}")
+    else:
+        lines = [line.strip() for line in text.splitlines()]
+        content = [line for line in lines if line and not line.startswith("#")]
+    try:
+        return clean_templates(content)
+    except VocabularyError as error:
+        raise VocabularyError(f"{path}: {error}") from error
+
+
+def read_text(path: Path, wanted: str) -> str:
+    """The text of a UTF-8 file; `wanted` says in the message what was expected.
+
+    Raises:
+        VocabularyError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise VocabularyError(f"expected {wanted}, got {error.strerror or error}: {path}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"expected {wanted} in UTF-8, got other bytes: {path}; save it as UTF-8") from error
+
+
+def _clean_template(template: object, place: int) -> str:
+    sentence = clean_sentence(template, f"template {place}")
+    rest = sentence.replace(PLACEHOLDER, "", 1)
+    if rest == sentence or "{" in rest or "}" in rest:
+        raise VocabularyError(
+            f"template {place}: expected {{}} exactly once where the name goes, and no other braces, "
+            f"got {shorten(repr(sentence))}"
+        )
+    return sentence

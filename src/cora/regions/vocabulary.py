@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import tempfile
@@ -10,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, cast
 
 import numpy as np
 import platformdirs
@@ -18,7 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cora.errors import VocabularyError
-from cora.regions.templates import TEMPLATE_SETS
+from cora.regions.descriptions import Descriptions, check_described, clean_descriptions
+from cora.regions.learned_text import LearnedContext, LearnedOffsets, LearnedText
+from cora.regions.templates import PLACEHOLDER, clean_templates, shorten
 from cora.towers.config import TemplateSet
 from cora.towers.text_tower import TextTower
 
@@ -121,83 +126,172 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("CORA_CACHE") or platformdirs.user_cache_dir("cora")) / "vocabulary"
 
 
+class _ClassText(NamedTuple):
+    """A class as the tower gets it: its name, and what it looks like."""
+
+    name: str
+    descriptions: tuple[str, ...]
+
+
 class VocabularyEncoder:
     """Turns class names into embeddings: for every template the unit embedding, averaged, unit norm again.
 
-    A cache that cannot be read or written costs time, never a result: it is logged and done without.
+    Descriptions of a class are averaged in the same way; its embedding is then a mixture of both parts, whatever
+    the number of sentences in each. A cache that cannot be read or written costs time, never a result: it is
+    logged and done without.
 
     Args:
         text_tower: the tower; its weights' hash is part of every cache key.
-        templates: name of a template set.
+        templates: name of a template set, or sentences in which {} stands for the name.
+        descriptions: name -> sentences, for those classes that have some.
+        description_share: 0..1, how much of a described class's embedding comes from its descriptions.
+        learned: learned part of the class embeddings; a context takes the place of the templates.
         cache_dir: folder of the cache; None keeps embeddings in memory only.
+
+    Raises:
+        VocabularyError: unusable templates or descriptions; the message holds the text.
     """
 
     def __init__(
         self,
         *,
         text_tower: TextTower,
-        templates: TemplateSet = "imagenet",
+        templates: TemplateSet | Sequence[str] = "imagenet",
+        descriptions: Descriptions | None = None,
+        description_share: float = 0.25,
+        learned: LearnedText | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        if templates not in TEMPLATE_SETS:
-            raise ValueError(f"templates: expected one of {', '.join(TEMPLATE_SETS)}, got {templates!r}")
+        if not 0 <= description_share <= 1:
+            raise VocabularyError(f"description_share: expected a number in 0..1, got {description_share}")
         self.text_tower = text_tower
         self.templates = templates
+        self.descriptions = descriptions or {}
+        self.description_share = description_share
+        self.learned = learned
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self._memory: dict[str, Tensor] = {}
 
-    def encode(self, names: Sequence[str]) -> Vocabulary:
+    @property
+    def templates(self) -> TemplateSet | tuple[str, ...]:
+        """The template set in use, by name if it has one."""
+        return self._templates
+
+    @templates.setter
+    def templates(self, templates: TemplateSet | Sequence[str]) -> None:
+        self._sentences = clean_templates(templates)
+        self._templates: TemplateSet | tuple[str, ...] = (
+            cast(TemplateSet, templates) if isinstance(templates, str) else self._sentences
+        )
+        if not isinstance(templates, str):
+            for template in self._sentences:
+                self._check_length(template.replace(PLACEHOLDER, "x"), f"template {shorten(repr(template))}")
+
+    @property
+    def descriptions(self) -> Mapping[str, tuple[str, ...]]:
+        """Descriptions that every call uses: casefolded name -> sentences."""
+        return MappingProxyType(self._descriptions)
+
+    @descriptions.setter
+    def descriptions(self, descriptions: Descriptions) -> None:
+        self._descriptions = clean_descriptions(descriptions)
+
+    def encode(self, names: Sequence[str], *, descriptions: Descriptions | None = None) -> Vocabulary:
         """Embed class names.
 
+        Args:
+            names: the classes.
+            descriptions: name -> sentences, in place of the encoder's own for those names.
+
         Raises:
-            VocabularyError: no names, blank ones, duplicates, or a name too long for the tower's context.
+            VocabularyError: no names, blank ones, duplicates, a name or description too long for the tower's
+                context, or descriptions none of which is of these names.
         """
         cleaned = clean_names(names)
-        for name in cleaned:
-            if name not in self._memory and (cached := self._read(name)) is not None:
-                self._memory[name] = cached
-        missing = [name for name in cleaned if name not in self._memory]
+        described = dict(self._descriptions)
+        if descriptions is not None:
+            given = clean_descriptions(descriptions)
+            check_described(given, cleaned)
+            described |= given
+        texts = [_ClassText(name, described.get(name.casefold(), ())) for name in cleaned]
+        start = self._start()
+        keys = [self._key(text, start) for text in texts]
+        for key in keys:
+            if key not in self._memory and (cached := self._read(key)) is not None:
+                self._memory[key] = cached
+        missing = [place for place, key in enumerate(keys) if key not in self._memory]
         if missing:
-            for name, embedding in zip(missing, self._embed(missing), strict=True):
-                self._memory[name] = embedding
-                self._write(name, embedding)
+            embeddings = self._embed([texts[place] for place in missing])
+            for place, embedding in zip(missing, embeddings, strict=True):
+                self._memory[keys[place]] = embedding
+                self._write(keys[place], embedding)
         device = self.text_tower.net.positional_embedding.device
-        return Vocabulary(cleaned, torch.stack([self._memory[name] for name in cleaned]).to(device))
+        found = torch.stack([self._memory[key] for key in keys]).to(device)
+        return Vocabulary(cleaned, self._moved(found, cleaned))
 
     def forget(self) -> None:
         """Drop the embeddings in memory; needed only after the tower's weights were replaced."""
         self._memory.clear()
         self.text_tower.__dict__.pop("fingerprint", None)
 
+    def _start(self) -> str:
+        """Hash of what is the same for all names: the tower, and its learned context or the templates."""
+        context = self.learned.fingerprint if isinstance(self.learned, LearnedContext) else None
+        content = [self.text_tower.fingerprint, context or list(self._sentences)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _key(self, text: _ClassText, start: str) -> str:
+        """Name of an embedding in the caches: everything that it depends on, learned offsets apart."""
+        # JSON, since joined texts could be cut in more than one way.
+        content = [start, text.name, list(text.descriptions), self.description_share if text.descriptions else None]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
+
     # Kept embeddings may be used in training later, so they must not be born as inference tensors.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _embed(self, names: Sequence[str]) -> Tensor:
-        sentences = TEMPLATE_SETS[self.templates]
-        for name in names:
-            self._check_length(name, sentences)
-        texts = [sentence.format(name) for name in names for sentence in sentences]
-        embeddings = self.text_tower.encode(texts).unflatten(0, (len(names), len(sentences)))
-        return F.normalize(embeddings.mean(dim=1), dim=-1).float().cpu()
+    def _embed(self, texts: Sequence[_ClassText]) -> Tensor:
+        names = [text.name for text in texts]
+        if isinstance(self.learned, LearnedContext):
+            embeddings = self.learned.encode(self.text_tower, names)
+        else:
+            for name in names:
+                for sentence in self._sentences:
+                    self._check_length(sentence.replace(PLACEHOLDER, name), f"class name {shorten(repr(name))}")
+            filled = [sentence.replace(PLACEHOLDER, name) for name in names for sentence in self._sentences]
+            encoded = self.text_tower.encode(filled).unflatten(0, (len(names), len(self._sentences)))
+            embeddings = F.normalize(encoded.mean(dim=1), dim=-1)
+        for place, text in enumerate(texts):
+            if text.descriptions:
+                filled = [sentence.replace(PLACEHOLDER, text.name) for sentence in text.descriptions]
+                for sentence in filled:
+                    where = f"descriptions of {text.name!r}: {shorten(repr(sentence))}"
+                    self._check_length(sentence, where, "use a shorter sentence")
+                described = F.normalize(self.text_tower.encode(filled).mean(dim=0), dim=-1)
+                mixed = (1 - self.description_share) * embeddings[place] + self.description_share * described
+                embeddings[place] = F.normalize(mixed, dim=-1)
+        return embeddings.float().cpu()
 
-    def _check_length(self, name: str, sentences: Sequence[str]) -> None:
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _moved(self, embeddings: Tensor, names: Sequence[str]) -> Tensor:
+        if not isinstance(self.learned, LearnedOffsets):
+            return embeddings
+        return self.learned(embeddings, names).detach().to(embeddings)  # type: ignore[no-any-return]
+
+    def _check_length(self, sentence: str, where: str, advice: str = "use a shorter name") -> None:
         try:
-            for sentence in sentences:
-                self.text_tower.tokenize(sentence.format(name))
+            self.text_tower.tokenize(sentence)
         except VocabularyError as error:
             raise VocabularyError(
-                f"class name {name!r}: expected to fit the text tower's context of "
-                f"{self.text_tower.context_length} tokens, got more; use a shorter name"
+                f"{where}: expected to fit the text tower's context of "
+                f"{self.text_tower.context_length} tokens, got more; {advice}"
             ) from error
 
-    def _file(self, name: str) -> Path | None:
-        if self.cache_dir is None:
-            return None
-        key = f"{self.text_tower.fingerprint}\n{self.templates}\n{name}"
-        return self.cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npy"
+    def _file(self, key: str) -> Path | None:
+        return None if self.cache_dir is None else self.cache_dir / f"{key}.npy"
 
-    def _read(self, name: str) -> Tensor | None:
-        file = self._file(name)
+    def _read(self, key: str) -> Tensor | None:
+        file = self._file(key)
         try:
             if file is None or not file.is_file():
                 return None
@@ -211,8 +305,8 @@ class VocabularyEncoder:
             return None
         return embedding
 
-    def _write(self, name: str, embedding: Tensor) -> None:
-        file = self._file(name)
+    def _write(self, key: str, embedding: Tensor) -> None:
+        file = self._file(key)
         if file is None:
             return
         try:

@@ -6,22 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from cora.localizer import LocalizerOutput
 from cora.structures import Targets
-from cora.training.losses import giou_loss, l1_loss, sigmoid_focal_loss
+from cora.training.losses import LossWeights, giou_loss, l1_loss, mean_over_processes, sigmoid_focal_loss
 from cora.training.matching import MatchingCosts, assign, matching_cost
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Weights of the losses in the total, the same for every layer."""
-
-    objectness: float = 2.0
-    l1: float = 5.0
-    giou: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +34,8 @@ class Matches:
 
 class Criterion(nn.Module):
     """Focal loss on objectness, L1 and GIoU on matched boxes, of all layers (METHOD section 6).
+
+    What says "object" is two methods, `query_logits` and `query_loss`, for heads that know classes.
 
     Args:
         weights: of the losses in the total.
@@ -75,11 +67,11 @@ class Criterion(nn.Module):
             TrainingError: predictions that are not finite.
         """
         matches = self.match(output, targets, allowed)
-        divisor = _mean_over_processes(len(matches[-1]), output.objectness.device)
+        divisor = mean_over_processes(output.objectness.new_tensor(len(matches[-1]), dtype=torch.float32))
         losses: dict[str, Tensor] = {}
         for layer, matched in enumerate(matches):
             suffix = "" if layer == len(matches) - 1 else f"_{layer}"
-            found = self._layer_losses(output.objectness[layer], output.boxes_cxcywh[layer], targets, matched)
+            found = self._layer_losses(output, layer, targets, matched)
             losses.update({f"{name}{suffix}": value / divisor for name, value in found.items()})
         weights = {"objectness": self.weights.objectness, "l1": self.weights.l1, "giou": self.weights.giou}
         total = torch.stack([weights[name.split("_")[0]] * value for name, value in losses.items()]).sum()
@@ -98,7 +90,7 @@ class Criterion(nn.Module):
         for image, (one, pairs_allowed) in enumerate(zip(targets, allowed, strict=True)):
             # All layers at once: one transfer from the device per image.
             cost, giou = matching_cost(
-                output.objectness[:, image].flatten(),
+                self.query_logits(output, image, one).flatten(0, 1),
                 output.boxes_cxcywh[:, image].flatten(0, 1),
                 one.boxes_cxcywh,
                 self.costs,
@@ -108,16 +100,25 @@ class Criterion(nn.Module):
                 pairs[layer].append(assign(costs[layer], gious[layer], may))
         return [_join(layer, output.objectness.device) for layer in pairs]
 
-    def _layer_losses(
-        self, objectness: Tensor, boxes_cxcywh: Tensor, targets: Sequence[Targets], matches: Matches
-    ) -> dict[str, Tensor]:
-        is_object = torch.zeros_like(objectness, dtype=torch.bool)
+    def query_logits(self, output: LocalizerOutput, image: int, targets: Targets) -> Tensor:
+        """What the matching takes for the logit of a query being the object: [L, N], or [L, N, T] for each box."""
+        return output.objectness[:, image]
+
+    def query_loss(self, output: LocalizerOutput, layer: int, targets: Sequence[Targets], matches: Matches) -> Tensor:
+        """Sum of the focal losses of all queries of a layer: matched ones are objects, the others are not."""
+        logits = output.objectness[layer]
+        is_object = torch.zeros_like(logits, dtype=torch.bool)
         is_object[matches.image, matches.query] = True
-        found = boxes_cxcywh[matches.image, matches.query]
+        return sigmoid_focal_loss(logits, is_object).sum()
+
+    def _layer_losses(
+        self, output: LocalizerOutput, layer: int, targets: Sequence[Targets], matches: Matches
+    ) -> dict[str, Tensor]:
+        found = output.boxes_cxcywh[layer, matches.image, matches.query]
         starts = torch.tensor([0] + [len(one) for one in targets], device=matches.image.device).cumsum(0)
         wanted = torch.cat([one.boxes_cxcywh for one in targets])[starts[matches.image] + matches.target]
         return {
-            "objectness": sigmoid_focal_loss(objectness, is_object).sum(),
+            "objectness": self.query_loss(output, layer, targets, matches),
             "l1": l1_loss(found, wanted),
             "giou": giou_loss(found, wanted),
         }
@@ -127,11 +128,3 @@ def _join(pairs: list[tuple[Tensor, Tensor]], device: torch.device) -> Matches:
     image = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(pairs)])
     query, target = (torch.cat([pair[side] for pair in pairs]) for side in (0, 1))
     return Matches(image=image.to(device), query=query.to(device), target=target.to(device))
-
-
-def _mean_over_processes(count: int, device: torch.device) -> Tensor:
-    total = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(total)
-        total = total / dist.get_world_size()
-    return total.clamp(min=1)

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from cora.errors import TrainingError
+from cora.localizer import LocalizerOutput
 from cora.structures import Targets
+from cora.training.losses import LossWeights, giou_loss, l1_loss, sigmoid_focal_loss
 
 #: Sides below this fraction of the image have no logit worth learning.
 MIN_SIDE = 1e-3
@@ -102,6 +104,22 @@ def make_queries(targets: Sequence[Targets], config: DenoisingConfig) -> Denoisi
         negative=valid & ~is_positive,
         group_size=2 * most,
     )
+
+
+def denoising_loss(output: LocalizerOutput, noised: DenoisingQueries, weights: LossWeights) -> Tensor:
+    """Weighted losses of all layers on denoising queries, whose boxes are known without matching.
+
+    Positives must return to their boxes and say "object", negatives "no object"; divided by the positives.
+    """
+    valid, positive = noised.positive | noised.negative, noised.positive
+    wanted = noised.boxes_cxcywh[positive]
+    total = output.objectness.new_zeros((), dtype=torch.float32)
+    for objectness, boxes in zip(output.objectness, output.boxes_cxcywh, strict=True):
+        focal = sigmoid_focal_loss(objectness[valid], positive[valid]).sum()
+        found = boxes[positive]
+        total = total + weights.objectness * focal
+        total = total + weights.l1 * l1_loss(found, wanted) + weights.giou * giou_loss(found, wanted)
+    return total / positive.sum().clamp(min=1)
 
 
 def _noised(boxes_cxcywh: Tensor, is_positive: Tensor, noise: float) -> Tensor:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, distributed, nn
 
 from cora.detector import Detector
-from cora.localizer import LocalizerOutput, pre_match
-from cora.localizer.encoder import Memory
+from cora.localizer import LocalizerOutput, Memory, pre_match
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.training.allowed_pairs import allowed_pairs, similar_classes
 from cora.training.class_dropout import complementary_groups
+from cora.training.class_sampling import sample_classes
 from cora.training.criterion import Criterion
-from cora.training.denoising import DenoisingConfig, DenoisingQueries, make_queries
-from cora.training.losses import giou_loss, l1_loss, sigmoid_focal_loss
+from cora.training.denoising import DenoisingConfig, denoising_loss, make_queries
+from cora.training.proposal_loss import proposal_losses
+from cora.training.recompute import recomputed
 
 #: Photos, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
 LocalizerBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
@@ -24,37 +27,73 @@ LocalizerBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, Feat
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerTaskConfig:
-    """How the localizer is trained; the defaults are the published training's.
+    """How the localizer is trained; the defaults are the published training's on COCO.
 
     Attributes:
         class_dropout: probability, a step, of training on two copies of the batch that know one half of the
             classes each.
+        classes_per_step: tell only so many classes apart in a step, those present first, others at random (LVIS:
+            100); None for all.
+        relaxed_cosine: a query may match a box of another class if the cosine of their embeddings is above it
+            (LVIS: 0.7); None: of the same class only.
         denoising: noised ground-truth boxes as extra queries; None for none, as published.
         target_repeats: queries that may match one box; 1 is the published one-to-one matching. More speed up
             small trainings, and inference suppresses duplicates anyway.
         mixed_precision: run the localizer in bfloat16; losses stay in float32.
+        activation_checkpointing: recompute the layers of encoder and decoder in the backward pass instead of
+            keeping what is inside them: the same gradients in less memory, with one more forward pass.
     """
 
     class_dropout: float = 0.2
+    classes_per_step: int | None = None
+    relaxed_cosine: float | None = None
     denoising: DenoisingConfig | None = None
     target_repeats: int = 1
     mixed_precision: bool = False
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.class_dropout <= 1:
             raise ValueError(f"class_dropout: expected 0..1, got {self.class_dropout}")
+        if self.classes_per_step is not None and self.classes_per_step < 1:
+            raise ValueError(f"classes_per_step: expected at least 1 or None for all, got {self.classes_per_step}")
+        if self.relaxed_cosine is not None and not -1 <= self.relaxed_cosine <= 1:
+            raise ValueError(f"relaxed_cosine: expected -1..1 or None, got {self.relaxed_cosine}")
         if self.target_repeats < 1:
             raise ValueError(f"target_repeats: expected at least 1, got {self.target_repeats}")
 
 
+@dataclass(frozen=True)
+class Copy:
+    """One copy of a batch: what its queries are given, and what they are to find.
+
+    Attributes:
+        memory: encoded maps of B images.
+        anchors_cxcywh: [B, N, 4], 0..1.
+        classes: [B, N] int64 class that every query looks for.
+        known: [K] int64 the classes that the copy is given.
+        targets: boxes of these classes, of each image.
+    """
+
+    memory: Memory
+    anchors_cxcywh: Tensor
+    classes: Tensor
+    known: Tensor
+    targets: tuple[Targets, ...]
+
+
 class LocalizerTask(nn.Module):
     """Losses of the localizer on a batch; towers and prompt stay frozen.
+
+    The steps `anchors`, `pre_match`, `copies` and `decode` are public: comparisons change one of them
+    (`cora.training.variants`).
 
     Args:
         detector: whose localizer learns.
         vocabulary: the base classes, which target indices point into.
         criterion: matching and losses.
         config: class dropout, denoising and the like.
+        class_groups: group of every class; queries may match boxes of their class's group.
     """
 
     def __init__(
@@ -64,6 +103,7 @@ class LocalizerTask(nn.Module):
         vocabulary: Vocabulary,
         criterion: Criterion | None = None,
         config: LocalizerTaskConfig | None = None,
+        class_groups: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         detector.requires_grad_(False)
@@ -71,20 +111,96 @@ class LocalizerTask(nn.Module):
         self.detector = detector
         self.criterion = criterion or Criterion()
         self.config = config or LocalizerTaskConfig()
+        similar = similar_classes(vocabulary.embeddings, cosine=self.config.relaxed_cosine, groups=class_groups)
         self.register_buffer("class_embeddings", vocabulary.embeddings.clone(), persistent=False)
+        self.register_buffer("similar", similar, persistent=False)
         self.class_embeddings: Tensor
+        self.similar: Tensor
 
     def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:
         """Losses of a batch of photos, or of maps from a feature cache; "loss" is the one to minimise."""
         c3, c4, targets = self._features(batch)
-        anchors = self.detector.localizer.anchors(len(targets))
+        with self._lean(), self._mixed(c3.features.device):
+            memory = self.detector.localizer.encode(c3)
+        losses = self.learn(memory, c4, targets)
+        return losses | {"loss": losses["total"]}
+
+    def learn(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
+        """Losses of encoded maps, "total" among them: the mean over the copies of the batch."""
+        # First, with gradients: mixed precision would keep the casts of the anchors' gradient-free pass.
+        proposed = self._proposal_losses(memory, targets)
+        found = [self.losses(copy) for copy in self.copies(memory, c4, targets)]
+        losses = {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]} | proposed
+        if proposed:
+            losses["total"] = losses["total"] + proposed["proposals"]
+        return losses
+
+    def _proposal_losses(self, memory: Memory, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
+        """All objects teach the proposals, whatever classes the copies are given; nothing where anchors are learned."""
+        if self.detector.localizer.proposals is None:
+            return {}
+        with self._mixed(memory.tokens.device):
+            proposals = self.detector.localizer.propose(memory)
+        return proposal_losses(proposals, targets)
+
+    def anchors(self, memory: Memory) -> Tensor:
+        """Anchor boxes [B, N, 4] that the queries start from."""
+        with self._mixed(memory.tokens.device):
+            return self.detector.localizer.anchors(memory)
+
+    def pre_match(self, regions: Tensor, anchors_cxcywh: Tensor, known: Tensor, targets: Sequence[Targets]) -> Tensor:
+        """Class [B, N] of every anchor: of the `known` ones that which its region [B, N, D] looks most like."""
+        return known[pre_match(regions, self.class_embeddings[known])]
+
+    def copies(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> list[Copy]:
+        """What is decoded in this step: the batch once, or twice with one half of the classes each."""
+        anchors = self.anchors(memory)
         with torch.no_grad():
             regions = self.detector.embed_fast(c4, anchors.detach())
-        with torch.autocast(c3.features.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
-            memory = self.detector.localizer.encode(c3)
-        copies = [self._copy(memory, anchors, regions, known, targets) for known in self._known_classes()]
-        losses = {name: torch.stack([copy[name] for copy in copies]).mean() for name in copies[0]}
-        return losses | {"loss": losses["total"]}
+        copies = []
+        for known in self._known_classes(targets):
+            mine = tuple(only(one, known) for one in targets)
+            copies.append(Copy(memory, anchors, self.pre_match(regions, anchors.detach(), known, mine), known, mine))
+        return copies
+
+    def losses(self, copy: Copy) -> dict[str, Tensor]:
+        """Losses of one copy: boxes of its classes are to be found, others are not."""
+        count = copy.anchors_cxcywh.shape[1]
+        noised = make_queries(copy.targets, self.config.denoising) if self.config.denoising and self.training else None
+        if noised is None:
+            output = self.decode(copy, copy.anchors_cxcywh, copy.classes)
+        else:
+            anchors = torch.cat([copy.anchors_cxcywh, noised.anchors_cxcywh], dim=1)
+            classes = torch.cat([copy.classes, noised.classes], dim=1)
+            output = self.decode(copy, anchors, classes, noised.attention_mask(count))
+        losses = self.matched_losses(_part(output, slice(count)), copy)
+        if noised is not None:
+            losses["denoising"] = denoising_loss(_part(output, slice(count, None)), noised, self.criterion.weights)
+            losses["total"] = losses["total"] + losses["denoising"]
+        elif self.config.denoising and self.training:
+            # No box to make queries of; all copies of a batch must have the same losses.
+            losses["denoising"] = losses["total"].new_zeros(())
+        return losses
+
+    def decode(
+        self, copy: Copy, anchors_cxcywh: Tensor, classes: Tensor, blocked_queries: Tensor | None = None
+    ) -> LocalizerOutput:
+        """Decode queries [B, M] of a copy, its own and those of denoising; float32 whatever it ran in."""
+        with self._lean(), self._mixed(anchors_cxcywh.device):
+            content = self.detector.localizer.query_content(self.class_embeddings, classes)
+            output = self.detector.localizer.decode(copy.memory, anchors_cxcywh, content, blocked_queries)
+        return replace(
+            output,
+            boxes_cxcywh=output.boxes_cxcywh.float(),
+            objectness=output.objectness.float(),
+            references=output.references.float(),
+        )
+
+    def matched_losses(self, output: LocalizerOutput, copy: Copy) -> dict[str, Tensor]:
+        """Losses of a copy's own queries."""
+        wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
+        losses: dict[str, Tensor] = self.criterion(output, wanted, allowed_pairs(copy.classes, wanted, self.similar))
+        return losses
 
     def _features(self, batch: LocalizerBatch) -> tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]:
         if isinstance(batch[0], FeatureMap):
@@ -93,39 +209,39 @@ class LocalizerTask(nn.Module):
             c3, c4 = self.detector.encode(batch[0])
         return c3, c4, batch[-1]
 
-    def _known_classes(self) -> list[Tensor]:
-        """Indices of the classes that each copy of the batch is given; all of them without class dropout."""
-        count, device = len(self.class_embeddings), self.class_embeddings.device
-        if count > 1 and self.training and _shared_draw(device) < self.config.class_dropout:
-            return [group.nonzero()[:, 0] for group in complementary_groups(count, device=device)]
-        return [torch.arange(count, device=device)]
+    def _known_classes(self, targets: Sequence[Targets]) -> list[Tensor]:
+        """Indices of the classes that each copy of the batch is given."""
+        present = torch.cat([one.classes for one in targets])
+        drawn = sample_classes(present, len(self.class_embeddings), self.config.classes_per_step)
+        if len(drawn) > 1 and self.training and _shared_draw(drawn.device) < self.config.class_dropout:
+            return [drawn[group] for group in complementary_groups(len(drawn), device=drawn.device)]
+        return [drawn]
 
-    def _copy(
-        self, memory: Memory, anchors: Tensor, regions: Tensor, known: Tensor, targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
-        """Losses when only the `known` classes are given: boxes of the others must not be found."""
-        localizer, device_type = self.detector.localizer, anchors.device.type
-        classes = known[pre_match(regions, self.class_embeddings[known])]
-        targets = [_only(one, known) for one in targets]
-        noised = make_queries(targets, self.config.denoising) if self.config.denoising and self.training else None
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.config.mixed_precision):
-            output = localizer.decode(
-                memory,
-                anchors if noised is None else torch.cat([anchors, noised.anchors_cxcywh], dim=1),
-                localizer.query_content(
-                    self.class_embeddings,
-                    classes if noised is None else torch.cat([classes, noised.classes], dim=1),
-                ),
-                None if noised is None else noised.attention_mask(anchors.shape[1]),
-            )
-        repeated = [_repeat(one, self.config.target_repeats) for one in targets]
-        allowed = [row[:, None] == one.classes for row, one in zip(classes, repeated, strict=True)]
-        losses: dict[str, Tensor] = self.criterion(_queries(output, slice(anchors.shape[1])), repeated, allowed)
-        if noised is not None:
-            found = _queries(output, slice(anchors.shape[1], None))
-            losses["denoising"] = denoising_loss(found, noised, self.criterion)
-            losses["total"] = losses["total"] + losses["denoising"]
-        return losses
+    def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
+        # Not autocast with enabled=False, which would end that of the training loop.
+        return torch.autocast(device.type, torch.bfloat16) if self.config.mixed_precision else nullcontext()
+
+    def _lean(self) -> AbstractContextManager[None]:
+        if not self.config.activation_checkpointing:
+            return nullcontext()
+        localizer = self.detector.localizer
+        return recomputed([*localizer.encoder.layers, *localizer.decoder.layers])
+
+
+def only(targets: Targets, known: Tensor) -> Targets:
+    """The boxes of the known classes."""
+    kept = torch.isin(targets.classes, known)
+    return Targets(boxes_cxcywh=targets.boxes_cxcywh[kept], classes=targets.classes[kept])
+
+
+def _part(output: LocalizerOutput, queries: slice) -> LocalizerOutput:
+    """The same output for some of the queries."""
+    return replace(output, **{field.name: getattr(output, field.name)[:, :, queries] for field in fields(output)})
+
+
+def repeat(targets: Targets, times: int) -> Targets:
+    """Every box several times, so that as many queries may match it."""
+    return Targets(boxes_cxcywh=targets.boxes_cxcywh.repeat(times, 1), classes=targets.classes.repeat(times))
 
 
 def _shared_draw(device: torch.device) -> float:
@@ -134,38 +250,3 @@ def _shared_draw(device: torch.device) -> float:
     if distributed.is_available() and distributed.is_initialized():
         distributed.broadcast(draw, src=0)
     return float(draw)
-
-
-def denoising_loss(output: LocalizerOutput, noised: DenoisingQueries, criterion: Criterion) -> Tensor:
-    """Weighted losses of all layers on denoising queries, whose boxes are known without matching.
-
-    Positives must return to their boxes and say "object", negatives "no object"; divided by the positives.
-    """
-    weights, valid, positive = criterion.weights, noised.positive | noised.negative, noised.positive
-    wanted = noised.boxes_cxcywh[positive]
-    total = output.objectness.new_zeros((), dtype=torch.float32)
-    for objectness, boxes in zip(output.objectness, output.boxes_cxcywh, strict=True):
-        focal = sigmoid_focal_loss(objectness[valid], positive[valid]).sum()
-        found = boxes[positive]
-        total = total + weights.objectness * focal
-        total = total + weights.l1 * l1_loss(found, wanted) + weights.giou * giou_loss(found, wanted)
-    return total / positive.sum().clamp(min=1)
-
-
-def _only(targets: Targets, known: Tensor) -> Targets:
-    kept = torch.isin(targets.classes, known)
-    return Targets(boxes_cxcywh=targets.boxes_cxcywh[kept], classes=targets.classes[kept])
-
-
-def _repeat(targets: Targets, times: int) -> Targets:
-    return Targets(boxes_cxcywh=targets.boxes_cxcywh.repeat(times, 1), classes=targets.classes.repeat(times))
-
-
-def _queries(output: LocalizerOutput, part: slice) -> LocalizerOutput:
-    """The same output for some of the queries."""
-    return LocalizerOutput(
-        boxes_cxcywh=output.boxes_cxcywh[:, :, part].float(),
-        objectness=output.objectness[:, :, part].float(),
-        hidden=output.hidden[:, :, part],
-        references=output.references[:, :, part].float(),
-    )

@@ -1,8 +1,8 @@
 """The training loop. It knows no detection: a task is a module from a batch to a dict of losses.
 
-An interrupted run that goes on gives the weights of an uninterrupted one: a checkpoint holds the trainable
-weights, optimiser, schedule, moving average, the states of all random generators and the position in the
-epoch.
+An interrupted or killed run that goes on gives the weights of an uninterrupted one: a checkpoint holds the
+trainable weights, optimiser, schedule, moving average, the states of all random generators and the position in
+the epoch, and is replaced in one piece.
 """
 
 from __future__ import annotations
@@ -10,40 +10,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-import signal
-import threading
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cora.errors import TrainingError
 from cora.training.ema import Ema
+from cora.training.engine import Engine, check_shared_folder
+from cora.training.metrics import METRICS, Metrics, write_text
 from cora.training.run_state import Position, RunState, capture_random_state, restore_random_state
+from cora.training.step import Precision, Step, Stepper
+from cora.training.terminal import bar, stop_signal
+
+__all__ = ["BEST", "CONFIG", "LAST", "METRICS", "NON_FINITE", "Loader", "TrainResult", "train"]
 
 logger = logging.getLogger(__name__)
 
 LAST = "last.pt"
+BEST = "best.pt"
 NON_FINITE = "non_finite.pt"
-METRICS = "metrics.jsonl"
 CONFIG = "run.json"
 
 
@@ -78,18 +72,23 @@ def train(
     run_dir: Path,
     ema: Ema | None = None,
     grad_clip: float | None = 0.1,
+    accumulate: int = 1,
+    precision: Precision = "32",
+    engine: Engine | None = None,
     checkpoint_steps: int | None = None,
     checkpoint_minutes: float | None = 10.0,
     log_steps: int = 20,
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float] | None] | None = None,
+    best: str | None = None,
     config: Mapping[str, Any] | None = None,
     progress: bool = True,
+    tensorboard: bool = True,
 ) -> TrainResult:
     """Train to the end of `epochs`, from the start or from where `run_dir` left off.
 
-    Writes `last.pt` (atomically), `metrics.jsonl` (one JSON object a line) and `run.json` (the config) to
-    `run_dir`. SIGINT (Ctrl-C) and SIGTERM finish the step, save and return with `interrupted`; a second one
-    stops at once.
+    Writes `last.pt` (atomically), `metrics.jsonl` (one JSON object a line), the folder `tensorboard` and
+    `run.json` (the config) to `run_dir`. SIGINT (Ctrl-C) and SIGTERM finish the step, save and return with
+    `interrupted`; a second one stops at once. After a kill the run goes on from the last checkpoint.
 
     Args:
         task: batch -> losses, of which "loss" is minimised; lives on one device.
@@ -97,103 +96,103 @@ def train(
         optimiser: over the trainable parameters.
         schedule: advanced after every step.
         epochs: epochs in all, those of earlier calls included.
-        run_dir: made if missing.
+        run_dir: made if missing; on several machines a folder that all of them share.
         ema: moving average, updated after every step.
         grad_clip: bound on the norm of all gradients together; None for no bound.
+        accumulate: batches a step (see `Stepper` for what differs from one large batch); batches left over at
+            the end of an epoch are not used, so that an epoch has len(loader) // accumulate steps.
+        precision: "32", or mixed precision "bf16" or "16" (GPUs only); weights stay in float32.
+        engine: of this process, when several train together (`cora.training.engine.launch`). Every process
+            calls `train` with its own task of equal weights and its share of the batches (`EpochLoader(rank=,
+            world=)`); the first writes files, evaluates, and tells the losses other than "loss" from its share.
         checkpoint_steps: save whenever this many steps have passed.
         checkpoint_minutes: save whenever this much time has passed. Every epoch end is saved in any case.
         log_steps: average the losses over this many steps for a line of metrics.
         on_epoch_end: (epoch from 0, task in evaluation mode with averaged weights) -> numbers for the
-            metrics.
+            metrics, or None where nothing was measured.
+        best: name of a number of `on_epoch_end`; the epoch where it is greatest is kept in `best.pt`.
         config: what the run is made of; a run folder of another config is refused.
         progress: show a bar on stderr, if that is a terminal.
+        tensorboard: write for TensorBoard.
 
     Raises:
         TrainingError: the loss or its gradient is not finite (the state before the step is saved to
-            `non_finite.pt`), or `run_dir` belongs to another configuration.
+            `non_finite.pt`), `run_dir` belongs to another configuration, or arguments do not go together.
+        MissingExtraError: `tensorboard` without the extra `train`.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _check_config(run_dir / CONFIG, config)
-    parts = RunState(task, optimiser, schedule, ema)
-    position = parts.load(run_dir / LAST) if (run_dir / LAST).exists() else Position()
-    metrics = _Metrics(run_dir / METRICS, position.step)
+    engine = engine or Engine()
+    _check(loader, engine, accumulate=accumulate, best=best, evaluates=on_epoch_end is not None)
+    if engine.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _check_config(run_dir / CONFIG, config)
+    stepper = Stepper(
+        task=task, optimiser=optimiser, engine=engine, grad_clip=grad_clip, accumulate=accumulate, precision=precision
+    )
+    engine.barrier()
+    state = RunState(task, optimiser, schedule, ema, scaler=stepper.scaler, engine=engine)
+    position = state.start(run_dir / LAST)
+    check_shared_folder(engine, run_dir, dataclasses.astuple(position))
     if position.step:
         logger.info("going on in %s at epoch %d, step %d", run_dir, position.epoch, position.step)
-    device = next((p.device for p in task.parameters()), torch.device("cpu"))
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    metrics = Metrics(run_dir, position.step, tensorboard=tensorboard, enabled=engine.is_main)
     last_save = time.monotonic()
 
-    def save() -> None:
+    def save(name: str = LAST) -> None:
         nonlocal last_save
-        parts.save(run_dir / LAST, position)
+        state.save(run_dir / name, position)
         last_save = time.monotonic()
 
-    with _stop_signal() as stop, _bar(progress, epochs * len(loader), position.step) as advance:
+    def log() -> None:
+        metrics.write(position, lr=float(optimiser.param_groups[0]["lr"]))
+
+    total = epochs * (len(loader) // accumulate)
+    with stop_signal() as stop, bar(progress and engine.is_main, total, position.step) as advance:
+
+        def flags() -> tuple[bool, bool]:
+            overdue = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
+            return stop.is_set(), overdue
+
         while position.epoch < epochs:
             task.train()
-            for batch in loader.epoch(position.epoch, start=position.batch):
+            batches = loader.epoch(position.epoch, start=position.batch)
+            while len(loader) - position.batch >= accumulate:
                 random_before = capture_random_state()
-                losses, grad_norm = _step(task, optimiser, parameters, _to_device(batch, device), grad_clip)
-                if losses is None:
+                step = stepper.step(islice(batches, accumulate), flags=flags)
+                if not step.finite:
                     # The optimiser has not moved: weights are those of before.
-                    path = run_dir / NON_FINITE
-                    parts.save(path, position, random_state=random_before)
-                    raise TrainingError(
-                        f"expected a finite loss and gradient, got {grad_norm} at step {position.step} "
-                        f"(epoch {position.epoch}, batch {position.batch}); the state before it is in "
-                        f"{path}; lower the learning rate or look at that batch"
-                    )
-                metrics.add({"grad_norm": grad_norm, **losses})
+                    state.save(run_dir / NON_FINITE, position, random_state=random_before)
+                    raise _not_finite(step, position, run_dir / NON_FINITE)
+                metrics.add(step.losses | ({"grad_norm": step.grad_norm} if math.isfinite(step.grad_norm) else {}))
                 schedule.step()
                 if ema is not None:
                     ema.update(task)
                 position.step += 1
-                position.batch += 1
-                advance(losses["loss"])
-                if position.step % log_steps == 0:
-                    metrics.write(position, lr=float(optimiser.param_groups[0]["lr"]))
-                if stop.is_set():
-                    metrics.write(position, lr=float(optimiser.param_groups[0]["lr"]))
+                position.batch += accumulate
+                advance(step.losses["loss"])
+                stopping, overdue = step.flags
+                if stopping or position.step % log_steps == 0:
+                    log()
+                if stopping:
                     save()
+                    metrics.close()
                     logger.warning("interrupted at step %d, saved to %s", position.step, run_dir / LAST)
                     return TrainResult(steps=position.step, epochs=position.epoch, interrupted=True)
-                due_steps = checkpoint_steps is not None and position.step % checkpoint_steps == 0
-                due_time = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
-                if due_steps or due_time:
+                if overdue or (checkpoint_steps is not None and position.step % checkpoint_steps == 0):
                     save()
-            metrics.write(position, lr=float(optimiser.param_groups[0]["lr"]))
-            if on_epoch_end is not None:
+            log()
+            values: Mapping[str, float] = {}
+            if on_epoch_end is not None and engine.is_main:
                 values = _evaluate(task, ema, position.epoch, on_epoch_end)
-                metrics.append({"step": position.step, "epoch": position.epoch, "evaluation": dict(values)})
+                if values:
+                    metrics.write_evaluation(position, values)
             position.epoch, position.batch = position.epoch + 1, 0
+            # Not every epoch need be measured.
+            told = engine.broadcast(dict(values)) if best is not None else {}
+            if best is not None and told and state.is_best(best, told):
+                save(BEST)
             save()
+    metrics.close()
     return TrainResult(steps=position.step, epochs=position.epoch, interrupted=False)
-
-
-def _step(
-    task: nn.Module,
-    optimiser: Optimizer,
-    parameters: list[nn.Parameter],
-    batch: Any,
-    grad_clip: float | None,
-) -> tuple[dict[str, float] | None, float]:
-    """One step: (losses, gradient norm), or (None, the value that is not finite) with nothing changed."""
-    optimiser.zero_grad(set_to_none=True)
-    losses: dict[str, Tensor] = task(batch)
-    values = torch.stack([loss.detach().float().mean() for loss in losses.values()]).tolist()  # one transfer
-    numbers = dict(zip(losses, values, strict=True))
-    if not np.isfinite(numbers["loss"]):
-        return None, numbers["loss"]
-    if not losses["loss"].requires_grad:
-        # A batch without any box to learn from: the step is empty, but counts.
-        return numbers, 0.0
-    losses["loss"].backward()
-    norm = float(nn.utils.clip_grad_norm_(parameters, grad_clip if grad_clip is not None else float("inf")))
-    if not np.isfinite(norm):
-        optimiser.zero_grad(set_to_none=True)
-        return None, norm
-    optimiser.step()
-    return numbers, norm
 
 
 def _evaluate(
@@ -211,48 +210,28 @@ def _evaluate(
     return values or {}
 
 
-class _Metrics:
-    """Means over windows of steps, a JSON line each; lines of steps that a resumed run repeats go."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.sums: dict[str, float] = {}
-        self.count = 0
-        self.started = time.monotonic()
-        if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            temporary = path.with_suffix(".part")
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            os.replace(temporary, path)
-
-    def add(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-
-    def write(self, position: Position, *, lr: float) -> None:
-        if self.count:
-            seconds = (time.monotonic() - self.started) / self.count
-            means = {name: total / self.count for name, total in self.sums.items()}
-            line = {
-                "step": position.step,
-                "epoch": position.epoch,
-                "lr": lr,
-                "seconds_a_step": round(seconds, 4),
-            }
-            self.append(line | means)
-        self.sums, self.count, self.started = {}, 0, time.monotonic()
-
-    def append(self, content: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(content) + "\n")
+def _not_finite(step: Step, position: Position, path: Path) -> TrainingError:
+    loss = step.losses["loss"]
+    return TrainingError(
+        f"expected a finite loss and gradient, got {step.grad_norm if math.isfinite(loss) else loss} at step "
+        f"{position.step} (epoch {position.epoch}, batch {position.batch}); the state before it is in {path}; lower "
+        f"the learning rate or look at that batch"
+    )
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut off by a crash
+def _check(loader: Loader, engine: Engine, *, accumulate: int, best: str | None, evaluates: bool) -> None:
+    if len(loader) < accumulate:
+        raise TrainingError(
+            f"expected at least {accumulate} batches an epoch to accumulate, got {len(loader)}; take smaller batches"
+        )
+    shares = getattr(loader, "rank", engine.rank), getattr(loader, "world", engine.world)
+    if shares != (engine.rank, engine.world):
+        raise TrainingError(
+            f"expected a loader for process {engine.rank} of {engine.world}, got one for {shares[0]} of {shares[1]}; "
+            f"make it with rank=engine.rank, world=engine.world"
+        )
+    if best is not None and not evaluates:
+        raise TrainingError(f"best={best!r} needs on_epoch_end, which measures it; got none")
 
 
 def _check_config(path: Path, config: Mapping[str, Any] | None) -> None:
@@ -269,65 +248,4 @@ def _check_config(path: Path, config: Mapping[str, Any] | None) -> None:
                 f"{content.get(key)}; use another run folder"
             )
     else:
-        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor of nested tuples, lists, dicts and dataclasses."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        fields = {f.name: _to_device(getattr(batch, f.name), device) for f in dataclasses.fields(batch)}
-        return dataclasses.replace(batch, **fields)
-    if isinstance(batch, dict):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_to_device(value, device) for value in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(_to_device(value, device) for value in batch)
-    return batch
-
-
-@contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event set by the first SIGINT or SIGTERM; the second acts as usual. Main thread only."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, former[signal.Signals(number)])
-
-    for number in former:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[float], None]]:
-    console = Console(stderr=True)
-    if not (show and console.is_terminal):
-        yield lambda _loss: None
-        return
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("training", total=total, completed=done, loss=float("nan"))
-
-        def advance(loss: float) -> None:
-            progress.update(bar, advance=1, loss=loss)
-
-        yield advance
+        write_text(path, json.dumps(content, indent=1))

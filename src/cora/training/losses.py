@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,6 +13,15 @@ from cora.boxes import aligned_giou, cxcywh_to_xyxy
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the losses in the total, the same for every layer."""
+
+    objectness: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
 
 
 def sigmoid_focal_loss(
@@ -43,3 +55,16 @@ def giou_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
     """Sum of 1 - GIoU (Rezatofighi et al., 2019) of row i with row i, [K, 4] and [K, 4] to a scalar."""
     first, second = cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_boxes_cxcywh.float())
     return (1 - aligned_giou(first, second)).sum()
+
+
+def mean_over_processes(total: Tensor) -> Tensor:
+    """What to divide a sum by: the mean of a count over all processes.
+
+    At least one of all processes together, not of each: their mean gradient is then that of one process that saw
+    all images.
+    """
+    processes = 1
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        processes = dist.get_world_size()
+    return total.clamp(min=1) / processes

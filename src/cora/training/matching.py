@@ -63,7 +63,7 @@ def matching_cost(
     The focal term is what the focal loss of a query changes by when it counts as an object.
 
     Args:
-        objectness: [N] logits.
+        objectness: [N] logits, or [N, T] where they depend on the box (a head that knows classes).
         boxes_cxcywh: [N, 4], 0..1.
         target_boxes_cxcywh: [T, 4], 0..1.
         costs: weights of the terms.
@@ -78,7 +78,8 @@ def matching_cost(
     as_background = (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * -(1 - probability + 1e-8).log()
     giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
     l1 = torch.cdist(boxes, targets, p=1)
-    cost = costs.objectness * (as_object - as_background)[:, None] + costs.l1 * l1 - costs.giou * giou
+    gained = as_object - as_background
+    cost = costs.objectness * (gained if gained.ndim == 2 else gained[:, None]) + costs.l1 * l1 - costs.giou * giou
     return cost, giou
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from cora.detector import Detector
 from cora.regions import Vocabulary, exact_pooling
 from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.training.class_sampling import sample_classes
 
 #: Photos, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
 PromptBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
@@ -66,7 +67,7 @@ class PromptTask(nn.Module):
             zero = self.class_embeddings.new_zeros(())
             return {"loss": zero, "accuracy": zero}
         regions = self._embed(c3, boxes)
-        classes = self._classes(labels)
+        classes = sample_classes(labels, len(self.class_embeddings), self.classes_per_step)
         logits = self.detector.classifier.logits(regions, self.class_embeddings[classes])
         place = torch.full((len(self.class_embeddings),), -1, device=labels.device).index_copy(
             0, classes, torch.arange(len(classes), device=labels.device)
@@ -105,15 +106,3 @@ class PromptTask(nn.Module):
             keep = torch.zeros_like(keep).index_fill(0, drawn, True)
         kept = keep.split([len(one) for one in targets])
         return [one.boxes_cxcywh[mine] for one, mine in zip(targets, kept, strict=True)], labels[keep]
-
-    def _classes(self, labels: Tensor) -> Tensor:
-        """Indices of the classes to tell apart: all, or those present and others at random."""
-        count = len(self.class_embeddings)
-        if self.classes_per_step is None or self.classes_per_step >= count:
-            return torch.arange(count, device=labels.device)
-        present = labels.unique()
-        absent = torch.ones(count, dtype=torch.bool, device=labels.device).index_fill(0, present, False)
-        others = absent.nonzero()[:, 0]
-        wanted = max(0, self.classes_per_step - len(present))
-        others = others[torch.randperm(len(others), device=labels.device)[:wanted]]
-        return torch.cat([present, others])

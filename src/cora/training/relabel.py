@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.images import read_image
+from cora.plots import draw_confusion
 from cora.regions import Vocabulary
 
 
@@ -30,16 +33,38 @@ class Agreement:
         boxes: boxes relabelled in all.
         agreed: of them, boxes whose class did not change.
         by_class: class name -> (boxes, agreed), by annotated class.
+        confusion: C rows of C numbers of boxes, annotated class by chosen class, in the order of `by_class`.
     """
 
     boxes: int
     agreed: int
     by_class: dict[str, tuple[int, int]]
+    confusion: tuple[tuple[int, ...], ...]
 
     @property
     def share(self) -> float:
         """Agreed boxes in 0..1; 1 if there are none to disagree on."""
         return self.agreed / self.boxes if self.boxes else 1.0
+
+    @classmethod
+    def of(cls, confusion: Tensor, class_names: Sequence[str]) -> Agreement:
+        """The report of a confusion matrix [C, C] int64."""
+        boxes, agreed = confusion.sum(dim=1), confusion.diagonal()
+        return cls(
+            boxes=int(boxes.sum()),
+            agreed=int(agreed.sum()),
+            by_class={name: (n, k) for name, n, k in zip(class_names, boxes.tolist(), agreed.tolist(), strict=True)},
+            confusion=tuple(tuple(row) for row in confusion.tolist()),
+        )
+
+
+def plot_confusion(agreement: Agreement, path: Path) -> None:
+    """Draw which annotated class the classifier takes for which, as a PNG file."""
+    title = f"CLIP-aligned labelling: {agreement.share:.1%} of {agreement.boxes} boxes keep their class"
+    picture = draw_confusion(agreement.confusion, tuple(agreement.by_class), title=title)
+    temporary = path.with_suffix(".part")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, path)
 
 
 @torch.inference_mode()
@@ -51,10 +76,10 @@ def relabel(
     output: Path,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
-    """Write a copy of the dataset's annotation file with the classifier's choice as category of every box.
+    """Write a COCO file of the dataset with the classifier's choice as category of every box.
 
-    The annotated category stays beside it as `original_category_id`; crowd boxes and boxes of other classes
-    are copied as they are.
+    The annotated category stays beside it as `original_category_id`; crowd boxes are copied as they are, and so
+    are boxes of other classes where the dataset is a COCO or LVIS file.
 
     Args:
         detector: towers and trained prompt; exact pooling.
@@ -73,26 +98,37 @@ def relabel(
         )
     if output.resolve() == dataset.annotations.resolve():
         raise DataError(f"{output} is the original annotation file; name another output")
-    content = json.loads(dataset.annotations.read_text(encoding="utf-8"))
-    category_of = {category["name"]: category["id"] for category in content["categories"]}
-    counts = torch.zeros(2, len(vocabulary), dtype=torch.int64)
-    for done, record in enumerate(dataset.records, start=1):
+    content, places = _content(dataset)
+    category_of = [dataset.category_ids[name] for name in vocabulary.names]
+    confusion = torch.zeros(len(vocabulary), len(vocabulary), dtype=torch.int64)
+    for done, (record, mine) in enumerate(zip(dataset.records, places, strict=True), start=1):
         if len(record.classes):
             batch = detector.preprocessor([read_image(record.path)]).to(detector.device)
             c3, _ = detector.encode(batch)
             boxes = targets_of(record).boxes_cxcywh[None].to(detector.device)
             chosen = detector.classify(c3, boxes, vocabulary)[0].argmax(dim=-1).cpu()
-            for entry, label in zip(record.entries.tolist(), chosen.tolist(), strict=True):
-                annotation = content["annotations"][entry]
+            for place, label in zip(mine, chosen.tolist(), strict=True):
+                annotation = content["annotations"][place]
                 annotation.setdefault("original_category_id", annotation["category_id"])
-                annotation["category_id"] = category_of[vocabulary.names[label]]
-            counts[0] += torch.bincount(record.classes, minlength=len(vocabulary))
-            agreed = record.classes[chosen == record.classes]
-            counts[1] += torch.bincount(agreed, minlength=len(vocabulary))
+                annotation["category_id"] = category_of[label]
+            confusion.index_put_((record.classes, chosen), torch.tensor(1), accumulate=True)
         if on_progress is not None:
             on_progress(done, len(dataset.records))
     temporary = output.with_suffix(".part")
     temporary.write_text(json.dumps(content), encoding="utf-8")
     os.replace(temporary, output)
-    by_class = {name: (int(n), int(k)) for name, n, k in zip(vocabulary.names, *counts.tolist(), strict=True)}
-    return Agreement(boxes=int(counts[0].sum()), agreed=int(counts[1].sum()), by_class=by_class)
+    return Agreement.of(confusion, vocabulary.names)
+
+
+def _content(dataset: CocoDataset) -> tuple[dict[str, Any], list[list[int]]]:
+    """What the new file starts from, and where in its annotations the boxes of every record stand."""
+    if dataset.format in ("coco", "lvis"):
+        # The file itself, so that whatever else it says of photos and boxes is kept.
+        return json.loads(dataset.annotations.read_text(encoding="utf-8")), [
+            record.entries.tolist() for record in dataset.records
+        ]
+    places, start = [], 0
+    for record in dataset.records:
+        places.append(list(range(start, start + len(record.classes))))
+        start += len(record.classes) + len(record.crowd_classes)
+    return dataset.to_coco(), places

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cora.errors import TrainingError
 from cora.training.ema import Ema, load_trainable_state, trainable_state
+from cora.training.engine import Engine
 
 
 @dataclasses.dataclass
@@ -28,18 +31,82 @@ class Position:
 
 
 class RunState:
-    """Everything whose state a run consists of."""
+    """Everything whose state a run consists of.
 
-    def __init__(self, task: nn.Module, optimiser: Optimizer, schedule: LRScheduler, ema: Ema | None) -> None:
+    Args:
+        task: its trainable weights are saved.
+        optimiser: of these.
+        schedule: of the optimiser's rates.
+        ema: moving average of the weights.
+        scaler: loss scale of half precision.
+        engine: of this process; the first writes, with the random states of all.
+    """
+
+    def __init__(
+        self,
+        task: nn.Module,
+        optimiser: Optimizer,
+        schedule: LRScheduler,
+        ema: Ema | None,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         self.task, self.optimiser, self.schedule, self.ema = task, optimiser, schedule, ema
+        self.scaler, self.engine = scaler, engine or Engine()
+        #: Greatest value so far of the number that `is_best` is asked about.
+        self.best: float | None = None
+
+    def start(self, path: Path) -> Position:
+        """Go on from a checkpoint, or begin if there is none.
+
+        Raises:
+            TrainingError: the checkpoint is damaged or of another configuration.
+        """
+        if path.exists():
+            return self.load(path)
+        if self.engine.rank:
+            # Processes begin with equal states, but each is to drop and noise on its own.
+            key = np.random.SeedSequence([torch.initial_seed() % 2**63, self.engine.rank])
+            seed = int(key.generate_state(1)[0])
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+        return Position()
+
+    def is_best(self, name: str, values: Mapping[str, float]) -> bool:
+        """Whether the number of that name is greater than ever before, which is remembered; not without any numbers.
+
+        Raises:
+            TrainingError: numbers, but none of that name.
+        """
+        if not values:
+            return False
+        if name not in values:
+            raise TrainingError(
+                f"best: expected a number that on_epoch_end returns, got {name!r}; there are: "
+                f"{', '.join(sorted(values))}"
+            )
+        value = float(values[name])
+        if math.isnan(value) or (self.best is not None and value <= self.best):
+            return False
+        self.best = value
+        return True
 
     def save(self, path: Path, position: Position, random_state: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint in one piece; to be called by all processes."""
+        random_states = self.engine.gather(random_state or capture_random_state())
+        if not self.engine.is_main:
+            return
         state = {
             "model": trainable_state(self.task),
             "optimiser": self.optimiser.state_dict(),
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
             "ema": self.ema.state_dict() if self.ema is not None else None,
-            "random": random_state or capture_random_state(),
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "best": self.best,
+            "random": random_states[0],
+            "random_of_others": random_states[1:],
             "position": dataclasses.asdict(position),
         }
         temporary = path.with_suffix(".part")
@@ -50,19 +117,30 @@ class RunState:
         os.replace(temporary, path)
 
     def load(self, path: Path) -> Position:
+        """Take over a checkpoint; the position it was written at."""
         state = _read_checkpoint(path)
+        position = Position(**state["position"])
+        random_states = [state["random"], *state.get("random_of_others", [])]
+        if len(random_states) != self.engine.world and position.batch:
+            raise TrainingError(
+                f"{path} was saved inside an epoch by {len(random_states)} processes, now there are "
+                f"{self.engine.world}; go on with as many"
+            )
         load_trainable_state(self.task, state["model"], source=str(path))
-        if (state["ema"] is None) != (self.ema is None):
-            raise TrainingError(f"{path}: only one of the saved and this run has a moving average; use another folder")
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        for key, name, part in (("ema", "moving average", self.ema), ("scaler", "loss scale", self.scaler)):
+            if (state.get(key) is None) != (part is None):
+                raise TrainingError(f"{path}: only one of the saved and this run has a {name}; use another folder")
+            if part is not None:
+                part.load_state_dict(state[key])
         try:
             self.optimiser.load_state_dict(state["optimiser"])
         except ValueError as error:
             raise TrainingError(f"{path} has another optimiser ({error}); use another run folder") from error
         self.schedule.load_state_dict(self.schedule.state_dict() | state["schedule"])
-        restore_random_state(state["random"])
-        return Position(**state["position"])
+        self.best = state.get("best")
+        if self.engine.rank < len(random_states):
+            restore_random_state(random_states[self.engine.rank])
+        return position
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""What `cora finetune` does: divide the photos, measure, teach names and boxes, measure again."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import cora
+from cora.apps.device import pick_device
+from cora.apps.files import check_writable, parse_classes
+from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
+from cora.apps.train_options import settings
+from cora.apps.train_run import read_photos, read_split, write_json
+from cora.data.coco import CocoDataset
+from cora.data.read import read_dataset
+from cora.detector import Detector
+from cora.errors import DataError
+from cora.training.chain import MODEL, Chain, Hooks
+from cora.training.defaults import finetune_recipe
+from cora.training.identity import weights_hash
+from cora.training.recipe import TrainRecipe, override
+
+#: Sets of fewer photos than this are not divided unless that is asked for: nothing would be left to learn from.
+FEWEST_TO_DIVIDE = 5
+#: Random divisions, of which the one that keeps the classes' shares best is taken.
+DRAWS = 64
+REPORT, BEFORE = "report.json", "before.json"
+
+Scores = dict[str, dict[str, Any]]
+
+
+def finetune(args: argparse.Namespace) -> int:
+    """Adapt a model to one's own boxes; prints AP50 before and after, writes model and report; returns 0.
+
+    Raises:
+        CoraError: bad input, before anything is written; or a run that cannot go on.
+    """
+    check_extras("cora finetune", measures=True)
+    output = args.output or args.run_dir / MODEL
+    if output.suffix != ".safetensors":
+        raise DataError(f"expected an output file *.safetensors, got {output}; change its suffix")
+    check_writable(args.run_dir, folder=True)
+    check_writable(output, folder=False)
+    device = pick_device(args.device)
+    whole = read_photos(args, None)
+    base, novel = _divide_classes(whole.class_names, parse_classes(args.novel) if args.novel else [])
+    train_set, held_out = _divide_photos(args, whole, base, novel)
+    remembered = _remembered(args)
+    detector = cora.load(args.model).to(device)
+    detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
+    recipe = _recipe(args, detector, photos=len(train_set))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    say(
+        f"Learning {len(base)} classes from {int(train_set.class_counts().sum())} boxes in {len(train_set)} photos; "
+        + (f"{len(held_out.dataset)} photos are held out" if held_out is not None else "none is held out")
+    )
+    sets = {"own photos": held_out, "remembered": remembered}
+    with progress_report() as report:
+        chain = Chain(recipe=recipe, detector=detector, dataset=train_set, run=args.run_dir, hooks=Hooks(report=report))
+        before = _once(args.run_dir / BEFORE, _key(detector, sets), lambda: _scores(detector, sets))
+        chain.all()
+    after = _scores(detector, sets)
+    detector.save(output)
+    write_json(
+        args.run_dir / REPORT,
+        {
+            "command": ["cora", *sys.argv[1:]],
+            "version": cora.__version__,
+            "classes": {"base": base, "novel": novel},
+            "photos": {"trained": len(train_set), "held_out": len(held_out.dataset) if held_out is not None else 0},
+            "recipe": recipe.to_dict(),
+            "before": before,
+            "after": after,
+        },
+    )
+    if after:
+        console.print(_table(before, after))
+    say(f"Wrote {output}; use it with --model {output}")
+    return 0
+
+
+def divide(classes: Sequence[Sequence[int]], *, share: float, seed: int) -> list[int]:
+    """Which photos to hold out: about `share` of them and of the boxes of every class, at random by `seed`.
+
+    Args:
+        classes: for every photo the classes of its boxes.
+        share: 0..1; at least one photo is held out and one left.
+        seed: of the draws.
+
+    Returns:
+        Sorted indices; a class that more than one photo has stays in at least one of the others.
+    """
+    count = len(classes)
+    wanted = min(max(1, round(share * count)), count - 1)
+    number = 1 + max((c for one in classes for c in one), default=0)
+    boxes = torch.zeros(count, number)
+    for photo, one in enumerate(classes):
+        boxes[photo] = torch.bincount(torch.tensor(one, dtype=torch.int64), minlength=number).float()
+    total, present = boxes.sum(dim=0).clamp(min=1), (boxes > 0).sum(dim=0)
+    random = torch.Generator().manual_seed(seed)
+    best, least = torch.arange(wanted), float("inf")
+    for _ in range(DRAWS):
+        drawn = torch.randperm(count, generator=random)[:wanted]
+        away = ((boxes[drawn].sum(dim=0) / total - wanted / count).abs() * (present > 0)).sum()
+        lost = ((boxes[drawn] > 0).sum(dim=0) == present) & (present > 0)
+        cost = float(away) + number * float(lost.sum())
+        if cost < least:
+            best, least = drawn, cost
+    return sorted(best.tolist())
+
+
+def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    strangers = [name for name in novel if name not in names]
+    if strangers:
+        raise DataError(
+            f"--novel: expected classes of the annotations, got {len(strangers)} others: {', '.join(strangers[:5])}; "
+            f"they have {', '.join(names[:10])}"
+        )
+    base = tuple(name for name in names if name not in novel)
+    if not base:
+        raise DataError(f"--novel: expected a class to learn from, got all {len(names)} as novel; leave some out")
+    return base, tuple(name for name in names if name in novel)
+
+
+def _divide_photos(
+    args: argparse.Namespace, whole: CocoDataset, base: tuple[str, ...], novel: tuple[str, ...]
+) -> tuple[CocoDataset, HeldOut | None]:
+    """Photos to learn from, with boxes of the base classes, and photos to measure on, with all boxes."""
+    groups = groups_of(base, novel)
+    learned = read_photos(args, base) if novel else whole
+    held_out = None
+    chosen: set[int] = set()
+    if (args.val_images is None) != (args.val_annotations is None):
+        raise DataError("expected --val-images and --val-annotations together, got one of them")
+    if args.val_annotations is not None:
+        dataset = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=(*base, *novel))
+        held_out = HeldOut(dataset=dataset, groups=groups)
+    elif args.hold_out and len(whole) >= FEWEST_TO_DIVIDE:
+        chosen = set(divide([r.classes.tolist() for r in whole.records], share=args.hold_out, seed=args.seed or 0))
+        held_out = HeldOut(dataset=_subset(whole, lambda place: place in chosen), groups=groups)
+    # A photo whose boxes are all of novel classes would teach that these are background.
+    empty = {place for place, record in enumerate(whole.records) if not len(record.classes)}
+    boxes = [len(record.classes) for record in learned.records]
+    train_set = _subset(learned, lambda place: place not in chosen and (boxes[place] > 0 or place in empty))
+    if not int(train_set.class_counts().sum()):
+        raise DataError(f"expected boxes to learn from, got none in the {len(train_set)} photos left for training")
+    return train_set, held_out
+
+
+def _subset(dataset: CocoDataset, wanted: Callable[[int], bool]) -> CocoDataset:
+    part = copy.copy(dataset)
+    part.records = [record for place, record in enumerate(dataset.records) if wanted(place)]
+    return part
+
+
+def _remembered(args: argparse.Namespace) -> HeldOut | None:
+    if (args.remember_images is None) != (args.remember_annotations is None):
+        raise DataError("expected --remember-images and --remember-annotations together, got one of them")
+    if args.remember_annotations is None:
+        return None
+    split = read_split(args.remember_split)
+    dataset = read_dataset(
+        images=args.remember_images,
+        annotations=args.remember_annotations,
+        class_names=split.all if split is not None else None,
+    )
+    groups = groups_of(split.base, split.novel) if split is not None else groups_of(dataset.class_names, ())
+    return HeldOut(dataset=dataset, groups=groups)
+
+
+def _recipe(args: argparse.Namespace, detector: Detector, *, photos: int) -> TrainRecipe:
+    short_side = detector.preprocessor.config.short_side
+    recipe = finetune_recipe(args.model, short_side=short_side, photos=photos)
+    kept = [] if args.keep is None else [f"localizer.keep={args.keep}"]
+    return override(recipe, [*kept, *settings(args, stage="localizer")])
+
+
+def _scores(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Scores]:
+    """Set -> group -> AP50 with its interval, AP and recall."""
+    return {
+        name: {group: score.as_dict() for group, score in one.scores(detector).items()}
+        for name, one in sets.items()
+        if one is not None
+    }
+
+
+def _key(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Any]:
+    photos = {name: [r.image_id for r in one.dataset.records] for name, one in sets.items() if one is not None}
+    return {"model": weights_hash(detector), "photos": photos}
+
+
+def _once(path: Path, key: dict[str, Any], measure: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:
+    """What was measured before the run was interrupted, or measured now."""
+    if path.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("key") == key:
+            found: dict[str, Scores] = content["scores"]
+            return found
+    found = measure()
+    write_json(path, {"key": key, "scores": found})
+    return found
+
+
+def _table(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> Table:
+    table = Table(title="AP50, % (95 % interval)", title_justify="left")
+    for column, justify in (("", "left"), ("classes", "right"), ("before", "right"), ("after", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, groups in after.items():
+        for group, score in groups.items():
+            cells = (_percent(one[name][group]["ap50"]) for one in (before, after))
+            table.add_row(f"{name}, {group}", str(score["classes"]), *cells)
+    return table
+
+
+def _percent(ap50: Mapping[str, float | None]) -> str:
+    value, low, high = (ap50.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    interval = "" if low is None or high is None else f" ({100 * low:.1f}-{100 * high:.1f})"
+    return f"{100 * value:.1f}{interval}"

@@ -1,0 +1,38 @@
+"""`cora groups`: which classes a tower can hardly tell apart; its arguments, `groups_run.py` does the work."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `cora groups`."""
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help='names divided by commas, "cat, remote control", or @FILE with one name a line '
+        "(default: those of the annotations)",
+    )
+    parser.add_argument("--groups", type=_positive, required=True, metavar="K", help="number of groups")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="annotated photos: also measure what is confused")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="their boxes (COCO, LVIS, VOC or YOLO)")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos")
+    parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    parser.add_argument("--seed", type=int, default=0, help="of the grouping (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write groups and all numbers to this file")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw what is alike and what is confused")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Group, measure if there are photos, print and write; returns the exit code."""
+    from cora.apps.groups_run import group_classes
+
+    return group_classes(arguments)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)

@@ -1,0 +1,100 @@
+"""What the training commands measure on photos that are not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from cora.data.coco import CocoDataset
+from cora.detector import Detector
+from cora.errors import MissingExtraError
+from cora.evaluation.base_novel import GroupScore, group_scores, resampled_ap50
+from cora.evaluation.bootstrap import resample_counts
+from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.predict import ground_truth, predict_dataset
+from cora.evaluation.region_accuracy import accuracy, rank_regions
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Annotated photos to measure on.
+
+    Attributes:
+        dataset: photos with boxes of all classes that are measured.
+        groups: group -> its class names; every number is given for each group.
+        resamples: of the photos, for the intervals.
+    """
+
+    dataset: CocoDataset
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    resamples: int = 200
+
+    def ap50(self, detector: Detector) -> dict[str, float]:
+        """AP50 of every group in 0..1; groups without a box are left out."""
+        return {
+            f"ap50_{group}": score.ap50.value
+            for group, score in self.scores(detector).items()
+            if score.ap50.value is not None
+        }
+
+    def scores(self, detector: Detector) -> dict[str, GroupScore]:
+        """AP50 with intervals, AP and recall of every group."""
+        names = self.dataset.class_names
+        found = predict_dataset(detector, self.dataset, names)
+        evaluation = evaluate_boxes(
+            ground_truth(self.dataset), found.results, classes={name: i for i, name in enumerate(names, start=1)}
+        )
+        counts = resample_counts(len(self.dataset), resamples=self.resamples)
+        return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups)
+
+    def region_accuracy(self, detector: Detector) -> dict[str, float]:
+        """Share of ground-truth boxes named right among all classes, and its mean over classes, by group."""
+        ranks = rank_regions(detector, self.dataset)
+        counts = resample_counts(len(self.dataset), resamples=2)
+        answer: dict[str, float] = {}
+        for group, names in self.groups.items():
+            whole = accuracy(ranks, self.dataset.class_names, names, counts)["all"]
+            if whole.top1.value is not None and whole.top1_per_class.value is not None:
+                answer[f"accuracy_{group}"] = whole.top1.value
+                answer[f"class_accuracy_{group}"] = whole.top1_per_class.value
+        return answer
+
+
+def check_extras(feature: str, *, measures: bool) -> None:
+    """Raise MissingExtraError now instead of after an hour: what training, and measuring, will import."""
+    if find_spec("scipy") is None or find_spec("tensorboard") is None:
+        raise MissingExtraError(feature, extra="train")
+    if measures and find_spec("hotcoco") is None:
+        raise MissingExtraError(f"measuring in {feature}", extra="evaluate")
+
+
+@contextmanager
+def progress_report(*, show: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A report (step, done, of all) that draws bars on a terminal and nothing elsewhere."""
+    console = Console(stderr=True)
+    if not (show and console.is_terminal):
+        yield lambda _step, _done, _total: None
+        return
+    bars: dict[str, TaskID] = {}
+    with Progress(console=console, transient=True) as progress:
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in bars:
+                bars[step] = progress.add_task(step, total=total)
+            progress.update(bars[step], completed=done)
+            if done >= total:
+                progress.remove_task(bars.pop(step))
+
+        yield report
+
+
+def groups_of(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Groups to measure: base, novel and all, or all alone where nothing is novel."""
+    if not novel:
+        return {"all": tuple(base)}
+    return {"base": tuple(base), "novel": tuple(novel), "all": (*base, *novel)}

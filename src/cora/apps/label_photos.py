@@ -1,0 +1,257 @@
+"""Write pseudo boxes of photos and print what there is; `pseudo_label.py` has the arguments."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+import cora
+from cora.apps.device import pick_device
+from cora.apps.files import IMAGE_SUFFIXES, check_writable, parse_classes
+from cora.apps.measure import fingerprint
+from cora.data.caption_nouns import english_nouns
+from cora.data.captions import NamedPhoto, folder_photos, read_captions
+from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split
+from cora.data.read import read_dataset
+from cora.errors import CoraError, DataError
+from cora.regions.vocabulary import clean_names
+from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
+from cora.training.pseudo_boxes import DetectorTeacher, PseudoBoxConfig, PseudoReport, Teacher, pseudo_label, write_json
+from cora.training.result_teacher import read_results
+
+_TOP = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    photos: tuple[NamedPhoto, ...]
+    teacher: Teacher | None  # None: the model is still to be loaded
+    real: dict[str, Any] | None
+    novel: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def label_photos(args: argparse.Namespace) -> int:
+    """Everything that can be checked is checked before the model is loaded; returns the exit code.
+
+    Raises:
+        CoraError: bad input.
+    """
+    alone = args.output.with_name(f"{args.output.stem}-pseudo.json") if args.merge else args.output
+    _check_outputs(args, alone)
+    device = pick_device(args.device)
+    config = _config(args)
+    mix = _mix_config(args)
+    work = _prepare(args)
+    made_by: dict[str, Any] = {"cora": cora.__version__, **_inputs(args)}
+    teacher = work.teacher
+    if teacher is None:
+        others = args.distractors
+        distractors = None if others is None else () if others == "none" else clean_names(parse_classes(others))
+        detector = cora.load(args.model).to(device)
+        if args.classes is not None:
+            detector.vocabulary_encoder.encode(clean_names(parse_classes(args.classes)))  # too long names fail here
+        teacher = DetectorTeacher(detector=detector, model=Path(str(args.model)).name, distractors=distractors)
+        made_by |= {"fingerprint": fingerprint(detector), "distractors": others}
+    errors = Console(stderr=True, highlight=False)
+    report = _label(work, teacher, alone, config, made_by, errors)
+    mixed = None
+    if args.merge and work.real is not None:
+        pseudo = json.loads(alone.read_text(encoding="utf-8"))
+        mixed = mix_annotations(work.real, pseudo, config=mix, novel=work.novel)
+        write_json(args.output, mixed.content)
+    _print(args, report, mixed, work, alone)
+    if report.problems:
+        errors.print(Text(f"cora: warning: {report.problems}"), soft_wrap=True)
+    return 1 if report.problems else 0
+
+
+def _label(
+    work: _Work, teacher: Teacher, output: Path, config: PseudoBoxConfig, made_by: dict[str, Any], errors: Console
+) -> PseudoReport:
+    with _progress(errors) as progress:
+        task = progress.add_task("labelling", total=len(work.photos))
+        try:
+            return pseudo_label(
+                photos=work.photos,
+                teacher=teacher,
+                output=output,
+                config=config,
+                real=work.real,
+                made_by=made_by,
+                on_progress=lambda done, _: progress.update(task, completed=done),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("while labelling; what is done is kept, the same command goes on") from None
+
+
+def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
+    if not args.images.is_dir():
+        raise DataError(f"expected a folder of photos, got no folder at {args.images}; check the path")
+    if args.merge and args.real is None:
+        raise CoraError("--merge: expected real annotations to merge with, got none; name them (--real)")
+    if not args.merge and (args.min_per_class > 1 or args.max_per_class is not None):
+        raise CoraError("--min-per-class, --max-per-class: expected --merge with them, got none; add it")
+    if args.novel_names != "refuse" and args.split is None:
+        raise CoraError(f"--novel-names {args.novel_names}: expected a split with novel classes, got none; add --split")
+    inputs = (args.captions, args.results, args.real, args.image_list)
+    for output in dict.fromkeys((args.output, alone)):
+        check_writable(output, folder=False)
+        if output.suffix.lower() != ".json":
+            raise CoraError(f"--output: expected a name that ends with .json, got {output.name!r}")
+        if any(path is not None and path.resolve() == output.resolve() for path in inputs):
+            raise CoraError(f"--output: expected a new file, got {output}, which is read; choose another name")
+
+
+def _config(args: argparse.Namespace) -> PseudoBoxConfig:
+    return PseudoBoxConfig(score=args.score, class_scores=_class_scores(args.class_scores))
+
+
+def _mix_config(args: argparse.Namespace) -> MixConfig:
+    most = args.max_per_class
+    if most is not None and most < args.min_per_class:
+        raise CoraError(f"--max-per-class: expected at least {args.min_per_class} (--min-per-class), got {most}")
+    return MixConfig(min_per_class=args.min_per_class, max_per_class=most, novel=args.novel_names)
+
+
+def _class_scores(path: Path | None) -> dict[str, float]:
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"expected JSON of name to least score, cannot read {path}: {error}") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 for value in content.values()
+    ):
+        raise DataError(f'expected JSON of name to least score in 0..1 in {path}, such as {{"cup": 0.3}}')
+    return {name: float(value) for name, value in content.items()}
+
+
+def _prepare(args: argparse.Namespace) -> _Work:
+    """Read all inputs."""
+    novel = _split(args.split).novel if args.split is not None else ()
+    real = None
+    if args.real is not None:
+        real = read_dataset(images=args.images, annotations=args.real, skip_bad=args.skip_bad).to_coco()
+    teacher: Teacher | None = None
+    notes: list[str] = []
+    photos: tuple[NamedPhoto, ...]
+    if args.captions is not None:
+        wanted = None if args.nouns_from is None else parse_classes(f"@{args.nouns_from}")
+        read = read_captions(
+            args.captions, images=args.images, nouns=english_nouns(wanted), kind=args.texts, skip_bad=args.skip_bad
+        )
+        photos = read.photos
+        notes.append(f"{read.captions} texts name {len(read.name_counts())} things in {len(photos)} photos")
+        if read.nameless:
+            notes.append(f"{read.nameless} photos are left out: nothing that their texts name is known")
+        notes += [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
+    elif args.classes is not None:
+        names = clean_names(parse_classes(args.classes))
+        files = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not files:
+            raise DataError(f"expected a folder with photos, got none in {args.images}")
+        photos = folder_photos(args.images, files, names)
+    else:
+        photos, teacher = read_results(
+            args.results,
+            images=args.images,
+            image_list=args.image_list,
+            model=args.teacher,
+            skip_bad=args.skip_bad,
+        )
+    photos, found = without_novel(photos, novel, args.novel_names)
+    if found:
+        done = {"drop": "left out", "keep": "used"}[args.novel_names]
+        first = ", ".join(f"{name} ({n})" for name, n in found.most_common(5))
+        notes.append(f"novel names {done}: {len(found)}, in so many photos: {first}")
+    return _Work(photos=photos[: args.limit], teacher=teacher, real=real, novel=novel, notes=tuple(notes))
+
+
+def _split(name: str) -> ClassSplit:
+    return known_split(name) if name in KNOWN_SPLITS else read_class_split(Path(name))
+
+
+def _inputs(args: argparse.Namespace) -> dict[str, Any]:
+    """What a reader of the file needs to make it again: names and hashes of the inputs, no paths of this machine."""
+    files = ("captions", "results", "image_list", "real", "nouns_from", "split")
+    said: dict[str, Any] = {name: _described(getattr(args, name)) for name in files if getattr(args, name) is not None}
+    for name in ("classes", "novel_names", "texts", "limit"):
+        if getattr(args, name) is not None:
+            said[name] = getattr(args, name)
+    return said
+
+
+def _described(path: Path | str) -> dict[str, str] | str:
+    if not Path(path).is_file():
+        return Path(path).name
+    with Path(path).open("rb") as file:
+        return {"file": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _print(args: argparse.Namespace, report: PseudoReport, mixed: Mixed | None, work: _Work, alone: Path) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(Text(text), soft_wrap=True)
+
+    for note in work.notes:
+        say(note)
+    if report.boxes:
+        console.print(_table(report.boxes, work))
+    if report.resumed:
+        say(f"{report.resumed} photos were done by an earlier run.")
+    boxes = sum(report.boxes.values())
+    say(
+        f"{report.photos} photos, {report.labelled} of them with boxes: {boxes} boxes of {len(report.boxes)} classes"
+        + (f"; {report.on_real} more lie on real boxes and are left out." if report.on_real else ".")
+    )
+    if not boxes:
+        say(f"No box has a score of {args.score:g} or more; try a lower --score.")
+    say(f"Pseudo boxes are in {alone}.")
+    if mixed is not None:
+        total = len(mixed.content["annotations"])
+        say(
+            f"{args.output} has {total} boxes, real and pseudo, of {len(mixed.class_names)} classes, "
+            f"{len(mixed.extra)} of them extra; {mixed.new_photos} photos are new."
+        )
+        for reason, n in mixed.left_out.items():
+            say(f"{n} pseudo boxes {reason} did not join.")
+
+
+def _table(boxes: Counter[str], work: _Work) -> Table:
+    known = {category["name"].casefold() for category in work.real["categories"]} if work.real is not None else set()
+    photos = Counter(name for photo in work.photos for name in photo.names)
+    title = f"the {_TOP} most frequent of {len(boxes)} classes" if len(boxes) > _TOP else None
+    table = Table("class", "boxes", "photos that name it", *(["real boxes"] if known else []), title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, n in boxes.most_common(_TOP):
+        table.add_row(
+            Text(name), str(n), str(photos[name]), *([("yes" if name.casefold() in known else "no")] if known else [])
+        )
+    return table
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

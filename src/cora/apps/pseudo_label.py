@@ -1,0 +1,112 @@
+"""`cora pseudo-label`: boxes for photos that have captions, tags or a class list only (CORA+)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `cora pseudo-label`."""
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the photos")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="COCO captions (JSON), or a table of file,text or file,tag;tag (CSV, TSV): each photo is searched for the "
+        "nouns of its own captions",
+    )
+    what.add_argument("--classes", metavar="NAMES", help='search all photos for "cat, remote control", or @FILE')
+    what.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="take the boxes of another detector: COCO results or scored COCO file",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="annotation file to write")
+    parser.add_argument(
+        "--model", default="nano", help="name or path of the detector that labels (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    parser.add_argument("--score", type=_share, default=0.5, help="least score of a box, 0 to 1 (default: %(default)s)")
+    parser.add_argument(
+        "--class-scores", type=Path, metavar="FILE", help='JSON of name to its own least score, {"cup": 0.3}'
+    )
+    parser.add_argument(
+        "--real",
+        type=Path,
+        metavar="ANNOTATIONS",
+        help="annotations of photos in IMAGES: no pseudo box overlaps a real one, ids agree",
+    )
+    parser.add_argument(
+        "--merge", action="store_true", help="write the real boxes too, and the pseudo boxes alone to FILE-pseudo.json"
+    )
+    words = parser.add_argument_group("captions")
+    words.add_argument(
+        "--texts",
+        choices=("auto", "captions", "tags"),
+        default="auto",
+        help="what the texts are (default: by the header, or by semicolons between short texts)",
+    )
+    words.add_argument(
+        "--nouns-from",
+        type=Path,
+        metavar="FILE",
+        help="only these names, one a line (default: every noun of the shipped English list)",
+    )
+    rules = parser.add_argument_group("classes")
+    rules.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help='coco, lvis, or a JSON file with the lists "base" and "novel"; see --novel-names',
+    )
+    rules.add_argument(
+        "--novel-names",
+        choices=("refuse", "drop", "keep"),
+        default="refuse",
+        help="names of the split's novel classes: an error, left out, or used and counted (default: %(default)s)",
+    )
+    rules.add_argument(
+        "--distractors",
+        metavar="NAMES",
+        help="other things that compete and are never labelled, or 'none' (default: the model's choice)",
+    )
+    rules.add_argument(
+        "--min-per-class", type=_positive, default=1, metavar="N", help="with --merge: rarer ones are left out"
+    )
+    rules.add_argument(
+        "--max-per-class", type=_positive, metavar="N", help="with --merge: at most the best N of a class"
+    )
+    others = parser.add_argument_group("other detectors")
+    others.add_argument(
+        "--image-list", type=Path, metavar="FILE", help="COCO JSON with the images and categories of --results"
+    )
+    others.add_argument("--teacher", metavar="NAME", help="what found the boxes of --results (default: its file name)")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out bad lines and missing photos instead of stopping"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Label, write and print a summary; exit code 1 if some photos could not be used."""
+    from cora.apps.label_photos import label_photos
+
+    return label_photos(arguments)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
+    return value

@@ -1,0 +1,161 @@
+"""Learn the text side of a model on base boxes, say what it did to base and novel classes, write the result."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import cora
+from cora.apps.device import pick_device
+from cora.apps.files import check_writable
+from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split
+from cora.data.coco import CocoDataset
+from cora.data.read import read_dataset
+from cora.detector import Detector
+from cora.errors import DataError
+from cora.evaluation.base_novel import class_groups
+from cora.evaluation.bootstrap import Estimate, resample_counts
+from cora.evaluation.region_change import RegionChange, region_change
+from cora.regions import EVERYDAY_NAMES
+from cora.training.region_embeddings import RegionEmbeddings, embed_regions
+from cora.training.text_training import DEFAULTS, TextTrainConfig, build_text_task, train_text
+
+_INTERRUPTED = 130
+
+
+def learn_text(args: argparse.Namespace) -> int:
+    """Run `cora text-prompts`; returns the exit code."""
+    for path in (args.output, args.save_model):
+        if path is not None:
+            check_writable(path, folder=False)
+    if (args.val_images is None) != (args.val_annotations is None):
+        raise DataError("expected --val-images and --val-annotations together, got one of them; add the other")
+    device = pick_device(args.device)
+    split = _split(args.split)
+    train_set = read_dataset(
+        images=args.images, annotations=args.annotations, class_names=None if split is None else split.base
+    )
+    split = split or ClassSplit(base=train_set.class_names)
+    val_set = None
+    if args.val_annotations is not None:
+        val_set = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=split.all)
+    config = text_config(args)
+    detector = cora.load(args.model).to(device)
+    console = Console(stderr=True)
+    data = embed_dataset(detector, train_set, args.cache, "train", console)
+    torch.manual_seed(args.seed)
+    task = build_text_task(
+        args.method,
+        detector=detector,
+        data=data,
+        kept_names=kept_names(split),
+        config=config,
+        context=args.context,
+        layers=args.layers,
+    ).to(device)
+    with tempfile.TemporaryDirectory() as scratch:
+        result = train_text(task, data, config, args.run or Path(scratch))
+    if result.interrupted:
+        hint = f"the same command goes on from {args.run}" if args.run else "name a --run folder to go on another time"
+        console.print(f"cora: interrupted, nothing written; {hint}", highlight=False, soft_wrap=True)
+        return _INTERRUPTED
+    before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
+    artefact = task.eval().artefact({"command": " ".join(["cora", *sys.argv[1:]]), "boxes": str(len(data))})
+    artefact.apply(detector)
+    after = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
+    artefact.write(args.output)
+    if args.save_model is not None:
+        detector.save(args.save_model)
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    if val_set is not None:
+        measured = embed_dataset(detector, val_set, args.cache, "val", console)
+        changes = measure_change(measured, split, before, after, resamples=args.resamples)
+        out.print(_table(changes, f"{args.method}: boxes named right among {len(split.all)} classes, %"))
+    files = ", ".join(str(path) for path in (args.output, args.save_model) if path is not None)
+    out.print(f"Learned from {len(data)} boxes of {len(split.base)} classes; written: {files}", soft_wrap=True)
+    return 0
+
+
+def text_config(args: argparse.Namespace) -> TextTrainConfig:
+    """The method's settings with those that were given."""
+    given = {name: getattr(args, name) for name in ("epochs", "lr", "keep", "seed")}
+    return replace(DEFAULTS[args.method], **{name: value for name, value in given.items() if value is not None})
+
+
+def kept_names(split: ClassSplit) -> tuple[str, ...]:
+    """Everyday names that training holds in place; novel classes stay unseen, even as words."""
+    novel = {name.casefold() for name in split.novel}
+    return tuple(name for name in EVERYDAY_NAMES if name.casefold() not in novel)
+
+
+def embed_dataset(
+    detector: Detector, dataset: CocoDataset, cache: Path | None, name: str, console: Console
+) -> RegionEmbeddings:
+    """Region embeddings of a dataset with a line of progress, kept in `cache` if there is one."""
+    file = None if cache is None else cache / f"regions_{name}.safetensors"
+    with console.status(f"boxes of {name}") as status:
+
+        def report(done: int, total: int) -> None:
+            status.update(f"boxes of {name}: {done} of {total} images")
+
+        return embed_regions(detector=detector, dataset=dataset, file=file, on_progress=report)
+
+
+def measure_change(
+    data: RegionEmbeddings, split: ClassSplit, before: torch.Tensor, after: torch.Tensor, *, resamples: int = 200
+) -> dict[str, RegionChange]:
+    """Change of top-1 by group (novel, base, all), all classes of the split competing."""
+    counts = resample_counts(data.images, resamples=resamples)
+    return {
+        group: region_change(
+            regions=data.regions,
+            labels=data.labels,
+            image_index=data.image_index,
+            before=before,
+            after=after,
+            class_names=split.all,
+            chosen=members,
+            counts=counts,
+        )
+        for group, members in class_groups(split.base, split.novel).items()
+        if members
+    }
+
+
+def percent(measured: Estimate, *, signed: bool = False) -> str:
+    """A share and its interval in percent: "8.2 (5.8-10.6)", or "+1.4 (-0.3 to 2.9)" for a difference."""
+    if measured.value is None:
+        return "-"
+    form, between = ("+.1f", " to ") if signed else (".1f", "-")
+    interval = ""
+    if measured.low is not None and measured.high is not None:
+        interval = f" ({100 * measured.low:{form}}{between}{100 * measured.high:{form}})"
+    return f"{100 * measured.value:{form}}{interval}"
+
+
+def _split(name: str | None) -> ClassSplit | None:
+    if name is None:
+        return None
+    return known_split(name) if name in KNOWN_SPLITS else read_class_split(Path(name))
+
+
+def _table(changes: Mapping[str, RegionChange], title: str) -> Table:
+    table = Table("", title=title, title_justify="left")
+    for column in ("boxes", "top-1 before", "after", "change", "class mean before", "after", "change"):
+        table.add_column(column, justify="right")
+    for group, change in changes.items():
+        cells = [
+            percent(estimate, signed=signed)
+            for kind in (change.per_box, change.per_class)
+            for estimate, signed in ((kind.before, False), (kind.after, False), (kind.difference, True))
+        ]
+        table.add_row(group, str(change.boxes), *cells)
+    return table

@@ -1,0 +1,199 @@
+"""What `cora train` and `cora relabel` do: check everything, then run the stages of `cora.training.chain`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+import cora
+from cora.apps.device import pick_device
+from cora.apps.files import check_writable, write_whole
+from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
+from cora.apps.train_options import settings
+from cora.data.class_split import ClassSplit, known_split, read_class_split
+from cora.data.coco import CocoDataset
+from cora.data.read import read_dataset
+from cora.errors import DataError, TrainingError
+from cora.training.chain import PROMPTED, Chain, Hooks
+from cora.training.defaults import default_recipe
+from cora.training.engine import Engine, launch
+from cora.training.recipe import TrainRecipe, load_recipe, override
+from cora.training.relabel import plot_confusion, relabel
+
+
+def run_training(args: argparse.Namespace) -> int:
+    """Run one stage of a recipe, or all of them, in one process or several; returns the exit code 0.
+
+    Raises:
+        CoraError: bad input, before anything is written; or a run that cannot go on.
+    """
+    check_extras("cora train", measures=args.val_annotations is not None)
+    check_writable(args.run_dir, folder=True)
+    device = pick_device(args.device)
+    run = _Run(args)
+    if args.processes == args.machines == 1:
+        run(Engine(device=device))
+    else:
+        kind: Any = args.device if args.device == "auto" else device.type
+        launch(run, processes=args.processes, machines=args.machines, device=kind)
+    return 0
+
+
+class _Run:
+    """What every process does; checked before processes are started, in which it is made again."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self._prepare()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"args": self.args}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.args = state["args"]
+        self._prepare()
+
+    def _prepare(self) -> None:
+        args = self.args
+        recipe = load_recipe(args.recipe) if args.recipe is not None else None
+        split = read_split(args.split)
+        self.dataset = read_photos(args, _learned(args, split))
+        self.held_out = read_held_out(args, split, self.dataset)
+        self.detector = cora.load(_model(args, recipe))
+        self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
+        short_side = self.detector.preprocessor.config.short_side
+        self.recipe = _staged(recipe or default_recipe(_model(args, None), short_side=short_side), args)
+
+    def __call__(self, engine: Engine) -> None:
+        held_out, detector, dataset = self.held_out, self.detector.to(engine.device), self.dataset
+        console = Console(highlight=False)
+
+        def say(line: str) -> None:
+            if engine.is_main:
+                console.print(Text(line), soft_wrap=True)
+
+        say(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
+        with progress_report(show=engine.is_main) as report:
+            hooks = Hooks(
+                measure_prompts=held_out.region_accuracy if held_out is not None else None,
+                measure_localizer=held_out.ap50 if held_out is not None else None,
+                best={"prompts": "accuracy_all", "localizer": "ap50_all"},
+                report=report,
+                say=say,
+            )
+            Chain(
+                recipe=self.recipe,
+                detector=detector,
+                dataset=dataset,
+                run=self.args.run_dir,
+                hooks=hooks,
+                engine=engine,
+            ).all()
+        if held_out is not None and engine.is_main:
+            found = {**held_out.region_accuracy(detector), **(held_out.ap50(detector) if self.recipe.localizer else {})}
+            say(", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items()))
+
+
+def run_relabelling(args: argparse.Namespace) -> int:
+    """Write a copy of the annotations with the classifier's choice for every box; returns the exit code 0.
+
+    Raises:
+        CoraError: bad input, before anything is written.
+    """
+    for path in (args.output, args.plot, args.json):
+        if path is not None:
+            check_writable(path, folder=False)
+    device = pick_device(args.device)
+    split = read_split(args.split)
+    dataset = read_photos(args, split.base if split is not None else None)
+    detector = cora.load(args.model).to(device)
+    with progress_report() as report:
+        agreement = relabel(
+            detector=detector,
+            vocabulary=detector.vocabulary_encoder.encode(dataset.class_names).to(device),
+            dataset=dataset,
+            output=args.output,
+            on_progress=lambda done, total: report("relabel", done, total),
+        )
+    if args.json is not None:
+        write_json(args.json, asdict(agreement))
+    if args.plot is not None:
+        plot_confusion(agreement, args.plot)
+    share = f"{agreement.agreed} of {agreement.boxes} boxes keep their class ({agreement.share:.1%})"
+    Console(highlight=False).print(Text(f"{share}; wrote {args.output}"), soft_wrap=True)
+    return 0
+
+
+def read_split(name: str | None) -> ClassSplit | None:
+    """A class split by name or from a file."""
+    if name is None:
+        return None
+    return known_split(name) if name in ("coco", "lvis") else read_class_split(Path(name))
+
+
+def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -> CocoDataset:
+    """The photos to train on; there must be boxes to learn from."""
+    return read_dataset(
+        images=args.images,
+        annotations=args.annotations,
+        class_names=class_names,
+        format=args.format,
+        skip_bad=args.skip_bad,
+    )
+
+
+def _learned(args: argparse.Namespace, split: ClassSplit | None) -> tuple[str, ...] | None:
+    """Names of the classes to learn; None for all."""
+    if split is None or not args.all_classes:
+        return split.base if split is not None else None
+    names = read_photos(args, None).class_names
+    return (*split.base, *(name for name in names if name not in split.all))
+
+
+def read_held_out(args: argparse.Namespace, split: ClassSplit | None, dataset: CocoDataset) -> HeldOut | None:
+    """The photos to measure on; with a split its novel classes are measured, too."""
+    if (args.val_images is None) != (args.val_annotations is None):
+        raise DataError("expected --val-images and --val-annotations together, got one of them")
+    if args.val_annotations is None:
+        return None
+    base, novel = (split.base, split.novel) if split is not None else (dataset.class_names, ())
+    return HeldOut(
+        dataset=read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=(*base, *novel)),
+        groups=groups_of(base, novel),
+    )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def _model(args: argparse.Namespace, recipe: TrainRecipe | None) -> str:
+    """What to start from: as told, else the prompt that the run has trained, else the recipe's."""
+    if args.model is not None:
+        return str(args.model)
+    prompted = args.run_dir / PROMPTED
+    if args.stage == "localizer" and prompted.is_file():
+        return str(prompted)
+    return recipe.model if recipe is not None else "nano"
+
+
+def _staged(recipe: TrainRecipe, args: argparse.Namespace) -> TrainRecipe:
+    """The recipe with the options' settings, and with the stage alone that was asked for."""
+    recipe = override(recipe, settings(args, stage=None if args.stage == "all" else args.stage))
+    if args.every is not None:
+        recipe = replace(recipe, evaluate_every=args.every)
+    if args.stage == "all":
+        return recipe
+    if getattr(recipe, args.stage) is None:
+        raise TrainingError(f"expected a recipe with the stage {args.stage}, got one without; name another recipe")
+    alone: dict[str, Any] = {"prompts": None, "names": None, "relabel": None, "localizer": None}
+    alone[args.stage] = getattr(recipe, args.stage)
+    return replace(recipe, **alone)

@@ -1,0 +1,152 @@
+"""Pictures of square matrices over classes: which are alike, which are taken for which. Dark is much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from cora.draw import Colour, text_colour
+
+#: White to dark blue, evenly spaced; readable in grey and to colour-blind eyes, since it only darkens.
+_STOPS: tuple[Colour, ...] = ((255, 255, 255), (198, 219, 239), (66, 146, 198), (8, 48, 107))
+_INK, _FAINT, _MISSING = (30, 30, 30), (200, 200, 200), (238, 238, 238)
+_LARGEST_CELL, _LABELLED_CELL, _MARGIN = 40, 12, 16
+_LONGEST_NAME = 26
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def draw_matrix(
+    values: Sequence[Sequence[float]],
+    names: Sequence[str],
+    *,
+    title: str,
+    subtitle: str = "",
+    low: float = 0.0,
+    high: float = 1.0,
+    number: str = "{:.2f}",
+    breaks: Sequence[int] = (),
+) -> Image.Image:
+    """A labelled picture of a matrix on a light background.
+
+    Up to about 200 classes every row and column has its name; above that names would not be readable and are left
+    out. Numbers are written into cells that are large enough for them.
+
+    Args:
+        values: C rows of C numbers; NaN is drawn as an empty grey cell.
+        names: C names, of the rows and of the columns.
+        title: first line.
+        subtitle: second line, such as what rows and columns are.
+        low: number that is white, as is what is below it.
+        high: number that is darkest, as is what is above it.
+        number: how a number is written.
+        breaks: a line is drawn before each of these rows and columns.
+
+    Raises:
+        ValueError: the matrix is empty or does not have a row and a column for every name.
+    """
+    count = len(names)
+    if not count or len(values) != count or any(len(row) != count for row in values):
+        got = f"{len(values)} rows of {sorted({len(row) for row in values})} numbers"
+        raise ValueError(f"matrix: expected a row and a column for each of {count} names, got {got}")
+    cell = max(2, min(_LARGEST_CELL, max(14, 900 // count) if count <= 200 else 2400 // count))
+    labelled = cell >= _LABELLED_CELL
+    font, heading = ImageFont.load_default(max(10, min(15, cell - 2))), ImageFont.load_default(20)
+    shown = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]
+    band = 8 + math.ceil(max(font.getlength(name) for name in shown)) if labelled else 0
+    left, top = _MARGIN + band, _MARGIN + 56 + band
+    side = cell * count
+    width = max(left + side, _MARGIN + math.ceil(max(heading.getlength(title), font.getlength(subtitle)))) + _MARGIN
+    picture = Image.new("RGB", (width, top + side + 64), "white")
+    canvas = ImageDraw.Draw(picture)
+    canvas.text((_MARGIN, _MARGIN), title, fill=_INK, font=heading)
+    canvas.text((_MARGIN, _MARGIN + 28), subtitle, fill=_INK, font=font)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            colour = _MISSING if math.isnan(value) else _shade((value - low) / (high - low) if high > low else 0.0)
+            x, y = left + j * cell, top + i * cell
+            canvas.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
+            text = number.format(value)
+            if not math.isnan(value) and font.getlength(text) <= cell - 4:
+                middle = (x + cell / 2, y + cell / 2)
+                canvas.text(middle, text, fill=text_colour(colour), font=font, anchor="mm")
+    for place in breaks:
+        at = place * cell
+        canvas.line((left, top + at, left + side, top + at), fill=_INK)
+        canvas.line((left + at, top, left + at, top + side), fill=_INK)
+    canvas.rectangle((left - 1, top - 1, left + side, top + side), outline=_FAINT)
+    if labelled:
+        for i, name in enumerate(shown):
+            centre = round((i + 0.5) * cell)
+            canvas.text((left - 6, top + centre), name, fill=_INK, font=font, anchor="rm")
+            upright = _upright(name, font)
+            picture.paste(_INK, (left + centre - upright.width // 2, top - 6 - upright.height), upright)
+    _scale(canvas, left, top + side + 16, low, high, number, font)
+    return picture
+
+
+def draw_confusion(
+    counts: Sequence[Sequence[int]], names: Sequence[str], *, title: str, breaks: Sequence[int] = ()
+) -> Image.Image:
+    """A picture of which class is taken for which, each row as shares of its own sum; rows without a box are grey.
+
+    Args:
+        counts: C rows (true or annotated class) of C numbers of boxes (class chosen for them).
+        names: C names.
+        title: first line.
+        breaks: a line is drawn before each of these rows and columns.
+    """
+    shares = [[value / sum(row) if sum(row) else math.nan for value in row] for row in counts]
+    return draw_matrix(
+        shares,
+        names,
+        title=title,
+        subtitle="rows: annotated, columns: chosen; % of the row's boxes",
+        number="{:.0%}",
+        breaks=breaks,
+    )
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures in one row on white, their upper edges in line.
+
+    Raises:
+        ValueError: no picture.
+    """
+    if not pictures:
+        raise ValueError("side_by_side: expected at least one picture, got none")
+    size = (sum(picture.width for picture in pictures), max(picture.height for picture in pictures))
+    whole = Image.new("RGB", size, "white")
+    x = 0
+    for picture in pictures:
+        whole.paste(picture, (x, 0))
+        x += picture.width
+    return whole
+
+
+def _shade(share: float) -> Colour:
+    place = min(max(share, 0.0), 1.0) * (len(_STOPS) - 1)
+    index = min(int(place), len(_STOPS) - 2)
+    first, second, part = _STOPS[index], _STOPS[index + 1], place - index
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def _upright(text: str, font: _Font) -> Image.Image:
+    """The text turned by a quarter, as a mask."""
+    left, top, right, bottom = font.getbbox(text)
+    flat = Image.new("L", (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top))), 0)
+    ImageDraw.Draw(flat).text((-left, -top), text, fill=255, font=font)
+    return flat.transpose(Image.Transpose.ROTATE_90)
+
+
+def _scale(canvas: ImageDraw.ImageDraw, x: int, y: int, low: float, high: float, number: str, font: _Font) -> None:
+    """What the shades stand for."""
+    length = 160
+    start = x + math.ceil(font.getlength(number.format(low))) + 6
+    for step in range(length):
+        canvas.line((start + step, y, start + step, y + 14), fill=_shade(step / (length - 1)))
+    canvas.rectangle((start - 1, y - 1, start + length, y + 15), outline=_FAINT)
+    canvas.text((start - 6, y + 7), number.format(low), fill=_INK, font=font, anchor="rm")
+    canvas.text((start + length + 6, y + 7), number.format(high), fill=_INK, font=font, anchor="lm")

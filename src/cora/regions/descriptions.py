@@ -1,0 +1,96 @@
+"""Descriptions of classes: sentences that say what a thing looks like (Menon & Vondrick, 2023; Pratt et al., 2023).
+
+A name that the text tower hardly knows, or knows in another sense, is helped by a sentence about it:
+`{"mouse": ["a computer mouse on a desk"]}`. `{}` in a sentence stands for the name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cora.errors import VocabularyError
+from cora.regions.templates import PLACEHOLDER, clean_sentence, read_text, shorten
+
+#: Sentences of one class.
+MAX_SENTENCES = 200
+
+Descriptions = Mapping[str, Sequence[str]]
+"""Class name (upper and lower case alike) -> sentences."""
+
+
+def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]:
+    """Casefolded name -> its sentences, stripped and checked.
+
+    Raises:
+        VocabularyError: no mapping, a blank name or one given twice, no list of sentences, none or too many of
+            them, or one that is blank, too long, or has other braces than `{}`; the message holds it.
+    """
+    if not isinstance(descriptions, Mapping):
+        raise VocabularyError(
+            f'descriptions: expected names with lists of sentences, {{"dog": ["a golden retriever"]}}, '
+            f"got {type(descriptions).__name__}"
+        )
+    names = [clean_sentence(name, "descriptions: name of a class") for name in descriptions]
+    twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    if twice:
+        raise VocabularyError(f"descriptions: expected every name once, got {twice[0]!r} twice; join their lists")
+    return {name.casefold(): _sentences(name, given) for name, given in zip(names, descriptions.values(), strict=True)}
+
+
+def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read ``{"dog": ["a close-up photo of a golden retriever"]}``.
+
+    Raises:
+        VocabularyError: the file is missing or not such JSON, or its sentences cannot be used.
+    """
+    text = read_text(path, "a JSON file of descriptions")
+    try:
+        content = json.loads(text, object_pairs_hook=_distinct)
+    except ValueError as error:
+        raise VocabularyError(f"expected a JSON object of descriptions, cannot read {path}: {error}") from error
+    try:
+        return clean_descriptions(content)
+    except VocabularyError as error:
+        raise VocabularyError(f"{path}: {error}") from error
+
+
+def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[str]:
+    """Described names that are no class here. Some are harmless, for one file may serve many lists of classes.
+
+    Raises:
+        VocabularyError: none of the class names is described: that is a mistake.
+    """
+    wanted = {name.strip().casefold() for name in names}
+    strangers = [name for name in descriptions if name.strip().casefold() not in wanted]
+    if len(strangers) == len(descriptions):
+        got = ", ".join(strangers[:5]) or "nothing"
+        raise VocabularyError(
+            f"descriptions: expected some of the {len(wanted)} class names, got {shorten(got)}; check the spelling"
+        )
+    return strangers
+
+
+def _sentences(name: str, given: object) -> tuple[str, ...]:
+    place = f"descriptions of {shorten(name)!r}"
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise VocabularyError(f"{place}: expected a list of sentences, got {shorten(repr(given))}; put it in a list")
+    if not 1 <= len(given) <= MAX_SENTENCES:
+        raise VocabularyError(f"{place}: expected 1 to {MAX_SENTENCES} sentences, got {len(given)}")
+    sentences = tuple(clean_sentence(text, place) for text in given)
+    for sentence in sentences:
+        rest = sentence.replace(PLACEHOLDER, "")
+        if "{" in rest or "}" in rest:
+            raise VocabularyError(f"{place}: expected no other braces than {{}}, got {shorten(repr(sentence))}")
+    return sentences
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """JSON objects may say a key twice, of which Python keeps the last: sentences would be lost in silence."""
+    counts = Counter(name for name, _ in pairs)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"the name {twice[0]!r} stands in it twice; join the lists")
+    return dict(pairs)

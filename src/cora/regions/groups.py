@@ -1,0 +1,109 @@
+"""Class groups: spherical k-means of class embeddings (METHOD section 6).
+
+Names whose embeddings lie close together are names that the tower tells apart badly. Relaxed matching lets queries of a
+class take boxes of its group; by themselves groups show which of one's classes will be mixed up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cora.errors import VocabularyError
+from cora.regions.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A division of directions.
+
+    Attributes:
+        labels: [C] int64 cluster of each direction, numbered in order of first appearance, none empty.
+        centres: [K, D] unit norm.
+        cosine: mean cosine of a direction with the centre of its cluster, what k-means maximises.
+    """
+
+    labels: Tensor
+    centres: Tensor
+    cosine: float
+
+
+def spherical_kmeans(
+    vectors: Tensor, count: int, *, seed: int = 0, restarts: int = 10, iterations: int = 100
+) -> Clusters:
+    """Divide directions into clusters so that each is close to the mean direction of its own (Dhillon & Modha, 2001).
+
+    Starts are drawn as in k-means++ and the best of several is taken; the same seed gives the same division.
+
+    Args:
+        vectors: [C, D] of any length but 0.
+        count: K, 1..C.
+        seed: of the starts.
+        restarts: starts tried.
+        iterations: bound on the steps of one start; most end long before, when nothing moves.
+
+    Raises:
+        VocabularyError: more clusters than vectors, fewer than one, or a vector without a direction.
+    """
+    if not 1 <= count <= len(vectors):
+        raise VocabularyError(f"groups: expected 1 to {len(vectors)} groups of {len(vectors)} classes, got {count}")
+    if not bool((vectors.norm(dim=-1) > 0).all()):
+        raise VocabularyError("groups: expected embeddings with a direction, got one of length 0")
+    # On the CPU in double precision: the same groups on every machine, and there are few classes.
+    directions = F.normalize(vectors.detach().double().cpu(), dim=-1)
+    generator = torch.Generator().manual_seed(seed)
+    found = [_one_start(directions, count, generator, iterations) for _ in range(restarts)]
+    return max(found, key=lambda clusters: clusters.cosine)
+
+
+def class_groups(vocabulary: Vocabulary, count: int, *, seed: int = 0) -> dict[str, int]:
+    """Group of every class: name -> 0..count-1, in the order of the vocabulary.
+
+    Raises:
+        VocabularyError: more groups than classes, or fewer than one.
+    """
+    labels = spherical_kmeans(vocabulary.embeddings, count, seed=seed).labels
+    return dict(zip(vocabulary.names, labels.tolist(), strict=True))
+
+
+def _one_start(directions: Tensor, count: int, generator: torch.Generator, iterations: int) -> Clusters:
+    centres = _spread(directions, count, generator)
+    labels = torch.full((len(directions),), -1)
+    for _ in range(iterations):
+        moved = _assigned(directions, centres)
+        if torch.equal(moved, labels):
+            break
+        labels = moved
+        sums = torch.zeros_like(centres).index_add_(0, labels, directions)
+        # Opposite directions may cancel out; such a centre stays where it is.
+        centres = torch.where(sums.norm(dim=-1, keepdim=True) > 1e-12, F.normalize(sums, dim=-1), centres)
+    order = torch.stack([(labels == cluster).nonzero()[0, 0] for cluster in range(count)]).argsort()
+    cosine = float((directions * centres[labels]).sum(dim=-1).mean())
+    return Clusters(labels=order.argsort()[labels], centres=centres[order], cosine=cosine)
+
+
+def _spread(directions: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Starts [K, D] that are directions themselves, each drawn in proportion to its distance from those before."""
+    chosen = [int(torch.randint(len(directions), (), generator=generator))]
+    while len(chosen) < count:
+        distance = (1 - directions @ directions[chosen].T).amin(dim=1).clamp(min=0)
+        distance[chosen] = 0
+        if not bool(distance.any()):
+            distance = torch.ones_like(distance).index_fill(0, torch.tensor(chosen), 0)  # only duplicates are left
+        chosen.append(int(torch.multinomial(distance, 1, generator=generator)))
+    return directions[chosen]
+
+
+def _assigned(directions: Tensor, centres: Tensor) -> Tensor:
+    """Nearest centre of each direction [C]; a centre that nobody is nearest to takes the direction served worst."""
+    cosine = directions @ centres.T
+    labels = cosine.argmax(dim=1)
+    for cluster in range(len(centres)):
+        sizes = labels.bincount(minlength=len(centres))
+        if not sizes[cluster]:
+            served = cosine.gather(1, labels[:, None])[:, 0].masked_fill(sizes[labels] == 1, torch.inf)
+            labels[served.argmin()] = cluster
+    return labels

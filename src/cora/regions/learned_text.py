@@ -1,0 +1,173 @@
+"""Class embeddings with a learned part: context vectors before the name, or offsets after the tower.
+
+Both are learned on boxes of base classes and apply to any name; nothing else of the detector changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cora.errors import VocabularyError
+from cora.regions.templates import shorten
+from cora.towers.text_tower import TextTower, byte_pair_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedTextConfig:
+    """From which the learned part is rebuilt, its weights apart.
+
+    Attributes:
+        kind: "context" or "offsets".
+        width: of a context vector (the text transformer's), or of a class embedding (D).
+        length: context vectors; 0 for offsets.
+        rank: of the offsets' map; 0 for none.
+        names: classes with an offset of their own.
+    """
+
+    kind: Literal["context", "offsets"]
+    width: int
+    length: int = 0
+    rank: int = 0
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        if self.kind not in ("context", "offsets"):
+            raise ValueError(f"learned text: expected the kind context or offsets, got {self.kind!r}")
+        if self.width < 1 or self.rank < 0:
+            raise ValueError(f"learned text: expected width >= 1 and rank >= 0, got {self.width} and {self.rank}")
+        if (self.kind == "context") != (self.length > 0):
+            raise ValueError(f"learned text: expected a length for context and for nothing else, got {self.length}")
+
+
+class LearnedContext(nn.Module):
+    """Learned vectors in place of the words before a class name (CoOp, Zhou et al., 2022; unified context).
+
+    A class is embedded as [start, v_1 .. v_M, name, end] by the frozen text tower; its templates are not used.
+
+    Args:
+        length: M, vectors.
+        width: of the text transformer.
+    """
+
+    def __init__(self, *, length: int, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.empty(length, width).normal_(std=0.02))
+
+    @classmethod
+    def from_text(cls, text_tower: TextTower, text: str = "a photo of a") -> Self:
+        """A context that begins as the words of `text`, one vector for each of its tokens.
+
+        Raises:
+            VocabularyError: the text has no token, or leaves no room for a name.
+        """
+        tokens = byte_pair_tokenizer(int(text_tower.net.vocab_size)).encode(text)
+        if not 1 <= len(tokens) <= text_tower.context_length - 3:
+            raise VocabularyError(
+                f"context {shorten(repr(text))}: expected 1 to {text_tower.context_length - 3} tokens, "
+                f"got {len(tokens)}"
+            )
+        table = text_tower.net.token_embedding.weight
+        context = cls(length=len(tokens), width=table.shape[1]).to(table)
+        with torch.no_grad():
+            context.vectors.copy_(table[tokens])
+        return context
+
+    @property
+    def config(self) -> LearnedTextConfig:
+        """Sizes of this context."""
+        return LearnedTextConfig(kind="context", width=self.vectors.shape[1], length=self.vectors.shape[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the vectors; names the context in caches."""
+        return hashlib.sha256(self.vectors.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:20]
+
+    def encode(self, text_tower: TextTower, names: Sequence[str]) -> Tensor:
+        """Embed class names: [n, D], L2-normalised; gradients reach the vectors.
+
+        Raises:
+            VocabularyError: a name and the context together do not fit the tower's context.
+        """
+        table, length = text_tower.net.token_embedding, len(self.vectors)
+        rows = [self._tokens(text_tower, name) for name in names]
+        longest = max(len(row) for row in rows)
+        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+        for place, row in enumerate(rows):
+            tokens[place, : len(row)] = torch.tensor(row)
+        vectors = table(tokens.to(table.weight.device))
+        context = self.vectors.to(vectors).expand(len(rows), -1, -1)
+        whole = torch.cat([vectors[:, :1], context, vectors[:, 1 + length :]], dim=1)
+        ends = torch.tensor([len(row) - 1 for row in rows], device=whole.device)
+        return text_tower.encode_vectors(whole, ends)
+
+    def _tokens(self, text_tower: TextTower, name: str) -> list[int]:
+        """Token ids with zeros where the context goes."""
+        tokenizer = byte_pair_tokenizer(int(text_tower.net.vocab_size))
+        words, length = tokenizer.encode(name), len(self.vectors)
+        if len(words) + length + 2 > text_tower.context_length:
+            raise VocabularyError(
+                f"class name {shorten(repr(name))}: expected at most {text_tower.context_length - length - 2} tokens "
+                f"beside {length} learned ones, got {len(words)}; use a shorter name"
+            )
+        return [tokenizer.sot_token_id, *[0] * length, *words, tokenizer.eot_token_id]
+
+
+class LearnedOffsets(nn.Module):
+    """A residual on class embeddings: e' = unit(e + s + U V e + o_name), the identity at the start.
+
+    The shift s and the map U V of low rank act on any name; o_name exists for the names that were trained on.
+
+    Args:
+        width: D.
+        rank: of U V; 0 leaves the shift alone.
+        names: classes with an offset of their own.
+    """
+
+    def __init__(self, *, width: int, rank: int = 16, names: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self._place = {name.strip().casefold(): place for place, name in enumerate(self.names)}
+        self.shift = nn.Parameter(torch.zeros(width))
+        self.down = nn.Parameter(torch.empty(rank, width).normal_(std=width**-0.5))
+        self.up = nn.Parameter(torch.zeros(width, rank))
+        self.own = nn.Parameter(torch.zeros(len(self.names), width))
+
+    @property
+    def config(self) -> LearnedTextConfig:
+        """Sizes of these offsets."""
+        return LearnedTextConfig(kind="offsets", width=self.shift.shape[0], rank=self.down.shape[0], names=self.names)
+
+    def forward(self, embeddings: Tensor, names: Sequence[str], own: Tensor | None = None) -> Tensor:
+        """Unit embeddings [n, D] of names to unit embeddings [n, D].
+
+        own: [n] factor on the names' own offsets, 1 by default (training drops some of them at random).
+        """
+        moved = embeddings + self.shift + embeddings @ self.down.T @ self.up.T
+        places = [self._place.get(name.strip().casefold(), -1) for name in names]
+        rows = [row for row, place in enumerate(places) if place >= 0]
+        if rows:
+            offsets = self.own[[places[row] for row in rows]]
+            factor = 1.0 if own is None else own[rows][:, None]
+            moved = moved.index_add(0, torch.tensor(rows, device=moved.device), offsets * factor)
+        return F.normalize(moved, dim=-1)
+
+
+LearnedText = LearnedContext | LearnedOffsets
+
+
+def build_learned_text(config: LearnedTextConfig) -> LearnedText:
+    """The learned part of these sizes, at its start, frozen: a detector uses it, a task unfreezes it."""
+    learned: LearnedText
+    if config.kind == "context":
+        learned = LearnedContext(length=config.length, width=config.width)
+    else:
+        learned = LearnedOffsets(width=config.width, rank=config.rank, names=config.names)
+    return learned.requires_grad_(False)

@@ -1,0 +1,383 @@
+"""The steps of a run over one folder: region prompt -> names -> CLIP-aligned labels -> localizer.
+
+Every step leaves a file in the folder and goes on where it stopped: the same call after a kill at any moment gives
+the same result as an uninterrupted one. Towers are frozen; with `data.versions` their maps are computed once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cora.data.coco import CocoDataset, targets_of
+from cora.data.feature_cache import build_feature_cache, collate_features
+from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transform
+from cora.data.read import read_dataset
+from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
+from cora.data.transforms import ResizeTransform, TrainTransform
+from cora.detector import Detector
+from cora.errors import TrainingError
+from cora.localizer import Localizer, kmeans_anchors
+from cora.regions import EVERYDAY_NAMES, Vocabulary
+from cora.regions.groups import class_groups
+from cora.regions.learned_text import LearnedContext
+from cora.training.ema import Ema, load_trainable_state, trainable_state
+from cora.training.engine import Engine
+from cora.training.identity import boxes_hash, seed_stage, weights_hash
+from cora.training.localizer_task import LocalizerTask
+from cora.training.loop import train
+from cora.training.names_task import NamesTask, offsets_for
+from cora.training.optim import OptimizerConfig, build_adamw, build_schedule
+from cora.training.prompt_task import PromptTask
+from cora.training.recipe import PromptStage, Stage, TrainRecipe
+from cora.training.relabel import Agreement, plot_confusion, relabel
+
+PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
+RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
+
+#: Numbers of a detector on held-out photos; the app binds it, since training knows no evaluation.
+Measure = Callable[[Detector], Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the app adds to a run.
+
+    Attributes:
+        measure_prompts: every `evaluate_every` epochs, and at the end, of the region prompt.
+        measure_localizer: the same, of the localizer.
+        best: stage -> the measured number by which its best epoch is kept as `best.pt`.
+        report: (step, done, of all), for maps and relabelling.
+        progress: show a bar while training.
+        say: a line for people.
+    """
+
+    measure_prompts: Measure | None = None
+    measure_localizer: Measure | None = None
+    best: Mapping[str, str] = field(default_factory=dict)
+    report: Callable[[str, int, int], None] | None = None
+    progress: bool = True
+    say: Callable[[str], None] | None = None
+
+
+class Chain:
+    """Runs the stages of a recipe on a detector, which they change.
+
+    Args:
+        recipe: of the run.
+        detector: to start from, on the device to train on.
+        dataset: annotated photos, restricted to the classes to learn.
+        run: folder of the run.
+        hooks: measuring and reporting.
+        engine: of this process, when several train together: the first builds maps and writes files.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: TrainRecipe,
+        detector: Detector,
+        dataset: CocoDataset,
+        run: Path,
+        hooks: Hooks | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        self.engine = engine or Engine(device=detector.device)
+        self.recipe, self.detector, self.dataset, self.run_dir = recipe, detector, dataset, run
+        self.hooks = hooks or Hooks()
+        # Of the weights that the run starts from, before any stage changes them.
+        self.start = weights_hash(detector)
+        if recipe.fresh:
+            self._refresh()
+        run.mkdir(parents=True, exist_ok=True)
+
+    def all(self) -> Path:
+        """Every stage that the recipe has; returns the last model file."""
+        result = self.run_dir / MODEL
+        if self.recipe.prompts is not None:
+            result = self.prompts(self.recipe.prompts)
+        if self.recipe.names is not None:
+            result = self.names()
+        if self.recipe.relabel is not None and self.recipe.localizer is not None:
+            self.relabel()
+        if self.recipe.localizer is not None:
+            result = self.localizer()
+        return result
+
+    def prompts(self, stage: PromptStage) -> Path:
+        """Train the region prompt on ground-truth boxes (METHOD section 3)."""
+        counts = self.dataset.class_counts()
+        task = PromptTask(
+            detector=self.detector,
+            vocabulary=self._vocabulary(),
+            loss_weights=_loss_weights(counts) if stage.balance == "sqrt" else None,
+            class_counts=counts if stage.balance == "equal" else None,
+            max_boxes=stage.max_boxes,
+            classes_per_step=stage.classes_per_step,
+        )
+        loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
+        self._train("prompts", task, loader, stage, measure=self.hooks.measure_prompts)
+        return self._save(PROMPTED)
+
+    def names(self) -> Path:
+        """Learn offsets of the class names (fine-tuning; see `NamesTask`)."""
+        stage = self.recipe.names
+        assert stage is not None
+        learned, encoder, names = self.detector.learned_text, self.detector.vocabulary_encoder, self.dataset.class_names
+        if isinstance(learned, LearnedContext):
+            raise TrainingError("names cannot be taught to a model with a learned context; start from one without")
+        offsets = offsets_for(names, learned=learned, width=self.detector.image_tower.embed_dim).to(
+            self.detector.device
+        )
+        self.detector.learn_text(None)
+        plain = encoder.encode(names)
+        known = {name.casefold() for name in names}
+        others = encoder.encode([name for name in EVERYDAY_NAMES if name.casefold() not in known]).embeddings
+        task = NamesTask(
+            detector=self.detector,
+            vocabulary=plain,
+            others=others,
+            offsets=offsets,
+            loss_weights=_loss_weights(self.dataset.class_counts()),
+            box_noise=stage.box_noise,
+            background=stage.background,
+        )
+        loader = self._loader(*self._augmented(), stage=stage)
+        self._train("names", task, loader, stage, measure=None)
+        self.detector.learn_text(offsets)
+        return self._save(NAMED)
+
+    def relabel(self) -> Agreement | None:
+        """Relabel the boxes by the prompted region classifier (METHOD section 6); None if that was done before."""
+        output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
+        made_for = {"model": weights_hash(self.detector), "boxes": boxes_hash(self.dataset)}
+        agreement = None
+        if not self.engine.is_main:
+            self.engine.barrier()
+        if notes.exists():
+            if json.loads(notes.read_text(encoding="utf-8")).get("made_for") != made_for:
+                raise TrainingError(f"{output} was made by another model or of other boxes; use another run folder")
+        else:
+            agreement = relabel(
+                detector=self.detector,
+                vocabulary=self._vocabulary(),
+                dataset=self.dataset,
+                output=output,
+                on_progress=self._report("relabel"),
+            )
+            _write_json(notes, asdict(agreement) | {"made_for": made_for})
+            if self.recipe.relabel is not None and self.recipe.relabel.plot:
+                plot_confusion(agreement, self.run_dir / CONFUSION)
+            self._say(f"{agreement.agreed} of {agreement.boxes} boxes keep their class ({agreement.share:.1%})")
+        if self.engine.is_main:
+            self.engine.barrier()
+        kept = {record.image_id for record in self.dataset.records}
+        relabelled = read_dataset(
+            images=self.dataset.images,
+            annotations=output,
+            class_names=self.dataset.class_names,
+            format="lvis" if self.dataset.format == "lvis" else "coco",
+            skip_bad=True,  # whatever was left out before is still in the file
+        )
+        relabelled.records = [record for record in relabelled.records if record.image_id in kept]
+        self.dataset = relabelled
+        return agreement
+
+    def localizer(self) -> Path:
+        """Train the localizer (METHOD sections 5 and 6)."""
+        stage = self.recipe.localizer
+        assert stage is not None
+        if stage.anchors == "kmeans":
+            self._start_anchors()
+        vocabulary = self._vocabulary()
+        groups = class_groups(vocabulary, stage.groups) if stage.groups is not None else None
+        task = LocalizerTask(
+            detector=self.detector,
+            vocabulary=vocabulary,
+            config=stage.task,
+            class_groups=None if groups is None else [groups[name] for name in vocabulary.names],
+        )
+        loader = self._loader(*self._augmented(), stage=stage, weights=self._weights())
+        self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer)
+        return self._save(MODEL)
+
+    def _refresh(self) -> None:
+        """Start what this run trains from nothing, the same for a seed."""
+        seed_stage(self.recipe.seed, "fresh")
+        if self.recipe.prompts is not None:
+            nn.init.zeros_(self.detector.prompt.offset)
+        if self.recipe.localizer is not None:
+            config = self.detector.config.localizer
+            self.detector.localizer = Localizer.from_config(config).to(self.detector.device)
+
+    def _start_anchors(self) -> None:
+        """Put the anchors where boxes of the photos, and of their mirror images, crowd."""
+        anchors = self.detector.localizer.learned_anchors
+        if anchors is None:
+            raise TrainingError("anchors 'kmeans' are for models with learned anchors, got one that proposes them")
+        boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.dataset.records])
+        mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
+        anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
+
+    def _vocabulary(self) -> Vocabulary:
+        return self.detector.vocabulary_encoder.encode(self.dataset.class_names).to(self.detector.device)
+
+    def _resize(self) -> Transform:
+        config = self.detector.preprocessor.config
+        return ResizeTransform(short_side=config.short_side, long_side=config.long_side)
+
+    def _augmented(self) -> tuple[str, Transform, int]:
+        return "augmented", TrainTransform(config=self.recipe.data.augment), self.recipe.data.versions
+
+    def _weights(self) -> Tensor | None:
+        data, records = self.recipe.data, self.dataset.records
+        if data.sampling == "repeat-factor":
+            return repeat_factors(records)
+        if data.sampling == "equal-classes":
+            return equal_class_weights(records, range(len(self.dataset.class_names)))
+        if data.sampling == "small-objects":
+            return small_object_weights(records, factor=data.small_factor)
+        return None
+
+    def _loader(
+        self, name: str, transform: Transform, versions: int, *, stage: Stage, weights: Tensor | None = None
+    ) -> EpochLoader[Any]:
+        recipe, to_batch = self.recipe, self.detector.preprocessor.collate
+        rank, world = self.engine.rank, self.engine.world
+        if not versions:
+            return EpochLoader(
+                dataset=AugmentedDataset(dataset=self.dataset, transform=transform, seed=recipe.seed),
+                batch_size=stage.batch,
+                collate=ImageCollate(to_batch=to_batch),
+                seed=recipe.seed,
+                workers=recipe.data.workers,
+                pin_memory=self.detector.device.type == "cuda",
+                weights=weights,
+                rank=rank,
+                world=world,
+            )
+        if not self.engine.is_main:
+            self.engine.barrier()
+        cache = build_feature_cache(
+            dataset=self.dataset,
+            transform=transform,
+            tower=self.detector.image_tower,
+            to_batch=to_batch,
+            folder=self.run_dir / "maps" / name,
+            versions=versions,
+            seed=recipe.seed,
+            max_gigabytes=recipe.data.cache_gigabytes,
+            device=self.detector.device,
+            workers=recipe.data.workers,
+            on_progress=self._report(f"maps, {name}"),
+        )
+        if self.engine.is_main:
+            self.engine.barrier()
+        return EpochLoader(
+            dataset=cache,
+            batch_size=stage.batch,
+            collate=collate_features,
+            shape_key=cache.aspect,
+            seed=recipe.seed,
+            workers=recipe.data.workers,
+            weights=weights,
+            rank=rank,
+            world=world,
+        )
+
+    def _train(
+        self, name: str, task: nn.Module, loader: EpochLoader[Any], stage: Stage, *, measure: Measure | None
+    ) -> None:
+        recipe = self.recipe
+        seed_stage(recipe.seed, name)
+        task.to(self.detector.device)
+        optimiser = build_adamw(
+            task,
+            OptimizerConfig(lr=stage.lr, weight_decay=stage.weight_decay, lr_factors=getattr(stage, "lr_factors", {})),
+        )
+        steps = max(1, len(loader) // stage.accumulate)
+        schedule = stage.schedule.config(steps_an_epoch=steps, epochs=stage.epochs)
+        before = {key: value.clone() for key, value in trainable_state(task).items()} if stage.keep else {}
+        average = Ema(task, decay=stage.ema) if stage.ema is not None else None
+
+        def at_end(epoch: int, _task: nn.Module) -> Mapping[str, float] | None:
+            due = (epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == stage.epochs
+            return measure(self.detector) if measure is not None and due else None
+
+        result = train(
+            task,
+            loader,
+            optimiser,
+            build_schedule(optimiser, schedule),
+            epochs=stage.epochs,
+            run_dir=self.run_dir / name,
+            ema=average,
+            grad_clip=stage.grad_clip,
+            accumulate=stage.accumulate,
+            precision=stage.precision,
+            checkpoint_minutes=recipe.checkpoint_minutes,
+            on_epoch_end=at_end if measure is not None else None,
+            config=self._config(name),
+            engine=self.engine,
+            best=self.hooks.best.get(name) if measure is not None else None,
+            progress=self.hooks.progress,
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt(f"at step {result.steps} of {name}, which is saved; the same command goes on")
+        if average is not None:
+            load_trainable_state(task, average.shadow, source="the moving average")
+        if before:
+            final = {key: torch.lerp(value, before[key], stage.keep) for key, value in trainable_state(task).items()}
+            load_trainable_state(task, final, source="the mean of start and end")
+
+    def _config(self, name: Literal["prompts", "names", "localizer"] | str) -> dict[str, Any]:
+        """What must not change under a run that goes on; more epochs may, where the rate does not depend on them."""
+        whole = self.recipe.to_dict()
+        stage = whole[name]
+        if stage["schedule"]["kind"] != "cosine":
+            del stage["epochs"]
+        data = {key: value for key, value in whole["data"].items() if key not in ("workers", "cache_gigabytes")}
+        return {
+            "model": self.start,
+            "boxes": boxes_hash(self.dataset),
+            "seed": self.recipe.seed,
+            "fresh": self.recipe.fresh,
+            **{f"data.{key}": value for key, value in data.items()},
+            **{f"{name}.{key}": value for key, value in stage.items()},
+        }
+
+    def _save(self, name: str) -> Path:
+        path = self.run_dir / name
+        if not self.engine.is_main:
+            return path
+        # In full precision what later stages start from: resumed or not, they start from the same numbers.
+        self.detector.save(path, dtype=torch.float16 if name == MODEL else torch.float32)
+        self._say(f"Wrote {path}")
+        return path
+
+    def _say(self, line: str) -> None:
+        if self.hooks.say is not None:
+            self.hooks.say(line)
+
+    def _report(self, name: str) -> Callable[[int, int], None] | None:
+        report = self.hooks.report
+        return None if report is None else lambda done, total: report(name, done, total)
+
+
+def _loss_weights(counts: Tensor) -> Tensor:
+    """boxes^-0.5 of mean 1: without it a common class is all that is learned."""
+    weights = counts.clamp(min=1).float() ** -0.5
+    return weights / weights.mean()
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(temporary, path)

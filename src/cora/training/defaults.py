@@ -1,0 +1,91 @@
+"""Recipes for whoever gives none: by the size of the model's photos, and for fine-tuning by the number of photos."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from cora.data.transforms import AugmentConfig
+from cora.training.denoising import DenoisingConfig
+from cora.training.localizer_task import LocalizerTaskConfig
+from cora.training.recipe import DataStage, LocalizerStage, NamesStage, PromptStage, StageSchedule, TrainRecipe
+
+#: Models whose photos are smaller than this train on a CPU, from a feature cache and with helps for few photos.
+SMALL_SIDE_PX = 512
+#: Steps of fine-tuning, and the bounds on its epochs: many for few photos, not for ever.
+FINETUNE_STEPS = 1200
+FINETUNE_EPOCHS = (12, 120)
+
+_COSINE = StageSchedule(kind="cosine", warmup_steps=50)
+_NOISED = DenoisingConfig(groups=5, box_noise=0.6, max_queries=60)
+
+
+def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
+    """The published training's numbers for models with large photos, those of nano's recipe for small ones."""
+    if short_side >= SMALL_SIDE_PX:
+        return TrainRecipe(model=model)
+    return TrainRecipe(
+        model=model,
+        data=DataStage(augment=small_augment(short_side), versions=2),
+        prompts=PromptStage(epochs=16, batch=16, lr=2e-3, schedule=_COSINE, balance="sqrt", grad_clip=0.5),
+        localizer=LocalizerStage(
+            epochs=8,
+            batch=4,
+            lr=4e-4,
+            schedule=_COSINE,
+            grad_clip=0.5,
+            ema=0.998,
+            task=LocalizerTaskConfig(class_dropout=0.2, denoising=_NOISED, target_repeats=3),
+        ),
+    )
+
+
+def finetune_recipe(model: str, *, short_side: int, photos: int) -> TrainRecipe:
+    """From a trained model to a small set of one's own: its names, then its boxes; the prompt stays.
+
+    The epochs follow from the photos: `FINETUNE_STEPS` steps of the localizer, within `FINETUNE_EPOCHS`.
+    """
+    batch = max(1, min(4, photos))
+    steps_an_epoch = max(1, photos // batch)
+    epochs = min(max(ceil(FINETUNE_STEPS / steps_an_epoch), FINETUNE_EPOCHS[0]), FINETUNE_EPOCHS[1])
+    return TrainRecipe(
+        model=model,
+        data=DataStage(augment=small_augment(short_side), versions=4),
+        prompts=None,
+        names=NamesStage(
+            epochs=max(4, min(30, ceil(200 / steps_an_epoch))),
+            batch=batch,
+            lr=2e-3,
+            weight_decay=0.0,
+            schedule=StageSchedule(kind="cosine", warmup_steps=10),
+            grad_clip=None,
+        ),
+        relabel=None,
+        localizer=LocalizerStage(
+            epochs=epochs,
+            batch=batch,
+            lr=2e-4,
+            schedule=_COSINE,
+            grad_clip=0.5,
+            ema=0.998,
+            task=LocalizerTaskConfig(class_dropout=0.0, denoising=_NOISED, target_repeats=3),
+        ),
+        evaluate_every=epochs,
+    )
+
+
+def small_augment(short_side: int) -> AugmentConfig:
+    """Scales, flips and crops around the size at which a model sees photos (its short side in pixels)."""
+
+    def sides(*factors: float) -> tuple[int, ...]:
+        return tuple(round(short_side * factor) for factor in factors)
+
+    least, greatest = sides(0.75, 1.2)
+    return AugmentConfig(
+        short_sides=sides(0.7, 0.8, 0.9, 1.0),
+        long_side=round(short_side * 5 / 3),
+        crop=0.4,
+        crop_short_sides=sides(1.05, 1.25),
+        crop_sides=(least, greatest),
+        min_box_side=4.0,
+        min_visible=0.3,
+    )

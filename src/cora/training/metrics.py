@@ -1,0 +1,103 @@
+"""Numbers of a run over time: JSON lines, and TensorBoard beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cora.errors import MissingExtraError
+from cora.training.run_state import Position
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class Metrics:
+    """Means over windows of steps, a line each; lines of steps that a resumed run repeats go.
+
+    Args:
+        run_dir: holds `metrics.jsonl` and the folder `tensorboard`.
+        step: steps taken so far.
+        tensorboard: write for TensorBoard, too.
+        enabled: false in processes that write nothing.
+
+    Raises:
+        MissingExtraError: `tensorboard` without the package.
+    """
+
+    def __init__(self, run_dir: Path, step: int, *, tensorboard: bool, enabled: bool = True) -> None:
+        self.path, self.enabled = run_dir / METRICS, enabled
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.started = time.monotonic()
+        self.board = _tensorboard(run_dir / TENSORBOARD, step) if tensorboard and enabled else None
+        if enabled and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Count the numbers of a step."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def write(self, position: Position, *, lr: float) -> None:
+        """Write the means since the last call."""
+        if self.count:
+            seconds = (time.monotonic() - self.started) / self.count
+            means = {name: total / self.count for name, total in self.sums.items()}
+            rates = {"lr": lr, "seconds_a_step": round(seconds, 4)}
+            self._line({"step": position.step, "epoch": position.epoch} | rates | means)
+            self._curves("train", position.step, rates | means)
+        self.sums, self.count, self.started = {}, 0, time.monotonic()
+
+    def write_evaluation(self, position: Position, values: Mapping[str, float]) -> None:
+        """Write what was measured at the end of an epoch."""
+        self._line({"step": position.step, "epoch": position.epoch, "evaluation": dict(values)})
+        self._curves("evaluation", position.step, values)
+        self.started = time.monotonic()
+
+    def close(self) -> None:
+        """End writing."""
+        if self.board is not None:
+            self.board.close()
+
+    def _line(self, content: Mapping[str, Any]) -> None:
+        if self.enabled:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(content) + "\n")
+
+    def _curves(self, group: str, step: int, values: Mapping[str, Any]) -> None:
+        if self.board is None:
+            return
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.board.add_scalar(f"{group}/{name}", value, step)
+        self.board.flush()
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file so that a crash leaves the old one or the new one."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(content, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("writing for TensorBoard (tensorboard=False trains without)", extra="train") from error
+    # Steps that a resumed run repeats are purged where the curves are read.
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut off by a crash

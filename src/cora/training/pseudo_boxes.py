@@ -1,0 +1,395 @@
+"""CORA+: boxes that a trained detector finds in photos whose captions, tags or class list name what is there (METHOD
+section 6).
+
+A teacher labels one photo after the other with the photo's own names. Boxes above a threshold that overlap no better
+box of their class and no real box become a COCO annotation file in which every box says where it comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from cora.boxes import clip_to_image, pairwise_iou
+from cora.data.captions import NamedPhoto
+from cora.data.problems import Problems
+from cora.detector import Detector
+from cora.errors import DataError, ImageError, TrainingError, VocabularyError
+from cora.structures import Detections
+
+_DECIMALS = 2
+_SCORE_DECIMALS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoBoxConfig:
+    """Which of a teacher's boxes are kept.
+
+    Attributes:
+        score: least score of a box.
+        class_scores: least score of the boxes of some names, in place of `score`.
+        nms_iou: a box that overlaps a better one of its name by more is dropped.
+        real_iou: a box that overlaps a real box of its photo by as much, whatever the class, is dropped.
+        min_side_px: boxes with a shorter side are dropped.
+        max_per_photo: boxes kept per photo, best first.
+    """
+
+    score: float = 0.5
+    class_scores: Mapping[str, float] = field(default_factory=dict)
+    nms_iou: float = 0.5
+    real_iou: float = 0.5
+    min_side_px: float = 2.0
+    max_per_photo: int = 100
+
+    def __post_init__(self) -> None:
+        for name, value in {"score": self.score, "nms_iou": self.nms_iou, **self.class_scores}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected 0..1, got {value}")
+        if not 0 < self.real_iou <= 1:
+            raise ValueError(f"real_iou: expected above 0 and at most 1, got {self.real_iou}")
+        if self.min_side_px < 1 or self.max_per_photo < 1:
+            raise ValueError(
+                f"expected sides of at least 1 px and 1 box or more, got {self.min_side_px} and {self.max_per_photo}"
+            )
+
+    @property
+    def least_score(self) -> float:
+        """The lowest of all thresholds: what a teacher has to report."""
+        return min([self.score, *self.class_scores.values()])
+
+
+class Teacher(Protocol):
+    """Something that finds boxes of a photo's names; `model` says what it is, in every box's provenance."""
+
+    model: str
+
+    def label(self, photo: NamedPhoto, least_score: float) -> Detections:
+        """Boxes of a photo with a score of at least `least_score`, as far as the teacher has such."""
+        ...
+
+
+class DetectorTeacher:
+    """A detector of this package as the teacher.
+
+    Args:
+        detector: trained, on its device.
+        model: name that goes into the provenance.
+        distractors: names of other things that compete; None for the model's own choice, which keeps a caption with a
+            single noun from claiming every object of its photo.
+    """
+
+    def __init__(self, *, detector: Detector, model: str, distractors: Sequence[str] | None = None) -> None:
+        self.detector, self.model, self._distractors = detector, model, distractors
+
+    def label(self, photo: NamedPhoto, least_score: float) -> Detections:
+        """The detector's boxes of the photo's names; see `Teacher`."""
+        return self.detector.predict(photo.path, tuple(photo.names), score=least_score, distractors=self._distractors)
+
+
+@dataclass
+class PseudoReport:
+    """What labelling gave.
+
+    Attributes:
+        photos: photos that were looked at.
+        labelled: of them, photos with a box.
+        boxes: boxes kept, by name.
+        on_real: boxes dropped because they overlap a real one.
+        problems: photos that could not be used, by kind.
+        resumed: photos that an earlier, interrupted run had done.
+    """
+
+    photos: int = 0
+    labelled: int = 0
+    boxes: Counter[str] = field(default_factory=Counter)
+    on_real: int = 0
+    problems: Problems = field(default_factory=Problems)
+    resumed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealPhoto:
+    """A photo of the annotated set: its id, its (height, width) and its boxes [T, 4] xyxy in pixels, crowds too."""
+
+    image_id: int
+    size: tuple[int, int]
+    boxes_xyxy_px: Tensor
+
+
+def real_photos(content: Mapping[str, Any]) -> dict[str, RealPhoto]:
+    """Real boxes of COCO content by file name."""
+    boxes: dict[int, list[list[float]]] = {}
+    for annotation in content["annotations"]:
+        boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+    return {
+        image["file_name"]: RealPhoto(
+            image_id=image["id"],
+            size=(int(image["height"]), int(image["width"])),
+            boxes_xyxy_px=xywh_to_xyxy(boxes.get(image["id"], [])),
+        )
+        for image in content["images"]
+    }
+
+
+def xywh_to_xyxy(boxes_xywh_px: Sequence[Sequence[float]]) -> Tensor:
+    """COCO's corner and size to two corners: [T, 4] float64, exact enough that thresholds hold after a file."""
+    boxes = torch.tensor(boxes_xywh_px, dtype=torch.float64).reshape(-1, 4)
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+
+
+def pseudo_label(
+    *,
+    photos: Sequence[NamedPhoto],
+    teacher: Teacher,
+    output: Path,
+    config: PseudoBoxConfig,
+    real: Mapping[str, Any] | None = None,
+    made_by: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PseudoReport:
+    """Write the teacher's boxes as a COCO annotation file; go on where an interrupted run of the same kind stopped.
+
+    Every photo done is a line of `OUTPUT.part`, so a stop costs one photo; photos are read one at a time. The file has
+    the photos with a box; those that the real annotations know keep their image ids, as names keep category ids.
+
+    Args:
+        photos: photos and their names; file names must differ.
+        teacher: finds the boxes.
+        output: new file, there only when everything is done.
+        config: which boxes are kept.
+        real: COCO content whose boxes must not be overlapped.
+        made_by: more about how the file was made, for its `info`; part of what makes a run the same.
+        on_progress: called with (photos done, photos in all).
+
+    Raises:
+        TrainingError: the partial file belongs to another run.
+        DataError: names with a threshold are in no photo, file names repeat, or no photo can be used.
+    """
+    known = real_photos(real) if real is not None else {}
+    _check(photos, config)
+    info = _info(teacher, config, made_by)
+    header = {"run": _digest([info, [[p.image_id, p.file_name, sorted(p.names.items())] for p in photos], real])}
+    partial = output.with_name(output.name + ".part")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    resumed = _resume(partial, header)
+    with partial.open("a", encoding="utf-8") as lines:
+        for done, photo in enumerate(photos[resumed:], start=resumed + 1):
+            line = _label(photo, teacher, config, known.get(photo.file_name))
+            lines.write(json.dumps(line) + "\n")
+            lines.flush()
+            if on_progress is not None:
+                on_progress(done, len(photos))
+    report = PseudoReport(photos=len(photos), resumed=resumed)
+    content = _assemble(photos, _lines(partial), teacher, config, known, real, report)
+    if report.problems and sum(report.problems.counts.values()) == len(photos):
+        partial.unlink()
+        raise DataError(f"expected photos to label, got none of {len(photos)} that can be used: {report.problems}")
+    write_json(output, {"info": {**info, "photos": report.photos, "labelled": report.labelled}, **content})
+    partial.unlink()
+    return report
+
+
+def keep_boxes(
+    found: Detections, config: PseudoBoxConfig, real_xyxy_px: Tensor
+) -> tuple[list[list[float]], list[float], list[int], int]:
+    """The boxes worth keeping, best first: x, y, width, height in pixels, rounded as they are written; scores; labels;
+    and how many fell to the real boxes [T, 4]."""
+    least = torch.tensor([config.class_scores.get(name, config.score) for name in found.class_names])
+    boxes = clip_to_image(found.boxes_xyxy_px, found.image_size)
+    wide = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= config.min_side_px
+    chosen = ((found.scores >= least[found.labels]) & wide).nonzero().flatten()
+    best = batched_nms(boxes[chosen], found.scores[chosen], found.labels[chosen], config.nms_iou)
+    chosen = chosen[best]
+    corners = [[round(value, _DECIMALS) for value in box] for box in boxes[chosen].tolist()]
+    xywh = [[x0, y0, round(x1 - x0, _DECIMALS), round(y1 - y0, _DECIMALS)] for x0, y0, x1, y1 in corners]
+    overlap = pairwise_iou(xywh_to_xyxy(xywh), real_xyxy_px.double())
+    free = (overlap < config.real_iou).all(dim=1).tolist()
+    kept = [i for i, is_free in enumerate(free) if is_free][: config.max_per_photo]
+    scores, labels = found.scores[chosen].tolist(), found.labels[chosen].tolist()
+    return (
+        [xywh[i] for i in kept],
+        [round(scores[i], _SCORE_DECIMALS) for i in kept],
+        [labels[i] for i in kept],
+        free.count(False),
+    )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write COCO content whole or not at all: to a temporary file beside `path`, then renamed."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".json", encoding="utf-8", delete=False
+    ) as file:
+        try:
+            json.dump(content, file)
+            file.close()
+            # Temporary files are private; a result has the rights of any other new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(file.name, 0o666 & ~umask)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _check(photos: Sequence[NamedPhoto], config: PseudoBoxConfig) -> None:
+    repeated = [name for name, n in Counter(photo.file_name for photo in photos).items() if n > 1]
+    if repeated:
+        raise DataError(f"expected every photo once, got {len(repeated)} file names repeated (first: {repeated[0]})")
+    strangers = config.class_scores.keys() - {name for photo in photos for name in photo.names}
+    if strangers:
+        raise DataError(
+            f"thresholds: expected names that a photo has, got {len(strangers)} others: "
+            f"{', '.join(sorted(strangers)[:5])}; check their spelling"
+        )
+
+
+def _info(teacher: Teacher, config: PseudoBoxConfig, made_by: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "description": "Boxes found by a detector, not drawn by people",
+        "teacher": teacher.model,
+        **asdict(config),
+        **(made_by or {}),
+    }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _resume(partial: Path, header: Mapping[str, str]) -> int:
+    """Number of photos in the partial file, begun if there is none; a last line without an end is cut off."""
+    if not partial.exists():
+        partial.write_text(json.dumps(header) + "\n", encoding="utf-8")
+        return 0
+    with partial.open("r+b") as file:
+        lines, end, first = 0, 0, b""
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            first = first or line
+            lines, end = lines + 1, end + len(line)
+        if lines and first != (json.dumps(header) + "\n").encode():
+            raise TrainingError(
+                f"{partial} belongs to an interrupted run with other photos or settings; repeat that run to finish it, "
+                "or delete the file to begin anew"
+            )
+        file.truncate(end)
+        if not lines:
+            file.write((json.dumps(header) + "\n").encode())
+    return max(0, lines - 1)
+
+
+def _lines(partial: Path) -> Iterator[dict[str, Any]]:
+    with partial.open(encoding="utf-8") as file:
+        next(file)
+        for line in file:
+            yield json.loads(line)
+
+
+def _label(photo: NamedPhoto, teacher: Teacher, config: PseudoBoxConfig, real: RealPhoto | None) -> dict[str, Any]:
+    try:
+        found = teacher.label(photo, config.least_score)
+    except ImageError as error:
+        return {"problem": "photos that cannot be read", "example": str(error)}
+    except VocabularyError as error:
+        return {"problem": "photos with a name that the model cannot encode", "example": str(error)}
+    if real is not None and real.size != found.image_size:
+        sizes = f"{photo.file_name}: {found.image_size[::-1]}, annotated {real.size[::-1]}"
+        return {"problem": "photos of another size (width, height) than the real annotations say", "example": sizes}
+    boxes, scores, labels, on_real = keep_boxes(
+        found, config, torch.zeros(0, 4) if real is None else real.boxes_xyxy_px
+    )
+    names = [found.class_names[label] for label in labels]
+    return {"size": list(found.image_size), "boxes": boxes, "scores": scores, "names": names, "on_real": on_real}
+
+
+def _assemble(
+    photos: Sequence[NamedPhoto],
+    lines: Iterator[dict[str, Any]],
+    teacher: Teacher,
+    config: PseudoBoxConfig,
+    known: Mapping[str, RealPhoto],
+    real: Mapping[str, Any] | None,
+    report: PseudoReport,
+) -> dict[str, Any]:
+    """Images, annotations and categories of the lines, counted in `report`."""
+    ids = _image_ids(photos, known)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for photo, image_id, line in zip(photos, ids, lines, strict=True):
+        if "problem" in line:
+            report.problems.add(line["problem"], line["example"])
+            continue
+        report.on_real += line["on_real"]
+        if not line["boxes"]:
+            continue
+        height, width = line["size"]
+        images.append({"id": image_id, "file_name": photo.file_name, "height": height, "width": width})
+        for bbox, score, name in zip(line["boxes"], line["scores"], line["names"], strict=True):
+            report.boxes[name] += 1
+            source = {
+                "model": teacher.model,
+                "threshold": config.class_scores.get(name, config.score),
+                "score": score,
+                "caption_ids": list(photo.names.get(name, ())),
+            }
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": name,
+                    "bbox": bbox,
+                    "area": round(bbox[2] * bbox[3], _DECIMALS),
+                    "iscrowd": 0,
+                    "score": score,
+                    "source": source,
+                }
+            )
+    report.labelled = len(images)
+    categories = _category_ids(sorted(report.boxes), real)
+    for annotation in annotations:
+        annotation["category_id"] = categories[annotation["category_id"]]
+    listed = [{"id": number, "name": name} for name, number in sorted(categories.items(), key=lambda item: item[1])]
+    return {"images": images, "annotations": annotations, "categories": listed}
+
+
+def _image_ids(photos: Sequence[NamedPhoto], known: Mapping[str, RealPhoto]) -> list[int]:
+    """Ids of the real annotations where they know the photo, else the photo's own if it is free, else a new one."""
+    taken = {photo.image_id for photo in known.values()}
+    following = max([0, *taken, *(photo.image_id for photo in photos)]) + 1
+    ids = []
+    for photo in photos:
+        if photo.file_name in known:
+            ids.append(known[photo.file_name].image_id)
+            continue
+        image_id = photo.image_id
+        if image_id in taken:
+            image_id, following = following, following + 1
+        taken.add(image_id)
+        ids.append(image_id)
+    return ids
+
+
+def _category_ids(names: Sequence[str], real: Mapping[str, Any] | None) -> dict[str, int]:
+    """Ids of the real annotations for their names, whatever the case; new ones after them."""
+    known = {category["name"].casefold(): category["id"] for category in (real["categories"] if real else ())}
+    following = max([0, *known.values()]) + 1
+    ids: dict[str, int] = {}
+    for name in names:
+        if name.casefold() in known:
+            ids[name] = known[name.casefold()]
+        else:
+            ids[name], following = following, following + 1
+    return ids

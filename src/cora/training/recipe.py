@@ -1,0 +1,378 @@
+"""What a training run is made of: frozen dataclasses, read from a recipe file, changed by plain options.
+
+A recipe file is Python that defines ``def recipe() -> TrainRecipe``. It is a program: it runs with the rights of
+whoever reads it, so read only files that you would run.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import math
+import runpy
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal
+
+from cora.data.transforms import AugmentConfig
+from cora.errors import CoraError, TrainingError
+from cora.training.localizer_task import LocalizerTaskConfig
+from cora.training.optim import ScheduleConfig
+
+Precision = Literal["32", "bf16", "16"]
+#: How photos are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
+Sampling = Literal["uniform", "repeat-factor", "equal-classes", "small-objects"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataStage:
+    """How photos become batches; the same for all stages.
+
+    Attributes:
+        augment: multi-scale and crop policy of the localizer's photos.
+        versions: augmented versions of every photo whose maps are kept on disk, so that the frozen tower runs
+            once for each; 0 runs the tower in every step.
+        cache_gigabytes: bound on those maps.
+        sampling: see `Sampling`; of the localizer's photos.
+        small_factor: for "small-objects", how much oftener a photo full of small boxes is drawn.
+        workers: processes that read photos; 0 reads in the training process.
+    """
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    versions: int = 0
+    cache_gigabytes: float = 20.0
+    sampling: Sampling = "uniform"
+    small_factor: float = 2.0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("data", self, versions=0, workers=0, small_factor=1)
+        _above("data", self, "cache_gigabytes")
+        _one_of("data", self, "sampling", Sampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSchedule:
+    """Learning rate over a stage.
+
+    Attributes:
+        kind: "constant"; "step": times `gamma` after each of the `milestones`; "cosine": down to `final_factor`.
+        warmup_steps: linear rise before; at most a tenth of the stage is used.
+        milestones: epochs after which the rate falls; those that the stage does not reach have no effect.
+        gamma: factor of each milestone.
+        final_factor: where the cosine ends.
+    """
+
+    kind: Literal["constant", "step", "cosine"] = "constant"
+    warmup_steps: int = 0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    final_factor: float = 0.02
+
+    def __post_init__(self) -> None:
+        _at_least("schedule", self, warmup_steps=0)
+        _above("schedule", self, "gamma")
+        _one_of("schedule", self, "kind", Literal["constant", "step", "cosine"])
+        if (self.kind == "step") != bool(self.milestones):
+            raise TrainingError(
+                f"schedule: expected milestones with kind 'step' and only there, got kind {self.kind!r} and "
+                f"milestones {self.milestones}"
+            )
+
+    def config(self, *, steps_an_epoch: int, epochs: int) -> ScheduleConfig:
+        """The same in optimiser steps."""
+        total = steps_an_epoch * epochs
+        return ScheduleConfig(
+            kind=self.kind,
+            warmup_steps=min(self.warmup_steps, total // 10),
+            total_steps=total,
+            milestones=tuple(steps_an_epoch * epoch for epoch in self.milestones),
+            gamma=self.gamma,
+            final_factor=self.final_factor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What prompt and localizer training share.
+
+    Attributes:
+        epochs: passes over the photos.
+        batch: photos a step and process.
+        lr: learning rate of AdamW.
+        weight_decay: of AdamW.
+        schedule: of the learning rate.
+        grad_clip: bound on the norm of the gradient; None for no bound.
+        ema: decay of the moving average of the weights; None trains without one.
+        accumulate: steps whose gradients make one step of the optimiser.
+        precision: "32", or the autocast type of mixed precision.
+        keep: share of the starting weights in the result, result = keep * start + (1 - keep) * trained; what lies
+            between forgets less than the end (Wortsman et al., 2022, arXiv 2109.01903).
+    """
+
+    epochs: int
+    batch: int = 32
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    schedule: StageSchedule = field(default_factory=StageSchedule)
+    grad_clip: float | None = 0.1
+    ema: float | None = None
+    accumulate: int = 1
+    precision: Precision = "32"
+    keep: float = 0.0
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        _at_least(name, self, epochs=1, batch=1, weight_decay=0, accumulate=1)
+        _above(name, self, "lr", "grad_clip")
+        _one_of(name, self, "precision", Precision)
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise TrainingError(f"{name}: expected ema in 0..1 (1 excluded) or None, got {self.ema}")
+        if not 0 <= self.keep < 1:
+            raise TrainingError(f"{name}: expected keep in 0..1 (1 excluded), got {self.keep}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptStage(Stage):
+    """Region prompting (METHOD section 3); the defaults are the published training's.
+
+    Attributes:
+        balance: "none"; "sqrt": a class counts in the loss by boxes^-0.5; "equal": boxes are drawn so that every
+            class is seen as often (LVIS; needs `max_boxes`).
+        max_boxes: boxes used of a batch at most.
+        classes_per_step: classes told apart in a step, those present first; None for all.
+    """
+
+    epochs: int = 5
+    schedule: StageSchedule = field(default_factory=lambda: StageSchedule(kind="step", milestones=(4,)))
+    balance: Literal["none", "sqrt", "equal"] = "none"
+    max_boxes: int | None = None
+    classes_per_step: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("PromptStage", self, max_boxes=1, classes_per_step=2)
+        _one_of("PromptStage", self, "balance", Literal["none", "sqrt", "equal"])
+        if self.balance == "equal" and self.max_boxes is None:
+            raise TrainingError("PromptStage: expected max_boxes with balance 'equal', got none; set prompts.max_boxes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesStage(Stage):
+    """Teaching names: offsets of the class embeddings, see `NamesTask`; for fine-tuning, not in the paper.
+
+    Attributes:
+        box_noise: boxes are moved by up to this share of half their sides, since detected boxes are loose, too.
+        background: weight of the loss on boxes that hold no object.
+    """
+
+    epochs: int = 20
+    box_noise: float = 0.2
+    background: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("NamesStage", self, box_noise=0, background=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelabelStage:
+    """CLIP-aligned labelling (METHOD section 6).
+
+    Attributes:
+        plot: also draw which classes the classifier confuses.
+    """
+
+    plot: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerStage(Stage):
+    """Training of the localizer (METHOD section 6); the defaults are the published training's.
+
+    Attributes:
+        task: class dropout, denoising and the like.
+        groups: also let a query match boxes of its class's group, of so many (`cora groups`); None for no groups.
+        anchors: "kmeans" starts them from the boxes of the set; "keep" from where the model has them.
+        lr_factors: prefix of a parameter's name -> factor on `lr`.
+    """
+
+    epochs: int = 35
+    ema: float | None = 0.99996
+    task: LocalizerTaskConfig = field(default_factory=LocalizerTaskConfig)
+    groups: int | None = None
+    anchors: Literal["keep", "kmeans"] = "keep"
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("LocalizerStage", self, groups=1)
+        _one_of("LocalizerStage", self, "anchors", Literal["keep", "kmeans"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """A whole run: prompts -> names -> relabel -> localizer; a stage that is None is left out.
+
+    Attributes:
+        model: name or path of the detector to start from.
+        fresh: forget the model's prompt and localizer, as far as they are trained here; False goes on from them.
+        data: augmentation, feature cache, sampling.
+        prompts: region prompting.
+        names: learned offsets of the class names (fine-tuning).
+        relabel: CLIP-aligned labels for the localizer.
+        localizer: of the boxes.
+        seed: of everything drawn at random.
+        evaluate_every: epochs between two measurements on the held-out photos.
+        checkpoint_minutes: time between two saves within an epoch.
+    """
+
+    model: str = "nano"
+    fresh: bool = False
+    data: DataStage = field(default_factory=DataStage)
+    prompts: PromptStage | None = field(default_factory=PromptStage)
+    names: NamesStage | None = None
+    relabel: RelabelStage | None = field(default_factory=RelabelStage)
+    localizer: LocalizerStage | None = field(default_factory=LocalizerStage)
+    seed: int = 0
+    evaluate_every: int = 1
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        _at_least("recipe", self, seed=0, evaluate_every=1)
+        _above("recipe", self, "checkpoint_minutes")
+        if self.prompts is None and self.names is None and self.localizer is None:
+            raise TrainingError("recipe: expected prompts, names or localizer to train, got none of them")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as they are written to a run folder."""
+        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return content
+
+
+def load_recipe(path: Path) -> TrainRecipe:
+    """Run a recipe file and take what its function `recipe` returns.
+
+    Raises:
+        TrainingError: no such file, it fails, or it defines no such function.
+    """
+    if not path.is_file():
+        raise TrainingError(f"expected a recipe file, got no file at {path}; see recipes/ for some")
+    try:
+        function = runpy.run_path(str(path), run_name="cora_recipe").get("recipe")
+        found = function() if callable(function) else None
+    except CoraError:
+        raise
+    except Exception as error:  # the file is somebody's program: any error can come out of it
+        raise TrainingError(
+            f"recipe {path}: expected it to run, got {type(error).__name__}: {error}; mend the file"
+        ) from error
+    if not isinstance(found, TrainRecipe):
+        raise TrainingError(
+            f"recipe {path}: expected a function recipe() that returns a TrainRecipe, got "
+            f"{'no such function' if function is None else type(found).__name__}"
+        )
+    return found
+
+
+def override(recipe: TrainRecipe, settings: Sequence[str]) -> TrainRecipe:
+    """The recipe with settings such as "localizer.epochs=3" or "relabel=None" in place of its own.
+
+    Values are Python literals; what is none, such as a path, is taken as text.
+
+    Raises:
+        TrainingError: not of the form key=value, an unknown key (the known are listed), or a value that the
+            recipe refuses.
+    """
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not key:
+            raise TrainingError(f"expected a setting key=value such as localizer.epochs=3, got {setting!r}")
+        recipe = _replaced(recipe, key.split("."), _value(text), setting)
+    return recipe
+
+
+def _replaced(owner: Any, keys: list[str], value: Any, setting: str) -> Any:
+    names = [entry.name for entry in dataclasses.fields(owner)]
+    if keys[0] not in names:
+        raise TrainingError(f"setting {setting!r}: unknown key {keys[0]!r}; expected one of {', '.join(names)}")
+    hint = typing.get_type_hints(type(owner))[keys[0]]
+    if len(keys) > 1:
+        part = getattr(owner, keys[0])
+        if not dataclasses.is_dataclass(part):
+            part = _default(hint)
+        if part is None:
+            raise TrainingError(f"setting {setting!r}: {keys[0]} has no parts; set {keys[0]}=value")
+        value = _replaced(part, keys[1:], value, setting)
+    else:
+        value = _fitted(hint, value, setting)
+    try:
+        return dataclasses.replace(owner, **{keys[0]: value})
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"setting {setting!r}: {error}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.strip().lower(), text.strip())
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
+
+
+def _default(hint: Any) -> Any:
+    """A part that is switched off, with its defaults; None where the hint names no dataclass."""
+    parts = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+    return parts[0]() if parts and isinstance(parts[0], type) else None
+
+
+def _fitted(hint: Any, value: Any, setting: str) -> Any:
+    """The value as one of the types that the hint allows."""
+    for option in _options(hint):
+        origin, kind = typing.get_origin(option), type(value)
+        if origin is Literal:
+            # A precision of 16 is a word here.
+            if value in typing.get_args(option) or str(value) in typing.get_args(option):
+                return value if value in typing.get_args(option) else str(value)
+        elif origin is tuple and isinstance(value, list | tuple):
+            return tuple(value)
+        elif origin is Mapping or origin is dict:
+            if isinstance(value, Mapping):
+                return value
+        elif option is float and kind in (int, float) and math.isfinite(value):
+            return float(value)
+        elif option is str and kind in (int, float, str):
+            return str(value)
+        elif isinstance(option, type) and kind is option:
+            return value
+    words = " or ".join(
+        str(getattr(option, "__name__", option)).replace("NoneType", "None") for option in _options(hint)
+    )
+    raise TrainingError(f"setting {setting!r}: expected {words}, got {value!r}")
+
+
+def _at_least(name: str, owner: object, **bounds: float) -> None:
+    for key, bound in bounds.items():
+        value = getattr(owner, key)
+        if value is not None and value < bound:
+            raise TrainingError(f"{name}: expected {key} of at least {bound}, got {value}")
+
+
+def _above(name: str, owner: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(owner, key)
+        if value is not None and not 0 < value < math.inf:
+            raise TrainingError(f"{name}: expected {key} above 0, got {value}")
+
+
+def _one_of(name: str, owner: object, key: str, literal: Any) -> None:
+    if getattr(owner, key) not in typing.get_args(literal):
+        words = ", ".join(map(str, typing.get_args(literal)))
+        raise TrainingError(f"{name}: expected {key} to be one of {words}, got {getattr(owner, key)!r}")

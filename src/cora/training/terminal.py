@@ -1,0 +1,65 @@
+"""What a run shares with the person who started it: a progress bar, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event set by the first SIGINT or SIGTERM; the second acts as usual. Main thread only."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, former[signal.Signals(number)])
+
+    for number in former:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def bar(show: bool, total: int, done: int) -> Iterator[Callable[[float], None]]:
+    """A bar of `total` steps on stderr, if that is a terminal; yields what advances it, given the loss."""
+    console = Console(stderr=True)
+    if not (show and console.is_terminal):
+        yield lambda _loss: None
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        shown = progress.add_task("training", total=total, completed=done, loss=float("nan"))
+
+        def advance(loss: float) -> None:
+            progress.update(shown, advance=1, loss=loss)
+
+        yield advance

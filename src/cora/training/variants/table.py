@@ -1,0 +1,123 @@
+"""The rows of the ablation table by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol
+
+from cora.detector import Detector
+from cora.detector.variants import (
+    ConditionalDetector,
+    CropDetector,
+    EndToEndDetector,
+    RegionProposalDetector,
+    TopKDetector,
+    without_prompt,
+)
+from cora.regions import Vocabulary
+from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
+from cora.training.variants.conditional import ConditionalTask
+from cora.training.variants.end_to_end import EndToEndTask
+from cora.training.variants.region_proposals import RegionProposalTask
+from cora.training.variants.top_k import TopKTask
+from cora.training.variants.true_classes import TrueClassTask
+
+
+class TaskBuilder(Protocol):
+    """Makes the task that trains a detector; the tasks' own constructors are such."""
+
+    def __call__(self, *, detector: Detector, vocabulary: Vocabulary, config: LocalizerTaskConfig) -> LocalizerTask:
+        """The task on `detector`, whose localizer it will change."""
+        ...
+
+
+def _as_it_is(detector: Detector) -> Detector:
+    return detector
+
+
+def _without_class_dropout(*, detector: Detector, vocabulary: Vocabulary, config: LocalizerTaskConfig) -> LocalizerTask:
+    return LocalizerTask(detector=detector, vocabulary=vocabulary, config=replace(config, class_dropout=0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        says: what is different, in one sentence.
+        detector: what predicts, made of a detector whose modules it shares.
+        task: what trains it.
+        relabel: train on CLIP-aligned labels (METHOD section 6), made by `detector(start)`; else on the annotated ones.
+        weights_of: row whose trained detector `detector` is made of; None: this row is trained itself.
+        true_classes: predict with `cora.evaluation.oracles.predict_with_true_classes`.
+    """
+
+    says: str
+    detector: Callable[[Detector], Detector] = _as_it_is
+    task: TaskBuilder = LocalizerTask
+    relabel: bool = True
+    weights_of: str | None = None
+    true_classes: bool = False
+
+    def build(self, *, detector: Detector, vocabulary: Vocabulary, config: LocalizerTaskConfig) -> LocalizerTask:
+        """A task on a copy of `detector`; the copy, `task.detector`, is what predicts once it is trained.
+
+        Raises:
+            ValueError: the row is not trained, it uses the weights of another.
+        """
+        if self.weights_of is not None:
+            raise ValueError(f"nothing to train: expected the weights of the row {self.weights_of!r}; use detector()")
+        return self.task(detector=self.detector(copy.deepcopy(detector)), vocabulary=vocabulary, config=config)
+
+
+FULL = "full"
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        FULL: Variant(says="CORA as it is."),
+        "no prompt": Variant(
+            says="No region prompt in relabelling, pre-matching and final scores.", detector=without_prompt
+        ),
+        "crops": Variant(
+            says="Final boxes are classified as crops of the photo, without prompt.",
+            detector=CropDetector.of,
+            weights_of=FULL,
+        ),
+        "region proposals": Variant(
+            says="Queries know no class; only the region classifier does.",
+            detector=RegionProposalDetector.of,
+            task=RegionProposalTask,
+        ),
+        "conditional": Variant(
+            says="No pre-matching: the decoder runs once for every class.",
+            detector=ConditionalDetector.of,
+            task=ConditionalTask,
+        ),
+        "end-to-end": Variant(
+            says="Queries are compared with class embeddings, in place of objectness and region classifier.",
+            detector=EndToEndDetector.of,
+            task=EndToEndTask,
+        ),
+        "no class dropout": Variant(says="All base classes are given in every step.", task=_without_class_dropout),
+        "no relabelling": Variant(says="Trained on the classes as annotated.", relabel=False),
+        "oracle": Variant(
+            says="Anchors know the class of the true box they overlap most, in training and at test.",
+            task=TrueClassTask,
+            true_classes=True,
+        ),
+        "oracle at test": Variant(
+            says="As the full method, but at test anchors know the class of the true box they overlap most.",
+            weights_of=FULL,
+            true_classes=True,
+        ),
+        "top 2": Variant(
+            says="Two queries an anchor, for the two classes its region looks most like.",
+            detector=TopKDetector.of,
+            task=TopKTask,
+        ),
+    }
+)
+"""Row name -> row, the full method first."""

@@ -1,0 +1,97 @@
+"""`cora finetune` on toy photos: measured before and after, old names untouched, a stop costs nothing."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cora
+from cora.apps.cli import main
+from cora.apps.finetune_run import divide
+from cora.training.ema import Ema
+
+
+def command(model: Path, folder: Path, run: Path, *more: str) -> list[str]:
+    photos = ["--images", str(folder / "images"), "--annotations", str(folder / "annotations.json")]
+    small = ["--epochs", "2", "--set", "names.epochs=2", "--set", "data.versions=1", "--device", "cpu"]
+    return ["finetune", *photos, "--model", str(model), "--run", str(run), *small, *more]
+
+
+def remember(folder: Path) -> list[str]:
+    photos = ["--remember-images", str(folder / "images"), "--remember-annotations", str(folder / "annotations.json")]
+    return [*photos, "--remember-split", str(folder / "split.json")]
+
+
+def test_finetune_measures_and_writes(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "own.safetensors"
+    more = ["--novel", "blue square", "--output", str(output), *remember(boxed_photos)]
+    assert main(command(tiny_model, boxed_photos, tmp_path / "run", *more)) == 0
+    out = capsys.readouterr().out
+    assert "2 photos are held out" in out
+    for row in ("own photos, base", "own photos, novel", "remembered, base", "remembered, novel", "before", "after"):
+        assert row in out
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["classes"] == {"base": ["red square", "green square"], "novel": ["blue square"]}
+    assert report["photos"]["held_out"] == 2
+    assert report["before"].keys() == report["after"].keys() == {"own photos", "remembered"}
+    before, after = cora.load(tiny_model), cora.load(output)
+    old = before.vocabulary_encoder.encode(["dog", "blue square"]).embeddings
+    torch.testing.assert_close(after.vocabulary_encoder.encode(["dog", "blue square"]).embeddings, old)
+    taught = after.vocabulary_encoder.encode(["Red square"]).embeddings
+    assert not torch.allclose(taught, before.vocabulary_encoder.encode(["Red square"]).embeddings, atol=1e-3)
+    assert torch.equal(after.prompt.offset, before.prompt.offset)
+
+
+def test_finetune_goes_on_after_ctrl_c_to_the_same_result(tiny_model: Path, boxed_photos: Path, tmp_path: Path) -> None:
+    whole, parts, update, steps = tmp_path / "whole", tmp_path / "parts", Ema.update, []
+    assert main(command(tiny_model, boxed_photos, whole)) == 0
+
+    def interrupting(self: Ema, module: torch.nn.Module) -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self, module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ema, "update", interrupting)
+        assert main(command(tiny_model, boxed_photos, parts)) == 130
+    assert not (parts / "model.safetensors").exists()
+    assert main(command(tiny_model, boxed_photos, parts)) == 0
+    expected, found = load_file(whole / "model.safetensors"), load_file(parts / "model.safetensors")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    reports = [json.loads((run / "report.json").read_text()) for run in (whole, parts)]
+    assert reports[0]["after"] == reports[1]["after"]
+
+
+def test_photos_are_divided_by_seed_and_class() -> None:
+    classes = [[n % 3] * (1 + n % 2) for n in range(30)] + [[3]]
+    for seed in range(5):
+        held = divide(classes, share=0.2, seed=seed)
+        assert held == divide(classes, share=0.2, seed=seed)
+        assert len(held) == 6
+        assert 30 not in held  # the only photo of its class is learned from
+        assert {classes[photo][0] for photo in held} == {0, 1, 2}
+    assert divide(classes, share=0.2, seed=0) != divide(classes, share=0.2, seed=1)
+    assert len(divide([[0], [0]], share=0.01, seed=0)) == len(divide([[0], [0]], share=0.99, seed=0)) == 1
+
+
+def test_a_tiny_set_is_not_divided(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((boxed_photos / "annotations.json").read_text())
+    content["images"] = content["images"][:3]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] < 3]
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps(content))
+    run = command(tiny_model, boxed_photos, tmp_path / "run")
+    run[run.index("--annotations") + 1] = str(few)
+    assert main(run) == 0
+    out = capsys.readouterr().out
+    assert "none is held out" in out
+    assert "AP50" not in out

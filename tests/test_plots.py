@@ -1,0 +1,101 @@
+"""Pictures of matrices: dark is much, every cell where it belongs, light background, bad input refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from PIL import Image, ImageChops
+
+from cora.plots import draw_confusion, draw_matrix, side_by_side
+
+WHITE, DARK, MISSING = (255, 255, 255), (8, 48, 107), (238, 238, 238)
+
+
+def names(count: int) -> list[str]:
+    return [f"class {i}" for i in range(count)]
+
+
+def identity(count: int) -> list[list[float]]:
+    return [[float(i == j) for j in range(count)] for i in range(count)]
+
+
+def extent(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Box around all pixels of a colour."""
+    different = ImageChops.difference(picture, Image.new("RGB", picture.size, colour)).convert("L")
+    box = different.point(lambda value: 255 if value == 0 else 0).getbbox()
+    assert box is not None
+    return box
+
+
+def test_the_largest_values_are_dark_where_they_stand() -> None:
+    # Cells too small for numbers, names of no letters: what is dark are cells and the end of the scale.
+    picture = draw_matrix([[0.0, 1.0], [0.0, 0.0]], ["-", "-"], title="", number=" ")
+    left, top, right, bottom = extent(picture.crop((0, 0, picture.width, picture.height - 60)), DARK)
+    assert right - left == bottom - top == 40
+    assert picture.getpixel((left - 20, top + 20)) == WHITE
+    assert picture.getpixel((left + 20, top + 60)) == WHITE
+
+
+def test_values_outside_the_range_count_as_its_ends_and_nan_as_missing() -> None:
+    picture = draw_matrix([[-9.0, 9.0], [math.nan, 0.5]], ["-", "-"], title="", number=" ", low=0, high=1)
+    left, top, _, _ = extent(picture.crop((0, 0, picture.width, picture.height - 60)), DARK)
+    assert picture.getpixel((left - 20, top + 20)) == WHITE
+    assert picture.getpixel((left - 20, top + 60)) == MISSING
+    middle = picture.getpixel((left + 20, top + 60))
+    assert isinstance(middle, tuple)
+    assert WHITE[0] > middle[0] > DARK[0]
+
+
+def test_numbers_are_written_only_where_they_fit() -> None:
+    few, without = (draw_matrix(identity(3), names(3), title="", number=number) for number in ("{:.2f}", "{:9.99f}"))
+    assert ImageChops.difference(few.crop((0, 0, few.width, few.height - 60)), without.crop(
+        (0, 0, few.width, few.height - 60))).getbbox()  # fmt: skip
+    many = [draw_matrix(identity(90), names(90), title="", number=n).crop((0, 0, 900, 900)) for n in ("{:.2f}", " ")]
+    assert ImageChops.difference(*many).getbbox() is None
+
+
+def test_names_make_room_for_themselves_and_very_many_are_left_out() -> None:
+    short, long = (draw_matrix(identity(2), [word, "b"], title="") for word in ("a", "a rather long name"))
+    assert long.width > short.width
+    assert long.height > short.height
+    cut, longer = (draw_matrix(identity(2), ["x" * count, "b"], title="") for count in (60, 99))
+    assert cut.size == longer.size
+    crowd = draw_matrix(identity(300), ["a rather long name"] * 300, title="")
+    assert crowd.size == draw_matrix(identity(300), ["b"] * 300, title="").size
+
+
+def test_breaks_are_lines_across() -> None:
+    plain, broken = (draw_matrix(identity(4), names(4), title="", breaks=breaks) for breaks in ((), (2,)))
+    box = ImageChops.difference(plain, broken).getbbox()
+    assert box is not None
+    assert box[2] - box[0] == box[3] - box[1] == 4 * 40
+
+
+def test_confusion_is_in_shares_of_a_row() -> None:
+    counts = draw_confusion([[30, 10], [0, 0]], ["cat", "dog"], title="t")
+    shares = draw_confusion([[3, 1], [0, 0]], ["cat", "dog"], title="t")
+    assert ImageChops.difference(counts, shares).getbbox() is None
+    below = counts.height - 64 - 40
+    row = counts.crop((0, below, counts.width, below + 40))
+    assert row.getcolors() is not None
+    missing = sum(number for number, colour in row.getcolors() or [] if colour == MISSING)
+    assert missing >= 2 * 40 * 40
+
+
+def test_pictures_stand_beside_each_other() -> None:
+    first, second = Image.new("RGB", (3, 5), "red"), Image.new("RGB", (2, 7), "blue")
+    whole = side_by_side([first, second])
+    assert whole.size == (5, 7)
+    assert [whole.getpixel(place) for place in ((2, 4), (2, 5), (3, 6))] == [(255, 0, 0), WHITE, (0, 0, 255)]
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [[1.0], [2.0]]])
+def test_a_matrix_of_another_size_is_refused(values: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="expected a row and a column for each of 2 names"):
+        draw_matrix(values, ["a", "b"], title="")
+
+
+def test_nothing_beside_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one picture"):
+        side_by_side([])

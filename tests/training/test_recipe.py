@@ -1,0 +1,135 @@
+"""Recipes: checked where they are made, changed by settings, read from files."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cora.errors import TrainingError
+from cora.training.defaults import FINETUNE_EPOCHS, default_recipe, finetune_recipe
+from cora.training.denoising import DenoisingConfig
+from cora.training.recipe import (
+    LocalizerStage,
+    NamesStage,
+    PromptStage,
+    StageSchedule,
+    TrainRecipe,
+    load_recipe,
+    override,
+)
+
+
+def test_the_defaults_are_the_published_numbers() -> None:
+    recipe = TrainRecipe()
+    assert recipe.prompts is not None
+    assert recipe.localizer is not None
+    assert (recipe.prompts.epochs, recipe.prompts.lr, recipe.prompts.batch, recipe.prompts.weight_decay) == (
+        *(5, 1e-4, 32),
+        1e-4,
+    )
+    schedule = recipe.prompts.schedule.config(steps_an_epoch=10, epochs=5)
+    assert [schedule.factor(step) for step in (0, 39, 40, 49)] == pytest.approx([1, 1, 0.1, 0.1])
+    assert (recipe.localizer.epochs, recipe.localizer.lr, recipe.localizer.ema) == (35, 1e-4, 0.99996)
+    assert (recipe.localizer.grad_clip, recipe.localizer.task.class_dropout) == (0.1, 0.2)
+    assert recipe.localizer.schedule.config(steps_an_epoch=10, epochs=35).factor(349) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("seed=3", ("seed",), 3),
+        ("model=runs/a.safetensors", ("model",), "runs/a.safetensors"),
+        ("model=5", ("model",), "5"),
+        ("localizer.lr=1", ("localizer", "lr"), 1.0),
+        ("localizer.precision=16", ("localizer", "precision"), "16"),
+        ("localizer.grad_clip=none", ("localizer", "grad_clip"), None),
+        ("localizer.task.class_dropout=0", ("localizer", "task", "class_dropout"), 0.0),
+        ("localizer.task.denoising.groups=2", ("localizer", "task", "denoising"), DenoisingConfig(groups=2)),
+        ("data.augment.short_sides=[480, 512]", ("data", "augment", "short_sides"), (480, 512)),
+        ("data.sampling=repeat-factor", ("data", "sampling"), "repeat-factor"),
+        ("localizer.lr_factors={'detector.localizer.encoder': 0.1}", ("localizer", "lr_factors"), None),
+        ("relabel.plot=true", ("relabel", "plot"), True),
+        ("relabel=None", ("relabel",), None),
+        ("names.lr=0.5", ("names", "lr"), 0.5),
+        ("prompts.schedule.kind=cosine", None, "milestones"),
+        ("prompts.schedule={}", None, "expected StageSchedule"),
+        ("localizer.epochs=2.5", None, "expected int, got 2.5"),
+        ("localizer.epochs=True", None, "expected int, got True"),
+        ("localizer.lr=nan", None, "expected float"),
+        ("localizer.lr=-1", None, "expected lr above 0"),
+        ("localizer.ema=1", None, "expected ema in 0..1"),
+        ("localizer.keep=1", None, "expected keep in 0..1"),
+        ("data.sampling=rare", None, "'rare'"),
+        ("prompts.balance=equal", None, "set prompts.max_boxes"),
+        ("seed.more=1", None, "seed has no parts"),
+        ("sed=1", None, "unknown key 'sed'; expected one of model"),
+        ("seed", None, "expected a setting key=value"),
+    ],
+)
+def test_settings(setting: str, path: tuple[str, ...] | None, value: object) -> None:
+    before = TrainRecipe()
+    if path is None:
+        with pytest.raises(TrainingError, match=str(value).replace("..", r"\.\.")) as caught:
+            override(before, [setting])
+        assert "\n" not in str(caught.value)
+        return
+    found: object = override(before, [setting])
+    for name in path:
+        found = getattr(found, name)
+    if path[-1] == "lr_factors":
+        value = {"detector.localizer.encoder": 0.1}
+    assert found == value
+    assert type(found) is type(value)
+    assert before == TrainRecipe()
+
+
+def test_later_settings_win_and_others_stay() -> None:
+    found = override(TrainRecipe(), ["localizer.epochs=3", "localizer.epochs=4"])
+    assert found.localizer == LocalizerStage(epochs=4)
+    assert found.prompts == PromptStage()
+
+
+def test_fewer_epochs_than_milestones() -> None:
+    stage = PromptStage(epochs=2)
+    assert stage.schedule.config(steps_an_epoch=3, epochs=stage.epochs).factor(5) == 1
+
+
+def test_parts_that_do_not_go_together() -> None:
+    with pytest.raises(TrainingError, match="got none of them"):
+        TrainRecipe(prompts=None, localizer=None)
+    with pytest.raises(TrainingError, match="milestones with kind 'step'"):
+        StageSchedule(kind="step")
+
+
+@given(st.integers(1, 5000), st.sampled_from([96, 384, 480]))
+def test_finetuning_takes_as_many_steps_for_any_set(photos: int, short_side: int) -> None:
+    recipe = finetune_recipe("nano", short_side=short_side, photos=photos)
+    assert isinstance(recipe.names, NamesStage)
+    assert recipe.localizer is not None
+    assert recipe.localizer.batch <= photos
+    assert FINETUNE_EPOCHS[0] <= recipe.localizer.epochs <= FINETUNE_EPOCHS[1]
+    assert recipe.localizer.anchors == "keep"
+    assert recipe.prompts is None  # it is shared by all names, the old ones too
+
+
+def test_large_photos_take_the_published_recipe() -> None:
+    assert default_recipe("RN50-quickgelu", short_side=800) == TrainRecipe(model="RN50-quickgelu")
+    small = default_recipe("nano", short_side=384)
+    assert small.data.versions > 0
+    assert max(small.data.augment.short_sides) == 384
+
+
+def test_recipe_files(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("from cora.training.recipe import *\n\ndef recipe():\n    return TrainRecipe(seed=7)\n")
+    assert load_recipe(path) == TrainRecipe(seed=7)
+    path.write_text("from cora.training.recipe import *\n\ndef recipe():\n    return TrainRecipe(seed=-1)\n")
+    with pytest.raises(TrainingError, match="expected seed of at least 0, got -1"):
+        load_recipe(path)
+
+
+def test_a_recipe_is_written_as_plain_values() -> None:
+    content = TrainRecipe().to_dict()
+    assert content["data"]["augment"]["crop_sides"] == [384, 600]
+    assert content["names"] is None
