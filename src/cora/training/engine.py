@@ -201,7 +201,12 @@ def check_shared_folder(engine: Engine, folder: Path, seen: Sequence[Any]) -> No
 
 
 def _enter(function: Callable[[Engine], Result], fabric: Any) -> Result:
-    return function(FabricEngine(fabric=fabric))
+    try:
+        return function(FabricEngine(fabric=fabric))
+    finally:
+        # Threads of the group that are left when the process ends abort it, now and then.
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _check_can_be_sent(function: Callable[[Engine], Any]) -> None:
