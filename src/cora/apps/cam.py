@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps.argument_types import positive
 from cora.apps.study import add_tower
-from cora.apps.train_options import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

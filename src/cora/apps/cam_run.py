@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes, write_whole
+from cora.apps.files import check_writable, parse_classes
 from cora.errors import CoraError
+from cora.files import write_whole
 from cora.images import read_image
 from cora.regions.vocabulary import clean_names
 from cora.study.build import build_frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps.argument_types import score
 from cora.apps.text_options import add_text_options
 
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_options(parser)
     parser.add_argument("--model", default="nano", help="name (see 'cora models') or file (default: %(default)s)")
     parser.add_argument(
-        "--score", type=_score, default=0.3, help="least score that is shown, 0 to 1 (default: %(default)s)"
+        "--score", type=score, default=0.3, help="least score that is shown, 0 to 1 (default: %(default)s)"
     )
     parser.add_argument(
         "--output",
@@ -57,13 +58,3 @@ def run(arguments: argparse.Namespace) -> int:
         templates=arguments.templates,
         descriptions=arguments.descriptions,
     )
-
-
-def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps.argument_types import positive, score
 from cora.apps.text_options import add_text_options
 
 
@@ -26,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tide", action="store_true", help="also what each kind of error costs")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html with plots and pictures there")
     parser.add_argument(
-        "--processes", type=_positive, default=1, metavar="N", help="processes that predict (default: %(default)s)"
+        "--processes", type=positive, default=1, metavar="N", help="processes that predict (default: %(default)s)"
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=1, metavar="N", help="images in one pass (default: %(default)s)"
+        "--batch-size", type=positive, default=1, metavar="N", help="images in one pass (default: %(default)s)"
     )
     parser.add_argument(
         "--rename",
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure again with these weights in pre-matching: JSON of class name to weight",
     )
     parser.add_argument(
-        "--score", type=_share, help="lowest score kept (default: 0.001; of predictions from a file all are kept)"
+        "--score", type=score, help="lowest score kept (default: 0.001; of predictions from a file all are kept)"
     )
 
 
@@ -70,10 +71,10 @@ def _add_common(parser: argparse.ArgumentParser, *, photos: bool) -> None:
     parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
     add_text_options(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument(
         "--resamples",
-        type=_positive,
+        type=positive,
         default=200,
         metavar="N",
         help="bootstrap resamples (default: %(default)s)",
@@ -93,19 +94,3 @@ def run_regions(args: argparse.Namespace) -> int:
     from cora.apps.measure_regions import measure_regions
 
     return measure_regions(args)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value

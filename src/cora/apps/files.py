@@ -1,9 +1,8 @@
-"""Sources, class lists and outputs of the commands: found, checked, and written whole or not at all."""
+"""Sources, class lists and outputs of the commands: found and checked before any work."""
 
 import glob
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,30 +108,3 @@ def check_writable(path: Path, *, folder: bool) -> None:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise CoraError(f"expected a place to write to, got no permission in {place}; choose another for {path}")
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: no half-written file has the name.
-
-    Raises:
-        CoraError: the file cannot be written (permission, full disk).
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        # mkstemp makes files private; a result has the rights of any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise CoraError(
-            f"expected to write {path}, got {error.strerror or error}; free or choose another place"
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

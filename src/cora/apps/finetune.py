@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cora.apps.train_options import add_photos, add_settings, share
+from cora.apps.argument_types import share
+from cora.apps.train_options import add_photos, add_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps.argument_types import positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora groups`."""
@@ -14,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='names divided by commas, "cat, remote control", or @FILE with one name a line '
         "(default: those of the annotations)",
     )
-    parser.add_argument("--groups", type=_positive, required=True, metavar="K", help="number of groups")
+    parser.add_argument("--groups", type=positive, required=True, metavar="K", help="number of groups")
     parser.add_argument("--images", type=Path, metavar="DIR", help="annotated photos: also measure what is confused")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="their boxes (COCO, LVIS, VOC or YOLO)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N photos")
     parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="of the grouping (default: %(default)s)")
@@ -30,9 +32,3 @@ def run(arguments: argparse.Namespace) -> int:
     from cora.apps.groups_run import group_classes
 
     return group_classes(arguments)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes, write_whole
+from cora.apps.files import check_writable, parse_classes
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError, VocabularyError
 from cora.evaluation.confusion import region_confusion
+from cora.files import write_whole
 from cora.plots import draw_confusion, draw_matrix, side_by_side
 from cora.regions import Vocabulary
 from cora.regions.groups import Clusters, spherical_kmeans

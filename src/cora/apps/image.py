@@ -14,9 +14,10 @@ from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, find_images, output_names, parse_classes, write_whole
+from cora.apps.files import check_writable, find_images, output_names, parse_classes
 from cora.apps.text_options import read_text_options
 from cora.errors import ImageError
+from cora.files import write_whole
 from cora.images import read_image
 from cora.regions.vocabulary import clean_names
 from cora.structures import Detections

@@ -17,7 +17,7 @@ from rich.progress import track
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, write_whole
+from cora.apps.files import check_writable
 from cora.apps.text_options import TextOptions, read_text_options
 from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split
 from cora.data.coco import CocoDataset
@@ -29,6 +29,7 @@ from cora.evaluation.base_novel import class_groups, frequency_groups
 from cora.evaluation.bootstrap import PERCENTILES, IntArray, resample_counts
 from cora.evaluation.predict import ground_truth
 from cora.evaluation.truth import frequencies_of, only_images, read_truth
+from cora.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cora.apps.files import write_whole
 from cora.apps.measure import Setting
 from cora.apps.measure_tables import classes, percent, plain
 from cora.draw import draw_boxes
@@ -16,6 +15,7 @@ from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
 from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
 from cora.evaluation.telling import Telling, choose_pictures, worst_confusions
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
+from cora.files import write_whole
 from cora.images import read_image
 
 _KINDS = {

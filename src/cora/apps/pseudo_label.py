@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps.argument_types import positive, score
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora pseudo-label`."""
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="nano", help="name or path of the detector that labels (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
-    parser.add_argument("--score", type=_share, default=0.5, help="least score of a box, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--score", type=score, default=0.5, help="least score of a box, 0 to 1 (default: %(default)s)")
     parser.add_argument(
         "--class-scores", type=Path, metavar="FILE", help='JSON of name to its own least score, {"cup": 0.3}'
     )
@@ -73,17 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other things that compete and are never labelled, or 'none' (default: the model's choice)",
     )
     rules.add_argument(
-        "--min-per-class", type=_positive, default=1, metavar="N", help="with --merge: rarer ones are left out"
+        "--min-per-class", type=positive, default=1, metavar="N", help="with --merge: rarer ones are left out"
     )
     rules.add_argument(
-        "--max-per-class", type=_positive, metavar="N", help="with --merge: at most the best N of a class"
+        "--max-per-class", type=positive, metavar="N", help="with --merge: at most the best N of a class"
     )
     others = parser.add_argument_group("other detectors")
     others.add_argument(
         "--image-list", type=Path, metavar="FILE", help="COCO JSON with the images and categories of --results"
     )
     others.add_argument("--teacher", metavar="NAME", help="what found the boxes of --results (default: its file name)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N photos")
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out bad lines and missing photos instead of stopping"
     )
@@ -94,19 +96,3 @@ def run(arguments: argparse.Namespace) -> int:
     from cora.apps.label_photos import label_photos
 
     return label_photos(arguments)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cora.apps.train_options import above_zero, add_photos, positive, whole
+from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.train_options import add_photos
 
 
 def add_commands(parser: argparse.ArgumentParser, parser_class: type[argparse.ArgumentParser]) -> None:

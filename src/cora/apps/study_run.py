@@ -16,7 +16,7 @@ from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, write_whole
+from cora.apps.files import check_writable
 from cora.apps.held_out import check_extras, groups_of, progress_report
 from cora.apps.train_run import read_photos, read_split, write_json
 from cora.data.coco import CocoDataset
@@ -24,6 +24,7 @@ from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.evaluation.bootstrap import Estimate, resample_counts
+from cora.files import write_whole
 from cora.study.artefact import TrainedStudy, read_study
 from cora.study.build import FrozenPart, build_frozen
 from cora.study.config import StudyConfig, read_config

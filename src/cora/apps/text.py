@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps.argument_types import above_zero, positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora text-prompts`."""
@@ -34,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, metavar="DIR", help="keep the embeddings of the boxes there for the next run"
     )
     parser.add_argument("--run", type=Path, metavar="DIR", help="keep metrics there, and go on where a run stopped")
-    parser.add_argument("--epochs", type=_positive, metavar="N", help="passes over the boxes (default: the method's)")
-    parser.add_argument("--lr", type=_rate, metavar="RATE", help="learning rate (default: the method's)")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the boxes (default: the method's)")
+    parser.add_argument("--lr", type=above_zero, metavar="RATE", help="learning rate (default: the method's)")
     parser.add_argument(
         "--keep",
-        type=_rate,
+        type=above_zero,
         metavar="FACTOR",
         help="how strongly embeddings are held near the hand-written ones (default: the method's)",
     )
@@ -49,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'a photo of a')",
     )
     parser.add_argument(
-        "--layers", type=_positive, default=1, metavar="N", help="blocks of the tower that learn (default: %(default)s)"
+        "--layers", type=positive, default=1, metavar="N", help="blocks of the tower that learn (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the start and of the order of boxes (default: %(default)s)"
     )
     parser.add_argument(
-        "--resamples", type=_positive, default=200, metavar="N", help="bootstrap resamples (default: %(default)s)"
+        "--resamples", type=positive, default=200, metavar="N", help="bootstrap resamples (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
 
@@ -65,19 +67,3 @@ def run(arguments: argparse.Namespace) -> int:
     from cora.apps.text_run import learn_text
 
     return learn_text(arguments)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cora.apps.train_options import add_photos, add_settings, positive
+from cora.apps.argument_types import positive
+from cora.apps.train_options import add_photos, add_settings
 
 
 def add_commands(parser: argparse.ArgumentParser, parser_class: type[argparse.ArgumentParser]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps.argument_types import above_zero, positive, whole
+
 #: Named option -> the setting of a stage that it stands for.
 SHORTCUTS = {"epochs": "epochs", "batch": "batch", "lr": "lr", "precision": "precision"}
 
@@ -52,39 +54,3 @@ def settings(args: argparse.Namespace, *, stage: str | None) -> list[str]:
         if stage is not None and value is not None:
             found.append(f"{stage}.{name}={value}")
     return found + list(args.settings)
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
-
-
-def whole(text: str) -> int:
-    """A whole number of 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
-    return int(text)
-
-
-def above_zero(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def share(text: str) -> float:
-    """A number from 0 to below 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more and below 1, got {text!r}")
-    return value

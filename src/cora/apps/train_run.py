@@ -13,13 +13,14 @@ from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, write_whole
+from cora.apps.files import check_writable
 from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
 from cora.apps.train_options import settings
 from cora.data.class_split import ClassSplit, known_split, read_class_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError, TrainingError
+from cora.files import write_whole
 from cora.training.chain import PROMPTED, Chain, Hooks
 from cora.training.defaults import default_recipe
 from cora.training.engine import Engine, launch

@@ -1,0 +1,1 @@
+"""Many pictures: sharded, resumable, each exactly once."""

@@ -1,0 +1,1 @@
+"""Smaller detectors: quantization, distillation, pruning, architecture search."""

@@ -1,0 +1,1 @@
+"""Detectors for other runtimes: export, and running what was exported."""

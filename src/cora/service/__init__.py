@@ -1,0 +1,1 @@
+"""The HTTP service: requests gathered into batches, and the page."""

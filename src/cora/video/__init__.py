@@ -1,0 +1,1 @@
+"""Video: frames in, tracks out."""
