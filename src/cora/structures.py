@@ -84,9 +84,11 @@ class FeatureMap:
 
     @property
     def extents_hw(self) -> Tensor:
-        """[B, 2] cells (height, width) of each map that are not padding, in the type of the features."""
+        """[B, 2] cells (height, width) of each map that are not padding: the type of the features, at least float32."""
         inside = ~self.mask
-        return torch.stack([inside[:, :, 0].sum(dim=1), inside[:, 0, :].sum(dim=1)], dim=-1).to(self.features.dtype)
+        extents = torch.stack([inside[:, :, 0].sum(dim=1), inside[:, 0, :].sum(dim=1)], dim=-1)
+        # Corners of boxes are computed from these; half precision would move them by a tenth of a cell.
+        return extents.to(torch.promote_types(self.features.dtype, torch.float32))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import batched_nms
 
-from cora.boxes import pairwise_iou
+from cora.boxes import pairwise_iou, scale_to_pixels
 from cora.detector.postprocess import PostprocessConfig, best_boxes, combine_scores, select_detections
 
 
@@ -73,3 +74,20 @@ def test_config_is_checked() -> None:
     }.items():
         with pytest.raises(ValueError, match=f"{field}: expected .*got {value}"):
             PostprocessConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_few_candidates_give_what_all_give(seed: int, limit: int, nms_iou: float) -> None:
+    torch.manual_seed(seed)
+    boxes = torch.rand(60, 4) * torch.tensor([0.3, 0.3, 0.6, 0.6]) + 0.2  # crowded, so that suppression has work
+    scores = torch.rand(60, 9)
+    found, found_scores, labels = select_detections(
+        boxes, scores, (100, 100), min_score=0.1, nms_iou=nms_iou, max_detections=limit, clip=False
+    )
+    rows, every = (scores > 0.1).nonzero(as_tuple=True)
+    candidates = scale_to_pixels(boxes, (100, 100))[rows]
+    keep = batched_nms(candidates, scores[rows, every], every, nms_iou)[:limit]
+    assert torch.equal(found, candidates[keep])
+    assert torch.equal(labels, every[keep])
+    assert torch.equal(found_scores, scores[rows, every][keep])

@@ -157,6 +157,43 @@ def test_oracles_and_report_of_a_model(arguments, tmp_path, capsys, loaded):
     assert "http" not in html
 
 
+def study_report(path):
+    """What `cora study` writes, of three boxes."""
+    estimate = {"value": 0.4, "low": 0.3, "high": 0.5}
+    summary = {
+        "boxes": 3,
+        "mean_iou": estimate,
+        "shares": {"0.3": estimate, "0.5": {**estimate, "value": 1 / 3}, "0.7": {**estimate, "value": 0.0}},
+        "histogram": [0, 2, 1, 0],
+        "sentence": "With the class given, boxes do not fit.",
+    }
+    content = {"groups": {group: {"study": summary, "one-size boxes": summary} for group in ("base", "all")}}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_the_study_goes_into_the_report(arguments, predictions, tmp_path):
+    study, folder = study_report(tmp_path / "study.json"), tmp_path / "report"
+    options = ["--predictions", str(predictions), "--report", str(folder), "--study", str(study)]
+    assert main(["evaluate", *arguments, *options]) == 0
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert "With the class given, boxes do not fit." in html
+    assert html.count('aria-label="histogram"') == 1
+    assert "33.3" in html
+
+
+@pytest.mark.parametrize("content", ['{"groups": {}}', "[]", '{"groups": {"all": {"study": {"boxes": 0}}}}'])
+def test_another_file_is_no_study(arguments, predictions, tmp_path, capsys, content):
+    study = tmp_path / "study.json"
+    study.write_text(content, encoding="utf-8")
+    options = ["--predictions", str(predictions), "--study", str(study), "--report", str(tmp_path / "report")]
+    assert main(["evaluate", *arguments, *options]) == 2
+    assert "study.json" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+    assert main(["evaluate", *arguments, "--predictions", str(predictions), "--study", str(study)]) == 2
+    assert "expected --report beside --study" in capsys.readouterr().err
+
+
 @pytest.fixture
 def predictions(tmp_path):
     """A results file for the ground truth of `arguments`."""

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from cora.boxes import scale_to_pixels
-from cora.regions import RegionClassifier, RegionPrompt, exact_pooling, fast_pooling
+from cora.regions import RegionClassifier, RegionPrompt, exact_pooling, fast_pooling, project_map
+from cora.regions.pooling import _align_by_products
 from cora.structures import FeatureMap
 from cora.towers import ImageTower, TowerConfig, build_towers
 
@@ -52,7 +53,7 @@ def exact(tower: ImageTower, c3: FeatureMap, boxes: Tensor | list[Tensor], *, ch
 
 def fast(tower: ImageTower, c4: FeatureMap, boxes: Tensor | list[Tensor], *, chunk_size: int = 256) -> Tensor:
     return fast_pooling(
-        c4,
+        project_map(c4, tower.attention_pool),
         boxes,
         attention_pool=tower.attention_pool,
         positions=tower.attention_pool.positional_embedding,
@@ -168,3 +169,16 @@ def test_classifier_leaves_room_for_background() -> None:
     torch.testing.assert_close(classifier(classes, classes).argmax(-1), torch.arange(5))
     order = torch.randperm(5)
     torch.testing.assert_close(classifier(regions, classes[order]), found[..., order])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), bins=st.integers(1, 9), regions=st.integers(0, 20))
+def test_align_by_products_is_roi_align(seed: int, bins: int, regions: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(2, 3, 7, 11, generator=generator)
+    corners = torch.rand(regions, 2, 2, generator=generator) * torch.tensor([13.0, 9.0]) - 1
+    low, high = corners.amin(dim=1), corners.amax(dim=1)
+    images = torch.randint(0, 2, (regions, 1), generator=generator).float()
+    rois = torch.cat([images, low, high], dim=1)
+    expected = roi_align(features, rois, (bins, bins), aligned=True)
+    torch.testing.assert_close(_align_by_products(features, rois, bins=bins), expected, rtol=1e-4, atol=1e-5)

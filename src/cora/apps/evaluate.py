@@ -7,7 +7,9 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive, score
+from cora.apps.scoring_options import add_scoring_options
 from cora.apps.text_options import add_text_options
+from cora.apps.tile_options import add_tile_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also what AP50 would be with one step perfect: true classes, true boxes, best boxes (implies --tide)",
     )
     parser.add_argument("--tide", action="store_true", help="also what each kind of error costs")
+    add_tile_options(parser)
+    add_scoring_options(parser)
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html with plots and pictures there")
+    parser.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="report.json of `cora study`, whose verdict and histogram go into the report",
+    )
     parser.add_argument(
         "--processes", type=positive, default=1, metavar="N", help="processes that predict (default: %(default)s)"
     )

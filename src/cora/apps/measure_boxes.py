@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import cora
 from cora.apps import measure_tables as tables
 from cora.apps.files import check_writable
-from cora.apps.measure import Setting, console, header, prepare, read_class_weights, shown, write_json
+from cora.apps.measure import Setting, console, header, prepare, read_class_weights, shown
 from cora.apps.measure_report import write_report
+from cora.apps.measure_study import read_study
 from cora.apps.predict_processes import Predictor, Request
+from cora.apps.scoring_options import read_scoring
+from cora.apps.tile_options import read_tiles, set_short_side
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.evaluation.base_novel import GroupScore, group_ratios, group_scores, resampled_ap50
@@ -24,11 +27,15 @@ from cora.evaluation.predict import MIN_SCORE, Predictions
 from cora.evaluation.results import read_results
 from cora.evaluation.synonyms import load_synonyms, rename
 from cora.evaluation.tide import error_shares, find_errors
+from cora.files import write_json
 
 _CEILINGS = {BEST_OF_100: 100, BEST_OF_300: 300}
 
 #: Options that need a model, not only its predictions.
-_OF_MODELS = ("rename", "class_weights", "oracles", "templates", "descriptions")
+_OF_MODELS = (
+    *("rename", "class_weights", "oracles", "templates", "descriptions"),
+    *("tiles", "tile_size", "tile_overlap", "short_side", "all_boxes"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ def measure_boxes(args: argparse.Namespace) -> int:
     weights = read_class_weights(args.class_weights, setting.class_names)
     renamed, changed = _renamed(args, setting)
     predictor = None if args.predictions is not None else _predictor(args, setting)
+    tiles = read_tiles(args)
+    study = None if args.study is None else read_study(args.study)
     out = console()
     if predictor is None:
         oracles, foreign = _from_file(args, setting)
@@ -62,6 +71,9 @@ def measure_boxes(args: argparse.Namespace) -> int:
         "class_weights": weights,
         "score": predictor.score if predictor is not None else args.score,
         "max_detections": detection_limit(setting.truth),
+        "tiles": None if tiles is None else asdict(tiles),
+        "short_side": args.short_side,
+        "scoring": asdict(read_scoring(args)),
         "seconds_per_image": _seconds(args, plain),
         **_numbers(plain),
     }
@@ -87,7 +99,8 @@ def measure_boxes(args: argparse.Namespace) -> int:
         if args.tide or args.oracles:
             out.print(tables.error_table(shares))
         report["errors"] = {group: share.as_dict() for group, share in shares.items()}
-    write_json(args.json, report)
+    if args.json is not None:
+        write_json(args.json, report)
     if args.report is not None and errors is not None and shares is not None:
         path = write_report(
             args.report,
@@ -99,17 +112,22 @@ def measure_boxes(args: argparse.Namespace) -> int:
             oracles=by_oracle if args.oracles else {},
             errors=errors,
             shares=shares,
+            study=study,
         )
         out.print(f"report: {path}", soft_wrap=True, highlight=False)
     return 0
 
 
 def _check_options(args: argparse.Namespace) -> None:
+    if args.study is not None and args.report is None:
+        raise DataError("expected --report beside --study, which goes into the report; name a folder for it")
     if args.report is not None:
         check_writable(args.report, folder=True)
     if args.predictions is None:
         if args.images is None:
             raise DataError("expected a folder of photos to measure a model on, got none; name it with --images")
+        if args.oracles and read_tiles(args) is not None:
+            raise DataError("expected --oracles without tiles, which have no true boxes of their own; leave out either")
         return
     unfit = [f"--{name.replace('_', '-')}" for name in _OF_MODELS if getattr(args, name)]
     if unfit:
@@ -126,6 +144,7 @@ def _renamed(args: argparse.Namespace, setting: Setting) -> tuple[list[str], lis
 
 def _predictor(args: argparse.Namespace, setting: Setting) -> Predictor:
     detector: Detector = cora.load(args.model).to(setting.device)
+    set_short_side(detector, args.short_side)
     setting.text.apply(detector.vocabulary_encoder)
     return Predictor(
         model=str(args.model),
@@ -136,6 +155,9 @@ def _predictor(args: argparse.Namespace, setting: Setting) -> Predictor:
         score=MIN_SCORE if args.score is None else args.score,
         max_detections=detection_limit(setting.truth),
         batch_size=args.batch_size,
+        tiles=read_tiles(args),
+        short_side=args.short_side,
+        scoring=read_scoring(args),
         processes=args.processes,
     )
 

@@ -15,7 +15,7 @@ from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
 from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
 from cora.evaluation.telling import Telling, choose_pictures, worst_confusions
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
-from cora.files import write_whole
+from cora.files import write_text
 from cora.images import read_image
 
 _KINDS = {
@@ -36,6 +36,7 @@ def write_report(
     oracles: Mapping[str, Mapping[str, GroupScore]],
     errors: Errors,
     shares: Mapping[str, ErrorShares],
+    study: Section | None = None,
 ) -> Path:
     """Write `report.html` into the folder and return its path; pictures are left out where there are no photos."""
     sections = [
@@ -50,6 +51,8 @@ def write_report(
         note = "The same with the class weights in pre-matching, a prior that has to be known before the test."
         sections.append(Section("With class weights", note, _scores_table(weighted)))
     sections += _diagnosis(oracles, shares)
+    if study is not None:
+        sections.append(study)
     lines = {group: mean_curve(evaluation, names) for group, names in setting.groups.items()}
     sections.append(
         Section(
@@ -62,7 +65,7 @@ def write_report(
     sections += _picture_sections(setting, errors)
     html = page("Detection report", _facts(facts), sections)
     path = folder / "report.html"
-    write_whole(path, lambda file: file.write_text(html, encoding="utf-8"))
+    write_text(path, html)
     return path
 
 

@@ -6,15 +6,18 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 import cora
+from cora.apps.scoring_options import Scoring
 from cora.apps.text_options import TextOptions
+from cora.apps.tile_options import set_short_side
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
+from cora.detector.tiling import Tiles
 from cora.evaluation.oracles import AS_IT_IS, predict_oracles
 from cora.evaluation.predict import Predictions, Progress, predict_dataset
 
@@ -43,7 +46,8 @@ class Predictor:
     """A model and the photos it is measured on.
 
     model: its name or path, which further processes load; detector: the same, loaded; score: lowest kept;
-    max_detections: kept in a photo; batch_size: photos in one pass; processes: how many compute.
+    max_detections: kept in a photo; batch_size: photos in one pass; tiles: parts of a photo that are looked at, too;
+    short_side: that photos are resized to, None for the model's; scoring: of boxes; processes: how many compute.
     """
 
     model: str
@@ -54,7 +58,13 @@ class Predictor:
     score: float
     max_detections: int
     batch_size: int = 1
+    tiles: Tiles | None = None
+    short_side: int | None = None
+    scoring: Scoring = field(default_factory=Scoring)
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        self.scoring.apply(self.detector)
 
     def predict(self, request: Request, title: str, track: Track) -> dict[str, Predictions]:
         """Name -> results; without oracles the only name is `AS_IT_IS`."""
@@ -67,7 +77,10 @@ class Predictor:
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // self.processes)
         # Pickled here, since the pool would pass each of the thousands of tensors through a file of its own.
-        work = pickle.dumps((self.model, self.text, self.dataset, self._options(), str(self.detector.device)))
+        device = str(self.detector.device)
+        work = pickle.dumps(
+            (self.model, self.text, self.short_side, self.scoring, self.dataset, self._options(), device)
+        )
         started = context.Value("i", 0)
         with ProcessPoolExecutor(
             self.processes, mp_context=context, initializer=_start, initargs=(work, threads, started)
@@ -81,7 +94,12 @@ class Predictor:
         return {name: _joined([answer[name] for answer in answers]) for name in answers[0]}
 
     def _options(self) -> dict[str, Any]:
-        return {"score": self.score, "max_detections": self.max_detections, "batch_size": self.batch_size}
+        return {
+            "score": self.score,
+            "max_detections": self.max_detections,
+            "batch_size": self.batch_size,
+            "tiles": self.tiles,
+        }
 
     def _here(self, request: Request, indices: Sequence[int], progress: Progress) -> dict[str, Predictions]:
         return _run(self.detector, self.dataset, request, indices, self._options(), progress)
@@ -135,12 +153,14 @@ _loaded: list[Any] = []
 
 def _start(work: bytes, threads: int, started: Any) -> None:
     torch.set_num_threads(threads)
-    model, text, dataset, options, device = pickle.loads(work)
+    model, text, short_side, scoring, dataset, options, device = pickle.loads(work)
     if device.startswith("cuda") and torch.cuda.device_count() > 1:
         with started.get_lock():
             device = f"cuda:{started.value % torch.cuda.device_count()}"
             started.value += 1
     detector = cora.load(model).to(device)
+    set_short_side(detector, short_side)
+    scoring.apply(detector)
     text.apply(detector.vocabulary_encoder)
     _loaded[:] = [detector, dataset, options]
 

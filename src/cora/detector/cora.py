@@ -5,25 +5,25 @@ The steps of the paper's figure are public methods; evaluation, feature caches a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, overload
+from typing import Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
 from cora.detector.checkpoint import write_checkpoint
 from cora.detector.config import DetectorConfig
+from cora.detector.fast_scoring import scatter_rows, worth_exact_pooling
+from cora.detector.inference import PredictOptions, VocabularyOptions, at_precision, build_vocabulary, predict_pictures
 from cora.detector.postprocess import best_boxes, combine_scores, select_detections
-from cora.errors import VocabularyError
-from cora.images import ImageSource, Preprocessor, read_image
+from cora.images import ImageSource, Preprocessor
 from cora.localizer import Localizer, LocalizerOutput, Memory, pre_match
 from cora.regions import (
-    EVERYDAY_NAMES,
-    Descriptions,
     LearnedText,
+    ProjectedMap,
     RegionClassifier,
     RegionPrompt,
     Vocabulary,
@@ -32,9 +32,11 @@ from cora.regions import (
     default_cache_dir,
     exact_pooling,
     fast_pooling,
+    project_map,
 )
 from cora.structures import Detections, FeatureMap, ImageBatch
 from cora.towers import ImageTower, TextTower, build_towers
+from cora.towers.folding import Precision
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ class DetectorOutput:
 class Detector(nn.Module):
     """Open-vocabulary detector; the parts are injected, see `Detector.build` for a fresh one.
 
+    Attributes:
+        precision: type that the image tower runs in when `predict` is not told otherwise.
+
     Example:
         >>> detector = cora.load("nano")
         >>> detections = detector.predict("kitchen.jpg", classes=["cat", "remote control"])
@@ -99,6 +104,9 @@ class Detector(nn.Module):
         self.learned_text = vocabulary_encoder.learned
         self.preprocessor = preprocessor
         self.config = config
+        self.precision: Precision = "float32"
+        self.inference_tower: tuple[object, ImageTower] | None = None
+        """The tower as it runs fastest, and what it was made of; kept by `at_precision`."""
 
     @classmethod
     def build(
@@ -132,15 +140,15 @@ class Detector(nn.Module):
             config=config,
         )
 
-    def forward(self, batch: ImageBatch, vocabulary: Vocabulary) -> DetectorOutput:
-        """Score the boxes of a batch for every class of the vocabulary."""
+    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+        """Score the boxes of a batch for every class; of boxes that cannot reach `least_score`, roughly."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)
-        anchors = self.anchors(memory)
-        matched = self.pre_match(c4, anchors, vocabulary)
+        projected = self.project(c4)
+        matched = self.pre_match(projected, self.anchors(memory), vocabulary)
         decoded = self.decode(memory, matched)
         boxes, objectness = self.worth_scoring(decoded)
-        probabilities = self.classify(c3, boxes, vocabulary)
+        probabilities = self.classify_best(c3, projected, boxes, objectness, vocabulary, least_score)
         scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
         return DetectorOutput(boxes, objectness, probabilities, scores)
 
@@ -150,13 +158,18 @@ class Detector(nn.Module):
 
     def encode_map(self, c3: FeatureMap) -> Memory:
         """The localizer's encoding of C3, which anchors may be proposed from and queries look at."""
-        return self.localizer.encode(c3)
+        dtype = self.localizer.dtype
+        return self.localizer.encode(replace(c3, features=c3.features.to(dtype)))
+
+    def project(self, c4: FeatureMap) -> ProjectedMap:
+        """C4 behind the projections of the attention pool: made once for pre-matching and for fast scores."""
+        return project_map(c4, self.image_tower.attention_pool)
 
     def anchors(self, memory: Memory) -> Tensor:
         """Anchor boxes [B, N, 4] cxcywh in 0..1: learned ones, or the best that the encoded map proposes."""
         return self.localizer.anchors(memory)
 
-    def pre_match(self, c4: FeatureMap, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
+    def pre_match(self, c4: FeatureMap | ProjectedMap, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Give every anchor [B, N, 4] the class that its region looks most like (METHOD section 5)."""
         with torch.no_grad():
             regions = self.embed_fast(c4, anchors_cxcywh)
@@ -179,8 +192,51 @@ class Detector(nn.Module):
         probabilities: Tensor = self.classifier(self.embed_exact(c3, boxes_cxcywh), vocabulary.all_embeddings)
         return probabilities[..., : len(vocabulary)]
 
+    def classify_best(
+        self,
+        c3: FeatureMap,
+        projected: ProjectedMap,
+        boxes_cxcywh: Tensor,
+        objectness: Tensor,
+        vocabulary: Vocabulary,
+        least_score: float = 0.0,
+    ) -> Tensor:
+        """Class probabilities [B, K, C] of boxes [B, K, 4]: exact for those that can still matter, else fast.
+
+        Args:
+            c3: map for exact pooling.
+            projected: map for fast pooling.
+            boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
+            objectness: [B, K] logits.
+            vocabulary: of C classes.
+            least_score: boxes that cannot reach it are not pooled exactly.
+        """
+        config, classes = self.config.postprocess, len(vocabulary)
+        if config.exact_boxes == 0:
+            return self.classify(c3, boxes_cxcywh, vocabulary)
+        estimates = self.classifier(self.embed_fast(projected, boxes_cxcywh), vocabulary.all_embeddings)[..., :classes]
+        shares = objectness.sigmoid().pow(config.objectness_power)
+        chosen = [
+            worth_exact_pooling(
+                boxes,
+                estimate * share[:, None],
+                share,
+                count=config.exact_boxes,
+                nms_iou=config.nms_iou,
+                least_score=least_score,
+            )
+            for boxes, estimate, share in zip(boxes_cxcywh, estimates, shares, strict=True)
+        ]
+        kept = [boxes[places] for boxes, places in zip(boxes_cxcywh, chosen, strict=True)]
+        exact = self.classifier(self._pool_exactly(c3, kept), vocabulary.all_embeddings)[..., :classes]
+        return scatter_rows(estimates, chosen, exact)
+
     def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by exact pooling with the prompt."""
+        pooled = self._pool_exactly(c3, boxes_cxcywh)
+        return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim)
+
+    def _pool_exactly(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:
         pooled = exact_pooling(
             c3,
             boxes_cxcywh,
@@ -188,18 +244,22 @@ class Detector(nn.Module):
             attention_pool=self.image_tower.attention_pool,
             positions=self.prompted_positions(),
         )
-        return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim)
+        return pooled.to(self.prompt.offset.dtype)
 
-    def embed_fast(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
+    def embed_fast(self, c4: FeatureMap | ProjectedMap, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the prompt."""
-        pool = self.image_tower.attention_pool
-        pooled = fast_pooling(c4, boxes_cxcywh, attention_pool=pool, positions=self.prompted_positions())
-        return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim)
+        pooled = fast_pooling(
+            self.project(c4) if isinstance(c4, FeatureMap) else c4,
+            boxes_cxcywh,
+            attention_pool=self.image_tower.attention_pool,
+            positions=self.prompted_positions(),
+        )
+        return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim).to(self.prompt.offset.dtype)
 
     def prompted_positions(self) -> Tensor:
         """Positional table [S*S+1, C4] of the attention pool with the region prompt added."""
         positions: Tensor = self.prompt(self.image_tower.attention_pool.positional_embedding)
-        return positions
+        return positions.to(self.image_tower.dtype)
 
     def postprocess(
         self,
@@ -243,62 +303,26 @@ class Detector(nn.Module):
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one picture
-        self,
-        images: ImageSource,
-        classes: Sequence[str] | Vocabulary,
-        *,
-        score: float = 0.3,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        class_weights: Mapping[str, float] | None = None,
-        distractors: Sequence[str] | None = None,
-        descriptions: Descriptions | None = None,
-        batch_size: int = 1,
+        self, images: ImageSource, classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
     ) -> Detections: ...
 
     @overload
     def predict(
-        self,
-        images: Sequence[ImageSource],
-        classes: Sequence[str] | Vocabulary,
-        *,
-        score: float = 0.3,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        class_weights: Mapping[str, float] | None = None,
-        distractors: Sequence[str] | None = None,
-        descriptions: Descriptions | None = None,
-        batch_size: int = 1,
+        self, images: Sequence[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
     ) -> list[Detections]: ...
 
     def predict(
         self,
         images: ImageSource | Sequence[ImageSource],
-        classes: Sequence[str] | Vocabulary,
-        *,
-        score: float = 0.3,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        class_weights: Mapping[str, float] | None = None,
-        distractors: Sequence[str] | None = None,
-        descriptions: Descriptions | None = None,
-        batch_size: int = 1,
+        classes: Sequence[str] | Vocabulary = (),
+        **options: Unpack[PredictOptions],
     ) -> Detections | list[Detections]:
         """Find named objects in one picture or in several.
 
         Args:
             images: path, PIL image or uint8 RGB array, or a list of such.
-            classes: names to look for, or a vocabulary that was encoded before.
-            score: only detections above it, 0..1.
-            nms_iou: per-class suppression threshold; the config's (0.5) if None.
-            max_detections: boxes kept per image; the config's (100) if None.
-            class_weights: factor by name on a class's score in anchor pre-matching (METHOD section 7).
-            distractors: names of other things that may be in the pictures. They take their share of a region's class
-                probability and are never reported, which keeps a short list of classes from claiming everything.
-                None takes the config's choice, () none.
-            descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}; they share in the
-                embeddings of those classes.
-            batch_size: pictures in one pass; they are padded to the largest of them.
+            classes: names to look for, or what `vocabulary` made of them; may be left out where there are exemplars.
+            options: score, tiles, exemplars and more, see `PredictOptions`.
 
         Returns:
             One `Detections` for one picture, a list for a list, in its order.
@@ -307,70 +331,25 @@ class Detector(nn.Module):
             ImageError: a picture cannot be read.
             VocabularyError: the names are unusable.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         single = not isinstance(images, list | tuple)
         sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
-        found: list[Detections] = []
-        with self._evaluating(), torch.inference_mode():
-            vocabulary = self._vocabulary(classes, descriptions)
-            others = self._default_distractors() if distractors is None else distractors
-            vocabulary = vocabulary.weighted(class_weights).beside(self.vocabulary_encoder, others).to(self.device)
-            for start in range(0, len(sources), batch_size):
-                found += self._predict_batch(
-                    sources[start : start + batch_size],
-                    vocabulary,
-                    score=score,
-                    nms_iou=nms_iou,
-                    max_detections=max_detections,
-                )
+        with self._evaluating():
+            found = predict_pictures(self, sources, build_vocabulary(self, classes, options), options)
         return found[0] if single else found
 
-    def _vocabulary(self, classes: Sequence[str] | Vocabulary, descriptions: Descriptions | None) -> Vocabulary:
-        if not isinstance(classes, Vocabulary):
-            return self.vocabulary_encoder.encode(classes, descriptions=descriptions)
-        if descriptions is not None:
-            raise VocabularyError(
-                "descriptions: expected names of classes beside them, got an encoded vocabulary; "
-                "give the descriptions to VocabularyEncoder.encode"
-            )
-        return classes
+    def vocabulary(self, classes: Sequence[str] | Vocabulary = (), **options: Unpack[VocabularyOptions]) -> Vocabulary:
+        """Encode names once for many calls of `predict`, with distractors and all, on the detector's device.
 
-    def _default_distractors(self) -> Sequence[str]:
-        return EVERYDAY_NAMES if self.config.postprocess.distractors == "everyday" else ()
+        Raises:
+            VocabularyError: the names are unusable.
+            ImageError: a picture of an exemplar cannot be read.
+        """
+        with self._evaluating(), torch.inference_mode():
+            return build_vocabulary(self, classes, options)
 
-    def _predict_batch(
-        self,
-        sources: Sequence[ImageSource],
-        vocabulary: Vocabulary,
-        *,
-        score: float,
-        nms_iou: float | None,
-        max_detections: int | None,
-    ) -> list[Detections]:
-        pictures = [read_image(source) for source in sources]
-        batch = self.preprocessor(pictures).to(self.device)
-        kept = self.postprocess(
-            self(batch, vocabulary),
-            batch.original_sizes,
-            score=score,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
-        )
-        return [
-            Detections(
-                boxes_xyxy_px=boxes.cpu(),
-                scores=scores.cpu(),
-                labels=labels.cpu(),
-                class_names=vocabulary.names,
-                image_size=size,
-                image=picture,
-                path=str(source) if isinstance(source, str | Path) else None,
-            )
-            for source, picture, size, (boxes, scores, labels) in zip(
-                sources, pictures, batch.original_sizes, kept, strict=True
-            )
-        ]
+    def at_precision(self, precision: Precision) -> Self:
+        """A view for inference that shares all parts but the image tower: folded, channels last, in `precision`."""
+        return at_precision(self, precision)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -59,6 +59,7 @@ def load_checkpoint(path: str | Path) -> Detector:
     config, weights = read_checkpoint(path)
     detector = Detector.build(config)
     load_checked(detector, weights, source=f"checkpoint {path}")
+    detector.precision = "auto"
     return detector.eval()
 
 

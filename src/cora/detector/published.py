@@ -137,7 +137,9 @@ def infer_config(weights: Mapping[str, Tensor], *, source: str = "published stat
         ) from error
     except ValueError as error:
         raise ModelError(f"{source}: expected a state dict of the published CORA code, but {error}") from error
-    return DetectorConfig(tower=tower, localizer=localizer, postprocess=PostprocessConfig(max_scored_boxes=0))
+    return DetectorConfig(
+        tower=tower, localizer=localizer, postprocess=PostprocessConfig(max_scored_boxes=0, exact_boxes=0)
+    )
 
 
 def published_to_own(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

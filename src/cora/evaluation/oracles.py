@@ -31,7 +31,7 @@ from cora.errors import DataError
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.evaluation.predict import MIN_SCORE, Predictions, Progress
 from cora.localizer import Memory
-from cora.regions import Vocabulary
+from cora.regions import ProjectedMap, Vocabulary
 from cora.structures import Detections, FeatureMap, Targets
 
 AS_IT_IS = "as it is"
@@ -82,7 +82,7 @@ def predict_oracles(
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
     training = detector.training
-    detector.eval()
+    given, detector = detector, detector.eval().at_precision(detector.precision)
     for index in progress(chosen):
         image, targets, image_id = dataset[index]
         targets = targets.to(detector.device)
@@ -90,12 +90,14 @@ def predict_oracles(
         batch = detector.preprocessor([image]).to(detector.device)
         size = batch.original_sizes[0]
         c3, c4 = detector.encode(batch)
-        memory = detector.encode_map(c3)
-        matched = detector.pre_match(c4, detector.anchors(memory), vocabulary)
-        plain = _finish(detector, c3, memory, matched, vocabulary)
+        memory, projected = detector.encode_map(c3), detector.project(c4)
+        matched = detector.pre_match(projected, detector.anchors(memory), vocabulary)
+        plain = _finish(detector, c3, projected, memory, matched, vocabulary)
         outputs = {
             AS_IT_IS: plain,
-            TRUE_PRE_MATCHING: _finish(detector, c3, memory, _with_true_classes(matched, targets), vocabulary),
+            TRUE_PRE_MATCHING: _finish(
+                detector, c3, projected, memory, _with_true_classes(matched, targets), vocabulary
+            ),
             TRUE_CLASSES: _named_right(detector, plain, targets),
         }
         if len(targets):
@@ -113,7 +115,7 @@ def predict_oracles(
             boxes, shares = _best_boxes(plain, targets, size, count)
             results[oracle] += _results(boxes, shares, targets.classes, vocabulary.names, size, image_id)
         seconds += time.perf_counter() - start
-    detector.train(training)
+    given.train(training)
     return {oracle: Predictions(results=results[oracle], images=len(chosen), seconds=seconds) for oracle in ORACLES}
 
 
@@ -140,7 +142,7 @@ def predict_with_true_classes(
     """
     vocabulary = _vocabulary(detector, dataset, classes, class_weights)
     training = detector.training
-    detector.eval()
+    given, detector = detector, detector.eval().at_precision(detector.precision)
     results: list[dict[str, Any]] = []
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
@@ -149,11 +151,11 @@ def predict_with_true_classes(
         start = time.perf_counter()
         batch = detector.preprocessor([image]).to(detector.device)
         c3, c4 = detector.encode(batch)
-        memory = detector.encode_map(c3)
-        matched = detector.pre_match(c4, detector.anchors(memory), vocabulary)
+        memory, projected = detector.encode_map(c3), detector.project(c4)
+        matched = detector.pre_match(projected, detector.anchors(memory), vocabulary)
         matched = _with_true_classes(matched, targets.to(detector.device))
         ((boxes, scores, labels),) = detector.postprocess(
-            _finish(detector, c3, memory, matched, vocabulary),
+            _finish(detector, c3, projected, memory, matched, vocabulary),
             batch.original_sizes,
             score=score,
             nms_iou=nms_iou,
@@ -161,7 +163,7 @@ def predict_with_true_classes(
         )
         seconds += time.perf_counter() - start
         results += _results(boxes, scores, labels, vocabulary.names, batch.original_sizes[0], image_id)
-    detector.train(training)
+    given.train(training)
     return Predictions(results=results, images=len(chosen), seconds=seconds)
 
 
@@ -177,11 +179,16 @@ def _vocabulary(
 
 
 def _finish(
-    detector: Detector, c3: FeatureMap, memory: Memory, matched: PreMatched, vocabulary: Vocabulary
+    detector: Detector,
+    c3: FeatureMap,
+    projected: ProjectedMap,
+    memory: Memory,
+    matched: PreMatched,
+    vocabulary: Vocabulary,
 ) -> DetectorOutput:
     """The steps of the detector after pre-matching."""
     boxes, objectness = detector.worth_scoring(detector.decode(memory, matched))
-    probabilities = detector.classify(c3, boxes, vocabulary)
+    probabilities = detector.classify_best(c3, projected, boxes, objectness, vocabulary)
     scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
     return DetectorOutput(boxes, objectness, probabilities, scores)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cora.data.coco import CocoDataset, CocoImage
+from cora.detector.tiling import Tiles
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def predict_dataset(
     max_detections: int = MAX_DETECTIONS,
     class_weights: Mapping[str, float] | None = None,
     batch_size: int = 1,
+    tiles: Tiles | None = None,
     progress: Progress = iter,
 ) -> Predictions:
     """Detect `classes` in the images of `dataset`.
@@ -58,7 +60,8 @@ def predict_dataset(
     classes: names to search for; `classes[i]` stands for category id i + 1, whatever it is called, so that a
     renamed list is scored against the same ground truth. indices: which images, all by default.
     class_weights: by these names. batch_size: images in one pass, at most; only those that have the
-    same size after resizing are put together, since padding changes what a tower sees near the border.
+    same size after resizing are put together, since padding changes what a tower sees near the border. tiles:
+    parts of an image that are looked at, too.
     Raises: DataError where an image has another size than its annotation says.
     """
     seconds = 0.0
@@ -77,6 +80,7 @@ def predict_dataset(
             class_weights=class_weights,
             distractors=(),  # the classes of a benchmark compete with each other alone
             batch_size=batch_size,
+            tiles=tiles,
         )
         took = time.perf_counter() - start
         for detections, (place, _, image_id) in zip(found, group, strict=True):

@@ -17,6 +17,8 @@ from PIL import Image
 from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.matching import RECALL_THRESHOLDS
 
+#: Colours of series that are no groups, in the order in which they are given out.
+_COLOURS = ("base", "novel", "all", "other")
 #: Longest side of an embedded picture in pixels, and its JPEG quality.
 _PICTURE_SIDE, _QUALITY = 480, 72
 
@@ -119,6 +121,32 @@ def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
     box = f'viewBox="0 0 {left + width + 50} {max(len(values) * row, 1)}"'
     groups = list(dict.fromkeys(group_of.get(name, "all") for name in values))
     return f'{_key(groups)}<svg {box} role="img" aria-label="a bar for each class">{"".join(parts)}</svg>'
+
+
+def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
+    """Shares in percent over equal bins of 0..1, beside each other: up to four series, one colour each."""
+    left, top, width, height = 44, 12, 560, 220
+    highest = max((max(values) for values in shares.values()), default=0) or 1
+    parts = []
+    for step in range(6):
+        x, y = left + width * step / 5, top + height * (1 - step / 5)
+        parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{highest * step / 5:.0f}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{step / 5:.1f}</text>')
+    colours = dict(zip(shares, _COLOURS, strict=False))
+    for place, (name, values) in enumerate(shares.items()):
+        room = width / len(values)
+        bar = 0.85 * room / len(shares)
+        for index, value in enumerate(values):
+            tall = height * value / highest
+            parts.append(
+                f'<rect class="bar {colours[name]}" x="{left + index * room + place * bar:.1f}" '
+                f'y="{top + height - tall:.1f}" width="{bar:.1f}" height="{tall:.1f}"/>'
+            )
+    text = f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">{escape(label)}</text>'
+    box = f'viewBox="0 0 {left + width + 12} {top + height + 44}"'
+    key = "".join(f'<span class="{colours[name]}"><i></i>{escape(name)}</span>' for name in shares)
+    return f'<p class="key">{key}</p><svg {box} role="img" aria-label="histogram">{"".join(parts)}{text}</svg>'
 
 
 def picture(image: Image.Image, caption: str) -> str:

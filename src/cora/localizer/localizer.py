@@ -116,6 +116,11 @@ class Localizer(nn.Module):
         self.decoder = decoder
         self.objectness_head = objectness_head
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, in which maps are expected."""
+        return self.input_projection.weight.dtype
+
     @classmethod
     def from_config(cls, config: LocalizerConfig) -> Localizer:
         """A localizer of the given sizes with freshly drawn weights."""

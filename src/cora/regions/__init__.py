@@ -10,7 +10,7 @@ from cora.regions.learned_text import (
     LearnedTextConfig,
     build_learned_text,
 )
-from cora.regions.pooling import exact_pooling, fast_pooling
+from cora.regions.pooling import ProjectedMap, exact_pooling, fast_pooling, project_map
 from cora.regions.prompt import RegionPrompt
 from cora.regions.templates import IMAGENET_TEMPLATES, TEMPLATE_SETS, clean_templates, read_templates
 from cora.regions.vocabulary import Vocabulary, VocabularyEncoder, clean_names, default_cache_dir
@@ -24,6 +24,7 @@ __all__ = [
     "LearnedOffsets",
     "LearnedText",
     "LearnedTextConfig",
+    "ProjectedMap",
     "RegionClassifier",
     "RegionPrompt",
     "Vocabulary",
@@ -36,6 +37,7 @@ __all__ = [
     "default_cache_dir",
     "exact_pooling",
     "fast_pooling",
+    "project_map",
     "read_descriptions",
     "read_templates",
 ]

@@ -43,6 +43,12 @@ class ImageTower(FrozenModule):
         return self.net.attnpool
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and of the maps."""
+        dtype: torch.dtype = self.attention_pool.c_proj.weight.dtype
+        return dtype
+
+    @property
     def c3_channels(self) -> int:
         """Channels of C3."""
         return self.c4_channels // 2
@@ -59,7 +65,7 @@ class ImageTower(FrozenModule):
 
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
         """C3 [B, C3, H/16, W/16] and C4 [B, C4, H/32, W/32] with the mask resized to each (nearest)."""
-        c3 = self.encode_c3(batch.pixels)
+        c3 = self.encode_c3(batch.pixels.to(self.dtype))
         c4 = self.net.layer4(c3)
         return self._with_mask(c3, batch.mask), self._with_mask(c4, batch.mask)
 

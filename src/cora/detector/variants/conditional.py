@@ -26,7 +26,7 @@ class ConditionalDetector(Detector):
         """A detector that shares all modules with the given one."""
         return cls(**parts_of(detector)).train(detector.training)
 
-    def forward(self, batch: ImageBatch, vocabulary: Vocabulary) -> DetectorOutput:
+    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
         """Score the boxes of a batch, each for its class; `scores` of other classes are 0."""
         c3, _ = self.encode(batch)
         memory = self.encode_map(c3)

@@ -16,6 +16,7 @@ from torchvision.ops import roi_align
 from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector.cora import Detector
 from cora.detector.variants.parts import parts_of
+from cora.regions import ProjectedMap, Vocabulary
 from cora.structures import FeatureMap, ImageBatch
 
 #: Crops encoded at once; bounds the memory.
@@ -70,3 +71,15 @@ class CropDetector(Detector):
         width = self.image_tower.embed_dim
         whole = torch.cat(embeddings) if embeddings else c3.features.new_zeros(0, width)
         return whole.view(*boxes_cxcywh.shape[:2], width)
+
+    def classify_best(
+        self,
+        c3: FeatureMap,
+        projected: ProjectedMap,
+        boxes_cxcywh: Tensor,
+        objectness: Tensor,
+        vocabulary: Vocabulary,
+        least_score: float = 0.0,
+    ) -> Tensor:
+        """Class probabilities [B, K, C], every box by its crop: nothing is estimated from the map."""
+        return self.classify(c3, boxes_cxcywh, vocabulary)

@@ -58,7 +58,7 @@ class EndToEndDetector(Detector):
         head = EndToEndHead(dim=config.dim, embed_dim=config.embed_dim).to(detector.device)
         return cls(head=head, **parts_of(detector)).train(detector.training)
 
-    def forward(self, batch: ImageBatch, vocabulary: Vocabulary) -> DetectorOutput:
+    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
         """Score all boxes of a batch for every class; `objectness` is the best class's logit."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)

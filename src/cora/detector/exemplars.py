@@ -1,0 +1,205 @@
+"""Classes given by pictures instead of words, or by both: an exemplar is a picture, or a box in one.
+
+An exemplar goes through the frozen tower and exact pooling with the region prompt (METHOD section 3), as a detected
+box does. Its embedding cannot stand beside those of names as it is: any two pictures are closer to each other than a
+picture is to its own name (the modality gap), so a class by pictures would claim every box. Subtracting the mean of
+pictures does not mend that, their spread being larger, too. What does is to say the exemplar in words: the mean of the
+embeddings of everyday names, each with the probability that the model gives it for the exemplar. The numbers are in
+docs/exemplars.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cora.boxes import xyxy_to_cxcywh
+from cora.errors import ImageError, VocabularyError
+from cora.images import ImageSource, read_image
+from cora.regions.descriptions import Descriptions
+from cora.regions.everyday import EVERYDAY_NAMES
+from cora.regions.vocabulary import Vocabulary, clean_names
+
+if TYPE_CHECKING:
+    from cora.detector.cora import Detector
+
+#: Left, top, right, bottom in pixels of the upright picture.
+Box = Sequence[float]
+#: A picture that shows the thing and little else, or a picture and the box around the thing in it.
+Exemplar = ImageSource | tuple[ImageSource, Box]
+Exemplars = Mapping[str, Sequence[Exemplar]]
+
+#: Share of the pictures in a class by words and pictures (benchmarks/exemplars.py).
+PICTURE_SHARE = 0.25
+_ROUNDING_PX = 1.0  # how far a box may reach over the border of its picture
+
+
+def exemplar_vocabulary(
+    detector: Detector,
+    classes: Sequence[str] | Vocabulary,
+    exemplars: Exemplars,
+    descriptions: Descriptions | None = None,
+) -> Vocabulary:
+    """The vocabulary of names and exemplars.
+
+    A name in `classes` alone is a class by words, a name in `exemplars` alone one by pictures, and a name in both is a
+    class by words and pictures. The classes come first, in their order, then those by pictures alone.
+
+    Args:
+        detector: whose towers embed both.
+        classes: names, or a vocabulary that was encoded before; may be empty where there are exemplars.
+        exemplars: name -> pictures of it.
+        descriptions: sentences on what some of the classes look like.
+
+    Raises:
+        VocabularyError: unusable names, a class without a picture.
+        ImageError: a picture cannot be read, a box that is not in its picture.
+    """
+    vocabulary = classes if isinstance(classes, Vocabulary) else None
+    if vocabulary is None and (classes or not exemplars):
+        vocabulary = detector.vocabulary_encoder.encode(classes, descriptions=descriptions)  # type: ignore[arg-type]
+    if not exemplars:
+        assert vocabulary is not None  # an empty list of names has raised
+        return vocabulary
+    words = detector.vocabulary_encoder.encode(EVERYDAY_NAMES).embeddings.to(detector.device)
+    scale = detector.config.tower.logit_scale
+    pictures = embed_exemplars(detector, exemplars)
+    pictured = {name: in_words(embedding, words, scale=scale) for name, embedding in pictures.items()}
+    return with_exemplars(vocabulary, pictured)
+
+
+def embed_exemplars(detector: Detector, exemplars: Exemplars) -> dict[str, Tensor]:
+    """Unit embedding [D] of every class that is given by pictures.
+
+    Several exemplars of a class are averaged on the unit sphere: the mean of their unit embeddings, made unit again.
+
+    Raises:
+        VocabularyError: blank names or the same twice, a class without a picture.
+        ImageError: a picture cannot be read, a box that is not in its picture.
+    """
+    names = clean_names(tuple(exemplars))
+    embeddings = {}
+    for name, pictures in zip(names, exemplars.values(), strict=True):
+        if isinstance(pictures, str) or not isinstance(pictures, Sequence):
+            raise VocabularyError(
+                f"exemplars of {name!r}: expected a list of pictures, got {type(pictures).__name__}; put it in a list"
+            )
+        if not pictures:
+            raise VocabularyError(f"exemplars of {name!r}: expected at least one picture, got an empty list")
+        embeddings[name] = F.normalize(torch.stack([_embed(detector, one) for one in pictures]).mean(dim=0), dim=-1)
+    return embeddings
+
+
+def in_words(embedding: Tensor, words: Tensor, *, scale: float) -> Tensor:
+    """A picture's embedding said in words: normalize(sum_w p_w w), p = softmax(scale * w . embedding).
+
+    Args:
+        embedding: unit embedding [D] of a picture.
+        words: unit embeddings [W, D] of names.
+        scale: of the cosines, the tower's logit scale.
+
+    Returns:
+        Unit embedding [D] among those of names.
+    """
+    words = words.to(embedding)
+    return F.normalize((scale * words @ embedding).softmax(dim=0) @ words, dim=0)
+
+
+def embed_region(detector: Detector, image: ImageSource, box_xyxy_px: Box | None = None) -> Tensor:
+    """Unit embedding [D], float32, of a region of a picture, or of the whole picture.
+
+    Args:
+        detector: its tower, exact pooling and region prompt are used.
+        image: path, Pillow image or uint8 RGB array.
+        box_xyxy_px: left, top, right, bottom in pixels of the upright picture; None for all of it.
+
+    Raises:
+        ImageError: the picture cannot be read, or the box is not in it.
+    """
+    return _embed(detector, image if box_xyxy_px is None else (image, box_xyxy_px))
+
+
+# What is embedded here may be kept and used in training later, so it must not be born as an inference tensor.
+@torch.inference_mode(False)
+@torch.no_grad()
+def _embed(detector: Detector, exemplar: Exemplar) -> Tensor:
+    source, box = exemplar if isinstance(exemplar, tuple) else (exemplar, None)
+    picture = read_image(source)
+    corners = torch.tensor([0.0, 0.0, picture.width, picture.height]) if box is None else _checked(box, picture, source)
+    scale = corners.new_tensor([picture.width, picture.height] * 2)
+    boxes_cxcywh = xyxy_to_cxcywh(corners / scale).view(1, 1, 4).to(detector.device)
+    c3, _ = detector.encode(detector.preprocessor([picture]).to(detector.device))
+    return detector.embed_exact(c3, boxes_cxcywh)[0, 0].float()
+
+
+def _checked(box_xyxy_px: Box, picture: Image.Image, source: ImageSource) -> Tensor:
+    """The box [4], limited to the picture, which it may pass by no more than a rounding."""
+    values = [float(value) for value in box_xyxy_px]
+    what = f"a picture of {picture.width} x {picture.height} pixels"
+    if isinstance(source, str | Path):
+        what += f" ({source})"
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        raise ImageError(f"box: expected four numbers (left, top, right, bottom) for {what}, got {values}")
+    left, top, right, bottom = values
+    if (
+        min(left, top) < -_ROUNDING_PX
+        or right > picture.width + _ROUNDING_PX
+        or bottom > picture.height + _ROUNDING_PX
+        or min(right - left, bottom - top) < 1
+    ):
+        shown = ", ".join(f"{value:g}" for value in values)
+        raise ImageError(f"box: expected left, top, right, bottom within {what}, at least 1 apart, got {shown}")
+    return torch.tensor([max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height)])
+
+
+def with_exemplars(
+    vocabulary: Vocabulary | None, embeddings: Mapping[str, Tensor], *, share: float = PICTURE_SHARE
+) -> Vocabulary:
+    """Put classes given by pictures into a vocabulary.
+
+    A class that the vocabulary has by words becomes the weighted mean of both unit embeddings, made unit again; the
+    others are appended, with a pre-matching weight of 1. Names are compared without regard to case.
+
+    Args:
+        vocabulary: classes by words; None for none.
+        embeddings: name -> unit embedding [D] among those of names (`in_words`).
+        share: 0..1, how much of a class by words and pictures comes from the pictures.
+
+    Raises:
+        VocabularyError: unusable names, embeddings of another width than the vocabulary's.
+    """
+    names = clean_names(tuple(embeddings))
+    pictured = torch.stack(list(embeddings.values()))
+    if vocabulary is None:
+        return Vocabulary(names, pictured)
+    words = vocabulary.embeddings
+    if pictured.shape[1] != words.shape[1]:
+        raise VocabularyError(
+            f"exemplars: expected embeddings of the names' width {words.shape[1]}, got {pictured.shape[1]}; "
+            "embed them with the same model"
+        )
+    pictured = pictured.to(words)
+    places = {name.casefold(): place for place, name in enumerate(vocabulary.names)}
+    mixed = words.clone()
+    new = []
+    for row, name in enumerate(names):
+        place = places.get(name.casefold())
+        if place is None:
+            new.append(row)
+        else:
+            mixed[place] = F.normalize((1 - share) * words[place] + share * pictured[row], dim=0)
+    weights = vocabulary.weights
+    return replace(
+        vocabulary,
+        names=(*vocabulary.names, *(names[row] for row in new)),
+        embeddings=torch.cat([mixed, pictured[new]]),
+        weights=None if weights is None else torch.cat([weights, weights.new_ones(len(new))]),
+    )

@@ -1,0 +1,220 @@
+"""From pictures to detections: reading ahead, batches, vocabulary and options around the detector's forward pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, TypeVar
+
+import torch
+from PIL import Image
+
+from cora.detector.exemplars import Exemplars, exemplar_vocabulary
+from cora.detector.tiling import Tiles, predict_tiled
+from cora.errors import VocabularyError
+from cora.images import ImageSource, read_image
+from cora.regions import EVERYDAY_NAMES, Descriptions, Vocabulary
+from cora.structures import Detections, ImageBatch
+from cora.towers.folding import Precision, inference_dtype, inference_tower
+
+if TYPE_CHECKING:
+    from cora.detector.cora import Detector
+
+AnyDetector = TypeVar("AnyDetector", bound="Detector")
+
+
+class VocabularyOptions(TypedDict, total=False):
+    """How names become a vocabulary.
+
+    Attributes:
+        class_weights: factor by name on a class's score in anchor pre-matching (METHOD section 7).
+        distractors: names of other things that may be in the pictures. They take their share of a region's class
+            probability and are never reported, which keeps a short list of classes from claiming everything.
+            None takes the model's choice, () none.
+        descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}; they share in the
+            embeddings of those classes.
+        exemplars: pictures of classes, {"my logo": ["logo.png"]}: of classes that have no name in the list, or that
+            have one, too; see `cora.detector.exemplars`.
+    """
+
+    class_weights: Mapping[str, float] | None
+    distractors: Sequence[str] | None
+    descriptions: Descriptions | None
+    exemplars: Exemplars | None
+
+
+class PredictOptions(VocabularyOptions, total=False):
+    """Everything that `Detector.predict` can be told besides pictures and names; see also `VocabularyOptions`.
+
+    Attributes:
+        score: only detections above it, 0..1; 0.3 by default.
+        nms_iou: per-class suppression threshold; the model's if None.
+        max_detections: boxes kept per image; the model's if None.
+        tiles: look at overlapping parts of a picture, too, for small objects.
+        batch_size: pictures in one pass, padded to the largest of them; 1 by default.
+        score_all_boxes: the published way: every box through exact pooling, in the precision of the weights.
+        precision: type that the image tower runs in; the detector's own choice (`Detector.precision`) by default.
+    """
+
+    score: float
+    nms_iou: float | None
+    max_detections: int | None
+    tiles: Tiles | None
+    batch_size: int
+    score_all_boxes: bool
+    precision: Precision | None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    score: float = 0.3
+    nms_iou: float | None = None
+    max_detections: int | None = None
+
+
+def build_vocabulary(detector: Detector, classes: Sequence[str] | Vocabulary, options: VocabularyOptions) -> Vocabulary:
+    """Encode names, with everything that goes beside them; a vocabulary that was encoded before is completed.
+
+    Raises:
+        VocabularyError: the names are unusable, or descriptions come with an encoded vocabulary.
+    """
+    descriptions, exemplars = options.get("descriptions"), options.get("exemplars")
+    if isinstance(classes, Vocabulary) and descriptions is not None:
+        raise VocabularyError(
+            "descriptions: expected names of classes beside them, got an encoded vocabulary; "
+            "give the descriptions where it is encoded"
+        )
+    if exemplars:
+        vocabulary = exemplar_vocabulary(detector, classes, exemplars, descriptions)
+    elif isinstance(classes, Vocabulary):
+        vocabulary = classes
+    else:
+        vocabulary = detector.vocabulary_encoder.encode(classes, descriptions=descriptions)
+    vocabulary = vocabulary.weighted(options.get("class_weights"))
+    others = options.get("distractors")
+    if others is None and vocabulary.distractors is None:
+        others = EVERYDAY_NAMES if detector.config.postprocess.distractors == "everyday" else ()
+    if others:
+        vocabulary = vocabulary.beside(detector.vocabulary_encoder, others)
+    return vocabulary.to(detector.device)
+
+
+@torch.inference_mode()
+def predict_pictures(
+    detector: Detector, sources: Sequence[ImageSource], vocabulary: Vocabulary, options: PredictOptions
+) -> list[Detections]:
+    """Detections of every picture, in order; the next pictures are read and resized while the model runs."""
+    batch_size = options.get("batch_size", 1)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    settings = _Settings(
+        score=options.get("score", 0.3),
+        nms_iou=options.get("nms_iou"),
+        max_detections=options.get("max_detections"),
+    )
+    runner = _runner(detector, options)
+    tiles = options.get("tiles")
+    if tiles is not None:
+        return [
+            predict_tiled(
+                lambda parts: _predict(runner, parts, vocabulary, settings, batch_size), read_image(source), tiles=tiles
+            )
+            for source in sources
+        ]
+    return _predict(runner, sources, vocabulary, settings, batch_size)
+
+
+def _runner(detector: Detector, options: PredictOptions) -> Detector:
+    if options.get("score_all_boxes", False):
+        return scoring_all_boxes(detector)
+    return at_precision(detector, options.get("precision") or detector.precision)
+
+
+def scoring_all_boxes(detector: AnyDetector) -> AnyDetector:
+    """A view that works as published: every box by exact pooling, the tower as it is, nothing folded."""
+    view = copy.copy(detector)
+    every = replace(detector.config.postprocess, max_scored_boxes=0, exact_boxes=0)
+    view.config = replace(detector.config, postprocess=every)
+    return view
+
+
+def _predict(
+    detector: Detector,
+    sources: Sequence[ImageSource],
+    vocabulary: Vocabulary,
+    settings: _Settings,
+    batch_size: int,
+) -> list[Detections]:
+    found: list[Detections] = []
+    for names, pictures, batch in _batches(detector, sources, batch_size):
+        batch = batch.to(detector.device)
+        kept = detector.postprocess(
+            detector(batch, vocabulary, least_score=settings.score),
+            batch.original_sizes,
+            score=settings.score,
+            nms_iou=settings.nms_iou,
+            max_detections=settings.max_detections,
+        )
+        found += [
+            Detections(
+                boxes_xyxy_px=boxes.cpu(),
+                scores=scores.cpu(),
+                labels=labels.cpu(),
+                class_names=vocabulary.names,
+                image_size=size,
+                image=picture,
+                path=str(source) if isinstance(source, str | Path) else None,
+            )
+            for source, picture, size, (boxes, scores, labels) in zip(
+                names, pictures, batch.original_sizes, kept, strict=True
+            )
+        ]
+    return found
+
+
+_Batch = tuple[Sequence[ImageSource], list[Image.Image], ImageBatch]
+
+
+def _batches(detector: Detector, sources: Sequence[ImageSource], batch_size: int) -> Iterator[_Batch]:
+    """Batches in order, the next one made in a thread beside the model: decoding and resizing release Python's lock."""
+
+    def make(start: int) -> _Batch:
+        names = sources[start : start + batch_size]
+        pictures = [read_image(source) for source in names]
+        return names, pictures, detector.preprocessor(pictures)
+
+    starts = range(0, len(sources), batch_size)
+    if len(starts) < 2:
+        yield from map(make, starts)
+        return
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead: Future[_Batch] = reader.submit(make, 0)
+        for start in starts[1:]:
+            batch, ahead = ahead.result(), reader.submit(make, start)
+            yield batch
+        yield ahead.result()
+
+
+def at_precision(detector: AnyDetector, precision: Precision) -> AnyDetector:
+    """A view of the detector whose image tower is a copy for inference; all other parts are shared.
+
+    The tower is frozen, so the copy stays true through training; it is made again when weights were loaded or moved.
+    """
+    dtype = inference_dtype(precision, detector.device)
+    tower = detector.image_tower
+    state = (dtype, *((value.data_ptr(), value.device, _version(value)) for value in tower.state_dict().values()))
+    if detector.inference_tower is None or detector.inference_tower[0] != state:
+        with torch.inference_mode(False):
+            detector.inference_tower = (state, inference_tower(tower, dtype))
+    view = copy.copy(detector)
+    # Modules keep their parts in a dictionary, which a shallow copy shares.
+    view._modules = dict(detector._modules)
+    view.image_tower = detector.inference_tower[1]
+    return view
+
+
+def _version(value: torch.Tensor) -> int:
+    return 0 if value.is_inference() else value._version

@@ -1,0 +1,125 @@
+"""Predicting: the fast way against the published one, vocabularies made once, reading ahead, the inference copy."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cora.detector import Detector
+from cora.errors import ImageError, VocabularyError
+from cora.structures import Detections
+
+NAMES = ["cat", "dog", "red car"]
+
+
+def picture(seed: int, height: int = 80, width: int = 100) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height))
+
+
+def postprocessing(detector: Detector, **changes: int) -> Detector:
+    changed = copy.copy(detector)
+    changed.config = replace(detector.config, postprocess=replace(detector.config.postprocess, **changes))
+    return changed
+
+
+def assert_same(mine: Detections, others: Detections, *, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(mine.scores, others.scores, rtol=1e-3, atol=atol)
+    torch.testing.assert_close(mine.boxes_xyxy_px, others.boxes_xyxy_px, rtol=1e-3, atol=1e-2)
+    assert torch.equal(mine.labels, others.labels)
+
+
+def test_with_every_box_pooled_exactly_the_fast_way_is_the_published_one(detector: Detector) -> None:
+    fast = postprocessing(detector, max_scored_boxes=0, exact_boxes=0)
+    for seed in range(3):
+        plain = fast.predict(picture(seed), NAMES, score=0.001)
+        published = detector.predict(picture(seed), NAMES, score=0.001, score_all_boxes=True)
+        assert len(published) > 0
+        assert_same(plain, published)
+
+
+def test_boxes_that_cannot_reach_the_score_change_nothing(detector: Detector) -> None:
+    every = postprocessing(detector, max_scored_boxes=0, exact_boxes=1000)
+    shown = every.predict(picture(1), NAMES, score=0.001)
+    bound = float(shown.scores.median())
+    kept = shown.scores > bound
+    above = every.predict(picture(1), NAMES, score=bound)
+    torch.testing.assert_close(above.scores, shown.scores[kept])
+    torch.testing.assert_close(above.boxes_xyxy_px, shown.boxes_xyxy_px[kept])
+
+
+def test_few_exact_boxes_keep_the_best_detections_near(detector: Detector) -> None:
+    some = postprocessing(detector, exact_boxes=4)
+    batch, vocabulary = some.preprocessor([picture(2), picture(3)]), some.vocabulary(NAMES)
+    with torch.inference_mode():
+        mixed, fully = some(batch, vocabulary), postprocessing(detector, exact_boxes=0)(batch, vocabulary)
+    assert torch.equal(mixed.boxes_cxcywh, fully.boxes_cxcywh)
+    same = torch.isclose(mixed.probabilities, fully.probabilities, atol=1e-6).all(dim=-1)
+    assert (same.sum(dim=1) >= 4).all()  # the exact ones of each image are those of the full way
+    assert not same.all()  # and the others are estimates, not copies
+
+
+def test_a_vocabulary_made_once_gives_the_same(detector: Detector) -> None:
+    vocabulary = detector.vocabulary(NAMES, distractors=["wall"], class_weights={"dog": 8.0})
+    assert vocabulary.distractors is not None
+    assert len(vocabulary.distractors) == 1
+    mine = detector.predict(picture(4), vocabulary, score=0.001)
+    told = detector.predict(picture(4), NAMES, score=0.001, distractors=["wall"], class_weights={"dog": 8.0})
+    assert_same(mine, told, atol=0)
+    with pytest.raises(VocabularyError, match="expected names of classes beside them, got an encoded vocabulary"):
+        detector.vocabulary(vocabulary, descriptions={"dog": ["it barks"]})
+
+
+def test_reading_ahead_keeps_the_order(detector: Detector, tmp_path: Path) -> None:
+    files = []
+    for seed in range(5):
+        files.append(tmp_path / f"{seed}.png")
+        picture(seed, 40 + 8 * seed).save(files[-1])
+    for batch_size in (1, 2, 5, 7):
+        found = detector.predict(files, NAMES, score=0.0, batch_size=batch_size)
+        assert [one.path for one in found] == [str(file) for file in files]
+        assert [one.image_size[0] for one in found] == [40 + 8 * seed for seed in range(5)]
+    files[3].write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"3\.png"):
+        detector.predict(files, NAMES)
+    assert detector.predict([], NAMES) == []
+
+
+def test_the_inference_copy_follows_the_weights(detector: Detector) -> None:
+    mine = copy.deepcopy(detector)
+    first = mine.at_precision("float32").image_tower
+    assert mine.at_precision("float32").image_tower is first
+    assert mine.at_precision("bfloat16").image_tower is not first
+    before = mine.predict(picture(5), NAMES, score=0.0).scores
+    weights = mine.state_dict()
+    name = "image_tower.net.layer3.0.conv1.weight"
+    mine.load_state_dict({**weights, name: torch.zeros_like(weights[name])})
+    assert not torch.equal(mine.predict(picture(5), NAMES, score=0.0).scores, before)
+
+
+def test_a_view_shares_all_but_the_tower(detector: Detector) -> None:
+    view = detector.at_precision("bfloat16")
+    assert view.localizer is detector.localizer
+    assert view.image_tower.dtype == torch.bfloat16
+    assert detector.image_tower.dtype == torch.float32
+    assert detector.state_dict().keys() == {*detector.state_dict()}
+    assert not any("inference" in name for name in detector.state_dict())
+
+
+def test_half_precision_finds_the_same_boxes(detector: Detector) -> None:
+    full = detector.predict(picture(6), NAMES, score=0.0, max_detections=3)
+    half = detector.predict(picture(6), NAMES, score=0.0, max_detections=3, precision="bfloat16")
+    torch.testing.assert_close(half.scores, full.scores, rtol=0.1, atol=0.02)
+
+
+def test_bad_options(detector: Detector) -> None:
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+        detector.predict(picture(0), NAMES, batch_size=0)
+    with pytest.raises(ValueError, match="precision: expected one of"):
+        detector.predict(picture(0), NAMES, precision="int4")  # type: ignore[call-overload]
