@@ -43,29 +43,16 @@ from cora.localizer import Localizer, kmeans_anchors
 from cora.regions import Vocabulary
 from cora.structures import Targets
 from cora.training.chain import Chain, Hooks
-from cora.training.defaults import small_augment
-from cora.training.denoising import DenoisingConfig
+from cora.training.defaults import SMALL_PROMPTS, SMALL_TASK, small_augment
 from cora.training.ema import Ema, load_trainable_state
 from cora.training.identity import seed_stage
-from cora.training.localizer_task import LocalizerTaskConfig
 from cora.training.loop import train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
-from cora.training.recipe import DataStage, PromptStage, StageSchedule, TrainRecipe
+from cora.training.recipe import DataStage, TrainRecipe
 from cora.training.relabel import relabel
 from cora.training.variants import VARIANTS, Variant
 
 VERSIONS, BATCH, LR, EMA, GRAD_CLIP = 2, 4, 4e-4, 0.998, 0.5
-TASK = LocalizerTaskConfig(
-    class_dropout=0.2, denoising=DenoisingConfig(groups=5, box_noise=0.6, max_queries=60), target_repeats=3
-)
-PROMPT = PromptStage(
-    epochs=16,
-    batch=16,
-    lr=2e-3,
-    schedule=StageSchedule(kind="cosine", warmup_steps=100),
-    balance="sqrt",
-    grad_clip=0.5,
-)
 #: Steps between two saves, and those that are timed for a budget of minutes.
 CHUNK, TIMED = 100, 20
 GROUPS = ("novel", "base", "all")
@@ -125,7 +112,7 @@ class Ablation:
         """The detector with a prompt of its own, trained once for all rows."""
         detector = cora.load(model)
         data = DataStage(augment=small_augment(detector.preprocessor.config.short_side), versions=1)
-        recipe = TrainRecipe(model=model, fresh=True, data=data, prompts=PROMPT, relabel=None, localizer=None)
+        recipe = TrainRecipe(model=model, fresh=True, data=data, prompts=SMALL_PROMPTS, relabel=None, localizer=None)
         hooks = Hooks(report=_report, say=print)
         Chain(recipe=recipe, detector=detector, dataset=self.train_set, run=self.run / "start", hooks=hooks).all()
         return detector
@@ -178,7 +165,7 @@ class Ablation:
         mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
         anchors = start.localizer.learned_anchors
         anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
-        task = variant.build(detector=start, vocabulary=self.vocabulary, config=TASK)
+        task = variant.build(detector=start, vocabulary=self.vocabulary, config=SMALL_TASK)
         collate = Labelled(self.labels(variant))
         loader = EpochLoader(
             dataset=self.cache, batch_size=BATCH, collate=collate, shape_key=self.cache.aspect, seed=seed

@@ -17,10 +17,8 @@ import sys
 from pathlib import Path
 
 from cora.apps.cli import main
-from cora.training.defaults import small_augment
-from cora.training.denoising import DenoisingConfig
-from cora.training.localizer_task import LocalizerTaskConfig
-from cora.training.recipe import DataStage, LocalizerStage, PromptStage, RelabelStage, StageSchedule, TrainRecipe
+from cora.training.defaults import SMALL_PROMPTS, SMALL_TASK, small_augment
+from cora.training.recipe import DataStage, LocalizerStage, RelabelStage, StageSchedule, TrainRecipe
 
 #: Short side of nano's photos in pixels.
 SHORT_SIDE = 384
@@ -32,14 +30,7 @@ def recipe() -> TrainRecipe:
         model="nano",
         fresh=True,
         data=DataStage(augment=small_augment(SHORT_SIDE), versions=2),
-        prompts=PromptStage(
-            epochs=16,
-            batch=16,
-            lr=2e-3,
-            schedule=StageSchedule(kind="cosine", warmup_steps=100),
-            balance="sqrt",
-            grad_clip=0.5,
-        ),
+        prompts=SMALL_PROMPTS,
         relabel=RelabelStage(plot=True),
         localizer=LocalizerStage(
             epochs=24,
@@ -48,11 +39,7 @@ def recipe() -> TrainRecipe:
             schedule=StageSchedule(kind="cosine", warmup_steps=100),
             grad_clip=0.5,
             ema=0.998,
-            task=LocalizerTaskConfig(
-                class_dropout=0.2,
-                denoising=DenoisingConfig(groups=5, box_noise=0.6, max_queries=60),
-                target_repeats=3,
-            ),
+            task=SMALL_TASK,
             anchors="kmeans",
         ),
         evaluate_every=24,

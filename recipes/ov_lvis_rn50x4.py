@@ -9,47 +9,20 @@ the prompt, 100 classes a step, and queries that may match a box of a similar cl
 Published (with extra data, CORA+): 28.1 APr. Not run here yet: it needs GPUs and CLIP's weights.
 """
 
-from cora.data.transforms import AugmentConfig
-from cora.training.localizer_task import LocalizerTaskConfig
-from cora.training.recipe import DataStage, LocalizerStage, PromptStage, RelabelStage, StageSchedule, TrainRecipe
+from dataclasses import replace
+
+from cora.training.defaults import PUBLISHED_LOCALIZER, PUBLISHED_PROMPTS, published_recipe
+from cora.training.recipe import RelabelStage, TrainRecipe
 
 
 def recipe() -> TrainRecipe:
     """The whole run: 5 epochs of prompts, labels by the prompted classifier, 35 epochs of the localizer."""
-    return TrainRecipe(
-        model="RN50x4-quickgelu",
-        data=DataStage(
-            augment=AugmentConfig(
-                short_sides=tuple(range(480, 801, 32)),
-                long_side=1333,
-                flip=0.5,
-                crop=0.5,
-                crop_short_sides=(400, 500, 600),
-                crop_sides=(384, 600),
-            ),
-            sampling="repeat-factor",
-            workers=4,
-        ),
-        prompts=PromptStage(
-            epochs=5,
-            batch=4,
-            lr=1e-4,
-            weight_decay=1e-4,
-            schedule=StageSchedule(kind="step", milestones=(4,)),
-            balance="equal",
-            max_boxes=64,
-            classes_per_step=100,
-        ),
+    coco = published_recipe("RN50x4-quickgelu")
+    task = replace(PUBLISHED_LOCALIZER.task, classes_per_step=100, relaxed_cosine=0.7)
+    return replace(
+        coco,
+        data=replace(coco.data, sampling="repeat-factor"),
+        prompts=replace(PUBLISHED_PROMPTS, balance="equal", max_boxes=64, classes_per_step=100),
         relabel=RelabelStage(),
-        localizer=LocalizerStage(
-            epochs=35,
-            batch=4,
-            lr=1e-4,
-            weight_decay=1e-4,
-            grad_clip=0.1,
-            ema=0.99996,
-            task=LocalizerTaskConfig(class_dropout=0.2, classes_per_step=100, relaxed_cosine=0.7),
-            anchors="keep",
-        ),
-        evaluate_every=5,
+        localizer=replace(PUBLISHED_LOCALIZER, task=task),
     )

@@ -1,13 +1,19 @@
 """Drawn boxes: right place, same colour for a name, labels readable and inside at any size."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFont
 
-from cora.draw import _overlap, _place, class_colour, draw_boxes, text_colour
+from cora.draw import class_colour, contact_sheet, draw_boxes, text_colour
+from cora.draw.fonts import _choose, font_for, shorten
+from cora.draw.places import Box, Places
+from cora.errors import CoraError
 
 
 def test_original_stays_and_frame_is_drawn() -> None:
@@ -80,12 +86,155 @@ def test_label_grows_with_the_picture(size: tuple[int, int]) -> None:
     assert letters.any() or text_colour(class_colour("cup")) == (255, 255, 255)
 
 
+def shared_pixels(one: Box, other: Box) -> int:
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return wide * high if wide > 0 and high > 0 else 0
+
+
 def test_labels_avoid_each_other() -> None:
     frame = (100, 100, 200, 200)
-    places: list[tuple[int, int, int, int]] = []
+    places = Places(frames=[frame], width=400, height=300)
+    found: list[Box] = []
     for _ in range(12):
-        place = _place(frame, (60, 16), places, 400, 300)
+        place, hidden = places.find(frame, (60, 16))
+        assert hidden == 0
         assert 0 <= place[0] < place[2] <= 400
         assert 0 <= place[1] < place[3] <= 300
-        assert all(_overlap(place, other) == 0 for other in places)
-        places.append(place)
+        assert all(shared_pixels(place, other) == 0 for other in found)
+        places.take(place)
+        found.append(place)
+
+
+def test_labels_avoid_other_objects() -> None:
+    frame, above = (100, 100, 160, 160), (90, 70, 170, 100)
+    place, _ = Places(frames=[frame, above], width=400, height=300).find(frame, (60, 16))
+    assert shared_pixels(place, above) == 0
+
+
+@given(
+    frame=st.tuples(st.integers(0, 90), st.integers(0, 70), st.integers(1, 40), st.integers(1, 40)),
+    size=st.tuples(st.integers(1, 100), st.integers(1, 80)),
+    taken=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 70)), max_size=5),
+)
+def test_places_are_inside_and_say_what_they_hide(
+    frame: Box, size: tuple[int, int], taken: list[tuple[int, int]]
+) -> None:
+    frame = (frame[0], frame[1], frame[0] + frame[2], frame[1] + frame[3])
+    places = Places(frames=[frame], width=100, height=80)
+    others = [(left, top, left + 20, top + 10) for left, top in taken]
+    for other in others:
+        places.take(other)
+    place, hidden = places.find(frame, size)
+    assert (place[2] - place[0], place[3] - place[1]) == size
+    assert 0 <= place[0] < place[2] <= 100
+    assert 0 <= place[1] < place[3] <= 80
+    assert hidden == sum(shared_pixels(place, other) for other in others)
+
+
+def test_a_crowd_leaves_most_of_the_picture_visible_and_names_every_class() -> None:
+    corners = [(x, y) for y in range(0, 480, 24) for x in range(0, 640, 26)]
+    boxes = [(x, y, x + 18, y + 16) for x, y in corners]
+    names = [f"thing {'abcdefgh'[number % 8]}" for number in range(len(boxes))]
+    assert len(boxes) == 500
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (640, 480), "white"), boxes, names, [0.5] * 500))
+    assert (drawn == 255).all(axis=-1).mean() > 0.45
+    for name in set(names):
+        coloured = (drawn == class_colour(name)).all(axis=-1)
+        # A frame fills no 9 x 9 pixels; only a label does.
+        windows = np.lib.stride_tricks.sliding_window_view(coloured, (9, 1)).all(axis=(-1, -2))
+        assert windows.any(), name
+
+
+def test_small_objects_stay_visible_on_large_pictures() -> None:
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (4000, 3000), "white"), [(2000, 2000, 2040, 2040)], ["cup"]))
+    assert (drawn[2005:2035, 2005:2035] == 255).all()
+
+
+def test_filling_is_transparent_and_inside_the_box() -> None:
+    image = Image.new("RGB", (100, 100), "white")
+    drawn = draw_boxes(image, [(40, 50, 80, 90)], ["cat"], fill=0.25)
+    expected = [round(0.75 * 255 + 0.25 * channel) for channel in class_colour("cat")]
+    assert np.abs(np.array(drawn.getpixel((60, 70))) - expected).max() <= 1
+    assert drawn.getpixel((85, 70)) == (255, 255, 255)
+    many = draw_boxes(image, [(40, 50, 80, 90)] * 20, ["cat"] * 20, fill=0.25)
+    assert many.getpixel((60, 70)) == drawn.getpixel((60, 70))
+    with pytest.raises(ValueError, match=r"expected an opacity in 0\.\.1, got 1\.5"):
+        draw_boxes(image, [], [], fill=1.5)
+
+
+def test_captions_replace_names_and_leave_the_colours() -> None:
+    image, boxes = Image.new("RGB", (200, 100), "white"), [(20, 40, 90, 90)]
+    drawn = draw_boxes(image, boxes, ["cat"], captions=["cat #12"])
+    assert drawn.tobytes() != draw_boxes(image, boxes, ["cat"]).tobytes()
+    assert drawn.getpixel((20, 80)) == class_colour("cat")
+    with pytest.raises(ValueError, match="got 1 boxes, 1 names, 2 captions"):
+        draw_boxes(image, boxes, ["cat"], captions=["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["café", "Żółw", "Хлеб", "σκύλος"])
+def test_letters_of_europe_are_written(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CORA_FONT", raising=False)
+    written, font = font_for(name, 20)
+    nothing = bytes(font.getmask("\U0010ffff"))
+    assert written == name
+    assert all(bytes(font.getmask(letter)) != nothing for letter in name)
+
+
+def test_accents_go_where_no_font_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cora.draw.fonts._exists", lambda face: False)
+    _choose.cache_clear()
+    assert font_for("café", 20)[0] == "cafe"
+    _choose.cache_clear()
+
+
+def test_a_letter_without_a_font_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cora.draw.fonts._exists", lambda face: False)
+    _choose.cache_clear()
+    for score in (0.1, 0.2):
+        draw_boxes(Image.new("RGB", (99, 99)), [(9, 9, 60, 60)], ["Хлеб"], [score])
+    _choose.cache_clear()
+    assert caplog.text.count("CORA_FONT") == 1
+
+
+def test_own_font(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped = Path(str(find_spec("matplotlib").submodule_search_locations[0]))  # type: ignore[union-attr, index]
+    monkeypatch.setenv("CORA_FONT", str(shipped / "mpl-data" / "fonts" / "ttf" / "DejaVuSerif.ttf"))
+    assert font_for("cat", 20)[1].getname() == ("DejaVu Serif", "Book")  # type: ignore[union-attr]
+    (tmp_path / "text.ttf").write_text("no font")
+    monkeypatch.setenv("CORA_FONT", str(tmp_path / "text.ttf"))
+    with pytest.raises(CoraError, match="CORA_FONT: expected the path of a font file"):
+        draw_boxes(Image.new("RGB", (99, 99)), [(9, 9, 60, 60)], ["cat"])
+
+
+@given(text=st.text(st.characters(codec="ascii", categories=["L", "N", "Z"]), max_size=60), room=st.integers(20, 300))
+def test_shortened_text_fits_and_keeps_both_ends(text: str, room: int) -> None:
+    font = ImageFont.load_default(12)
+    short = shorten(text, font, room, tail=0.5)
+    assert font.getlength(short) <= room
+    assert short == text or "…" in short
+    if "…" in short:
+        start, end = short.split("…")
+        assert text.startswith(start)
+        assert text.endswith(end)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_contact_sheet_shows_every_picture(count: int) -> None:
+    colours = [class_colour(f"picture {number}") for number in range(count)]
+    pictures = (Image.new("RGB", size, colour) for size, colour in zip([(300, 200), (3, 9)] * 4, colours, strict=False))
+    drawn = np.asarray(contact_sheet(pictures, [f"one\ntwo {number}" for number in range(count)], cell_px=64))
+    for colour in colours:
+        rows, columns = np.nonzero((drawn == colour).all(axis=-1))
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == 64
+
+
+def test_contact_sheet_of_wrong_input() -> None:
+    with pytest.raises(ValueError, match="expected at least one picture"):
+        contact_sheet([], [])
+    with pytest.raises(ValueError, match="got 20, None"):
+        contact_sheet([Image.new("RGB", (9, 9))], ["a"], cell_px=20)
+    with pytest.raises(ValueError, match="zip"):
+        contact_sheet([Image.new("RGB", (9, 9))], ["a", "b"])

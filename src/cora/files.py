@@ -27,7 +27,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        os.replace(temporary, path)
     except OSError as error:
         raise CoraError(
             f"expected to write {path}, got {error.strerror or error}; free or choose another place"

@@ -168,12 +168,17 @@ class Detections:
         """Class name of every detection."""
         return [self.class_names[label] for label in self.labels.tolist()]
 
-    def draw(self, image: Image.Image | None = None) -> Image.Image:
-        """A copy of the picture with boxes, names and scores; `image` stands in where none was kept."""
+    def draw(self, image: Image.Image | None = None, *, fill: float = 0.0) -> Image.Image:
+        """A copy of the picture with boxes, names and scores.
+
+        Args:
+            image: stands in where none was kept.
+            fill: opacity 0..1 of the class's colour inside the boxes.
+        """
         picture = image if image is not None else self.image
         if picture is None:
             raise ValueError("draw: expected an image, got detections that kept none; pass the picture: draw(image)")
-        return draw_boxes(picture, self.boxes_xyxy_px, self.names, self.scores)
+        return draw_boxes(picture, self.boxes_xyxy_px, self.names, self.scores, fill=fill)
 
     def to_coco(self, image_id: int, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
         """COCO results: bbox (x, y, width, height) in pixels; category ids by name, else label + 1."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ class FakeDetector:
 
     #: What the last `predict` was given.
     distractors: Sequence[str] | None = None
+    options: ClassVar[dict[str, object]] = {}
 
     def __init__(self) -> None:
         self.vocabulary_encoder = FakeEncoder()
@@ -32,9 +34,16 @@ class FakeDetector:
         return self
 
     def predict(
-        self, image: Image.Image, classes: Sequence[str], *, score: float, distractors: Sequence[str] | None
+        self,
+        image: Image.Image,
+        classes: Sequence[str],
+        *,
+        score: float,
+        distractors: Sequence[str] | None,
+        **options: object,
     ) -> Detections:
         FakeDetector.distractors = distractors
+        FakeDetector.options = options
         found = int(score < 0.8 and image.convert("L").getextrema()[1] > 0)
         return Detections(
             boxes_xyxy_px=torch.tensor([[0.0, 0.0, image.width / 2, image.height]])[:found],

@@ -113,7 +113,7 @@ CAPTIONS = ["--captions", "captions.csv"]
         ([*CAPTIONS, "--nouns-from", "none.txt"], "expected a file of class names, got No such file"),
         ([*CAPTIONS, "--nouns-from", "captions.csv"], "expected captions that name things, got none in the 2"),
         ([*CAPTIONS, "--class-scores", "none.json"], "cannot read none.json"),
-        ([*CAPTIONS, "--class-scores", "results.json"], "expected JSON of name to least score in 0..1"),
+        ([*CAPTIONS, "--class-scores", "results.json"], "expected a score in 0..1"),
         ([*CAPTIONS, "--device", "abacus"], "expected a device"),
         (["--classes", "cat, Cat"], "expected every name once, got 'cat' twice"),
         (["--classes", " "], "expected at least one"),

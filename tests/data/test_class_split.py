@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split, split_by_names
+from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, open_split, read_class_split, split_by_names
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError
@@ -47,6 +47,18 @@ def test_known_splits(name: str, base: int, novel: int) -> None:
     split = known_split(name)
     assert (len(split.base), len(split.novel)) == (base, novel)
     assert name in KNOWN_SPLITS
+
+
+def test_opens_by_name_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_split("coco") == open_split(Path("coco")) == known_split("coco")
+    own = '{"base": ["cup"], "novel": []}'
+    Path("own.json").write_text(own)
+    assert open_split("own.json") == ClassSplit(base=("cup",))
+    Path("coco").write_text(own)  # what lies there is meant, not what has the same name
+    assert open_split("coco") == ClassSplit(base=("cup",))
+    with pytest.raises(DataError, match="no class split at kitchen"):
+        open_split("kitchen")
 
 
 def test_unknown_split() -> None:

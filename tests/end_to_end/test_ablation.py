@@ -38,7 +38,7 @@ def kit(boxed_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_row_is_measured_once(
     ablation: ModuleType, kit: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablation, "PROMPT", PromptStage(epochs=1, batch=4, schedule=StageSchedule()))
+    monkeypatch.setattr(ablation, "SMALL_PROMPTS", PromptStage(epochs=1, batch=4, schedule=StageSchedule()))
     arguments = ["--kit", str(kit), "--run", str(tmp_path), "--model", str(tiny_model)]
     arguments += ["--steps", "3", "--resamples", "10", "--seeds", "0", "1"]
     ablation.main([*arguments, "--rows", "full", "oracle at test"])

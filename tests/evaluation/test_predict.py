@@ -59,6 +59,7 @@ def test_true_boxes_score_one_under_any_names(dataset, names):
         "class_weights": weights,
         "distractors": (),
         "batch_size": 1,
+        "tiles": None,
     }
     assert options == expected
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
-from cora.errors import DataError
+from cora.errors import CoraError
 from cora.images import read_image
 from cora.training.region_embeddings import embed_regions
 
@@ -90,5 +90,5 @@ def test_a_dataset_without_boxes_and_a_place_that_cannot_be_written(
     assert found.regions.shape == (0, 16)
     assert found.areas_px.shape == found.labels.shape == (0,)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"region embeddings cannot be written to .*name another place"):
+    with pytest.raises(CoraError, match=r"expected to write .*choose another place"):
         embed_regions(detector=detector, dataset=dataset, file=tmp_path / "file" / "regions.safetensors")

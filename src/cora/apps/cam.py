@@ -6,18 +6,14 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive
+from cora.apps.model_options import add_classes_option, add_device_option
 from cora.apps.study import add_tower
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora cam`."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the picture")
-    parser.add_argument(
-        "--classes",
-        required=True,
-        metavar="NAMES",
-        help='names divided by commas, "cat, remote control", or @FILE with one name a line',
-    )
+    add_classes_option(parser)
     add_tower(parser)
     parser.add_argument(
         "--layers", type=positive, default=2, metavar="N", help="last layers that are averaged (default: %(default)s)"
@@ -28,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("cam.png"), metavar="FILE.png", help="(default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 
 from PIL import Image
-from rich.console import Console
-from rich.text import Text
 
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes
+from cora.apps.files import check_writable
+from cora.apps.model_options import read_names
+from cora.apps.progress import output_console, say
 from cora.errors import CoraError
 from cora.files import write_whole
 from cora.images import read_image
-from cora.regions.vocabulary import clean_names
 from cora.study.build import build_frozen
 from cora.study.config import TowerPart
 from cora.study.plot import draw_maps
@@ -29,7 +28,7 @@ def draw_cams(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is computed.
     """
-    names = clean_names(parse_classes(args.classes))
+    names = read_names(args.classes)
     if args.output.suffix.lower() != ".png":
         raise CoraError(f"expected a name that ends in .png for the picture, got {args.output}")
     check_writable(args.output, folder=False)
@@ -43,7 +42,7 @@ def draw_cams(args: argparse.Namespace) -> int:
     drawn = draw_maps(picture, names, maps)
     write_whole(args.output, lambda file: drawn.save(file, format="PNG"))
     grid = f"{maps.shape[1]} x {maps.shape[2]} patches"
-    Console(highlight=False).print(Text(f"Wrote {args.output}: {len(names)} maps of {grid}"), soft_wrap=True)
+    say(output_console(), f"Wrote {args.output}: {len(names)} maps of {grid}")
     return 0
 
 

@@ -8,7 +8,27 @@ from pathlib import Path
 from typing import NoReturn
 
 from cora import __version__
-from cora.apps import cam, detect, evaluate, finetune, groups, pseudo_label, study, text, train
+from cora.apps import (
+    batch,
+    cam,
+    detect,
+    distill,
+    evaluate,
+    export,
+    finetune,
+    groups,
+    index,
+    prune,
+    pseudo_label,
+    quantize,
+    search,
+    search_arch,
+    serve,
+    study,
+    text,
+    train,
+    video,
+)
 from cora.errors import CoraError
 
 _INTERRUPTED = 130  # the shell's convention for a program ended by Ctrl-C
@@ -46,9 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="cora", description="Name the objects, get the boxes: open-vocabulary detection.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="cora", description="Name the objects, get the boxes: open-vocabulary detection."
+    )
     parser.add_argument("--version", action="version", version=f"cora {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     pictures = commands.add_parser(
         "detect",
@@ -58,6 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     detect.add_arguments(pictures)
     pictures.set_defaults(run=detect.run)
+
+    moving = commands.add_parser(
+        "video",
+        help="follow named objects through a video",
+        description="Follow named objects through a file, camera or stream; writes a video with boxes, and tables.",
+        epilog="Exit code: 0 done; 1 some of the video could not be read; 2 bad input; 130 Ctrl-C, files finished.",
+    )
+    video.add_arguments(moving)
+    moving.set_defaults(run=video.run)
 
     convert = commands.add_parser(
         "convert",
@@ -135,6 +166,33 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_arguments(own)
     own.set_defaults(run=finetune.run)
 
+    regions_of = commands.add_parser(
+        "index",
+        help="make a folder of pictures searchable",
+        description="Find the regions of all pictures in a folder and store them for 'cora search'.",
+        epilog="The same command again brings the index up to date, or goes on where it was stopped. "
+        "Exit code: 0 done; 1 some pictures could not be read; 2 bad input; 130 Ctrl-C.",
+    )
+    index.add_arguments(regions_of)
+    regions_of.set_defaults(run=index.run)
+
+    alike_regions = commands.add_parser(
+        "search",
+        help="find regions of an index by words or by a picture",
+        description="Find regions of an index by words or by a picture: prints a table, writes JSON and a picture.",
+    )
+    search.add_arguments(alike_regions)
+    alike_regions.set_defaults(run=search.run)
+
+    service = commands.add_parser(
+        "serve",
+        help="detect and search over HTTP, with a web page",
+        description="Detect and search over HTTP, with a web page, on this machine unless --host says otherwise.",
+        epilog="SIGTERM and Ctrl-C end it in order: what was accepted is answered. Exit code: 0, or 130 after Ctrl-C.",
+    )
+    serve.add_arguments(service)
+    service.set_defaults(run=serve.run)
+
     limits = commands.add_parser(
         "study",
         help="is classification or localization the problem?",
@@ -149,6 +207,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     cam.add_arguments(maps)
     maps.set_defaults(run=cam.run)
+
+    prune.add_command(commands)
+    distill.add_command(commands)
+    search_arch.add_command(commands)
+    export.add_command(commands)
+    quantize.add_command(commands)
+    batch.add_command(commands)
     return parser
 
 

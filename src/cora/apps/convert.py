@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from cora.apps.files import check_writable
+from cora.apps.progress import output_console, say
 from cora.detector.published import load_published
 from cora.errors import ModelError
 
@@ -23,5 +21,5 @@ def convert(*, checkpoint: Path, output: Path) -> int:
         raise ModelError(f"expected a checkpoint file, got no file at {checkpoint}; check the path")
     check_writable(output, folder=False)
     load_published(checkpoint).save(output)
-    Console(highlight=False).print(Text(f"Wrote {output}; use it with --model {output}"), soft_wrap=True)
+    say(output_console(), f"Wrote {output}; use it with --model {output}")
     return 0

@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import score
+from cora.apps.exemplar_options import add_exemplar_option, gather
+from cora.apps.model_options import (
+    add_classes_option,
+    add_device_option,
+    add_distractors_option,
+    add_model_option,
+    add_text_model_option,
+)
 from cora.apps.text_options import add_text_options
+from cora.apps.tile_options import add_tile_options, read_tiles
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,20 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="picture, folder (the pictures in it) or glob pattern"
     )
-    parser.add_argument(
-        "--classes",
-        required=True,
-        metavar="NAMES",
-        help='names divided by commas, "cat, remote control", or @FILE with one name a line',
-    )
-    parser.add_argument(
-        "--distractors",
-        metavar="NAMES",
-        help="other things that may be in the pictures, like --classes, or 'none'; they compete with the classes and "
-        "are never reported (default: the model's own choice)",
-    )
+    add_classes_option(parser, unless="there is an --exemplar")
+    add_exemplar_option(parser)
+    add_distractors_option(parser)
     add_text_options(parser)
-    parser.add_argument("--model", default="nano", help="name (see 'cora models') or file (default: %(default)s)")
+    add_model_option(parser)
+    add_text_model_option(parser)
     parser.add_argument(
         "--score", type=score, default=0.3, help="least score that is shown, 0 to 1 (default: %(default)s)"
     )
@@ -38,8 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the drawn pictures (default: %(default)s)",
     )
+    parser.add_argument(
+        "--fill",
+        type=score,
+        default=0.0,
+        metavar="SHARE",
+        help="opacity of the class's colour inside drawn boxes, 0 to 1 (default: %(default)g)",
+    )
+    add_tile_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all boxes in COCO format")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     return detect(
         sources=arguments.sources,
         classes=arguments.classes,
+        exemplars=gather(arguments.exemplar),
         model=arguments.model,
         score=arguments.score,
         output=arguments.output,
@@ -57,4 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         distractors=arguments.distractors,
         templates=arguments.templates,
         descriptions=arguments.descriptions,
+        fill=arguments.fill,
+        tiles=read_tiles(arguments),
+        short_side=arguments.short_side,
+        text_model=arguments.text_model,
     )

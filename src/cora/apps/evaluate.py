@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive, score
+from cora.apps.model_options import add_device_option, add_model_option
 from cora.apps.scoring_options import add_scoring_options
 from cora.apps.text_options import add_text_options
 from cora.apps.tile_options import add_tile_options
@@ -78,9 +79,9 @@ def _add_common(parser: argparse.ArgumentParser, *, photos: bool) -> None:
         metavar="FILE",
         help='JSON with the lists "base" and "novel", or "coco" or "lvis" (default: all classes are one group)',
     )
-    parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
+    add_model_option(parser, "name or path of the model")
     add_text_options(parser)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument(
         "--resamples",

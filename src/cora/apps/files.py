@@ -7,13 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cora.errors import CoraError, ImageError, VocabularyError
-
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx"),
-        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-    )
-)
+from cora.images import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import share
+from cora.apps.model_options import add_device_option, add_model_option
 from cora.apps.train_options import add_photos, add_settings
 
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help='classes that are measured but not trained on, "a, b" or @FILE: what an unseen class of this kind gets',
     )
-    parser.add_argument("--model", default="nano", help="name or file to start from (default: %(default)s)")
+    add_model_option(parser, "name or file to start from")
     parser.add_argument(
         "--run",
         type=Path,
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remember-annotations", type=Path, metavar="FILE", help="their boxes")
     parser.add_argument("--remember-split", metavar="FILE", help='their class split: JSON, "coco" or "lvis"')
     add_settings(parser, named=True)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,24 +7,26 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
+from cora.apps.progress import output_console, say
 from cora.apps.train_options import settings
-from cora.apps.train_run import read_photos, read_split, write_json
+from cora.apps.train_run import read_photos
+from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError
+from cora.files import write_json
 from cora.training.chain import MODEL, Chain, Hooks
 from cora.training.defaults import finetune_recipe
 from cora.training.identity import weights_hash
@@ -59,12 +61,10 @@ def finetune(args: argparse.Namespace) -> int:
     detector = cora.load(args.model).to(device)
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(args, detector, photos=len(train_set))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = output_console()
 
-    def say(line: str) -> None:
-        console.print(Text(line), soft_wrap=True)
-
-    say(
+    tell = partial(say, console)
+    tell(
         f"Learning {len(base)} classes from {int(train_set.class_counts().sum())} boxes in {len(train_set)} photos; "
         + (f"{len(held_out.dataset)} photos are held out" if held_out is not None else "none is held out")
     )
@@ -89,7 +89,7 @@ def finetune(args: argparse.Namespace) -> int:
     )
     if after:
         console.print(_table(before, after))
-    say(f"Wrote {output}; use it with --model {output}")
+    tell(f"Wrote {output}; use it with --model {output}")
     return 0
 
 
@@ -172,7 +172,7 @@ def _remembered(args: argparse.Namespace) -> HeldOut | None:
         raise DataError("expected --remember-images and --remember-annotations together, got one of them")
     if args.remember_annotations is None:
         return None
-    split = read_split(args.remember_split)
+    split = None if args.remember_split is None else open_split(args.remember_split)
     dataset = read_dataset(
         images=args.remember_images,
         annotations=args.remember_annotations,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive
+from cora.apps.model_options import add_device_option, add_model_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="annotated photos: also measure what is confused")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="their boxes (COCO, LVIS, VOC or YOLO)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N photos")
-    parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_model_option(parser, "name or path of the model")
+    add_device_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the grouping (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write groups and all numbers to this file")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw what is alike and what is confused")

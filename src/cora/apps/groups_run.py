@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,11 +17,12 @@ from torch.nn import functional as F
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, parse_classes
+from cora.apps.progress import output_console, tracked
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError, VocabularyError
 from cora.evaluation.confusion import region_confusion
-from cora.files import write_whole
+from cora.files import write_json, write_whole
 from cora.plots import draw_confusion, draw_matrix, side_by_side
 from cora.regions import Vocabulary
 from cora.regions.groups import Clusters, spherical_kmeans
@@ -97,7 +96,7 @@ def group_classes(args: argparse.Namespace) -> int:
         indices = range(min(len(dataset), args.limit or len(dataset)))
         confusion = region_confusion(detector, dataset, vocabulary, indices=indices, progress=_track)
     found = _in_order(vocabulary, clusters, confusion)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = output_console()
     _print(console, found, clusters)
     if args.picture is not None:
         picture = _picture(found, str(args.model))
@@ -209,9 +208,8 @@ def _write(
             ],
             "confusion": {"classes": list(found.names), "boxes": found.confusion.tolist()},
         }
-    text = json.dumps(report, indent=1) + "\n"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_json(path, report)
 
 
 def _track(indices: Sequence[int]) -> Any:
-    return track(indices, description="regions", console=Console(stderr=True), transient=True)
+    return tracked(indices, "regions")

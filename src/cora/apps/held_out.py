@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from cora.apps.progress import error_console
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
@@ -76,7 +76,7 @@ def check_extras(feature: str, *, measures: bool) -> None:
 @contextmanager
 def progress_report(*, show: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """A report (step, done, of all) that draws bars on a terminal and nothing elsewhere."""
-    console = Console(stderr=True)
+    console = error_console()
     if not (show and console.is_terminal):
         yield lambda _step, _done, _total: None
         return

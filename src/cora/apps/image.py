@@ -1,28 +1,27 @@
 """`cora detect`: pictures in, a table, drawn pictures and JSON out."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-import cora
-from cora.apps.device import pick_device
-from cora.apps.files import check_writable, find_images, output_names, parse_classes
+from cora.apps.files import check_writable, find_images, output_names
+from cora.apps.model_options import read_distractors, read_names
+from cora.apps.open_model import fixed_names, is_exported, open_detector
+from cora.apps.progress import error_console, output_console, progress_bar, report, say
 from cora.apps.text_options import read_text_options
-from cora.errors import ImageError
-from cora.files import write_whole
+from cora.apps.tile_options import set_short_side
+from cora.detector.exemplars import Exemplars
+from cora.detector.tiling import Tiles
+from cora.errors import ImageError, VocabularyError
+from cora.files import write_json, write_whole
 from cora.images import read_image
-from cora.regions.vocabulary import clean_names
+from cora.regions.vocabulary import Vocabulary
 from cora.structures import Detections
-
-_PIPE_WIDTH = 160  # a table in a pipe has no window to fit
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class _Found:
 def detect(
     *,
     sources: Sequence[str],
-    classes: str,
+    classes: str | None,
     model: str,
     score: float,
     output: Path,
@@ -43,12 +42,17 @@ def detect(
     distractors: str | None = None,
     templates: str | None = None,
     descriptions: Path | None = None,
+    fill: float = 0.0,
+    tiles: Tiles | None = None,
+    short_side: int | None = None,
+    exemplars: Exemplars | None = None,
+    text_model: str | None = None,
 ) -> int:
     """Detect, print and write; everything that can be checked is checked before the first picture is written.
 
     Args:
         sources: files, folders, patterns.
-        classes: names divided by commas, or @FILE.
+        classes: names divided by commas, or @FILE; None where there are exemplars, or for those of an exported file.
         model: name or path of a model.
         score: least score shown, 0..1.
         output: folder of the drawn pictures.
@@ -57,6 +61,11 @@ def detect(
         distractors: names of other things that compete with the classes, like `classes`; "none"; None for the model's.
         templates: sentences around a name: name of a set or a file; None for the model's.
         descriptions: JSON file of sentences on what classes look like, if there is one.
+        fill: opacity 0..1 of a class's colour inside drawn boxes.
+        tiles: overlapping parts of a picture that are looked at, too, for small objects.
+        short_side: length in pixels that the shorter side of pictures is resized to; None for the model's.
+        exemplars: pictures of classes, by name.
+        text_model: name or path of the model whose text tower embeds names for an exported file.
 
     Returns:
         Exit code: 0, or 1 if some pictures of several could not be read.
@@ -64,43 +73,50 @@ def detect(
     Raises:
         CoraError: bad input.
     """
-    names = clean_names(parse_classes(classes))
-    others = None if distractors is None else [] if distractors == "none" else clean_names(parse_classes(distractors))
+    if classes is None and not exemplars and not is_exported(model):
+        raise VocabularyError("the following arguments are required: --classes or --exemplar")
+    names = () if classes is None else read_names(classes)
+    others = read_distractors(distractors)
     options = read_text_options(templates, descriptions, names)
     found = find_images(sources)
     check_writable(output, folder=True)
     if json_path is not None:
         check_writable(json_path, folder=False)
-    where = pick_device(device)
-    detector = cora.load(model).to(where)
+    detector = open_detector(model, device, text_model=text_model)
+    if not names and not exemplars:
+        names = fixed_names(detector)
+    set_short_side(detector, short_side)
     options.apply(detector.vocabulary_encoder)
     for wanted in filter(None, (names, others)):
         detector.vocabulary_encoder.encode(wanted)  # names that are too long fail here, before any work
+    looked_for: Sequence[str] | Vocabulary = names
+    if exemplars:
+        looked_for = detector.vocabulary(names, distractors=others, exemplars=exemplars)
+        names = looked_for.names
 
     results: list[_Found] = []
     failures = len(found.problems)
     is_batch = len(found.paths) + len(found.problems) > 1
     targets = output_names(found.paths, output, ".jpg")
-    errors = Console(stderr=True, highlight=False)
-    with _progress(errors, hidden=len(found.paths) == 1) as progress:
+    errors = error_console()
+    with progress_bar(errors, hidden=len(found.paths) == 1) as progress:
         for problem in found.problems:
-            _report(progress.console, problem)
+            report(progress.console, problem)
         for path in progress.track(found.paths, description="detecting"):
             try:
                 image = read_image(path)
             except ImageError as error:
                 if not is_batch:
                     raise
-                _report(progress.console, str(error))
+                report(progress.console, str(error))
                 failures += 1
                 continue
-            detections = detector.predict(image, names, score=score, distractors=others)
-            _write_picture(targets[path], detections.draw(image))
+            detections = detector.predict(image, looked_for, score=score, distractors=others, tiles=tiles)
+            _write_picture(targets[path], detections.draw(image, fill=fill))
             # Thousands of results may be kept; the pictures that they refer to may not.
             results.append(_Found(path, replace(detections, image=None)))
     if json_path is not None:
-        text = json.dumps(to_coco(results, names), indent=1)
-        write_whole(json_path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        write_json(json_path, to_coco(results, names))
     _print(results, failures, score=score, output=output, json_path=json_path)
     return 1 if failures else 0
 
@@ -134,9 +150,7 @@ def to_coco(results: Sequence[_Found], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _print(results: Sequence[_Found], failures: int, *, score: float, output: Path, json_path: Path | None) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _PIPE_WIDTH)
+    console = output_console()
     total = sum(len(result.detections) for result in results)
     if total:
         table = Table("file", "class", "score", "box: left, top, right, bottom")
@@ -157,22 +171,6 @@ def _print(results: Sequence[_Found], failures: int, *, score: float, output: Pa
         else:
             summary = f"Nothing found in {images} with a score of {score:g} or more; try a lower --score."
         written = f"Pictures are in {output}" + ("." if json_path is None else f", boxes in {json_path}.")
-        console.print(Text(f"{summary} {written}"), soft_wrap=True)
+        say(console, f"{summary} {written}")
     if failures:
-        _report(Console(stderr=True, highlight=False), f"{failures} of the sources could not be read", "warning")
-
-
-def _report(console: Console, message: str, kind: str = "error") -> None:
-    console.print(Text(f"cora: {kind}: {' '.join(message.split())}"), soft_wrap=True)
-
-
-def _progress(console: Console, *, hidden: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=hidden or not console.is_terminal,
-    )
+        report(error_console(), f"{failures} of the sources could not be read", "warning")

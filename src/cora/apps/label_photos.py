@@ -5,29 +5,32 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import IMAGE_SUFFIXES, check_writable, parse_classes
+from cora.apps.files import check_writable, parse_classes
 from cora.apps.measure import fingerprint
+from cora.apps.model_options import read_distractors, read_names
+from cora.apps.progress import error_console, output_console, progress_bar, report, say
+from cora.batch import parse_thresholds
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto, folder_photos, read_captions
-from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split
+from cora.data.class_split import open_split
 from cora.data.read import read_dataset
 from cora.errors import CoraError, DataError
-from cora.regions.vocabulary import clean_names
+from cora.files import write_json
+from cora.images import IMAGE_SUFFIXES
 from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
-from cora.training.pseudo_boxes import DetectorTeacher, PseudoBoxConfig, PseudoReport, Teacher, pseudo_label, write_json
+from cora.training.pseudo_boxes import DetectorTeacher, PseudoBoxConfig, PseudoReport, Teacher, pseudo_label
 from cora.training.result_teacher import read_results
 
 _TOP = 20
@@ -57,30 +60,29 @@ def label_photos(args: argparse.Namespace) -> int:
     made_by: dict[str, Any] = {"cora": cora.__version__, **_inputs(args)}
     teacher = work.teacher
     if teacher is None:
-        others = args.distractors
-        distractors = None if others is None else () if others == "none" else clean_names(parse_classes(others))
+        others, distractors = args.distractors, read_distractors(args.distractors)
         detector = cora.load(args.model).to(device)
         if args.classes is not None:
-            detector.vocabulary_encoder.encode(clean_names(parse_classes(args.classes)))  # too long names fail here
+            detector.vocabulary_encoder.encode(read_names(args.classes))  # too long names fail here
         teacher = DetectorTeacher(detector=detector, model=Path(str(args.model)).name, distractors=distractors)
         made_by |= {"fingerprint": fingerprint(detector), "distractors": others}
-    errors = Console(stderr=True, highlight=False)
-    report = _label(work, teacher, alone, config, made_by, errors)
+    errors = error_console()
+    found = _label(work, teacher, alone, config, made_by, errors)
     mixed = None
     if args.merge and work.real is not None:
         pseudo = json.loads(alone.read_text(encoding="utf-8"))
         mixed = mix_annotations(work.real, pseudo, config=mix, novel=work.novel)
-        write_json(args.output, mixed.content)
-    _print(args, report, mixed, work, alone)
-    if report.problems:
-        errors.print(Text(f"cora: warning: {report.problems}"), soft_wrap=True)
-    return 1 if report.problems else 0
+        write_json(args.output, mixed.content, indent=None)
+    _print(args, found, mixed, work, alone)
+    if found.problems:
+        report(errors, str(found.problems), "warning")
+    return 1 if found.problems else 0
 
 
 def _label(
     work: _Work, teacher: Teacher, output: Path, config: PseudoBoxConfig, made_by: dict[str, Any], errors: Console
 ) -> PseudoReport:
-    with _progress(errors) as progress:
+    with progress_bar(errors) as progress:
         task = progress.add_task("labelling", total=len(work.photos))
         try:
             return pseudo_label(
@@ -115,7 +117,10 @@ def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
 
 
 def _config(args: argparse.Namespace) -> PseudoBoxConfig:
-    return PseudoBoxConfig(score=args.score, class_scores=_class_scores(args.class_scores))
+    if args.class_scores is None:
+        return PseudoBoxConfig(score=args.score)
+    thresholds = parse_thresholds(args.class_scores, usual=args.score)
+    return PseudoBoxConfig(score=thresholds.usual, class_scores=thresholds.by_class)
 
 
 def _mix_config(args: argparse.Namespace) -> MixConfig:
@@ -125,23 +130,9 @@ def _mix_config(args: argparse.Namespace) -> MixConfig:
     return MixConfig(min_per_class=args.min_per_class, max_per_class=most, novel=args.novel_names)
 
 
-def _class_scores(path: Path | None) -> dict[str, float]:
-    if path is None:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"expected JSON of name to least score, cannot read {path}: {error}") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 for value in content.values()
-    ):
-        raise DataError(f'expected JSON of name to least score in 0..1 in {path}, such as {{"cup": 0.3}}')
-    return {name: float(value) for name, value in content.items()}
-
-
 def _prepare(args: argparse.Namespace) -> _Work:
     """Read all inputs."""
-    novel = _split(args.split).novel if args.split is not None else ()
+    novel = open_split(args.split).novel if args.split is not None else ()
     real = None
     if args.real is not None:
         real = read_dataset(images=args.images, annotations=args.real, skip_bad=args.skip_bad).to_coco()
@@ -159,7 +150,7 @@ def _prepare(args: argparse.Namespace) -> _Work:
             notes.append(f"{read.nameless} photos are left out: nothing that their texts name is known")
         notes += [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
     elif args.classes is not None:
-        names = clean_names(parse_classes(args.classes))
+        names = read_names(args.classes)
         files = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         if not files:
             raise DataError(f"expected a folder with photos, got none in {args.images}")
@@ -180,10 +171,6 @@ def _prepare(args: argparse.Namespace) -> _Work:
     return _Work(photos=photos[: args.limit], teacher=teacher, real=real, novel=novel, notes=tuple(notes))
 
 
-def _split(name: str) -> ClassSplit:
-    return known_split(name) if name in KNOWN_SPLITS else read_class_split(Path(name))
-
-
 def _inputs(args: argparse.Namespace) -> dict[str, Any]:
     """What a reader of the file needs to make it again: names and hashes of the inputs, no paths of this machine."""
     files = ("captions", "results", "image_list", "real", "nouns_from", "split")
@@ -202,33 +189,31 @@ def _described(path: Path | str) -> dict[str, str] | str:
 
 
 def _print(args: argparse.Namespace, report: PseudoReport, mixed: Mixed | None, work: _Work, alone: Path) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = output_console()
 
-    def say(text: str) -> None:
-        console.print(Text(text), soft_wrap=True)
-
+    tell = partial(say, console)
     for note in work.notes:
-        say(note)
+        tell(note)
     if report.boxes:
         console.print(_table(report.boxes, work))
     if report.resumed:
-        say(f"{report.resumed} photos were done by an earlier run.")
+        tell(f"{report.resumed} photos were done by an earlier run.")
     boxes = sum(report.boxes.values())
-    say(
+    tell(
         f"{report.photos} photos, {report.labelled} of them with boxes: {boxes} boxes of {len(report.boxes)} classes"
         + (f"; {report.on_real} more lie on real boxes and are left out." if report.on_real else ".")
     )
     if not boxes:
-        say(f"No box has a score of {args.score:g} or more; try a lower --score.")
-    say(f"Pseudo boxes are in {alone}.")
+        tell(f"No box has a score of {args.score:g} or more; try a lower --score.")
+    tell(f"Pseudo boxes are in {alone}.")
     if mixed is not None:
         total = len(mixed.content["annotations"])
-        say(
+        tell(
             f"{args.output} has {total} boxes, real and pseudo, of {len(mixed.class_names)} classes, "
             f"{len(mixed.extra)} of them extra; {mixed.new_photos} photos are new."
         )
         for reason, n in mixed.left_out.items():
-            say(f"{n} pseudo boxes {reason} did not join.")
+            tell(f"{n} pseudo boxes {reason} did not join.")
 
 
 def _table(boxes: Counter[str], work: _Work) -> Table:
@@ -243,15 +228,3 @@ def _table(boxes: Counter[str], work: _Work) -> Table:
             Text(name), str(n), str(photos[name]), *([("yes" if name.casefold() in known else "no")] if known else [])
         )
     return table
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -6,20 +6,18 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable
 from cora.apps.text_options import TextOptions, read_text_options
-from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split
+from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.coco_json import read_json
 from cora.data.lvis import is_lvis
@@ -29,7 +27,6 @@ from cora.evaluation.base_novel import class_groups, frequency_groups
 from cora.evaluation.bootstrap import PERCENTILES, IntArray, resample_counts
 from cora.evaluation.predict import ground_truth
 from cora.evaluation.truth import frequencies_of, only_images, read_truth
-from cora.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +70,7 @@ def prepare(args: argparse.Namespace) -> Setting:
     if args.json is not None:
         check_writable(args.json, folder=False)
     device = pick_device(args.device)
-    split = _read_split(args.split)
+    split = None if args.split is None else open_split(args.split)
     names = split.all if split is not None else None
     photos = None if args.images is None else _read_photos(args.images, args.annotations, names)
     if photos is None or photos.format in ("coco", "lvis"):
@@ -97,13 +94,6 @@ def prepare(args: argparse.Namespace) -> Setting:
         device=device,
         text=read_text_options(args.templates, args.descriptions, class_names),
     )
-
-
-def _read_split(source: Path | None) -> ClassSplit | None:
-    if source is None:
-        return None
-    known = str(source) in KNOWN_SPLITS and not source.exists()
-    return known_split(str(source)) if known else read_class_split(source)
 
 
 def _read_photos(images: Path, annotations: Path, names: Sequence[str] | None) -> CocoDataset:
@@ -147,6 +137,8 @@ def header(args: argparse.Namespace, setting: Setting, model: torch.nn.Module | 
 
 def fingerprint(model: torch.nn.Module) -> str:
     """First 16 hex digits of the SHA-256 over names, types, shapes and bytes of the weights."""
+    if (manifest := getattr(model, "manifest", None)) is not None:  # an exported file says what it was made of
+        return str(manifest.fingerprint)
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -175,20 +167,3 @@ def read_class_weights(path: Path | None, names: Collection[str]) -> dict[str, f
             f"{', '.join(strangers[:5])}; remove them"
         )
     return {name: float(weight) for name, weight in content.items()}
-
-
-def shown(indices: Sequence[Any], title: str) -> Iterable[Any]:
-    """The indices, with a bar on standard error."""
-    return track(indices, description=title, console=Console(stderr=True), transient=True)
-
-
-def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write the report whole, if there is a path."""
-    if path is not None:
-        text = json.dumps(report, indent=1) + "\n"
-        write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def console() -> Console:
-    """Standard output for tables; one in a pipe has no window to fit."""
-    return Console(width=None if sys.stdout.isatty() else 160)

@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cora
 from cora.apps import measure_tables as tables
 from cora.apps.files import check_writable
-from cora.apps.measure import Setting, console, header, prepare, read_class_weights, shown
+from cora.apps.measure import Setting, header, prepare, read_class_weights
 from cora.apps.measure_report import write_report
 from cora.apps.measure_study import read_study
+from cora.apps.open_model import is_exported, open_detector
 from cora.apps.predict_processes import Predictor, Request
+from cora.apps.progress import output_console, tracked
 from cora.apps.scoring_options import read_scoring
 from cora.apps.tile_options import read_tiles, set_short_side
-from cora.detector import Detector
 from cora.errors import DataError
 from cora.evaluation.base_novel import GroupScore, group_ratios, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import FloatArray
@@ -51,13 +51,13 @@ class Measured:
 def measure_boxes(args: argparse.Namespace) -> int:
     """Measure a model, or predictions made elsewhere, and print tables; returns exit code 0."""
     _check_options(args)
+    tiles = read_tiles(args)
     setting = prepare(args)
     weights = read_class_weights(args.class_weights, setting.class_names)
     renamed, changed = _renamed(args, setting)
     predictor = None if args.predictions is not None else _predictor(args, setting)
-    tiles = read_tiles(args)
     study = None if args.study is None else read_study(args.study)
-    out = console()
+    out = output_console()
     if predictor is None:
         oracles, foreign = _from_file(args, setting)
     else:
@@ -126,6 +126,8 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.predictions is None:
         if args.images is None:
             raise DataError("expected a folder of photos to measure a model on, got none; name it with --images")
+        if args.oracles and is_exported(str(args.model)):
+            raise DataError(f"expected --oracles with a model by name or a checkpoint, got the exported {args.model}")
         if args.oracles and read_tiles(args) is not None:
             raise DataError("expected --oracles without tiles, which have no true boxes of their own; leave out either")
         return
@@ -143,7 +145,7 @@ def _renamed(args: argparse.Namespace, setting: Setting) -> tuple[list[str], lis
 
 
 def _predictor(args: argparse.Namespace, setting: Setting) -> Predictor:
-    detector: Detector = cora.load(args.model).to(setting.device)
+    detector = open_detector(str(args.model), args.device)
     set_short_side(detector, args.short_side)
     setting.text.apply(detector.vocabulary_encoder)
     return Predictor(
@@ -163,7 +165,7 @@ def _predictor(args: argparse.Namespace, setting: Setting) -> Predictor:
 
 
 def _measure_all(predictor: Predictor, request: Request, setting: Setting, title: str) -> dict[str, Measured]:
-    answers = predictor.predict(request, title, shown)
+    answers = predictor.predict(request, title, tracked)
     measured = {}
     for name, found in answers.items():
         # The best box of every object is no list of detections that a limit should cut.
@@ -210,7 +212,7 @@ def _synonyms(
     plain_scores = group_scores(plain.evaluation, plain.resampled, groups)
     other_scores = group_scores(other.evaluation, other.resampled, groups)
     ratios = group_ratios(plain.evaluation, other.evaluation, plain.resampled, other.resampled, groups)
-    console().print(tables.synonym_table(plain_scores, other_scores, ratios))
+    output_console().print(tables.synonym_table(plain_scores, other_scores, ratios))
     return {
         "source": str(args.rename),
         "renamed": {name: new for name, new in zip(setting.class_names, renamed, strict=True) if name != new},

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 import cora
-from cora.apps.measure import console, header, prepare, shown, write_json
+from cora.apps.measure import header, prepare
 from cora.apps.measure_tables import region_table
+from cora.apps.progress import output_console, tracked
 from cora.evaluation.region_accuracy import accuracy, by_class, rank_regions
+from cora.files import write_json
 
 
 def measure_regions(args: argparse.Namespace) -> int:
@@ -20,7 +22,7 @@ def measure_regions(args: argparse.Namespace) -> int:
         detector,
         setting.dataset,
         indices=setting.indices,
-        progress=lambda indices: shown(indices, "regions"),
+        progress=lambda indices: tracked(indices, "regions"),
     )
     answers = {
         label: {
@@ -29,7 +31,7 @@ def measure_regions(args: argparse.Namespace) -> int:
         }
         for label, prompt in (("prompt", True), ("no prompt", False))
     }
-    console().print(region_table(answers, len(names)))
+    output_console().print(region_table(answers, len(names)))
     report = {
         **header(args, setting, detector),
         "accuracy": {
@@ -38,5 +40,6 @@ def measure_regions(args: argparse.Namespace) -> int:
         },
         "classes": by_class(measured, names),
     }
-    write_json(args.json, report)
+    if args.json is not None:
+        write_json(args.json, report)
     return 0

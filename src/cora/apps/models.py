@@ -1,8 +1,8 @@
 """`cora models`: what `--model` takes by name."""
 
-from rich.console import Console
 from rich.table import Table
 
+from cora.apps.progress import output_console
 from cora.detector.presets import EMBEDDED, known_models
 
 
@@ -16,7 +16,7 @@ def list_models() -> int:
             if name == EMBEDDED
             else "CLIP towers with OpenAI's weights (downloaded); the localizer is still to train",
         )
-    console = Console(highlight=False)
+    console = output_console()
     console.print(table)
     console.print("Or the path of a file: from training, or from 'cora convert'.", soft_wrap=True)
     return 0

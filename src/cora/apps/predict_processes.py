@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-import cora
+from cora.apps.open_model import open_detector
 from cora.apps.scoring_options import Scoring
 from cora.apps.text_options import TextOptions
 from cora.apps.tile_options import set_short_side
@@ -158,7 +158,7 @@ def _start(work: bytes, threads: int, started: Any) -> None:
         with started.get_lock():
             device = f"cuda:{started.value % torch.cuda.device_count()}"
             started.value += 1
-    detector = cora.load(model).to(device)
+    detector = open_detector(model, device)
     set_short_side(detector, short_side)
     scoring.apply(detector)
     text.apply(detector.vocabulary_encoder)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive, score
+from cora.apps.model_options import add_device_option, add_model_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the boxes of another detector: COCO results or scored COCO file",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="annotation file to write")
-    parser.add_argument(
-        "--model", default="nano", help="name or path of the detector that labels (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_model_option(parser, "name or path of the detector that labels")
+    add_device_option(parser)
     parser.add_argument("--score", type=score, default=0.5, help="least score of a box, 0 to 1 (default: %(default)s)")
     parser.add_argument(
-        "--class-scores", type=Path, metavar="FILE", help='JSON of name to its own least score, {"cup": 0.3}'
+        "--class-scores",
+        metavar="LIST",
+        help='least scores of some names: "cup=0.3,dog=0.2", or a file of such (lines, or JSON {"cup": 0.3})',
     )
     parser.add_argument(
         "--real",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.model_options import add_device_option
 from cora.apps.train_options import add_photos
 
 
@@ -105,4 +106,4 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resamples", type=positive, default=200, metavar="N", help="bootstrap resamples (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)

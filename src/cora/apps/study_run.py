@@ -9,22 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable
 from cora.apps.held_out import check_extras, groups_of, progress_report
-from cora.apps.train_run import read_photos, read_split, write_json
+from cora.apps.progress import output_console, say, tracked
+from cora.apps.train_run import read_photos
+from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.evaluation.bootstrap import Estimate, resample_counts
-from cora.files import write_whole
+from cora.files import write_json, write_whole
 from cora.study.artefact import TrainedStudy, read_study
 from cora.study.build import FrozenPart, build_frozen
 from cora.study.config import StudyConfig, read_config
@@ -71,7 +70,7 @@ def train(args: argparse.Namespace) -> int:
         raise DataError("expected --val-images and --val-annotations with --detector, got none to ask it on")
     device = pick_device(args.device)
     config = _configured(args)
-    split = read_split(args.split)
+    split = None if args.split is None else open_split(args.split)
     dataset = _limited(read_photos(args, None if split is None else split.base), args.limit)
     names = dataset.class_names if split is None else split.all
     held_out = None
@@ -80,9 +79,9 @@ def train(args: argparse.Namespace) -> int:
     frozen = build_frozen(config.tower)
     detector = None if args.detector is None else cora.load(args.detector)
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
-    console = Console(highlight=False)
+    console = output_console()
     boxes = int(dataset.class_counts().sum())
-    console.print(Text(f"{len(dataset)} photos, {boxes} boxes of {len(dataset.class_names)} classes"), soft_wrap=True)
+    say(console, f"{len(dataset)} photos, {boxes} boxes of {len(dataset.class_names)} classes")
     with progress_report() as report:
         study, result = train_study(
             config=config,
@@ -96,7 +95,7 @@ def train(args: argparse.Namespace) -> int:
         return _INTERRUPTED
     target = args.run_dir / STUDY
     study.write(target)
-    console.print(Text(f"Wrote {target}"), soft_wrap=True)
+    say(console, f"Wrote {target}")
     if held_out is not None:
         groups = groups_of(dataset.class_names, () if split is None else split.novel)
         measured = _measure(study, frozen, held_out, groups, detector, args)
@@ -120,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.checkpoint is not None:
         tower = replace(study.config.tower, checkpoint=args.checkpoint)
         study = replace(study, config=replace(study.config, tower=tower))
-    split = read_split(args.split)
+    split = None if args.split is None else open_split(args.split)
     dataset = read_photos(args, None if split is None else split.all)
     frozen = build_frozen(study.config.tower)
     detector = None if args.detector is None else cora.load(args.detector)
@@ -175,11 +174,11 @@ def _tell(
     plot_path: Path | None,
 ) -> None:
     """Print, write and draw what was measured."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = output_console()
     summaries = measured.summaries()
     console.print(_table(summaries))
     for group, found in summaries.items():
-        console.print(Text(f"{group}: {found[_FOUND].sentence()}"), soft_wrap=True)
+        say(console, f"{group}: {found[_FOUND].sentence()}")
     if json_path is not None:
         write_json(json_path, _report(measured, summaries, study))
     if plot_path is not None:
@@ -188,7 +187,7 @@ def _tell(
         write_whole(plot_path, lambda file: picture.save(file, format="PNG"))
     written = ", ".join(str(path) for path in (json_path, plot_path) if path is not None)
     if written:
-        console.print(Text(f"Written: {written}"), soft_wrap=True)
+        say(console, f"Written: {written}")
 
 
 def _report(
@@ -226,4 +225,4 @@ def _written(measured: Estimate, *, factor: float, form: str) -> str:
 
 
 def _track(indices: Sequence[int]) -> Any:
-    return track(indices, description="photos", console=Console(stderr=True), transient=True)
+    return tracked(indices, "photos")

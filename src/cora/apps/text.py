@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import above_zero, positive
+from cora.apps.model_options import add_device_option, add_model_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val-annotations", type=Path, metavar="FILE", help="their COCO annotation file (default: nothing is measured)"
     )
-    parser.add_argument("--model", default="nano", help="name or path of the model (default: %(default)s)")
+    add_model_option(parser, "name or path of the model")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="what was learned (.safetensors)")
     parser.add_argument("--save-model", type=Path, metavar="FILE", help="also write the whole model with it")
     parser.add_argument(
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resamples", type=positive, default=200, metavar="N", help="bootstrap resamples (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,8 @@ from rich.table import Table
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable
-from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, read_class_split
+from cora.apps.progress import error_console, output_console
+from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.detector import Detector
@@ -39,7 +40,7 @@ def learn_text(args: argparse.Namespace) -> int:
     if (args.val_images is None) != (args.val_annotations is None):
         raise DataError("expected --val-images and --val-annotations together, got one of them; add the other")
     device = pick_device(args.device)
-    split = _split(args.split)
+    split = None if args.split is None else open_split(args.split)
     train_set = read_dataset(
         images=args.images, annotations=args.annotations, class_names=None if split is None else split.base
     )
@@ -49,7 +50,7 @@ def learn_text(args: argparse.Namespace) -> int:
         val_set = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=split.all)
     config = text_config(args)
     detector = cora.load(args.model).to(device)
-    console = Console(stderr=True)
+    console = error_console()
     data = embed_dataset(detector, train_set, args.cache, "train", console)
     torch.manual_seed(args.seed)
     task = build_text_task(
@@ -74,7 +75,7 @@ def learn_text(args: argparse.Namespace) -> int:
     artefact.write(args.output)
     if args.save_model is not None:
         detector.save(args.save_model)
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    out = output_console()
     if val_set is not None:
         measured = embed_dataset(detector, val_set, args.cache, "val", console)
         changes = measure_change(measured, split, before, after, resamples=args.resamples)
@@ -139,12 +140,6 @@ def percent(measured: Estimate, *, signed: bool = False) -> str:
     if measured.low is not None and measured.high is not None:
         interval = f" ({100 * measured.low:{form}}{between}{100 * measured.high:{form}})"
     return f"{100 * measured.value:{form}}{interval}"
-
-
-def _split(name: str | None) -> ClassSplit | None:
-    if name is None:
-        return None
-    return known_split(name) if name in KNOWN_SPLITS else read_class_split(Path(name))
 
 
 def _table(changes: Mapping[str, RegionChange], title: str) -> Table:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive
+from cora.apps.model_options import add_device_option, add_model_option
 from cora.apps.train_options import add_photos, add_settings
 
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, stage: str) -> None:
     add_settings(parser, named=stage != "all")
     parser.add_argument("--processes", type=positive, default=1, metavar="N", help="on each machine, one a GPU")
     parser.add_argument("--machines", type=positive, default=1, metavar="N", help="in all, started by torchrun or srun")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)
 
 
 def add_relabel_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,11 +63,11 @@ def add_relabel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", metavar="FILE", help='class split, of which the base classes are relabelled: JSON, "coco" or "lvis"'
     )
-    parser.add_argument("--model", default="nano", help="name or file with a trained prompt (default: %(default)s)")
+    add_model_option(parser, "name or file with a trained prompt")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="annotation file to write (COCO)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw which classes are confused")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the agreement by class")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+    add_device_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

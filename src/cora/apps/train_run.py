@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable
 from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
+from cora.apps.progress import output_console, say
 from cora.apps.train_options import settings
-from cora.data.class_split import ClassSplit, known_split, read_class_split
+from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError, TrainingError
-from cora.files import write_whole
+from cora.files import write_json
 from cora.training.chain import PROMPTED, Chain, Hooks
 from cora.training.defaults import default_recipe
 from cora.training.engine import Engine, launch
@@ -63,7 +59,7 @@ class _Run:
     def _prepare(self) -> None:
         args = self.args
         recipe = load_recipe(args.recipe) if args.recipe is not None else None
-        split = read_split(args.split)
+        split = None if args.split is None else open_split(args.split)
         self.dataset = read_photos(args, _learned(args, split))
         self.held_out = read_held_out(args, split, self.dataset)
         self.detector = cora.load(_model(args, recipe))
@@ -73,20 +69,20 @@ class _Run:
 
     def __call__(self, engine: Engine) -> None:
         held_out, detector, dataset = self.held_out, self.detector.to(engine.device), self.dataset
-        console = Console(highlight=False)
+        console = output_console()
 
-        def say(line: str) -> None:
+        def tell(line: str) -> None:
             if engine.is_main:
-                console.print(Text(line), soft_wrap=True)
+                say(console, line)
 
-        say(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
+        tell(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
         with progress_report(show=engine.is_main) as report:
             hooks = Hooks(
                 measure_prompts=held_out.region_accuracy if held_out is not None else None,
                 measure_localizer=held_out.ap50 if held_out is not None else None,
                 best={"prompts": "accuracy_all", "localizer": "ap50_all"},
                 report=report,
-                say=say,
+                say=tell,
             )
             Chain(
                 recipe=self.recipe,
@@ -98,7 +94,7 @@ class _Run:
             ).all()
         if held_out is not None and engine.is_main:
             found = {**held_out.region_accuracy(detector), **(held_out.ap50(detector) if self.recipe.localizer else {})}
-            say(", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items()))
+            tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items()))
 
 
 def run_relabelling(args: argparse.Namespace) -> int:
@@ -111,7 +107,7 @@ def run_relabelling(args: argparse.Namespace) -> int:
         if path is not None:
             check_writable(path, folder=False)
     device = pick_device(args.device)
-    split = read_split(args.split)
+    split = None if args.split is None else open_split(args.split)
     dataset = read_photos(args, split.base if split is not None else None)
     detector = cora.load(args.model).to(device)
     with progress_report() as report:
@@ -127,15 +123,8 @@ def run_relabelling(args: argparse.Namespace) -> int:
     if args.plot is not None:
         plot_confusion(agreement, args.plot)
     share = f"{agreement.agreed} of {agreement.boxes} boxes keep their class ({agreement.share:.1%})"
-    Console(highlight=False).print(Text(f"{share}; wrote {args.output}"), soft_wrap=True)
+    say(output_console(), f"{share}; wrote {args.output}")
     return 0
-
-
-def read_split(name: str | None) -> ClassSplit | None:
-    """A class split by name or from a file."""
-    if name is None:
-        return None
-    return known_split(name) if name in ("coco", "lvis") else read_class_split(Path(name))
 
 
 def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -> CocoDataset:
@@ -168,12 +157,6 @@ def read_held_out(args: argparse.Namespace, split: ClassSplit | None, dataset: C
         dataset=read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=(*base, *novel)),
         groups=groups_of(base, novel),
     )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    text = json.dumps(content, indent=1) + "\n"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _model(args: argparse.Namespace, recipe: TrainRecipe | None) -> str:

@@ -64,6 +64,16 @@ def known_split(name: str) -> ClassSplit:
     return ClassSplit(base=tuple(content["base"]), novel=tuple(content["novel"]))
 
 
+def open_split(source: str | Path) -> ClassSplit:
+    """A known split by its name, unless a file has that name, or one from a file, as `read_class_split` reads it.
+
+    Raises:
+        DataError: no such file, or it holds no split.
+    """
+    path = Path(source)
+    return known_split(str(source)) if str(source) in KNOWN_SPLITS and not path.exists() else read_class_split(path)
+
+
 def split_by_names(dataset: CocoDataset, *, novel: Sequence[str]) -> ClassSplit:
     """The classes named are novel, all others of the dataset base, in its order.
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from cora.data.coco import CocoImage
 from cora.data.loader import AugmentedDataset, Transform
 from cora.errors import DataError
+from cora.files import write_json
 from cora.structures import FeatureMap, ImageBatch, Targets
 
 INDEX = "cache.json"
@@ -143,7 +144,7 @@ def build_feature_cache(
     header = json.loads(json.dumps(header))
     existing = _read_index(folder)
     if existing is None:
-        _write_json(folder / INDEX, header)
+        write_json(folder / INDEX, header, indent=None)
     elif any(existing.get(key) != value for key, value in header.items()):
         differing = [key for key, value in header.items() if existing.get(key) != value]
         raise DataError(
@@ -167,7 +168,7 @@ def build_feature_cache(
         on_progress=on_progress,
     )
     shapes = [[_shape(_item_path(folder, version, i)) for version in range(versions)] for i in range(len(dataset))]
-    _write_json(folder / INDEX, header | {"shapes": shapes})
+    write_json(folder / INDEX, header | {"shapes": shapes}, indent=None)
     return FeatureCache(folder=folder)
 
 
@@ -277,9 +278,3 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)

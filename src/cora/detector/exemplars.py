@@ -42,6 +42,9 @@ PICTURE_SHARE = 0.25
 _ROUNDING_PX = 1.0  # how far a box may reach over the border of its picture
 
 
+# What is embedded here may be kept and used in training later, so it must not be born as an inference tensor.
+@torch.inference_mode(False)
+@torch.no_grad()
 def exemplar_vocabulary(
     detector: Detector,
     classes: Sequence[str] | Vocabulary,
@@ -76,6 +79,8 @@ def exemplar_vocabulary(
     return with_exemplars(vocabulary, pictured)
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def embed_exemplars(detector: Detector, exemplars: Exemplars) -> dict[str, Tensor]:
     """Unit embedding [D] of every class that is given by pictures.
 
@@ -127,7 +132,6 @@ def embed_region(detector: Detector, image: ImageSource, box_xyxy_px: Box | None
     return _embed(detector, image if box_xyxy_px is None else (image, box_xyxy_px))
 
 
-# What is embedded here may be kept and used in training later, so it must not be born as an inference tensor.
 @torch.inference_mode(False)
 @torch.no_grad()
 def _embed(detector: Detector, exemplar: Exemplar) -> Tensor:

@@ -66,18 +66,14 @@ class Tiles:
 
     def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """Tiles (x1, y1, x2, y2) of a picture in whole pixels, row by row; together they cover it."""
-        if self.count is not None:
-            rows, columns = (
-                _divide(length, _side_of(length, number, self.overlap), number)
-                for length, number in zip((height, width), self.count, strict=True)
-            )
-        else:
-            assert self.size_px is not None  # the constructor saw to that
-            rows, columns = (
-                _divide(length, self.size_px, _number_of(length, self.size_px, self.overlap))
-                for length in (height, width)
-            )
+        rows, columns = (self._along(length, axis) for axis, length in enumerate((height, width)))
         return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]
+
+    def _along(self, length: int, axis: int) -> list[tuple[int, int]]:
+        if self.size_px is not None:
+            return _divide(length, self.size_px, _number_of(length, self.size_px, self.overlap))
+        number = 1 if self.count is None else self.count[axis]
+        return _divide(length, _side_of(length, number, self.overlap), number)
 
 
 @dataclass(frozen=True)

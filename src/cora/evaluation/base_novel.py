@@ -15,19 +15,16 @@ import numpy as np
 
 from cora.errors import DataError
 from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate, mean_of_known
-from cora.evaluation.coco_ap import BoxEvaluation
+from cora.evaluation.coco_ap import BoxEvaluation, Scores
 
 GROUPS = ("novel", "base", "all")
-
-#: Numbers of a class whose mean a group has, besides AP50.
-_MEANS = ("ap", "ap75", "ar", "ap_small", "ap_medium", "ap_large", "ar_small", "ar_medium", "ar_large")
 
 #: LVIS's name -> letter in its files: APr, APc and APf are the means over these.
 FREQUENCY_GROUPS = {"rare": "r", "common": "c", "frequent": "f"}
 
 
-@dataclass(frozen=True)
-class GroupScore:
+@dataclass(frozen=True, kw_only=True)
+class GroupScore(Scores):
     """The mean of one group over its classes that have ground truth; every number in 0..1.
 
     Those of a size are over the classes that have a box of that size. classes: how many the mean is over; absent: how
@@ -35,22 +32,12 @@ class GroupScore:
     """
 
     ap50: Estimate
-    ap: float | None
-    ar: float | None
     classes: int
     absent: int
-    ap75: float | None = None
-    ap_small: float | None = None
-    ap_medium: float | None = None
-    ap_large: float | None = None
-    ar_small: float | None = None
-    ar_medium: float | None = None
-    ar_large: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields under their names, for JSON."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "ap50": self.ap50.as_dict()}
+        return {**super().as_dict(), "ap50": self.ap50.as_dict()}
 
 
 def class_groups(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -119,7 +106,10 @@ def group_scores(
             ap50=estimate(np.nan if ap50 is None else ap50, mean_of_known(resampled[:, columns])),
             classes=len(present),
             absent=len(chosen) - len(present),
-            **{name: _mean([getattr(score, name) for score in present]) for name in _MEANS},
+            **{
+                name: _mean([getattr(score, name) for score in present])
+                for name in (field.name for field in fields(Scores))
+            },
         )
     return answer
 

@@ -38,18 +38,12 @@ MAX_DETECTIONS_LVIS = 300
 AREAS = ("all", "small", "medium", "large")
 
 
-@dataclass(frozen=True)
-class ClassScores:
-    """The numbers of one class, each in 0..1, None where the ground truth has no box of it (of that size).
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a class has, and as a mean a group of classes: each in 0..1, None where there is no box (of that size)."""
 
-    boxes: how many boxes of it count.
-    """
-
-    name: str
-    ap50: float | None
     ap: float | None
     ar: float | None
-    boxes: int
     ap75: float | None = None
     ap_small: float | None = None
     ap_medium: float | None = None
@@ -61,6 +55,15 @@ class ClassScores:
     def as_dict(self) -> dict[str, Any]:
         """The fields under their names, for JSON."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScores(Scores):
+    """The numbers of one class; boxes: how many boxes of it count."""
+
+    name: str
+    ap50: float | None
+    boxes: int
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,45 +78,26 @@ def predict_oracles(
         DataError: not as many names as the dataset has classes.
     """
     vocabulary = _vocabulary(detector, dataset, classes, None)
-    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    seconds = 0.0
-    chosen = range(len(dataset)) if indices is None else indices
-    training = detector.training
-    given, detector = detector, detector.eval().at_precision(detector.precision)
-    for index in progress(chosen):
-        image, targets, image_id = dataset[index]
-        targets = targets.to(detector.device)
-        start = time.perf_counter()
-        batch = detector.preprocessor([image]).to(detector.device)
-        size = batch.original_sizes[0]
-        c3, c4 = detector.encode(batch)
-        memory, projected = detector.encode_map(c3), detector.project(c4)
-        matched = detector.pre_match(projected, detector.anchors(memory), vocabulary)
-        plain = _finish(detector, c3, projected, memory, matched, vocabulary)
+
+    def answer(photo: _Photo) -> dict[str, list[dict[str, Any]]]:
+        plain = photo.finish(photo.matched)
         outputs = {
             AS_IT_IS: plain,
-            TRUE_PRE_MATCHING: _finish(
-                detector, c3, projected, memory, _with_true_classes(matched, targets), vocabulary
-            ),
-            TRUE_CLASSES: _named_right(detector, plain, targets),
+            TRUE_PRE_MATCHING: photo.finish(_with_true_classes(photo.matched, photo.targets)),
+            TRUE_CLASSES: _named_right(photo.detector, plain, photo.targets),
         }
-        if len(targets):
-            outputs[TRUE_BOXES] = _at_true_boxes(detector, c3, targets, vocabulary)
-        for oracle, output in outputs.items():
-            ((boxes, scores, labels),) = detector.postprocess(
-                output,
-                [size],
-                score=score,
-                nms_iou=1.0 if oracle == TRUE_BOXES else nms_iou,
-                max_detections=max_detections,
-            )
-            results[oracle] += _results(boxes, scores, labels, vocabulary.names, size, image_id)
+        if len(photo.targets):
+            outputs[TRUE_BOXES] = _at_true_boxes(photo.detector, photo.c3, photo.targets, vocabulary)
+        found = {
+            oracle: photo.kept(output, score, 1.0 if oracle == TRUE_BOXES else nms_iou, max_detections)
+            for oracle, output in outputs.items()
+        }
         for oracle, count in _BEST_OF.items():
-            boxes, shares = _best_boxes(plain, targets, size, count)
-            results[oracle] += _results(boxes, shares, targets.classes, vocabulary.names, size, image_id)
-        seconds += time.perf_counter() - start
-    given.train(training)
-    return {oracle: Predictions(results=results[oracle], images=len(chosen), seconds=seconds) for oracle in ORACLES}
+            boxes, shares = _best_boxes(plain, photo.targets, photo.size, count)
+            found[oracle] = photo.results(boxes, shares, photo.targets.classes)
+        return found
+
+    return _predict(detector, dataset, vocabulary, answer, ORACLES, indices, progress)
 
 
 @torch.inference_mode()
@@ -141,30 +122,93 @@ def predict_with_true_classes(
         DataError: not as many names as the dataset has classes.
     """
     vocabulary = _vocabulary(detector, dataset, classes, class_weights)
-    training = detector.training
-    given, detector = detector, detector.eval().at_precision(detector.precision)
-    results: list[dict[str, Any]] = []
+
+    def answer(photo: _Photo) -> dict[str, list[dict[str, Any]]]:
+        output = photo.finish(_with_true_classes(photo.matched, photo.targets))
+        return {TRUE_PRE_MATCHING: photo.kept(output, score, nms_iou, max_detections)}
+
+    oracles = (TRUE_PRE_MATCHING,)
+    return _predict(detector, dataset, vocabulary, answer, oracles, indices, progress)[TRUE_PRE_MATCHING]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Photo:
+    """A photo on its way through the detector, up to pre-matching, and its true boxes; size: (height, width)."""
+
+    detector: Detector
+    vocabulary: Vocabulary
+    image_id: int
+    size: tuple[int, int]
+    targets: Targets
+    c3: FeatureMap
+    projected: ProjectedMap
+    memory: Memory
+    matched: PreMatched
+
+    def finish(self, matched: PreMatched) -> DetectorOutput:
+        """The steps of the detector after pre-matching."""
+        detector = self.detector
+        boxes, objectness = detector.worth_scoring(detector.decode(self.memory, matched))
+        probabilities = detector.classify_best(self.c3, self.projected, boxes, objectness, self.vocabulary)
+        scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
+        return DetectorOutput(boxes, objectness, probabilities, scores)
+
+    def kept(self, output: DetectorOutput, score: float, nms_iou: float, max_detections: int) -> list[dict[str, Any]]:
+        """COCO results of what suppression leaves."""
+        ((boxes, scores, labels),) = self.detector.postprocess(
+            output, [self.size], score=score, nms_iou=nms_iou, max_detections=max_detections
+        )
+        return self.results(boxes, scores, labels)
+
+    def results(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+        """COCO results of boxes [K, 4] in pixels, scores [K] and labels [K]."""
+        found = Detections(
+            boxes_xyxy_px=boxes.cpu(),
+            scores=scores.cpu(),
+            labels=labels.cpu(),
+            class_names=self.vocabulary.names,
+            image_size=self.size,
+        )
+        return found.to_coco(self.image_id)
+
+
+def _predict(
+    given: Detector,
+    dataset: CocoDataset,
+    vocabulary: Vocabulary,
+    answer: Callable[[_Photo], dict[str, list[dict[str, Any]]]],
+    oracles: Sequence[str],
+    indices: Sequence[int] | None,
+    progress: Progress,
+) -> dict[str, Predictions]:
+    """What the oracles answer to every photo, one after the other."""
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
+    training = given.training
+    detector = given.eval().at_precision(given.precision)
     for index in progress(chosen):
         image, targets, image_id = dataset[index]
         start = time.perf_counter()
         batch = detector.preprocessor([image]).to(detector.device)
         c3, c4 = detector.encode(batch)
         memory, projected = detector.encode_map(c3), detector.project(c4)
-        matched = detector.pre_match(projected, detector.anchors(memory), vocabulary)
-        matched = _with_true_classes(matched, targets.to(detector.device))
-        ((boxes, scores, labels),) = detector.postprocess(
-            _finish(detector, c3, projected, memory, matched, vocabulary),
-            batch.original_sizes,
-            score=score,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
+        photo = _Photo(
+            detector=detector,
+            vocabulary=vocabulary,
+            image_id=image_id,
+            size=batch.original_sizes[0],
+            targets=targets.to(detector.device),
+            c3=c3,
+            projected=projected,
+            memory=memory,
+            matched=detector.pre_match(projected, detector.anchors(memory), vocabulary),
         )
+        for oracle, found in answer(photo).items():
+            results[oracle] += found
         seconds += time.perf_counter() - start
-        results += _results(boxes, scores, labels, vocabulary.names, batch.original_sizes[0], image_id)
     given.train(training)
-    return Predictions(results=results, images=len(chosen), seconds=seconds)
+    return {oracle: Predictions(results=results[oracle], images=len(chosen), seconds=seconds) for oracle in oracles}
 
 
 def _vocabulary(
@@ -176,21 +220,6 @@ def _vocabulary(
             f"got {len(classes)}"
         )
     return detector.vocabulary_encoder.encode(classes).weighted(class_weights).to(detector.device)
-
-
-def _finish(
-    detector: Detector,
-    c3: FeatureMap,
-    projected: ProjectedMap,
-    memory: Memory,
-    matched: PreMatched,
-    vocabulary: Vocabulary,
-) -> DetectorOutput:
-    """The steps of the detector after pre-matching."""
-    boxes, objectness = detector.worth_scoring(detector.decode(memory, matched))
-    probabilities = detector.classify_best(c3, projected, boxes, objectness, vocabulary)
-    scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
-    return DetectorOutput(boxes, objectness, probabilities, scores)
 
 
 def _with_true_classes(matched: PreMatched, targets: Targets) -> PreMatched:
@@ -223,12 +252,3 @@ def _best_boxes(output: DetectorOutput, targets: Targets, size: tuple[int, int],
     boxes = clip_to_image(scale_to_pixels(output.boxes_cxcywh[0, order], size), size)
     best = pairwise_iou(scale_to_pixels(targets.boxes_cxcywh, size), boxes).max(dim=1)
     return boxes[best.indices], best.values
-
-
-def _results(
-    boxes: Tensor, scores: Tensor, labels: Tensor, names: tuple[str, ...], size: tuple[int, int], image_id: int
-) -> list[dict[str, Any]]:
-    found = Detections(
-        boxes_xyxy_px=boxes.cpu(), scores=scores.cpu(), labels=labels.cpu(), class_names=names, image_size=size
-    )
-    return found.to_coco(image_id)

@@ -1,1 +1,7 @@
 """Detectors for other runtimes: export, and running what was exported."""
+
+from cora.export.manifest import ExportSettings, Manifest
+from cora.export.runtime import ExportedDetector, load_exported
+from cora.export.write import FORMATS, export_detector
+
+__all__ = ["FORMATS", "ExportSettings", "ExportedDetector", "Manifest", "export_detector", "load_exported"]

@@ -161,12 +161,13 @@ class Localizer(nn.Module):
 
         Proposed ones carry no gradient: their own loss teaches them.
         """
-        if self.proposals is not None:
-            with torch.no_grad():
-                return self.propose(memory).best(self.proposals.count)
-        assert self.learned_anchors is not None
-        anchors: Tensor = self.learned_anchors(len(memory.tokens))
-        return anchors
+        if self.learned_anchors is not None:
+            anchors: Tensor = self.learned_anchors(len(memory.tokens))
+            return anchors
+        proposer = self._proposer()
+        with torch.no_grad():
+            proposals: Proposals = proposer(memory)
+        return proposals.best(proposer.count)
 
     def propose(self, memory: Memory) -> Proposals:
         """What every cell of the encoded map proposes as an anchor.
@@ -174,9 +175,7 @@ class Localizer(nn.Module):
         Raises:
             ModelError: this localizer has learned anchors.
         """
-        if self.proposals is None:
-            raise ModelError("this localizer has learned anchors and proposes none; use anchors")
-        proposals: Proposals = self.proposals(memory)
+        proposals: Proposals = self._proposer()(memory)
         return proposals
 
     def class_queries(self, class_embeddings: Tensor) -> Tensor:
@@ -211,6 +210,11 @@ class Localizer(nn.Module):
     def forward(self, c3: FeatureMap, anchors_cxcywh: Tensor, content: Tensor) -> LocalizerOutput:
         """Encode and decode."""
         return self.decode(self.encode(c3), anchors_cxcywh, content)
+
+    def _proposer(self) -> AnchorProposals:
+        if self.proposals is None:
+            raise ModelError("this localizer has learned anchors and proposes none; use anchors")
+        return self.proposals
 
     def _draw_weights(self) -> None:
         """Xavier everywhere; boxes start at their anchors, objectness at a small prior."""

@@ -1,1 +1,7 @@
 """Search: regions of a folder of pictures, found again by words or by a picture."""
+
+from cora.retrieval.index import Hit, RegionIndex
+from cora.retrieval.manifest import RegionSettings, RetrievalError
+from cora.retrieval.update import UpdateReport
+
+__all__ = ["Hit", "RegionIndex", "RegionSettings", "RetrievalError", "UpdateReport"]

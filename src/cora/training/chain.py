@@ -7,7 +7,6 @@ the same result as an uninterrupted one. Towers are frozen; with `data.versions`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from cora.data.sampling import equal_class_weights, repeat_factors, small_object
 from cora.data.transforms import ResizeTransform, TrainTransform
 from cora.detector import Detector
 from cora.errors import TrainingError
+from cora.files import write_json
 from cora.localizer import Localizer, kmeans_anchors
 from cora.regions import EVERYDAY_NAMES, Vocabulary
 from cora.regions.groups import class_groups
@@ -172,7 +172,7 @@ class Chain:
                 output=output,
                 on_progress=self._report("relabel"),
             )
-            _write_json(notes, asdict(agreement) | {"made_for": made_for})
+            write_json(notes, asdict(agreement) | {"made_for": made_for})
             if self.recipe.relabel is not None and self.recipe.relabel.plot:
                 plot_confusion(agreement, self.run_dir / CONFUSION)
             self._say(f"{agreement.agreed} of {agreement.boxes} boxes keep their class ({agreement.share:.1%})")
@@ -375,9 +375,3 @@ def _loss_weights(counts: Tensor) -> Tensor:
     """boxes^-0.5 of mean 1: without it a common class is all that is learned."""
     weights = counts.clamp(min=1).float() ** -0.5
     return weights / weights.mean()
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(temporary, path)

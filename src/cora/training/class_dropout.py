@@ -13,15 +13,15 @@ def complementary_groups(count: int, *, device: torch.device | str = "cpu") -> t
     copy of a batch keeps about half of its boxes. Processes that train together draw the same groups, as one
     process with their whole batch would.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(_shared_seed(device)))
+    seed = int(first_process_draw(torch.randint(2**62, ()).to(device)))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     first = torch.zeros(count, dtype=torch.bool)
     first[order[: (count + 1) // 2]] = True
     return first.to(device), (~first).to(device)
 
 
-def _shared_seed(device: torch.device | str) -> int:
-    """A random number, the first process's in all of them."""
-    seed = torch.randint(2**62, ()).to(device)
+def first_process_draw(drawn: Tensor) -> Tensor:
+    """What the first process drew at random, in all processes: they must go the same way."""
     if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast(seed, src=0)
-    return int(seed)
+        distributed.broadcast(drawn, src=0)
+    return drawn

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 from cora.data.transforms import AugmentConfig
 from cora.training.denoising import DenoisingConfig
 from cora.training.localizer_task import LocalizerTaskConfig
-from cora.training.recipe import DataStage, LocalizerStage, NamesStage, PromptStage, StageSchedule, TrainRecipe
+from cora.training.recipe import (
+    DataStage,
+    LocalizerStage,
+    NamesStage,
+    PromptStage,
+    RelabelStage,
+    StageSchedule,
+    TrainRecipe,
+)
 
 #: Models whose photos are smaller than this train on a CPU, from a feature cache and with helps for few photos.
 SMALL_SIDE_PX = 512
@@ -16,7 +25,56 @@ FINETUNE_STEPS = 1200
 FINETUNE_EPOCHS = (12, 120)
 
 _COSINE = StageSchedule(kind="cosine", warmup_steps=50)
-_NOISED = DenoisingConfig(groups=5, box_noise=0.6, max_queries=60)
+
+#: The prompt of a small model, and the localizer's losses with helps for few photos.
+SMALL_PROMPTS = PromptStage(
+    epochs=16,
+    batch=16,
+    lr=2e-3,
+    schedule=StageSchedule(kind="cosine", warmup_steps=100),
+    balance="sqrt",
+    grad_clip=0.5,
+)
+SMALL_TASK = LocalizerTaskConfig(
+    class_dropout=0.2, denoising=DenoisingConfig(groups=5, box_noise=0.6, max_queries=60), target_repeats=3
+)
+
+
+#: The published hyper-parameters (Wu et al., CVPR 2023; METHOD sections 3, 5, 6); batches of 32 are 4 photos on each of
+#: 8 processes.
+PUBLISHED_AUGMENT = AugmentConfig(
+    short_sides=tuple(range(480, 801, 32)),
+    long_side=1333,
+    flip=0.5,
+    crop=0.5,
+    crop_short_sides=(400, 500, 600),
+    crop_sides=(384, 600),
+)
+PUBLISHED_PROMPTS = PromptStage(
+    epochs=5, batch=4, lr=1e-4, weight_decay=1e-4, schedule=StageSchedule(kind="step", milestones=(4,))
+)
+PUBLISHED_LOCALIZER = LocalizerStage(
+    epochs=35,
+    batch=4,
+    lr=1e-4,
+    weight_decay=1e-4,
+    grad_clip=0.1,
+    ema=0.99996,
+    task=LocalizerTaskConfig(class_dropout=0.2),
+    anchors="keep",
+)
+
+
+def published_recipe(model: str) -> TrainRecipe:
+    """The published training on OV-COCO: prompts, labels by the prompted classifier, the localizer."""
+    return TrainRecipe(
+        model=model,
+        data=DataStage(augment=PUBLISHED_AUGMENT, workers=4),
+        prompts=PUBLISHED_PROMPTS,
+        relabel=RelabelStage(plot=True),
+        localizer=PUBLISHED_LOCALIZER,
+        evaluate_every=5,
+    )
 
 
 def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
@@ -26,7 +84,7 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
     return TrainRecipe(
         model=model,
         data=DataStage(augment=small_augment(short_side), versions=2),
-        prompts=PromptStage(epochs=16, batch=16, lr=2e-3, schedule=_COSINE, balance="sqrt", grad_clip=0.5),
+        prompts=replace(SMALL_PROMPTS, schedule=_COSINE),
         localizer=LocalizerStage(
             epochs=8,
             batch=4,
@@ -34,7 +92,7 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
             schedule=_COSINE,
             grad_clip=0.5,
             ema=0.998,
-            task=LocalizerTaskConfig(class_dropout=0.2, denoising=_NOISED, target_repeats=3),
+            task=SMALL_TASK,
         ),
     )
 
@@ -67,7 +125,7 @@ def finetune_recipe(model: str, *, short_side: int, photos: int) -> TrainRecipe:
             schedule=_COSINE,
             grad_clip=0.5,
             ema=0.998,
-            task=LocalizerTaskConfig(class_dropout=0.0, denoising=_NOISED, target_repeats=3),
+            task=replace(SMALL_TASK, class_dropout=0.0),
         ),
         evaluate_every=epochs,
     )

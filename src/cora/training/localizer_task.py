@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from cora.detector import Detector
 from cora.localizer import LocalizerOutput, Memory, pre_match
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.allowed_pairs import allowed_pairs, similar_classes
-from cora.training.class_dropout import complementary_groups
+from cora.training.class_dropout import complementary_groups, first_process_draw
 from cora.training.class_sampling import sample_classes
 from cora.training.criterion import Criterion
 from cora.training.denoising import DenoisingConfig, denoising_loss, make_queries
@@ -213,8 +213,11 @@ class LocalizerTask(nn.Module):
         """Indices of the classes that each copy of the batch is given."""
         present = torch.cat([one.classes for one in targets])
         drawn = sample_classes(present, len(self.class_embeddings), self.config.classes_per_step)
-        if len(drawn) > 1 and self.training and _shared_draw(drawn.device) < self.config.class_dropout:
-            return [drawn[group] for group in complementary_groups(len(drawn), device=drawn.device)]
+        if len(drawn) > 1 and self.training:
+            # Processes must run the criterion equally often.
+            chance = float(first_process_draw(torch.rand(1, device=drawn.device)))
+            if chance < self.config.class_dropout:
+                return [drawn[group] for group in complementary_groups(len(drawn), device=drawn.device)]
         return [drawn]
 
     def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
@@ -242,11 +245,3 @@ def _part(output: LocalizerOutput, queries: slice) -> LocalizerOutput:
 def repeat(targets: Targets, times: int) -> Targets:
     """Every box several times, so that as many queries may match it."""
     return Targets(boxes_cxcywh=targets.boxes_cxcywh.repeat(times, 1), classes=targets.classes.repeat(times))
-
-
-def _shared_draw(device: torch.device) -> float:
-    """A random number in 0..1, the same in all processes: they must run the criterion equally often."""
-    draw = torch.rand(1, device=device)
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast(draw, src=0)
-    return float(draw)

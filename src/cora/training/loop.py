@@ -24,9 +24,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cora.errors import TrainingError
+from cora.files import write_json
 from cora.training.ema import Ema
 from cora.training.engine import Engine, check_shared_folder
-from cora.training.metrics import METRICS, Metrics, write_text
+from cora.training.metrics import METRICS, Metrics
 from cora.training.run_state import Position, RunState, capture_random_state, restore_random_state
 from cora.training.step import Precision, Step, Stepper
 from cora.training.terminal import bar, stop_signal
@@ -248,4 +249,4 @@ def _check_config(path: Path, config: Mapping[str, Any] | None) -> None:
                 f"{content.get(key)}; use another run folder"
             )
     else:
-        write_text(path, json.dumps(content, indent=1))
+        write_json(path, content)

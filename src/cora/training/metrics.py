@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cora.errors import MissingExtraError
+from cora.files import write_text
 from cora.training.run_state import Position
 
 METRICS = "metrics.jsonl"
@@ -78,13 +78,6 @@ class Metrics:
             if isinstance(value, int | float):
                 self.board.add_scalar(f"{group}/{name}", value, step)
         self.board.flush()
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +24,7 @@ from cora.data.captions import NamedPhoto
 from cora.data.problems import Problems
 from cora.detector import Detector
 from cora.errors import DataError, ImageError, TrainingError, VocabularyError
+from cora.files import write_json
 from cora.structures import Detections
 
 _DECIMALS = 2
@@ -195,7 +194,8 @@ def pseudo_label(
     if report.problems and sum(report.problems.counts.values()) == len(photos):
         partial.unlink()
         raise DataError(f"expected photos to label, got none of {len(photos)} that can be used: {report.problems}")
-    write_json(output, {"info": {**info, "photos": report.photos, "labelled": report.labelled}, **content})
+    info = {**info, "photos": report.photos, "labelled": report.labelled}
+    write_json(output, {"info": info, **content}, indent=None)
     partial.unlink()
     return report
 
@@ -223,24 +223,6 @@ def keep_boxes(
         [labels[i] for i in kept],
         free.count(False),
     )
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write COCO content whole or not at all: to a temporary file beside `path`, then renamed."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".json", encoding="utf-8", delete=False
-    ) as file:
-        try:
-            json.dump(content, file)
-            file.close()
-            # Temporary files are private; a result has the rights of any other new file.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _check(photos: Sequence[NamedPhoto], config: PseudoBoxConfig) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +20,7 @@ from torch import Tensor
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
+from cora.files import write_whole
 from cora.images import read_image
 
 logger = logging.getLogger(__name__)
@@ -168,12 +167,7 @@ def _read(file: Path, fingerprint: str) -> dict[str, Tensor] | None:
 
 
 def _write(file: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
-    temporary = file.with_name(f".{file.name}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"fingerprint": fingerprint})
-        os.replace(temporary, file)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise DataError(f"region embeddings cannot be written to {file} ({error}); name another place") from error
+        write_whole(file, lambda part: save_file(tensors, part, metadata={"fingerprint": fingerprint}))
+    except SafetensorError as error:  # its name for a full disk, among others
+        raise DataError(f"expected to write {file}, got {error}; free or choose another place") from error

@@ -8,7 +8,6 @@ box and never match it. With labels that agree with the classifier more anchors 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
+from cora.files import write_json, write_whole
 from cora.images import read_image
 from cora.plots import draw_confusion
 from cora.regions import Vocabulary
@@ -62,9 +62,7 @@ def plot_confusion(agreement: Agreement, path: Path) -> None:
     """Draw which annotated class the classifier takes for which, as a PNG file."""
     title = f"CLIP-aligned labelling: {agreement.share:.1%} of {agreement.boxes} boxes keep their class"
     picture = draw_confusion(agreement.confusion, tuple(agreement.by_class), title=title)
-    temporary = path.with_suffix(".part")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    write_whole(path, lambda file: picture.save(file, format="PNG"))
 
 
 @torch.inference_mode()
@@ -114,9 +112,7 @@ def relabel(
             confusion.index_put_((record.classes, chosen), torch.tensor(1), accumulate=True)
         if on_progress is not None:
             on_progress(done, len(dataset.records))
-    temporary = output.with_suffix(".part")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, output)
+    write_json(output, content, indent=None)
     return Agreement.of(confusion, vocabulary.names)
 
 

@@ -1,0 +1,157 @@
+"""Classes by pictures: how often regions are named right, and what the ways of embedding them do.
+
+    python benchmarks/exemplars.py --images coco_ovd_mini/val --annotations coco_ovd_mini/val.json
+
+Every ground-truth box is embedded in its photo. The photos are split in two at random, `--rounds` times: exemplars come
+from one half, the boxes of the other half are named among all classes that have enough exemplars (boxes of 24 x 24
+pixels or more). Three kinds of vocabulary:
+
+  alone   every class by pictures;
+  mixed   a random quarter of the classes by pictures, the others by words; right names of both parts, and how often a
+          class by pictures was named beside how often that is true: a way that lets them claim everything is no use;
+  both    every class by words and pictures.
+
+The ways: words (no pictures), as it is (the unit mean of the exemplars), centred (the mean of all regions of the first
+half subtracted, that of the names added), in words (what `cora.detector.exemplars` does).
+
+Last, one thing instead of a class: each of up to 300 boxes is a class by itself beside all classes by words; its
+exemplar is the box cut out of the photo, what must be found is the box in the photo, and no box of another photo.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import cora
+from cora.data.coco import CocoDataset
+from cora.detector import Detector
+from cora.detector.exemplars import PICTURE_SHARE, embed_region, in_words
+from cora.regions.everyday import EVERYDAY_NAMES
+
+LEAST_SIDE_PX, THINGS, SWITCHED_OFF = 24, 300, -9.0
+COLUMNS = ("alone", "mixed", "pictured", "worded", "named pict.", "truly", "both")
+
+
+class Boxes(NamedTuple):
+    """Embeddings [M, D], classes [M], photos [M], whether [M] they may be exemplars; of some, those of the cut-out."""
+
+    embeddings: Tensor
+    classes: Tensor
+    photos: Tensor
+    usable: Tensor
+    cut_out: dict[int, Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--photos", type=int, help="only the first so many")
+    parser.add_argument("--exemplars", type=int, nargs="+", default=[1, 5], help="pictures of a class")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    detector = cora.load(arguments.model)
+    dataset = CocoDataset(annotations=arguments.annotations, images=arguments.images)
+    with torch.no_grad():
+        boxes = embed(detector, dataset, arguments.photos or len(dataset))
+        words = detector.vocabulary_encoder.encode(dataset.class_names).embeddings
+        everyday = detector.vocabulary_encoder.encode(EVERYDAY_NAMES).embeddings
+        scale = detector.config.tower.logit_scale
+        for count in arguments.exemplars:
+            rounds = [one_round(boxes, words, everyday, scale, count, seed) for seed in range(arguments.rounds)]
+            print(f"{count} exemplars a class, mean of {len(rounds)} splits, right names in %:")
+            print(" " * 20 + "".join(f"{column:>11}" for column in COLUMNS))
+            for key in rounds[0]:
+                row = torch.tensor([part[key] for part in rounds]).nanmean(dim=0)
+                print(f"  {key:<18}" + "".join(f"{100 * value:11.1f}" for value in row.tolist()))
+        things(boxes, words, everyday, scale)
+
+
+def embed(detector: Detector, dataset: CocoDataset, count: int) -> Boxes:
+    """All ground-truth boxes of the first photos."""
+    embeddings, classes, photos, usable = [], [], [], []
+    cut_out: dict[int, Tensor] = {}
+    for index in range(min(count, len(dataset))):
+        photo, targets, _ = dataset[index]
+        if not len(targets):
+            continue
+        c3, _ = detector.encode(detector.preprocessor([photo]))
+        start = sum(len(part) for part in classes)
+        embeddings.append(detector.embed_exact(c3, targets.boxes_cxcywh[None])[0])
+        classes.append(targets.classes)
+        photos.append(torch.full_like(targets.classes, index))
+        corners = dataset.records[index].boxes_xyxy_px
+        usable.append((corners[:, 2:] - corners[:, :2]).amin(dim=1) >= LEAST_SIDE_PX)
+        for row in usable[-1].nonzero()[:2, 0].tolist():
+            if len(cut_out) < THINGS:
+                left, top, right, bottom = (round(corner) for corner in corners[row].tolist())
+                cut_out[start + row] = embed_region(detector, photo.crop((left, top, right, bottom)))
+    return Boxes(torch.cat(embeddings), torch.cat(classes), torch.cat(photos), torch.cat(usable), cut_out)
+
+
+def one_round(
+    boxes: Boxes, words: Tensor, everyday: Tensor, scale: float, count: int, seed: int
+) -> dict[str, tuple[float, ...]]:
+    """One split: way -> alone | mixed: all, of classes by pictures, of those by words, named and true share | both."""
+    generator = torch.Generator().manual_seed(seed)
+    order = boxes.photos.unique()
+    first = torch.isin(boxes.photos, order[torch.randperm(len(order), generator=generator)[: len(order) // 2]])
+    means, known = torch.zeros_like(words), torch.zeros(len(words), dtype=torch.bool)
+    for name in range(len(words)):
+        rows = (first & boxes.usable & (boxes.classes == name)).nonzero()[:, 0]
+        if len(rows) >= count:
+            chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
+            means[name], known[name] = F.normalize(boxes.embeddings[chosen].mean(dim=0), dim=0), True
+    test = ~first & known[boxes.classes]
+    regions, truth = boxes.embeddings[test], boxes.classes[test]
+    pictured = known & (torch.randperm(len(words), generator=generator) % 4 == 0)
+    gap = boxes.embeddings[first].mean(dim=0) - words[known].mean(dim=0)
+    said = torch.stack([in_words(one, everyday, scale=scale) for one in means])
+    ways = {"words": words, "as it is": means, "centred": F.normalize(means - gap, dim=-1), "in words": said}
+
+    def named(classes: Tensor) -> Tensor:
+        return (regions @ classes.T).masked_fill(~known, SWITCHED_OFF).argmax(dim=1)
+
+    answer = {}
+    is_pictured = pictured[truth]
+    for key, way in ways.items():
+        mixed = named(torch.where(pictured[:, None], way, words))
+        right = (mixed == truth).float()
+        both = named(F.normalize((1 - PICTURE_SHARE) * words + PICTURE_SHARE * way, dim=-1))
+        answer[key] = (
+            (named(way) == truth).float().mean().item(),
+            right.mean().item(),
+            right[is_pictured].mean().item(),
+            right[~is_pictured].mean().item(),
+            pictured[mixed].float().mean().item(),
+            is_pictured.float().mean().item(),
+            (both == truth).float().mean().item(),
+        )
+    return answer
+
+
+def things(boxes: Boxes, words: Tensor, everyday: Tensor, scale: float) -> None:
+    """Print how often one thing is found, and how often boxes of other photos are taken for it."""
+    rows = torch.tensor(list(boxes.cut_out))
+    cut_out = torch.stack(list(boxes.cut_out.values()))
+    best_word = (boxes.embeddings @ words.T).max(dim=1).values
+    others = boxes.photos[:, None] != boxes.photos[rows][None]
+    print(f"one thing, {len(rows)} of them, in %: found, boxes of other photos taken for it")
+    said = torch.stack([in_words(one, everyday, scale=scale) for one in cut_out])
+    for key, way in {"as it is": cut_out, "in words": said}.items():
+        wins = boxes.embeddings @ way.T > best_word[:, None]
+        found, wrong = wins[rows, torch.arange(len(rows))].float().mean(), (wins & others).sum() / others.sum()
+        print(f"  {key:<18}{100 * found:7.1f}{100 * wrong:7.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""What the service gives of the model's speed: clients on this machine against the Python interface.
+
+    python benchmarks/service.py --clients 8 --seconds 60
+
+First `predict` goes through the photos in batches, in a process of its own, as the Python interface is used: from files
+to boxes. Then `cora serve` runs with the same model, the same batch size and the same number of threads, and clients in
+a third process send the same photos, one in a request, each as soon as the last one is answered. Both parts are run
+`--rounds` times in turn; the share is of the medians. Everything stays on this machine's loopback.
+
+Fails (exit code 1) if a request fails or the service's memory grows by more than `--growth` percent after its first
+quarter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+NAMES = ("person", "cat", "dog", "bicycle", "car", "cup", "chair", "bottle")
+MIB = 2**20
+
+
+@dataclass
+class Load:
+    """What the clients saw."""
+
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    memory_mib: list[float] = field(default_factory=list)
+    elapsed: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Photos a second."""
+        return self.answered / self.elapsed
+
+    @property
+    def growth(self) -> float:
+        """Largest memory in the last quarter over that of the first, minus 1."""
+        quarter = max(1, len(self.memory_mib) // 4)
+        return max(self.memory_mib[-quarter:]) / max(self.memory_mib[:quarter]) - 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, default=EXAMPLES, help="folder of JPEG files")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--max-batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--growth", type=float, default=5, help="percent")
+    parser.add_argument("--python-only", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.python_only:
+        print(python_rate(arguments))
+        return 0
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    photos = sorted(arguments.photos.glob("*.jpg"))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["CORA_CACHE"] = cache
+        rates, loads = [], []
+        for _ in range(arguments.rounds):
+            rates.append(python_rate_apart())
+            loads.append(serve(arguments, photos))
+    return report(arguments, rates, loads)
+
+
+def python_rate_apart() -> float:
+    """`python_rate` in a process that has the machine, and its memory, for itself."""
+    command = [sys.executable, __file__, "--python-only", *sys.argv[1:]]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def python_rate(arguments: argparse.Namespace) -> float:
+    """Photos a second through `predict`, batches of one size as far as the photos allow."""
+    import cora
+
+    detector = cora.load(arguments.model)
+    vocabulary = detector.vocabulary(NAMES)
+    photos = sorted(arguments.photos.glob("*.jpg"))
+    # Photos of one size follow each other, so that batches have no padding: the best case of this interface.
+    lists = [[photo] * arguments.max_batch for photo in photos]
+    for batch in lists:
+        detector.predict(batch, vocabulary, batch_size=arguments.max_batch)
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < arguments.seconds / 2:
+        for batch in lists:
+            done += len(detector.predict(batch, vocabulary, batch_size=arguments.max_batch))
+    return done / (time.perf_counter() - start)
+
+
+def serve(arguments: argparse.Namespace, photos: Sequence[Path]) -> Load:
+    """The service under load."""
+    command = [sys.executable, "-m", "cora", "serve", "--port", "0", "--model", arguments.model]
+    process = subprocess.Popen([*command, "--max-batch", str(arguments.max_batch)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        address = next((word for word in line.split() if word.startswith("http://")), None)
+        if address is None:
+            raise SystemExit("the service did not start")
+        bodies = [form(photo) for photo in photos]
+        load_for(address, process.pid, bodies, clients=arguments.clients, seconds=min(5, arguments.seconds))
+        return load_for(address, process.pid, bodies, clients=arguments.clients, seconds=arguments.seconds)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def load_for(address: str, pid: int, bodies: Sequence[bytes], *, clients: int, seconds: float) -> Load:
+    """Clients that ask one thing after the other, and the service's memory twice a second."""
+    load, lock = Load(), threading.Lock()
+    start = time.perf_counter()
+    end = start + seconds
+
+    def ask(number: int) -> None:
+        place = urlsplit(address)
+        connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=120)
+        while time.perf_counter() < end:
+            # All clients take the photos in the same order, as cameras or crawlers of one kind send like pictures.
+            began = time.perf_counter()
+            body = bodies[number % len(bodies)]
+            number += 1
+            connection.request("POST", "/detect", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+            response = connection.getresponse()
+            content = response.read()
+            with lock:
+                load.seconds.append(time.perf_counter() - began)
+                if response.status == 200 and len(json.loads(content)["images"]) == 1:
+                    load.answered += 1
+                else:
+                    load.failures.append(f"{response.status} {content[:200]!r}")
+        connection.close()
+
+    threads = [threading.Thread(target=ask, args=(0,)) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    service = psutil.Process(pid)
+    while any(thread.is_alive() for thread in threads):
+        load.memory_mib.append(service.memory_info().rss / MIB)
+        time.sleep(0.5)
+    load.elapsed = time.perf_counter() - start
+    return load
+
+
+BOUNDARY = uuid.uuid4().hex
+
+
+def form(photo: Path) -> bytes:
+    """A multipart form with one photo and the names."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="'
+    parts = [
+        f'{head}classes"\r\n\r\n{",".join(NAMES)}\r\n'.encode(),
+        f'{head}images"; filename="{photo.name}"\r\nContent-Type: image/jpeg\r\n\r\n'.encode(),
+        photo.read_bytes(),
+        f"\r\n--{BOUNDARY}--\r\n".encode(),
+    ]
+    return b"".join(parts)
+
+
+def report(arguments: argparse.Namespace, rates: Sequence[float], loads: Sequence[Load]) -> int:
+    """Print the table; the exit code."""
+    python, service = statistics.median(rates), statistics.median(load.rate for load in loads)
+    waits = sorted(second for load in loads for second in load.seconds)
+    failures = [failure for load in loads for failure in load.failures]
+    growth = max(load.growth for load in loads)
+    print(
+        f"{arguments.model}, {len(NAMES)} classes, {arguments.threads} threads, "
+        f"batches of up to {arguments.max_batch}, {arguments.clients} clients for {arguments.seconds:g} s, "
+        f"{arguments.rounds} rounds"
+    )
+    print(f"| {'what':36} | {'result':>12} |")
+    print(f"| {'-' * 36} | {'-' * 11}: |")
+    for what, value in (
+        ("predict, photos/s", f"{python:.2f}"),
+        ("service, photos/s", f"{service:.2f}"),
+        ("service / predict", f"{service / python:.0%}"),
+        ("requests answered", f"{sum(load.answered for load in loads)}"),
+        ("errors", f"{len(failures)}"),
+        ("time of a request, median, s", f"{waits[len(waits) // 2]:.2f}"),
+        ("time of a request, 99 %, s", f"{waits[int(len(waits) * 0.99)]:.2f}"),
+        ("memory at the end, MiB", f"{loads[-1].memory_mib[-1]:.0f}"),
+        ("growth of memory", f"{growth:+.1%}"),
+    ):
+        print(f"| {what:36} | {value:>12} |")
+    for failure in failures[:5]:
+        print(failure, file=sys.stderr)
+    return int(bool(failures) or growth > arguments.growth / 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

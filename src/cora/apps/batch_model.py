@@ -1,0 +1,136 @@
+"""The model of a batch with all options that belong to it: opened in any process, named in the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cora.apps.open_model import open_detector
+from cora.apps.text_options import TextOptions
+from cora.apps.tile_options import set_short_side
+from cora.detector import Detector
+from cora.detector.exemplars import Exemplars
+from cora.detector.tiling import Tiles
+from cora.errors import ImageError
+from cora.regions.vocabulary import Vocabulary
+from cora.structures import Detections
+from cora.training.identity import weights_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """What the command line says about the model; it is sent to other processes.
+
+    Attributes:
+        model: name or file.
+        device: name of a torch device, or "auto".
+        text_model: of an exported file.
+        text: templates and descriptions.
+        words: classes that are looked for by their names.
+        exemplars: pictures of classes, by name; paths.
+        tiles: parts of pictures that are looked at, too.
+        short_side: pixels that pictures are resized to.
+    """
+
+    model: str
+    device: str = "auto"
+    text_model: str | None = None
+    text: TextOptions = field(default_factory=TextOptions)
+    words: tuple[str, ...] = ()
+    exemplars: Exemplars = field(default_factory=dict)
+    tiles: Tiles | None = None
+    short_side: int | None = None
+
+    def open(self, worker: int) -> BatchModel:
+        """The model, on a GPU of its own where there are several and none is named.
+
+        Args:
+            worker: number of the worker, from 0.
+        """
+        device = self.device
+        if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+            device = f"cuda:{worker % torch.cuda.device_count()}"
+        detector = open_detector(self.model, device, text_model=self.text_model)
+        set_short_side(detector, self.short_side)
+        self.text.apply(detector.vocabulary_encoder)
+        return BatchModel(detector, self)
+
+    def made_with(self, detector: Detector) -> dict[str, str]:
+        """What binds results to the model and its options: hashes, and what was asked for besides."""
+        said = {
+            "model": _files_hash(self.model) or f"{weights_hash(detector)}-{_hash(asdict(detector.config))}",
+            "text model": self.text_model,
+            "text around names": _hash(asdict(self.text)) if self.text != TextOptions() else None,
+            "exemplars": _hash([self.words, *self._exemplar_hashes()]) if self.exemplars else None,
+            "tiles": str(self.tiles) if self.tiles is not None else None,
+            "short side": str(self.short_side) if self.short_side is not None else None,
+        }
+        return {name: value for name, value in said.items() if value is not None}
+
+    def _exemplar_hashes(self) -> list[Any]:
+        found = []
+        for name, pictures in self.exemplars.items():
+            for picture in pictures:
+                path, box = picture if isinstance(picture, tuple) else (picture, None)
+                content = _files_hash(str(path))
+                if content is None:
+                    raise ImageError(f"expected an image file, got no file at {path}; check the path of --exemplar")
+                found.append([name, content, box])
+        return found
+
+
+class BatchModel:
+    """A detector that looks for the exemplars, too, and at tiles; see `cora.batch.labeller.Model`."""
+
+    def __init__(self, detector: Detector, choice: ModelChoice) -> None:
+        self.detector, self._choice = detector, choice
+
+    def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Vocabulary:
+        """Names and exemplars, encoded once; a name in both is a class by words and pictures."""
+        # Classes by pictures alone are among the names of a batch, and no words stand for them.
+        by_words = [name for name in classes if name in self._choice.words]
+        return self.detector.vocabulary(by_words, distractors=distractors, exemplars=self._choice.exemplars or None)
+
+    def predict(
+        self,
+        images: list[Image.Image],
+        classes: Any,
+        *,
+        score: float,
+        nms_iou: float | None,
+        max_detections: int | None,
+        batch_size: int,
+    ) -> list[Detections]:
+        """Detections of each picture, above `score`."""
+        return self.detector.predict(
+            images,
+            classes,
+            score=score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            batch_size=batch_size,
+            tiles=self._choice.tiles,
+        )
+
+
+def _files_hash(model: str) -> str | None:
+    """Hash of a file, and of the weights that OpenVINO keeps beside it; None where there is no such file."""
+    path = Path(model)
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    for file in (path, *([path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [])):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

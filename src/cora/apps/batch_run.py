@@ -1,0 +1,156 @@
+"""Label many pictures and print what there is; `batch.py` has the arguments."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import partial
+
+from rich.progress import Progress
+
+from cora.apps.batch_model import BatchModel, ModelChoice
+from cora.apps.exemplar_options import gather
+from cora.apps.files import check_writable
+from cora.apps.model_options import read_distractors, read_names
+from cora.apps.open_model import fixed_names, is_exported
+from cora.apps.progress import error_console, output_console, progress_bar, report, say
+from cora.apps.text_options import read_text_options
+from cora.apps.tile_options import read_tiles
+from cora.batch import (
+    BatchReport,
+    DetectSettings,
+    ExportSettings,
+    Photos,
+    ReviewSettings,
+    Thresholds,
+    Watch,
+    check_export,
+    kept_score,
+    parse_thresholds,
+    run_batch,
+)
+from cora.errors import CoraError
+
+_SHOWN_CLASSES = 10
+
+
+def batch(args: argparse.Namespace) -> int:
+    """Everything that can be checked is checked before the first picture is read; returns the exit code.
+
+    Raises:
+        CoraError: bad input.
+    """
+    exemplars = gather(args.exemplar)
+    if args.classes is None and not exemplars and not is_exported(args.model):
+        raise CoraError("the following arguments are required: --classes or --exemplar")
+    words = () if args.classes is None else read_names(args.classes)
+    distractors = read_distractors(args.distractors)
+    export = _export(args)
+    choice = ModelChoice(
+        model=args.model,
+        device=args.device,
+        text_model=args.text_model,
+        text=read_text_options(args.templates, args.descriptions, words),
+        words=words,
+        exemplars=exemplars,
+        tiles=read_tiles(args),
+        short_side=args.short_side,
+    )
+    check_writable(args.to, folder=True)
+    kept = kept_score(args.to)
+    model = choice.open(0)
+    if not words and not exemplars:
+        words = fixed_names(model.detector)
+        choice = replace(choice, words=words)
+        model = BatchModel(model.detector, choice)
+    # Names that are too long and pictures that cannot be read fail here, before any work.
+    vocabulary = model.detector.vocabulary(words, distractors=distractors, exemplars=exemplars or None)
+    names = tuple(vocabulary.names)
+    settings = DetectSettings(
+        classes=names,
+        keep=export.least_score(names) if args.keep is None else args.keep,
+        distractors=distractors,
+        batch_size=args.batch_size,
+        made_with=choice.made_with(model.detector),
+    )
+    check_export(settings, export)
+    errors = error_console()
+    with progress_bar(errors) as bar:
+        try:
+            found = run_batch(
+                args.sources,
+                folder=args.to,
+                settings=settings,
+                open_model=choice.open,
+                export=export,
+                model=model,
+                engine=args.engine,
+                processes=args.processes,
+                gpus=1.0 if args.device.startswith("cuda") else 0.0,
+                watch=_watch(bar),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("while detecting; what is done is kept, the same command goes on") from None
+    _print(args, export, found, kept)
+    for reason in found.first_unreadable:
+        report(errors, reason)
+    if found.unreadable:
+        of = f"{found.unreadable} of {found.pictures} pictures"
+        report(errors, f"{of} could not be read; {args.to / 'unreadable.csv'} has them all", "warning")
+    return 1 if found.unreadable else 0
+
+
+def _export(args: argparse.Namespace) -> ExportSettings:
+    thresholds = Thresholds(usual=args.score)
+    if args.thresholds is not None:
+        thresholds = parse_thresholds(args.thresholds, usual=args.score)
+    low, high = _between(args.review) if args.review is not None else (None, None)
+    review = ReviewSettings(low=low, high=high, margin=args.margin, format=args.review_format, sheet=args.review_sheet)
+    if args.review_sheet and not review:
+        raise CoraError("--review-sheet: expected a review list to draw, got none; add --review or --margin")
+    photos: Photos = args.photos or ("link" if args.output in ("yolo", "voc") else "none")
+    return ExportSettings(format=args.output, thresholds=thresholds, photos=photos, review=review)
+
+
+def _between(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high <= 1:
+        raise CoraError(f"--review: expected two scores, LOW,HIGH, with 0 <= LOW < HIGH <= 1, got {text!r}")
+    return low, high
+
+
+def _watch(bar: Progress) -> Watch:
+    detecting = bar.add_task("detecting", total=None)
+    writing = bar.add_task("writing", total=None, visible=False)
+
+    def begin(count: int, earlier: int) -> None:
+        bar.update(detecting, total=count, completed=earlier)
+        bar.update(writing, total=count)
+
+    def write(more: int) -> None:
+        bar.update(writing, advance=more, visible=True)
+
+    return Watch(begin=begin, detecting=lambda more: bar.update(detecting, advance=more), writing=write)
+
+
+def _print(args: argparse.Namespace, export: ExportSettings, found: BatchReport, kept: float | None) -> None:
+    console = output_console()
+
+    tell = partial(say, console)
+    if kept is not None:
+        tell(f"{found.earlier} of {found.pictures} pictures were done by an earlier run.")
+    total = sum(found.boxes.values())
+    named = [f"{name} {count}" for name, count in found.boxes.most_common(_SHOWN_CLASSES)]
+    more = f", and {len(found.boxes) - _SHOWN_CLASSES} more classes" if len(found.boxes) > _SHOWN_CLASSES else ""
+    of = f": {', '.join(named)}{more}" if named else ""
+    tell(f"{total} boxes in {found.pictures - found.unreadable} pictures{of}.")
+    if not total and found.pictures > found.unreadable:
+        tell(f"No box has a score of {args.score:g} or more; try a lower --score.")
+    if export.review:
+        tell(f"{found.reviewed} boxes are on the review list.")
+    tell(f"Written: {', '.join(map(str, found.written))}.")
+    if export.photos == "none":
+        tell(f"File names are relative to {found.root}.")

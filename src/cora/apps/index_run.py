@@ -1,0 +1,109 @@
+"""`cora index`: a folder of pictures in, an index of its regions out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cora.apps.files import check_writable, parse_classes
+from cora.apps.open_model import open_torch_detector
+from cora.apps.progress import error_console, output_console, progress_bar, report, say
+from cora.data.class_split import known_split
+from cora.regions.vocabulary import clean_names
+from cora.retrieval import RegionIndex, RegionSettings, UpdateReport
+from cora.retrieval.manifest import MANIFEST
+from cora.retrieval.update import list_pictures, no_pictures
+
+_SHOWN_PROBLEMS = 20
+
+
+def index(
+    *,
+    folder: Path,
+    db: Path,
+    classes: str | None,
+    score: float | None,
+    regions: int | None,
+    rehash: bool,
+    model: str | None,
+    device: str,
+) -> int:
+    """Make an index or bring it up to date, and say what was done.
+
+    Args:
+        folder: of the pictures.
+        db: folder of the index.
+        classes: names divided by commas, @FILE, "lvis"; None for whatever looks like an object.
+        score: least score of a region; None for the index's, or the default.
+        regions: most regions of a picture; None likewise.
+        rehash: hash every file.
+        model: name or file; None for the index's, or "nano".
+        device: name of a torch device, or "auto".
+
+    Returns:
+        Exit code: 0, or 1 if some pictures could not be read.
+
+    Raises:
+        CoraError: bad input.
+    """
+    given = _given(classes, score, regions)
+    if not list_pictures(folder):
+        raise no_pictures(folder)
+    check_writable(db, folder=True)
+    before = RegionIndex.open(db) if (db / MANIFEST).exists() else None
+    settings = replace(before.settings if before else RegionSettings(), **given)
+    name = model or (before.model_name if before else "nano")
+    detector = open_torch_detector(name, device, needs="cora index")
+    errors = error_console()
+    try:
+        made, done = RegionIndex.build(
+            db,
+            folder,
+            detector,
+            settings=settings,
+            model_name=str(Path(name).resolve()) if Path(name).is_file() else name,
+            rehash=rehash,
+            progress=lambda files: _progress(errors, files),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("; what is done is kept, the same command goes on") from None
+    for problem in done.problems[:_SHOWN_PROBLEMS]:
+        report(errors, problem)
+    if done.problems:
+        report(errors, f"{len(done.problems)} of the pictures could not be read", "warning")
+    summary = f"{_told(done)} {len(made)} regions are in {db}."
+    say(output_console(), summary)
+    return 1 if done.problems else 0
+
+
+def _given(classes: str | None, score: float | None, regions: int | None) -> dict[str, Any]:
+    """The settings that were named."""
+    given: dict[str, Any] = {}
+    if classes is not None:
+        # LVIS writes remote_control; people and models know words.
+        lvis = [name.replace("_", " ") for name in known_split("lvis").all] if classes == "lvis" else None
+        given["classes"] = clean_names(lvis or parse_classes(classes))
+    if score is not None:
+        given["score"] = score
+    if regions is not None:
+        given["max_regions"] = regions
+    return given
+
+
+def _told(done: UpdateReport) -> str:
+    counts = {
+        "added": done.added,
+        "changed": done.changed,
+        "removed": done.removed,
+        "unchanged": done.unchanged,
+        "with the content of another": done.twice,
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"Pictures: {told or 'none'}."
+
+
+def _progress(console: Console, files: Sequence[str]) -> Iterator[str]:
+    with progress_bar(console) as bar:
+        yield from bar.track(files, description="indexing")

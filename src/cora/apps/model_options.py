@@ -1,0 +1,66 @@
+"""Options about the model and the names it looks for, the same in every command that has them."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """`--device`."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+
+
+def add_model_option(parser: argparse.ArgumentParser, what: str = "name (see 'cora models') or file") -> None:
+    """`--model`, nano by default; `what` says what it may be or is for."""
+    parser.add_argument("--model", default="nano", help=f"{what} (default: %(default)s)")
+
+
+def add_text_model_option(parser: argparse.ArgumentParser) -> None:
+    """`--text-model`, for exported files."""
+    parser.add_argument(
+        "--text-model",
+        metavar="MODEL",
+        help="model whose text tower embeds names for an exported file (default: the one named in the file)",
+    )
+
+
+def add_classes_option(parser: argparse.ArgumentParser, *, unless: str = "") -> None:
+    """`--classes`; required, or, `unless` something is said, checked by the command."""
+    parser.add_argument(
+        "--classes",
+        required=not unless,
+        metavar="NAMES",
+        help='names divided by commas, "cat, remote control", or @FILE with one name a line'
+        + (f"; needed unless {unless}" if unless else ""),
+    )
+
+
+def add_distractors_option(parser: argparse.ArgumentParser, where: str = "pictures") -> None:
+    """`--distractors`; `where` the other things may be."""
+    parser.add_argument(
+        "--distractors",
+        metavar="NAMES",
+        help=f"other things that may be in the {where}, like --classes, or 'none'; they compete with the classes and "
+        "are never reported (default: the model's own choice)",
+    )
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Class names of `--classes` and the like: divided by commas, or @FILE with one a line.
+
+    Raises:
+        VocabularyError: the file cannot be read, or the names cannot be used: none, blank ones, one twice.
+    """
+    from cora.apps.files import parse_classes
+    from cora.regions.vocabulary import clean_names
+
+    return tuple(clean_names(parse_classes(text)))
+
+
+def read_distractors(text: str | None) -> tuple[str, ...] | None:
+    """Names of `--distractors`: () for 'none', None, the model's own choice, where nothing was said.
+
+    Raises:
+        VocabularyError: as `read_names`.
+    """
+    return None if text is None else () if text == "none" else read_names(text)

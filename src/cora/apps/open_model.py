@@ -1,0 +1,81 @@
+"""Models of the commands: a detector of this package, or one that was exported for another runtime."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cora
+from cora.apps.device import pick_device
+from cora.compress.quantize_torch import is_int8_file, load_int8
+from cora.detector import Detector
+from cora.errors import ModelError, VocabularyError
+from cora.export import load_exported
+
+#: Endings of files that `cora export` writes and that `--model` takes.
+EXPORTED = (".onnx", ".xml")
+
+
+def open_detector(model: str, device: str = "auto", *, text_model: str | None = None) -> Detector:
+    """Load the model that `--model` names, on a device, ready to predict.
+
+    An exported file comes as an `ExportedDetector`, which stands for a detector wherever `predict` and `vocabulary` are
+    used; what needs the parts of a detector calls `open_torch_detector`.
+
+    Args:
+        model: name (see `cora models`), checkpoint, or an exported file: *.onnx, or OpenVINO's *.xml.
+        device: name of a torch device, or "auto" for a GPU if there is one; "auto" keeps exported files on the CPU.
+        text_model: name or checkpoint whose text tower embeds names for an exported file; the one in the file if None.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be read.
+        CoraError: there is no such device.
+        MissingExtraError: an exported file's runtime is not installed.
+    """
+    if is_exported(model):
+        where = "cpu" if device == "auto" else device
+        exported = load_exported(model, load_text_model=cora.load, text_model=text_model, device=where)
+        return cast(Detector, exported)
+    if text_model is not None:
+        raise ModelError(f"--text-model {text_model}: expected an exported file as --model, got {model}; leave it out")
+    if is_int8_file(model):
+        where = pick_device(device)
+        return load_int8(model).to(where)
+    return open_torch_detector(model, device)
+
+
+def is_exported(model: str) -> bool:
+    """Whether a name is that of an exported file."""
+    return model.lower().endswith(EXPORTED)
+
+
+def fixed_names(detector: Detector) -> tuple[str, ...]:
+    """Names that were fixed when a model was exported.
+
+    Raises:
+        VocabularyError: the model takes names at run time, so that some have to be given.
+    """
+    names: tuple[str, ...] = getattr(detector, "class_names", ())
+    if not names:
+        raise VocabularyError("expected names to look for, since this model has none of its own; give --classes")
+    return names
+
+
+def open_torch_detector(model: str, device: str = "auto", *, needs: str = "this command") -> Detector:
+    """The same for what needs the parts of a detector, which an exported file does not have.
+
+    Args:
+        model: name or checkpoint.
+        device: name of a torch device, or "auto".
+        needs: who asks, for the message.
+
+    Raises:
+        ModelError: there is no such model, or it is an exported or an INT8 one.
+    """
+    if is_exported(model):
+        raise ModelError(
+            f"{needs}: expected a model by name or a checkpoint, got the exported {model}; name what it was made of"
+        )
+    if is_int8_file(model):
+        raise ModelError(f"{needs}: expected a model of floats, got the INT8 copy {model}; name what it was made of")
+    where = pick_device(device)
+    return cora.load(model).to(where)

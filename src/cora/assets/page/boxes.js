@@ -1,0 +1,134 @@
+// Boxes over the picture and the list beside it. Positions are shares of the picture, so they fit at any size.
+
+// A class has one colour in every picture: its hue comes from nothing but the name.
+function hue(name) {
+  let hash = 2166136261;
+  for (const letter of name.toLowerCase()) hash = Math.imul(hash ^ letter.codePointAt(0), 16777619);
+  return ((hash >>> 8) * 137) % 360;
+}
+
+function paint(element, name) {
+  const angle = hue(name);
+  element.style.setProperty("--colour", `hsl(${angle} 85% 45%)`);
+  // Yellow and green are light at the same lightness where blue is dark.
+  element.style.setProperty("--letters", angle > 35 && angle < 200 ? "#000000" : "#ffffff");
+}
+
+const percent = (value) => `${(100 * value).toFixed(3)}%`;
+
+export class Boxes {
+  // `choose(detection)` is called when a box is clicked, or Enter pressed on it.
+  constructor(layer, list, choose) {
+    this.layer = layer;
+    this.list = list;
+    this.choose = choose;
+    this.items = [];
+    this.layer.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  // Best first, as the service sends them.
+  set(found) {
+    this.items = found.detections.map((detection) => this.item(detection, found.width, found.height));
+    // Small boxes lie on top of large ones, or they could not be clicked.
+    const bySize = [...this.items].sort((one, other) => other.area - one.area);
+    bySize.forEach((item, place) => { item.button.style.zIndex = String(place + 1); });
+    this.layer.replaceChildren(...this.items.map((item) => item.button));
+    this.list.replaceChildren(...this.items.map((item) => item.row));
+  }
+
+  item(detection, width, height) {
+    const [left, top, right, bottom] = detection.box;
+    const text = `${detection.name} ${detection.score.toFixed(2)}`;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "box";
+    button.setAttribute("role", "option");
+    button.setAttribute("aria-selected", "false");
+    button.setAttribute("aria-label", text);
+    button.tabIndex = -1;
+    button.style.left = percent(left / width);
+    button.style.top = percent(top / height);
+    button.style.width = percent((right - left) / width);
+    button.style.height = percent((bottom - top) / height);
+    button.classList.toggle("inside", top / height < 0.07);
+    button.classList.toggle("left", left / width > 0.7);
+    paint(button, detection.name);
+    const label = document.createElement("span");
+    label.textContent = text;
+    button.append(label);
+
+    const row = document.createElement("li");
+    paint(row, detection.name);
+    const swatch = document.createElement("i");
+    const name = document.createElement("b");
+    name.textContent = detection.name;
+    const score = document.createElement("span");
+    score.textContent = detection.score.toFixed(2);
+    row.append(swatch, name, score);
+
+    const item = { detection, button, label, row, area: (right - left) * (bottom - top) };
+    const near = (on) => [button, row].forEach((element) => element.classList.toggle("near", on));
+    for (const element of [button, row]) {
+      element.addEventListener("pointerenter", () => near(true));
+      element.addEventListener("pointerleave", () => near(false));
+      element.addEventListener("click", () => this.select(item));
+    }
+    button.addEventListener("focus", () => near(true));
+    button.addEventListener("blur", () => near(false));
+    return item;
+  }
+
+  // Shows the boxes above a score; returns them.
+  show(threshold) {
+    const shown = this.shown(threshold);
+    for (const item of this.items) {
+      const on = item.detection.score >= threshold;
+      item.button.hidden = !on;
+      item.row.hidden = !on;
+      item.button.tabIndex = -1;
+    }
+    // One stop for the Tab key; arrow keys go on from there.
+    const stop = shown.find((item) => item.button === document.activeElement) ?? shown[0];
+    if (stop) stop.button.tabIndex = 0;
+    this.placeLabels();
+    return shown.map((item) => item.detection);
+  }
+
+  // The best boxes keep their labels; one that would cover a better one's is marked.
+  placeLabels() {
+    const placed = [];
+    for (const { button, label } of this.items) {
+      if (button.hidden) continue;
+      const mine = label.getBoundingClientRect();
+      const covers = placed.some((other) => mine.left < other.right && other.left < mine.right
+        && mine.top < other.bottom && other.top < mine.bottom);
+      button.classList.toggle("covered", covers);
+      if (!covers) placed.push(mine);
+    }
+  }
+
+  shown(threshold) {
+    return this.items.filter((item) => item.detection.score >= threshold);
+  }
+
+  select(item) {
+    for (const other of this.items) other.button.setAttribute("aria-selected", String(other === item));
+    this.choose(item.detection);
+  }
+
+  key(event) {
+    const visible = this.items.filter((item) => !item.button.hidden);
+    const at = visible.findIndex((item) => item.button === document.activeElement);
+    if (at < 0) return;
+    const last = visible.length - 1;
+    const next = {
+      ArrowRight: Math.min(at + 1, last), ArrowDown: Math.min(at + 1, last),
+      ArrowLeft: Math.max(at - 1, 0), ArrowUp: Math.max(at - 1, 0), Home: 0, End: last,
+    }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    visible[at].button.tabIndex = -1;
+    visible[next].button.tabIndex = 0;
+    visible[next].button.focus();
+  }
+}

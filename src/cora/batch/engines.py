@@ -1,0 +1,223 @@
+"""Who computes the parts of a batch: this process, several on this machine, or Ray on a cluster.
+
+An engine is a generator of (number of a part, its lines), in any order; the caller writes them.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for_end
+from typing import Any
+
+import torch
+
+from cora.batch.items import Item
+from cora.batch.job import Job
+from cora.batch.labeller import Labeller, Model, Work
+from cora.errors import CoraError, MissingExtraError
+
+#: (part, lines)
+Done = Iterator[tuple[int, str]]
+#: Told how many more pictures are done.
+OnProgress = Callable[[int], object]
+
+#: Parts that wait for each process: enough that none stands idle, few enough that a million fit.
+_AHEAD = 2
+_SECONDS_BETWEEN_LOOKS = 0.25
+#: Parts that are handed to Ray at a time; their items are in its memory.
+_WAVE = 2048
+
+
+def in_this_process(
+    job: Job, work: Work, parts: Sequence[int], *, model: Model | None = None, on_progress: OnProgress
+) -> Done:
+    """One part after the other; `model` is the model where it is loaded already."""
+    labeller = Labeller(work, model=model)
+    for part in parts:
+        yield part, labeller(job.items(part), lambda: on_progress(1))
+
+
+def in_processes(job: Job, work: Work, parts: Sequence[int], *, count: int, on_progress: OnProgress) -> Done:
+    """Parts in `count` processes of this machine, each with a model of its own.
+
+    Raises:
+        CoraError: a process ended by itself, most likely for want of memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    shared = (context.Value("q", 0), context.Value("i", 0), context.Event())
+    threads = max(1, torch.get_num_threads() // count)
+    # Pickled here, since the pool would pass tensors in it through files of their own.
+    pool = ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start, initargs=(pickle.dumps(work), threads, *shared)
+    )
+    done, _, stop = shared
+    told, left = 0, iter(parts)
+    waiting: dict[Future[str], int] = {}
+    try:
+        while True:
+            while len(waiting) < count * _AHEAD and (part := next(left, None)) is not None:
+                waiting[pool.submit(_label, job.items(part))] = part
+            if not waiting:
+                break
+            finished, _ = wait(waiting, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+            told, more = done.value, done.value - told
+            on_progress(more)
+            for future in finished:
+                yield waiting.pop(future), future.result()
+        on_progress(done.value - told)
+    except BrokenProcessPool:
+        raise CoraError(
+            "expected all processes to go on, got one that ended by itself, perhaps for want of memory; "
+            "what is done is kept: run the command again, with fewer --processes"
+        ) from None
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def on_ray(
+    job: Job, work: Work, parts: Sequence[int], *, count: int, gpus: float = 0.0, on_progress: OnProgress
+) -> Done:
+    """Parts in `count` workers of Ray Data, each with a model of its own.
+
+    The cluster is that of `RAY_ADDRESS`, or one that is started on this machine. Workers read the pictures, so these
+    must lie where all machines see them; results come back to this process, which writes them.
+
+    Args:
+        job: what is to be done.
+        work: sent to the workers, where cora must be installed.
+        parts: to do.
+        count: of workers.
+        gpus: of each worker.
+        on_progress: told after each part.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        CoraError: the cluster is too small, or a worker failed.
+    """
+    try:
+        # Nothing about a run leaves the machine.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+        import ray.data
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise MissingExtraError("the engine ray", extra="ray") from error
+    own = not ray.is_initialized()
+    try:
+        if own:
+            ray.init(
+                log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if _has_cluster() else False
+            )
+        _check_room(
+            ray.cluster_resources(),  # type: ignore[no-untyped-call]
+            count,
+            gpus,
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        for start in range(0, len(parts), _WAVE):
+            for part, lines in _ray_wave(ray, job, work, parts[start : start + _WAVE], count, gpus):
+                on_progress(job.size_of(part))
+                yield part, lines
+    except (RayError, ConnectionError) as error:
+        reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+        raise CoraError(f"Ray: expected its workers to go on, got {reason}; what is done is kept") from error
+    finally:
+        if own and ray.is_initialized():
+            ray.shutdown()
+
+
+def _ray_wave(ray: Any, job: Job, work: Work, parts: Sequence[int], count: int, gpus: float) -> Done:
+    rows = []
+    for part in parts:
+        items = job.items(part)
+        text = "".join(item.to_line() for item in items)
+        rows.append({"part": part, "first": items[0].number, "items": text})
+    found = ray.data.from_items(rows).map_batches(
+        RayLabeller,
+        fn_constructor_args=(pickle.dumps(work),),
+        compute=ray.data.ActorPoolStrategy(size=min(count, len(parts))),
+        batch_size=1,
+        num_cpus=1,
+        num_gpus=gpus,
+    )
+    for row in found.iter_rows():
+        yield int(row["part"]), str(row["lines"])
+
+
+class RayLabeller:
+    """A worker of Ray Data: rows of `part`, `first` (number of its first item) and `items` to rows with `lines`."""
+
+    def __init__(self, work: bytes) -> None:
+        self._labeller = Labeller(pickle.loads(work))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        lines = []
+        for first, text in zip(batch["first"].tolist(), batch["items"].tolist(), strict=True):
+            items = [Item.from_line(line, first + place) for place, line in enumerate(text.splitlines())]
+            lines.append(self._labeller(items))
+        return {"part": batch["part"].tolist(), "lines": lines}
+
+
+def _has_cluster() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _check_room(resources: dict[str, float], count: int, gpus: float) -> None:
+    """Ray would wait for ever for what the cluster does not have."""
+    for kind, needed in (("CPU", float(count)), ("GPU", count * gpus)):
+        if resources.get(kind, 0.0) < needed:
+            raise CoraError(
+                f"Ray: expected a cluster with {needed:g} {kind}s for {count} workers, got "
+                f"{resources.get(kind, 0.0):g}; use fewer --processes"
+            )
+
+
+class _StoppedError(Exception):
+    """The process that wants the results has gone on to something else."""
+
+
+#: What `_start` received, in a worker process: work, number of the worker, what all share.
+_received: list[Any] = []
+_labeller: list[Labeller] = []
+
+
+def _start(work: bytes, threads: int, done: Any, started: Any, stop: Any) -> None:
+    # Ctrl-C goes to all processes of a terminal; the one that asked for the work says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    _received[:] = [pickle.loads(work), number, done, stop]
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed tells nobody, and workers would wait for ever for work."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_end([parent.sentinel])
+        os._exit(1)
+
+
+def _label(items: list[Item]) -> str:
+    work, number, done, stop = _received
+    if not _labeller:  # here and not at the start, so that an error reaches the user as what it is
+        _labeller.append(Labeller(work, worker=number))
+
+    def count() -> None:
+        with done.get_lock():
+            done.value += 1
+        if stop.is_set():
+            raise _StoppedError
+
+    return _labeller[0](items, count)

@@ -1,0 +1,280 @@
+"""The folder of a batch: what is to be done, what is done, and under which settings.
+
+    batch/manifest.json   settings and a hash of the list of inputs
+    batch/inputs.jsonl    the inputs, one a line (`Item`)
+    batch/0000000.jsonl   what was found in the first part of them, one picture a line (`Record`)
+
+A part is there whole or not at all, so what is missing is what is to be done. One process writes, whoever computes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import cora
+from cora.batch.items import Item
+from cora.batch.listing import Listing, list_inputs
+from cora.batch.records import Record
+from cora.batch.result_folder import ResultFolder
+from cora.batch.settings import DetectSettings
+from cora.errors import CoraError, DataError
+
+_VERSION = 1
+_MANIFEST, _INPUTS, _LOCK = "manifest.json", "inputs.jsonl", "lock"
+#: A stop loses at most one part for each process; a part costs a file.
+_SMALLEST_PART, _LARGEST_PART, _USUAL_PARTS = 4, 128, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An open folder; see `open_job`.
+
+    Attributes:
+        folder: of all results.
+        root: folder that the names of pictures are relative to.
+        count: pictures.
+        part_size: pictures of a part.
+        settings: of detection.
+        starts: byte in the list of inputs at which each part begins.
+    """
+
+    folder: ResultFolder
+    root: Path
+    count: int
+    part_size: int
+    settings: DetectSettings
+    starts: tuple[int, ...]
+
+    def missing(self) -> list[int]:
+        """Numbers of the parts that are still to be done."""
+        done = {entry.name for entry in os.scandir(self.folder.parts)}
+        return [part for part in range(len(self.starts)) if _part_name(part) not in done]
+
+    def size_of(self, part: int) -> int:
+        """Pictures of a part."""
+        return min(self.part_size, self.count - part * self.part_size)
+
+    def items(self, part: int) -> list[Item]:
+        """The pictures of a part."""
+        with (self.folder.parts / _INPUTS).open("rb") as file:
+            file.seek(self.starts[part])
+            first = part * self.part_size + 1
+            return [Item.from_line(file.readline(), first + place) for place in range(self.size_of(part))]
+
+    def item(self, number: int) -> Item:
+        """The picture of this number, 1, 2, ..."""
+        part, place = divmod(number - 1, self.part_size)
+        return self.items(part)[place]
+
+    def save(self, part: int, lines: str) -> None:
+        """Write a part that was done, whole or not at all.
+
+        Raises:
+            CoraError: it cannot be written.
+        """
+        self.folder.write_text(f"{self.folder.parts.name}/{_part_name(part)}", lines)
+
+    def results(self) -> Iterator[tuple[Item, Record]]:
+        """Every picture with what was found, in the order of the inputs; one part is in memory at a time.
+
+        Raises:
+            DataError: a part is missing or not whole.
+        """
+        for part in range(len(self.starts)):
+            path = self.folder.parts / _part_name(part)
+            try:
+                with path.open(encoding="ascii") as file:
+                    records = [Record.from_line(line) for line in file]
+            except (OSError, ValueError, TypeError) as error:
+                raise DataError(f"{path} cannot be read ({error}); delete it and run the command again") from None
+            items = self.items(part)
+            if [record.number for record in records] != [item.number for item in items]:
+                raise DataError(
+                    f"{path}: expected the results of {len(items)} pictures, got others; delete it and run again"
+                )
+            yield from zip(items, records, strict=True)
+
+
+@contextmanager
+def open_job(folder: Path, sources: Sequence[str], settings: DetectSettings) -> Iterator[Job]:
+    """List the inputs and begin a batch in a folder, or go on with the one that is there; one process at a time.
+
+    Args:
+        folder: new, empty, or of an earlier run with the same inputs and settings.
+        sources: see `list_inputs`.
+        settings: of detection; `keep` may be higher than that of a run that is there, whose own counts then.
+
+    Raises:
+        DataError: nothing to do, the folder is of other inputs or settings, or it is no batch's.
+        CoraError: another process works on it.
+    """
+    _check_folder(folder)
+    made = not folder.exists()
+    results = ResultFolder(folder)
+    results.parts.mkdir(parents=True, exist_ok=True)
+    with (results.parts / _LOCK).open("a") as lock:
+        _take(lock, folder)
+        fresh = results.parts / f"{_INPUTS}.new"
+        try:
+            listing = list_inputs(sources, file=fresh, exclude=folder)
+            manifest = _read_manifest(folder)
+            if manifest is None:
+                part_size = max(_SMALLEST_PART, min(_LARGEST_PART, listing.count // _USUAL_PARTS))
+                fresh.replace(results.parts / _INPUTS)
+                content = _manifest(listing, settings, sources, part_size)
+                results.write_text(f"{results.parts.name}/{_MANIFEST}", json.dumps(content, indent=1) + "\n")
+            else:
+                part_size = manifest["inputs"]["pictures_a_part"]
+                settings = _agreed(manifest, listing, settings, folder)
+        finally:
+            fresh.unlink(missing_ok=True)
+            if not (results.parts / _MANIFEST).exists():
+                _clear(results, made=made)
+        starts = _starts(results.parts / _INPUTS, part_size)
+        yield Job(
+            folder=results,
+            root=listing.root,
+            count=listing.count,
+            part_size=part_size,
+            settings=settings,
+            starts=starts,
+        )
+
+
+def kept_score(folder: Path) -> float | None:
+    """The least score that the batch of a folder keeps; None if there is none yet.
+
+    Raises:
+        DataError: what is there is no batch's manifest.
+    """
+    manifest = _read_manifest(folder)
+    return None if manifest is None else float(manifest["settings"]["keep"])
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"expected a folder for the results, got a file: {folder}; name another")
+    if folder.is_dir() and _read_manifest(folder) is None:
+        # A run that was killed while it listed its inputs leaves no more than its parts.
+        others = [entry.name for entry in os.scandir(folder) if entry.name != ResultFolder(folder).parts.name]
+        if others:
+            raise DataError(
+                f"expected a new or empty folder, or that of an earlier batch, got {others[0]!r} in {folder}; "
+                "name another"
+            )
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    """Hold the lock until the file is closed, which a killed process does too."""
+    try:
+        import fcntl
+    except ImportError:  # Windows; there nothing hinders a second process
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CoraError(
+            f"expected a batch that nobody works on, got one that another process is doing: {folder}; "
+            "wait for it, or stop it"
+        ) from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _clear(folder: ResultFolder, *, made: bool) -> None:
+    """Bad inputs leave nothing behind that was made for them."""
+    for name in (_LOCK, _INPUTS):
+        (folder.parts / name).unlink(missing_ok=True)
+    if not any(folder.parts.iterdir()):
+        folder.parts.rmdir()
+        if made:
+            folder.path.rmdir()
+
+
+def _part_name(part: int) -> str:
+    return f"{part:07d}.jsonl"
+
+
+def _manifest(listing: Listing, settings: DetectSettings, sources: Sequence[str], part_size: int) -> dict[str, Any]:
+    return {
+        "version": _VERSION,
+        "cora": cora.__version__,
+        "settings": settings.to_json(),
+        "inputs": {
+            "sources": list(sources),
+            "root": str(listing.root),
+            "pictures": listing.count,
+            "pictures_a_part": part_size,
+            "sha256": listing.digest,
+        },
+    }
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = ResultFolder(folder).parts / _MANIFEST
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["version"]
+        if version == _VERSION:
+            content["settings"]["keep"], content["inputs"]["sha256"], content["inputs"]["pictures_a_part"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no manifest of a batch ({error!r}); name another folder") from None
+    if version != _VERSION:
+        raise DataError(f"{path}: expected version {_VERSION}, got {version}; finish it with the cora that began it")
+    return content  # type: ignore[no-any-return]
+
+
+def _agreed(manifest: Mapping[str, Any], listing: Listing, settings: DetectSettings, folder: Path) -> DetectSettings:
+    """The settings of the run that is there, if these are the same."""
+    there, here = dict(manifest["settings"]), settings.to_json()
+    kept = there.pop("keep")
+    if here.pop("keep") < kept:
+        raise DataError(
+            f"{folder}: expected scores of {kept:g} or more, which is what this batch keeps, got {settings.keep:g}; "
+            "raise the thresholds, or begin in another folder"
+        )
+    for name, said in _different(there, here):
+        raise DataError(
+            f"{folder}: expected the settings that its batch began with, got another {name} ({said}); "
+            "repeat that command, or begin in another folder"
+        )
+    if manifest["inputs"]["sha256"] != listing.digest:
+        before, now = manifest["inputs"]["pictures"], listing.count
+        what = f"{now} pictures instead of {before}" if now != before else "other names or sizes"
+        raise DataError(
+            f"{folder}: expected the inputs that its batch began with, got {what}; "
+            "give the same inputs, or begin in another folder"
+        )
+    return DetectSettings(**{**vars(settings), "keep": kept})
+
+
+def _different(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in [*there, *(name for name in here if name not in there)]:
+        one, other = there.get(name), here.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _different(one, other)
+        elif one != other:
+            yield name, f"{_short(other)}, it has {_short(one)}"
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _starts(path: Path, part_size: int) -> tuple[int, ...]:
+    starts, position = [], 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            if number % part_size == 0:
+                starts.append(position)
+            position += len(line)
+    return tuple(starts)

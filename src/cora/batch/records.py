@@ -1,0 +1,94 @@
+"""What is known of a picture after detection: one line of JSON, in files that are written whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from cora.boxes import pairwise_iou
+from cora.structures import Detections
+
+#: Boxes that overlap this much show one object: their classes compete for it.
+_SAME_OBJECT_IOU = 0.7
+_BOX_DIGITS, _SCORE_DIGITS = 2, 6
+#: What stands for "no other class".
+NONE = -1
+
+
+class Box(NamedTuple):
+    """A detected box.
+
+    label: index of its class; score: 0..1; left, top, right, bottom: pixels of the upright picture; other: index of
+    the best other class of the same object that has no higher score, or `NONE`; other_score: its score, else 0.
+    """
+
+    label: int
+    score: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+    other: int = NONE
+    other_score: float = 0.0
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom."""
+        return self.left, self.top, self.right, self.bottom
+
+    @property
+    def margin(self) -> float:
+        """How much lower the score of the best other class is; the score itself where no other was seen."""
+        return self.score - self.other_score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A picture that was done; boxes best first. error: why it could not be read, else "" and the size is known."""
+
+    number: int
+    size: tuple[int, int] = (0, 0)
+    boxes: tuple[Box, ...] = ()
+    error: str = ""
+
+    def to_line(self) -> str:
+        """One line of JSON."""
+        if self.error:
+            content: list[object] = [self.number, self.error]
+        else:
+            boxes = [box[:6] if box.other == NONE else box for box in self.boxes]
+            content = [self.number, self.size, boxes]
+        return json.dumps(content, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str | bytes) -> Record:
+        """What `to_line` wrote."""
+        number, *content = json.loads(line)
+        if len(content) == 1:
+            return cls(number=number, error=content[0])
+        (height, width), boxes = content
+        return cls(number=number, size=(height, width), boxes=tuple(Box(*box) for box in boxes))
+
+
+def record_of(number: int, detections: Detections) -> Record:
+    """What is kept of a picture's detections: pixels to 1/100, without boxes that are thinner."""
+    scores = detections.scores.float()
+    rivals = pairwise_iou(detections.boxes_xyxy_px, detections.boxes_xyxy_px) >= _SAME_OBJECT_IOU
+    rivals &= detections.labels[:, None] != detections.labels[None, :]
+    # Of two classes of one object the better one is the first; it alone has a second.
+    rivals &= torch.ones_like(rivals).triu(diagonal=1)
+    best, other = torch.where(rivals, scores[None, :], torch.zeros(())).max(dim=1) if len(scores) else (scores, scores)
+    boxes = []
+    for row, (label, score, corners) in enumerate(
+        zip(detections.labels.tolist(), scores.tolist(), detections.boxes_xyxy_px.tolist(), strict=True)
+    ):
+        left, top, right, bottom = (round(value, _BOX_DIGITS) for value in corners)
+        second = float(best[row])
+        rival = int(detections.labels[int(other[row])]) if second > 0 else NONE
+        box = Box(label, round(score, _SCORE_DIGITS), left, top, right, bottom, rival, round(second, _SCORE_DIGITS))
+        if right > left and bottom > top:
+            boxes.append(box)
+    return Record(number=number, size=detections.image_size, boxes=tuple(boxes))

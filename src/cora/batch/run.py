@@ -1,0 +1,231 @@
+"""A batch from its inputs to its labels: detect what is missing, then write everything anew from what was found."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, Self
+
+from cora.batch.engines import Done, OnProgress, in_processes, in_this_process, on_ray
+from cora.batch.job import Job, open_job
+from cora.batch.labeller import Model, OpenModel, Work
+from cora.batch.photos import place_photo
+from cora.batch.result_folder import ResultFolder
+from cora.batch.review import ReviewList, draw_sheet
+from cora.batch.settings import DetectSettings, ExportSettings
+from cora.batch.writers import load_pyarrow, open_writer
+from cora.errors import DataError
+
+Engine = Literal["local", "ray"]
+
+UNREADABLE = "unreadable.csv"
+
+
+@dataclass(kw_only=True)
+class BatchReport:
+    """What a batch gave.
+
+    Attributes:
+        pictures: of the inputs, each once.
+        earlier: of them, pictures that an earlier run had done.
+        unreadable: pictures that could not be read; `unreadable.csv` has their names and reasons.
+        first_unreadable: reasons of the first of them.
+        boxes: labels by class name.
+        reviewed: boxes on the review list.
+        root: folder that file names are relative to where pictures are neither linked nor copied.
+        written: what was written.
+    """
+
+    pictures: int = 0
+    earlier: int = 0
+    unreadable: int = 0
+    first_unreadable: list[str] = field(default_factory=list)
+    boxes: Counter[str] = field(default_factory=Counter)
+    reviewed: int = 0
+    root: Path = Path()
+    written: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Told how far a batch is: `detecting` and `writing` are called with how many more pictures are done.
+
+    begin: called once with the number of pictures and of those that were done before.
+    """
+
+    begin: Callable[[int, int], object] = lambda count, earlier: None
+    detecting: OnProgress = lambda more: None
+    writing: OnProgress = lambda more: None
+
+
+#: Reasons that are shown; the others are in the file.
+_SHOWN = 5
+_QUALITY = 88
+
+
+def run_batch(
+    sources: Sequence[str],
+    *,
+    folder: Path,
+    settings: DetectSettings,
+    open_model: OpenModel,
+    export: ExportSettings | None = None,
+    model: Model | None = None,
+    engine: Engine = "local",
+    processes: int = 1,
+    gpus: float = 0.0,
+    watch: Watch | None = None,
+) -> BatchReport:
+    """Label all pictures of some inputs; the same call again goes on where one was stopped.
+
+    Args:
+        sources: folders, pictures, shards and lists, see `cora.batch.listing.list_inputs`.
+        folder: of the results: new, empty, or of an earlier run with the same inputs and settings.
+        settings: what the boxes depend on.
+        open_model: loads the model in a worker; a function of a module, since other processes must find it.
+        export: what is written; may differ from that of an earlier run.
+        model: the model, if it is loaded already; used where this process computes.
+        engine: this machine, or Ray Data.
+        processes: workers.
+        gpus: of each worker of Ray.
+        watch: told of the progress.
+
+    Raises:
+        CoraError: bad inputs, or a folder, settings or machine that do not allow it.
+    """
+    export, watch = export or ExportSettings(), watch or Watch()
+    check_export(settings, export)
+    with open_job(folder, sources, settings) as job:
+        missing = job.missing()
+        todo = sum(map(job.size_of, missing))
+        report = BatchReport(pictures=job.count, earlier=job.count - todo, root=job.root)
+        watch.begin(job.count, report.earlier)
+        work = Work(open_model=open_model, settings=job.settings, root=job.root)
+        for part, lines in _results(job, work, missing, engine, processes, gpus, model, watch.detecting):
+            job.save(part, lines)
+        write_results(job, export, report, watch.writing)
+    return report
+
+
+def check_export(settings: DetectSettings, export: ExportSettings) -> None:
+    """What must be known before any work.
+
+    Raises:
+        DataError: the thresholds need scores that are not kept, or are for other names.
+        MissingExtraError: the format needs a package that is not there.
+    """
+    needed = export.least_score(settings.classes)
+    if settings.keep > needed:
+        raise DataError(
+            f"expected to keep scores of {needed:g} or more, which the thresholds and the review list need, got "
+            f"{settings.keep:g}; keep lower ones, or raise the thresholds"
+        )
+    if export.format == "parquet":
+        load_pyarrow()
+
+
+def write_results(
+    job: Job, export: ExportSettings, report: BatchReport, on_progress: OnProgress = lambda more: None
+) -> None:
+    """Write labels, review list and unreadable pictures of a batch that is done; fills the report.
+
+    Raises:
+        DataError: a part is missing or damaged.
+        CoraError: something cannot be written.
+    """
+    classes = job.settings.classes
+    thresholds = export.thresholds.of(classes)
+    with ExitStack() as stack:
+        writer = stack.enter_context(open_writer(export.format, job.folder, classes))
+        review = stack.enter_context(ReviewList(classes=classes, thresholds=thresholds, settings=export.review))
+        unreadable = stack.enter_context(_Unreadable())
+        for item, record in job.results():
+            on_progress(1)
+            if record.error:
+                unreadable.add(item.name, record.error)
+                continue
+            labels = [box for box in record.boxes if box.score >= thresholds[box.label]]
+            file_name = item.name if export.photos == "none" else item.target
+            if export.photos != "none":
+                place_photo(item, root=job.root, folder=job.folder, within=writer.photo_folder, how=export.photos)
+            writer.add(item, file_name, record.size, labels)
+            review.add(item.number, file_name, record.boxes)
+            report.boxes.update(classes[box.label] for box in labels)
+        report.written = writer.finish()
+        report.unreadable, report.first_unreadable = unreadable.count, unreadable.first
+        report.reviewed = review.count
+        report.written += unreadable.finish(job.folder) + _write_review(job, export, review)
+
+
+class _Unreadable:
+    """The list of pictures that could not be read; names that are no text are written with escapes."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+        self._table = csv.writer(self._file)
+        self._table.writerow(("file", "reason"))
+        self.count, self.first = 0, list[str]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, name: str, reason: str) -> None:
+        self._table.writerow((name, reason))
+        self.count += 1
+        if len(self.first) < _SHOWN:
+            self.first.append(reason)
+
+    def finish(self, folder: ResultFolder) -> list[Path]:
+        """Write the list, or remove an earlier one if it is empty."""
+        if not self.count:
+            folder.remove(UNREADABLE)
+            return []
+
+        def fill(path: Path) -> None:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, file)
+
+        return [folder.write(UNREADABLE, fill)]
+
+
+def _write_review(job: Job, export: ExportSettings, review: ReviewList) -> list[Path]:
+    """The list and its sheet; what an earlier run wrote about other thresholds is removed."""
+    job.folder.remove("review/boxes.csv", "review/boxes.json", "review/sheet.jpg")
+    if not export.review:
+        return []
+    written = [review.write(job.folder)]
+    if rows := list(review.rows(export.review.sheet)):
+        sheet = draw_sheet(rows, lambda number: job.item(number).read(job.root))
+        save = partial(sheet.save, format="JPEG", quality=_QUALITY)
+        written.append(job.folder.write("review/sheet.jpg", save))
+    return written
+
+
+def _results(
+    job: Job,
+    work: Work,
+    missing: Sequence[int],
+    engine: Engine,
+    processes: int,
+    gpus: float,
+    model: Model | None,
+    on_progress: OnProgress,
+) -> Done:
+    if not missing:
+        return iter(())
+    if engine == "ray":
+        return on_ray(job, work, missing, count=processes, gpus=gpus, on_progress=on_progress)
+    if processes > 1 and len(missing) > 1:
+        return in_processes(job, work, missing, count=min(processes, len(missing)), on_progress=on_progress)
+    return in_this_process(job, work, missing, model=model, on_progress=on_progress)

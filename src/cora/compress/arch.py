@@ -1,0 +1,243 @@
+"""Search for the architecture that keeps most of a detector within a time a photo, measured on this machine.
+
+Every candidate is the detector itself, pruned to the candidate's sizes and, if asked for, distilled for a short while:
+its quality is measured and not predicted, and the best candidate is a model, not only a list of sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cora.compress.arch_sizes import LEAST_SIDE, Architecture
+from cora.detector import Detector
+from cora.errors import MissingExtraError, ModelError
+from cora.files import write_json
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY, CONFIG, RESULTS = "study.log", "search.json", "trials.json"
+BEST_SIZES, BEST_MODEL = "best.json", "best.safetensors"
+#: Shares of a size that are tried, beside the numbers of blocks and layers, of which all are.
+SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
+#: The anchors, the photos and the channels of the tower do not fall below this share.
+LEAST_SHARE = {"width": 0.5, "anchors": 0.25, "short_side": 0.5, "ff": 0.25}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One architecture that was tried.
+
+    Attributes:
+        sizes: of the model.
+        milliseconds: a photo.
+        quality: 0..1, higher is better; None where it takes longer than the budget and was not looked at.
+    """
+
+    sizes: Architecture
+    milliseconds: float
+    quality: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {"sizes": self.sizes.to_dict(), "milliseconds": self.milliseconds, "quality": self.quality}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """How a candidate is made and measured; the search knows no photos.
+
+    Attributes:
+        build: sizes -> detector.
+        milliseconds: of a photo.
+        improve: trains a candidate a little, in place; None for no training.
+        quality: 0..1, higher is better.
+    """
+
+    build: Callable[[Architecture], Detector]
+    milliseconds: Callable[[Detector], float]
+    quality: Callable[[Detector], float]
+    improve: Callable[[Detector], None] | None = None
+
+
+def choices(base: Architecture) -> dict[str, tuple[int, ...]]:
+    """The values of every size that are tried, greatest first."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, size in base.numbers().items():
+        if name not in LEAST_SHARE:
+            found[name] = tuple(range(size, 0, -1))
+            continue
+        step = {"width": 2, "short_side": 32}.get(name, 1)
+        least = LEAST_SIDE if name == "short_side" else step
+        values = {max(least, round(size * share / step) * step) for share in SHARES if share >= LEAST_SHARE[name]}
+        found[name] = tuple(sorted({size, *(value for value in values if value <= size)}, reverse=True))
+    return found
+
+
+def sizes_of(values: Mapping[str, int], base: Architecture) -> Architecture:
+    """The architecture of one value for every name of `choices`."""
+    first, second, third, fourth = (values[f"layer{stage}"] for stage in range(1, 5))
+    plain = {name: value for name, value in values.items() if not name.startswith("layer")}
+    return replace(base, layers=(first, second, third, fourth), **plain)
+
+
+def search(
+    base: Architecture,
+    bench: Bench,
+    *,
+    budget_ms: float,
+    trials: int,
+    run_dir: Path,
+    config: Mapping[str, Any],
+    seed: int = 0,
+    on_trial: Callable[[int, Candidate], None] | None = None,
+) -> list[Candidate]:
+    """Try `trials` architectures in all, those of earlier calls included, and keep the best that holds the budget.
+
+    Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes; a candidate over the budget is not
+    looked at further. Writes to `run_dir`: the study (`study.log`), `trials.json` and, of the best candidate so far,
+    `best.json` (sizes) and `best.safetensors`. Stopped at any moment, the same call goes on.
+
+    Args:
+        base: sizes of the model to shrink.
+        bench: makes and measures candidates.
+        budget_ms: time a photo.
+        trials: architectures in all.
+        run_dir: made if missing.
+        config: what the search is made of; a folder of another is refused.
+        seed: of the proposals.
+        on_trial: told (number from 1, candidate).
+
+    Returns:
+        All candidates, in order of their trials.
+
+    Raises:
+        ModelError: the smallest architecture takes longer than the budget, or the folder is of another search.
+        MissingExtraError: without the extra `search-arch`.
+    """
+    space = choices(base)
+    content = {**config, "budget_ms": budget_ms, "seed": seed, "space": {k: list(v) for k, v in space.items()}}
+    if not _is_begun(run_dir, content):
+        smallest = sizes_of({name: values[-1] for name, values in space.items()}, base)
+        least = bench.milliseconds(bench.build(smallest))
+        if least > budget_ms:
+            raise ModelError(
+                f"budget: expected at least the {least:.1f} ms a photo of the smallest architecture, got "
+                f"{budget_ms:g}; allow more time or start from a smaller model"
+            )
+        write_json(run_dir / CONFIG, content)
+    study = _open(run_dir / STUDY, seed)
+    if not study.trials:
+        # Smaller photos alone: what is cheapest to have is what a search has to beat.
+        for index in range(1, len(space["short_side"])):
+            study.enqueue_trial({**dict.fromkeys(space, 0), "short_side": index})
+    known = {candidate.sizes: candidate for candidate in _finished(study, base)}
+    while len(done := list(_finished(study, base))) < trials:
+        trial = study.ask()
+        sizes = sizes_of({name: values[_suggest(trial, name, values)] for name, values in space.items()}, base)
+        if sizes not in known:
+            known[sizes] = _try(bench, sizes, budget_ms, known.values(), run_dir)
+        candidate = known[sizes]
+        trial.set_user_attr("milliseconds", candidate.milliseconds)
+        _tell(study, trial, candidate.quality)
+        write_json(run_dir / RESULTS, [one.to_dict() for one in _finished(study, base)])
+        if on_trial is not None:
+            on_trial(len(done) + 1, candidate)
+    return done
+
+
+def _try(bench: Bench, sizes: Architecture, budget_ms: float, before: Iterable[Candidate], run_dir: Path) -> Candidate:
+    """Build and measure a candidate; the best one so far is written."""
+    detector = bench.build(sizes)
+    took = bench.milliseconds(detector)
+    if took > budget_ms:
+        return Candidate(sizes, took, None)
+    if bench.improve is not None:
+        bench.improve(detector)
+    candidate = Candidate(sizes, took, bench.quality(detector))
+    if is_best(candidate, list(before)):
+        detector.save(run_dir / BEST_MODEL)
+        write_json(run_dir / BEST_SIZES, sizes.to_dict())
+    return candidate
+
+
+def is_best(candidate: Candidate, others: Sequence[Candidate]) -> bool:
+    """Whether no other is better, or as good and faster."""
+    assert candidate.quality is not None
+    mine = (candidate.quality, -candidate.milliseconds)
+    return all(one.quality is None or (one.quality, -one.milliseconds) <= mine for one in others)
+
+
+def best(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The best within the budget; None if none holds it."""
+    within = [one for one in candidates if one.quality is not None]
+    return max(within, key=lambda one: (one.quality or 0.0, -one.milliseconds), default=None)
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other beats in both time and quality, fastest first; one of equal ones."""
+    front: list[Candidate] = []
+    within = [one for one in candidates if one.quality is not None]
+    for one in sorted(within, key=lambda one: (one.milliseconds, -(one.quality or 0.0))):
+        if not front or (one.quality or 0.0) > (front[-1].quality or 0.0):
+            front.append(one)
+    return front
+
+
+def _is_begun(run_dir: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this search; raises ModelError where it holds another."""
+    path, content = run_dir / CONFIG, json.loads(json.dumps(dict(config)))
+    if not path.exists():
+        return False
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    differing = sorted(key for key in existing.keys() | content.keys() if existing.get(key) != content.get(key))
+    if differing:
+        key = differing[0]
+        raise ModelError(
+            f"{run_dir} is a search of another configuration: {key} was {existing.get(key)}, now {content.get(key)}; "
+            f"use another run folder"
+        )
+    return True
+
+
+def _open(path: Path, seed: int) -> optuna.Study:
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise MissingExtraError("cora search-arch", extra="search-arch") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its search was stopped
+    # A resumed search must not draw again what the first part of it drew.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), multivariate=True, n_startup_trials=8)
+    return study
+
+
+def _suggest(trial: optuna.Trial, name: str, values: Sequence[int]) -> int:
+    return trial.suggest_int(name, 0, len(values) - 1)
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, quality: float | None) -> None:
+    from optuna.trial import TrialState
+
+    if quality is None:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, quality)
+
+
+def _finished(study: optuna.Study, base: Architecture) -> Iterator[Candidate]:
+    from optuna.trial import TrialState
+
+    space = choices(base)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        sizes = sizes_of({name: values[trial.params[name]] for name, values in space.items()}, base)
+        yield Candidate(sizes, trial.user_attrs["milliseconds"], trial.value)

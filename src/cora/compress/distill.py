@@ -1,0 +1,251 @@
+"""A distillation run: photos of a folder, a teacher and a student, a run folder that goes on after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from cora.compress.arch_sizes import Architecture
+from cora.data.loader import AugmentedDataset, EpochLoader
+from cora.data.transforms import AugmentConfig, TrainTransform
+from cora.detector import Detector
+from cora.errors import TrainingError
+from cora.images import read_image
+from cora.structures import ImageBatch, Targets
+from cora.towers.weights import load_checked
+from cora.training.distill_task import CoraTeacher, DistillConfig, DistillTask, Lexicon
+from cora.training.ema import Ema, load_trainable_state
+from cora.training.identity import seed_stage, weights_hash
+from cora.training.loop import TrainResult, train
+from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
+
+ToBatch = Callable[[Sequence[Image.Image]], ImageBatch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRun:
+    """How long and how fast; what is distilled is `DistillConfig`.
+
+    Attributes:
+        epochs: passes over the photos.
+        batch: photos a step.
+        lr: learning rate of AdamW, which falls along a cosine.
+        weight_decay: of AdamW.
+        grad_clip: bound on the norm of the gradient.
+        ema: decay of the moving average of the weights, which is the result.
+        crop: share of the photos that is cropped; half of all is mirrored.
+        seed: of everything drawn at random.
+        workers: processes that read photos; 0 reads in the training process.
+    """
+
+    epochs: int = 10
+    batch: int = 4
+    lr: float = 5e-4
+    weight_decay: float = 1e-2
+    grad_clip: float = 1.0
+    ema: float = 0.998
+    crop: float = 0.5
+    seed: int = 0
+    workers: int = 0
+
+
+class PhotoFolder(Dataset[tuple[Image.Image, Targets]]):
+    """Items (photo, no boxes) of files.
+
+    Args:
+        paths: at least one.
+
+    Raises:
+        TrainingError: no photo.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if not paths:
+            raise TrainingError("expected photos to distil on, got none; name a folder with some")
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Targets]:
+        nothing = Targets(boxes_cxcywh=torch.zeros(0, 4), classes=torch.zeros(0, dtype=torch.int64))
+        return read_image(self.paths[index]), nothing
+
+
+class BothCollate:
+    """Photos -> (batch of the student, batch of the teacher), each resized as its model wants them."""
+
+    def __init__(self, *, student: ToBatch, teacher: ToBatch) -> None:
+        self.student, self.teacher = student, teacher
+
+    def __call__(self, items: Sequence[tuple[Image.Image, Targets]]) -> tuple[ImageBatch, ImageBatch]:
+        pictures = [picture for picture, _ in items]
+        return self.student(pictures), self.teacher(pictures)
+
+
+def new_student(teacher: Detector, sizes: Architecture, *, seed: int = 0) -> Detector:
+    """A student of these sizes with the teacher's text tower and classes, and random weights elsewhere.
+
+    Its embedding width is the teacher's, so both speak of classes in one space.
+    """
+    seed_stage(seed, "student")
+    student = Detector.build(sizes.configure(teacher.config), cache_dir=teacher.vocabulary_encoder.cache_dir)
+    load_checked(student.text_tower, teacher.text_tower.state_dict(), source="the teacher's text tower")
+    student.vocabulary_encoder.templates = teacher.vocabulary_encoder.templates
+    student.learn_text(teacher.learned_text)
+    student.precision = teacher.precision
+    return student.to(teacher.device)
+
+
+def distill(
+    *,
+    student: Detector,
+    teacher: Detector,
+    localizes: bool,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    run_dir: Path,
+    config: DistillConfig | None = None,
+    run: DistillRun | None = None,
+    measure: Callable[[Detector], dict[str, float]] | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """Train the student, which is changed, on photos without labels; goes on where `run_dir` left off.
+
+    Args:
+        student: any detector; its vocabulary may be of another width than the teacher's.
+        teacher: stays bit-identical.
+        localizes: whether the teacher's boxes are worth learning.
+        paths: of the photos.
+        names: classes whose probabilities are distilled; more of them say more.
+        run_dir: folder of the run.
+        config: what is distilled.
+        run: how long.
+        measure: numbers of the student after every epoch, for the metrics.
+        progress: show a bar on a terminal.
+
+    Raises:
+        TrainingError: no photo, a run folder of another configuration, a teacher without boxes for a localizer that
+            is to learn, a loss that is not finite.
+    """
+    config, run = config or DistillConfig(), run or DistillRun()
+    if config.localizer and not localizes:
+        raise TrainingError("expected a teacher whose localizer is trained, got one without; distil the tower alone")
+    made_of = {
+        "student": weights_hash(student),
+        "teacher": weights_hash(teacher),
+        "names": _hash("\n".join(names)),
+        **asdict(config),
+    }
+    return fit(
+        build_task(student, teacher, names, localizes=localizes, config=config),
+        photos=PhotoFolder(paths),
+        collate=BothCollate(student=student.preprocessor, teacher=teacher.preprocessor),
+        side=max(student.preprocessor.config.short_side, teacher.preprocessor.config.short_side),
+        run_dir=run_dir,
+        run=run,
+        config=made_of,
+        measure=measure,
+        progress=progress,
+    )
+
+
+def fit(
+    task: DistillTask,
+    *,
+    photos: PhotoFolder,
+    collate: Callable[[Any], Any],
+    side: int,
+    run_dir: Path,
+    run: DistillRun,
+    config: Mapping[str, Any],
+    measure: Callable[[Detector], dict[str, float]] | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """Train the student of a task with any teacher; at the end it holds the moving average of its weights.
+
+    Args:
+        task: on the student's device.
+        photos: to distil on.
+        collate: photos -> batch of the task.
+        side: short side of the photos that `collate` is given, in pixels.
+        run_dir: folder of the run.
+        run: how long.
+        config: what the task is made of; a run folder of another is refused.
+        measure: numbers of the student after every epoch, for the metrics.
+        progress: show a bar on a terminal.
+    """
+    student = task.student
+    loader: EpochLoader[Any] = EpochLoader(
+        dataset=AugmentedDataset(dataset=photos, transform=_transform(side, run.crop), seed=run.seed),
+        batch_size=run.batch,
+        collate=collate,
+        seed=run.seed,
+        workers=run.workers,
+    )
+    seed_stage(run.seed, "distill")
+    task.to(student.device)
+    optimiser = build_adamw(task, OptimizerConfig(lr=run.lr, weight_decay=run.weight_decay, decay_vectors=False))
+    steps = run.epochs * len(loader)
+    schedule = ScheduleConfig(kind="cosine", warmup_steps=min(50, steps // 10), total_steps=steps, final_factor=0.02)
+    average = Ema(task, decay=run.ema)
+    settings = {name: value for name, value in asdict(run).items() if name != "workers"}
+    result = train(
+        task,
+        loader,
+        optimiser,
+        build_schedule(optimiser, schedule),
+        epochs=run.epochs,
+        run_dir=run_dir,
+        ema=average,
+        grad_clip=run.grad_clip,
+        on_epoch_end=None if measure is None else lambda _epoch, _task: measure(student),
+        config={**config, **settings, "photos": _hash("\n".join(path.name for path in photos.paths))},
+        progress=progress,
+        log_steps=10,
+    )
+    if not result.interrupted:
+        load_trainable_state(task, average.shadow, source="the moving average")
+    student.requires_grad_(False)
+    student.eval()
+    return result
+
+
+def build_task(
+    student: Detector, teacher: Detector, names: Sequence[str], *, localizes: bool, config: DistillConfig
+) -> DistillTask:
+    """The task of a detector that teaches another by the names of classes."""
+    known = teacher.vocabulary_encoder.encode(names).to(teacher.device)
+    own = student.vocabulary_encoder.encode(names).to(student.device).embeddings
+    guide = CoraTeacher(
+        detector=teacher,
+        vocabulary=known,
+        student_embeddings=own,
+        localizes=localizes and config.localizer,
+        least_objectness=config.least_objectness,
+    )
+    return DistillTask(student=student, teacher=guide, lexicons={"names": Lexicon(own)}, config=config)
+
+
+def _transform(side: int, crop: float) -> TrainTransform:
+    """Mirrors and crops at this short side; each model resizes what comes to its own."""
+    return TrainTransform(
+        config=AugmentConfig(
+            short_sides=(side,),
+            long_side=side * 5 // 3,
+            crop=crop,
+            crop_short_sides=(side, side * 5 // 4),
+            crop_sides=(side * 3 // 4, side * 6 // 5),
+        )
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

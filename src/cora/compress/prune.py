@@ -1,0 +1,187 @@
+"""Structured pruning: the least important units go, and what is left is an ordinary, smaller detector.
+
+Units are feed-forward channels, encoder and decoder layers and anchors of the localizer, and channels, attention heads
+of the pool and residual blocks of the image tower. All weights that belong to a kept unit are copied as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cora.compress.arch_sizes import Architecture
+from cora.detector import Detector, DetectorConfig
+from cora.errors import ModelError
+from cora.towers.weights import load_checked
+
+#: Channels of a head of the image tower's attention pool.
+POOL_HEAD = 64
+
+#: Name of a set of units -> importance of each, higher stays longer; or the places [K] that are kept, ascending.
+Importance = Mapping[str, Tensor]
+Kept = Mapping[str, Tensor]
+
+
+def unit_sets(config: DetectorConfig, sizes: Architecture) -> dict[str, int]:
+    """How many units of every set a detector of this configuration has when it is cut to these sizes.
+
+    The sets are named after the detector as it is now: of a layer that goes, the channels are named too.
+    """
+    blocks, channels = config.tower.layers, sizes.width
+    sets = {
+        "encoder.layers": sizes.enc_layers,
+        "decoder.layers": sizes.dec_layers,
+        "anchors": sizes.anchors,
+        "stem.0": channels // 2,
+        "stem.1": channels // 2,
+        "stem.2": channels,
+        "pool.heads": max(channels * 32 // POOL_HEAD, 1),
+    }
+    for part, count in (("encoder", config.localizer.enc_layers), ("decoder", config.localizer.dec_layers)):
+        sets |= {f"{part}.layers.{index}.ffn": sizes.ff for index in range(count)}
+    for stage in range(4):
+        sets[f"layer{stage + 1}"] = sizes.layers[stage]
+        sets[f"layer{stage + 1}.channels"] = 4 * channels * 2**stage
+        for block in range(blocks[stage]):
+            sets |= {f"layer{stage + 1}.{block}.{place}": channels * 2**stage for place in ("first", "second")}
+    return sets
+
+
+def prune(detector: Detector, sizes: Architecture, importance: Importance) -> Detector:
+    """A detector of these sizes that keeps the most important units; the given one stays as it is.
+
+    Args:
+        detector: to make smaller.
+        sizes: not larger than the detector's, the resolution apart.
+        importance: of every set of `unit_sets` that shrinks, from `rank_units`.
+
+    Raises:
+        ModelError: a size is larger than the detector's.
+    """
+    check_sizes(Architecture.of(detector.config), sizes)
+    now = unit_sets(detector.config, Architecture.of(detector.config))
+    kept = {
+        name: torch.arange(now[name]) if count == now[name] else most_important(importance[name], count)
+        for name, count in unit_sets(detector.config, sizes).items()
+    }
+    return cut(detector, sizes, kept)
+
+
+def check_sizes(present: Architecture, wanted: Architecture) -> None:
+    """Raise ModelError for sizes that pruning cannot reach: it removes and adds nothing."""
+    for (name, have), want in zip(present.numbers().items(), wanted.numbers().values(), strict=True):
+        if want > have and name != "short_side":
+            raise ModelError(f"pruning {name}: expected at most the model's {have}, got {want}; pruning only removes")
+
+
+def most_important(importance: Tensor, count: int) -> Tensor:
+    """Places [count] of the greatest importances, ascending; of equal ones the first."""
+    return importance.argsort(descending=True, stable=True)[:count].sort().values.cpu()
+
+
+def cut(detector: Detector, sizes: Architecture, kept: Kept) -> Detector:
+    """A detector of these sizes with the kept units of every set of `unit_sets`.
+
+    Of encoder and decoder layers and of residual blocks the first of each stack is always kept: it alone reads what
+    comes before.
+    """
+    config = sizes.configure(detector.config)
+    smaller = Detector.build(config, cache_dir=detector.vocabulary_encoder.cache_dir)
+    load_checked(smaller, cut_state(detector.state_dict(), kept), source="pruned model")
+    smaller.vocabulary_encoder.templates = detector.vocabulary_encoder.templates
+    smaller.precision = detector.precision
+    return smaller.to(detector.device).eval()
+
+
+def cut_state(state: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
+    """The tensors that are kept, cut to the kept units, under the names that they have in the smaller model."""
+    smaller = {}
+    for name, value in state.items():
+        renamed = _renamed(name, kept)
+        if renamed is None:
+            continue
+        for axis, units in enumerate(_axes(name)[: value.ndim]):
+            if units is not None:
+                places = kept[units]
+                if units == "pool.heads":
+                    places = (places[:, None] * POOL_HEAD + torch.arange(POOL_HEAD)).flatten()
+                value = value.index_select(axis, places.to(value.device))
+        smaller[renamed] = value
+    return smaller
+
+
+def _renamed(name: str, kept: Kept) -> str | None:
+    """The name with its layer's new number; None where the layer is gone."""
+    if name.startswith("localizer.decoder.position_scale.") and len(kept["decoder.layers"]) == 1:
+        return None  # a single layer has nothing to scale
+    parts = name.split(".")
+    for place, stack in _STACKS.items():
+        head = place.split(".")
+        if parts[: len(head)] == head:
+            numbers = kept[stack].tolist()
+            old = int(parts[len(head)])
+            if old not in numbers:
+                return None
+            parts[len(head)] = str(numbers.index(old))
+            return ".".join(parts)
+    return name
+
+
+#: Where the numbered parts are -> the set that they are units of.
+_STACKS = {
+    "localizer.encoder.layers": "encoder.layers",
+    "localizer.decoder.layers": "decoder.layers",
+    "localizer.decoder.box_heads": "decoder.layers",
+    **{f"image_tower.net.layer{stage}": f"layer{stage}" for stage in range(1, 5)},
+}
+
+#: Of every other tensor: the set of units along its first and second axis.
+_AXES: dict[str, tuple[str | None, ...]] = {
+    "localizer.learned_anchors.logits": ("anchors",),
+    "localizer.input_projection.weight": (None, "layer3.channels"),
+    "prompt.offset": (None, "layer4.channels"),
+    "conv1": ("stem.0", None),
+    "bn1": ("stem.0",),
+    "conv2": ("stem.1", "stem.0"),
+    "bn2": ("stem.1",),
+    "conv3": ("stem.2", "stem.1"),
+    "bn3": ("stem.2",),
+    "attnpool.positional_embedding": (None, "layer4.channels"),
+    "attnpool.c_proj.weight": (None, "pool.heads"),
+    **{
+        f"attnpool.{projection}_proj.{kind}": ("pool.heads", "layer4.channels")
+        for projection in "qkv"
+        for kind in ("weight", "bias")
+    },
+}
+
+
+def _axes(name: str) -> tuple[str | None, ...]:
+    """Set of units along each axis of a tensor; None, or a missing entry, for an axis that stays whole."""
+    parts = name.split(".")
+    if name.startswith(("localizer.encoder.layers.", "localizer.decoder.layers.")) and parts[4] == "feed_forward":
+        units = f"{parts[1]}.layers.{parts[3]}.ffn"
+        return {"expand": (units,), "contract": (None, units) if parts[-1] == "weight" else ()}.get(parts[5], ())
+    if not name.startswith("image_tower.net."):
+        return _AXES.get(name, ())
+    inner = parts[2:]
+    if inner[0].startswith("layer"):
+        return _block_axes(int(inner[0][5:]), int(inner[1]), inner[2:])
+    return _AXES.get(inner[0] if inner[0] != "attnpool" else ".".join(inner), ())
+
+
+def _block_axes(stage: int, block: int, parts: list[str]) -> tuple[str | None, ...]:
+    own, first, second = f"layer{stage}.channels", f"layer{stage}.{block}.first", f"layer{stage}.{block}.second"
+    before = own if block else ("stem.2" if stage == 1 else f"layer{stage - 1}.channels")
+    if parts[0] == "downsample":
+        return (own, before)
+    return {
+        "conv1": (first, before),
+        "bn1": (first,),
+        "conv2": (second, first),
+        "bn2": (second,),
+        "conv3": (own, second),
+        "bn3": (own,),
+    }[parts[0]]

@@ -1,0 +1,176 @@
+"""What making a detector smaller costs and gains: parameters, operations, time, and how far it still agrees."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from cora.boxes import pairwise_iou
+from cora.detector import Detector
+from cora.evaluation.bootstrap import resample_counts
+from cora.regions import Vocabulary
+from cora.structures import Detections
+
+#: Detections below this score are noise in any model.
+LEAST_SCORE = 0.001
+SAME_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two detectors find the same, 0..1, with its 95 % bootstrap interval over photos."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} ({100 * self.low:.1f}-{100 * self.high:.1f})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a detector costs.
+
+    Attributes:
+        tower: parameters of the image tower with its prompt.
+        localizer: parameters of the localizer.
+        text: parameters of the text tower, which runs once a list of classes.
+        gmac: multiply-accumulates of a photo, in 10^9, text left out; matrix products, convolutions and attention.
+        milliseconds: median time of a photo, its decoding and the text left out.
+    """
+
+    tower: int
+    localizer: int
+    text: int
+    gmac: float
+    milliseconds: float
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.tower + self.localizer + self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields under their names, and their sum."""
+        return {**asdict(self), "parameters": self.parameters}
+
+
+def costs(
+    detectors: Mapping[str, Detector],
+    picture: Image.Image,
+    vocabularies: Mapping[str, Vocabulary],
+    *,
+    repeats: int = 5,
+) -> dict[str, Cost]:
+    """Cost of every detector on a photo; their runs take turns, so that whatever else runs slows all alike.
+
+    Args:
+        detectors: by name.
+        picture: decoded photo.
+        vocabularies: of each detector, on its device.
+        repeats: timed runs of each, after one that is not timed.
+    """
+    times = median_ms(detectors, picture, vocabularies, repeats=repeats)
+    return {
+        name: Cost(
+            tower=_count(detector.image_tower) + _count(detector.prompt),
+            localizer=_count(detector.localizer),
+            text=_count(detector.text_tower),
+            gmac=count_gmac(detector, picture, vocabularies[name]),
+            milliseconds=times[name],
+        )
+        for name, detector in detectors.items()
+    }
+
+
+def median_ms(
+    detectors: Mapping[str, Detector],
+    picture: Image.Image,
+    vocabularies: Mapping[str, Vocabulary],
+    *,
+    repeats: int,
+) -> dict[str, float]:
+    """Median milliseconds of a photo; see `costs`."""
+    times: dict[str, list[float]] = {name: [] for name in detectors}
+    for turn in range(repeats + 1):
+        for name, detector in detectors.items():
+            start = time.perf_counter()
+            detector.predict(picture, vocabularies[name], score=LEAST_SCORE, distractors=())
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: median(taken) for name, taken in times.items()}
+
+
+def count_gmac(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> float:
+    """10^9 multiply-accumulates of the forward pass on a photo."""
+    batch = detector.preprocessor([picture]).to(detector.device)
+    counter = FlopCounterMode(display=False)
+    # Not in inference mode, in which linear layers are not divided into what the counter knows.
+    with torch.no_grad(), counter:
+        detector(batch, vocabulary)
+    return counter.get_total_flops() / 2e9
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def detect_all(detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Detections]:
+    """Detections of every photo, those of low score too."""
+    return detector.predict(list(pictures), vocabulary, score=LEAST_SCORE, distractors=())
+
+
+def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, resamples: int = 200) -> Agreement:
+    """How far two detectors find the same: 1 is the same boxes and classes, whatever their scores.
+
+    The harmonic mean of two shares, each weighted by scores: of the reference's detections that the other finds too
+    (same class, IoU of 0.5 or more, each used once, best first), and of the other's that the reference has.
+
+    Args:
+        reference: of the first detector, one entry a photo; the other's in the same order.
+        other: of the second.
+        resamples: of the photos, for the interval.
+    """
+    sums = np.array([_shared(first, second) for first, second in zip(reference, other, strict=True)])
+    counts = resample_counts(len(sums), resamples=resamples)
+    values = _harmonic(counts @ sums)
+    low, high = np.percentile(values, (2.5, 97.5))
+    return Agreement(float(_harmonic(sums.sum(axis=0, keepdims=True))[0]), float(low), float(high))
+
+
+def _shared(first: Detections, second: Detections) -> tuple[float, float, float, float]:
+    """Scores of the first that have a partner, all scores of the first; the same of the second."""
+    same = first.labels[:, None] == second.labels[None]
+    overlap = torch.where(same, pairwise_iou(first.boxes_xyxy_px, second.boxes_xyxy_px), 0.0)
+    found, used = torch.zeros(len(first)), torch.zeros(len(second))
+    for row in range(len(first)):  # best first
+        left: Tensor = overlap[row] * (1 - used)
+        if len(left) and float(left.max()) >= SAME_IOU:
+            found[row] = used[left.argmax()] = 1
+    return (
+        float((found * first.scores).sum()),
+        float(first.scores.sum()),
+        float((used * second.scores).sum()),
+        float(second.scores.sum()),
+    )
+
+
+def _harmonic(sums: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[R, 4] sums of `_shared` to [R]; two detectors that find nothing agree."""
+    found, of_first, used, of_second = sums.T
+    both = (of_first == 0) & (of_second == 0)
+    recall = np.divide(found, of_first, out=np.zeros_like(found), where=of_first > 0)
+    precision = np.divide(used, of_second, out=np.zeros_like(used), where=of_second > 0)
+    total = recall + precision
+    value = np.divide(2 * recall * precision, total, out=np.zeros_like(total), where=total > 0)
+    return np.where(both, 1.0, value)

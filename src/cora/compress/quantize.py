@@ -1,0 +1,115 @@
+"""INT8 models by kept tools: ONNX Runtime's quantizer, OpenVINO's NNCF, or torchao."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+
+from cora.compress.quantize_float import FloatWeights
+from cora.compress.quantize_onnx import quantize_onnx_file
+from cora.compress.quantize_openvino import quantize_openvino_file
+from cora.compress.quantize_torch import Mode, quantize_detector
+from cora.detector import Detector
+from cora.errors import ModelError
+from cora.export.graph import class_inputs
+from cora.export.manifest import ExportSettings
+from cora.export.onnx_file import write_onnx
+from cora.export.openvino_file import companions, write_openvino
+from cora.export.program import trace
+from cora.export.suppression import kept_boxes_operator
+from cora.export.write import describe
+from cora.images import ImageSource, Preprocessor, read_image
+from cora.regions import Vocabulary
+
+Backend = Literal["onnxruntime", "openvino", "torchao"]
+
+#: Ending of the file that each backend writes.
+SUFFIXES: dict[Backend, str] = {"onnxruntime": ".onnx", "openvino": ".xml", "torchao": ".safetensors"}
+
+
+def quantize_model(
+    detector: Detector,
+    target: Path,
+    *,
+    backend: Backend,
+    mode: Mode,
+    model: str,
+    classes: Sequence[str],
+    calibration: Sequence[ImageSource] = (),
+) -> Path | None:
+    """Write an INT8 copy of a detector.
+
+    Args:
+        detector: the float model, on the CPU; it stays as it is.
+        target: the file to write, into a folder that exists; what belongs to it comes to lie beside it, and so does
+            the float export, as `float.onnx` or `float.xml`.
+        backend: the tool.
+        mode: whether scales of inputs are found when they come ("dynamic") or on the calibration pictures ("static").
+        model: name or path of the detector, under which an exported file finds its text tower again.
+        classes: names to look for while calibrating.
+        calibration: pictures; static mode only.
+
+    Returns:
+        The float export that was quantized; None where the detector itself was.
+
+    Raises:
+        MissingExtraError: the tool is not installed.
+        ModelError: static mode without pictures.
+        ImageError: a picture cannot be read.
+    """
+    if mode == "static" and not calibration:
+        raise ModelError("static quantization: expected pictures to calibrate with, got none")
+    vocabulary = detector.vocabulary(classes, distractors=())
+    if backend == "torchao":
+        quantize_detector(detector, mode=mode, vocabulary=vocabulary, calibration=calibration).save(target)
+        return None
+    plain = export_folded(detector, target.with_name(f"float{SUFFIXES[backend]}"), model=model)
+    feeds = calibration_feeds(detector.preprocessor, vocabulary, calibration) if mode == "static" else None
+    quantize = quantize_onnx_file if backend == "onnxruntime" else quantize_openvino_file
+    quantize(plain, target, feeds=feeds, keep=FloatWeights(detector))
+    return plain
+
+
+def export_folded(detector: Detector, path: Path, *, model: str, settings: ExportSettings | None = None) -> Path:
+    """Export a detector with batch norms folded into convolutions, to *.onnx or *.xml, names given at run time.
+
+    Left to the runtimes, folding would make a copy of the last stage's weights for every place where it is used.
+    settings: what is constant in the graph; any size and batch if None.
+    """
+    manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=None)
+    with torch.no_grad():
+        program = trace(detector.at_precision("float32"), manifest, None, suppress=kept_boxes_operator)
+    onnx_path = path.with_suffix(".onnx")
+    write_onnx(program, manifest, onnx_path)
+    if path.suffix == ".xml":
+        write_openvino(onnx_path, manifest, path)
+        onnx_path.unlink()
+    return path
+
+
+def calibration_feeds(
+    preprocessor: Preprocessor, vocabulary: Vocabulary, pictures: Sequence[ImageSource]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Inputs of the exported graph, by name, one picture at a time.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    embeddings, log_weights = (value.cpu().numpy() for value in class_inputs(vocabulary))
+    for source in pictures:
+        batch = preprocessor([read_image(source)])
+        yield {
+            "pixels": batch.pixels.numpy(),
+            "sizes_hw": torch.tensor(batch.sizes).numpy(),
+            "embeddings": embeddings,
+            "log_weights": log_weights,
+        }
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """A model's file and what belongs to it: OpenVINO's weights and description lie beside its graph."""
+    return (path, *companions(path)) if path.suffix == ".xml" else (path,)

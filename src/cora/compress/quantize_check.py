@@ -1,0 +1,200 @@
+"""What a quantized model lost: average precision, agreement with the float model, time and size, side by side.
+
+A model whose own AP50 is small can lose all of it within a point or two, so agreement is measured always: the boxes of
+the float model are taken for the truth, and the other model gets an AP50 against them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cora.detector import Detector
+from cora.evaluation.coco_ap import detection_limit, evaluate_boxes
+from cora.evaluation.predict import MIN_SCORE
+from cora.structures import Detections
+
+#: Best boxes of a picture that count for agreement. A number of boxes and not a score, since models differ in how
+#: high they score.
+COMPARED_BOXES = 10
+
+Progress = Callable[[Sequence[int]], Iterable[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A model in the comparison.
+
+    Attributes:
+        name: as printed.
+        predict: detections of a picture, low scores included.
+        files: what it is stored in.
+    """
+
+    name: str
+    predict: Callable[[Image.Image], Detections]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One row of the table.
+
+    Attributes:
+        name: of the model.
+        megabytes: of its files (10^6 bytes).
+        milliseconds: median time of a picture, from pixels to boxes, class names encoded before.
+        agreement: AP50 in 0..100 against the first model's boxes, 100 for that model itself; None if it found none.
+        ap50: group -> AP50 in 0..100, empty without annotations; None for a group without a box.
+    """
+
+    name: str
+    megabytes: float
+    milliseconds: float
+    agreement: float | None
+    ap50: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What is measured on.
+
+    Attributes:
+        read: place -> the picture and its id.
+        count: how many.
+        classes: names that are searched for; category id = place + 1.
+        truth: annotations as a COCO dictionary, if there are some.
+        groups: group -> class names, with annotations.
+    """
+
+    read: Callable[[int], tuple[Image.Image, int]]
+    count: int
+    classes: tuple[str, ...]
+    truth: Mapping[str, Any] | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass
+class _Run:
+    results: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def contender(name: str, detector: Detector, files: Sequence[Path], classes: Sequence[str]) -> Contender:
+    """A model with its class names encoded, nothing beside them in the vocabulary."""
+    vocabulary = detector.vocabulary(classes, distractors=())
+
+    def predict(image: Image.Image) -> Detections:
+        return detector.predict(image, vocabulary, score=MIN_SCORE, distractors=())
+
+    return Contender(name=name, predict=predict, files=tuple(files))
+
+
+def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Progress = iter) -> list[Measured]:
+    """Predict all pictures with all models, in turns, and measure each; the first model is the one to agree with.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        MissingExtraError: the extra `evaluate` is not installed.
+    """
+    runs = [_Run() for _ in contenders]
+    sizes: dict[int, tuple[int, int]] = {}
+    for place in progress(range(pictures.count)):
+        image, image_id = pictures.read(place)
+        sizes[image_id] = (image.height, image.width)
+        for step in range(len(contenders)):
+            # A turn later for every picture, so that no model always follows the same one.
+            index = (place + step) % len(contenders)
+            predict = contenders[index].predict
+            if place == 0:
+                predict(image)  # the first call makes what later ones reuse
+            start = time.perf_counter()
+            found = predict(image)
+            runs[index].seconds.append(time.perf_counter() - start)
+            runs[index].results += found.to_coco(image_id)
+    reference = _as_truth(runs[0].results, sizes, pictures.classes)
+    return [
+        Measured(
+            name=one.name,
+            megabytes=sum(file.stat().st_size for file in one.files) / 1e6,
+            milliseconds=1000 * statistics.median(run.seconds),
+            agreement=_agreement(reference, run.results, pictures.classes),
+            ap50=_ap50(pictures, run.results),
+        )
+        for one, run in zip(contenders, runs, strict=True)
+    ]
+
+
+def reasons_to_refuse(plain: Measured, quantized: Measured, *, max_loss: float, min_agreement: float) -> list[str]:
+    """What a quantized model lost beyond the limits, in words; nothing where it may be used.
+
+    Args:
+        plain: the float model.
+        quantized: what it became.
+        max_loss: points of AP50 that any group of classes may lose.
+        min_agreement: least agreement, 0..100.
+    """
+    reasons = []
+    for group, before in plain.ap50.items():
+        after = quantized.ap50[group]
+        if before is not None and after is not None and before - after > max_loss:
+            reasons.append(f"AP50 of {group} classes falls from {before:.1f} to {after:.1f}")
+    if quantized.agreement is not None and quantized.agreement < min_agreement:
+        reasons.append(f"its boxes agree with those of the float model by {quantized.agreement:.1f} of 100")
+    return reasons
+
+
+def _as_truth(
+    results: Sequence[Mapping[str, Any]], sizes: Mapping[int, tuple[int, int]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """The best boxes of every picture as annotations."""
+    by_image: dict[int, list[Mapping[str, Any]]] = {}
+    for result in sorted(results, key=lambda result: -result["score"]):
+        by_image.setdefault(result["image_id"], []).append(result)
+    chosen = [result for found in by_image.values() for result in found[:COMPARED_BOXES]]
+    return {
+        "images": [{"id": image_id, "height": height, "width": width} for image_id, (height, width) in sizes.items()],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": result["image_id"],
+                "category_id": result["category_id"],
+                "bbox": result["bbox"],
+                "area": result["bbox"][2] * result["bbox"][3],
+                "iscrowd": 0,
+            }
+            for number, result in enumerate(chosen, start=1)
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(classes, start=1)],
+    }
+
+
+def _agreement(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> float | None:
+    return _mean(_ap50_of_classes(truth, results, classes, COMPARED_BOXES).values())
+
+
+def _ap50(pictures: Pictures, results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    if pictures.truth is None:
+        return {}
+    found = _ap50_of_classes(pictures.truth, results, pictures.classes, detection_limit(pictures.truth))
+    return {group: _mean(found[name] for name in names) for group, names in pictures.groups.items()}
+
+
+def _ap50_of_classes(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], classes: Sequence[str], limit: int
+) -> dict[str, float | None]:
+    ids = {name: number for number, name in enumerate(classes, start=1)}
+    evaluation = evaluate_boxes(truth, results, classes=ids, max_detections=limit)
+    return {score.name: score.ap50 for score in evaluation.scores}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of the known ones, in percent."""
+    known = [value for value in values if value is not None]
+    return 100 * statistics.fmean(known) if known else None

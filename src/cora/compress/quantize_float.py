@@ -1,0 +1,40 @@
+"""Which layers stay float in an exported graph, found by their weights: exporters rename, fold and transpose."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from cora.detector import Detector
+
+#: Parts of the localizer that stay float in every backend. A box is a sum of small offsets in logit space and a place
+#: is read from sines: these layers are few numbers that cost much accuracy and save no time.
+FLOAT_PARTS = ("box_heads", "objectness_head", "anchor_size", "query_position", "position_scale")
+
+
+class FloatWeights:
+    """Weights that are recognised as they are or transposed.
+
+    Args:
+        detector: whose `FLOAT_PARTS` they are.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self._known = {
+            _key(weight)
+            for name, layer in detector.localizer.named_modules()
+            if isinstance(layer, nn.Linear) and any(part in FLOAT_PARTS for part in name.split("."))
+            for weight in (layer.weight.detach().float().cpu().numpy(),)
+        }
+
+    def __contains__(self, weight: NDArray[Any]) -> bool:
+        return weight.ndim == 2 and (_key(weight) in self._known or _key(weight.T) in self._known)
+
+
+def _key(weight: NDArray[Any]) -> str:
+    shape = "x".join(map(str, weight.shape))
+    return shape + hashlib.sha256(np.ascontiguousarray(weight, dtype=np.float32).tobytes()).hexdigest()

@@ -1,0 +1,137 @@
+"""INT8 of an exported ONNX file by ONNX Runtime's quantizer.
+
+Static: convolutions and layers, weights per channel, inputs by the smallest and largest value that calibration meets,
+in the QDQ form that the runtime fuses into INT8 kernels. Dynamic: layers alone; convolutions whose input is scaled when
+it comes have no fast kernel on processors. Products of two activations (attention, region pooling, cosines with class
+embeddings) stay float in both, and so do the layers of `float_weights`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cora.compress.quantize_float import FloatWeights
+from cora.compress.quantize_quiet import quiet
+from cora.errors import MissingExtraError
+
+Feeds = Iterable[Mapping[str, NDArray[Any]]]
+
+_LAYERS = ("MatMul", "Gemm")
+_STATIC = ("Conv", *_LAYERS)
+
+
+def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: FloatWeights) -> None:
+    """Write an INT8 copy of an ONNX file, with what it says of itself.
+
+    Args:
+        plain: the float file; it stays as it is.
+        target: the file to write.
+        feeds: inputs of the graph by name, one for each calibration picture; None for dynamic quantization.
+        keep: weights of layers that stay float.
+
+    Raises:
+        MissingExtraError: onnx or onnxruntime is not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    except ImportError as error:
+        raise MissingExtraError("INT8 for ONNX Runtime", extra="quantize") from error
+    model = onnx.load_model(str(plain))
+    # The quantizer turns layers round and then finds their old shapes wrong; it infers new ones by itself.
+    del model.graph.value_info[:]
+    separate_shared_layers(model.graph)
+    options: dict[str, Any] = {
+        "nodes_to_exclude": float_nodes(model.graph, keep),
+        "per_channel": True,
+        "weight_type": QuantType.QInt8,
+        "extra_options": {"MatMulConstBOnly": True},
+    }
+    with quiet():  # it advises its developers through the root logger
+        if feeds is None:
+            quantize_dynamic(model, str(target), op_types_to_quantize=list(_LAYERS), **options)
+        else:
+            quantize_static(
+                model,
+                str(target),
+                _reader(feeds),
+                op_types_to_quantize=list(_STATIC),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                **options,
+            )
+    _copy_description(plain, target)
+
+
+def separate_shared_layers(graph: Any) -> None:
+    """Write every Gemm whose weight has other users, too, as MatMul and Add on a transposed view of the weight.
+
+    For dynamic quantization the quantizer turns the weights of Gemm nodes round where they lie, without a look at other
+    users: with square weights that gives other numbers and no error.
+    """
+    from onnx import helper
+
+    users = Counter(name for node in graph.node for name in node.input)
+    nodes = []
+    for node in graph.node:
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        plain = not attributes.get("transA", 0) and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
+        if node.op_type != "Gemm" or users[node.input[1]] == 1 or not plain:
+            nodes.append(node)
+            continue
+        weight, name = node.input[1], node.name
+        if attributes.get("transB", 0):
+            weight = f"{name}_turned"
+            nodes.append(helper.make_node("Transpose", [node.input[1]], [weight], name=weight, perm=[1, 0]))
+        biased = len(node.input) == 3
+        product = f"{name}_product" if biased else node.output[0]
+        nodes.append(helper.make_node("MatMul", [node.input[0], weight], [product], name=f"{name}_matmul"))
+        if biased:
+            nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{name}_add"))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def float_nodes(graph: Any, keep: FloatWeights) -> list[str]:
+    """Names of the nodes that stay float: layers to keep, and products with anything but a constant matrix."""
+    from onnx import numpy_helper
+
+    constants = {entry.name: entry for entry in graph.initializer}
+
+    def stays(node: Any) -> bool:
+        weight = constants.get(node.input[1])
+        if weight is None:
+            return True
+        return node.op_type in _LAYERS and (len(weight.dims) != 2 or numpy_helper.to_array(weight) in keep)
+
+    return [node.name for node in graph.node if node.op_type in _STATIC and stays(node)]
+
+
+def _reader(feeds: Feeds) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Calibration inputs, one at a time."""
+
+        def __init__(self) -> None:
+            self.feeds = iter(feeds)
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            found = next(self.feeds, None)
+            return None if found is None else dict(found)
+
+    return Reader()
+
+
+def _copy_description(plain: Path, target: Path) -> None:
+    import onnx
+
+    source = onnx.load_model(str(plain), load_external_data=False)
+    model = onnx.load_model(str(target))
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in source.metadata_props})
+    onnx.save_model(model, str(target))

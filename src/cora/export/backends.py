@@ -1,0 +1,149 @@
+"""What executes an exported graph: ONNX Runtime, OpenVINO, or PyTorch for a program just exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cora.errors import CoraError, MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Backend(Protocol):
+    """Runs a graph.
+
+    Attributes:
+        name: of the runtime, for people.
+    """
+
+    name: str
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Outputs in the order of the graph, for inputs by name.
+
+        Raises:
+            ModelError: the runtime refuses them.
+        """
+        ...
+
+
+class OnnxRuntime:
+    """ONNX Runtime.
+
+    Args:
+        path: of the ONNX file.
+        device: "cpu", or "cuda" where the package has CUDA.
+        threads: that compute; 0 leaves it to the runtime.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ModelError: it cannot load the file.
+        CoraError: there is no such device for it.
+    """
+
+    name = "ONNX Runtime"
+
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("running an ONNX file", extra="onnx") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # what goes wrong comes as an exception, and is said once
+        providers = _providers(device, onnxruntime.get_available_providers())
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # the package's own exceptions share no base
+            raise ModelError(f"{path}: expected a graph that ONNX Runtime loads, got: {_line(error)}") from None
+        self.inputs = [entry.name for entry in self.session.get_inputs()]
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        try:
+            outputs: list[NDArray[Any]] = self.session.run(None, {name: inputs[name] for name in self.inputs})
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime: expected inputs that the graph takes, got: {_line(error)}") from None
+        return outputs
+
+
+class OpenVino:
+    """OpenVINO.
+
+    Args:
+        path: of the .xml file; its weights lie beside it.
+        device: "cpu".
+        threads: that compute; 0 leaves it to the runtime.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+        ModelError: it cannot load the file.
+        CoraError: there is no such device for it.
+    """
+
+    name = "OpenVINO"
+
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int = 0) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError("running an OpenVINO file", extra="openvino") from error
+        if device != "cpu":
+            raise CoraError(f"expected the device cpu for an OpenVINO file, got {device}; use --device cpu")
+        # Half precision, the default on some processors, would change scores.
+        options = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
+        try:
+            self.model = openvino.Core().compile_model(str(path), "CPU", options)
+        except Exception as error:
+            raise ModelError(f"{path}: expected a graph that OpenVINO loads, got: {_line(error)}") from None
+        self.inputs = [entry.get_any_name() for entry in self.model.inputs]
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        try:
+            results = self.model([inputs[name] for name in self.inputs])
+        except Exception as error:
+            raise ModelError(f"OpenVINO: expected inputs that the graph takes, got: {_line(error)}") from None
+        return [np.array(results[index]) for index in range(len(self.model.outputs))]
+
+
+class Program:
+    """PyTorch, for an exported program in memory.
+
+    Args:
+        program: what `torch.export` gave.
+    """
+
+    name = "exported program"
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.module = program.module()
+        self.inputs: Sequence[str] = [
+            spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"
+        ]
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        import torch
+
+        with torch.inference_mode():
+            outputs = self.module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
+        return [output.numpy() for output in outputs]
+
+
+def _providers(device: str, available: Sequence[str]) -> list[str]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if device == "cuda" and "CUDAExecutionProvider" in available:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    raise CoraError(f"expected a device that this ONNX Runtime has, got {device}; use --device cpu")
+
+
+def _line(error: Exception) -> str:
+    """The first 200 characters of an exception's text: runtimes write pages."""
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,188 @@
+"""What was exported against the original on the same pictures: exporters are known to miscompile without a word."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from cora.boxes import xyxy_to_cxcywh
+from cora.detector import Detector
+from cora.detector.postprocess import select_detections
+from cora.export.manifest import Manifest
+from cora.export.runtime import ExportedDetector
+from cora.images import read_image
+from cora.regions import Vocabulary
+from cora.structures import ImageBatch
+
+#: Largest difference of a box, as a share of the picture, and of a score, as a share of the picture's highest.
+BOX_TOLERANCE, SCORE_TOLERANCE = 1e-4, 1e-3
+
+#: Share of boxes that may be off: where two candidates tie, rounding decides which one goes on.
+_MAY_DIFFER = 0.01
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an exported detector is from the original.
+
+    Attributes:
+        boxes: largest difference of a box that is not off, as a share of the picture's sides.
+        scores: largest difference of a score of these, as a share of the highest score of its picture.
+        off: boxes beyond the tolerances, or without a counterpart.
+        compared: boxes compared.
+    """
+
+    boxes: float
+    scores: float
+    off: int
+    compared: int
+
+    @property
+    def passes(self) -> bool:
+        """Whether all boxes but a few ties agree."""
+        return self.compared > 0 and self.off <= _MAY_DIFFER * self.compared
+
+    def __str__(self) -> str:
+        return (
+            f"{self.compared} boxes compared, {self.off} off; largest difference of the others: "
+            f"{self.boxes:.1e} of the picture in boxes, {self.scores:.1e} of the highest in scores"
+        )
+
+
+@torch.inference_mode()
+def compare(
+    detector: Detector, exported: ExportedDetector, pictures: Sequence[Image.Image], vocabularies: Sequence[Vocabulary]
+) -> Difference:
+    """Run both on all pictures together and on each alone, as far as the exported one takes such batches.
+
+    Args:
+        detector: the original.
+        exported: what was made of it.
+        pictures: RGB.
+        vocabularies: one, where it is fixed in the graph.
+    """
+    original = plain_detector(detector, exported.manifest)
+    groups = [list(pictures), *([picture] for picture in pictures[:1])]
+    parts = [
+        _compare_batch(original, exported, exported.preprocessor(group), vocabulary)
+        for vocabulary in vocabularies
+        for group in groups
+    ]
+    return Difference(
+        boxes=max(part.boxes for part in parts),
+        scores=max(part.scores for part in parts),
+        off=sum(part.off for part in parts),
+        compared=sum(part.compared for part in parts),
+    )
+
+
+def plain_detector(detector: Detector, manifest: Manifest) -> Detector:
+    """The detector with as many boxes scored, and as many of them pooled exactly, as in the graph."""
+    everything = manifest.exact_boxes == manifest.boxes
+    wanted = replace(
+        detector.config.postprocess,
+        max_scored_boxes=manifest.boxes,
+        exact_boxes=0 if everything else manifest.exact_boxes,
+    )
+    plain = copy.copy(detector)
+    plain.config = replace(detector.config, postprocess=wanted)
+    return plain
+
+
+def drawn_pictures() -> list[Image.Image]:
+    """Pictures of three shapes to compare on where no photos are given: noise of several scales and a few discs."""
+    random = np.random.default_rng(0)
+    pictures = []
+    for height, width in ((480, 640), (501, 333), (240, 600)):
+        coarse, fine = (
+            Image.fromarray(random.integers(0, 256, (height // step, width // step, 3), dtype=np.uint8)).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
+            for step in (40, 8)
+        )
+        picture = Image.blend(coarse, fine, 0.3)
+        draw = ImageDraw.Draw(picture)
+        for x, y, radius, *colour in random.integers(0, 256, (6, 6)).tolist():
+            place = (x * width // 256, y * height // 256)
+            size = 10 + radius // 4
+            draw.ellipse([place[0] - size, place[1] - size, place[0] + size, place[1] + size], fill=tuple(colour))
+        pictures.append(picture)
+    return [read_image(picture) for picture in pictures]
+
+
+def _compare_batch(
+    original: Detector, exported: ExportedDetector, batch: ImageBatch, vocabulary: Vocabulary
+) -> Difference:
+    right, found = original(batch, vocabulary), exported(batch, vocabulary)
+    if found.labels is None:
+        pairs = [
+            _differences(*rows)
+            for rows in zip(right.boxes_cxcywh, right.scores, found.boxes_cxcywh, found.scores, strict=True)
+        ]
+    else:
+        classes = len(vocabulary)
+        config = exported.config.postprocess
+        pairs = []
+        for boxes, scores, other, other_scores, labels in zip(
+            right.boxes_cxcywh, right.scores, found.boxes_cxcywh, found.scores, found.labels, strict=True
+        ):
+            corners, values, own_labels = select_detections(
+                boxes,
+                scores,
+                (1, 1),
+                min_score=config.min_score,
+                nms_iou=config.nms_iou,
+                max_detections=config.max_detections,
+                clip=False,
+            )
+            there = labels >= 0
+            pairs.append(
+                _differences(
+                    xyxy_to_cxcywh(corners),
+                    _by_class(values, own_labels, classes),
+                    other[there],
+                    _by_class(other_scores[there], labels[there], classes),
+                )
+            )
+    off = sum(int(((box > BOX_TOLERANCE) | (score > SCORE_TOLERANCE)).sum()) + extra for box, score, extra in pairs)
+    agreeing = [
+        (box[good], score[good])
+        for box, score, _ in pairs
+        for good in [(box <= BOX_TOLERANCE) & (score <= SCORE_TOLERANCE)]
+        if bool(good.any())
+    ]
+    return Difference(
+        boxes=max((float(box.max()) for box, _ in agreeing), default=0.0),
+        scores=max((float(score.max()) for _, score in agreeing), default=0.0),
+        off=off,
+        compared=sum(len(box) + extra for box, _, extra in pairs),
+    )
+
+
+def _by_class(scores: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Scores [n] and labels [n] to a row of scores for each, [n, classes]."""
+    return torch.nn.functional.one_hot(labels, classes) * scores.unsqueeze(1)
+
+
+def _differences(boxes: Tensor, scores: Tensor, other: Tensor, other_scores: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Differences of each of n boxes from its counterpart: of box [n], of scores [n], and boxes without one.
+
+    Ties may change the order, so the counterpart is the one of the nearest box and best score.
+    """
+    extra = abs(len(boxes) - len(other))
+    if not len(boxes) or not len(other):
+        return boxes.new_zeros(0), boxes.new_zeros(0), extra
+    top = scores.max().clamp(min=torch.finfo(scores.dtype).tiny)
+    rows, other_rows = (
+        torch.cat([some, (values / top).amax(1, keepdim=True)], dim=1)
+        for some, values in ((boxes, scores), (other, other_scores))
+    )
+    nearest = torch.cdist(rows, other_rows, p=float("inf")).argmin(dim=1)
+    box = (boxes - other[nearest]).abs().amax(dim=1)
+    return box, ((scores - other_scores[nearest]) / top).abs().amax(dim=1), extra

@@ -1,0 +1,54 @@
+"""Pre-processing for a graph of one size: pictures are made to fit and padded up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from cora.images import PreprocessConfig, Preprocessor
+from cora.structures import ImageBatch
+
+
+class FixedSizePreprocessor(Preprocessor):
+    """The model's own resizing, and smaller where the result would not fit.
+
+    Args:
+        config: the model's.
+        size_hw: (height, width) of every batch in pixels.
+    """
+
+    def __init__(self, *, config: PreprocessConfig, size_hw: tuple[int, int]) -> None:
+        super().__init__(**asdict(config))
+        self.size_hw = size_hw
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing: as the model has it, or the largest of the same shape that fits."""
+        wanted = super().resized_size(height, width)
+        if wanted[0] <= self.size_hw[0] and wanted[1] <= self.size_hw[1]:
+            return wanted
+        share = min(self.size_hw[0] / height, self.size_hw[1] / width)
+        fitted = (round(height * share), round(width * share))
+        # A tower halves its input five times: extremely long and thin pictures are widened to 32 pixels.
+        return (min(max(fitted[0], 32), self.size_hw[0]), min(max(fitted[1], 32), self.size_hw[1]))
+
+    def collate(
+        self, images: Sequence[Image.Image], original_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> ImageBatch:
+        """As the base class does, padded to the fixed size; pictures must fit.
+
+        Raises:
+            ValueError: a picture is larger than the fixed size.
+        """
+        batch = super().collate(images, original_sizes)
+        missing = [wanted - there for wanted, there in zip(self.size_hw, batch.pixels.shape[-2:], strict=True)]
+        if min(missing) < 0:
+            raise ValueError(
+                f"expected pictures of at most {self.size_hw} pixels, got {tuple(batch.pixels.shape[-2:])}; resize them"
+            )
+        padding = (0, missing[1], 0, missing[0])
+        mask = F.pad(batch.mask.to(torch.uint8), padding, value=1).bool()
+        return ImageBatch(F.pad(batch.pixels, padding), mask, batch.sizes, batch.original_sizes)

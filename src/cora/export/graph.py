@@ -1,0 +1,197 @@
+"""The detector as one graph of tensors: the paper's figure again, with nothing that depends on values.
+
+Inputs: `pixels` [B, 3, H, W] float32, normalised and padded at the right and the bottom; `sizes_hw` [B, 2] int64,
+height and width of every picture without its padding. Where the vocabulary is an input also `embeddings` [C, D]
+float32, unit rows, and `log_weights` [C] float32: the logarithm of each class's weight in pre-matching, 0 by default,
+and `COMPETES` for what takes its share of the probabilities and is never looked for.
+
+Outputs: `boxes` [B, K, 4], cxcywh in 0..1 of the unpadded picture, and `scores` [B, K, C]. With suppression in the
+graph `boxes` [B, M, 4], `scores` [B, M] in descending order and `labels` [B, M], -1 behind the last detection.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cora.boxes import cxcywh_to_xyxy
+from cora.detector import Detector, combine_scores
+from cora.detector.postprocess import best_boxes
+from cora.export.manifest import Manifest
+from cora.export.pooling import exact_pooling, fast_pooling
+from cora.export.suppression import Suppress, best_proposals, select_in_graph
+from cora.localizer import Memory
+from cora.regions import Vocabulary
+from cora.structures import FeatureMap
+
+#: Logarithm of the weight of distractors: far below that of any class.
+COMPETES = -1e4
+
+
+class DetectorGraph(nn.Module):
+    """A detector with the constants of an export.
+
+    Args:
+        detector: in evaluation mode; its parts are shared, not copied.
+        manifest: number of boxes, suppression.
+        suppress: how boxes are suppressed; formats differ in what they can express.
+    """
+
+    positions: Tensor
+
+    def __init__(self, *, detector: Detector, manifest: Manifest, suppress: Suppress) -> None:
+        super().__init__()
+        self.image_tower = detector.image_tower
+        self.classifier = detector.classifier
+        self.localizer = detector.localizer
+        self.register_buffer("positions", detector.prompted_positions().detach().clone())
+        self.manifest = manifest
+        self.suppress = suppress
+
+    def forward(self, pixels: Tensor, sizes_hw: Tensor, embeddings: Tensor, log_weights: Tensor) -> tuple[Tensor, ...]:
+        """Outputs as described above."""
+        c3, c4 = self.encode(pixels, sizes_hw)
+        memory = self.localizer.encode(c3)
+        anchors = self.anchors(memory)
+        classes = self.pre_match(c4, anchors, embeddings, log_weights)
+        decoded = self.localizer.decode(memory, anchors, self.localizer.query_content(embeddings, classes))
+        boxes, objectness = best_boxes(decoded.boxes_cxcywh[-1], decoded.objectness[-1], self.manifest.boxes)
+        power = self.manifest.config.postprocess.objectness_power
+        reported = (log_weights > COMPETES / 2).to(embeddings.dtype)
+        if self.manifest.exact_boxes == self.manifest.boxes:
+            probabilities = self.classifier(self.embed_exact(c3, boxes), embeddings)
+        else:
+            shares = objectness.sigmoid().pow(power).unsqueeze(-1)
+            probabilities = self.classify_best(c3, c4, boxes, shares * reported, embeddings)
+        return self.select(boxes, combine_scores(probabilities, objectness, power), reported)
+
+    def encode(self, pixels: Tensor, sizes_hw: Tensor) -> tuple[FeatureMap, FeatureMap]:
+        """C3 and C4 with their masks."""
+        c3 = self.image_tower.encode_c3(pixels)
+        c4: Tensor = self.image_tower.layer4(c3)
+        size = (pixels.shape[2], pixels.shape[3])
+        return FeatureMap(c3, _padding(c3, size, sizes_hw)), FeatureMap(c4, _padding(c4, size, sizes_hw))
+
+    def anchors(self, memory: Memory) -> Tensor:
+        """Anchors [B, N, 4], learned or proposed."""
+        learned, proposals = self.localizer.learned_anchors, self.localizer.proposals
+        if proposals is not None:
+            return best_proposals(self.localizer.propose(memory), proposals.count, suppress=self.suppress)
+        assert learned is not None
+        anchors: Tensor = learned(memory.tokens.shape[0])
+        return anchors
+
+    def pre_match(self, c4: FeatureMap, anchors_cxcywh: Tensor, embeddings: Tensor, log_weights: Tensor) -> Tensor:
+        """Class [B, N] that each anchor is to look for (METHOD section 5)."""
+        scores = self.embed_fast(c4, anchors_cxcywh) @ F.normalize(embeddings, dim=-1).T
+        return (scores + log_weights / self.manifest.config.tower.logit_scale).argmax(dim=-1)
+
+    def classify_best(
+        self, c3: FeatureMap, c4: FeatureMap, boxes_cxcywh: Tensor, shares: Tensor, embeddings: Tensor
+    ) -> Tensor:
+        """Class probabilities [B, K, C] as the detector has them: exact for the boxes that can matter, else fast.
+
+        Args:
+            c3: map for exact pooling.
+            c4: map for fast pooling.
+            boxes_cxcywh: [B, K, 4].
+            shares: [B, K, C] what a class probability is multiplied by, 0 for what is not reported.
+            embeddings: [C, D].
+        """
+        estimates: Tensor = self.classifier(self.embed_fast(c4, boxes_cxcywh), embeddings)
+        best, classes = (estimates * shares).max(dim=-1, keepdim=True)
+        numbers = torch.arange(embeddings.shape[0], device=classes.device)
+        own_class = (best * (classes == numbers).to(best.dtype)).transpose(1, 2)
+        iou = self.manifest.config.postprocess.nms_iou
+        kept = self.suppress(cxcywh_to_xyxy(boxes_cxcywh), own_class, iou, 0.0).amax(dim=1)
+        index = (best.squeeze(-1) * kept).topk(self.manifest.exact_boxes, dim=1).indices
+        worth = torch.gather(kept, 1, index).unsqueeze(-1) > 0
+        index = index.unsqueeze(-1)
+        boxes = torch.gather(boxes_cxcywh, 1, index.expand(-1, -1, 4))
+        exact = self.classifier(self.embed_exact(c3, boxes), embeddings)
+        rows = index.expand(-1, -1, embeddings.shape[0])
+        return estimates.scatter(1, rows, torch.where(worth, exact, torch.gather(estimates, 1, rows)))
+
+    def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
+        """Unit embeddings [B, K, D] of boxes by exact pooling."""
+        return exact_pooling(
+            c3.features,
+            boxes_cxcywh,
+            c3.extents_hw,
+            layer4=self.image_tower.layer4,
+            pool=self.image_tower.attention_pool,
+            positions=self.positions,
+        )
+
+    def embed_fast(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
+        """Unit embeddings [B, N, D] of boxes by fast pooling."""
+        return fast_pooling(
+            c4.features,
+            boxes_cxcywh,
+            c4.extents_hw,
+            pool=self.image_tower.attention_pool,
+            positions=self.positions,
+        )
+
+    def select(self, boxes_cxcywh: Tensor, scores: Tensor, reported: Tensor) -> tuple[Tensor, ...]:
+        """What leaves the graph: boxes and scores as they are, or after suppression."""
+        if self.manifest.settings.nms == "outside":
+            return boxes_cxcywh, scores
+        config = self.manifest.config.postprocess
+        return select_in_graph(
+            boxes_cxcywh,
+            scores * reported,
+            suppress=self.suppress,
+            iou=config.nms_iou,
+            min_score=config.min_score,
+            max_detections=config.max_detections,
+        )
+
+
+class FixedVocabularyGraph(nn.Module):
+    """The same with the class embeddings as constants; `scores` are those of the classes, not of distractors."""
+
+    embeddings: Tensor
+    log_weights: Tensor
+
+    def __init__(self, *, graph: DetectorGraph, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.open_graph = graph  # PyTorch keeps `graph` for itself
+        self.classes = len(vocabulary)
+        embeddings, log_weights = class_inputs(vocabulary)
+        self.register_buffer("embeddings", embeddings)
+        self.register_buffer("log_weights", log_weights)
+
+    def forward(self, pixels: Tensor, sizes_hw: Tensor) -> tuple[Tensor, ...]:
+        """Outputs as described above."""
+        outputs: tuple[Tensor, ...] = self.open_graph(pixels, sizes_hw, self.embeddings, self.log_weights)
+        if self.open_graph.manifest.settings.nms == "inside":
+            return outputs
+        boxes, scores = outputs
+        return boxes, scores[..., : self.classes]
+
+
+def class_inputs(vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """`embeddings` [C + M, D] and `log_weights` [C + M] of C classes and M distractors, float32."""
+    embeddings = vocabulary.all_embeddings.float()
+    log_weights = embeddings.new_full((len(embeddings),), COMPETES)
+    log_weights[: len(vocabulary)] = 0.0 if vocabulary.weights is None else vocabulary.weights.float().log()
+    return embeddings, log_weights
+
+
+def _padding(features: Tensor, size_hw: tuple[int, int], sizes_hw: Tensor) -> Tensor:
+    """Mask [B, h, w] of a map, True where the input was padded: `interpolate(mode="nearest")` of the image's mask."""
+    rows, columns = (
+        _padded_cells(cells, pixels, sizes_hw[:, axis])
+        for axis, (cells, pixels) in enumerate(zip(features.shape[-2:], size_hw, strict=True))
+    )
+    return rows.unsqueeze(2) | columns.unsqueeze(1)
+
+
+def _padded_cells(cells: int, pixels: int, inside: Tensor) -> Tensor:
+    """[B, cells] bool: whether the pixel nearest to a cell lies beyond the first `inside` [B] of `pixels`."""
+    place = torch.arange(cells, device=inside.device, dtype=torch.float32)
+    # The ratio in float32, as the operator computes it.
+    ratio = torch.full_like(place, pixels) / torch.full_like(place, cells)
+    return (place * ratio).floor() >= inside.unsqueeze(1)

@@ -1,0 +1,146 @@
+"""ONNX: writing a traced detector, and reading what such a file says of itself."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cora.errors import MissingExtraError, ModelError
+from cora.export.manifest import METADATA_KEY, Manifest
+from cora.export.program import input_names, output_names
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch.export import ExportedProgram
+
+OPSET = 18
+
+#: Largest file in bytes: the format itself ends there, weights in further files are not read.
+MAX_BYTES = 2**31 - 1
+
+
+def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None:
+    """Write a program, traced with `suppression.kept_boxes_operator`, as one ONNX file.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+        ModelError: the weights do not fit into one file.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - the exporter's own import gives no extra's name
+    except ImportError as error:
+        raise MissingExtraError("exporting to ONNX", extra="onnx") from error
+    import torch
+
+    with torch.no_grad(), _quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=input_names(manifest),
+            output_names=output_names(manifest),
+            custom_translation_table={torch.ops.cora.kept_boxes.default: _non_maximum_suppression()},
+            external_data=False,
+        )
+        assert exported is not None
+    proto: Any = exported.model_proto
+    # What the exporter notes beside every node names files of the machine that exported.
+    for function_or_graph in (proto.graph, *proto.functions):
+        for node in function_or_graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    write_manifest(proto, manifest)
+    size = proto.ByteSize()
+    if size > MAX_BYTES:
+        raise ModelError(
+            f"{path}: expected weights of at most 2 GB for ONNX, got {size / 1e9:.1f}; use a smaller model"
+        )
+    onnx.save_model(proto, str(path))
+
+
+def write_manifest(model: ModelProto, manifest: Manifest) -> None:
+    """Put the description into a model in memory, in place of one that is there."""
+    import onnx
+
+    others = {entry.key: entry.value for entry in model.metadata_props if entry.key != METADATA_KEY}
+    onnx.helper.set_model_props(model, others | {METADATA_KEY: manifest.to_json()})
+
+
+def read_onnx_manifest(path: Path) -> Manifest:
+    """The description in an ONNX file, which may come from anywhere.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        ModelError: no such file, too large, no ONNX, not one that `cora export` wrote, or with weights elsewhere.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise MissingExtraError("reading an ONNX file", extra="onnx") from error
+    check_size(path, MAX_BYTES)
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: expected an ONNX file, could not read it ({error}); export it again") from None
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ModelError(f"{path}: expected all weights in this file, got some in another; export it again")
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    return Manifest.from_json(said.get(METADATA_KEY), str(path))
+
+
+def check_size(path: Path, most: int) -> None:
+    """Look at a file before it is read.
+
+    Raises:
+        ModelError: it is not there, is empty or has more than `most` bytes.
+    """
+    if not path.is_file():
+        raise ModelError(f"model {path}: expected an existing file, got none; check the path")
+    size = path.stat().st_size
+    if not 0 < size <= most:
+        raise ModelError(f"model {path}: expected a file of at most {most / 1e6:.0f} MB, got {size} bytes")
+
+
+def _non_maximum_suppression() -> Any:
+    """The translation of `cora::kept_boxes`."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+
+    def kept_boxes(boxes_xyxy: Any, scores: Any, iou: float, min_score: float) -> Any:
+        chosen = op.NonMaxSuppression(
+            boxes_xyxy,
+            scores,
+            op.Slice(op.Shape(boxes_xyxy), [1], [2]),
+            op.Constant(value_floats=[iou]),
+            op.Constant(value_floats=[min_score]),
+        )
+        count = op.Slice(op.Shape(chosen), [0], [1])
+        ones = op.Expand(op.Constant(value_float=1.0), count)
+        return op.ScatterND(op.ConstantOfShape(op.Shape(scores)), chosen, ones)
+
+    return kept_boxes
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes for its developers from people."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

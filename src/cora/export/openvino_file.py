@@ -1,0 +1,53 @@
+"""OpenVINO: writing from ONNX, and reading what lies beside the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cora.errors import MissingExtraError, ModelError
+from cora.export.manifest import MAX_TEXT, Manifest
+from cora.export.onnx_file import MAX_BYTES, check_size
+
+#: Largest graph in bytes; its weights are in another file.
+MAX_GRAPH_BYTES = 200_000_000
+
+
+def companions(path: Path) -> tuple[Path, Path]:
+    """The files beside an .xml file: weights and description."""
+    return path.with_suffix(".bin"), path.with_suffix(".json")
+
+
+def write_openvino(onnx_path: Path, manifest: Manifest, path: Path) -> None:
+    """Convert an ONNX file; writes the graph (.xml), its weights (.bin) and the description (.json).
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+        ModelError: OpenVINO cannot convert it.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("exporting to OpenVINO", extra="openvino") from error
+    try:
+        model = openvino.convert_model(str(onnx_path))
+    except Exception as error:  # the package's own exceptions share no base
+        raise ModelError(f"{path}: OpenVINO cannot convert the graph: {' '.join(str(error).split())[:200]}") from None
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    companions(path)[1].write_text(manifest.to_json() + "\n", encoding="utf-8")
+
+
+def read_openvino_manifest(path: Path) -> Manifest:
+    """The description beside an OpenVINO file, which may come from anywhere.
+
+    Raises:
+        ModelError: a file is missing or too large, or `cora export` did not write it.
+    """
+    check_size(path, MAX_GRAPH_BYTES)
+    weights, description = companions(path)
+    check_size(weights, MAX_BYTES)
+    check_size(description, MAX_TEXT)
+    try:
+        text = description.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{description}: expected a description in JSON, could not read it ({error})") from None
+    return Manifest.from_json(text, str(description))

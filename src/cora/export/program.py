@@ -1,0 +1,76 @@
+"""From a detector to one traced program, which the formats are written from."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cora.detector import Detector
+from cora.export.graph import DetectorGraph, FixedVocabularyGraph
+from cora.export.manifest import Manifest
+from cora.export.suppression import Suppress
+from cora.regions import Vocabulary
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+# Any size and batch do for tracing; 1 would be taken for a constant, and so would maps of one cell.
+_TRACED_SIZE, _TRACED_BATCH, _TRACED_CLASSES = (192, 256), 2, 3
+
+
+def input_names(manifest: Manifest) -> list[str]:
+    """Names of the graph's inputs, in order."""
+    return ["pixels", "sizes_hw", *(("embeddings", "log_weights") if manifest.vocabulary == "input" else ())]
+
+
+def output_names(manifest: Manifest) -> list[str]:
+    """Names of the graph's outputs, in order."""
+    return ["boxes", "scores", *(("labels",) if manifest.settings.nms == "inside" else ())]
+
+
+def trace(
+    detector: Detector, manifest: Manifest, vocabulary: Vocabulary | None, *, suppress: Suppress
+) -> ExportedProgram:
+    """Trace the detector as a program of standard operators.
+
+    Args:
+        detector: on the CPU, in float32.
+        manifest: what is constant and what is not.
+        vocabulary: to be fixed in the graph, with weights and distractors; None for an input.
+        suppress: how the format expresses suppression.
+    """
+    inner = DetectorGraph(detector=detector, manifest=manifest, suppress=suppress)
+    graph: nn.Module = inner if vocabulary is None else FixedVocabularyGraph(graph=inner, vocabulary=vocabulary)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecations inside PyTorch
+        return torch.export.export(
+            graph.eval(),
+            example_inputs(manifest),
+            dynamic_shapes=tuple(_open_sizes(manifest).values()),
+            strict=False,
+        )
+
+
+def example_inputs(manifest: Manifest) -> tuple[Tensor, ...]:
+    """Inputs of the right shapes, to trace with."""
+    height, width = manifest.settings.size_hw or _TRACED_SIZE
+    batch = manifest.settings.batch or _TRACED_BATCH
+    inputs = [torch.zeros(batch, 3, height, width), torch.tensor([[height, width]] * batch)]
+    if manifest.vocabulary == "input":
+        width = manifest.config.tower.embed_dim
+        inputs += [torch.eye(_TRACED_CLASSES, width), torch.zeros(_TRACED_CLASSES)]
+    return tuple(inputs)
+
+
+def _open_sizes(manifest: Manifest) -> dict[str, dict[int, Any]]:
+    """Input -> its dimensions that may be of any size."""
+    any_size = torch.export.Dim.DYNAMIC
+    batch = {0: any_size} if manifest.settings.batch is None else {}
+    sides = {2: any_size, 3: any_size} if manifest.settings.size_hw is None else {}
+    sizes: dict[str, dict[int, Any]] = {"pixels": batch | sides, "sizes_hw": batch}
+    if manifest.vocabulary == "input":
+        sizes |= {"embeddings": {0: any_size}, "log_weights": {0: any_size}}
+    return sizes

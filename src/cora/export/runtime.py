@@ -1,0 +1,394 @@
+"""An exported detector with the interface of the original: the same pictures in, the same detections out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
+
+import torch
+from torch import Tensor
+
+from cora.boxes import clip_to_image, scale_to_pixels
+from cora.detector import Detector, DetectorConfig
+from cora.detector.inference import PredictOptions, VocabularyOptions, build_vocabulary
+from cora.detector.postprocess import select_detections
+from cora.detector.tiling import predict_tiled
+from cora.errors import ModelError, VocabularyError
+from cora.export.backends import Backend, OnnxRuntime, OpenVino
+from cora.export.fixed_size import FixedSizePreprocessor
+from cora.export.graph import class_inputs
+from cora.export.manifest import Manifest, fingerprint
+from cora.export.onnx_file import read_onnx_manifest
+from cora.export.openvino_file import read_openvino_manifest
+from cora.images import ImageSource, Preprocessor, read_image
+from cora.regions import Descriptions, Vocabulary, VocabularyEncoder, clean_names
+from cora.structures import Detections, ImageBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+#: Gives the detector whose text tower embeds names, by its name or path.
+LoadDetector = Callable[[str], Detector]
+
+
+def load_exported(
+    path: str | Path,
+    *,
+    load_text_model: LoadDetector,
+    text_model: str | None = None,
+    device: str = "cpu",
+    threads: int = 0,
+) -> ExportedDetector:
+    """Open an exported file: *.onnx with ONNX Runtime, *.xml with OpenVINO.
+
+    Args:
+        path: of the file.
+        load_text_model: `cora.load`, for files whose vocabulary is an input; called when the first name is embedded.
+        text_model: what to give it; None for the name in the file.
+        device: "cpu", or "cuda" where ONNX Runtime has it.
+        threads: that compute; 0 leaves it to the runtime.
+
+    Raises:
+        MissingExtraError: the runtime is not installed.
+        ModelError: the file is not there, or not one that `cora export` wrote.
+        CoraError: the runtime has no such device.
+    """
+    file = Path(path)
+    if file.suffix.lower() == ".onnx":
+        manifest = read_onnx_manifest(file)
+        backend: Backend = OnnxRuntime(file, device=device, threads=threads)
+    elif file.suffix.lower() == ".xml":
+        manifest = read_openvino_manifest(file)
+        backend = OpenVino(file, device=device, threads=threads)
+    else:
+        raise ModelError(f"model {file}: expected an exported file that ends in .onnx or .xml, got another ending")
+    return ExportedDetector(
+        backend=backend, manifest=manifest, load_text_model=load_text_model, text_model=text_model, source=str(file)
+    )
+
+
+class FixedVocabularyEncoder:
+    """Stands where a detector has its text tower: the names are fixed in the graph, and this says so.
+
+    Args:
+        manifest: with the names.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._places = {name.casefold(): place for place, name in enumerate(manifest.class_names)}
+
+    def encode(self, names: Sequence[str], *, descriptions: Descriptions | None = None) -> Vocabulary:
+        """A vocabulary of some of the fixed names; its embeddings [C, 0] are empty, the graph has them.
+
+        Raises:
+            VocabularyError: unusable names, or ones that are not in the graph.
+        """
+        if descriptions is not None:
+            raise self._fixed("descriptions")
+        cleaned = clean_names(names)
+        self.places(cleaned)
+        return Vocabulary(cleaned, torch.zeros(len(cleaned), 0))
+
+    def places(self, names: Sequence[str]) -> Tensor:
+        """Place [C] of each name among the fixed ones."""
+        strangers = [name for name in names if name.casefold() not in self._places]
+        if strangers:
+            raise VocabularyError(
+                f"class names: expected some of the {len(self._places)} that were exported with the model, got "
+                f"{strangers[0]!r}; export it again with --classes, or without for names at run time"
+            )
+        return torch.tensor([self._places[name.casefold()] for name in names])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("templates", "descriptions"):
+            raise self._fixed(name)
+        super().__setattr__(name, value)
+
+    def _fixed(self, what: str) -> VocabularyError:
+        return VocabularyError(f"{what}: expected none, since names are fixed in the exported model; export anew")
+
+
+class ExportedDetector:
+    """A detector that another runtime executes; `predict` and `vocabulary` are those of `Detector`.
+
+    Args:
+        backend: runs the graph.
+        manifest: what the file says of itself.
+        load_text_model: gives the detector that embeds names, where the vocabulary is an input.
+        text_model: its name; None for the one in the manifest.
+        source: path of the file, for messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        manifest: Manifest,
+        load_text_model: LoadDetector,
+        text_model: str | None = None,
+        source: str = "exported model",
+    ) -> None:
+        self.backend = backend
+        self.manifest = manifest
+        self.source = source
+        size, config = manifest.settings.size_hw, manifest.config.preprocess
+        self.preprocessor: Preprocessor = (
+            Preprocessor.from_config(config) if size is None else FixedSizePreprocessor(config=config, size_hw=size)
+        )
+        self._load_text_model = load_text_model
+        self._text_model = text_model or manifest.model
+        self._encoder: VocabularyEncoder | FixedVocabularyEncoder | None = (
+            FixedVocabularyEncoder(manifest) if manifest.vocabulary == "fixed" else None
+        )
+
+    @property
+    def config(self) -> DetectorConfig:
+        """Of the detector that was exported; what competes with a fixed vocabulary is in the graph."""
+        return self.manifest.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches and vocabularies are expected."""
+        return torch.device("cpu")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of a fixed vocabulary; empty where names are given at run time."""
+        return self.manifest.class_names
+
+    @property
+    def vocabulary_encoder(self) -> VocabularyEncoder:
+        """What embeds names: the text tower of the exported model, loaded at the first use.
+
+        Where the names are fixed, a `FixedVocabularyEncoder` stands for it.
+
+        Raises:
+            ModelError: that model cannot be had, or its text tower is another than that of the exported one.
+        """
+        if self._encoder is None:
+            try:
+                encoder = self._load_text_model(self._text_model).vocabulary_encoder
+            except ModelError as error:
+                raise ModelError(f"{self.source}: names need the text tower of {self._text_model}: {error}") from None
+            if encoder.text_tower.fingerprint != self.manifest.text_fingerprint:
+                raise ModelError(
+                    f"{self.source}: expected the text tower it was exported with, {self._text_model} has another; "
+                    "name the right model with --text-model"
+                )
+            self._encoder = encoder
+        return cast(VocabularyEncoder, self._encoder)
+
+    def vocabulary(self, classes: Sequence[str] | Vocabulary = (), **options: Unpack[VocabularyOptions]) -> Vocabulary:
+        """As `Detector.vocabulary`; of a fixed vocabulary, a choice of its names (all if none are given).
+
+        Raises:
+            VocabularyError: unusable names, or options that only names at run time can have.
+        """
+        if self.manifest.vocabulary == "input":
+            source = self._original() if options.get("exemplars") else cast(Detector, self)
+            return build_vocabulary(source, classes, options).to(self.device)
+        self._check_fixed(options)
+        if isinstance(classes, Vocabulary):
+            return self.vocabulary_encoder.encode(classes.names)
+        return self.vocabulary_encoder.encode(classes or self.class_names)
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one picture
+        self, images: ImageSource, classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self, images: Sequence[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+    ) -> list[Detections]: ...
+
+    def predict(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        classes: Sequence[str] | Vocabulary = (),
+        **options: Unpack[PredictOptions],
+    ) -> Detections | list[Detections]:
+        """As `Detector.predict`. What is constant in the graph cannot be asked for otherwise.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            VocabularyError: the names are unusable.
+            ModelError: an option asks for what the graph has not.
+        """
+        if options.get("score_all_boxes") or options.get("precision") not in (None, "float32"):
+            raise ModelError(f"{self.source}: boxes that are scored and precision were fixed when it was exported")
+        batch_size, tiles = options.get("batch_size", 1), options.get("tiles")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        single = not isinstance(images, list | tuple)
+        sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
+        vocabulary = self.vocabulary(classes, **_vocabulary_options(options))
+        if tiles is not None:
+            found = [
+                predict_tiled(
+                    lambda parts: self._predict(parts, vocabulary, options, batch_size), read_image(source), tiles=tiles
+                )
+                for source in sources
+            ]
+        else:
+            found = self._predict(sources, vocabulary, options, batch_size)
+        return found[0] if single else found
+
+    def _predict(
+        self, sources: Sequence[ImageSource], vocabulary: Vocabulary, options: PredictOptions, batch_size: int
+    ) -> list[Detections]:
+        """Detections of every picture, in order."""
+        found: list[Detections] = []
+        for start in range(0, len(sources), batch_size):
+            part = sources[start : start + batch_size]
+            pictures = [read_image(source) for source in part]
+            batch = self.preprocessor(pictures)
+            kept = self.postprocess(
+                self(batch, vocabulary),
+                batch.original_sizes,
+                score=options.get("score", 0.3),
+                nms_iou=options.get("nms_iou"),
+                max_detections=options.get("max_detections"),
+            )
+            for source, picture, size, (boxes, scores, labels) in zip(
+                part, pictures, batch.original_sizes, kept, strict=True
+            ):
+                path = str(source) if isinstance(source, str | Path) else None
+                found.append(Detections(boxes, scores, labels, vocabulary.names, size, image=picture, path=path))
+        return found
+
+    def __call__(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> ExportedOutput:
+        """Run the graph on a batch; `least_score` can save it nothing.
+
+        Raises:
+            ModelError: the runtime refuses the inputs.
+        """
+        size = self.manifest.settings.batch or len(batch)
+        parts = [self._run(batch, start, size, vocabulary) for start in range(0, len(batch), size)]
+        boxes, scores, *labels = (torch.cat(outputs)[: len(batch)] for outputs in zip(*parts, strict=True))
+        if isinstance(self._encoder, FixedVocabularyEncoder):
+            places = self._encoder.places(vocabulary.names)
+            if not labels:
+                return ExportedOutput(boxes, scores[..., places], None)
+            asked = torch.full((len(self.class_names) + 1,), -1)  # one more, for the label -1
+            asked[places] = torch.arange(len(places))
+            return ExportedOutput(boxes, scores, asked[labels[0]])
+        return (
+            ExportedOutput(boxes, scores, labels[0])
+            if labels
+            else ExportedOutput(boxes, scores[..., : len(vocabulary)], None)
+        )
+
+    def postprocess(
+        self,
+        output: ExportedOutput,
+        sizes_hw: Sequence[tuple[int, int]],
+        *,
+        score: float | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """As `Detector.postprocess`.
+
+        Raises:
+            ModelError: suppression is in the graph, and something is asked of it that it was not exported with.
+        """
+        config = self.config.postprocess
+        least = config.min_score if score is None else score
+        if output.labels is None:
+            return [
+                select_detections(
+                    boxes,
+                    scores,
+                    size,
+                    min_score=least,
+                    nms_iou=config.nms_iou if nms_iou is None else nms_iou,
+                    max_detections=max_detections or config.max_detections,
+                )
+                for boxes, scores, size in zip(output.boxes_cxcywh, output.scores, sizes_hw, strict=True)
+            ]
+        most = config.max_detections
+        self._check_inside(least, nms_iou, max_detections)
+        found = []
+        for boxes, scores, labels, size in zip(
+            output.boxes_cxcywh, output.scores, output.labels, sizes_hw, strict=True
+        ):
+            kept = ((scores > least) & (labels >= 0)).nonzero()[:, 0][: max_detections or most]
+            corners = clip_to_image(scale_to_pixels(boxes[kept], size), size)
+            found.append((corners, scores[kept], labels[kept]))
+        return found
+
+    def _original(self) -> Detector:
+        """The model that was exported, whose image tower embeds exemplars."""
+        encoder, detector = self.vocabulary_encoder, self._load_text_model(self._text_model)
+        if fingerprint(detector) != self.manifest.fingerprint:
+            raise ModelError(
+                f"{self.source}: exemplars need the model that was exported, {self._text_model} is another; "
+                "name it with --text-model"
+            )
+        detector.vocabulary_encoder = encoder
+        return detector
+
+    def _run(self, batch: ImageBatch, start: int, size: int, vocabulary: Vocabulary) -> list[Tensor]:
+        """Outputs for `size` pictures from `start` on, blank ones at the end if there are too few."""
+        pixels, sizes = batch.pixels[start : start + size].float(), torch.tensor(batch.sizes[start : start + size])
+        missing = size - len(pixels)
+        if missing:
+            pixels = torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
+            sizes = torch.cat([sizes, sizes.new_tensor(pixels.shape[-2:]).expand(missing, 2)])
+        inputs = {"pixels": pixels, "sizes_hw": sizes}
+        if self.manifest.vocabulary == "input":
+            inputs["embeddings"], inputs["log_weights"] = class_inputs(vocabulary)
+        arrays: Mapping[str, NDArray[Any]] = {name: value.contiguous().numpy() for name, value in inputs.items()}
+        return [torch.from_numpy(output) for output in self.backend.run(arrays)]
+
+    def _check_fixed(self, options: VocabularyOptions) -> None:
+        """Options that a fixed vocabulary cannot have; distractors may be left out where there are none."""
+        asked = [name for name in ("class_weights", "descriptions", "exemplars") if options.get(name)]
+        others = options.get("distractors")
+        if others or (others is not None and self.manifest.distractors):
+            asked.append("distractors")
+        if asked:
+            raise VocabularyError(
+                f"{self.source}: {', '.join(asked)} cannot be changed, since the vocabulary was fixed when it was "
+                "exported; export it anew with what is wanted"
+            )
+
+    def _check_inside(self, score: float, nms_iou: float | None, max_detections: int | None) -> None:
+        config = self.config.postprocess
+        most = config.max_detections
+        wrong = None
+        if nms_iou is not None and nms_iou != config.nms_iou:
+            wrong = f"nms_iou of {config.nms_iou:g}, got {nms_iou:g}"
+        elif max_detections is not None and max_detections > most:
+            wrong = f"max_detections of at most {most}, got {max_detections}"
+        elif score < config.min_score:
+            wrong = f"score of at least {config.min_score:g}, got {score:g}"
+        if wrong is not None:
+            raise ModelError(
+                f"{self.source}: expected {wrong}; suppression is part of the graph, export with it outside"
+            )
+
+
+@dataclass(frozen=True)
+class ExportedOutput:
+    """What one pass of a graph gives.
+
+    Attributes:
+        boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
+        scores: [B, K, C] of the classes asked for; with suppression in the graph [B, K], best first.
+        labels: [B, K] with suppression in the graph, -1 for what was not asked for and for filling; else None.
+    """
+
+    boxes_cxcywh: Tensor
+    scores: Tensor
+    labels: Tensor | None
+
+
+def _vocabulary_options(options: PredictOptions) -> VocabularyOptions:
+    chosen = {name: value for name, value in options.items() if name in VocabularyOptions.__optional_keys__}
+    return cast(VocabularyOptions, chosen)

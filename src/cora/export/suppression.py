@@ -1,0 +1,98 @@
+"""Non-maximum suppression for a graph: a mask of kept boxes, whose shape does not depend on values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from cora.boxes import cxcywh_to_xyxy
+from cora.localizer import Proposals
+
+#: (boxes xyxy [B, K, 4], scores [B, C, K], IoU threshold, least score) -> mask [B, C, K], 1 where a box is kept.
+Suppress = Callable[[Tensor, Tensor, float, float], Tensor]
+
+#: Scores of padded cells are below it, all others above.
+LOWEST = -1e30
+
+# Boxes lie in -0.5..1.5; groups that are this far apart never overlap.
+_APART = 4.0
+
+
+def kept_boxes(boxes_xyxy: Tensor, scores: Tensor, iou: float, min_score: float) -> Tensor:
+    """Greedy suppression within every image and class.
+
+    Args:
+        boxes_xyxy: [B, K, 4] of all classes, 0..1 of the image.
+        scores: [B, C, K].
+        iou: a box that overlaps a better one by more is dropped.
+        min_score: only scores above it count.
+
+    Returns:
+        [B, C, K] in the type of the scores, 1 where a box is kept and 0 elsewhere.
+    """
+    classes, count = scores.shape[1:]
+    image, label, box = (scores > min_score).nonzero().unbind(-1)
+    group = image * classes + label
+    # Doubles hold box and shift exactly, so that one call serves all groups.
+    apart = boxes_xyxy[image, box].double() + (group * _APART).unsqueeze(-1)
+    kept = nms(apart, scores[image, label, box].double(), iou)
+    places = (group * count + box)[kept]
+    mask = torch.zeros_like(scores).flatten()
+    return mask.scatter(0, places, torch.ones_like(places, dtype=scores.dtype)).view(scores.shape)
+
+
+# For ONNX the whole is one operator, which `onnx_file` translates to NonMaxSuppression.
+kept_boxes_operator: Suppress = torch.library.custom_op("cora::kept_boxes", mutates_args=())(kept_boxes)
+
+
+@kept_boxes_operator.register_fake  # type: ignore[attr-defined, untyped-decorator]
+def _(boxes_xyxy: Tensor, scores: Tensor, iou: float, min_score: float) -> Tensor:
+    return torch.empty_like(scores)
+
+
+def best_proposals(proposals: Proposals, count: int, *, suppress: Suppress, iou: float = 0.7) -> Tensor:
+    """`Proposals.best` without a loop over images: the `count` best boxes [B, count, 4], suppressed ones last."""
+    scores = proposals.objectness.masked_fill(~proposals.inside, -torch.inf)
+    kept = suppress(cxcywh_to_xyxy(proposals.boxes_cxcywh), scores.unsqueeze(1), iou, LOWEST).squeeze(1)
+    cells = scores.shape[1]
+    order = scores.argsort(dim=1, descending=True)
+    # Kept boxes come before suppressed ones, padding comes last; within each the order stays. Whole numbers below
+    # 2^24 are exact in float32.
+    backwards = cells - 1 - torch.arange(cells, device=scores.device, dtype=scores.dtype)
+    inside = proposals.inside.gather(1, order).to(scores.dtype)
+    rank = (kept.gather(1, order) + inside) * cells + backwards
+    ranked = order.gather(1, rank.argsort(dim=1, descending=True))
+    there = proposals.inside.sum(dim=1, keepdim=True)
+    index = ranked.gather(1, torch.arange(count, device=scores.device) % there)
+    return torch.gather(proposals.boxes_cxcywh, 1, index.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def select_in_graph(
+    boxes_cxcywh: Tensor, scores: Tensor, *, suppress: Suppress, iou: float, min_score: float, max_detections: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`select_detections` for a batch, filled up to a constant number.
+
+    Args:
+        boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
+        scores: [B, K, C].
+        suppress: how boxes are suppressed.
+        iou: per-class suppression threshold.
+        min_score: only scores above it count.
+        max_detections: M.
+
+    Returns:
+        Boxes [B, M, 4] cxcywh, scores [B, M] in descending order, labels [B, M] int64; where there are fewer than
+        M, scores of 0 and labels of -1 follow.
+    """
+    by_class = scores.transpose(1, 2)
+    kept = suppress(cxcywh_to_xyxy(boxes_cxcywh), by_class, iou, min_score)
+    count = boxes_cxcywh.shape[1]
+    # The filling is there even where boxes and classes are too few.
+    values, places = F.pad((by_class * kept).flatten(1), (0, max_detections)).topk(max_detections, dim=1)
+    boxes = torch.gather(boxes_cxcywh, 1, (places % count).unsqueeze(-1).expand(-1, -1, 4))
+    labels = torch.where(values > 0, places // count, -1)
+    return boxes, values, labels

@@ -1,0 +1,170 @@
+"""Exporting a detector: trace, write beside the target, check against the original, and only then give it its name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from PIL import Image
+
+import cora
+from cora.detector import Detector
+from cora.errors import CoraError, ModelError
+from cora.export.backends import Backend, OnnxRuntime, OpenVino, Program
+from cora.export.check import Difference, compare, drawn_pictures
+from cora.export.manifest import METADATA_KEY, ExportSettings, Manifest, fingerprint
+from cora.export.onnx_file import write_onnx
+from cora.export.openvino_file import write_openvino
+from cora.export.program import trace
+from cora.export.runtime import ExportedDetector
+from cora.export.suppression import kept_boxes, kept_boxes_operator
+from cora.export.tensorrt_engine import check_tensorrt, write_engine
+from cora.regions import Vocabulary
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Format = Literal["onnx", "openvino", "tensorrt", "exported-program"]
+
+#: Format -> ending of its file.
+FORMATS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine", "exported-program": ".pt2"}
+
+#: Names to compare with where the vocabulary is an input: of two lengths, so that the number of classes changes.
+_NAMES = (("cat", "dog", "car", "chair", "person"), ("bottle", "tree"))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export made.
+
+    Attributes:
+        files: the main one first.
+        difference: from the original detector; of a TensorRT engine, that of the ONNX graph it was built from.
+    """
+
+    files: tuple[Path, ...]
+    difference: Difference
+
+
+def export_detector(
+    detector: Detector,
+    output: Path,
+    *,
+    format: Format,
+    model: str,
+    settings: ExportSettings | None = None,
+    vocabulary: Vocabulary | None = None,
+    pictures: Sequence[Image.Image] = (),
+    force: bool = False,
+) -> Written:
+    """Write a detector for another runtime; the files get their names only after they were checked.
+
+    Args:
+        detector: on the CPU, in float32.
+        output: file to write, with the ending of the format.
+        format: one of `FORMATS`.
+        model: name or path of the detector, under which its text tower is found again.
+        settings: what is constant in the graph.
+        vocabulary: to be fixed in the graph with weights and distractors, from `detector.vocabulary`; None makes
+            class embeddings an input.
+        pictures: to compare on; drawn ones if there are none.
+        force: keep the files also when they differ from the original.
+
+    Raises:
+        MissingExtraError: what the format needs is not installed.
+        ModelError: wrong ending, the exported detector differs from the original, or a runtime refuses it.
+        CoraError: the files cannot be written, or there is no GPU for TensorRT.
+    """
+    check_output(output, format)
+    detector = detector.eval()
+    manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=vocabulary)
+    operator = kept_boxes if format == "exported-program" else kept_boxes_operator
+    program = trace(detector, manifest, vocabulary, suppress=operator)
+    with _staged(output) as staged:
+        backend = _write(program, manifest, staged, format)
+        exported = ExportedDetector(
+            backend=backend, manifest=manifest, load_text_model=lambda _: detector, source=str(output)
+        )
+        vocabularies = [vocabulary] if vocabulary is not None else [detector.vocabulary(names) for names in _NAMES]
+        difference = compare(detector, exported, pictures or drawn_pictures(), vocabularies)
+        if not difference.passes and not force:
+            raise ModelError(
+                f"{output}: expected what the original gives, got another ({difference}); "
+                "nothing was written, --force keeps it"
+            )
+        if format == "tensorrt":
+            write_engine(staged.with_suffix(".onnx"), manifest, staged)
+            staged.with_suffix(".onnx").unlink()
+    written = (output, *sorted(other for other in _beside(output, format) if other.is_file()))
+    return Written(written, difference)
+
+
+def check_output(output: Path, format: Format) -> None:
+    """Fail before the work, not after it.
+
+    Raises:
+        ModelError: the name has another ending than the format's.
+        MissingExtraError: tensorrt is not installed, where it is asked for.
+        CoraError: there is no GPU for TensorRT.
+    """
+    if output.suffix.lower() != FORMATS[format]:
+        raise ModelError(f"{output}: expected a name that ends in {FORMATS[format]} for {format}; rename it")
+    if format == "tensorrt":
+        check_tensorrt()
+
+
+def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabulary: Vocabulary | None) -> Manifest:
+    """What the exported file says of itself."""
+    others = None if vocabulary is None else vocabulary.distractors
+    return Manifest(
+        model=model,
+        fingerprint=fingerprint(detector),
+        text_fingerprint=detector.text_tower.fingerprint,
+        vocabulary="input" if vocabulary is None else "fixed",
+        class_names=() if vocabulary is None else vocabulary.names,
+        distractors=0 if others is None else len(others),
+        settings=settings,
+        config=detector.config,
+        version=cora.__version__,
+    )
+
+
+def _write(program: ExportedProgram, manifest: Manifest, path: Path, format: Format) -> Backend:
+    """Write the files of a format and open what can be compared."""
+    if format == "exported-program":
+        torch.export.save(program, path, extra_files={METADATA_KEY: manifest.to_json()})
+        return Program(torch.export.load(path))
+    onnx_path = path.with_suffix(".onnx")
+    write_onnx(program, manifest, onnx_path)
+    if format != "openvino":
+        return OnnxRuntime(onnx_path)
+    write_openvino(onnx_path, manifest, path)
+    onnx_path.unlink()
+    return OpenVino(path)
+
+
+def _beside(output: Path, format: Format) -> list[Path]:
+    endings = {"openvino": (".bin", ".json"), "tensorrt": (".json",)}.get(format, ())
+    return [output.with_suffix(ending) for ending in endings]
+
+
+@contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """A path of the same name in a folder beside; what lies there in the end is moved to the place of `output`."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
+            staged = Path(folder) / output.name
+            yield staged
+            # The file that is opened by name comes last: who finds it finds the others, too.
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == staged):
+                file.replace(output.parent / file.name)
+    except OSError as error:
+        raise CoraError(
+            f"expected to write {output}, got {error.strerror or error}; free or choose another place"
+        ) from None

@@ -1,0 +1,22 @@
+"""Which model made an embedding: those of two models must never be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cora.training.identity import weights_hash
+
+if TYPE_CHECKING:
+    from cora.detector import Detector
+
+
+def model_identity(detector: Detector) -> str:
+    """16 hex digits of all weights and of how pictures are prepared; the same for the same checkpoint anywhere."""
+    settings = {"tower": asdict(detector.config.tower), "preprocess": asdict(detector.config.preprocess)}
+    # Templates are the text query's affair: the stored regions do not depend on them.
+    del settings["tower"]["templates"]
+    content = [weights_hash(detector), settings]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

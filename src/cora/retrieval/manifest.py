@@ -1,0 +1,101 @@
+"""What an index is of: the model, the folder and the settings, in `index.json` beside the tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cora.errors import CoraError
+from cora.files import write_json
+
+MANIFEST, LOCK = "index.json", "index.lock"
+_FORMAT = 1
+
+
+class RetrievalError(CoraError):
+    """An index is missing, damaged, in use, or of another model than the one it is asked with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSettings:
+    """Which regions of a picture are kept.
+
+    Attributes:
+        classes: names to look for; None keeps whatever looks like an object, without a label.
+        score: only regions above it, 0..1: class probability * objectness, or objectness alone without classes.
+        max_regions: regions kept per picture, best first.
+        nms_iou: a region that overlaps a better one of its picture by more is dropped, whatever their classes.
+    """
+
+    classes: tuple[str, ...] | None = None
+    score: float = 0.05
+    max_regions: int = 50
+    nms_iou: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))  # a list appears when it comes from JSON
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"score: expected 0..1, got {self.score}")
+        if self.max_regions < 1:
+            raise ValueError(f"max_regions: expected at least 1, got {self.max_regions}")
+        if not 0 < self.nms_iou <= 1:
+            raise ValueError(f"nms_iou: expected above 0 and at most 1, got {self.nms_iou}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an index is of.
+
+    Attributes:
+        model: identity of the model that made the embeddings (`cora.retrieval.identity`).
+        model_name: how people call it: a name or the path of a file.
+        width: D, width of the embeddings.
+        folder: the indexed folder, absolute; files are relative to it.
+        settings: which regions are kept.
+        partitions: of the vector index; 0 while there is none.
+    """
+
+    model: str
+    model_name: str
+    width: int
+    folder: str
+    settings: RegionSettings
+    partitions: int = 0
+
+    def write(self, place: Path) -> None:
+        """Write it into the folder of the index, whole or not at all."""
+        write_json(place / MANIFEST, {"format": _FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, place: Path) -> Manifest:
+        """Read it from the folder of an index.
+
+        Raises:
+            RetrievalError: there is no index, it is damaged, or of a newer version.
+        """
+        file = place / MANIFEST
+        if not file.is_file():
+            found = "a folder without one" if place.is_dir() else "a file" if place.exists() else "nothing"
+            raise RetrievalError(f"expected an index at {place}, got {found}; make it: cora index DIR --db {place}")
+        try:
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            version = content.pop("format")
+            if version != _FORMAT:
+                raise RetrievalError(
+                    f"index {place}: expected format {_FORMAT}, got {version}; update cora or index the folder again"
+                )
+            return cls(**{**content, "settings": RegionSettings(**content["settings"])})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise damaged(place, f"{MANIFEST}: {error}") from None
+
+
+def damaged(place: Path, reason: object) -> RetrievalError:
+    """The error of an index whose files cannot be read or written."""
+    told = " ".join(str(reason).split())[:200]
+    return RetrievalError(
+        f"expected a whole index at {place}, got trouble with its files ({told}); "
+        "free space if the disk is full, else delete the index and make it again"
+    )

@@ -1,0 +1,304 @@
+"""The HTTP side: paths, statuses, OpenAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from cora import __version__
+from cora.errors import ImageError, ModelError, VocabularyError
+from cora.service import bodies
+from cora.service.page import read_page
+from cora.service.refusal import RefusedError
+from cora.service.schemas import (
+    DetectOptions,
+    DetectRequest,
+    DetectResponse,
+    Found,
+    FoundInImage,
+    Health,
+    LimitsInfo,
+    Problem,
+    Region,
+    SearchOptions,
+    SearchRequest,
+    SearchResponse,
+    request_body,
+)
+from cora.service.security import HEADERS, Observe, authorize
+from cora.service.service import SearchQuery, Service, before
+from cora.service.worker import Query
+from cora.structures import Detections
+
+if TYPE_CHECKING:
+    from cora.retrieval import Hit
+
+_T = TypeVar("_T")
+
+_BEARER = HTTPBearer(auto_error=False, description="The token that the service was started with, if there is one.")
+_FILE = {"type": "string", "format": "binary", "description": "an image file"}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The form is broken."},
+    401: {"model": Problem, "description": "The bearer token is missing or wrong."},
+    408: {"model": Problem, "description": "The request came too slowly."},
+    413: {"model": Problem, "description": "The body, a picture, a list or a name is too large."},
+    415: {"model": Problem, "description": "Neither JSON nor a multipart form."},
+    422: {"model": Problem, "description": "A value, a name or a picture cannot be used."},
+    429: {"model": Problem, "description": "Too many pictures are waiting; see Retry-After."},
+    503: {"model": Problem, "description": "The service is stopping, or its queue too slow; see Retry-After."},
+    504: {"model": Problem, "description": "The model took too long."},
+}
+
+
+def create_app(
+    service: Service, *, model_name: str, token: str | None = None, hosts: Sequence[str] = ("*",)
+) -> FastAPI:
+    """The application of a service.
+
+    Args:
+        service: started and closed with the application.
+        model_name: told by `/health`.
+        token: that requests must bring; None asks for none.
+        hosts: names that the service may be called by, without ports; "*" stands for all. A page from elsewhere
+            whose name suddenly stands for this machine has another, and its browser sends it.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        # Blocks the loop; by then all responses are sent and nothing is left to wait for.
+        service.close()
+
+    page = read_page()
+    app = FastAPI(
+        title="cora",
+        version=__version__,
+        description="Open-vocabulary detection: name the objects, get the boxes.",
+        lifespan=lifespan,
+        docs_url=None,  # both load their scripts from elsewhere, which the page's policy forbids
+        redoc_url=None,
+        middleware=[
+            Middleware(
+                Observe,
+                metrics=service.metrics,
+                paths=("/detect", "/search", "/health", "/metrics", "/openapi.json", *page),
+            ),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+        ],
+        exception_handlers={
+            RefusedError: _refused,
+            ImageError: _unusable,
+            VocabularyError: _unusable,
+            ModelError: _impossible,
+            HTTPException: _http_error,
+            Exception: _failed,
+        },
+    )
+    _add_page(app, page)
+    _add_state(app, service, model_name=model_name, token=token)
+    _add_detect(app, service, token)
+    _add_search(app, service, token)
+    return app
+
+
+def _allowed(token: str | None) -> Any:
+    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        authorize(None if given is None else given.credentials, token)
+
+    return Depends(check)
+
+
+def _add_page(app: FastAPI, page: dict[str, Any]) -> None:
+    def add(path: str) -> None:
+        @app.get(path, include_in_schema=False)
+        @app.head(path, include_in_schema=False)
+        async def file() -> Response:
+            return Response(page[path].content, media_type=page[path].media_type, headers={"Cache-Control": "no-cache"})
+
+    for path in page:
+        add(path)
+
+
+def _add_state(app: FastAPI, service: Service, *, model_name: str, token: str | None) -> None:
+    limits = service.limits
+    info = LimitsInfo(
+        max_body_bytes=limits.max_body_bytes,
+        max_pixels=limits.max_pixels,
+        max_images=limits.max_images,
+        max_classes=limits.max_classes,
+        max_name_length=limits.max_name_length,
+    )
+
+    @app.get("/health", responses={503: {"model": Health, "description": "The model has stopped."}})
+    async def health(response: Response) -> Health:
+        """Whether the service answers, and what it offers."""
+        alive = service.worker.alive
+        response.status_code = 200 if alive else 503
+        return Health(
+            status="ok" if alive else "stopped",
+            model=model_name,
+            version=__version__,
+            waiting=service.admission.taken,
+            search=service.index is not None,
+            token=token is not None,
+            limits=info,
+        )
+
+    @app.get(
+        "/metrics",
+        dependencies=[_allowed(token)],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _PROBLEMS[401]},
+    )
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(service.metrics.text(), media_type=service.metrics.content_type)
+
+
+def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
+    files = {"images": {"type": "array", "items": _FILE, "minItems": 1}}
+
+    @app.post(
+        "/detect",
+        dependencies=[_allowed(token)],
+        responses=_PROBLEMS,
+        openapi_extra=request_body(DetectRequest, DetectOptions, files, required=["images"]),
+    )
+    async def detect(request: Request) -> DetectResponse:
+        """Find named objects in pictures, sent as files of a form or as base64 in JSON."""
+        with service.admission.request() as place:
+            deadline = service.deadline()
+            asked = bodies.read_detect(bodies.limited(request, service.limits), service.limits)
+            options, images = await _read(asked, deadline)
+            place.grow(len(images))
+            query = Query(
+                classes=_names(options.classes),
+                score=options.score,
+                distractors=None if options.distractors is None else _names(options.distractors),
+                nms_iou=options.nms_iou,
+                max_detections=options.max_detections,
+            )
+            found = await _unless_gone(request, service.detect(images, query, deadline))
+            return DetectResponse(images=[_described(detections) for detections in found])
+
+
+def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
+    missing: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "The service has no index."}}
+
+    @app.post(
+        "/search",
+        dependencies=[_allowed(token)],
+        responses=_PROBLEMS | missing,
+        openapi_extra=request_body(SearchRequest, SearchOptions, {"image": _FILE}),
+    )
+    async def search(request: Request) -> SearchResponse:
+        """Search the index for regions like a text, a picture, or a box in a picture."""
+        index = service.index
+        if index is None:
+            raise RefusedError(404, "expected a service with an index, got none; start it with --db")
+        with service.admission.request():
+            deadline = service.deadline()
+            asked = bodies.read_search(bodies.limited(request, service.limits), service.limits)
+            options, image = await _read(asked, deadline)
+            wanted = SearchQuery(
+                text=options.text, image=image, box=options.box, top=options.top, per_picture=options.per_picture
+            )
+            hits = await _unless_gone(request, service.search(index, wanted, deadline))
+            small = await service.thumbnails(index, hits, deadline) if options.thumbnails else [None] * len(hits)
+            return SearchResponse(regions=[_region(hit, thumbnail) for hit, thumbnail in zip(hits, small, strict=True)])
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names)
+
+
+def _described(detections: Detections) -> FoundInImage:
+    height, width = detections.image_size
+    return FoundInImage(
+        width=width,
+        height=height,
+        detections=[
+            Found(name=name, score=round(score, 5), box=[round(corner, 2) for corner in box])
+            for name, score, box in detections
+        ],
+    )
+
+
+def _region(hit: Hit, thumbnail: str | None) -> Region:
+    return Region(
+        file=hit.file,
+        box=[round(corner, 2) for corner in hit.box_xyxy_px],
+        similarity=round(hit.similarity, 5),
+        score=round(hit.score, 5),
+        name=hit.label,
+        thumbnail=thumbnail,
+    )
+
+
+async def _read(reading: Awaitable[_T], deadline: float) -> _T:
+    """What a request says.
+
+    Raises:
+        RefusedError: 408, it did not come in time.
+    """
+    slow = RefusedError(408, "expected the whole request in time, got a part of it; send less at once")
+    return await before(deadline, reading, lambda: slow)
+
+
+async def _unless_gone(request: Request, answering: Awaitable[_T]) -> _T:
+    """The answer; it is given up when the client, whose request was read to the end, goes away."""
+    task = asyncio.ensure_future(answering)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise RefusedError(499, "expected a client that waits for the answer, got one that has gone")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    headers = error.headers | ({"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
+    return JSONResponse({"detail": str(error)}, status_code=error.status, headers=headers)
+
+
+async def _unusable(request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, status_code=422)
+
+
+async def _impossible(request: Request, error: Exception) -> Response:
+    # The error's own words name the model's place on this machine.
+    detail = (
+        "expected options that the exported model was made with, got others; leave out nms_iou, max_detections, score"
+    )
+    return JSONResponse({"detail": detail}, status_code=422)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    # Logged with its traceback by the server; the client gets none of it.
+    detail = "something went wrong inside the service; its log tells what"
+    return JSONResponse({"detail": detail}, status_code=500, headers=HEADERS)

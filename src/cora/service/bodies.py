@@ -1,0 +1,203 @@
+"""Reads requests: JSON or forms, never more than the limits, nothing but what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from cora.errors import ImageError
+from cora.regions.vocabulary import clean_names
+from cora.service.limits import Limits
+from cora.service.pictures import from_base64
+from cora.service.refusal import RefusedError
+from cora.service.schemas import DetectOptions, DetectRequest, SearchOptions, SearchRequest, check_search
+
+_LISTS = ("classes", "distractors", "box")
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+async def read_detect(request: Request, limits: Limits) -> tuple[DetectOptions, list[bytes]]:
+    """Options and image files of a request to detect.
+
+    Raises:
+        RefusedError: 400, 413, 415 or 422, the body is not what is expected.
+        ImageError: text that should be base64 is not.
+        VocabularyError: the names are unusable.
+    """
+    options: DetectOptions
+    if _is_json(request):
+        asked = _checked(DetectRequest.model_validate_json, await request.body())
+        _check_count(len(asked.images), limits)
+        options, images = asked, _decoded(asked.images)
+    else:
+        fields, images = await _form(request, limits, file_field="images")
+        options = _checked(DetectOptions.model_validate, fields)
+        if not images:
+            raise RefusedError(422, "images: expected at least one file, got none")
+    _check_names(options.classes, options.distractors, limits)
+    return options, images
+
+
+async def read_search(request: Request, limits: Limits) -> tuple[SearchOptions, bytes | None]:
+    """Options of a request to search, and the image file if it is by image.
+
+    Raises:
+        RefusedError: 400, 413, 415 or 422, the body is not what is expected.
+        ImageError: text that should be base64 is not.
+    """
+    options: SearchOptions
+    if _is_json(request):
+        asked = _checked(SearchRequest.model_validate_json, await request.body())
+        options, images = asked, [] if asked.image is None else _decoded([asked.image])
+    else:
+        fields, images = await _form(request, limits, file_field="image")
+        if len(images) > 1:
+            raise RefusedError(422, f"image: expected one file, got {len(images)}")
+        options = _checked(_checked_search(has_image=bool(images)), fields)
+    if options.text is not None and len(options.text) > limits.max_name_length:
+        raise _too_long("text", options.text, limits)
+    return options, images[0] if images else None
+
+
+def limited(request: Request, limits: Limits) -> Request:
+    """The same request, whose body cannot be read beyond the limit.
+
+    Raises:
+        RefusedError: 413, the header announces more.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limits.max_body_bytes:
+        raise _too_large(limits)
+    return Request(request.scope, _Limited(request.receive, limits))
+
+
+class _Limited:
+    """Counts the bytes of a body as they come; what a header announces need not be true."""
+
+    def __init__(self, receive: Receive, limits: Limits) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._read = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._read += len(message.get("body", b""))
+        if self._read > self._limits.max_body_bytes:
+            raise _too_large(self._limits)
+        return message
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise RefusedError(
+            415, f"expected application/json or multipart/form-data, got {kind[:100] or 'no content type'}"
+        )
+    return kind == "application/json"
+
+
+async def _form(request: Request, limits: Limits, *, file_field: str) -> tuple[dict[str, Any], list[bytes]]:
+    fields: dict[str, Any] = {}
+    images: list[bytes] = []
+    try:
+        form = await request.form(
+            max_files=limits.max_images + 1, max_fields=2 * limits.max_classes + 20, max_part_size=limits.max_body_bytes
+        )
+    except HTTPException as error:
+        # The parser's only words for too many parts; they are limits of ours.
+        status = 413 if "Too many" in error.detail else 400
+        raise RefusedError(
+            status, f"expected a multipart form, got a broken or too large one: {error.detail}"
+        ) from None
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name != file_field:
+                    raise RefusedError(422, f"expected files in the field {file_field!r}, got one in {name[:50]!r}")
+                images.append(await value.read())
+                _check_count(len(images), limits)
+            elif name in _LISTS:
+                fields.setdefault(name, []).extend(_split(value))
+            elif name in fields:
+                raise RefusedError(422, f"{name[:50]}: expected it once, got it twice")
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
+    return fields, images
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text.strip() else []
+
+
+def _decoded(images: Sequence[str]) -> list[bytes]:
+    decoded = []
+    for place, text in enumerate(images, start=1):
+        try:
+            decoded.append(from_base64(text))
+        except ImageError as error:
+            raise ImageError(f"image {place}: {error}") from None
+    return decoded
+
+
+def _checked(read: Callable[[Any], _Model], content: Any) -> _Model:
+    try:
+        return read(content)
+    except ValidationError as error:
+        told = []
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:3]:
+            place = ".".join(str(part)[:50] for part in problem["loc"])
+            told.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+        raise RefusedError(422, "; ".join(told)) from None
+
+
+def _checked_search(*, has_image: bool) -> Callable[[Any], SearchOptions]:
+    def read(fields: Any) -> SearchOptions:
+        options = SearchOptions.model_validate(fields)
+        try:
+            check_search(options, has_image=has_image)
+        except ValueError as error:
+            raise RefusedError(422, str(error)) from None
+        return options
+
+    return read
+
+
+def _check_count(images: int, limits: Limits) -> None:
+    if images > limits.max_images:
+        raise RefusedError(
+            413, f"images: expected at most {limits.max_images} in a request, got more; send several requests"
+        )
+
+
+def _check_names(classes: Sequence[str], distractors: Sequence[str] | None, limits: Limits) -> None:
+    count = len(classes) + len(distractors or ())
+    if count > limits.max_classes:
+        raise RefusedError(
+            413, f"classes: expected at most {limits.max_classes} names, distractors included, got {count}"
+        )
+    for name in (*classes, *(distractors or ())):
+        if len(name) > limits.max_name_length:
+            raise _too_long("classes", name, limits)
+    clean_names(classes)
+    if distractors:
+        clean_names(distractors)
+
+
+def _too_long(field: str, text: str, limits: Limits) -> RefusedError:
+    return RefusedError(
+        413, f"{field}: expected at most {limits.max_name_length} characters, got {len(text)}: {text[:20]!r}..."
+    )
+
+
+def _too_large(limits: Limits) -> RefusedError:
+    return RefusedError(
+        413, f"expected a body of at most {limits.max_body_bytes / 2**20:g} MiB, got more; send less at once"
+    )

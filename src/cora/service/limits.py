@@ -1,0 +1,40 @@
+"""What a client may send, and how long it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the service; together they bound its memory.
+
+    Attributes:
+        max_body_bytes: largest request body in bytes.
+        max_pixels: largest picture in pixels, checked before it is decoded.
+        max_images: pictures in one request.
+        max_classes: names in one request, distractors included.
+        max_name_length: characters of a name.
+        max_waiting: pictures that are accepted and not answered yet; what comes then is refused (429).
+        timeout_s: seconds for a request from its first byte to the answer.
+    """
+
+    max_body_bytes: int = 32 * 2**20
+    max_pixels: int = 50_000_000
+    max_images: int = 16
+    max_classes: int = 200
+    max_name_length: int = 100
+    max_waiting: int = 64
+    timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_body_bytes", "max_pixels", "max_images", "max_classes", "max_name_length", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 < self.timeout_s < float("inf"):
+            raise ValueError(f"timeout_s: expected a number above 0, got {self.timeout_s}")
+        if self.max_images > self.max_waiting:
+            raise ValueError(
+                f"max_images: expected at most max_waiting ({self.max_waiting}), since a larger request "
+                f"could never be accepted, got {self.max_images}"
+            )

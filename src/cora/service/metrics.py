@@ -1,0 +1,50 @@
+"""Numbers for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_PICTURES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Counts requests, pictures and passes of the model; one registry for each service.
+
+    Args:
+        waiting: gives the number of pictures that are accepted and not answered yet.
+    """
+
+    #: Of what `text` returns.
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, *, waiting: Callable[[], float]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "cora_requests", "Requests by path and status.", ["path", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "cora_request_seconds", "Seconds of a request.", ["path"], buckets=_SECONDS, registry=self._registry
+        )
+        self._batch = Histogram(
+            "cora_batch_pictures", "Pictures in one pass of the model.", buckets=_PICTURES, registry=self._registry
+        )
+        self._model = Counter("cora_model_seconds", "Seconds the model was at work.", registry=self._registry)
+        gauge = Gauge("cora_waiting_pictures", "Pictures accepted and not answered yet.", registry=self._registry)
+        gauge.set_function(waiting)
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """Count a finished request; `path` is one of the service's own, not the client's text."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def batch(self, pictures: int, seconds: float) -> None:
+        """Count a pass of the model."""
+        self._batch.observe(pictures)
+        self._model.inc(seconds)
+
+    def text(self) -> bytes:
+        """All numbers in Prometheus's text format."""
+        return generate_latest(self._registry)

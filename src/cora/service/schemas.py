@@ -1,0 +1,156 @@
+"""What clients send and get, as the OpenAPI description shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Box = Annotated[
+    list[float],
+    Field(min_length=4, max_length=4, description="left, top, right, bottom in pixels of the upright picture"),
+]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_TOP = 200
+
+
+class _Asked(BaseModel):
+    # A misspelt option that is silently ignored would be worse than an error.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class DetectOptions(_Asked):
+    """What to look for, and how."""
+
+    classes: list[str] = Field(min_length=1, description="names to look for")
+    distractors: list[str] | None = Field(
+        None, description="names that compete with the classes and are never reported; none: the model's own choice"
+    )
+    score: Share = Field(0.3, description="only detections above it")
+    nms_iou: Share | None = Field(None, description="overlap above which the worse of two boxes of a class is dropped")
+    max_detections: int | None = Field(None, ge=1, le=1000, description="boxes kept of a picture")
+
+
+class DetectRequest(DetectOptions):
+    """Pictures and what to look for in them."""
+
+    images: list[str] = Field(min_length=1, description="image files in base64")
+
+
+class SearchOptions(_Asked):
+    """How many results, and of what kind."""
+
+    text: str | None = Field(None, min_length=1, description="what to search for in words")
+    box: Box | None = Field(None, description="the region of the image to search for; none: all of it")
+    top: int = Field(20, ge=1, le=_TOP, description="number of results")
+    per_picture: int | None = Field(None, ge=1, le=_TOP, description="results of one picture; none: no limit")
+    thumbnails: bool = Field(False, description="with small pictures of the results")
+
+
+class SearchRequest(SearchOptions):
+    """Words or a picture to search the index for."""
+
+    image: str | None = Field(None, description="an image file in base64")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        check_search(self, has_image=self.image is not None)
+        return self
+
+
+def check_search(asked: SearchOptions, *, has_image: bool) -> None:
+    """Raise ValueError unless there are words or an image, and a box only beside an image."""
+    if has_image == (asked.text is not None):
+        raise ValueError("expected either text or an image, got " + ("both" if has_image else "neither"))
+    if asked.box is not None:
+        if not has_image:
+            raise ValueError("box: expected an image that it lies in, got none")
+        left, top, right, bottom = asked.box
+        if not (left < right and top < bottom):
+            raise ValueError("box: expected left, top, right, bottom with left < right and top < bottom")
+
+
+class Found(BaseModel):
+    """A detection."""
+
+    name: str
+    score: float
+    box: Box
+
+
+class FoundInImage(BaseModel):
+    """The detections of a picture, best first."""
+
+    width: int
+    height: int
+    detections: list[Found]
+
+
+class DetectResponse(BaseModel):
+    """One entry for every picture, in the order sent."""
+
+    images: list[FoundInImage]
+
+
+class Region(BaseModel):
+    """A region of the index."""
+
+    file: str = Field(description="path below the indexed folder")
+    box: Box
+    similarity: float = Field(description="cosine of the region's embedding and the query's")
+    score: float = Field(description="of the detection")
+    name: str | None = Field(None, description="the class that it was detected as")
+    thumbnail: str | None = Field(None, description="JPEG as data URL")
+
+
+class SearchResponse(BaseModel):
+    """Regions, best first."""
+
+    regions: list[Region]
+
+
+class LimitsInfo(BaseModel):
+    """What a request may hold."""
+
+    max_body_bytes: int
+    max_pixels: int
+    max_images: int
+    max_classes: int
+    max_name_length: int
+
+
+class Health(BaseModel):
+    """Whether the service answers, and what it offers."""
+
+    status: str
+    model: str
+    version: str
+    waiting: int = Field(description="pictures accepted and not answered yet")
+    search: bool = Field(description="whether there is an index to search")
+    token: bool = Field(description="whether requests need a bearer token")
+    limits: LimitsInfo
+
+
+class Problem(BaseModel):
+    """Why there is no answer, in one line."""
+
+    detail: str
+
+
+def request_body(
+    model: type[BaseModel], options: type[BaseModel], files: dict[str, Any], required: Sequence[str] = ()
+) -> dict[str, Any]:
+    """OpenAPI of a body that comes as JSON or as a form.
+
+    Args:
+        model: of the JSON.
+        options: fields of the form.
+        files: name -> schema of the form's files.
+        required: names of files that must be there.
+    """
+    form = options.model_json_schema()
+    form["properties"] = files | form["properties"]
+    form["required"] = [*required, *form.get("required", ())]
+    content = {"application/json": {"schema": model.model_json_schema()}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}

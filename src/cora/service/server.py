@@ -1,0 +1,96 @@
+"""Runs the application: one address, one process, an orderly end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from cora.errors import CoraError
+
+_CONNECTIONS = 512
+"""More than that get a 503 at once: connections that send nothing cost memory, too."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with the address, not yet listening: whoever connects before the model is there is refused.
+
+    Args:
+        host: name or address of this machine.
+        port: 0 takes any free one.
+
+    Raises:
+        CoraError: the address is not this machine's, or is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise CoraError(
+            f"expected a free address of this machine, got {host} port {port}: {error.strerror or error}; "
+            "choose another --host or --port"
+        ) from None
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """The address of a bound socket as a browser takes it."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(app: Any, bound: socket.socket, *, grace_s: float, on_start: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; then take no more, answer what was accepted, and return (SIGTERM) or raise
+    KeyboardInterrupt (SIGINT). A second signal ends it at once.
+
+    Args:
+        app: an ASGI application.
+        bound: of `bind`; closed at the end.
+        grace_s: seconds that accepted requests may still take.
+        on_start: called when connections are taken.
+    """
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+    )
+    # After an orderly end the signal is raised once more, for the handler that was there before: the process has
+    # done what SIGTERM asked for, so this one lets it go on to its exit code.
+    previous = signal.signal(signal.SIGTERM, _ended)
+    try:
+        _Server(config, on_start).run(sockets=[bound])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
+    pass

@@ -1,0 +1,202 @@
+"""What the service does with a request that has been read; knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
+
+from cora.errors import ImageError
+from cora.images import read_image
+from cora.service.admission import Admission
+from cora.service.limits import Limits
+from cora.service.metrics import Metrics
+from cora.service.pictures import open_picture, shrink
+from cora.service.refusal import RefusedError
+from cora.service.worker import CallJob, DetectJob, Job, ModelWorker, Query
+from cora.structures import Detections
+
+if TYPE_CHECKING:
+    from cora.detector import Detector
+    from cora.retrieval import Hit, RegionIndex
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_DECODERS = 2
+"""Threads that decode: each holds a picture of full size, so few; more would only take cores from the model."""
+_THUMBNAIL_PX = 160
+
+
+@dataclass(frozen=True)
+class SearchQuery:
+    """What is searched for: a text, or an image.
+
+    Attributes:
+        text: words.
+        image: an image file.
+        box: corners in pixels of the region of the image; None for all of it.
+        top: number of results.
+        per_picture: of one picture; None for no limit.
+    """
+
+    text: str | None
+    image: bytes | None
+    box: Sequence[float] | None
+    top: int
+    per_picture: int | None = None
+
+
+async def before(deadline: float, awaitable: Awaitable[_T], refuse: Callable[[], RefusedError]) -> _T:
+    """What is awaited, or the refusal if it does not come before a time of the running loop."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await awaitable
+    except TimeoutError:
+        raise refuse() from None
+
+
+class Service:
+    """A detector, an index if there is one, and the queue before them.
+
+    Args:
+        detector: in evaluation mode, on its device; nothing else may use it while the service runs.
+        limits: of requests.
+        max_batch: pictures in one pass.
+        gather_s: seconds that a picture waits for others of its kind.
+        index: searched by `search`.
+    """
+
+    def __init__(
+        self,
+        *,
+        detector: Detector,
+        limits: Limits,
+        max_batch: int = 8,
+        gather_s: float = 0.004,
+        index: RegionIndex | None = None,
+    ) -> None:
+        self.limits = limits
+        self.index = index
+        self.admission = Admission(capacity=limits.max_waiting)
+        self.metrics = Metrics(waiting=lambda: self.admission.taken)
+        self.worker = ModelWorker(detector=detector, max_batch=max_batch, gather_s=gather_s, on_batch=self._passed)
+        self._resize = detector.preprocessor.resize
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="cora-decode")
+
+    def start(self) -> None:
+        """Begin to work."""
+        self.worker.start()
+
+    def close(self) -> None:
+        """Finish what was accepted, then stop."""
+        self.worker.close()
+        self._decoders.shutdown()
+
+    def deadline(self) -> float:
+        """When a request that comes now has to be answered, in the running loop's time."""
+        return asyncio.get_running_loop().time() + self.limits.timeout_s
+
+    async def detect(self, images: Sequence[bytes], query: Query, deadline: float) -> list[Detections]:
+        """Detections in image files, in their order, in pixels of the pictures as sent.
+
+        Raises:
+            ImageError: one is no image; the message tells which.
+            VocabularyError: the names are unusable.
+            RefusedError: 413, one has too many pixels; 503, the service is stopping or too busy; 504, the model is
+                too slow.
+        """
+        pictures = await self._decode(images, lambda picture: shrink(picture, self._resize), deadline)
+        return await self._run([DetectJob(picture=picture, query=query) for picture in pictures], deadline)
+
+    async def search(self, index: RegionIndex, query: SearchQuery, deadline: float) -> list[Hit]:
+        """Regions of the index like a text or like (a box in) a picture, best first.
+
+        Raises:
+            VocabularyError: the text is unusable.
+            ImageError: it is no image, or the box is not in it.
+            RefusedError: as in `detect`.
+        """
+        image = None
+        if query.image is not None:
+            (image,) = await self._decode([query.image], lambda picture: picture, deadline)
+
+        def call(detector: Detector) -> list[Hit]:
+            if image is None:
+                return index.search_text(detector, query.text or "", top=query.top, per_picture=query.per_picture)
+            return index.search_image(detector, image, box=query.box, top=query.top, per_picture=query.per_picture)
+
+        (hits,) = await self._run([CallJob(function=call)], deadline)
+        return list(hits)
+
+    async def thumbnails(self, index: RegionIndex, hits: Sequence[Hit], deadline: float) -> list[str | None]:
+        """Small pictures of regions as data URLs; None for those whose file cannot be read any more.
+
+        Raises:
+            RefusedError: 503, there is too much to decode.
+        """
+        calls = [partial(_thumbnail, index.folder, hit) for hit in hits]
+        return await before(deadline, self._in_threads(calls), self._busy)
+
+    async def _decode(self, images: Sequence[bytes], then: Callable[[Image.Image], _T], deadline: float) -> list[_T]:
+        def decode(place: int, data: bytes) -> _T:
+            try:
+                return then(open_picture(data, max_pixels=self.limits.max_pixels))
+            except ImageError as error:
+                raise ImageError(f"image {place}: {error}") from None
+
+        calls = [partial(decode, place, data) for place, data in enumerate(images, start=1)]
+        return await before(deadline, self._in_threads(calls), self._busy)
+
+    async def _in_threads(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(self._decoders, call) for call in calls))
+
+    async def _run(self, jobs: Sequence[Job], deadline: float) -> list[Any]:
+        self.worker.submit(jobs)
+        results = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+        try:
+            return await before(deadline, results, lambda: self._too_slow(jobs))
+        finally:
+            # Where one failed, or the client has gone or waited too long, the others are wanted no more.
+            self.worker.withdraw(jobs)
+
+    def _too_slow(self, jobs: Sequence[Job]) -> RefusedError:
+        if not any(job.started for job in jobs):
+            return self._busy()
+        return RefusedError(
+            504, f"expected the model to answer within {self.limits.timeout_s:g} s, got none; send less at once"
+        )
+
+    def _busy(self) -> RefusedError:
+        return RefusedError(
+            503,
+            f"expected the model to be free within {self.limits.timeout_s:g} s, got a longer queue; try again later",
+            retry_after_s=self.admission.retry_after_s,
+        )
+
+    def _passed(self, pictures: int, seconds: float) -> None:
+        self.admission.note(pictures, seconds)
+        self.metrics.batch(pictures, seconds)
+
+
+def _thumbnail(folder: Path, hit: Hit) -> str | None:
+    from cora.retrieval.sheet import framed
+
+    try:
+        cell = framed(read_image(folder / hit.file), hit.box_xyxy_px, _THUMBNAIL_PX)
+    except ImageError as error:
+        _LOG.warning("no thumbnail: %s", error)
+        return None
+    file = io.BytesIO()
+    cell.save(file, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

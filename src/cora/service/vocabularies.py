@@ -1,0 +1,77 @@
+"""Encoded class lists, kept while they are in use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cora.regions import Vocabulary, VocabularyEncoder
+
+if TYPE_CHECKING:
+    from cora.detector import Detector
+
+
+class VocabularyCache:
+    """The most recently used class lists of a detector; used by the thread that owns the detector only.
+
+    Clients name what they like, for weeks. So both this cache and the memory of the detector's own encoder are
+    bounded, and nothing is written to the disk.
+
+    Args:
+        detector: encodes the names.
+        max_names: class names kept in all; their embeddings take a few kilobytes each.
+    """
+
+    def __init__(self, *, detector: Detector, max_names: int = 20_000) -> None:
+        self.max_names = max_names
+        self._detector = detector
+        encoder = detector.vocabulary_encoder
+        # The names of an exported model may be fixed: then nothing is encoded, and nothing can grow.
+        self._encoder = encoder if isinstance(encoder, VocabularyEncoder) else None
+        if self._encoder is not None:
+            self._encoder.cache_dir = None
+        self._kept: OrderedDict[tuple[tuple[str, ...], tuple[str, ...] | None], Vocabulary] = OrderedDict()
+        self._names = 0
+        self._encoded = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, classes: Sequence[str], distractors: Sequence[str] | None) -> Vocabulary:
+        """The vocabulary of these names, encoded on the detector's device, from the cache where it is there.
+
+        Args:
+            classes: names to look for.
+            distractors: names that compete with them; None for the model's own.
+
+        Raises:
+            VocabularyError: the names are unusable.
+        """
+        key = (tuple(classes), None if distractors is None else tuple(distractors))
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        self._make_room(_size(key))
+        vocabulary = self._detector.vocabulary(classes, distractors=distractors)
+        self._kept[key] = vocabulary
+        self._names += _size(key)
+        return vocabulary
+
+    def count(self, names: int) -> None:
+        """Account for names that are about to be encoded; the encoder's memory is emptied when it got too many."""
+        self._encoded += names
+        if self._encoded > self.max_names and self._encoder is not None:
+            self._encoder.forget()
+            self._encoded = names
+
+    def _make_room(self, size: int) -> None:
+        while self._kept and self._names + size > self.max_names:
+            key, _ = self._kept.popitem(last=False)
+            self._names -= _size(key)
+        self.count(size)
+
+
+def _size(key: tuple[tuple[str, ...], tuple[str, ...] | None]) -> int:
+    classes, distractors = key
+    return len(classes) + len(distractors or ())

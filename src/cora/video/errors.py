@@ -1,0 +1,7 @@
+"""What can be wrong with a video."""
+
+from cora.errors import CoraError
+
+
+class VideoError(CoraError):
+    """A video cannot be read or written: missing, not a video, without pictures, sound that does not fit."""

@@ -1,0 +1,67 @@
+"""Animated GIFs, for short clips in documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from cora.video.reader import Frame
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.packet import Packet
+
+_COLOURS = 160
+#: Hundredths of a second; browsers slow down what is faster.
+_SHORTEST = 2
+
+
+class GifFile:
+    """Collects pictures with one palette for all, so that what stands still costs nothing, and writes them at the end.
+
+    Args:
+        path: file to write.
+        time_base: seconds of one tick of the frames' times.
+    """
+
+    def __init__(self, path: Path, time_base: Fraction) -> None:
+        self._path, self._time_base = path, time_base
+        self._palette: Image.Image | None = None
+        self._pictures: list[Image.Image] = []
+        self._starts: list[int] = []
+        self._end = 0
+
+    def write(self, frame: Frame, picture: Image.Image) -> None:
+        """Append a picture; all are kept in memory, a byte a pixel."""
+        # Dither would move from frame to frame, and let no pixel stand still.
+        if self._palette is None:
+            self._palette = _palette(picture)
+        self._pictures.append(picture.quantize(palette=self._palette, dither=Image.Dither.NONE))
+        self._starts.append(round(frame.pts * self._time_base * 100))
+        self._end = round((frame.pts + frame.duration) * self._time_base * 100)
+
+    def copy_sound(self, packets: Iterable[Packet[AudioStream]]) -> None:
+        """A GIF has no sound."""
+
+    def finish(self) -> None:
+        """Write the file."""
+        ends = [*self._starts[1:], self._end]
+        lengths = [10 * max(_SHORTEST, end - start) for start, end in zip(self._starts, ends, strict=True)]
+        first, *others = self._pictures
+        first.save(
+            self._path, format="GIF", save_all=True, append_images=others, duration=lengths, loop=0, optimize=True
+        )
+
+
+def _palette(picture: Image.Image) -> Image.Image:
+    """A picture with the palette: the colours of the first picture, and some of every kind for what comes later."""
+    levels = (0, 85, 170, 255)
+    own = (picture.quantize(_COLOURS).getpalette() or [])[: 3 * _COLOURS]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*own, *(level for colour in product(levels, repeat=3) for level in colour)])
+    return palette

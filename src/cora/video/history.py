@@ -1,0 +1,50 @@
+"""The class of a track by its history: what it was seen as until now counts, so that labels do not flicker."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ClassHistory:
+    """Sums the class scores of a track; older ones count less, by half after every `half_life` seconds.
+
+    A detector that wavers between two classes from frame to frame wavers around some mean, and the sum shows that mean.
+    Fading lets a track that was wrong at first, or that went over to another object, still change its class; the margin
+    keeps two classes that are about equal from taking turns.
+
+    Args:
+        classes: how many.
+        half_life: seconds.
+        margin: 1 or more; another class takes over when its sum is more than so many times that of the present one.
+    """
+
+    def __init__(self, classes: int, *, half_life: float = 2.0, margin: float = 1.5) -> None:
+        if not half_life > 0:
+            raise ValueError(f"half_life: expected seconds above 0, got {half_life}")
+        if not margin >= 1:
+            raise ValueError(f"margin: expected 1 or more, got {margin}")
+        self.half_life, self.margin = half_life, margin
+        self._recent = torch.zeros(classes)
+        self._seen_at: float | None = None
+        self._label = 0
+
+    def add(self, class_scores: Tensor, seconds: float) -> None:
+        """Count one sighting.
+
+        Args:
+            class_scores: [C], 0 or more.
+            seconds: its time, not before that of the last.
+        """
+        if self._seen_at is not None:
+            self._recent *= 0.5 ** ((seconds - self._seen_at) / self.half_life)
+        self._recent += class_scores
+        best = int(self._recent.argmax())
+        if self._seen_at is None or self._recent[best] > self.margin * self._recent[self._label]:
+            self._label = best
+        self._seen_at = seconds
+
+    @property
+    def label(self) -> int:
+        """Index of the class of the track."""
+        return self._label

@@ -1,0 +1,323 @@
+"""Frames of a video: upright RGB pictures with their times, and the packets of its sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cora.images import MAX_PIXELS
+from cora.video.errors import VideoError
+from cora.video.newest import Newest
+from cora.video.orientation import Orientation
+from cora.video.source import PATIENCE, open_container, parse_source
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.buffer import Buffer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+#: Sound may lie this many seconds behind the pictures in a file.
+_SOUND_LAG = 2
+
+#: A file that ends earlier than it declares, by more than this share and by more than a second, is cut off.
+_CUT_OFF = 0.05
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        index: number of the picture, from 0 at the first one at or after `start`; skipped ones count.
+        seconds: its time in the video, from the video's own start.
+        pts: its time from `start` on, in the video's time base.
+        duration: until the next picture that is looked at, in the video's time base, as far as the file says.
+        pixels: [H, W, 3] uint8, RGB, upright.
+    """
+
+    index: int
+    seconds: float
+    pts: int
+    duration: int
+    pixels: NDArray[np.uint8]
+
+
+class VideoReader:
+    """Reads a file, camera or stream; iterate over it once.
+
+    Pictures are turned upright as the video's metadata says, and scaled to the size of the first one where the size
+    changes in between. Of cameras and live streams the newest picture is given, whatever was missed meanwhile.
+
+    Example:
+        >>> with VideoReader("street.mp4", every=5) as video:
+        ...     for frame in video:
+        ...         print(frame.seconds, frame.pixels.shape)
+
+    Args:
+        source: path; number of a camera, or `camera:NAME`; or an address such as `rtsp://...`.
+        start: seconds into a file to start at.
+        seconds: how much of the video is read; all if None.
+        every: only each such picture is given, the others are skipped.
+
+    Raises:
+        VideoError: there is no such source, it is no video, has no pictures, or none from `start` on.
+        MissingExtraError: the extra `video` is not installed.
+    """
+
+    def __init__(self, source: str | Path, *, start: float = 0.0, seconds: float | None = None, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every: expected at least 1, got {every}")
+        self.source = parse_source(source)
+        self._stack = ExitStack()
+        try:
+            self._open(_exact(start), None if seconds is None else _exact(seconds), every)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _open(self, start: Fraction, seconds: Fraction | None, every: int) -> None:
+        name = self.source.target
+        self._container = self._stack.enter_context(open_container(self.source))
+        self._stream = self._pictures(name)
+        self.live = self.source.kind == "camera" or (
+            self.source.kind == "stream" and (self._container.duration is None or self._container.format.name == "rtsp")
+        )
+        if self.live and start > 0:
+            raise VideoError(f"expected to start now with a camera or live stream, got a start at {float(start):g} s")
+        self.sound: AudioStream | None = self._container.streams.best("audio")  # type: ignore[assignment]
+        self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
+        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        starts = [s.start_time * s.time_base for s in self._read_streams() if s.start_time is not None and s.time_base]
+        # Sound may start a little before zero, which is no reason to move the pictures.
+        self._origin: Fraction | None = max(Fraction(0), min(starts)) if starts else None
+        self._start, self._end = start, None if seconds is None else start + seconds
+        self._every = every
+        self._packets: Iterator[Packet[Stream]] = self._container.demux(*self._read_streams())
+        self._sound: list[Packet[AudioStream]] = []
+        self._damaged = 0
+        self._problem = ""
+        self._reached = 0.0
+        self._orientation: Orientation | None = None
+        self._newest: Newest[Frame] | None = None
+        if start > 0:
+            self._seek(start)
+        self._frames = self._read()
+        first = next(self._frames, None)
+        if first is None:
+            self._explain_nothing(name, start)
+        else:
+            self._first: Frame | None = first
+            self.size: tuple[int, int] = (first.pixels.shape[0], first.pixels.shape[1])
+
+    def _pictures(self, name: str) -> VideoStream:
+        """The stream of moving pictures; the cover of a music file is none."""
+        from av.stream import Disposition
+
+        found = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not found:
+            has = "sound only" if self._container.streams.audio else "no pictures in it"
+            raise VideoError(f"expected a video, got a file with {has}: {name}")
+        stream = found[0]
+        if stream.codec_context is None:
+            raise VideoError(f"expected a video with a known codec, got one that cannot be decoded: {name}")
+        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+            size = f"{stream.codec_context.width} x {stream.codec_context.height}"
+            raise VideoError(f"expected pictures of at most {MAX_PIXELS // 10**6} megapixels, got {size}: {name}")
+        stream.thread_type = "AUTO"
+        return stream
+
+    def _read_streams(self) -> list[VideoStream | AudioStream]:
+        return [self._stream] if self.sound is None else [self._stream, self.sound]
+
+    def _seek(self, start: Fraction) -> None:
+        import av
+
+        try:
+            ticks = int((start + (self._origin or 0)) / self.time_base)
+            self._container.seek(ticks, stream=self._stream)
+        except (OSError, av.error.FFmpegError):
+            pass  # formats without an index are decoded from their beginning
+
+    def _explain_nothing(self, name: str, start: Fraction) -> None:
+        if start > 0 and self._reached > 0:
+            length = f"{self._reached:.1f} s"
+            raise VideoError(f"expected a start within the video of {length}, got {float(start):g} s: {name}")
+        if self._damaged or self._problem:
+            raise VideoError(f"expected a video, got one so damaged that no picture can be decoded: {name}")
+        raise VideoError(f"expected a video with pictures, got none in it: {name}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the source."""
+        # A thread that still waits for a silent source closes it by itself, later: nobody else may meanwhile.
+        if self._newest is None or self._newest.stop(PATIENCE):
+            self._stack.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._first is None:
+            raise ValueError("expected to iterate over a video once; open it again")
+        frames, self._first = self._all(self._first), None
+        if not self.live:
+            yield from frames
+            return
+        self._newest = Newest(frames, close=self._stack.close)
+        yield from self._newest
+
+    def _all(self, first: Frame) -> Iterator[Frame]:
+        yield first
+        yield from self._frames
+
+    def _read(self) -> Iterator[Frame]:
+        """Frames from `start` to the end, with the right index, time and side up."""
+        last, number = -1, 0
+        for picture in self._decode():
+            pts = self._pts(picture, last)
+            seconds = self._start + pts * self.time_base
+            length = picture.duration or int(1 / (self.rate * self.time_base))
+            self._reached = float(seconds + length * self.time_base)
+            if pts < 0:
+                continue
+            if self._end is not None and seconds >= self._end:
+                self._read_last_sound()
+                return
+            last = pts
+            self._damaged += picture.is_corrupt
+            if number % self._every == 0:
+                pixels = self._upright(picture)
+                yield Frame(number, float(seconds), pts, length * self._every, pixels)
+            number += 1
+        self._note_early_end()
+
+    def _pts(self, picture: VideoFrame, last: int) -> int:
+        """Ticks since `start`, always growing; a picture without a time follows the last one by the usual step."""
+        if picture.pts is None:
+            return last + max(1, int(1 / (self.rate * self.time_base)))
+        shown = picture.pts * self.time_base
+        if self._origin is None or (last < 0 and self._start == 0 and shown < self._origin):
+            self._origin = shown  # what a file says of its start may be wrong
+        pts = picture.pts - round((self._origin + self._start) / self.time_base)
+        return pts if pts < 0 and last < 0 else max(pts, last + 1)
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        """Pictures in order, and sound put aside; packets that cannot be decoded are counted."""
+        import av
+
+        while True:
+            try:
+                packet = next(self._packets)
+            except StopIteration:
+                return
+            except (OSError, av.error.FFmpegError) as error:
+                self._problem = f"it breaks off: {error.strerror or error}"
+                with suppress(av.error.FFmpegError):
+                    yield from self._stream.decode(None)
+                return
+            if packet.stream.type == "audio":
+                self._keep_sound(cast("Packet[AudioStream]", packet))
+                continue
+            try:
+                pictures = self._stream.decode(cast("Packet[VideoStream]", packet))
+            except av.error.FFmpegError:
+                self._damaged += 1
+                continue
+            yield from pictures
+
+    def _upright(self, picture: VideoFrame) -> NDArray[np.uint8]:
+        if self._orientation is None:
+            self._raw_size = (picture.width, picture.height)
+            matrix = cast("Buffer | None", picture.side_data.get("DISPLAYMATRIX"))
+            self._orientation = Orientation() if matrix is None else Orientation.from_matrix(bytes(matrix))
+        width, height = self._raw_size
+        pixels = picture.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        return self._orientation.apply(cast("NDArray[np.uint8]", pixels))
+
+    def _keep_sound(self, packet: Packet[AudioStream]) -> None:
+        if packet.pts is None or packet.dts is None or not packet.size or packet.time_base is None:
+            return  # the end of the stream
+        base = packet.time_base
+        shift = round(((self._origin or 0) + self._start) / base)
+        before = self._start > 0 and packet.pts < shift
+        if before or (self._end is not None and (packet.pts - shift) * base >= self._end - self._start):
+            return
+        self._sound.append(packet)
+
+    def _read_last_sound(self) -> None:
+        """Sound up to the end may lie behind the first picture after it."""
+        assert self._end is not None
+        if self.live or self.sound is None:
+            return
+        for packet in self._packets:
+            if packet.dts is None or packet.time_base is None:
+                return
+            beyond = packet.dts * packet.time_base - (self._origin or 0) - self._end
+            if beyond > (_SOUND_LAG if packet.stream.type == "video" else 0):
+                return
+            if packet.stream.type == "audio":
+                self._keep_sound(cast("Packet[AudioStream]", packet))
+
+    def _note_early_end(self) -> None:
+        # Only files with a table of their pictures know how long they are; others guess.
+        declared = float((self._stream.duration or 0) * self.time_base) if self._stream.frames else 0.0
+        if not self._problem and self._reached < declared - max(1.0, _CUT_OFF * declared):
+            self._problem = f"it breaks off after {self._reached:.1f} of {declared:.1f} s"
+
+    def take_sound(self) -> list[Packet[AudioStream]]:
+        """Packets of sound that were read since the last call, with times from `start` on."""
+        taken, self._sound = self._sound, []
+        for packet in taken:
+            assert packet.pts is not None
+            assert packet.dts is not None
+            assert packet.time_base is not None
+            shift = round(((self._origin or 0) + self._start) / packet.time_base)
+            packet.pts -= shift
+            packet.dts -= shift
+        return taken
+
+    @property
+    def look(self) -> tuple[int, int, int, Fraction | None]:
+        """Matrix, primaries and transfer of the colours by their numbers in H.273, and width/height of a pixel."""
+        context = self._stream.codec_context
+        aspect = self._stream.sample_aspect_ratio
+        if aspect and self._orientation is not None and self._orientation.swap:
+            aspect = 1 / aspect
+        return int(context.colorspace), int(context.color_primaries), int(context.color_trc), aspect or None
+
+    @property
+    def length(self) -> float | None:
+        """Seconds that are read, as far as the source declares them."""
+        if self.live:
+            return None if self._end is None else float(self._end)
+        total = self._stream.duration and self._stream.duration * self.time_base
+        if total is None and self._container.duration is not None:
+            total = Fraction(self._container.duration, 1_000_000)
+        ends = [end for end in (total, self._end) if end is not None]
+        return max(0.0, float(min(ends) - self._start)) if ends else None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What was wrong with what has been read so far, for people."""
+        damaged = f"{self._damaged} damaged pictures or packets" if self._damaged else ""
+        return tuple(filter(None, (damaged, self._problem)))
+
+
+def _exact(seconds: float) -> Fraction:
+    """What was meant: 0.2 is a fifth, not the nearest binary fraction."""
+    return Fraction(seconds).limit_denominator(1_000_000)

@@ -1,0 +1,101 @@
+"""Tracks as CSV and JSON, written frame by frame, so that their length costs no memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from cora.video.reader import Frame
+from cora.video.summary import TrackSummary
+from cora.video.tracker import TrackedFrame, TrackedObject
+from cora.video.whole_file import whole_file
+
+CSV_COLUMNS = ("frame", "seconds", "track", "class", "score", "left", "top", "right", "bottom", "frame_class")
+
+
+class CsvRecords:
+    """A row for every object in every frame; corners in pixels.
+
+    Args:
+        file: open for writing.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(CSV_COLUMNS)
+
+    def add(self, frame: Frame, found: TrackedFrame) -> None:
+        """Append the objects of a frame."""
+        for entry in found.objects:
+            corners = [round(corner, 2) for corner in entry.box_xyxy_px]
+            what = (entry.track, entry.name, round(entry.score, 5), *corners, entry.frame_name)
+            self._rows.writerow((frame.index, round(frame.seconds, 6), *what))
+
+    def finish(self, tracks: Sequence[TrackSummary], *, complete: bool) -> None:
+        """A table of rows has no room for more."""
+
+
+class JsonRecords:
+    """One object: `video`, `classes`, `frames` (each with its `objects`; boxes are x, y, width, height), `tracks`.
+
+    Args:
+        file: open for writing.
+        header: what stands first.
+    """
+
+    def __init__(self, file: TextIO, header: Mapping[str, Any]) -> None:
+        self._file, self._separator = file, "\n"
+        file.write("{" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in header.items()))
+        file.write('"frames": [')
+
+    def add(self, frame: Frame, found: TrackedFrame) -> None:
+        """Append a frame."""
+        entry = {
+            "frame": frame.index,
+            "seconds": round(frame.seconds, 6),
+            "reused": found.reused,
+            "objects": [_object(o) for o in found.objects],
+        }
+        self._file.write(self._separator + json.dumps(entry))
+        self._separator = ",\n"
+
+    def finish(self, tracks: Sequence[TrackSummary], *, complete: bool) -> None:
+        """Append the tracks, and whether the source was read to its end."""
+        lines = ",\n".join(json.dumps(_track(track)) for track in tracks)
+        self._file.write(f'\n],\n"tracks": [\n{lines}\n],\n"complete": {json.dumps(complete)}}}\n')
+
+
+@contextmanager
+def text_file(path: Path) -> Iterator[TextIO]:
+    """A text file in UTF-8 that appears under its name when the context ends without an error."""
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def _object(found: TrackedObject) -> dict[str, Any]:
+    left, top, right, bottom = found.box_xyxy_px
+    return {
+        "track": found.track,
+        "class": found.name,
+        "score": round(found.score, 5),
+        "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+        "frame_class": found.frame_name,
+    }
+
+
+def _track(track: TrackSummary) -> dict[str, Any]:
+    return {
+        "track": track.track,
+        "class": track.name,
+        "frames": track.frames,
+        "first_seconds": round(track.first_seconds, 6),
+        "last_seconds": round(track.last_seconds, 6),
+        "best_score": round(track.best_score, 5),
+        "frames_by_class": dict(track.names),
+        "label_switches": track.switches,
+        "label_switches_by_frame": track.frame_switches,
+    }

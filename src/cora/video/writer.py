@@ -1,0 +1,234 @@
+"""Videos out: pictures with their own times, and the original sound, copied packet by packet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from PIL import Image
+
+from cora.errors import CoraError
+from cora.video.errors import VideoError
+from cora.video.gif import GifFile
+from cora.video.reader import Frame, VideoReader
+from cora.video.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+# Without B-frames pictures are stored in the order they are shown in, so that uneven times stay exact in MP4.
+_H264 = ("h264", {"preset": "veryfast", "crf": "23", "bf": "0"})
+_VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"})
+
+#: Ending -> container, codec and its settings.
+_KINDS = {
+    ".mp4": ("mp4", *_H264),
+    ".m4v": ("mp4", *_H264),
+    ".mov": ("mov", *_H264),
+    ".mkv": ("matroska", *_H264),
+    ".webm": ("webm", *_VP9),
+}
+
+VIDEO_SUFFIXES = (*_KINDS, ".gif")
+"""Endings of files that can be written; AVI is none of them, since it knows no variable frame rate."""
+
+#: Matrices from RGB that the library converts with, by their number in the standard; others count as unspecified.
+_MATRICES = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020"}
+
+
+class _Target(Protocol):
+    def write(self, frame: Frame, picture: Image.Image) -> None: ...
+
+    def copy_sound(self, packets: Iterable[Packet[AudioStream]]) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def check_video_path(path: Path) -> None:
+    """Fail for a file name whose ending is none of those that can be written.
+
+    Raises:
+        VideoError: the ending is another.
+    """
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise VideoError(f"expected the name of a video that ends in {', '.join(VIDEO_SUFFIXES)}, got {path}")
+
+
+def can_hold(path: Path, sound: AudioStream) -> bool:
+    """Whether this kind of file can hold the sound as it is; a GIF drops it."""
+    import av
+
+    if path.suffix.lower() == ".gif":
+        return True
+    try:
+        with av.open(BytesIO(), "w", format=_KINDS[path.suffix.lower()][0]) as container:
+            container.add_stream_from_template(sound)
+            container.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        return False
+    return True
+
+
+class VideoWriter:
+    """Writes pictures with the times of the frames they were made from; the file appears when all is written.
+
+    The time base is the source's, so a variable frame rate stays. Sound is copied, not encoded again. Pictures of odd
+    width or height get one more column or row, a copy of the last one, since the codecs need even sizes. A GIF has no
+    sound and times in hundredths of a second.
+
+    Example:
+        >>> with VideoReader("street.mp4") as video, VideoWriter("out.mp4", like=video) as writer:
+        ...     for frame in video:
+        ...         writer.write(frame, Image.fromarray(frame.pixels).convert("L").convert("RGB"))
+
+    Args:
+        path: file to write; its ending says which kind.
+        like: the source: its time base, rate, size, colours and sound.
+        sound: whether to copy the sound.
+
+    Raises:
+        VideoError: the kind of file is unknown, or cannot hold the sound.
+        CoraError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, like: VideoReader, sound: bool = True) -> None:
+        self.path, self._source = Path(path), like
+        check_video_path(self.path)
+        self._sound = like.sound if sound else None
+        if self._sound is not None and not can_hold(self.path, self._sound):
+            raise VideoError(
+                f"expected a kind of file that can hold the sound ({self._sound.codec_context.name}), "
+                f"got {self.path}; choose a name that ends in .mkv, or leave the sound out"
+            )
+        self._stack = ExitStack()
+        self._target: _Target | None = None
+        self._temporary = self._stack.enter_context(whole_file(self.path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._target is not None and (kind is None or issubclass(kind, KeyboardInterrupt)):
+                with self._refusals():
+                    self._target.copy_sound(self._source.take_sound())
+                    self._target.finish()
+        except BaseException as failure:
+            kind, error, trace = type(failure), failure, failure.__traceback__
+            raise
+        finally:
+            if isinstance(self._target, _VideoFile):
+                self._target.close()
+            self._stack.__exit__(kind, error, trace)
+
+    def write(self, frame: Frame, picture: Image.Image) -> None:
+        """Append an RGB picture of the source's size (as the first picture's, if that is another) at a frame's time.
+
+        Raises:
+            CoraError: the disk refuses.
+        """
+        with self._refusals():
+            if self._target is None:
+                self._target = self._open(picture.size)
+            self._target.write(frame, picture)
+            self._target.copy_sound(self._source.take_sound())
+
+    def _open(self, size_wh: tuple[int, int]) -> _Target:
+        if self.path.suffix.lower() == ".gif":
+            return GifFile(self._temporary, self._source.time_base)
+        return _VideoFile(self._temporary, size_wh, self._source, self._sound)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except (OSError, av.error.FFmpegError) as error:
+            raise CoraError(
+                f"expected to write {self.path}, got {error.strerror or error}; free or choose another place"
+            ) from None
+
+
+class _VideoFile:
+    """A container with one stream of pictures and perhaps one of sound."""
+
+    def __init__(self, path: Path, size_wh: tuple[int, int], source: VideoReader, sound: AudioStream | None) -> None:
+        import av
+
+        kind, codec, options = _KINDS[path.suffix.lower()]
+        self._size_wh = size_wh
+        self._container: OutputContainer = av.open(str(path), "w", format=kind)
+        self._time_base = source.time_base
+        stream = self._container.add_stream(codec, rate=source.rate, options=dict(options))
+        self._stream: VideoStream = stream  # type: ignore[assignment]  # the codec is one of pictures
+        context = self._stream.codec_context
+        context.width, context.height = (side + side % 2 for side in size_wh)
+        context.pix_fmt = "yuv420p"
+        context.time_base = source.time_base
+        self._stream.time_base = source.time_base
+        matrix, primaries, transfer, aspect = source.look
+        self._matrix = _MATRICES.get(matrix)
+        if self._matrix is not None:
+            context.colorspace, context.color_primaries, context.color_trc = matrix, primaries, transfer
+        context.color_range = 1
+        if aspect is not None:
+            context.sample_aspect_ratio = aspect
+        self._durations: dict[int, int] = {}
+        self._last_sound: int | None = None
+        self._copied = None if sound is None else self._container.add_stream_from_template(sound)
+        self._container.start_encoding()
+
+    def write(self, frame: Frame, picture: Image.Image) -> None:
+        import av
+
+        if picture.size != self._size_wh:
+            picture = picture.resize(self._size_wh)
+        pixels = np.asarray(picture)
+        height, width = pixels.shape[:2]
+        if height % 2 or width % 2:
+            pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        image = image.reformat(format="yuv420p", dst_colorspace=self._matrix, dst_color_range="MPEG")
+        image.pts, image.time_base = frame.pts, self._time_base
+        self._durations[frame.pts] = frame.duration
+        self._mux(self._stream.encode(image))
+
+    def copy_sound(self, packets: Iterable[Packet[AudioStream]]) -> None:
+        if self._copied is None:
+            return
+        for packet in packets:
+            # Without a length, players leave the last packet out.
+            if not packet.duration and self._last_sound is not None and packet.dts is not None:
+                packet.duration = max(0, packet.dts - self._last_sound)
+            self._last_sound = packet.dts
+            packet.stream = self._copied
+            self._container.mux(packet)
+
+    def finish(self) -> None:
+        self._mux(self._stream.encode(None))
+        self._container.close()
+
+    def close(self) -> None:
+        """Let go of the file, finished or not; it may be one that cannot be written to."""
+        import av
+
+        with suppress(OSError, av.error.FFmpegError):
+            self._container.close()
+
+    def _mux(self, packets: Iterable[Packet[VideoStream]]) -> None:
+        for packet in packets:
+            # Encoders assume the usual rate, which would give the last picture a wrong length.
+            if packet.pts is not None:
+                packet.duration = self._durations.pop(packet.pts, packet.duration)
+            self._container.mux(packet)

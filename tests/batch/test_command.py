@@ -1,0 +1,171 @@
+"""`cora batch` through the command line, with a stand-in for the network."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from cora.apps import batch_model, batch_run
+from cora.apps.cli import main
+from cora.errors import ModelError
+from tests.batch.fake import FakeModel, files, write_pictures
+
+CLASSES = ("--classes", "cat, dog")
+
+
+@dataclass(frozen=True)
+class Config:
+    alpha: float = 1.0
+
+
+class Encoder:
+    templates = "plain"
+
+
+class CommandModel(FakeModel):
+    vocabulary_encoder, config = Encoder(), Config()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"weight": torch.ones(2)}
+
+
+@pytest.fixture(autouse=True)
+def _inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_detector(model: str, device: str, *, text_model: str | None) -> CommandModel:
+        if model != "nano":
+            raise ModelError(f"unknown model {model!r}")
+        return CommandModel()
+
+    monkeypatch.setattr(batch_model, "open_detector", open_detector)
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "in", 9)
+
+
+def test_the_command_of_the_issue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", "in", *CLASSES, "--output", "parquet"]) == 0
+    out, err = capsys.readouterr()
+    assert "boxes in 9 pictures: " in out
+    assert "Written: cora-batch/images.parquet, cora-batch/boxes.parquet." in out
+    assert f"File names are relative to {Path.cwd() / 'in'}." in out
+    assert err == ""
+
+
+def test_again_with_other_thresholds_and_an_unreadable_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in/bad.jpg").write_text("none")
+    options = ["--keep", "0.05", "--output", "yolo", "--to", "out"]
+    assert main(["batch", "in", *CLASSES, *options]) == 1
+    out, err = capsys.readouterr()
+    assert "earlier run" not in out
+    assert "cora: error: expected an image" in err
+    assert "cora: warning: 1 of 10 pictures could not be read; out/unreadable.csv has them all" in err
+    assert Path("out/images/001.png").is_symlink()
+    before = files(Path("out"))
+    assert main(["batch", "in", *CLASSES, *options, "--thresholds", "cat=0.05", "--score", "1"]) == 1
+    assert "10 of 10 pictures were done by an earlier run." in capsys.readouterr().out
+    changed = {Path(name).suffix for name, content in files(Path("out")).items() if before[name] != content}
+    assert changed == {".txt"}
+    assert main(["batch", "in", *CLASSES, *options[2:], "--score", "0.01"]) == 2
+    assert "which is what this batch keeps, got 0.01" in capsys.readouterr().err
+
+
+def test_review_and_its_sheet(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--review", "0.2,0.5", "--margin", "0.1", "--review-format", "json", "--review-sheet"]
+    assert main(["batch", "in", *CLASSES, "--to", "out", *options]) == 0
+    listed = json.loads(Path("out/review/boxes.json").read_text())
+    assert f"{len(listed)} boxes are on the review list." in capsys.readouterr().out
+    assert Path("out/review/sheet.jpg").is_file()
+
+
+def test_exemplars_are_classes_and_bind_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    exemplar = ["--exemplar", "logo=in/001.png", "--exemplar", "cat=in/002.png"]
+    assert main(["batch", "in", *CLASSES, *exemplar, "--to", "out"]) == 0
+    categories = json.loads(Path("out/annotations.json").read_text())["categories"]
+    assert [category["name"] for category in categories] == ["cat", "dog", "logo"]
+    capsys.readouterr()
+    assert main(["batch", "in", *CLASSES, *exemplar[:-1], "cat=in/004.png", "--to", "out"]) == 2
+    assert "got another exemplars" in capsys.readouterr().err
+    assert main(["batch", "in", "--exemplar", "logo=none.png"]) == 2
+    assert "got no file at none.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--tiles", "2x2"], "tiles"),
+        (["--templates", "imagenet"], "text around names"),
+        (["--batch-size", "2"], "batch_size"),
+    ],
+)
+def test_options_that_change_boxes_bind_the_folder(
+    capsys: pytest.CaptureFixture[str], options: list[str], name: str
+) -> None:
+    assert main(["batch", "in", *CLASSES]) == 0
+    assert main(["batch", "in", *CLASSES, *options]) == 2
+    assert f"got another {name} (" in capsys.readouterr().err
+
+
+def test_nothing_found_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", "in", *CLASSES, "--score", "1"]) == 0
+    assert "0 boxes in 9 pictures.\nNo box has a score of 1 or more" in capsys.readouterr().out
+
+
+def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeModel, "predict", interrupt)
+        assert main(["batch", "in", *CLASSES]) == 130
+    assert "what is done is kept, the same command goes on" in capsys.readouterr().err
+    assert main(["batch", "in", *CLASSES]) == 0
+
+
+def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(batch_run, "error_console", lambda: Console(file=screen, force_terminal=True, width=80))
+    assert main(["batch", "in", *CLASSES]) == 0
+    assert "detecting" in screen.getvalue()
+    assert "9/9" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "got nothing at none"),
+        (["@none.txt"], "No such file or directory: none.txt"),
+        (["in", "--to", "in/001.png"], "expected a folder to write to, got a file"),
+        (["in", "--to", "in"], "or that of an earlier batch"),
+        (["in", "--output", "xml"], "invalid choice: 'xml'"),
+        (["in", "--thresholds", "cow=0.3"], "got 'cow'"),
+        (["in", "--thresholds", "cat"], "cannot read cat"),
+        (["in", "--keep", "0.9"], "expected to keep scores of 0.3 or more"),
+        (["in", "--review", "0.5"], "--review: expected two scores"),
+        (["in", "--review", "0.5,0.1"], "LOW < HIGH"),
+        (["in", "--review-sheet"], "--review-sheet: expected a review list to draw"),
+        (["in", "--model", "giant"], "unknown model 'giant'"),
+        (["in", "--processes", "0"], "expected a whole number of 1 or more"),
+        (["in", "--classes", "cat, Cat"], "twice"),
+        (["in", "--tile-overlap", "0.3"], "expected --tiles or --tile-size"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = files(Path())
+    classes = [] if "--classes" in arguments else CLASSES
+    try:
+        code: object = main(["batch", *arguments, *classes])
+    except SystemExit as ending:
+        code = ending.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.startswith("cora: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert files(Path()) == before
+    assert not Path("cora-batch").exists()

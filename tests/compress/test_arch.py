@@ -1,0 +1,207 @@
+"""The search: holds its budget, goes on where it stopped, finds the best of what it tried, and draws it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import cora
+from cora.apps.cli import main
+from cora.compress.arch import (
+    BEST_MODEL,
+    BEST_SIZES,
+    RESULTS,
+    Bench,
+    Candidate,
+    best,
+    choices,
+    pareto_front,
+    search,
+    sizes_of,
+)
+from cora.compress.arch_plot import draw_search
+from cora.compress.arch_sizes import Architecture
+from cora.errors import ModelError
+from tests.compress.toy_smaller import toy_detector, toy_pictures
+
+BASE = Architecture(width=32, layers=(2, 2, 3, 2), enc_layers=1, dec_layers=2, ff=512, anchors=200, short_side=384)
+
+
+class Model:
+    """Stands for a detector: what it is made of, and where it was saved."""
+
+    def __init__(self, sizes: Architecture) -> None:
+        self.sizes = sizes
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.sizes.to_dict()))
+
+
+class FakeBench:
+    """Time and quality that are known: both grow with every size."""
+
+    def __init__(self) -> None:
+        self.measured: list[Architecture] = []
+        self.improved = 0
+        self.stop_after: int | None = None
+
+    def share(self, sizes: Architecture) -> float:
+        whole, numbers = BASE.numbers(), sizes.numbers()
+        return sum(numbers[name] / whole[name] for name in whole) / len(whole)
+
+    def quality(self, model: Any) -> float:
+        if self.stop_after is not None and len(self.measured) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.measured.append(model.sizes)
+        return self.share(model.sizes) ** 2
+
+    def improve(self, model: Any) -> None:
+        self.improved += 1
+
+    def bench(self, **changes: Any) -> Bench:
+        plain: dict[str, Any] = {
+            "build": Model,
+            "milliseconds": lambda model: 100 * self.share(model.sizes),
+            "quality": self.quality,
+        }
+        return Bench(**(plain | changes))
+
+
+def go(run: Path, fake: FakeBench, *, trials: int = 12, budget: float = 80.0, **changes: Any) -> list[Candidate]:
+    return search(
+        BASE, fake.bench(**changes), budget_ms=budget, trials=trials, run_dir=run, config={"model": "toy"}, seed=0
+    )
+
+
+def test_choices_begin_with_the_model_itself() -> None:
+    space = choices(BASE)
+    assert sizes_of({name: values[0] for name, values in space.items()}, BASE) == BASE
+    smallest = sizes_of({name: values[-1] for name, values in space.items()}, BASE)
+    assert smallest == Architecture(
+        width=16, layers=(1, 1, 1, 1), enc_layers=1, dec_layers=1, ff=128, anchors=50, short_side=192
+    )
+    assert all(list(values) == sorted(set(values), reverse=True) for values in space.values())
+    assert all(value % 2 == 0 for value in space["width"])
+    tiny = choices(replace(BASE, width=2, ff=1, anchors=1, short_side=64))
+    assert (tiny["width"], tiny["ff"], tiny["anchors"], tiny["short_side"]) == ((2,), (1,), (1,), (64,))
+
+
+def test_budget_is_held_and_the_best_is_written(tmp_path: Path) -> None:
+    fake = FakeBench()
+    found = go(tmp_path, fake)
+    assert len(found) == 12
+    for one in found:
+        assert (one.quality is None) == (one.milliseconds > 80)
+    assert any(one.quality is None for one in found)
+    assert all(100 * fake.share(sizes) <= 80 for sizes in fake.measured)
+    sides = [one.sizes.short_side for one in found[:4]]
+    assert [one.sizes for one in found[:4]] == [replace(BASE, short_side=side) for side in sides]
+    winner = best(found)
+    assert winner is not None
+    assert winner.quality == max(one.quality for one in found if one.quality is not None)
+    assert json.loads((tmp_path / BEST_SIZES).read_text()) == winner.sizes.to_dict()
+    assert json.loads((tmp_path / BEST_MODEL).read_text()) == winner.sizes.to_dict()
+    assert json.loads((tmp_path / RESULTS).read_text()) == [one.to_dict() for one in found]
+
+
+def test_it_learns_where_to_look(tmp_path: Path) -> None:
+    found = go(tmp_path, FakeBench(), trials=60)
+    halves = [[one.quality for one in part if one.quality is not None] for part in (found[:30], found[30:])]
+    assert sum(halves[1]) / len(halves[1]) > sum(halves[0]) / len(halves[0])
+    winner = best(found)
+    assert winner is not None
+    assert winner.milliseconds > 70  # quality grows with time, so the budget is used
+
+
+def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    fake = FakeBench()
+    fake.stop_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, fake)
+    before = list(fake.measured)
+    assert len(before) == 4
+    fake.stop_after = None
+    found = go(tmp_path, fake)
+    tried = [one.sizes for one in found if one.quality is not None]
+    assert tried[:4] == before
+    assert len(set(fake.measured)) == len(fake.measured)  # none is measured twice
+    assert go(tmp_path, fake) == found  # nothing is left to do
+    assert len(go(tmp_path, fake, trials=15)) > len(found)
+    with pytest.raises(ModelError, match="budget_ms was 80"):
+        go(tmp_path, fake, budget=70)
+
+
+def test_a_budget_that_nothing_holds(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ModelError, match="smallest architecture, got 10"):
+        go(run, FakeBench(), budget=10)
+    assert not (run / "search.json").exists()
+    assert go(run, FakeBench(), trials=1)  # with more time the same folder serves
+
+
+def test_candidates_within_the_budget_are_improved(tmp_path: Path) -> None:
+    fake = FakeBench()
+    go(tmp_path, fake, improve=fake.improve)
+    assert fake.improved == len(fake.measured) > 0
+
+
+def candidate(milliseconds: float, quality: float | None) -> Candidate:
+    return Candidate(BASE, milliseconds, quality)
+
+
+def test_pareto_front() -> None:
+    points = [candidate(*pair) for pair in ((30, 0.5), (10, 0.2), (20, 0.6), (40, 0.6), (25, 0.7), (5, None))]
+    assert [(one.milliseconds, one.quality) for one in pareto_front(points)] == [(10, 0.2), (20, 0.6), (25, 0.7)]
+    assert pareto_front([candidate(1, None)]) == []
+    assert best([candidate(1, None)]) is None
+    assert best([candidate(20, 0.5), candidate(10, 0.5)]) == candidate(10, 0.5)
+
+
+def test_the_picture_shows_front_and_budget() -> None:
+    points = [candidate(10, 0.2), candidate(20, 0.6), candidate(25, 0.5), candidate(90, None)]
+    options: dict[str, Any] = {"budget_ms": 30, "title": "toy", "quality": "agreement, %"}
+    picture = draw_search(points, whole=candidate(60, 1.0), **options)
+    colours = {colour for _, colour in picture.getcolors(10**6) or []}
+    assert {(158, 202, 225), (8, 81, 156), (217, 95, 2), (120, 120, 120)} <= colours
+    same = draw_search([candidate(10, 0.5)], whole=candidate(10, 0.5), **options)
+    assert same.size == picture.size
+    with pytest.raises(ValueError, match="got none"):
+        draw_search([candidate(90, None)], whole=candidate(60, 1.0), **options)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, photos, run = tmp_path / "toy.safetensors", tmp_path / "photos", tmp_path / "run"
+    toy_detector(tmp_path / "cache").save(model)
+    photos.mkdir()
+    for number, picture in enumerate(toy_pictures()):
+        picture.save(photos / f"{number}.png")
+    command = ["search-arch", "--model", str(model), "--images", str(photos), "--run", str(run), "--device", "cpu"]
+    command += ["--budget", "60000", "--photos", "2", "--repeats", "1", "--classes", "red square, sky"]
+    assert main([*command, "--trials", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "agreement" in out
+    assert "whole model" in out
+    loaded = cora.load(run / BEST_MODEL)
+    assert Architecture.of(loaded.config).to_dict() == json.loads((run / BEST_SIZES).read_text())
+    assert len(loaded.predict(Image.open(photos / "0.png"), ["red square"], score=0.0)) > 0
+    with Image.open(run / "pareto.png") as picture:
+        assert picture.size == (900, 560)
+    assert main([*command, "--trials", "3"]) == 0
+    assert len(json.loads((run / RESULTS).read_text())) == 3
+    assert "3: " in capsys.readouterr().out
+    for wrong, message in (
+        (["--budget", "0.001"], "another configuration"),
+        (["--budget", "0.001", "--run", str(tmp_path / "new")], "smallest architecture"),
+        (["--images", str(tmp_path / "none")], "no file at"),
+        (["--model", "model.onnx"], "exported"),
+        (["--run", str(model)], "expected a folder"),
+    ):
+        assert main([*command, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command, "--trials", "1", "--proxy-epochs", "1", "--run", str(tmp_path / "proxy")]) == 0
+    assert not list((tmp_path / "proxy").glob("proxy-*"))

@@ -1,0 +1,60 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cora.detector import Detector
+from cora.export.check import plain_detector
+from cora.export.graph import COMPETES, DetectorGraph, FixedVocabularyGraph, class_inputs
+from cora.export.suppression import kept_boxes
+from tests.export.conftest import NAMES, manifest_of, picture, toy_config, toy_detector
+
+
+@pytest.mark.parametrize("anchors", ["learned", "proposed"])
+@pytest.mark.parametrize("exact_boxes", [0, 4])
+def test_graph_is_the_detector(tmp_path: Path, anchors: str, exact_boxes: int) -> None:
+    detector = toy_detector(tmp_path, toy_config(anchors=anchors))
+    manifest = manifest_of(detector, exact_boxes=exact_boxes)
+    graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
+    batch = detector.preprocessor([picture(120, 160), picture(151, 101, seed=1)])  # padded in both directions
+    vocabulary = detector.vocabulary(NAMES, class_weights={"dog": 3.0}, distractors=["tree", "sky"])
+    with torch.no_grad():
+        boxes, scores = graph(batch.pixels, torch.tensor(batch.sizes), *class_inputs(vocabulary))
+        expected = plain_detector(detector, manifest)(batch, vocabulary)
+    assert boxes.shape == (2, 12, 4)
+    assert scores.shape == (2, 12, 5)  # the distractors' scores are cut off outside
+    torch.testing.assert_close(boxes, expected.boxes_cxcywh, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores[..., :3], expected.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_a_fixed_vocabulary_gives_the_scores_of_its_classes(toy: Detector) -> None:
+    vocabulary = toy.vocabulary(NAMES, distractors=["tree"])
+    graph = DetectorGraph(detector=toy, manifest=manifest_of(toy, vocabulary), suppress=kept_boxes)
+    batch = toy.preprocessor([picture(120, 160)])
+    sizes = torch.tensor(batch.sizes)
+    with torch.no_grad():
+        boxes, scores = FixedVocabularyGraph(graph=graph, vocabulary=vocabulary)(batch.pixels, sizes)
+        expected = graph(batch.pixels, sizes, *class_inputs(vocabulary))
+    assert torch.equal(boxes, expected[0])
+    assert torch.equal(scores, expected[1][..., :3])
+
+
+def test_what_competes_is_neither_looked_for_nor_reported(toy: Detector) -> None:
+    vocabulary = toy.vocabulary(NAMES[:1], distractors=["tree", "sky"])
+    embeddings, log_weights = class_inputs(vocabulary)
+    assert log_weights.tolist() == [0.0, COMPETES, COMPETES]
+    graph = DetectorGraph(detector=toy, manifest=manifest_of(toy, nms="inside"), suppress=kept_boxes)
+    batch = toy.preprocessor([picture(120, 160)])
+    with torch.no_grad():
+        _, _, labels = graph(batch.pixels, torch.tensor(batch.sizes), embeddings, log_weights)
+    assert set(labels.unique().tolist()) <= {-1, 0}
+    assert (labels == 0).any()
+
+
+def test_more_boxes_than_queries_are_all_of_them(toy: Detector) -> None:
+    manifest = manifest_of(toy, boxes=500, exact_boxes=400)
+    assert (manifest.boxes, manifest.exact_boxes) == (20, 20)
+    everything = replace(toy.config.postprocess, max_scored_boxes=0)
+    manifest = replace(manifest_of(toy), config=replace(toy.config, postprocess=everything))
+    assert manifest.boxes == 20

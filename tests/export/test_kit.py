@@ -1,0 +1,53 @@
+"""nano as ONNX and OpenVINO on photos of the kit: the same boxes, the same average precision."""
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+import cora
+from cora.data.class_split import read_class_split
+from cora.data.read import read_dataset
+from cora.detector import Detector
+from cora.evaluation.base_novel import class_groups
+from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.predict import ground_truth, predict_dataset
+from cora.export import ExportedDetector, ExportSettings, export_detector, load_exported
+from cora.export.onnx_file import read_onnx_manifest
+from cora.export.openvino_file import write_openvino
+
+PHOTOS = 6
+
+
+@pytest.mark.needs_shared
+def test_average_precision_is_that_of_the_original(shared: Path, tmp_path: Path) -> None:
+    kit = shared / "kit" / "coco_ovd_mini"
+    dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")
+    split = read_class_split(kit / "class_split.json")
+    detector = cora.load("nano")
+    detector.precision = "float32"
+    path = tmp_path / "nano.onnx"
+    # One size, since the exporter takes a minute to reason about open ones.
+    settings = ExportSettings(size_hw=(384, 576), batch=1)
+    written = export_detector(detector, path, format="onnx", model="nano", settings=settings)
+    assert written.difference.passes
+    write_openvino(path, read_onnx_manifest(path), path.with_suffix(".xml"))
+    exported = [load_exported(path.with_suffix(ending), load_text_model=cora.load) for ending in (".onnx", ".xml")]
+    detector.preprocessor = exported[0].preprocessor  # the same pixels for all
+
+    def ap50(model: Detector | ExportedDetector) -> dict[str, float]:
+        indices = range(PHOTOS)
+        found = predict_dataset(cast(Detector, model), dataset, dataset.class_names, indices=indices)
+        ids = {name: number for number, name in enumerate(dataset.class_names, start=1)}
+        evaluation = evaluate_boxes(ground_truth(dataset, indices=indices), found.results, classes=ids)
+        scores = {score.name: score.ap50 for score in evaluation.scores}
+        means = {}
+        for group, names in class_groups(split.base, split.novel).items():
+            known = [100 * value for name in names if (value := scores.get(name)) is not None]
+            means[group] = sum(known) / len(known)
+        return means
+
+    expected = ap50(detector)
+    assert expected["all"] > 0
+    for model in exported:
+        assert ap50(model) == pytest.approx(expected, abs=0.1)

@@ -1,0 +1,172 @@
+"""The runtime around a graph, with PyTorch running the graph: nothing is exported here."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cora.detector import Detector
+from cora.detector.tiling import Tiles
+from cora.errors import CoraError, ModelError, VocabularyError
+from cora.export import ExportedDetector, Manifest
+from cora.export.backends import Arrays, OnnxRuntime
+from cora.export.check import compare, drawn_pictures, plain_detector
+from cora.export.graph import DetectorGraph, FixedVocabularyGraph
+from cora.export.program import input_names
+from cora.export.suppression import kept_boxes
+from cora.regions import Vocabulary
+from tests.export.conftest import NAMES, manifest_of, picture, toy_detector
+
+
+class Eager:
+    """The graph itself, called with arrays."""
+
+    name = "PyTorch"
+
+    def __init__(self, detector: Detector, manifest: Manifest, vocabulary: Vocabulary | None) -> None:
+        graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
+        self.graph = graph if vocabulary is None else FixedVocabularyGraph(graph=graph, vocabulary=vocabulary)
+        self.names = input_names(manifest)
+        self.batches: list[int] = []
+        self.moved = 0.0
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        self.batches.append(len(inputs["pixels"]))
+        with torch.no_grad():
+            outputs = self.graph(*(torch.from_numpy(inputs[name]) for name in self.names))
+        return [outputs[0].numpy() + self.moved, *(output.numpy() for output in outputs[1:])]
+
+
+def exported(detector: Detector, vocabulary: Vocabulary | None = None, **settings: object) -> ExportedDetector:
+    manifest = manifest_of(detector, vocabulary, **settings)
+    return ExportedDetector(
+        backend=Eager(detector, manifest, vocabulary), manifest=manifest, load_text_model=lambda _: detector
+    )
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert len(found) == len(expected) > 0
+    assert found.names == expected.names
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.boxes_xyxy_px, expected.boxes_xyxy_px, rtol=1e-4, atol=0.01)
+    assert found.image_size == expected.image_size
+
+
+@pytest.mark.parametrize("nms", ["outside", "inside"])
+def test_predicts_what_the_detector_predicts(toy: Detector, nms: str) -> None:
+    model = exported(toy, nms=nms)
+    photos = [picture(120, 160), picture(90, 160, seed=1), picture(151, 101, seed=2)]
+    options: dict[str, Any] = {"score": 0.001, "distractors": ["tree"], "class_weights": {"dog": 2.0}, "batch_size": 2}
+    for found, expected in zip(
+        model.predict(photos, NAMES, **options), toy.predict(photos, NAMES, **options), strict=True
+    ):
+        assert_same(found, expected)
+    assert model.backend.batches == [2, 1]  # type: ignore[attr-defined]
+    other = model.predict(photos[0], ["bus", "lamp"], score=0.001)  # other names, other number of them
+    assert_same(other, toy.predict(photos[0], ["bus", "lamp"], score=0.001))
+    encoded = model.vocabulary(["bus", "lamp"])
+    assert_same(model.predict(photos[0], encoded, score=0.001), other)
+
+
+@pytest.mark.parametrize("nms", ["outside", "inside"])
+def test_a_choice_of_fixed_names(toy: Detector, nms: str) -> None:
+    model = exported(toy, toy.vocabulary(NAMES, distractors=()), nms=nms)
+    assert model.class_names == NAMES
+    everything = model.predict(picture(120, 160), score=0.001)
+    assert_same(everything, toy.predict(picture(120, 160), NAMES, score=0.001))
+    chosen = model.predict(picture(120, 160), ["HOUSE", "cat"], score=0.001, distractors=())
+    assert chosen.class_names == ("HOUSE", "cat")
+    expected = [(name.casefold(), score, box) for name, score, box in everything if name != "dog"]
+    assert [(name.casefold(), score, box) for name, score, box in chosen] == expected
+    assert expected
+
+
+def test_a_fixed_batch_is_filled_and_divided(toy: Detector) -> None:
+    model = exported(toy, size_hw=(192, 256), batch=2)
+    photos = [picture(120, 160, seed=seed) for seed in range(3)]
+    found = model.predict(photos, NAMES, score=0.001, batch_size=3)
+    assert model.backend.batches == [2, 2]  # type: ignore[attr-defined]
+    padded = plain_detector(toy, model.manifest)
+    padded.preprocessor = model.preprocessor
+    for one, expected in zip(found, padded.predict(photos, NAMES, score=0.001), strict=True):
+        assert_same(one, expected)
+
+
+def test_tiles(toy: Detector) -> None:
+    tiles = Tiles(count=(2, 2))
+    found = exported(toy).predict(picture(300, 400), NAMES, score=0.001, tiles=tiles)
+    assert_same(found, toy.predict(picture(300, 400), NAMES, score=0.001, tiles=tiles))
+
+
+def test_exemplars_are_embedded_by_the_model_that_was_exported(toy: Detector, tmp_path: Path) -> None:
+    exemplars = {"logo": [picture(64, 64, seed=5)]}
+    found = exported(toy).predict(picture(120, 160), ["cat"], score=0.001, exemplars=exemplars)
+    assert_same(found, toy.predict(picture(120, 160), ["cat"], score=0.001, exemplars=exemplars))
+    manifest = replace(manifest_of(toy), fingerprint="another")
+    model = ExportedDetector(
+        backend=Eager(toy, manifest, None), manifest=manifest, load_text_model=lambda _: toy_detector(tmp_path)
+    )
+    with pytest.raises(ModelError, match="exemplars need the model that was exported"):
+        model.predict(picture(120, 160), ["cat"], exemplars=exemplars)
+
+
+def test_fixed_names_cannot_be_changed(toy: Detector) -> None:
+    model = exported(toy, toy.vocabulary(NAMES, distractors=["tree"]))
+    with pytest.raises(VocabularyError, match="some of the 3 that were exported with the model, got 'bus'"):
+        model.predict(picture(120, 160), ["cat", "bus"])
+    for name, value in (("distractors", []), ("class_weights", {"cat": 2.0}), ("descriptions", {"cat": ["a pet"]})):
+        with pytest.raises(VocabularyError, match=f"{name} cannot be changed"):
+            model.predict(picture(120, 160), ["cat"], **{name: value})  # type: ignore[call-overload]
+    with pytest.raises(VocabularyError, match="templates: expected none"):
+        model.vocabulary_encoder.templates = "plain"
+
+
+def test_suppression_in_the_graph_cannot_be_changed(toy: Detector) -> None:
+    model = exported(toy, nms="inside")
+    for options, message in (
+        ({"nms_iou": 0.9}, "nms_iou of 0.4, got 0.9"),
+        ({"max_detections": 101}, "max_detections of at most 100, got 101"),
+        ({"score": 0.0}, "score of at least 0.0001"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            model.predict(picture(120, 160), NAMES, **options)  # type: ignore[call-overload]
+
+
+def test_another_text_tower_is_refused(toy: Detector) -> None:
+    manifest = replace(manifest_of(toy), text_fingerprint="another")
+    model = ExportedDetector(
+        backend=Eager(toy, manifest, None), manifest=manifest, load_text_model=lambda _: toy, text_model="mine"
+    )
+    with pytest.raises(ModelError, match="mine has another; name the right model with --text-model"):
+        model.predict(picture(120, 160), NAMES)
+
+
+@pytest.mark.parametrize("options", [{"score_all_boxes": True}, {"precision": "bfloat16"}])
+def test_options_that_a_graph_has_not_are_refused(toy: Detector, options: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="fixed when it was exported"):
+        exported(toy).predict(picture(120, 160), NAMES, **options)
+
+
+def test_the_check_finds_a_graph_that_is_wrong(toy: Detector) -> None:
+    model = exported(toy)
+    vocabularies = [toy.vocabulary(NAMES), toy.vocabulary(["bus"])]
+    right = compare(toy, model, drawn_pictures(), vocabularies)
+    assert right.passes
+    assert right.off == 0
+    assert right.compared == 2 * 4 * 12
+    model.backend.moved = 0.01  # type: ignore[attr-defined]
+    wrong = compare(toy, model, drawn_pictures(), vocabularies)
+    assert not wrong.passes
+    assert wrong.off == wrong.compared
+
+
+def test_files_that_are_not_exported_detectors(tmp_path: Path) -> None:
+    garbage = tmp_path / "model.onnx"
+    garbage.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="a graph that ONNX Runtime loads"):
+        OnnxRuntime(garbage)
+    with pytest.raises(CoraError, match="a device that this ONNX Runtime has"):
+        OnnxRuntime(garbage, device="tpu")

@@ -1,0 +1,240 @@
+"""The endpoints: what they answer, and what they refuse."""
+
+import base64
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from cora.detector import Detector
+from tests.service.conftest import EXAMPLES, image_file, make_app, make_service, upload
+
+CAT = (EXAMPLES / "cat.jpg").read_bytes()
+COFFEE = (EXAMPLES / "coffee.jpg").read_bytes()
+NAMES = ["cat", "coffee cup"]
+
+
+@pytest.fixture(scope="module")
+def client(nano: Detector) -> Iterator[TestClient]:
+    limits: dict[str, Any] = {"max_body_bytes": 2**20, "max_pixels": 1_000_000, "max_images": 3, "max_classes": 20}
+    with TestClient(make_app(make_service(nano, **limits))) as opened:
+        yield opened
+
+
+def boxes(entry: dict[str, Any]) -> list[tuple[str, float, list[float]]]:
+    return [(found["name"], found["score"], found["box"]) for found in entry["detections"]]
+
+
+def test_answers_are_those_of_predict(client: TestClient, nano: Detector) -> None:
+    response = client.post("/detect", files=upload(CAT, COFFEE), data={"classes": "cat, coffee cup", "score": "0.05"})
+    assert response.status_code == 200, response.text
+    entries = response.json()["images"]
+    total = 0
+    for entry, photo in zip(entries, ("cat.jpg", "coffee.jpg"), strict=True):
+        expected = nano.predict(EXAMPLES / photo, NAMES, score=0.05)
+        assert (entry["height"], entry["width"]) == expected.image_size
+        assert [name for name, _, _ in boxes(entry)] == expected.names
+        torch.testing.assert_close(
+            torch.tensor([score for _, score, _ in boxes(entry)]), expected.scores, atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(
+            torch.tensor([box for _, _, box in boxes(entry)]).view(-1, 4), expected.boxes_xyxy_px, atol=0.05, rtol=0
+        )
+        total += len(expected)
+    assert total > 0
+
+
+def test_json_form_and_data_url_are_the_same(client: TestClient) -> None:
+    text = base64.b64encode(CAT).decode()
+    options: dict[str, Any] = {"classes": NAMES, "score": 0.05, "max_detections": 3}
+    by_form = client.post(
+        "/detect", files=upload(CAT), data={"classes": NAMES, "score": "0.05", "max_detections": "3"}
+    ).json()
+    by_json = client.post("/detect", json={"images": [text], **options}).json()
+    by_url = client.post("/detect", json={"images": [f"data:image/jpeg;base64,{text}"], **options}).json()
+    assert by_form == by_json == by_url
+    assert 0 < len(by_form["images"][0]["detections"]) <= 3
+
+
+def test_distractors_compete(client: TestClient) -> None:
+    asked = {"images": [base64.b64encode(CAT).decode()], "classes": ["dog"], "score": 0}
+    alone = client.post("/detect", json={**asked, "distractors": []}).json()["images"][0]
+    beside = client.post("/detect", json={**asked, "distractors": ["cat"]}).json()["images"][0]
+    assert {found["name"] for found in beside["detections"]} == {"dog"}
+    assert beside["detections"][0]["score"] < alone["detections"][0]["score"]
+
+
+def test_upright_and_transparent_pictures(client: TestClient) -> None:
+    file = io.BytesIO()
+    picture = Image.new("RGB", (60, 20), "white")
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(file, format="JPEG", exif=exif)
+    clear = io.BytesIO()
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(clear, format="PNG")
+    answer = client.post("/detect", files=upload(file.getvalue(), clear.getvalue()), data={"classes": "cat"}).json()
+    assert [(entry["width"], entry["height"]) for entry in answer["images"]] == [(20, 60), (10, 10)]
+
+
+def test_health_metrics_and_openapi(client: TestClient) -> None:
+    health = client.get("/health").json()
+    assert health["status"] == "ok"
+    assert (health["model"], health["search"], health["token"], health["waiting"]) == ("nano", False, False, 0)
+    assert health["limits"]["max_images"] == 3
+    client.post("/detect", files=upload(CAT), data={"classes": "cat"})
+    client.post("/detect", json={})
+    client.get("/no/such/path")
+    metrics = client.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain")
+    for line in (
+        'cora_requests_total{path="/detect",status="200"}',
+        'cora_requests_total{path="/detect",status="422"}',
+        'cora_requests_total{path="other",status="404"}',
+        'cora_request_seconds_bucket{le="0.01",path="/detect"}',
+        "cora_batch_pictures_count",
+        "cora_model_seconds_total",
+        "cora_waiting_pictures 0.0",
+    ):
+        assert line in metrics.text
+    assert "/no/such" not in metrics.text
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/detect", "/search", "/health", "/metrics"}
+    assert set(paths["/detect"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    assert {"200", "401", "413", "422", "429", "503", "504"} <= set(paths["/detect"]["post"]["responses"])
+
+
+def test_page_and_its_headers(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
+        assert f"page/{name}" in page.text
+        file = client.get(f"/page/{name}")
+        assert file.status_code == 200
+        assert file.headers["content-type"].startswith(kind)
+        assert "http://" not in file.text.replace("http://www.w3.org/2000/svg", "")
+    assert client.head("/").content == b""
+    assert client.get("/page/../app.py").status_code == 404
+    assert client.get("/page/%2e%2e/%2e%2e/app.py").status_code == 404
+
+
+PNG = base64.b64encode(image_file()).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({}, 422, "classes: Field required"),
+        ({"images": [PNG], "classes": []}, 422, "classes"),
+        ({"images": [], "classes": ["cat"]}, 422, "images"),
+        ({"images": [PNG], "classes": "cat"}, 422, "classes"),
+        ({"images": [PNG], "classes": ["cat"], "scroe": 0.1}, 422, "scroe"),
+        ({"images": [PNG], "classes": ["cat"], "score": 1.5}, 422, "score"),
+        ({"images": [PNG], "classes": ["cat"], "max_detections": 0}, 422, "max_detections"),
+        ({"images": [PNG], "classes": ["cat", " "]}, 422, "a blank one at position 2"),
+        ({"images": [PNG], "classes": ["cat", "CAT"]}, 422, "'cat' twice"),
+        ({"images": [PNG], "classes": ["!?" * 50]}, 422, "the text tower's context"),
+        ({"images": [PNG], "classes": ["x" * 101]}, 413, "at most 100 characters, got 101"),
+        (
+            {"images": [PNG], "classes": [f"n{n}" for n in range(15)], "distractors": [f"m{n}" for n in range(6)]},
+            413,
+            "21",
+        ),
+        ({"images": [PNG] * 4, "classes": ["cat"]}, 413, "at most 3 in a request"),
+        ({"images": [PNG, "?"], "classes": ["cat"]}, 422, "image 2: expected an image file in base64"),
+        ({"images": ["aGVsbG8="], "classes": ["cat"]}, 422, "image 1: expected an image (JPEG"),
+        ({"images": [""], "classes": ["cat"]}, 422, "got nothing"),
+        ({"images": [PNG[:80]], "classes": ["cat"]}, 422, "image 1: "),
+    ],
+)
+def test_bad_json(client: TestClient, body: dict[str, Any], status: int, message: str) -> None:
+    response = client.post("/detect", json=body)
+    assert response.status_code == status, response.text
+    assert message in response.json()["detail"]
+    assert "\n" not in response.json()["detail"]
+
+
+@pytest.mark.parametrize("source", ["/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:9/x.png", "../cat.jpg"])
+def test_paths_and_addresses_are_not_read(client: TestClient, source: str) -> None:
+    response = client.post("/detect", json={"images": [source], "classes": ["cat"]})
+    assert response.status_code == 422
+    assert "image 1: expected an image" in response.json()["detail"]
+
+
+def test_bad_forms(client: TestClient) -> None:
+    def post(**options: Any) -> tuple[int, str]:
+        response = client.post("/detect", **options)
+        return response.status_code, response.json()["detail"]
+
+    assert post(data={"classes": "cat"}) == (
+        415,
+        "expected application/json or multipart/form-data, got application/x-www-form-urlencoded",
+    )
+    assert post(content=b"x")[0] == 415
+    assert post(files={"images": (None, "text")}, data={"classes": "cat"})[0] == 422
+    assert "at least one file" in post(files={"classes": (None, "cat")})[1]
+    assert (
+        "in the field 'images', got one in 'photo'"
+        in post(files={"photo": ("a.png", image_file(), "image/png")}, data={"classes": "cat"})[1]
+    )
+    assert (
+        "score: expected it once" in post(files=upload(image_file()), data={"classes": "cat", "score": ["0", "1"]})[1]
+    )
+    assert post(files=upload(*[image_file()] * 4), data={"classes": "cat"})[0] == 413
+    assert post(content=b"--x\r\nbroken", headers={"content-type": "multipart/form-data"})[0] == 400
+    assert post(content=b"{", headers={"content-type": "application/json"})[0] == 422
+    assert client.get("/detect").status_code == 405
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"images": ["%s"], "classes": ["\\ud800"]}' % PNG.encode(),
+        b'{"images": ["%s"], "classes": ["cat"], "score": NaN}' % PNG.encode(),
+        b'{"images": ["%s"], "classes": ["cat"], "max_detections": 1e400}' % PNG.encode(),
+    ],
+)
+def test_json_that_is_none(client: TestClient, body: bytes) -> None:
+    response = client.post("/detect", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422, response.text
+    assert "\n" not in response.json()["detail"]
+
+
+def test_large_bodies(client: TestClient) -> None:
+    announced = client.post("/detect", files=upload(b"0" * 2**21), data={"classes": "cat"})
+    assert announced.status_code == 413
+    assert "at most 1 MiB" in announced.json()["detail"]
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b"0" * 2**17
+
+    for kind in ("application/json", "multipart/form-data; boundary=x"):
+        assert client.post("/detect", content=chunks(), headers={"content-type": kind}).status_code == 413
+
+
+def test_large_pictures_are_refused_before_they_are_decoded(client: TestClient) -> None:
+    for width, height in ((2000, 501), (40_000, 40_000)):
+        content = image_file()
+        header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
+        bomb = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+        response = client.post("/detect", files=upload(bomb), data={"classes": "cat"})
+        assert response.status_code == 413
+        assert "at most 1 megapixels" in response.json()["detail"]
+
+
+def test_other_hosts_are_refused(client: TestClient) -> None:
+    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+    assert client.get("/health", headers={"host": "localhost:8000"}).status_code == 200

@@ -1,0 +1,234 @@
+"""Joining, naming, reusing: each part by itself, then the tracker."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from cora.errors import MissingExtraError
+from cora.structures import Detections
+from cora.video import ObjectTracker, TrackedObject, draw_objects
+from cora.video.byte_track import ByteTrack
+from cora.video.history import ClassHistory
+from cora.video.reuse import ChangeGate, grey_cells, largest_change
+from cora.video.sightings import merge_classes
+from cora.video.summary import TrackSummaries
+from tests.video.clips import scene
+from tests.video.conftest import FakeDetector
+
+NAMES = ("cat", "dog")
+
+
+def detections(*found: tuple[list[float], float, int]) -> Detections:
+    return Detections(
+        boxes_xyxy_px=torch.tensor([box for box, _, _ in found]).reshape(-1, 4),
+        scores=torch.tensor([score for _, score, _ in found]),
+        labels=torch.tensor([label for _, _, label in found], dtype=torch.int64),
+        class_names=NAMES,
+        image_size=(100, 100),
+    )
+
+
+class TestMergeClasses:
+    def test_boxes_in_one_place_become_one_with_all_scores(self) -> None:
+        here, nearly, elsewhere = [0.0, 0, 10, 10], [0.0, 0, 10, 9], [50.0, 50, 60, 60]
+        seen = merge_classes(detections((here, 0.9, 1), (elsewhere, 0.8, 0), (nearly, 0.5, 0), (nearly, 0.4, 1)))
+        assert seen.boxes_xyxy_px.tolist() == [here, elsewhere]
+        torch.testing.assert_close(seen.class_scores, torch.tensor([[0.5, 0.9], [0.8, 0.0]]))
+        torch.testing.assert_close(seen.scores, torch.tensor([0.9, 0.8]))
+
+    def test_neighbours_and_empty_boxes_stay_apart(self) -> None:
+        seen = merge_classes(
+            detections(([0.0, 0, 10, 10], 0.9, 0), ([5.0, 0, 15, 10], 0.8, 1), ([3.0, 3, 3, 3], 0.7, 0))
+        )
+        assert len(seen) == 3
+
+    def test_nothing(self) -> None:
+        seen = merge_classes(detections())
+        assert (len(seen), seen.class_scores.shape, seen.scores.shape) == (0, (0, 2), (0,))
+
+
+class TestClassHistory:
+    def test_wavering_shows_its_mean(self) -> None:
+        history = ClassHistory(2)
+        labels = []
+        for number in range(12):
+            history.add(torch.tensor([0.3, 0.6]) if number % 3 == 2 else torch.tensor([0.6, 0.3]), number / 10)
+            labels.append(history.label)
+        assert labels == [0] * 12
+
+    def test_old_sightings_fade(self) -> None:
+        def label_after(seconds: float) -> int:
+            history = ClassHistory(2, half_life=1.0, margin=1)
+            for _ in range(3):
+                history.add(torch.tensor([1.0, 0.0]), 0.0)
+            history.add(torch.tensor([0.0, 1.0]), seconds)
+            return history.label
+
+        assert label_after(1.5) == 0  # 3 * 2^-1.5 = 1.06
+        assert label_after(1.7) == 1  # 3 * 2^-1.7 = 0.92
+
+    def test_equals_take_no_turns(self) -> None:
+        history = ClassHistory(2, margin=1.25)
+        labels = []
+        for number in range(20):
+            history.add(torch.tensor([0.6, 0.5]) if number % 2 else torch.tensor([0.5, 0.6]), number / 10)
+            labels.append(history.label)
+        assert labels == [1] * 20
+        for number in range(20, 26):
+            history.add(torch.tensor([0.6, 0.0]), number / 10)
+        assert history.label == 0
+
+    def test_settings_are_checked(self) -> None:
+        with pytest.raises(ValueError, match="expected seconds above 0, got 0"):
+            ClassHistory(2, half_life=0)
+        with pytest.raises(ValueError, match=r"expected 1 or more, got 0\.5"):
+            ClassHistory(2, margin=0.5)
+
+
+class TestByteTrack:
+    @staticmethod
+    def moving(number: int) -> torch.Tensor:
+        left = 10.0 + 2 * number
+        return torch.tensor([[left, 10, left + 20, 30], [80 - left, 60, 110 - left, 90]])
+
+    def test_two_objects_keep_their_numbers(self) -> None:
+        tracks = ByteTrack(start_score=0.3, rate=10)
+        numbers = [tracks.update(self.moving(n), torch.tensor([0.6, 0.5]), n / 10) for n in range(6)]
+        assert numbers[0] == [0, 0]
+        assert sorted(numbers[1]) == [1, 2]
+        assert numbers[1:] == [numbers[1]] * 5
+
+    def test_weak_boxes_continue_tracks_and_start_none(self) -> None:
+        tracks = ByteTrack(start_score=0.3, rate=10)
+        scores = [torch.tensor([0.6, 0.2]), torch.tensor([0.6, 0.2]), torch.tensor([0.2, 0.2])]
+        numbers = [tracks.update(self.moving(n), score, n / 10) for n, score in enumerate(scores)]
+        assert numbers == [[0, 0], [1, 0], [1, 0]]
+
+    @pytest.mark.parametrize(("gap", "same"), [(0.4, True), (1.5, False)])
+    def test_patience_counts_seconds_not_pictures(self, gap: float, same: bool) -> None:
+        tracks = ByteTrack(start_score=0.3, rate=10, lost_seconds=0.5)
+        box, score, none = torch.tensor([[10.0, 10, 30, 30]]), torch.tensor([0.6]), torch.zeros(0, 4)
+        for time in (0.0, 0.1, 0.2):
+            before = tracks.update(box, score, time)
+        tracks.update(none, torch.zeros(0), 0.3)
+        after = [tracks.update(box, score, 0.2 + gap + step) for step in (0.0, 0.1)][-1]
+        assert (before == after) is same
+
+    def test_nothing_at_all(self) -> None:
+        tracks = ByteTrack(start_score=0.3)
+        assert [tracks.update(torch.zeros(0, 4), torch.zeros(0), n / 10) for n in range(3)] == [[], [], []]
+
+    def test_library_that_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "trackers", None)
+        with pytest.raises(MissingExtraError, match=r"tracking needs .*cora-ovd\[video\]"):
+            ByteTrack(start_score=0.3)
+
+
+class TestChangeGate:
+    @staticmethod
+    def picture(square: int, level: int = 255, noise: int = 0) -> Image.Image:
+        pixels = np.random.default_rng(square).integers(100, 101 + noise, (360, 640, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+        ImageDraw.Draw(image).rectangle((square, 100, square + 12, 112), fill=(level,) * 3)
+        return image
+
+    def test_small_object_that_moves_counts(self) -> None:
+        gate = ChangeGate(4)
+        assert [gate.changed(self.picture(x)) for x in (50, 50, 65, 65)] == [True, False, True, False]
+
+    def test_noise_does_not(self) -> None:
+        gate = ChangeGate(4)
+        still = [
+            Image.fromarray(np.random.default_rng(n).integers(100, 121, (360, 640, 3), dtype=np.uint8))
+            for n in range(5)
+        ]
+        assert [gate.changed(picture) for picture in still] == [True, False, False, False, False]
+
+    def test_slow_changes_add_up(self) -> None:
+        gate = ChangeGate(4)
+        changes = [gate.changed(Image.new("RGB", (64, 48), (level,) * 3)) for level in range(100, 111)]
+        assert changes == [True, *[False] * 4, True, *[False] * 4, True]
+
+    def test_zero_means_always(self) -> None:
+        gate = ChangeGate(0)
+        assert [gate.changed(self.picture(50)) for _ in range(3)] == [True] * 3
+
+    def test_cells(self, white: Image.Image) -> None:
+        assert grey_cells(white.resize((640, 360))).shape == (36, 64)
+        assert grey_cells(white.resize((3, 900))).shape == (64, 1)
+        assert grey_cells(white).max() == 255
+        assert largest_change(grey_cells(white), grey_cells(white.resize((640, 360)))) == float("inf")
+
+
+class TestObjectTracker:
+    def test_labels_hold_where_single_pictures_waver(self, detector: FakeDetector) -> None:
+        tracker, summaries = ObjectTracker(detector, NAMES, score=0.3, rate=10), TrackSummaries()
+        assert tracker.class_names == NAMES
+        for number in range(12):
+            found = tracker.update(scene(number), number / 10)
+            assert not found.reused
+            summaries.add(found.objects, number / 10)
+        (track,) = summaries.tracks
+        assert (track.name, track.frames, track.first_seconds, track.last_seconds) == ("cat", 11, 0.1, 1.1)
+        assert track.best_score == pytest.approx(0.6)
+        # In the first pictures of a track two classes may be about equal, and the first seen one holds.
+        assert summaries.switches_per_track()[0] == 7
+        assert summaries.switches_per_track()[1] <= 1
+        (last,) = found.objects
+        assert last.box_xyxy_px == (32, 14, 52, 34)
+        assert (last.name, last.frame_name) == ("cat", "dog")
+
+    def test_names_are_encoded_once_with_all_options(self, detector: FakeDetector) -> None:
+        tracker = ObjectTracker(detector, NAMES, score=0.4, distractors=["tree"], class_weights={"cat": 2})
+        for number in range(3):
+            tracker.update(scene(number), number / 10)
+        assert detector.encoded == 1
+        assert detector.asked[0] == {"distractors": ["tree"], "class_weights": {"cat": 2}}
+        assert detector.asked[1]["score"] == pytest.approx(0.2)
+
+    def test_reuse_spares_the_detector_and_keeps_tracks(self, detector: FakeDetector) -> None:
+        tracker = ObjectTracker(detector, NAMES, score=0.3, rate=10, reuse=4)
+        found = [tracker.update(scene(0), number / 10) for number in range(40)]
+        assert detector.calls == 1
+        assert [frame.reused for frame in found] == [False, *[True] * 39]
+        assert {o.track for frame in found[1:] for o in frame.objects} == {1}
+        moved = tracker.update(scene(9), 4.0)
+        assert detector.calls == 2
+        assert not moved.reused
+
+    def test_reused_sightings_count_once(self, detector: FakeDetector) -> None:
+        tracker = ObjectTracker(detector, NAMES, score=0.3, rate=10, reuse=4, half_life=1000)
+        for number in range(30):
+            tracker.update(scene(0), number / 10)
+        assert tracker._histories[1][0]._recent.tolist() == pytest.approx([0.6, 0.5])
+
+    def test_ended_tracks_are_forgotten(self, detector: FakeDetector) -> None:
+        tracker = ObjectTracker(detector, NAMES, score=0.3, rate=10)
+        for number in range(3):
+            tracker.update(scene(number), number / 10)
+        for number in range(60):
+            tracker.update(np.zeros((48, 64, 3), np.uint8), 1 + number / 10)
+        assert tracker._histories == {}
+
+    @pytest.mark.needs_shared
+    def test_real_detector(self, shared: Path) -> None:
+        import cora
+        from cora.video import VideoReader
+
+        tracker = ObjectTracker(cora.load("nano"), ["person", "bowl"], score=0.08)
+        with VideoReader(shared / "kit" / "videos" / "store-aisle-detection.gif", every=3, seconds=0.8) as video:
+            found = [tracker.update(frame.pixels, frame.seconds) for frame in video]
+        names = {o.name for frame in found for o in frame.objects}
+        assert "person" in names
+
+
+def test_drawing(white: Image.Image) -> None:
+    found = TrackedObject(track=3, name="cat", score=0.5, box_xyxy_px=(4, 20, 60, 44), frame_name="dog")
+    drawn = draw_objects(white, [found])
+    assert drawn.size == white.size
+    assert drawn.tobytes() != white.tobytes()
+    assert draw_objects(white, []).tobytes() == white.tobytes()
