@@ -1,11 +1,15 @@
 """`--exemplar NAME=FILE[#x,y,w,h]`: what is read, and what is refused."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 
+from cora.apps.cli import main
 from cora.apps.exemplar_options import add_exemplar_option, box, exemplar, gather
+from tests.detector.conftest import tiny_detector
+from tests.retrieval.conftest import write_picture
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,54 @@ def test_repeated_and_gathered_by_name_whatever_its_case() -> None:
         "Logo": [Path("a.png"), (Path("b.png"), (0, 0, 4, 5))],
         "cup": [Path("c.png")],
     }
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with two pictures and a small network of random weights."""
+    monkeypatch.chdir(tmp_path)
+    write_picture(Path("a.png"), 1)
+    write_picture(Path("logo.png"), 2)
+    tiny_detector(tmp_path / "cache").save("tiny.safetensors")
+    return tmp_path
+
+
+DETECT = ["detect", "a.png", "--model", "tiny.safetensors", "--device", "cpu", "--score", "0", "--json", "boxes.json"]
+
+
+def test_detect_by_words_and_pictures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exemplars = ["--exemplar", "my logo=logo.png#4,4,20,20", "--exemplar", "my logo=logo.png"]
+    assert main([*DETECT, "--classes", "cat", *exemplars]) == 0
+    content = json.loads(Path("boxes.json").read_text())
+    assert [category["name"] for category in content["categories"]] == ["cat", "my logo"]
+    assert {entry["category_id"] for entry in content["annotations"]} == {1, 2}
+    assert "my logo" in capsys.readouterr().out
+
+
+def test_detect_by_pictures_alone(here: Path) -> None:
+    assert main([*DETECT, "--exemplar", "my logo=logo.png"]) == 0
+    assert [entry["name"] for entry in json.loads(Path("boxes.json").read_text())["categories"]] == ["my logo"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--exemplar", "logo=none.png"], "got no file at none.png"),
+        (["--exemplar", "logo=logo.png#40,0,20,20"], "within a picture of 48 x 32 pixels (logo.png)"),
+        (["--exemplar", "logo.png"], "expected NAME=FILE"),
+        ([], "the following arguments are required: --classes"),
+    ],
+)
+def test_bad_exemplars_are_one_line_and_nothing_is_written(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    try:
+        code: object = main([*DETECT, *options])
+    except SystemExit as ending:  # argparse's way
+        code = ending.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("boxes.json").exists()
+    assert not Path("cora-output").exists()

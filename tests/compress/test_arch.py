@@ -29,7 +29,9 @@ from cora.compress.arch_sizes import Architecture
 from cora.errors import ModelError
 from tests.compress.toy_smaller import toy_detector, toy_pictures
 
-BASE = Architecture(width=32, layers=(2, 2, 3, 2), enc_layers=1, dec_layers=2, ff=512, anchors=200, short_side=384)
+BASE = Architecture(
+    width=32, layers=(2, 2, 3, 2), enc_layers=1, dec_layers=2, ff=512, heads=4, anchors=200, short_side=384
+)
 
 
 class Model:
@@ -83,7 +85,7 @@ def test_choices_begin_with_the_model_itself() -> None:
     assert sizes_of({name: values[0] for name, values in space.items()}, BASE) == BASE
     smallest = sizes_of({name: values[-1] for name, values in space.items()}, BASE)
     assert smallest == Architecture(
-        width=16, layers=(1, 1, 1, 1), enc_layers=1, dec_layers=1, ff=128, anchors=50, short_side=192
+        width=16, layers=(1, 1, 1, 1), enc_layers=1, dec_layers=1, ff=128, heads=1, anchors=50, short_side=192
     )
     assert all(list(values) == sorted(set(values), reverse=True) for values in space.values())
     assert all(value % 2 == 0 for value in space["width"])

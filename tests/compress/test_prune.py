@@ -43,6 +43,7 @@ SMALLER = {
     "encoder": {"enc_layers": 1},
     "decoder": {"dec_layers": 1},
     "ff": {"ff": 10},
+    "heads": {"heads": 3},
     "anchors": {"anchors": 7},
 }
 
@@ -103,6 +104,10 @@ def test_removed_parameters_are_counted(detector: Detector) -> None:
     ffn = {name: torch.arange(10) for name in now if name.endswith(".ffn")}
     # Of every channel its input weights, its bias and its output weights, in each of five layers.
     assert removed(replace(sizes, ff=10), **ffn) == 5 * 14 * (2 * dim + 1)
+    heads = {name: torch.arange(3) for name in now if name.endswith("attention")}
+    # A head of 8 channels: rows of three to six projections, columns of the output.
+    projections = 2 * 3 + 3 * 5 + (5 + 1) + 2 * 5
+    assert removed(replace(sizes, heads=3), **heads) == 8 * (projections * (dim + 1) + (2 + 3 + 3) * dim)
     assert removed(replace(sizes, anchors=7), anchors=torch.arange(7)) == 13 * 4
     layer = sum(p.numel() for p in detector.localizer.encoder.layers[1].parameters())
     assert removed(replace(sizes, enc_layers=1), **{"encoder.layers": torch.tensor([0])}) == layer
@@ -121,12 +126,17 @@ def test_units_that_do_nothing_go_first_and_are_not_missed(
     dead = torch.tensor([1, 4, 7, 10, 13, 16, 19, 22])
     block, pool = detector.image_tower.net.layer3[1], detector.image_tower.net.attnpool
     with torch.no_grad():
+        for layer in detector.localizer.decoder.layers:
+            for attention in (layer.self_attention, layer.cross_attention):
+                attention.output.weight[:, 16:24] = 0  # type: ignore[union-attr, index, operator]
+        detector.localizer.encoder.layers[0].attention.output.weight[:, :8] = 0  # type: ignore[union-attr, index]
+        detector.localizer.encoder.layers[1].attention.output.weight[:, :8] = 0  # type: ignore[union-attr, index]
         for stack in (detector.localizer.encoder.layers, detector.localizer.decoder.layers):
             for layer in stack:
                 layer.feed_forward.contract.weight[:, dead] = 0  # type: ignore[union-attr, index, operator]
         block.bn1.weight[:16] = block.bn1.bias[:16] = 0
         pool.c_proj.weight[:, 64:128] = 0
-    sizes = replace(Architecture.of(detector.config), ff=16)
+    sizes = replace(Architecture.of(detector.config), ff=16, heads=3)
     importance = rank_units(
         detector, pictures, vocabulary, shrinking=[*shrinking(detector, sizes), "layer3.1.first", "pool.heads"]
     )
@@ -277,7 +287,7 @@ def test_the_command_prunes_tunes_and_measures(
     annotations, output, report = boxes(tmp_path, photos), tmp_path / "small.safetensors", tmp_path / "report.json"
     command = ["prune", "--model", str(tmp_path / "whole.safetensors"), "--images", str(photos), "--device", "cpu"]
     command += ["--output", str(output), "--json", str(report), "--run", str(tmp_path / "run")]
-    sizes = ["--ffn", "0.5", "--anchors", "0.5", "--decoder-layers", "1", "--encoder-layers", "1"]
+    sizes = ["--ffn", "0.5", "--anchors", "0.5", "--decoder-layers", "1", "--encoder-layers", "1", "--heads", "0.5"]
     measured = ["--val-images", str(photos), "--val-annotations", str(annotations)]
     tuned = ["--annotations", str(annotations), "--epochs", "1"]
     assert main([*command, *sizes, "--tower-width", "0.5", "--tower-blocks", "1", *measured, *tuned]) == 0
@@ -285,7 +295,14 @@ def test_the_command_prunes_tunes_and_measures(
     for word in ("whole", "pruned", "GMAC", "ms a photo", "agreement", "AP50 all", "layer", "Wrote"):
         assert word in out
     small = Architecture.of(cora.load(output).config)
-    assert (small.ff, small.anchors, small.dec_layers, small.enc_layers, small.width) == (12, 10, 2, 1, 4)
+    assert (small.ff, small.heads, small.anchors, small.dec_layers, small.enc_layers, small.width) == (
+        12,
+        2,
+        10,
+        2,
+        1,
+        4,
+    )
     assert sum(small.layers) == 5
     numbers = json.loads(report.read_text())["models"]
     assert numbers["pruned"]["sizes"] == small.to_dict()

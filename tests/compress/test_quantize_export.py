@@ -82,7 +82,9 @@ def test_nodes_without_a_constant_matrix_stay_float(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("turned", [0, 1])
-def test_a_weight_with_several_users_is_not_turned_round_for_one(turned: int, tmp_path: Path) -> None:
+def test_a_weight_with_several_users_is_not_turned_round_for_one(
+    detector: Detector, turned: int, tmp_path: Path
+) -> None:
     random = np.random.default_rng(0)
     weight, bias = random.normal(size=(8, 8)).astype(np.float32), random.normal(size=8).astype(np.float32)
     nodes = [
@@ -95,7 +97,7 @@ def test_a_weight_with_several_users_is_not_turned_round_for_one(turned: int, tm
     graph = helper.make_graph(nodes, "graph", [x], [y], initializer=initializers)
     plain, target = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
     onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(plain))
-    quantize_onnx_file(plain, target, feeds=None, keep=frozenset())  # type: ignore[arg-type]
+    quantize_onnx_file(plain, target, feeds=None, keep=FloatWeights(detector))
     inputs = random.normal(size=(5, 8)).astype(np.float32)
     [found] = onnxruntime.InferenceSession(str(target)).run(None, {"x": inputs})
     expected = (inputs @ (weight.T if turned else weight) + bias) @ weight.T

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cora.detector import Detector
+from cora.detector.tiling import Tiles
 from cora.errors import ImageError, VocabularyError
 from cora.structures import Detections
 
@@ -76,6 +77,17 @@ def test_a_vocabulary_made_once_gives_the_same(detector: Detector) -> None:
         detector.vocabulary(vocabulary, descriptions={"dog": ["it barks"]})
 
 
+def test_no_distractors_is_a_choice_that_stays(detector: Detector) -> None:
+    everyday = copy.copy(detector)
+    every = replace(detector.config.postprocess, distractors="everyday")
+    everyday.config = replace(detector.config, postprocess=every)
+    assert len(everyday.vocabulary(NAMES).all_embeddings) > 50
+    alone = everyday.vocabulary(NAMES, distractors=())
+    assert len(alone.all_embeddings) == len(NAMES)
+    told = everyday.predict(picture(4), NAMES, score=0.0, distractors=())
+    assert_same(everyday.predict(picture(4), alone, score=0.0), told, atol=0)
+
+
 def test_reading_ahead_keeps_the_order(detector: Detector, tmp_path: Path) -> None:
     files = []
     for seed in range(5):
@@ -116,6 +128,13 @@ def test_half_precision_finds_the_same_boxes(detector: Detector) -> None:
     full = detector.predict(picture(6), NAMES, score=0.0, max_detections=3)
     half = detector.predict(picture(6), NAMES, score=0.0, max_detections=3, precision="bfloat16")
     torch.testing.assert_close(half.scores, full.scores, rtol=0.1, atol=0.02)
+
+
+def test_tiles_keep_the_limit_and_the_path(detector: Detector, tmp_path: Path) -> None:
+    picture(7).save(tmp_path / "photo.png")
+    (found,) = detector.predict([tmp_path / "photo.png"], NAMES, score=0.0, tiles=Tiles(count=(2, 2)), max_detections=7)
+    assert found.path == str(tmp_path / "photo.png")
+    assert len(found) <= 7
 
 
 def test_bad_options(detector: Detector) -> None:

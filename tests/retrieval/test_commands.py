@@ -51,6 +51,13 @@ def test_again_nothing_is_done_and_the_model_is_known(indexed: Path, capsys: pyt
     assert "3 unchanged" in capsys.readouterr().out
 
 
+def test_an_index_without_regions_keeps_its_model_too(here: Path, model: str) -> None:
+    assert main(["index", "photos", "--db", "db", "--model", model, "--score", "1"]) == 0
+    assert main(["index", "photos", "--db", "db"]) == 0
+    assert main(["search", "db", "--text", "cup"]) == 0
+    assert RegionIndex.open("db").settings.score == 1
+
+
 def test_search_by_words(indexed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["search", "db", "--text", "a red cup", "--top", "4", "--json", "out/hits.json", "--sheet", "hits.jpg"]
     assert main(command) == 0
@@ -191,7 +198,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
 
 
 def test_ctrl_c_ends_with_130_and_the_command_goes_on(here: Path, model: str) -> None:
-    for seed in range(300):
+    for seed in range(150):
         write_picture(here / "photos" / f"{seed}.png", seed, (96, 64))
     command = [sys.executable, "-m", "cora", "index", "photos", "--db", "db", "--model", model, *OPTIONS]
     process = subprocess.Popen(
@@ -211,5 +218,5 @@ def test_ctrl_c_ends_with_130_and_the_command_goes_on(here: Path, model: str) ->
     assert err == "cora: interrupted ; what is done is kept, the same command goes on\n"
     assert main(["index", "photos", "--db", "db"]) == 0
     index = RegionIndex.open("db")
-    assert len(index._store.pictures()) == 303
+    assert len(index._store.pictures()) == 153
     assert index._store.drop_orphans() == 0

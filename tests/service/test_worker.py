@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 import torch
@@ -127,6 +128,24 @@ def test_withdrawn_jobs_are_not_run_and_close_finishes_the_others(tiny: Detector
     with pytest.raises(RefusedError, match="stopping") as error:
         worker.submit(jobs)
     assert error.value.status == 503
+
+
+class FixedNames:
+    """Like an exported model whose names are in its graph: there is no text tower that could be bounded."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.vocabulary_encoder = object()
+        self.preprocessor = detector.preprocessor
+        self.vocabulary = detector.vocabulary
+        self.predict = detector.predict
+
+
+def test_models_with_fixed_names(tiny: Detector) -> None:
+    (picture,) = pictures(tiny, [(40, 40)])
+    one, other = (DetectJob(picture=picture, query=CAT) for _ in range(2))
+    run(tiny, [one])
+    run(cast(Detector, FixedNames(tiny)), [other])
+    torch.testing.assert_close(one.future.result().scores, other.future.result().scores)
 
 
 def test_vocabularies_are_kept_while_in_use(tiny: Detector) -> None:

@@ -53,8 +53,9 @@ def index(
         raise no_pictures(folder)
     check_writable(db, folder=True)
     before = RegionIndex.open(db) if (db / MANIFEST).exists() else None
-    settings = replace(before.settings if before else RegionSettings(), **given)
-    name = model or (before.model_name if before else "nano")
+    # An index without a region yet is empty, hence false, but there.
+    settings = replace(RegionSettings() if before is None else before.settings, **given)
+    name = model or ("nano" if before is None else before.model_name)
     detector = open_torch_detector(name, device, needs="cora index")
     errors = error_console()
     try:

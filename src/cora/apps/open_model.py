@@ -32,8 +32,8 @@ def open_detector(model: str, device: str = "auto", *, text_model: str | None = 
         MissingExtraError: an exported file's runtime is not installed.
     """
     if is_exported(model):
-        where = "cpu" if device == "auto" else device
-        exported = load_exported(model, load_text_model=cora.load, text_model=text_model, device=where)
+        runs_on = "cpu" if device == "auto" else device
+        exported = load_exported(model, load_text_model=cora.load, text_model=text_model, device=runs_on)
         return cast(Detector, exported)
     if text_model is not None:
         raise ModelError(f"--text-model {text_model}: expected an exported file as --model, got {model}; leave it out")

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="model file to write")
     removed = parser.add_argument_group("what goes", "the least important; nothing goes that is not named here")
     removed.add_argument("--ffn", type=share, metavar="SHARE", help="of the localizer's feed-forward channels")
+    removed.add_argument("--heads", type=share, metavar="SHARE", help="of the localizer's attention heads")
     removed.add_argument("--anchors", type=share, metavar="SHARE", help="of the anchors")
     removed.add_argument("--encoder-layers", type=whole, metavar="N", help="encoder layers")
     removed.add_argument("--decoder-layers", type=whole, metavar="N", help="decoder layers")

@@ -95,6 +95,7 @@ def _sizes(args: argparse.Namespace, present: Architecture) -> Architecture:
     sizes = replace(
         sizes,
         ff=left(sizes.ff, args.ffn),
+        heads=left(sizes.heads, args.heads),
         anchors=left(sizes.anchors, args.anchors),
         width=2 * left(sizes.width // 2, args.tower_width),
         enc_layers=_fewer("encoder layers", sizes.enc_layers, args.encoder_layers),

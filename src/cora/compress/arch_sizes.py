@@ -17,7 +17,7 @@ LEAST_SIDE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Sizes of a detector; its embedding width, token width, heads and text tower are not among them.
+    """Sizes of a detector; its embedding width, token width and text tower are not among them.
 
     Attributes:
         width: channels of the image tower's stem, even; all other channels of the tower are multiples of it.
@@ -25,6 +25,7 @@ class Architecture:
         enc_layers: encoder layers of the localizer.
         dec_layers: decoder layers of the localizer.
         ff: hidden width of the localizer's feed-forward networks.
+        heads: of every attention of the localizer; their width stays.
         anchors: anchors an image.
         short_side: of the photos, in pixels; the bound of the long side keeps its ratio to it.
     """
@@ -34,6 +35,7 @@ class Architecture:
     enc_layers: int
     dec_layers: int
     ff: int
+    heads: int
     anchors: int
     short_side: int
 
@@ -59,6 +61,7 @@ class Architecture:
             enc_layers=localizer.enc_layers,
             dec_layers=localizer.dec_layers,
             ff=localizer.ff,
+            heads=localizer.heads,
             anchors=localizer.num_queries,
             short_side=config.preprocess.short_side,
         )
@@ -99,10 +102,17 @@ class Architecture:
                 enc_layers=self.enc_layers,
                 dec_layers=self.dec_layers,
                 ff=self.ff,
+                heads=self.heads,
+                head_dim=config.localizer.head_dim if self.heads == config.localizer.heads else head_width(config),
                 num_queries=self.anchors,
             ),
             preprocess=replace(config.preprocess, short_side=self.short_side, long_side=long_side),
         )
+
+
+def head_width(config: DetectorConfig) -> int:
+    """Width of an attention head of the localizer."""
+    return config.localizer.head_dim or config.localizer.dim // config.localizer.heads
 
 
 def read_architecture(path: Path, base: Architecture) -> Architecture:

@@ -1,7 +1,7 @@
 """Structured pruning: the least important units go, and what is left is an ordinary, smaller detector.
 
-Units are feed-forward channels, encoder and decoder layers and anchors of the localizer, and channels, attention heads
-of the pool and residual blocks of the image tower. All weights that belong to a kept unit are copied as they are.
+Units are feed-forward channels, attention heads, encoder and decoder layers and anchors of the localizer, and channels,
+heads of the pool and residual blocks of the image tower. All weights that belong to a kept unit are copied as they are.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cora.compress.arch_sizes import Architecture
+from cora.compress.arch_sizes import Architecture, head_width
 from cora.detector import Detector, DetectorConfig
 from cora.errors import ModelError
 from cora.towers.weights import load_checked
 
 #: Channels of a head of the image tower's attention pool.
 POOL_HEAD = 64
+
+#: The attentions of a layer of the localizer, whose heads are units.
+ATTENTIONS = {"encoder": ("attention",), "decoder": ("self_attention", "cross_attention")}
 
 #: Name of a set of units -> importance of each, higher stays longer; or the places [K] that are kept, ascending.
 Importance = Mapping[str, Tensor]
@@ -40,7 +43,9 @@ def unit_sets(config: DetectorConfig, sizes: Architecture) -> dict[str, int]:
         "pool.heads": max(channels * 32 // POOL_HEAD, 1),
     }
     for part, count in (("encoder", config.localizer.enc_layers), ("decoder", config.localizer.dec_layers)):
-        sets |= {f"{part}.layers.{index}.ffn": sizes.ff for index in range(count)}
+        for index in range(count):
+            sets[f"{part}.layers.{index}.ffn"] = sizes.ff
+            sets |= {f"{part}.layers.{index}.{attention}": sizes.heads for attention in ATTENTIONS[part]}
     for stage in range(4):
         sets[f"layer{stage + 1}"] = sizes.layers[stage]
         sets[f"layer{stage + 1}.channels"] = 4 * channels * 2**stage
@@ -89,14 +94,20 @@ def cut(detector: Detector, sizes: Architecture, kept: Kept) -> Detector:
     """
     config = sizes.configure(detector.config)
     smaller = Detector.build(config, cache_dir=detector.vocabulary_encoder.cache_dir)
-    load_checked(smaller, cut_state(detector.state_dict(), kept), source="pruned model")
+    load_checked(smaller, cut_state(detector.state_dict(), kept, head_width(detector.config)), source="pruned model")
     smaller.vocabulary_encoder.templates = detector.vocabulary_encoder.templates
     smaller.precision = detector.precision
     return smaller.to(detector.device).eval()
 
 
-def cut_state(state: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
-    """The tensors that are kept, cut to the kept units, under the names that they have in the smaller model."""
+def cut_state(state: Mapping[str, Tensor], kept: Kept, head: int) -> dict[str, Tensor]:
+    """The tensors that are kept, cut to the kept units, under the names that they have in the smaller model.
+
+    Args:
+        state: of the whole model.
+        kept: of every set of `unit_sets`.
+        head: width of an attention head of the localizer.
+    """
     smaller = {}
     for name, value in state.items():
         renamed = _renamed(name, kept)
@@ -104,12 +115,18 @@ def cut_state(state: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
             continue
         for axis, units in enumerate(_axes(name)[: value.ndim]):
             if units is not None:
-                places = kept[units]
-                if units == "pool.heads":
-                    places = (places[:, None] * POOL_HEAD + torch.arange(POOL_HEAD)).flatten()
+                width = channels_of(units, head)
+                places = (kept[units][:, None] * width + torch.arange(width)).flatten()
                 value = value.index_select(axis, places.to(value.device))
         smaller[renamed] = value
     return smaller
+
+
+def channels_of(units: str, head: int) -> int:
+    """Channels that belong to one unit of a set; `head` is the width of a head of the localizer."""
+    if units == "pool.heads":
+        return POOL_HEAD
+    return head if units.endswith("attention") else 1
 
 
 def _renamed(name: str, kept: Kept) -> str | None:
@@ -164,6 +181,10 @@ def _axes(name: str) -> tuple[str | None, ...]:
     if name.startswith(("localizer.encoder.layers.", "localizer.decoder.layers.")) and parts[4] == "feed_forward":
         units = f"{parts[1]}.layers.{parts[3]}.ffn"
         return {"expand": (units,), "contract": (None, units) if parts[-1] == "weight" else ()}.get(parts[5], ())
+    if name.startswith(("localizer.encoder.layers.", "localizer.decoder.layers.")) and parts[5] != "norm":
+        units = f"{parts[1]}.layers.{parts[3]}.{parts[4]}"
+        inward: tuple[str | None, ...] = (None, units) if parts[-1] == "weight" else ()
+        return inward if parts[5] == "output" else (units,)
     if not name.startswith("image_tower.net."):
         return _AXES.get(name, ())
     inner = parts[2:]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from cora.boxes import cxcywh_to_xyxy
-from cora.compress.arch_sizes import Architecture
-from cora.compress.prune import POOL_HEAD, Importance, cut, unit_sets
+from cora.compress.arch_sizes import Architecture, head_width
+from cora.compress.prune import ATTENTIONS, Importance, channels_of, cut, unit_sets
 from cora.compress.prune_measure import agreement, detect_all
 from cora.detector import Detector
 from cora.errors import ModelError
@@ -75,7 +75,7 @@ def _by_gradient(
 ) -> dict[str, Tensor]:
     """Importance of channels, heads and anchors, from one forward and one backward pass a photo."""
     generator = torch.Generator().manual_seed(seed)
-    config = detector.config
+    config, head = detector.config, head_width(detector.config)
     counts = unit_sets(config, Architecture.of(config))
     sums = {name: torch.zeros(count, dtype=torch.float64) for name, count in counts.items()}
     with _watched(detector) as seen, torch.enable_grad():
@@ -84,7 +84,8 @@ def _by_gradient(
             if len(anchors) == len(sums["anchors"]):
                 sums["anchors"] += anchors
             for name, activations in seen.items():
-                moved = [_by_unit((a.detach() * a.grad).abs(), name) for a in activations if a.grad is not None]
+                width = channels_of(name, head)
+                moved = [_by_unit((a.detach() * a.grad).abs(), width) for a in activations if a.grad is not None]
                 if moved:
                     sums[name] += torch.stack(moved).sum(dim=0).cpu().double()
                 activations.clear()
@@ -122,10 +123,10 @@ def _anchor_worth(boxes_cxcywh: Tensor, objectness: Tensor, classes: Tensor) -> 
     return torch.zeros_like(objectness).index_copy(0, kept, objectness[kept]).cpu().double()
 
 
-def _by_unit(moved: Tensor, name: str) -> Tensor:
-    """Sum over everything but the units, of maps [B, C, h, w] or of tokens [..., C]."""
+def _by_unit(moved: Tensor, width: int) -> Tensor:
+    """Sum over everything but the units of `width` channels, of maps [B, C, h, w] or of tokens [..., C]."""
     channels = moved.sum(dim=(0, 2, 3)) if moved.ndim == 4 else moved.flatten(0, -2).sum(dim=0)
-    return channels.unflatten(0, (-1, POOL_HEAD)).sum(dim=1) if name == "pool.heads" else channels
+    return channels.unflatten(0, (-1, width)).sum(dim=1)
 
 
 @contextmanager
@@ -151,6 +152,8 @@ def _watched(detector: Detector) -> Iterator[dict[str, list[Tensor]]]:
     for part in ("encoder", "decoder"):
         for index, layer in enumerate(getattr(detector.localizer, part).layers):
             watch_input(f"{part}.layers.{index}.ffn", layer.feed_forward.contract)
+            for attention in ATTENTIONS[part]:
+                watch_input(f"{part}.layers.{index}.{attention}", getattr(layer, attention).output)
     watch_input("stem.0", net.conv2)
     watch_input("stem.1", net.conv3)
     watch_input("stem.2", net.layer1)

@@ -1,8 +1,8 @@
 """INT8 of an exported OpenVINO file by NNCF.
 
-Static: convolutions and layers with a constant matrix become INT8, their inputs scaled by what calibration meets, with
-NNCF's correction of biases. Dynamic: their weights become INT8 and the processor's plugin decides, layer by layer,
-whether to scale inputs when they come. All other operators stay float, and so do the layers of `keep`.
+Static: convolutions and layers with a constant matrix become INT8, their inputs scaled by what calibration meets.
+Dynamic: their weights become INT8 and the processor's plugin decides, layer by layer, whether to scale inputs when they
+come. All other operators stay float, and so do the layers of `keep`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import logging
 import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cora.compress.quantize_float import FloatWeights
 from cora.compress.quantize_onnx import Feeds
@@ -46,16 +49,24 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
         if feeds is None:
             quantized = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
         else:
-            inputs = list(feeds)
-            quantized = nncf.quantize(
-                model,
-                nncf.Dataset(inputs),
-                subset_size=len(inputs),
-                model_type=nncf.ModelType.TRANSFORMER,
-                ignored_scope=scope,
-            )
+            # One size of pictures while it calibrates: NNCF's statistics of graphs of open sizes may come out empty.
+            inputs = padded_alike(feeds)
+            open_shapes = {entry.get_any_name(): entry.get_partial_shape() for entry in model.inputs}
+            model.reshape({name: list(inputs[0][name].shape) for name in ("pixels", "sizes_hw")})
+            quantized = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs), ignored_scope=scope)
+            quantized.reshape(open_shapes)
     openvino.save_model(quantized, str(target), compress_to_fp16=False)
     shutil.copyfile(companions(plain)[1], companions(target)[1])
+
+
+def padded_alike(feeds: Feeds) -> list[dict[str, NDArray[Any]]]:
+    """The same inputs with all `pixels` [1, 3, H, W] padded to the largest height and width."""
+    inputs = [dict(feed) for feed in feeds]
+    height, width = (max(feed["pixels"].shape[axis] for feed in inputs) for axis in (2, 3))
+    for feed in inputs:
+        missing = (height - feed["pixels"].shape[2], width - feed["pixels"].shape[3])
+        feed["pixels"] = np.pad(feed["pixels"], ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])))
+    return inputs
 
 
 def float_operators(model: Any, keep: FloatWeights) -> list[str]:

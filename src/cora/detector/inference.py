@@ -97,7 +97,9 @@ def build_vocabulary(detector: Detector, classes: Sequence[str] | Vocabulary, op
     others = options.get("distractors")
     if others is None and vocabulary.distractors is None:
         others = EVERYDAY_NAMES if detector.config.postprocess.distractors == "everyday" else ()
-    if others:
+    if others is not None:
+        # No distractors is a choice, too: an empty list of them stays with the vocabulary, None would ask again.
+        vocabulary = replace(vocabulary, distractors=vocabulary.embeddings[:0])
         vocabulary = vocabulary.beside(detector.vocabulary_encoder, others)
     return vocabulary.to(detector.device)
 
@@ -118,12 +120,13 @@ def predict_pictures(
     runner = _runner(detector, options)
     tiles = options.get("tiles")
     if tiles is not None:
-        return [
-            predict_tiled(
-                lambda parts: _predict(runner, parts, vocabulary, settings, batch_size), read_image(source), tiles=tiles
-            )
-            for source in sources
-        ]
+        limit = settings.max_detections or detector.config.postprocess.max_detections
+
+        def predict(parts: list[Image.Image]) -> list[Detections]:
+            return _predict(runner, parts, vocabulary, settings, batch_size)
+
+        found = (predict_tiled(predict, read_image(one), tiles=tiles, max_detections=limit) for one in sources)
+        return [replace(one, path=_path_of(source)) for one, source in zip(found, sources, strict=True)]
     return _predict(runner, sources, vocabulary, settings, batch_size)
 
 
@@ -166,13 +169,17 @@ def _predict(
                 class_names=vocabulary.names,
                 image_size=size,
                 image=picture,
-                path=str(source) if isinstance(source, str | Path) else None,
+                path=_path_of(source),
             )
             for source, picture, size, (boxes, scores, labels) in zip(
                 names, pictures, batch.original_sizes, kept, strict=True
             )
         ]
     return found
+
+
+def _path_of(source: ImageSource) -> str | None:
+    return str(source) if isinstance(source, str | Path) else None
 
 
 _Batch = tuple[Sequence[ImageSource], list[Image.Image], ImageBatch]

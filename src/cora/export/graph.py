@@ -106,12 +106,14 @@ class DetectorGraph(nn.Module):
         iou = self.manifest.config.postprocess.nms_iou
         kept = self.suppress(cxcywh_to_xyxy(boxes_cxcywh), own_class, iou, 0.0).amax(dim=1)
         index = (best.squeeze(-1) * kept).topk(self.manifest.exact_boxes, dim=1).indices
-        worth = torch.gather(kept, 1, index).unsqueeze(-1) > 0
-        index = index.unsqueeze(-1)
-        boxes = torch.gather(boxes_cxcywh, 1, index.expand(-1, -1, 4))
+        worth = torch.gather(kept, 1, index)
+        boxes = torch.gather(boxes_cxcywh, 1, index.unsqueeze(-1).expand(-1, -1, 4))
         exact = self.classifier(self.embed_exact(c3, boxes), embeddings)
-        rows = index.expand(-1, -1, embeddings.shape[0])
-        return estimates.scatter(1, rows, torch.where(worth, exact, torch.gather(estimates, 1, rows)))
+        # Rows are replaced by a product with zeros and ones: runtimes differ in what they allow scattering to do.
+        places = torch.arange(self.manifest.boxes, device=index.device)
+        chosen = (index.unsqueeze(-1) == places).to(exact.dtype) * worth.unsqueeze(-1)  # [B, E, K]
+        result: Tensor = estimates * (1 - chosen.sum(dim=1).unsqueeze(-1)) + chosen.transpose(1, 2) @ exact
+        return result
 
     def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, K, D] of boxes by exact pooling."""

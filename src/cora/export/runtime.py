@@ -344,7 +344,11 @@ class ExportedDetector:
         if self.manifest.vocabulary == "input":
             inputs["embeddings"], inputs["log_weights"] = class_inputs(vocabulary)
         arrays: Mapping[str, NDArray[Any]] = {name: value.contiguous().numpy() for name, value in inputs.items()}
-        return [torch.from_numpy(output) for output in self.backend.run(arrays)]
+        outputs = [torch.from_numpy(output) for output in self.backend.run(arrays)]
+        if any(len(output) != size for output in outputs):
+            shapes = ", ".join(str(list(output.shape)) for output in outputs)
+            raise ModelError(f"{self.source}: expected outputs for {size} pictures, {self.backend.name} gave {shapes}")
+        return outputs
 
     def _check_fixed(self, options: VocabularyOptions) -> None:
         """Options that a fixed vocabulary cannot have; distractors may be left out where there are none."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """[B, N, dim] to [B, heads, N, dim / heads], without copying."""
-    batch, count, dim = tokens.shape
-    return tokens.view(batch, count, heads, dim // heads).transpose(1, 2)
+    """[B, N, heads * d] to [B, heads, N, d], without copying."""
+    batch, count, width = tokens.shape
+    return tokens.view(batch, count, heads, width // heads).transpose(1, 2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None, dropout: float) -> Tensor:
@@ -37,12 +37,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None,
 
 
 class _Residual(nn.Module):
-    """What the blocks share: output projection, dropout, residual, norm."""
+    """What the blocks share: output projection, dropout, residual, norm.
 
-    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+    Args:
+        head_dim: width of a head; 0 stands for dim / heads. Pruned blocks have fewer heads of the same width.
+    """
+
+    def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
         super().__init__()
         self.heads = heads
-        self.output = nn.Linear(dim, dim)
+        self.inner = heads * (head_dim or dim // heads)
+        self.output = nn.Linear(self.inner, dim)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -57,11 +62,11 @@ class _Residual(nn.Module):
 class MapAttention(_Residual):
     """Self-attention of the encoder: position is added to the content of queries and keys, not of values."""
 
-    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
-        super().__init__(dim=dim, heads=heads, dropout=dropout)
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
+    def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
+        super().__init__(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
+        self.query = nn.Linear(dim, self.inner)
+        self.key = nn.Linear(dim, self.inner)
+        self.value = nn.Linear(dim, self.inner)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
         """Map tokens [B, M, dim] with positions [B, M, dim] to [B, M, dim]."""
@@ -79,13 +84,13 @@ class MapAttention(_Residual):
 class QueryAttention(_Residual):
     """Self-attention of the decoder: content and position have projections of their own and are added."""
 
-    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
-        super().__init__(dim=dim, heads=heads, dropout=dropout)
-        self.content_query = nn.Linear(dim, dim)
-        self.content_key = nn.Linear(dim, dim)
-        self.position_query = nn.Linear(dim, dim)
-        self.position_key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
+    def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
+        super().__init__(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
+        self.content_query = nn.Linear(dim, self.inner)
+        self.content_key = nn.Linear(dim, self.inner)
+        self.position_query = nn.Linear(dim, self.inner)
+        self.position_key = nn.Linear(dim, self.inner)
+        self.value = nn.Linear(dim, self.inner)
 
     def forward(self, content: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
         """Map content [B, N, dim] at positions [B, N, dim] to [B, N, dim]."""
@@ -108,14 +113,14 @@ class CrossAttention(_Residual):
         first: whether this is the first layer of the decoder.
     """
 
-    def __init__(self, *, dim: int, heads: int, dropout: float, first: bool) -> None:
-        super().__init__(dim=dim, heads=heads, dropout=dropout)
-        self.content_query = nn.Linear(dim, dim)
-        self.content_key = nn.Linear(dim, dim)
-        self.position_query = nn.Linear(dim, dim) if first else None
-        self.position_key = nn.Linear(dim, dim)
-        self.sine_query = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
+    def __init__(self, *, dim: int, heads: int, dropout: float, first: bool, head_dim: int = 0) -> None:
+        super().__init__(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
+        self.content_query = nn.Linear(dim, self.inner)
+        self.content_key = nn.Linear(dim, self.inner)
+        self.position_query = nn.Linear(dim, self.inner) if first else None
+        self.position_key = nn.Linear(dim, self.inner)
+        self.sine_query = nn.Linear(dim, self.inner)
+        self.value = nn.Linear(dim, self.inner)
 
     def forward(
         self,

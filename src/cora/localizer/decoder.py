@@ -35,10 +35,12 @@ class Decoded:
 class DecoderLayer(nn.Module):
     """Self-attention of the queries, cross-attention to the map, feed-forward."""
 
-    def __init__(self, *, dim: int, heads: int, feed_forward: int, dropout: float, first: bool) -> None:
+    def __init__(
+        self, *, dim: int, heads: int, feed_forward: int, dropout: float, first: bool, head_dim: int = 0
+    ) -> None:
         super().__init__()
-        self.self_attention = QueryAttention(dim=dim, heads=heads, dropout=dropout)
-        self.cross_attention = CrossAttention(dim=dim, heads=heads, dropout=dropout, first=first)
+        self.self_attention = QueryAttention(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
+        self.cross_attention = CrossAttention(dim=dim, heads=heads, dropout=dropout, first=first, head_dim=head_dim)
         self.feed_forward = FeedForward(dim=dim, hidden=feed_forward, dropout=dropout)
 
     def forward(

@@ -32,9 +32,9 @@ class Memory:
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward, each with residual and norm."""
 
-    def __init__(self, *, dim: int, heads: int, feed_forward: int, dropout: float) -> None:
+    def __init__(self, *, dim: int, heads: int, feed_forward: int, dropout: float, head_dim: int = 0) -> None:
         super().__init__()
-        self.attention = MapAttention(dim=dim, heads=heads, dropout=dropout)
+        self.attention = MapAttention(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
         self.feed_forward = FeedForward(dim=dim, hidden=feed_forward, dropout=dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:

@@ -28,8 +28,9 @@ class LocalizerConfig:
     Attributes:
         c3_channels: channels of the map (C3).
         embed_dim: width D of the class embeddings.
-        dim: width of tokens and queries; a multiple of 4 and of `heads`.
+        dim: width of tokens and queries; a multiple of 4, and of `heads` where `head_dim` is 0.
         heads: attention heads.
+        head_dim: width of a head; 0 stands for dim / heads. Pruned models have fewer heads of the same width.
         ff: hidden width of the feed-forward networks.
         enc_layers: encoder layers, at least 1.
         dec_layers: decoder layers, at least 1.
@@ -50,14 +51,17 @@ class LocalizerConfig:
     anchors: Literal["learned", "proposed"] = "learned"
     class_hidden: int = 128
     dropout: float = 0.1
+    head_dim: int = 0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name not in ("dropout", "anchors") and value < 1:
+            if name not in ("dropout", "anchors", "head_dim") and value < 1:
                 raise ModelError(f"localizer {name}: expected at least 1, got {value}")
         if self.anchors not in ("learned", "proposed"):
             raise ModelError(f'localizer anchors: expected "learned" or "proposed", got {self.anchors!r}')
-        if self.dim % 4 or self.dim % self.heads:
+        if self.head_dim < 0:
+            raise ModelError(f"localizer head_dim: expected 0 (dim / heads) or more, got {self.head_dim}")
+        if self.dim % 4 or (not self.head_dim and self.dim % self.heads):
             raise ModelError(f"localizer dim: expected a multiple of 4 and of heads = {self.heads}, got {self.dim}")
         if not 0 <= self.dropout < 1:
             raise ModelError(f"localizer dropout: expected 0 or more and below 1, got {self.dropout}")
@@ -125,7 +129,7 @@ class Localizer(nn.Module):
     def from_config(cls, config: LocalizerConfig) -> Localizer:
         """A localizer of the given sizes with freshly drawn weights."""
         dim = config.dim
-        shared = {"dim": dim, "heads": config.heads, "feed_forward": config.ff}
+        shared = {"dim": dim, "heads": config.heads, "feed_forward": config.ff, "head_dim": config.head_dim}
         encoder_layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(config.enc_layers)]
         decoder_layers = [
             DecoderLayer(**shared, dropout=config.dropout, first=index == 0) for index in range(config.dec_layers)

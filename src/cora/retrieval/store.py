@@ -29,7 +29,7 @@ REGIONS, PICTURES = "regions", "pictures"
 
 #: From so many regions on, searching through partitions beats looking at every region (benchmarks/retrieval.py).
 PARTITION_FROM = 20_000
-_PROBED_SHARE = 0.1
+_PROBED_SHARE = 0.25
 _GROWN = 4  # partitions are laid out anew when the index is so many times larger than it was
 _CHUNK = 500  # values in one condition of a query
 # Long beyond any search: a reader of an older state has gone when its files are removed.
@@ -174,6 +174,9 @@ class RegionStore:
         from lancedb.index import IvfFlat
 
         with _guarded(self.place):
+            # Before partitions are laid out: joining files afterwards would move every region in them.
+            for table in (self._regions, self._pictures):
+                table.optimize(cleanup_older_than=_KEEP_OLD)
             count = int(self._regions.count_rows())
             wanted = round(math.sqrt(count)) if count >= PARTITION_FROM else 0
             if wanted > self.manifest.partitions * math.sqrt(_GROWN):
@@ -182,8 +185,6 @@ class RegionStore:
                 self._regions.create_index("vector", config=config)
                 self.manifest = replace(self.manifest, partitions=wanted)
                 self.manifest.write(self.place)
-            for table in (self._regions, self._pictures):
-                table.optimize(cleanup_older_than=_KEEP_OLD)
 
     def nearest(self, embedding: NDArray[np.float32], limit: int, *, exact: bool = False) -> list[StoredRegion]:
         """The `limit` regions of highest cosine with an embedding [D], best first.
