@@ -1,19 +1,22 @@
 """`cora export`, `cora detect` and `cora evaluate` with what it wrote."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cora.apps.cli import main
-from tests.export.conftest import picture, toy_detector
+from tests.export.conftest import picture, toy_config, toy_detector
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a small model and two pictures."""
     monkeypatch.chdir(tmp_path)
-    toy_detector(tmp_path / "cache").save("toy.safetensors")
+    config = toy_config()
+    config = replace(config, postprocess=replace(config.postprocess, nms_iou=0.5))  # as evaluations want it
+    toy_detector(tmp_path / "cache", config).save("toy.safetensors")
     (tmp_path / "photos").mkdir()
     for number in range(2):
         picture(120, 160, seed=number).save(f"photos/{number}.png")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
-from PIL import Image, ImageTk
+from PIL import Image
 
 from cora.errors import CoraError
 from cora.video import Frame, TrackedFrame, TrackedObject, VideoError
@@ -117,7 +118,10 @@ def test_window_shrinks_pictures_and_ends(monkeypatch: pytest.MonkeyPatch) -> No
 
     fake = types.SimpleNamespace(Tk=Tk, Label=Label, TclError=RuntimeError)
     monkeypatch.setitem(sys.modules, "tkinter", fake)
-    monkeypatch.setattr(ImageTk, "PhotoImage", lambda picture, master: picture.size)
+    image_tk = types.ModuleType("PIL.ImageTk")  # the real one imports tkinter's C part
+    image_tk.PhotoImage = lambda picture, master: picture.size  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "PIL.ImageTk", image_tk)
+    monkeypatch.setattr(PIL, "ImageTk", image_tk, raising=False)
     with LiveWindow("cora") as window:
         assert window.show(Image.new("RGB", (50, 40)))
         assert window.show(Image.new("RGB", (180, 40)))
