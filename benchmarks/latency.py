@@ -336,7 +336,9 @@ def report(arguments: argparse.Namespace, say: Callable[[str], None]) -> str:
     if arguments.kit is not None:
         lines += ["", "| AP50 of nano, % | novel | base | all |", "| --- | --- | --- | --- |"]
         for way, scores in measure_ap(arguments.kit, arguments.limit).items():
-            lines.append(f"| {way} | " + " | ".join(f"{scores[group]:.2f}" for group in ("novel", "base", "all")) + " |")
+            lines.append(
+                f"| {way} | " + " | ".join(f"{scores[group]:.2f}" for group in ("novel", "base", "all")) + " |"
+            )
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ the same number of steps, from the same seeds, in the same order of photos, and 
 Intervals: 95 % by resampling the photos of `val`; differences are paired, on the same resamples. Several seeds are
 averaged. Every row resumes; the table is written anew after each (`table.md`, `table.json`).
 
-Numbers: not measured yet.
+Numbers: `docs/training.md` has those of `--minutes 4` (300 steps a row): too few to tell the rows apart.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def test_ctrl_c_costs_nothing(
         return label(self, photo, least_score)
 
     monkeypatch.setattr(DetectorTeacher, "label", interrupting)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     assert main(command(tiny_model, boxed_photos, parts, "--captions", captions)) == 130
     assert "what is done is kept, the same command goes on" in capsys.readouterr().err
     assert not parts.exists()

@@ -219,8 +219,6 @@ class ModelWorker:
             score=query.score,
             nms_iou=query.nms_iou,
             max_detections=query.max_detections,
-            # They are in the vocabulary; with () none are added, which the model's own choice would be otherwise.
-            distractors=None if query.distractors is None else (),
             batch_size=len(jobs),
         )
         self._on_batch(len(jobs), time.perf_counter() - start)

@@ -133,10 +133,7 @@ class ObjectTracker:
 
     def look(self, picture: ImageSource) -> Sightings:
         """Boxes of one picture with the scores of all classes, by itself."""
-        # () since the vocabulary has its distractors, if there are any.
-        found = self._detector.predict(
-            picture, self._vocabulary, score=_WEAK * self._score, max_detections=_MOST_BOXES, distractors=()
-        )
+        found = self._detector.predict(picture, self._vocabulary, score=_WEAK * self._score, max_detections=_MOST_BOXES)
         return merge_classes(found)
 
     def _object(self, row: int, number: int, seconds: float, *, fresh: bool) -> TrackedObject:
