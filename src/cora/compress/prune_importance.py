@@ -120,7 +120,8 @@ def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
 def _anchor_worth(boxes_cxcywh: Tensor, objectness: Tensor, classes: Tensor) -> Tensor:
     """Objectness of the boxes [N, 4] that survive suppression within their class, 0 of the others: [N]."""
     kept = batched_nms(cxcywh_to_xyxy(boxes_cxcywh), objectness, classes, 0.5)
-    return torch.zeros_like(objectness).index_copy(0, kept, objectness[kept]).cpu().double()
+    worth = torch.zeros_like(objectness).index_copy(0, kept, objectness[kept])
+    return worth.cpu().double()
 
 
 def _by_unit(moved: Tensor, width: int) -> Tensor:
