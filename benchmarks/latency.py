@@ -331,9 +331,10 @@ def report(arguments: argparse.Namespace, say: Callable[[str], None]) -> str:
         ratio = text["one by one"] / text["sorted batches"]
         lines += [
             "",
-            f"Text, RN50's tower, 65 names with 80 templates: {text['one by one']:.0f} s one prompt at a time padded to "
-            f"77 tokens, {text['sorted batches']:.0f} s in sorted batches: **{ratio:.1f}x**, largest difference "
-            f"{text['difference']:.1e} (from {arguments.texts} and {8 * arguments.texts} of the 5,200 prompts).",
+            f"Text, RN50's tower, 65 names with 80 templates: {text['one by one']:.0f} s one prompt at a time "
+            f"padded to 77 tokens, {text['sorted batches']:.0f} s in sorted batches: **{ratio:.1f}x**, largest "
+            f"difference {text['difference']:.1e} "
+            f"(from {arguments.texts} and {8 * arguments.texts} of the 5,200 prompts).",
         ]
     if arguments.kit is not None:
         lines += ["", "| AP50 of nano, % | novel | base | all |", "| --- | --- | --- | --- |"]

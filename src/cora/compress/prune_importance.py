@@ -120,14 +120,14 @@ def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
 def _anchor_worth(boxes_cxcywh: Tensor, objectness: Tensor, classes: Tensor) -> Tensor:
     """Objectness of the boxes [N, 4] that survive suppression within their class, 0 of the others: [N]."""
     kept = batched_nms(cxcywh_to_xyxy(boxes_cxcywh), objectness, classes, 0.5)
-    worth = torch.zeros_like(objectness).index_copy(0, kept, objectness[kept])
-    return worth.cpu().double()
+    return torch.zeros_like(objectness).index_copy(0, kept, objectness[kept]).cpu().double()
 
 
 def _by_unit(moved: Tensor, width: int) -> Tensor:
     """Sum over everything but the units of `width` channels, of maps [B, C, h, w] or of tokens [..., C]."""
     channels = moved.sum(dim=(0, 2, 3)) if moved.ndim == 4 else moved.flatten(0, -2).sum(dim=0)
-    return channels.unflatten(0, (-1, width)).sum(dim=1)
+    by_unit: Tensor = channels.unflatten(0, (-1, width)).sum(dim=1)
+    return by_unit
 
 
 @contextmanager
