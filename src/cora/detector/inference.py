@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,13 +120,12 @@ def predict_pictures(
     runner = _runner(detector, options)
     tiles = options.get("tiles")
     if tiles is not None:
-        limit = settings.max_detections or detector.config.postprocess.max_detections
-
-        def predict(parts: list[Image.Image]) -> list[Detections]:
-            return _predict(runner, parts, vocabulary, settings, batch_size)
-
-        found = (predict_tiled(predict, read_image(one), tiles=tiles, max_detections=limit) for one in sources)
-        return [replace(one, path=_path_of(source)) for one, source in zip(found, sources, strict=True)]
+        return predict_in_tiles(
+            lambda parts: _predict(runner, parts, vocabulary, settings, batch_size),
+            sources,
+            tiles=tiles,
+            max_detections=settings.max_detections or detector.config.postprocess.max_detections,
+        )
     return _predict(runner, sources, vocabulary, settings, batch_size)
 
 
@@ -176,6 +175,18 @@ def _predict(
             )
         ]
     return found
+
+
+def predict_in_tiles(
+    predict: Callable[[list[Image.Image]], list[Detections]],
+    sources: Sequence[ImageSource],
+    *,
+    tiles: Tiles,
+    max_detections: int,
+) -> list[Detections]:
+    """`predict_tiled` for every source; `predict` answers for the parts of one picture."""
+    found = (predict_tiled(predict, read_image(one), tiles=tiles, max_detections=max_detections) for one in sources)
+    return [replace(one, path=_path_of(source)) for one, source in zip(found, sources, strict=True)]
 
 
 def _path_of(source: ImageSource) -> str | None:

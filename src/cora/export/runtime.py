@@ -12,9 +12,8 @@ from torch import Tensor
 
 from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector import Detector, DetectorConfig
-from cora.detector.inference import PredictOptions, VocabularyOptions, build_vocabulary
+from cora.detector.inference import PredictOptions, VocabularyOptions, build_vocabulary, predict_in_tiles
 from cora.detector.postprocess import select_detections
-from cora.detector.tiling import predict_tiled
 from cora.errors import ModelError, VocabularyError
 from cora.export.backends import Backend, OnnxRuntime, OpenVino
 from cora.export.fixed_size import FixedSizePreprocessor
@@ -228,12 +227,12 @@ class ExportedDetector:
         sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
         vocabulary = self.vocabulary(classes, **_vocabulary_options(options))
         if tiles is not None:
-            found = [
-                predict_tiled(
-                    lambda parts: self._predict(parts, vocabulary, options, batch_size), read_image(source), tiles=tiles
-                )
-                for source in sources
-            ]
+            found = predict_in_tiles(
+                lambda parts: self._predict(parts, vocabulary, options, batch_size),
+                sources,
+                tiles=tiles,
+                max_detections=options.get("max_detections") or self.config.postprocess.max_detections,
+            )
         else:
             found = self._predict(sources, vocabulary, options, batch_size)
         return found[0] if single else found
