@@ -42,7 +42,8 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
         import openvino
     except ImportError as error:
         raise MissingExtraError("INT8 for OpenVINO", extra="quantize") from error
-    nncf.set_log_level(logging.ERROR)
+    # Not `nncf.set_log_level`: that also sets the level of every handler, those of the caller among them.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(str(plain))
     scope = nncf.IgnoredScope(names=float_operators(model, keep), validate=False)
     with quiet("torch.utils.cpp_extension"):  # what NNCF imports on the way warns that there is no GPU
