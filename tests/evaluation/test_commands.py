@@ -98,6 +98,17 @@ def test_region_accuracy_writes_everything(arguments, tmp_path, capsys, loaded):
     assert report["images"] == 3
     assert report["accuracy"]["prompt"]["all"]["all"]["boxes"] == report["boxes"]
     assert set(report["classes"]) == set(CLASSES)
+    assert set(report["accuracy"]) == {"prompt", "no prompt"}
+
+
+def test_crops_are_compared_where_asked_for(arguments, tmp_path, capsys, loaded):
+    out = tmp_path / "report.json"
+    options = ["--limit", "3", "--device", "cpu", "--crops", "--json", str(out)]
+    assert main(["region-accuracy", *arguments, *options]) == 0
+    assert "all, crops" in capsys.readouterr().out
+    found = json.loads(out.read_text(encoding="utf-8"))["accuracy"]
+    assert found["crops"]["all"]["all"]["boxes"] == found["prompt"]["all"]["all"]["boxes"] > 0
+    assert 0 <= found["crops"]["all"]["all"]["top1"]["value"] <= 1
 
 
 @pytest.mark.parametrize("command", ["evaluate", "region-accuracy"])

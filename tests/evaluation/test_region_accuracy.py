@@ -56,6 +56,11 @@ def test_every_box_that_is_no_crowd_is_ranked(tmp_path):
     )
 
 
+def test_crops_that_were_not_ranked_are_no_zeros():
+    with pytest.raises(ValueError, match="crops=True"):
+        accuracy(_measured(), NAMES, ["dog"], resample_counts(2), way="crops")
+
+
 def test_the_prompt_returns_after_an_error():
     detector = SimpleNamespace(prompt=SimpleNamespace(offset=torch.nn.Parameter(torch.rand(5, 3))))
     before = detector.prompt.offset.detach().clone()
@@ -94,7 +99,7 @@ def test_accuracy_per_box_per_class_and_per_size():
 
 
 def test_accuracy_of_a_group_and_without_prompt():
-    plain = accuracy(_measured(), NAMES, ["dog"], resample_counts(2), prompt=False)
+    plain = accuracy(_measured(), NAMES, ["dog"], resample_counts(2), way="no prompt")
     assert (plain["all"].top1.value, plain["all"].boxes) == (1.0, 1)
     assert accuracy(_measured(), NAMES, ["bus"], resample_counts(2))["all"].top1.value is None
     assert by_class(_measured(), NAMES)["dog"] == {"top1": 0.0, "top5": 1.0, "boxes": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 import cora
 from cora.apps.measure import header, prepare
@@ -10,6 +11,8 @@ from cora.apps.measure_tables import region_table
 from cora.apps.progress import output_console, tracked
 from cora.evaluation.region_accuracy import accuracy, by_class, rank_regions
 from cora.files import write_json
+
+_WAYS: tuple[Literal["prompt", "no prompt", "crops"], ...] = ("prompt", "no prompt")
 
 
 def measure_regions(args: argparse.Namespace) -> int:
@@ -22,14 +25,15 @@ def measure_regions(args: argparse.Namespace) -> int:
         detector,
         setting.dataset,
         indices=setting.indices,
+        crops=args.crops,
         progress=lambda indices: tracked(indices, "regions"),
     )
     answers = {
-        label: {
-            group: accuracy(measured, names, members, setting.counts, prompt=prompt)
+        way: {
+            group: accuracy(measured, names, members, setting.counts, way=way)
             for group, members in setting.groups.items()
         }
-        for label, prompt in (("prompt", True), ("no prompt", False))
+        for way in (*_WAYS, *(("crops",) if args.crops else ()))
     }
     output_console().print(region_table(answers, len(names)))
     report = {

@@ -1,7 +1,8 @@
 """Region accuracy: given the true boxes, how often is the class named right? It isolates classification.
 
 Every ground-truth box of an image (crowds excepted) is pooled exactly (METHOD section 3) and compared with
-all classes; top-1 and top-5, over the boxes and as a mean over classes, with and without the region prompt.
+all classes; top-1 and top-5, over the boxes and as a mean over classes, with and without the region prompt, and for
+comparison with every box cut out of the photo and encoded as an image of its own.
 The intervals resample images, since boxes of one photo are not independent.
 """
 
@@ -10,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cora.data.coco import CocoDataset
+from cora.detector.variants.crops import CropDetector
 from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate, mean_of_known
 from cora.evaluation.predict import Progress
 
@@ -32,7 +34,7 @@ class RegionRanks:
     """The rank of the true class of every box: 0 is right at first place.
 
     with_prompt, without_prompt: [M] int64 in 0..C-1; classes: [M] int64 into the class list; areas_px: [M]
-    box areas; image_index: [M] int64 in 0..images-1.
+    box areas; image_index: [M] int64 in 0..images-1; crops: [M] as the first two, None where they were not asked for.
     """
 
     with_prompt: IntArray
@@ -41,6 +43,7 @@ class RegionRanks:
     areas_px: FloatArray
     image_index: IntArray
     images: int
+    crops: IntArray | None = None
 
 
 @contextmanager
@@ -73,22 +76,29 @@ def rank_regions(
     dataset: CocoDataset,
     *,
     indices: Sequence[int] | None = None,
+    crops: bool = False,
     progress: Progress = iter,
 ) -> RegionRanks:
-    """Rank the true class of every ground-truth box of `dataset` among all of `dataset.class_names`."""
+    """Rank the true class of every ground-truth box of `dataset` among all of `dataset.class_names`.
+
+    crops: also of the boxes as crops of the photo, without prompt, which costs a tower run a box.
+    """
     vocabulary = detector.vocabulary_encoder.encode(dataset.class_names).to(detector.device)
     chosen = range(len(dataset)) if indices is None else indices
-    prompted, plain, classes, areas, image_index = [], [], [], [], []
+    prompted, plain, cut, classes, areas, image_index = [], [], [], [], [], []
+    cropping = CropDetector.of(detector) if crops else None
     for position, index in enumerate(progress(chosen)):
         record = dataset.records[index]
         if not len(record.classes):
             continue
         image, targets, _ = dataset[index]
-        c3, _ = detector.encode(detector.preprocessor([image]).to(detector.device))
+        c3, _ = (cropping or detector).encode(detector.preprocessor([image]).to(detector.device))
         boxes, labels = targets.boxes_cxcywh[None].to(detector.device), targets.classes.to(detector.device)
         prompted.append(ranks(detector.classify(c3, boxes, vocabulary)[0], labels))
         with no_prompt(detector):
             plain.append(ranks(detector.classify(c3, boxes, vocabulary)[0], labels))
+        if cropping is not None:
+            cut.append(ranks(cropping.classify(c3, boxes, vocabulary)[0], labels))
         sides = record.boxes_xyxy_px[:, 2:] - record.boxes_xyxy_px[:, :2]
         classes.append(targets.classes.numpy())
         areas.append(sides.prod(dim=1).double().numpy())
@@ -100,6 +110,7 @@ def rank_regions(
         areas_px=np.concatenate([np.empty(0), *areas]),
         image_index=_joined(image_index),
         images=len(chosen),
+        crops=_joined(cut) if crops else None,
     )
 
 
@@ -132,13 +143,16 @@ def accuracy(
     chosen: Collection[str],
     counts: IntArray,
     *,
-    prompt: bool = True,
+    way: Literal["prompt", "no prompt", "crops"] = "prompt",
 ) -> dict[str, Accuracy]:
     """Accuracy of the boxes of the `chosen` classes: under "all" sizes, "small", "medium" and "large".
 
     counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`).
+    Raises: ValueError for crops that were not ranked.
     """
-    rank = measured.with_prompt if prompt else measured.without_prompt
+    rank = {"prompt": measured.with_prompt, "no prompt": measured.without_prompt, "crops": measured.crops}[way]
+    if rank is None:
+        raise ValueError("crops: expected ranks of crops, got none; call rank_regions with crops=True")
     wanted = np.isin(measured.classes, [i for i, name in enumerate(class_names) if name in chosen])
     answer = {}
     for size, (low, high) in {"all": (0.0, float("inf")), **SIZES}.items():
