@@ -1,7 +1,12 @@
 """The published way against the default way, in one process, on the same weights, one after the other in turn.
 
-    python benchmarks/latency.py --threads 2 --kit ../shared/kit/coco_ovd_mini --write docs/performance.md
-    python benchmarks/latency.py --cases nano-640 --classes 65 --runs 3
+    python benchmarks/latency.py --threads 1 --batches 1 8 --kit KIT --keep docs/performance.json \
+        --write docs/performance.md
+    python benchmarks/latency.py --cases nano-640 --classes 65 --measure time
+
+The first measures what the file `--keep` does not hold yet, one thing after the other, and writes the page's tables
+from all that it holds: it may be stopped and run again, and `--cases` and `--measure` do a part of it. KIT is
+coco_ovd_mini.
 
 Three ways of the same detector:
 
@@ -14,6 +19,8 @@ The score threshold is 0.001, that of an evaluation: nothing can be skipped beca
 noise of the case's size (cost does not depend on what they show); RN50 has random weights. Class embeddings are random
 unit vectors in the timings, since names cost nothing once they are embedded; the text side is timed apart. Peak memory
 is that of a process that does nothing but load the detector and predict once. AP50 is measured with nano on the kit.
+All ways are timed with the first number of classes; with the others, and for a RN50 in batches, where the published way
+takes minutes, the default way alone.
 """
 
 from __future__ import annotations
@@ -27,13 +34,16 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from latency_table import ALL_BOXES, DEFAULT, PUBLISHED, WAYS, Kept, tables
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,14 +58,13 @@ from cora.regions import Vocabulary
 from cora.regions.pooling import _rois
 from cora.structures import FeatureMap
 
-PUBLISHED, ALL_BOXES, DEFAULT = "published", "all boxes", "default"
-WAYS = (PUBLISHED, ALL_BOXES, DEFAULT)
 #: Name -> model, (height, width) of the photo.
 CASES = {
     "nano-640": ("nano", (480, 640)),
     "RN50-608x800": ("RN50-quickgelu", (608, 800)),
     "RN50-800x1333": ("RN50-quickgelu", (800, 1333)),
 }
+KINDS = ("time", "memory", "text", "rounding", "AP50")
 SCORE = 0.001
 MARKS = ("<!-- latency: begin -->", "<!-- latency: end -->")
 
@@ -198,6 +207,10 @@ def peak_memory(model: str, size: tuple[int, int], way: str, threads: int) -> fl
     return float(answer.splitlines()[-1])
 
 
+def peak_memories(model: str, size: tuple[int, int], threads: int) -> dict[str, float]:
+    return {way: peak_memory(model, size, way, threads) for way in WAYS}
+
+
 def predict_only(model: str, size: tuple[int, int], way: str) -> None:
     detector = build(model)
     stages = Stages(detector.device)
@@ -234,10 +247,16 @@ def text_seconds(names: Sequence[str], limit: int) -> dict[str, float]:
         batched = tower.encode(texts[: 8 * limit])
         together = (time.perf_counter() - start) / len(batched)
     difference = float((torch.cat(single) - batched[: len(single)]).abs().max())
-    return {"one by one": one_by_one * len(texts), "sorted batches": together * len(texts), "difference": difference}
+    return {
+        "one by one": one_by_one * len(texts),
+        "sorted batches": together * len(texts),
+        "difference": difference,
+        "texts": limit,
+    }
 
 
-def measure_ap(kit: Path, limit: int | None) -> dict[str, dict[str, float]]:
+def measure_ap(kit: Path, limit: int | None, way: str) -> dict[str, float]:
+    """AP50 of nano in percent, by group of classes."""
     from cora.data.class_split import read_class_split
     from cora.data.read import read_dataset
     from cora.evaluation.base_novel import class_groups
@@ -250,18 +269,39 @@ def measure_ap(kit: Path, limit: int | None) -> dict[str, dict[str, float]]:
     indices = range(len(dataset))[:limit]
     truth = ground_truth(dataset, indices=indices)
     names = dataset.class_names
-    detector, table = build("nano"), {}
-    for way in (ALL_BOXES, DEFAULT):
-        view = in_way(detector, way)
-        view.precision = "float32" if way == ALL_BOXES else detector.precision
-        found = predict_dataset(_Fixed(view), dataset, names, indices=indices)  # type: ignore[arg-type]
-        scores = evaluate_boxes(truth, found.results, classes={name: i for i, name in enumerate(names, start=1)}).scores
-        by_name = {score.name: score.ap50 for score in scores}
-        table[way] = {
-            group: 100 * statistics.mean(value for name in members if (value := by_name.get(name)) is not None)
-            for group, members in groups.items()
-        }
-    return table
+    detector = build("nano")
+    view = in_way(detector, way)
+    view.precision = "float32" if way == ALL_BOXES else detector.precision
+    found = predict_dataset(_Fixed(view), dataset, names, indices=indices)  # type: ignore[arg-type]
+    scores = evaluate_boxes(truth, found.results, classes={name: i for i, name in enumerate(names, start=1)}).scores
+    by_name = {score.name: score.ap50 for score in scores}
+    return {
+        group: 100 * statistics.mean(value for name in members if (value := by_name.get(name)) is not None)
+        for group, members in groups.items()
+    }
+
+
+def rounding(kit: Path, photos: int = 20) -> dict[str, dict[str, float]]:
+    """How far nano's boxes move by half precision of the localizer and of the tower, in percent of the picture."""
+    from cora.data.read import read_dataset
+
+    dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")
+    plain = build("nano").at_precision("float32")
+    halves = plain.at_precision("bfloat16")
+    vocabulary = plain.vocabulary(dataset.class_names)
+    moved: dict[str, list[Tensor]] = defaultdict(list)
+    with torch.inference_mode():
+        for index in range(photos):
+            batch = plain.preprocessor([dataset[index][0]])
+            (c3, c4), (halved_c3, _) = plain.encode(batch), halves.encode(batch)
+            matched = plain.pre_match(c4, plain.anchors(plain.encode_map(c3)), vocabulary)
+            boxes = plain.decode(plain.encode_map(c3), matched).boxes_cxcywh[-1]
+            for part, view, map_ in (("localizer", halves, c3), ("tower", plain, halved_c3)):
+                moved[part].append((view.decode(view.encode_map(map_), matched).boxes_cxcywh[-1] - boxes).abs())
+    return {
+        part: {"median": 100 * float(torch.cat(all_).median()), "most": 100 * float(torch.cat(all_).max())}
+        for part, all_ in moved.items()
+    }
 
 
 class _Fixed:
@@ -284,74 +324,31 @@ def machine(threads: int) -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     dtype = "bfloat16" if build("nano").at_precision("auto").image_tower.dtype == torch.bfloat16 else "float32"
-    return f"{name}, {threads} threads, torch {torch.__version__}, image tower of the default way in {dtype}"
+    return f"{name}, threads: {threads}, torch {torch.__version__}, default way in {dtype}"
 
 
-def rows_of(case: str, classes: int, batch_size: int, found: dict[str, dict[str, float]]) -> str:
-    total = {way: stages["all"] for way, stages in found.items()}
-    ratios = " | ".join(
-        f"**{total[way] / total[DEFAULT]:.1f}x**" if way in total else "" for way in (PUBLISHED, ALL_BOXES)
-    )
-    seconds = " | ".join(f"{total[way]:.3f}" if way in total else "" for way in WAYS)
-    return f"| {case} | {classes} | {batch_size} | {ratios} | {seconds} |"
-
-
-def stage_rows(case: str, found: dict[str, dict[str, float]]) -> list[str]:
-    names = [name for name in found[DEFAULT] if name != "all"]
-    return [
-        f"| {case}, {way} | " + " | ".join(f"{1000 * stages[name]:.0f}" for name in names) + " |"
-        for way, stages in found.items()
-    ]
-
-
-def report(arguments: argparse.Namespace, say: Callable[[str], None]) -> str:
-    lines = [f"Machine: {machine(arguments.threads)}. Command: `{' '.join(['python', *sys.argv])}`.", ""]
-    lines += [
-        "| Case | classes | batch | published : default | all boxes : default | "
-        + " | ".join(f"{way}, s" for way in WAYS)
-        + " |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    stages: list[str] = []
-    header = ""
+def measure_all(arguments: argparse.Namespace, kept: Kept) -> None:
+    first = arguments.classes[0]
     for case in arguments.cases:
         model, size = CASES[case]
-        for batch_size in arguments.batches:
-            for classes in arguments.classes:
-                if batch_size > 1 and classes != arguments.classes[0]:
+        if "time" in arguments.measure:
+            for batch, classes in product(arguments.batches, arguments.classes):
+                if batch > 1 and classes != first:
                     continue  # the vocabulary is looked at with single photos
-                ways = WAYS if classes == arguments.classes[0] else (ALL_BOXES, DEFAULT)
-                found = measure(model, size, classes, batch_size, arguments.runs, ways)
-                lines.append(rows_of(case, classes, batch_size, found))
-                say(lines[-1])
-                if batch_size == 1 and classes == arguments.classes[0]:
-                    header = "| Milliseconds | " + " | ".join(n for n in found[DEFAULT] if n != "all") + " |"
-                    stages += stage_rows(case, found)
-    lines += ["", header, "|" + " --- |" * header.count(" | ") + " --- |", *stages]
-    if not arguments.no_memory:
-        lines += ["", "| Peak memory, GiB | " + " | ".join(WAYS) + " |", "| --- | --- | --- | --- |"]
-        for case in arguments.cases:
-            peaks = [peak_memory(*CASES[case], way, arguments.threads) for way in WAYS]
-            lines.append(f"| {case} | " + " | ".join(f"{peak:.2f}" for peak in peaks) + " |")
-    if not arguments.no_text:
+                ways = WAYS if classes == first and (batch == 1 or model == "nano") else (DEFAULT,)
+                work = partial(measure, model, size, classes, batch, arguments.runs, ways)
+                kept.once("time", f"{case}, {classes}, {batch}", work)
+        if "memory" in arguments.measure:
+            kept.once("memory", case, partial(peak_memories, model, size, arguments.threads))
+    if "text" in arguments.measure:
         from cora.regions.everyday import EVERYDAY_NAMES
 
-        text = text_seconds(EVERYDAY_NAMES[:65], arguments.texts)
-        ratio = text["one by one"] / text["sorted batches"]
-        lines += [
-            "",
-            f"Text, RN50's tower, 65 names with 80 templates: {text['one by one']:.0f} s one prompt at a time "
-            f"padded to 77 tokens, {text['sorted batches']:.0f} s in sorted batches: **{ratio:.1f}x**, largest "
-            f"difference {text['difference']:.1e} "
-            f"(from {arguments.texts} and {8 * arguments.texts} of the 5,200 prompts).",
-        ]
-    if arguments.kit is not None:
-        lines += ["", "| AP50 of nano, % | novel | base | all |", "| --- | --- | --- | --- |"]
-        for way, scores in measure_ap(arguments.kit, arguments.limit).items():
-            lines.append(
-                f"| {way} | " + " | ".join(f"{scores[group]:.2f}" for group in ("novel", "base", "all")) + " |"
-            )
-    return "\n".join(lines)
+        kept.once("text", "RN50's tower, 65 names", partial(text_seconds, EVERYDAY_NAMES[:65], arguments.texts))
+    if "rounding" in arguments.measure and arguments.kit is not None:
+        kept.once("rounding", "20 photos", partial(rounding, arguments.kit))
+    if "AP50" in arguments.measure and arguments.kit is not None:
+        for way in (ALL_BOXES, DEFAULT):
+            kept.once("AP50", way, partial(measure_ap, arguments.kit, arguments.limit, way))
 
 
 def main() -> None:
@@ -361,12 +358,12 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--kit", type=Path, help="coco_ovd_mini, for AP50")
+    parser.add_argument("--kit", type=Path, help="coco_ovd_mini, for AP50 and rounding")
     parser.add_argument("--limit", type=int, help="photos of the kit")
     parser.add_argument("--texts", type=int, default=64, help="prompts that go through one by one")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--no-text", action="store_true")
-    parser.add_argument("--write", type=Path, help="page whose table is replaced")
+    parser.add_argument("--measure", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--keep", type=Path, help="JSON file of what is measured already")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--size", nargs=2, type=int, help=argparse.SUPPRESS)
@@ -374,7 +371,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.only:
         return predict_only(arguments.model, tuple(arguments.size), arguments.only)
-    table = report(arguments, say=lambda line: print(line, flush=True))
+    kept = Kept(arguments.keep, machine(arguments.threads))
+    measure_all(arguments, kept)
+    table = tables(kept.values, " ".join(["python", *sys.argv]))
     print(table)
     if arguments.write is not None:
         page = arguments.write.read_text(encoding="utf-8")

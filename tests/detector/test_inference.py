@@ -115,13 +115,33 @@ def test_the_inference_copy_follows_the_weights(detector: Detector) -> None:
     assert not torch.equal(mine.predict(picture(5), NAMES, score=0.0).scores, before)
 
 
-def test_a_view_shares_all_but_the_tower(detector: Detector) -> None:
+def test_a_view_shares_all_but_tower_and_localizer(detector: Detector) -> None:
     view = detector.at_precision("bfloat16")
-    assert view.localizer is detector.localizer
-    assert view.image_tower.dtype == torch.bfloat16
-    assert detector.image_tower.dtype == torch.float32
+    for name in ("text_tower", "prompt", "classifier"):
+        assert getattr(view, name) is getattr(detector, name)
+    assert (view.image_tower.dtype, view.localizer.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert (detector.image_tower.dtype, detector.localizer.dtype) == (torch.float32, torch.float32)
+    assert detector.at_precision("float32").localizer is detector.localizer
     assert detector.state_dict().keys() == {*detector.state_dict()}
     assert not any("inference" in name for name in detector.state_dict())
+
+
+def test_the_copy_of_the_localizer_follows_training(detector: Detector) -> None:
+    first = detector.at_precision("bfloat16")
+    assert detector.at_precision("bfloat16").localizer is first.localizer
+    with torch.no_grad():
+        detector.localizer.objectness_head.bias += 1
+    second = detector.at_precision("bfloat16")
+    assert second.localizer is not first.localizer
+    assert second.image_tower is first.image_tower
+    assert torch.equal(second.localizer.objectness_head.bias, detector.localizer.objectness_head.bias)
+
+
+def test_a_view_predicts_as_its_detector(detector: Detector) -> None:
+    view = detector.at_precision("bfloat16")
+    mine = view.predict(picture(8), NAMES, score=0.0, precision="bfloat16")
+    assert_same(mine, detector.predict(picture(8), NAMES, score=0.0, precision="bfloat16"))
+    assert detector.at_precision("bfloat16").image_tower is view.image_tower
 
 
 def test_half_precision_finds_the_same_boxes(detector: Detector) -> None:

@@ -75,7 +75,7 @@ class Detector(nn.Module):
     """Open-vocabulary detector; the parts are injected, see `Detector.build` for a fresh one.
 
     Attributes:
-        precision: type that the image tower runs in when `predict` is not told otherwise.
+        precision: type that image tower and localizer's layers run in when `predict` is not told otherwise.
 
     Example:
         >>> detector = cora.load("nano")
@@ -105,8 +105,8 @@ class Detector(nn.Module):
         self.preprocessor = preprocessor
         self.config = config
         self.precision: Precision = "float32"
-        self.inference_tower: tuple[object, ImageTower] | None = None
-        """The tower as it runs fastest, and what it was made of; kept by `at_precision`."""
+        self.inference_parts: dict[str, tuple[object, nn.Module]] = {}
+        """Tower and localizer as they run fastest, each behind what it was made of; kept by `at_precision`."""
 
     @classmethod
     def build(
@@ -348,7 +348,7 @@ class Detector(nn.Module):
             return build_vocabulary(self, classes, options)
 
     def at_precision(self, precision: Precision) -> Self:
-        """A view for inference that shares all parts but the image tower: folded, channels last, in `precision`."""
+        """A view for inference: image tower folded and channels last, it and the localizer's layers in `precision`."""
         return at_precision(self, precision)
 
     @contextmanager

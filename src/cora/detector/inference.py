@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from cora.detector.exemplars import Exemplars, exemplar_vocabulary
 from cora.detector.tiling import Tiles, predict_tiled
 from cora.errors import VocabularyError
 from cora.images import ImageSource, read_image
+from cora.localizer import inference_localizer
 from cora.regions import EVERYDAY_NAMES, Descriptions, Vocabulary
 from cora.structures import Detections, ImageBatch
 from cora.towers.folding import Precision, inference_dtype, inference_tower
@@ -56,7 +57,8 @@ class PredictOptions(VocabularyOptions, total=False):
         tiles: look at overlapping parts of a picture, too, for small objects.
         batch_size: pictures in one pass, padded to the largest of them; 1 by default.
         score_all_boxes: the published way: every box through exact pooling, in the precision of the weights.
-        precision: type that the image tower runs in; the detector's own choice (`Detector.precision`) by default.
+        precision: type that the image tower and the localizer's layers run in; the detector's own choice
+            (`Detector.precision`) by default.
     """
 
     score: float
@@ -217,21 +219,27 @@ def _batches(detector: Detector, sources: Sequence[ImageSource], batch_size: int
 
 
 def at_precision(detector: AnyDetector, precision: Precision) -> AnyDetector:
-    """A view of the detector whose image tower is a copy for inference; all other parts are shared.
+    """A view of the detector whose image tower and localizer are copies for inference; all other parts are shared.
 
-    The tower is frozen, so the copy stays true through training; it is made again when weights were loaded or moved.
+    A copy is made again when weights of its original were trained, loaded or moved; in float32 the localizer is itself.
     """
     dtype = inference_dtype(precision, detector.device)
-    tower = detector.image_tower
-    state = (dtype, *((value.data_ptr(), value.device, _version(value)) for value in tower.state_dict().values()))
-    if detector.inference_tower is None or detector.inference_tower[0] != state:
-        with torch.inference_mode(False):
-            detector.inference_tower = (state, inference_tower(tower, dtype))
     view = copy.copy(detector)
     # Modules keep their parts in a dictionary, which a shallow copy shares.
     view._modules = dict(detector._modules)
-    view.image_tower = detector.inference_tower[1]
+    view.image_tower = _kept(detector, "image_tower", dtype, inference_tower)
+    view.localizer = _kept(detector, "localizer", dtype, inference_localizer)
+    view.inference_parts = {}  # a copy of the view's copies is the view's own affair
     return view
+
+
+def _kept(detector: Detector, name: str, dtype: torch.dtype, make: Callable[[Any, torch.dtype], Any]) -> Any:
+    part = getattr(detector, name)
+    state = (dtype, *((value.data_ptr(), value.device, _version(value)) for value in part.state_dict().values()))
+    if name not in detector.inference_parts or detector.inference_parts[name][0] != state:
+        with torch.inference_mode(False):
+            detector.inference_parts[name] = (state, make(part, dtype))
+    return detector.inference_parts[name][1]
 
 
 def _version(value: torch.Tensor) -> int:

@@ -35,7 +35,7 @@ class PostprocessConfig:
     min_score: float = 0.001
     max_detections: int = 100
     max_scored_boxes: int = 300
-    exact_boxes: int = 32
+    exact_boxes: int = 16
     distractors: Literal["none", "everyday"] = "none"
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from cora.localizer.anchors import grid_anchors, kmeans_anchors
 from cora.localizer.encoder import Memory
+from cora.localizer.half_precision import inference_localizer
 from cora.localizer.localizer import Localizer, LocalizerConfig, LocalizerOutput
 from cora.localizer.pre_matching import pre_match
 from cora.localizer.proposals import AnchorProposals, Proposals
@@ -14,6 +15,7 @@ __all__ = [
     "Memory",
     "Proposals",
     "grid_anchors",
+    "inference_localizer",
     "kmeans_anchors",
     "pre_match",
 ]

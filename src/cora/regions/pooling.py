@@ -68,14 +68,13 @@ def _align_by_products(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
     # Channels last, so that every product reads and writes whole cells.
     rows_of_cells = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     pooled = features.new_empty(len(rois), bins, bins, channels)
-    images = rois[:, 0].long()
-    for image in images.unique().tolist():
+    images, left, top, right, bottom = rois.unbind(dim=1)
+    rows = _axis_weights(top, bottom, bins=bins, length=height).to(features.dtype)
+    columns = _axis_weights(left, right, bins=bins, length=width).to(features.dtype)
+    for image in images.long().unique().tolist():
         for places in (images == image).nonzero()[:, 0].split(_REGIONS_AT_ONCE):
-            left, top, right, bottom = rois[places, 1:].unbind(dim=1)
-            rows = _axis_weights(top, bottom, bins=bins, length=height).to(features.dtype)
-            columns = _axis_weights(left, right, bins=bins, length=width).to(features.dtype)
-            strips = (rows.flatten(0, 1) @ rows_of_cells[image]).view(-1, width, channels)  # [R * bins, W, C]
-            pooled[places] = (columns.repeat_interleave(bins, dim=0) @ strips).view(-1, bins, bins, channels)
+            strips = (rows[places].flatten(0, 1) @ rows_of_cells[image]).view(-1, width, channels)  # [R * bins, W, C]
+            pooled[places] = (columns[places].repeat_interleave(bins, dim=0) @ strips).view(-1, bins, bins, channels)
     return pooled.permute(0, 3, 1, 2)
 
 

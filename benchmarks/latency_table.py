@@ -1,0 +1,118 @@
+"""What `latency.py` measured: kept in a file as it comes, and shown as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PUBLISHED, ALL_BOXES, DEFAULT = "published", "all boxes", "default"
+WAYS = (PUBLISHED, ALL_BOXES, DEFAULT)
+
+
+class Kept:
+    """Measurements by kind and name; with a file, written after each, so that a stopped benchmark goes on where it was.
+
+    What another machine measured is dropped.
+    """
+
+    def __init__(self, path: Path | None, machine: str) -> None:
+        self.path = path
+        self.values: dict[str, Any] = {}
+        if path is not None and path.exists():
+            values = json.loads(path.read_text(encoding="utf-8"))
+            self.values = values if values["machine"] == machine else {}
+        self.values["machine"] = machine
+
+    def once(self, kind: str, name: str, measure: Callable[[], Any]) -> None:
+        """Measure what is not there yet."""
+        group = self.values.setdefault(kind, {})
+        if name not in group:
+            group[name] = measure()
+            if self.path is not None:
+                self.path.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+        print(kind, name, group[name], flush=True)
+
+
+def tables(values: dict[str, Any], command: str) -> str:
+    """All that is kept, in Markdown: ratios, stages, memory, text and AP50."""
+    makers = (_ratios, _stages, _memory, _text, _rounding, _precision)
+    parts = ["\n".join(maker(values)) for maker in makers]
+    head = f"Machine: {values['machine']}. Command: `{command}`."
+    return "\n\n".join([head, *(part for part in parts if part)])
+
+
+def _rows(values: dict[str, Any]) -> list[tuple[str, int, int, dict[str, dict[str, float]]]]:
+    """Case, classes, batch and seconds of each way, in the order of a table."""
+    rows = []
+    for name, found in values.get("time", {}).items():
+        case, classes, batch = name.split(", ")
+        rows.append((case, int(classes), int(batch), found))
+    order = ["nano-640", "RN50-608x800", "RN50-800x1333"]
+    return sorted(rows, key=lambda row: (order.index(row[0]), row[2], row[1]))
+
+
+def _ratios(values: dict[str, Any]) -> Iterator[str]:
+    rows = _rows(values)
+    if not rows:
+        return
+    seconds = " | ".join(f"{way}, s a photo" for way in WAYS)
+    yield f"| Case | classes | batch | published : default | all boxes : default | {seconds} |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for case, classes, batch, found in rows:
+        total = {way: stages["all"] for way, stages in found.items()}
+        ratios = [f"**{total[way] / total[DEFAULT]:.1f}x**" if way in total else "" for way in (PUBLISHED, ALL_BOXES)]
+        cells = [*ratios, *(f"{total[way]:.3f}" if way in total else "" for way in WAYS)]
+        yield f"| {case} | {classes} | {batch} | {' | '.join(cells)} |"
+
+
+def _stages(values: dict[str, Any]) -> Iterator[str]:
+    rows = [(case, found) for case, _, batch, found in _rows(values) if batch == 1 and PUBLISHED in found]
+    if not rows:
+        return
+    names = [name for name in rows[0][1][DEFAULT] if name != "all"]
+    yield f"| Milliseconds | {' | '.join(names)} |"
+    yield "| --- |" + " --- |" * len(names)
+    for case, found in rows:
+        for way, stages in found.items():
+            yield f"| {case}, {way} | " + " | ".join(f"{1000 * stages[name]:.0f}" for name in names) + " |"
+
+
+def _memory(values: dict[str, Any]) -> Iterator[str]:
+    peaks = values.get("memory", {})
+    if not peaks:
+        return
+    yield f"| Peak memory, GiB | {' | '.join(WAYS)} |"
+    yield "| --- |" + " --- |" * len(WAYS)
+    for case, found in peaks.items():
+        yield f"| {case} | " + " | ".join(f"{found[way]:.2f}" for way in WAYS) + " |"
+
+
+def _text(values: dict[str, Any]) -> Iterator[str]:
+    for name, text in values.get("text", {}).items():
+        ratio = text["one by one"] / text["sorted batches"]
+        yield (
+            f"Text, {name} with 80 templates: {text['one by one']:.0f} s one prompt at a time padded to 77 tokens, "
+            f"{text['sorted batches']:.0f} s in sorted batches: **{ratio:.1f}x**, largest difference "
+            f"{text['difference']:.1e} (extrapolated from {text['texts']} and {8 * text['texts']} prompts)."
+        )
+
+
+def _rounding(values: dict[str, Any]) -> Iterator[str]:
+    for photos, parts in values.get("rounding", {}).items():
+        moves = "; ".join(
+            f"of the {part} {found['median']:.4f} % of the picture in the median, {found['most']:.2f} % at most"
+            for part, found in parts.items()
+        )
+        yield f"Half precision moves nano's boxes, on {photos} of the kit: {moves}."
+
+
+def _precision(values: dict[str, Any]) -> Iterator[str]:
+    found = values.get("AP50", {})
+    if not found:
+        return
+    yield "| AP50 of nano, % | novel | base | all |"
+    yield "| --- | --- | --- | --- |"
+    for way, scores in found.items():
+        yield f"| {way} | " + " | ".join(f"{scores[group]:.2f}" for group in ("novel", "base", "all")) + " |"

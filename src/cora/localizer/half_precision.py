@@ -1,0 +1,41 @@
+"""The localizer as it runs fastest: the products of its layers in half precision, what places a box in float32.
+
+Of the work nearly all is in the layers of encoder and decoder, and a rounding there is one of many that are summed.
+Tokens and queries between the layers, norms, positions, anchors and the heads that read boxes and objectness out keep
+their type: a box is only as precise as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from cora.localizer.localizer import Localizer
+
+
+def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
+    """A copy of a localizer in float32 that takes maps in `dtype` and whose layers multiply in it.
+
+    Boxes, objectness and hidden states come out in float32. Where `dtype` is that, or the localizer is in another type
+    already, it is the localizer itself.
+    """
+    if dtype == torch.float32 or localizer.dtype != torch.float32:
+        return localizer
+    copied = copy.deepcopy(localizer).requires_grad_(False).eval()
+    copied.input_projection.to(dtype).register_forward_hook(_output_in_float32)
+    for module in (*copied.encoder.modules(), *copied.decoder.layers.modules()):
+        if isinstance(module, nn.Linear):
+            module.to(dtype).register_forward_pre_hook(_input_as_weights)
+        elif isinstance(module, nn.PReLU):  # between two of them
+            module.to(dtype)
+    return copied
+
+
+def _input_as_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.to(module.weight.dtype) for each in inputs)  # type: ignore[arg-type]
+
+
+def _output_in_float32(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.float()
