@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import Image, ImageColor
 
 from cora.detector import Detector
+from cora.draw import class_colour, text_colour
 from tests.service.conftest import EXAMPLES, image_file, make_app, make_service, upload
 
 CAT = (EXAMPLES / "cat.jpg").read_bytes()
@@ -60,6 +61,16 @@ def test_json_form_and_data_url_are_the_same(client: TestClient) -> None:
     by_url = client.post("/detect", json={"images": [f"data:image/jpeg;base64,{text}"], **options}).json()
     assert by_form == by_json == by_url
     assert 0 < len(by_form["images"][0]["detections"]) <= 3
+
+
+def test_colours_are_those_of_drawn_pictures(client: TestClient) -> None:
+    names = ["cat", "Dog", "coffee cup", "Café", "犬", "a, b"]
+    answer = client.post("/detect", json={"images": [base64.b64encode(CAT).decode()], "classes": [" cat ", *names[1:]]})
+    colours = answer.json()["colours"]
+    assert list(colours) == names
+    for name in names:
+        assert ImageColor.getrgb(colours[name]["box"]) == class_colour(name)
+        assert ImageColor.getrgb(colours[name]["text"]) == text_colour(class_colour(name))
 
 
 def test_distractors_compete(client: TestClient) -> None:
@@ -133,11 +144,11 @@ PNG = base64.b64encode(image_file()).decode()
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({}, 422, "classes: Field required"),
-        ({"images": [PNG], "classes": []}, 422, "classes"),
-        ({"images": [], "classes": ["cat"]}, 422, "images"),
+        ({}, 422, "classes: expected this field, got none"),
+        ({"images": [PNG], "classes": []}, 422, "classes: expected at least 1, got 0"),
+        ({"images": [], "classes": ["cat"]}, 422, "images: expected at least 1, got 0"),
         ({"images": [PNG], "classes": "cat"}, 422, "classes"),
-        ({"images": [PNG], "classes": ["cat"], "scroe": 0.1}, 422, "scroe"),
+        ({"images": [PNG], "classes": ["cat"], "scroe": 0.1}, 422, "scroe: expected no such field"),
         ({"images": [PNG], "classes": ["cat"], "score": 1.5}, 422, "score"),
         ({"images": [PNG], "classes": ["cat"], "max_detections": 0}, 422, "max_detections"),
         ({"images": [PNG], "classes": ["cat", " "]}, 422, "a blank one at position 2"),
@@ -230,9 +241,9 @@ def test_large_pictures_are_refused_before_they_are_decoded(client: TestClient) 
         content = image_file()
         header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
         bomb = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-        response = client.post("/detect", files=upload(bomb), data={"classes": "cat"})
+        response = client.post("/detect", files=upload(image_file(), bomb), data={"classes": "cat"})
         assert response.status_code == 413
-        assert "at most 1 megapixels" in response.json()["detail"]
+        assert "image 2: expected at most 1 megapixels" in response.json()["detail"]
 
 
 def test_other_hosts_are_refused(client: TestClient) -> None:

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cora.detector import Detector
+from cora.draw import class_colour, text_colour
 from cora.retrieval import RegionIndex, RegionSettings
 from cora.service.service import Service
 from tests.service.conftest import EXAMPLES, busy, live, make_app, make_service
@@ -100,6 +101,39 @@ def test_boxes_follow_the_slider_without_a_request(page: Page, nano: Detector) -
     assert best["height"] == pytest.approx(bottom - top, abs=1.5)
 
 
+def test_colours_are_those_of_drawn_pictures(page: Page) -> None:
+    look_for(page, "cat, Dog, coffee cup, sofa")
+    slide(page, 0.01)
+    styles = page.locator(".box").evaluate_all(
+        "boxes => boxes.map(box => [box.getAttribute('aria-label'), getComputedStyle(box).borderTopColor])"
+    )
+    labels = page.locator(".label").evaluate_all(
+        """labels => labels.map(one => [one, getComputedStyle(one)])
+            .map(([one, style]) => [one.textContent, style.backgroundColor, style.color])"""
+    )
+    swatches = page.locator("#list i").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
+    for (text, frame), label, swatch in zip(styles, labels, swatches, strict=True):
+        colour = class_colour(text.rpartition(" ")[0])
+        assert frame == swatch == f"rgb{colour}"
+        assert label == [text, f"rgb{colour}", f"rgb{text_colour(colour)}"]
+    assert len({frame for _, frame in styles}) > 1
+
+
+def test_picture_is_shown_before_there_are_names(page: Page) -> None:
+    page.set_input_files("#picture", EXAMPLES / "cat.jpg")
+    preview = page.locator("#preview-image")
+    expect(preview).to_be_visible()
+    before = preview.bounding_box()
+    page.fill("#names", "cat")
+    page.click("#find")
+    expect(page.locator("#result")).to_be_visible(timeout=60_000)
+    expect(preview).to_be_hidden()
+    after = page.locator("#image").bounding_box()
+    assert before is not None
+    assert after is not None
+    assert (after["width"], after["height"]) == (before["width"], before["height"])
+
+
 def test_weak_results_are_shown_and_said(page: Page) -> None:
     look_for(page)
     assert float(page.input_value("#threshold")) < 0.3
@@ -136,7 +170,6 @@ def test_keyboard_alone(page: Page) -> None:
         page.keyboard.press("ArrowLeft")
     assert float(page.input_value("#threshold")) < before
     assert len(scores(page)) > 1
-    page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     label = "document.activeElement.getAttribute('aria-label')"
     first = page.evaluate(label)

@@ -15,6 +15,7 @@ from rich.text import Text
 from cora.apps.open_model import open_detector, open_torch_detector
 from cora.apps.progress import error_console, output_console
 from cora.errors import CoraError, MissingExtraError
+from cora.export import ExportedDetector
 
 if TYPE_CHECKING:
     from cora.detector import Detector
@@ -119,6 +120,9 @@ def serve(
 def _load(model: str, text_model: str | None, device: str, db: Path | None) -> tuple[Detector, RegionIndex | None]:
     if db is None:
         detector, index = open_detector(model, device, text_model=text_model), None
+        if isinstance(detector, ExportedDetector):
+            # Clients read it in messages; where the file lies is no concern of theirs.
+            detector.source = Path(model).name
     else:
         from cora.retrieval import RegionIndex
 

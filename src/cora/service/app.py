@@ -20,6 +20,7 @@ from cora.service import bodies
 from cora.service.page import read_page
 from cora.service.refusal import RefusedError
 from cora.service.schemas import (
+    ClassColour,
     DetectOptions,
     DetectRequest,
     DetectResponse,
@@ -189,7 +190,10 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
                 max_detections=options.max_detections,
             )
             found = await _unless_gone(request, service.detect(images, query, deadline))
-            return DetectResponse(images=[_described(detections) for detections in found])
+            return DetectResponse(
+                images=[_described(detections) for detections in found],
+                colours={name: ClassColour.of(name) for name in query.classes},
+            )
 
 
 def _add_search(app: FastAPI, service: Service, token: str | None) -> None:

@@ -21,6 +21,13 @@ from cora.service.schemas import DetectOptions, DetectRequest, SearchOptions, Se
 _LISTS = ("classes", "distractors", "box")
 _Model = TypeVar("_Model", bound=BaseModel)
 
+# For the mistakes made most, in the words of all other messages; pydantic's own for the rest.
+_WORDS = {
+    "missing": "expected this field, got none",
+    "extra_forbidden": "expected no such field, got one; /openapi.json names those there are",
+    "too_short": "expected at least {min_length}, got {actual_length}",
+}
+
 
 async def read_detect(request: Request, limits: Limits) -> tuple[DetectOptions, list[bytes]]:
     """Options and image files of a request to detect.
@@ -152,9 +159,11 @@ def _checked(read: Callable[[Any], _Model], content: Any) -> _Model:
         return read(content)
     except ValidationError as error:
         told = []
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:3]:
+        for problem in error.errors(include_url=False, include_input=False)[:3]:
             place = ".".join(str(part)[:50] for part in problem["loc"])
-            told.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+            known = _WORDS.get(problem["type"])
+            words = problem["msg"] if known is None else known.format(**problem.get("ctx", {}))
+            told.append(f"{place}: {words}" if place else words)
         raise RefusedError(422, "; ".join(told)) from None
 
 

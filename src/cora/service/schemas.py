@@ -7,6 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cora.draw import Colour, class_colour, text_colour
+
 Box = Annotated[
     list[float],
     Field(min_length=4, max_length=4, description="left, top, right, bottom in pixels of the upright picture"),
@@ -87,10 +89,24 @@ class FoundInImage(BaseModel):
     detections: list[Found]
 
 
+class ClassColour(BaseModel):
+    """What a class is drawn with, in every picture and on the page alike: colours as "#rrggbb"."""
+
+    box: str
+    text: str = Field(description="black or white, whichever is easier to read on the colour of the box")
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """The colours of a class, which come from nothing but its name."""
+        box = class_colour(name)
+        return cls(box=_hex(box), text=_hex(text_colour(box)))
+
+
 class DetectResponse(BaseModel):
     """One entry for every picture, in the order sent."""
 
     images: list[FoundInImage]
+    colours: dict[str, ClassColour] = Field(description="of each class that was asked for, by its name")
 
 
 class Region(BaseModel):
@@ -136,6 +152,10 @@ class Problem(BaseModel):
     """Why there is no answer, in one line."""
 
     detail: str
+
+
+def _hex(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def request_body(

@@ -153,6 +153,8 @@ class Service:
                 return then(open_picture(data, max_pixels=self.limits.max_pixels))
             except ImageError as error:
                 raise ImageError(f"image {place}: {error}") from None
+            except RefusedError as error:
+                raise RefusedError(error.status, f"image {place}: {error}") from None
 
         calls = [partial(decode, place, data) for place, data in enumerate(images, start=1)]
         return await before(deadline, self._in_threads(calls), self._busy)

@@ -1,17 +1,8 @@
 // Boxes over the picture and the list beside it. Positions are shares of the picture, so they fit at any size.
 
-// A class has one colour in every picture: its hue comes from nothing but the name.
-function hue(name) {
-  let hash = 2166136261;
-  for (const letter of name.toLowerCase()) hash = Math.imul(hash ^ letter.codePointAt(0), 16777619);
-  return ((hash >>> 8) * 137) % 360;
-}
-
-function paint(element, name) {
-  const angle = hue(name);
-  element.style.setProperty("--colour", `hsl(${angle} 85% 45%)`);
-  // Yellow and green are light at the same lightness where blue is dark.
-  element.style.setProperty("--letters", angle > 35 && angle < 200 ? "#000000" : "#ffffff");
+function paint(element, colour) {
+  element.style.setProperty("--colour", colour.box);
+  element.style.setProperty("--letters", colour.text);
 }
 
 const percent = (value) => `${(100 * value).toFixed(3)}%`;
@@ -26,17 +17,19 @@ export class Boxes {
     this.layer.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // Best first, as the service sends them.
-  set(found) {
-    this.items = found.detections.map((detection) => this.item(detection, found.width, found.height));
+  // Detections best first, and the colours of their classes by name, as the service sends both.
+  set(found, colours) {
+    this.items = found.detections.map(
+      (detection) => this.item(detection, colours[detection.name], found.width, found.height));
     // Small boxes lie on top of large ones, or they could not be clicked.
     const bySize = [...this.items].sort((one, other) => other.area - one.area);
     bySize.forEach((item, place) => { item.button.style.zIndex = String(place + 1); });
-    this.layer.replaceChildren(...this.items.map((item) => item.button));
+    // Labels are no part of their boxes: the frames of other boxes would go through them.
+    this.layer.replaceChildren(...this.items.map((item) => item.button), ...this.items.map((item) => item.label));
     this.list.replaceChildren(...this.items.map((item) => item.row));
   }
 
-  item(detection, width, height) {
+  item(detection, colour, width, height) {
     const [left, top, right, bottom] = detection.box;
     const text = `${detection.name} ${detection.score.toFixed(2)}`;
     const button = document.createElement("button");
@@ -50,15 +43,21 @@ export class Boxes {
     button.style.top = percent(top / height);
     button.style.width = percent((right - left) / width);
     button.style.height = percent((bottom - top) / height);
-    button.classList.toggle("inside", top / height < 0.07);
-    button.classList.toggle("left", left / width > 0.7);
-    paint(button, detection.name);
+    paint(button, colour);
+
     const label = document.createElement("span");
+    label.className = "label";
+    label.setAttribute("aria-hidden", "true");
     label.textContent = text;
-    button.append(label);
+    label.style.top = percent(top / height);
+    label.classList.toggle("inside", top / height < 0.07);
+    // To the left of the right edge where it would run out of the picture.
+    if (left / width > 0.7) label.style.right = percent(1 - right / width);
+    else label.style.left = percent(left / width);
+    paint(label, colour);
 
     const row = document.createElement("li");
-    paint(row, detection.name);
+    paint(row, colour);
     const swatch = document.createElement("i");
     const name = document.createElement("b");
     name.textContent = detection.name;
@@ -67,7 +66,7 @@ export class Boxes {
     row.append(swatch, name, score);
 
     const item = { detection, button, label, row, area: (right - left) * (bottom - top) };
-    const near = (on) => [button, row].forEach((element) => element.classList.toggle("near", on));
+    const near = (on) => [button, label, row].forEach((element) => element.classList.toggle("near", on));
     for (const element of [button, row]) {
       element.addEventListener("pointerenter", () => near(true));
       element.addEventListener("pointerleave", () => near(false));
@@ -83,8 +82,7 @@ export class Boxes {
     const shown = this.shown(threshold);
     for (const item of this.items) {
       const on = item.detection.score >= threshold;
-      item.button.hidden = !on;
-      item.row.hidden = !on;
+      for (const element of [item.button, item.label, item.row]) element.hidden = !on;
       item.button.tabIndex = -1;
     }
     // One stop for the Tab key; arrow keys go on from there.
@@ -102,7 +100,7 @@ export class Boxes {
       const mine = label.getBoundingClientRect();
       const covers = placed.some((other) => mine.left < other.right && other.left < mine.right
         && mine.top < other.bottom && other.top < mine.bottom);
-      button.classList.toggle("covered", covers);
+      label.classList.toggle("covered", covers);
       if (!covers) placed.push(mine);
     }
   }
@@ -112,7 +110,11 @@ export class Boxes {
   }
 
   select(item) {
-    for (const other of this.items) other.button.setAttribute("aria-selected", String(other === item));
+    for (const other of this.items) {
+      const on = other === item;
+      other.button.setAttribute("aria-selected", String(on));
+      for (const element of [other.label, other.row]) element.classList.toggle("chosen", on);
+    }
     this.choose(item.detection);
   }
 

@@ -37,11 +37,12 @@ function take(file) {
   state.file = file;
   state.result = null;
   at("picture-name").textContent = file.name || "Pasted picture";
+  at("picture-help").textContent = "choose, drop or paste another";
   at("result").hidden = true;
   at("alike").hidden = true;
-  const image = at("image");
-  URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(file);
+  at("preview").hidden = false;
+  URL.revokeObjectURL(at("image").src);
+  at("image").src = at("preview-image").src = URL.createObjectURL(file);
   tell("");
   if (names().length) find();
   else at("names").focus();
@@ -69,12 +70,18 @@ async function find() {
   tell("Looking …");
   try {
     const answer = await detect(state.file, wanted, LOWEST, at("token").value, looking.signal);
-    present(answer.images[0], wanted);
+    present(answer.images[0], answer.colours, wanted);
   } catch (error) {
     failed(error);
   } finally {
     if (state.looking === looking) at("ask").removeAttribute("aria-busy");
   }
+}
+
+// Preview and result are laid out alike, so that nothing jumps when the boxes come.
+function fit(width, height) {
+  document.body.style.setProperty("--ratio", String(width / height));
+  document.body.style.setProperty("--width", String(width));
 }
 
 function failed(error) {
@@ -87,13 +94,13 @@ function failed(error) {
   complain(error.message);
 }
 
-function present(found, wanted) {
+function present(found, colours, wanted) {
   state.result = { file: state.file.name || null, width: found.width, height: found.height, classes: wanted, ...found };
-  at("stage").style.setProperty("--ratio", String(found.width / found.height));
-  at("stage").style.setProperty("--width", String(found.width));
+  fit(found.width, found.height);
   at("image").alt = `The picture with boxes for ${wanted.join(", ")}`;
+  at("preview").hidden = true;
   at("result").hidden = false;
-  boxes.set(found);
+  boxes.set(found, colours);
   const best = found.detections[0]?.score ?? 0;
   const slider = at("threshold");
   let note = "";
@@ -167,7 +174,9 @@ at("ask").addEventListener("submit", (event) => { event.preventDefault(); find()
 at("picture").addEventListener("change", (event) => take(event.target.files[0]));
 at("threshold").addEventListener("input", () => show());
 at("download").addEventListener("click", download);
-at("image").addEventListener("error", () => {
+at("preview-image").addEventListener("load", ({ target }) => fit(target.naturalWidth, target.naturalHeight));
+at("preview-image").addEventListener("error", () => {
+  at("preview").hidden = true;
   if (state.file) complain("This browser cannot show that picture. Choose a JPEG, PNG or WebP file.");
 });
 
@@ -191,9 +200,10 @@ document.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
-new ResizeObserver(() => boxes.placeLabels()).observe(at("stage"));
+new ResizeObserver(() => boxes.placeLabels()).observe(at("boxes"));
 
 health().then((service) => {
   state.service = service;
   at("token-field").hidden = !service.token;
+  at("search-help").hidden = !service.search;
 }).catch(failed);

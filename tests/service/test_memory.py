@@ -1,0 +1,96 @@
+"""What a service keeps of requests that it has answered: nothing."""
+
+import ctypes
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from cora.detector import Detector
+from cora.service import memory
+from cora.service.worker import CallJob, ModelWorker
+from tests.service.conftest import image_file, make_app, make_service, upload, wait_until
+
+_REQUESTS = 40
+
+
+def ask(client: TestClient, number: int) -> None:
+    """Requests of several kinds, bad ones too."""
+    size = (40 + 20 * (number % 3), 40)
+    good: dict[str, Any] = {"files": upload(*[image_file(size)] * (1 + number % 2)), "data": {"classes": "cat, dog"}}
+    bad: dict[str, Any] = {"files": upload(b"no picture"), "data": {"classes": "cat"}}
+    assert client.post("/detect", **good).status_code == 200
+    assert client.post("/detect", **bad).status_code == 422
+    assert client.get(f"/no/such/{number}").status_code == 404
+    assert client.get("/metrics").status_code == 200
+
+
+def objects() -> Counter[str]:
+    gc.collect()
+    return Counter(type(thing).__name__ for thing in gc.get_objects())
+
+
+def test_requests_leave_no_objects(tiny: Detector) -> None:
+    with TestClient(make_app(make_service(tiny))) as client:
+        for number in range(12):
+            ask(client, number)
+        before = objects()
+        for number in range(_REQUESTS):
+            ask(client, number)
+        more = objects() - before
+    # Whatever is kept for each request is there as often as there were requests.
+    assert {kind: count for kind, count in more.items() if count >= _REQUESTS} == {}
+
+
+def test_answered_jobs_are_let_go_while_nothing_else_comes(tiny: Detector) -> None:
+    worker = ModelWorker(detector=tiny)
+    worker.start()
+    job = CallJob(function=lambda detector: 1)
+    worker.submit([job])
+    assert job.future.result(30) == 1
+    left = weakref.ref(job)
+    del job
+    wait_until(lambda: left() is None)
+    worker.close()
+
+
+def test_freed_memory_goes_back_now_and_then(tiny: Detector) -> None:
+    tidied: list[int] = []
+    ran: list[int] = []
+    worker = ModelWorker(detector=tiny, tidy=lambda: tidied.append(len(ran)))
+    worker.start()
+    worker.submit([CallJob(function=lambda detector, number=number: ran.append(number)) for number in range(70)])
+    worker.close()
+    assert tidied == [32, 64]
+
+
+@pytest.fixture
+def _forgotten() -> Iterator[None]:
+    memory._trim.cache_clear()
+    yield
+    memory._trim.cache_clear()
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    memory.give_back()
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_the_whole_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def malloc_trim(keep: int) -> int:
+        asked.append(keep)
+        return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=malloc_trim))
+    memory.give_back()
+    memory.give_back()
+    assert asked == [0, 0]
