@@ -9,13 +9,15 @@ pixels or more). Three kinds of vocabulary:
   alone   every class by pictures;
   mixed   a random quarter of the classes by pictures, the others by words; right names of both parts, and how often a
           class by pictures was named beside how often that is true: a way that lets them claim everything is no use;
-  both    every class by words and pictures.
+  both    every class by words and pictures, these counting a quarter (as in `cora.detector.exemplars`) or a half.
 
 The ways: words (no pictures), as it is (the unit mean of the exemplars), centred (the mean of all regions of the first
 half subtracted, that of the names added), in words (what `cora.detector.exemplars` does).
 
-Last, one thing instead of a class: each of up to 300 boxes is a class by itself beside all classes by words; its
-exemplar is the box cut out of the photo, what must be found is the box in the photo, and no box of another photo.
+Last, one thing instead of a class: each of up to 300 boxes is a class by itself beside all classes by words; what must
+be found is the box in the photo, and no box of another photo. Its exemplar is the box cut out of the photo ("cut out"),
+or the box in a part of the photo that is three times as high and wide ("around"), so that the tower sees it at another
+size.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,20 +35,22 @@ import cora
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.detector.exemplars import PICTURE_SHARE, embed_region, in_words
+from cora.evaluation.bootstrap import estimate, resample_counts
 from cora.regions.everyday import EVERYDAY_NAMES
 
 LEAST_SIDE_PX, THINGS, SWITCHED_OFF = 24, 300, -9.0
-COLUMNS = ("alone", "mixed", "pictured", "worded", "named pict.", "truly", "both")
+SHARES = (PICTURE_SHARE, 0.5)
+COLUMNS = ("alone", "mixed", "pictured", "worded", "named pict.", "truly", *(f"both {share:g}" for share in SHARES))
 
 
 class Boxes(NamedTuple):
-    """Embeddings [M, D], classes [M], photos [M], whether [M] they may be exemplars; of some, those of the cut-out."""
+    """Embeddings [M, D], classes [M], photos [M], whether [M] they may be exemplars; of some, the other views."""
 
     embeddings: Tensor
     classes: Tensor
     photos: Tensor
     usable: Tensor
-    cut_out: dict[int, Tensor]
+    views: dict[str, dict[int, Tensor]]
 
 
 def main() -> None:
@@ -68,18 +73,20 @@ def main() -> None:
         scale = detector.config.tower.logit_scale
         for count in arguments.exemplars:
             rounds = [one_round(boxes, words, everyday, scale, count, seed) for seed in range(arguments.rounds)]
-            print(f"{count} exemplars a class, mean of {len(rounds)} splits, right names in %:")
-            print(" " * 20 + "".join(f"{column:>11}" for column in COLUMNS))
+            print(f"{count} exemplars a class, mean ± standard deviation of {len(rounds)} splits, right names in %:")
+            print(" " * 20 + "".join(f"{column:>14}" for column in COLUMNS))
             for key in rounds[0]:
-                row = torch.tensor([part[key] for part in rounds]).nanmean(dim=0)
-                print(f"  {key:<18}" + "".join(f"{100 * value:11.1f}" for value in row.tolist()))
+                row = 100 * torch.tensor([part[key] for part in rounds])
+                cells = zip(row.nanmean(dim=0).tolist(), row.std(dim=0).tolist(), strict=True)
+                print(f"  {key:<18}" + "".join(f"{mean:7.1f} ± {spread:4.1f}" for mean, spread in cells))
+        cosines(boxes, words)
         things(boxes, words, everyday, scale)
 
 
 def embed(detector: Detector, dataset: CocoDataset, count: int) -> Boxes:
     """All ground-truth boxes of the first photos."""
     embeddings, classes, photos, usable = [], [], [], []
-    cut_out: dict[int, Tensor] = {}
+    views: dict[str, dict[int, Tensor]] = {"cut out": {}, "around": {}}
     for index in range(min(count, len(dataset))):
         photo, targets, _ = dataset[index]
         if not len(targets):
@@ -92,10 +99,20 @@ def embed(detector: Detector, dataset: CocoDataset, count: int) -> Boxes:
         corners = dataset.records[index].boxes_xyxy_px
         usable.append((corners[:, 2:] - corners[:, :2]).amin(dim=1) >= LEAST_SIDE_PX)
         for row in usable[-1].nonzero()[:2, 0].tolist():
-            if len(cut_out) < THINGS:
-                left, top, right, bottom = (round(corner) for corner in corners[row].tolist())
-                cut_out[start + row] = embed_region(detector, photo.crop((left, top, right, bottom)))
-    return Boxes(torch.cat(embeddings), torch.cat(classes), torch.cat(photos), torch.cat(usable), cut_out)
+            if len(views["around"]) < THINGS:
+                box = tuple(round(corner) for corner in corners[row].tolist())
+                views["cut out"][start + row] = embed_region(detector, photo.crop(box))
+                views["around"][start + row] = embed_region(detector, *around(photo, box))
+    return Boxes(torch.cat(embeddings), torch.cat(classes), torch.cat(photos), torch.cat(usable), views)
+
+
+def around(photo: Image.Image, box: tuple[int, ...]) -> tuple[Image.Image, tuple[int, ...]]:
+    """The part of a photo that reaches over a box by its own size on all sides, and the box in it."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    x, y = max(0, left - width), max(0, top - height)
+    part = photo.crop((x, y, min(photo.width, right + width), min(photo.height, bottom + height)))
+    return part, (left - x, top - y, right - x, bottom - y)
 
 
 def one_round(
@@ -126,7 +143,7 @@ def one_round(
     for key, way in ways.items():
         mixed = named(torch.where(pictured[:, None], way, words))
         right = (mixed == truth).float()
-        both = named(F.normalize((1 - PICTURE_SHARE) * words + PICTURE_SHARE * way, dim=-1))
+        both = [named(F.normalize((1 - share) * words + share * way, dim=-1)) for share in SHARES]
         answer[key] = (
             (named(way) == truth).float().mean().item(),
             right.mean().item(),
@@ -134,23 +151,44 @@ def one_round(
             right[~is_pictured].mean().item(),
             pictured[mixed].float().mean().item(),
             is_pictured.float().mean().item(),
-            (both == truth).float().mean().item(),
+            *((one == truth).float().mean().item() for one in both),
         )
     return answer
 
 
+def cosines(boxes: Boxes, words: Tensor) -> None:
+    """Print how near boxes of different photos are to each other, and a box to its own name."""
+    others = boxes.photos[:, None] != boxes.photos[None]
+    between = (boxes.embeddings @ boxes.embeddings.T)[others].mean()
+    named = (boxes.embeddings * words[boxes.classes]).sum(dim=1).mean()
+    print(
+        f"{len(boxes.classes)} boxes; mean cosine of two of different photos {between:.2f}, with the name {named:.2f}"
+    )
+
+
 def things(boxes: Boxes, words: Tensor, everyday: Tensor, scale: float) -> None:
     """Print how often one thing is found, and how often boxes of other photos are taken for it."""
-    rows = torch.tensor(list(boxes.cut_out))
-    cut_out = torch.stack(list(boxes.cut_out.values()))
     best_word = (boxes.embeddings @ words.T).max(dim=1).values
-    others = boxes.photos[:, None] != boxes.photos[rows][None]
-    print(f"one thing, {len(rows)} of them, in %: found, boxes of other photos taken for it")
-    said = torch.stack([in_words(one, everyday, scale=scale) for one in cut_out])
-    for key, way in {"as it is": cut_out, "in words": said}.items():
-        wins = boxes.embeddings @ way.T > best_word[:, None]
-        found, wrong = wins[rows, torch.arange(len(rows))].float().mean(), (wins & others).sum() / others.sum()
-        print(f"  {key:<18}{100 * found:7.1f}{100 * wrong:7.1f}")
+    for kind, views in boxes.views.items():
+        rows = torch.tensor(list(views))
+        seen = torch.stack(list(views.values()))
+        others = boxes.photos[:, None] != boxes.photos[rows][None]
+        print(f"one thing, {kind}, {len(rows)} of them, in %: found, boxes of other photos taken for it")
+        said = torch.stack([in_words(one, everyday, scale=scale) for one in seen])
+        for key, way in {"as it is": seen, "in words": said}.items():
+            wins = boxes.embeddings @ way.T > best_word[:, None]
+            found, wrong = wins[rows, torch.arange(len(rows))], (wins & others).sum() / others.sum()
+            print(f"  {key:<18}{by_photo(found, boxes.photos[rows])}{100 * wrong:7.1f}")
+
+
+def by_photo(found: Tensor, photos: Tensor) -> str:
+    """Share in % with its 95 % interval by a bootstrap over photos."""
+    _, place = photos.unique(return_inverse=True)
+    count = torch.zeros(int(place.max()) + 1, dtype=torch.float64).index_add(0, place, torch.ones(len(place)).double())
+    right = torch.zeros_like(count).index_add(0, place, found.double())
+    drawn = torch.from_numpy(resample_counts(len(count))).double()
+    share = estimate(found.double().mean().item(), ((drawn @ right) / (drawn @ count)).numpy())
+    return f"{100 * (share.value or 0):7.1f} ({100 * (share.low or 0):.1f}-{100 * (share.high or 0):.1f})"
 
 
 if __name__ == "__main__":

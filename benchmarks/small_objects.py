@@ -6,11 +6,15 @@ Small is COCO's: below 32² square pixels. AP and AR are means over IoU 0.50:0.0
 small box. "Found, any name" is the share of all small boxes that some box overlaps by IoU 0.5, whatever it is called.
 In brackets the 95 % interval of a bootstrap over photos; every way is resampled alike, and the last column is its
 difference from the first way in the same resamples.
+
+With `--results FOLDER` what was found is kept there, so that a later call with other ways, or one that goes on after a
+stop, predicts nothing twice; delete the folder when the model or the photos change.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +36,16 @@ from cora.evaluation.bootstrap import FloatArray, estimate, mean_of_known, resam
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.predict import predict_dataset
 from cora.evaluation.truth import only_images, read_truth
+from cora.files import write_json
 
 Entries = Sequence[Mapping[str, Any]]
+#: COCO results, and seconds.
+Found = tuple[list[dict[str, Any]], float]
 
 SMALL = 32**2
+
+#: Photos whose results are kept together.
+PART = 32
 
 #: What is measured, each in 0..1.
 MEASURES = ("AP small", "AR small", "found, any name", "AP50, all sizes")
@@ -71,6 +81,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="only so many photos, evenly chosen")
     parser.add_argument("--resamples", type=int, default=100)
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="keep what was found here, and use what is there"
+    )
     parser.add_argument("--ways", type=int, nargs="+", default=list(range(len(WAYS))), help="by number, 0 is needed")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -91,7 +104,7 @@ def main() -> None:
     rows = []
     for way in (WAYS[number] for number in args.ways):
         set_short_side(detector, round(own * way.factor))
-        results, seconds = predict(detector, dataset, indices, way)
+        results, seconds = predict(detector, dataset, indices, way, args.results)
         measured = measure(truth, results, dataset.class_names)
         resampled = [
             measure(*resample(truth, results, row), dataset.class_names)
@@ -102,10 +115,26 @@ def main() -> None:
     show(rows, f"{args.model}, {len(chosen)} photos with {small} small boxes, {args.threads} threads")
 
 
-def predict(
-    detector: Detector, dataset: CocoDataset, indices: list[int], way: Way
-) -> tuple[list[dict[str, Any]], float]:
-    """COCO results, and mean seconds a photo."""
+def predict(detector: Detector, dataset: CocoDataset, indices: list[int], way: Way, folder: Path | None) -> Found:
+    """What is found one way; parts that are in the folder are read, the others written into it."""
+    results: list[dict[str, Any]] = []
+    seconds = 0.0
+    for start in range(0, len(indices), PART):
+        part = indices[start : start + PART]
+        file = None if folder is None else folder / f"{way.name.replace(' ', '-')}-{start}.json"
+        if file is not None and file.exists():
+            found, took = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            found, took = predict_part(detector, dataset, part, way)
+            if file is not None:
+                write_json(file, (found, took), indent=None)
+        results += found
+        seconds += took
+    return results, seconds / len(indices)
+
+
+def predict_part(detector: Detector, dataset: CocoDataset, indices: list[int], way: Way) -> Found:
+    """COCO results, and seconds spent in the detector."""
     found = predict_dataset(
         detector,
         dataset,
@@ -114,7 +143,7 @@ def predict(
         tiles=way.tiles,
         progress=lambda chosen: track(chosen, way.name, console=Console(stderr=True), transient=True),
     )
-    return found.results, found.seconds_per_image
+    return found.results, found.seconds
 
 
 def measure(truth: Mapping[str, Any], results: Entries, names: Sequence[str]) -> FloatArray:

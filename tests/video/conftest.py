@@ -65,7 +65,7 @@ def detector() -> FakeDetector:
 def loaded(monkeypatch: pytest.MonkeyPatch, detector: FakeDetector) -> FakeDetector:
     """What `cora video` gets for every model."""
 
-    def open_detector(model: str, device: str) -> FakeDetector:
+    def open_detector(model: str, device: str, *, text_model: str | None = None) -> FakeDetector:
         return detector
 
     monkeypatch.setattr(video_run, "open_detector", open_detector)

@@ -17,6 +17,8 @@ from rich.console import Console
 
 from cora.apps import video_run
 from cora.apps.cli import main
+from cora.apps.open_model import open_detector
+from cora.detector.tiling import Tiles
 from cora.video import VideoError, VideoReader
 from tests.conftest import ROOT
 from tests.video.clips import STEP, make_clip, make_sound, packets, scene
@@ -92,6 +94,29 @@ def test_options_are_passed_on(loaded: FakeDetector, capsys: pytest.CaptureFixtu
     assert loaded.asked[2]["distractors"] == ()
 
 
+def test_exemplars_and_tiles_are_passed_on(loaded: FakeDetector) -> None:
+    make_clip(Path("a.mp4"))
+    Image.fromarray(scene(0)).save("a.png")
+    exemplars = ["--exemplar", "square=a.png#10,14,20,20", "--exemplar", "Square=a.png"]
+    assert main(["video", "a.mp4", *CLASSES, *exemplars, "--tiles", "1x2", "--no-video"]) == 0
+    assert loaded.asked[0]["exemplars"] == {"square": [(Path("a.png"), (10, 14, 30, 34)), Path("a.png")]}
+    assert loaded.asked[1]["tiles"] == Tiles(count=(1, 2))
+
+
+def test_exemplars_and_tiles_with_a_real_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_run, "open_detector", open_detector)
+    photo = ROOT / "examples" / "cat.jpg"
+    view = Image.open(photo).convert("RGB").resize((240, 160))
+    make_clip(Path("cat.mp4"), pictures=[np.asarray(view)] * 3, times=[0, STEP, 2 * STEP])
+    options = ["--exemplar", f"my cat={photo}", "--tiles", "1x2", "--short-side", "96", "--score", "0.01"]
+    assert main(["video", "cat.mp4", *options, "--no-video", "--json", "a.json"]) == 0
+    content = json.loads(Path("a.json").read_text())
+    assert content["classes"] == ["my cat"]
+    assert content["tracks"]
+    assert main(["video", "cat.mp4", "--exemplar", "my cat=none.png", "--no-video", "--json", "b.json"]) == 2
+    assert not Path("b.json").exists()
+
+
 def test_sound_that_mp4_cannot_hold_goes_to_mkv(folder: Path) -> None:
     make_clip(Path("a.mkv"), sound="pcm_u8")
     assert main(["video", "a.mkv", *CLASSES]) == 0
@@ -132,7 +157,10 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "start": ([*good, "--start", "9"], "expected a start within the video of 1.0 s, got 9 s"),
         "blank name": (["a.mp4", "--classes", "cat,,dog"], "got a blank one at position 2"),
         "name too long": (["a.mp4", "--classes", "x" * 400], "at most 77 tokens"),
-        "no classes": (["a.mp4"], "the following arguments are required: --classes"),
+        "no classes": (["a.mp4"], "the following arguments are required: --classes or --exemplar"),
+        "exemplar without a name": (["a.mp4", "--exemplar", "a.png"], "expected NAME=FILE"),
+        "overlap of no tiles": ([*good, "--tile-overlap", "0.3"], "expected --tiles or --tile-size beside"),
+        "tiles": ([*good, "--tiles", "2"], "expected rows and columns up to 32x32, such as 2x3, got '2'"),
         "kind of file": ([*good, "--output", "b.avi"], "expected the name of a video that ends in .mp4"),
         "output is a folder": ([*good, "--output", "dir.mp4"], "expected a file to write to, got a folder: dir.mp4"),
         "output is the source": ([*good, "--output", "./a.mp4"], "got a.mp4 for the source also"),
@@ -236,7 +264,7 @@ class Slow(FakeDetector):
         time.sleep(0.1)
         return super().predict(*arguments, **options)
 
-video_run.open_detector = lambda model, device: Slow()
+video_run.open_detector = lambda model, device, text_model: Slow()
 sys.exit(main(sys.argv[1:]))
 """
 

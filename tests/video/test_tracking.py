@@ -187,7 +187,7 @@ class TestObjectTracker:
         for number in range(3):
             tracker.update(scene(number), number / 10)
         assert detector.encoded == 1
-        assert detector.asked[0] == {"distractors": ["tree"], "class_weights": {"cat": 2}}
+        assert detector.asked[0] == {"distractors": ["tree"], "class_weights": {"cat": 2}, "exemplars": None}
         assert detector.asked[1]["score"] == pytest.approx(0.2)
 
     def test_reuse_spares_the_detector_and_keeps_tracks(self, detector: FakeDetector) -> None:

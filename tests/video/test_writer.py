@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cora.errors import CoraError
-from cora.video import VideoError, VideoReader, VideoWriter
+from cora.video import Frame, VideoError, VideoReader, VideoWriter
+from cora.video.gif import GifFile
 from tests.video.clips import STEP, make_clip, packets, scene
 
 
@@ -102,6 +103,24 @@ def test_gif(tmp_path: Path) -> None:
     assert lengths == [100, 300, 100]
     assert np.abs(last - pictures[2]).mean() < 8
     assert np.abs(last[35, 35] - (240, 220, 10)).max() < 40
+
+
+def test_noise_does_not_change_a_gif_and_what_moves_does(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(-2, 3, (48, 64, 3))
+    still = np.full((48, 64, 3), 120)
+    moved = still + noise
+    moved[:10, :10] = 250
+    file = GifFile(tmp_path / "a.gif", Fraction(1, 10))
+    for number, pixels in enumerate((still - noise, still + noise, moved)):
+        picture = pixels.astype(np.uint8)
+        file.write(Frame(number, number / 10, number, 1, picture), Image.fromarray(picture))
+    file.finish()
+    with Image.open(tmp_path / "a.gif") as gif:
+        first, last = gif.convert("RGB"), gif
+        last.seek(gif.n_frames - 1)
+        changed = (np.asarray(first) != np.asarray(last.convert("RGB"))).any(axis=2)
+    assert changed[:10, :10].all()
+    assert changed.sum() == 100
 
 
 def test_sound_that_does_not_fit(tmp_path: Path) -> None:

@@ -6,8 +6,16 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import above_zero, positive, score
-from cora.apps.model_options import add_classes_option, add_device_option, add_distractors_option, add_model_option
+from cora.apps.exemplar_options import add_exemplar_option
+from cora.apps.model_options import (
+    add_classes_option,
+    add_device_option,
+    add_distractors_option,
+    add_model_option,
+    add_text_model_option,
+)
 from cora.apps.text_options import add_text_options
+from cora.apps.tile_options import add_tile_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,10 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="video file, number of a camera (0, 1, ...) or camera:NAME, or stream (rtsp://..., http://...)",
     )
-    add_classes_option(parser)
+    add_classes_option(parser, unless="there is an --exemplar")
+    add_exemplar_option(parser)
     add_distractors_option(parser, "video")
     add_text_options(parser)
     add_model_option(parser)
+    add_text_model_option(parser)
     parser.add_argument(
         "--score", type=score, default=0.3, help="least score that starts a track, 0 to 1 (default: %(default)s)"
     )
@@ -39,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where no part of a picture changed by more than so many of 255 grey levels, keep what was found before "
         "(default: 0, look at every picture)",
     )
+    add_tile_options(parser)
     add_device_option(parser)
 
 

@@ -18,12 +18,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from cora.apps.exemplar_options import gather
 from cora.apps.files import check_writable
 from cora.apps.model_options import read_distractors, read_names
-from cora.apps.open_model import open_detector
+from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, report, say
-from cora.apps.text_options import read_text_options
-from cora.errors import CoraError
+from cora.apps.text_options import TextOptions, read_text_options
+from cora.apps.tile_options import read_tiles, set_short_side
+from cora.detector.exemplars import Exemplars
+from cora.detector.tiling import Tiles
+from cora.errors import CoraError, VocabularyError
 from cora.video import ObjectTracker, VideoReader, VideoWriter, draw_objects
 from cora.video.records import CsvRecords, JsonRecords, text_file
 from cora.video.summary import TrackSummaries
@@ -32,6 +36,17 @@ from cora.video.writer import can_hold, check_video_path
 
 _FOLDER = Path("cora-output")
 _MOST_ROWS = 30
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is looked for, and how; read before the model is loaded."""
+
+    names: tuple[str, ...]
+    exemplars: Exemplars
+    distractors: tuple[str, ...] | None
+    text: TextOptions
+    tiles: Tiles | None
 
 
 @dataclass
@@ -72,9 +87,7 @@ def follow(arguments: argparse.Namespace) -> int:
         CoraError: bad input.
         KeyboardInterrupt: Ctrl-C, after all files were finished.
     """
-    names = read_names(arguments.classes)
-    others = read_distractors(arguments.distractors)
-    options = read_text_options(arguments.templates, arguments.descriptions, names)
+    wanted = _wanted(arguments)
     if arguments.output is not None:
         check_video_path(arguments.output)
     with ExitStack() as stack:
@@ -86,25 +99,47 @@ def follow(arguments: argparse.Namespace) -> int:
         results = _Results()
         if arguments.show:
             results.window = stack.enter_context(LiveWindow(f"cora: {arguments.source}"))
-        detector = open_detector(arguments.model, arguments.device)
-        options.apply(detector.vocabulary_encoder)
-        tracker = ObjectTracker(
-            detector,
-            names,
-            score=arguments.score,
-            rate=float(video.rate / arguments.every),
-            reuse=arguments.reuse,
-            distractors=others,
-        )
+        tracker = _tracker(arguments, wanted, rate=float(video.rate / arguments.every))
         if output is not None:
             results.writer = stack.enter_context(VideoWriter(output, like=video, sound=not arguments.no_sound))
         if arguments.csv is not None:
             results.records.append(CsvRecords(stack.enter_context(text_file(arguments.csv))))
         if arguments.json is not None:
             file = stack.enter_context(text_file(arguments.json))
-            results.records.append(JsonRecords(file, _header(arguments, video, names)))
+            results.records.append(JsonRecords(file, _header(arguments, video, tracker.class_names)))
         _follow(video, tracker, results)
     return _report(arguments, video, results, output)
+
+
+def _wanted(arguments: argparse.Namespace) -> _Wanted:
+    exemplars = gather(arguments.exemplar)
+    if arguments.classes is None and not exemplars and not is_exported(arguments.model):
+        raise VocabularyError("the following arguments are required: --classes or --exemplar")
+    names = () if arguments.classes is None else read_names(arguments.classes)
+    return _Wanted(
+        names=names,
+        exemplars=exemplars,
+        distractors=read_distractors(arguments.distractors),
+        text=read_text_options(arguments.templates, arguments.descriptions, names),
+        tiles=read_tiles(arguments),
+    )
+
+
+def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> ObjectTracker:
+    detector = open_detector(arguments.model, arguments.device, text_model=arguments.text_model)
+    set_short_side(detector, arguments.short_side)
+    wanted.text.apply(detector.vocabulary_encoder)
+    names = wanted.names or (() if wanted.exemplars else fixed_names(detector))
+    return ObjectTracker(
+        detector,
+        names,
+        score=arguments.score,
+        rate=rate,
+        reuse=arguments.reuse,
+        distractors=wanted.distractors,
+        exemplars=wanted.exemplars or None,
+        tiles=wanted.tiles,
+    )
 
 
 def _follow(video: VideoReader, tracker: ObjectTracker, results: _Results) -> None:

@@ -8,6 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cora.video.reader import Frame
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.packet import Packet
 
-_COLOURS = 160
+_COLOURS = 96
 #: Hundredths of a second; browsers slow down what is faster.
 _SHORTEST = 2
+#: Of 255; what changes by no more from the picture before is noise of the camera, which would make up most of the file.
+_NOISE = 5
 
 
 class GifFile:
@@ -32,6 +36,7 @@ class GifFile:
     def __init__(self, path: Path, time_base: Fraction) -> None:
         self._path, self._time_base = path, time_base
         self._palette: Image.Image | None = None
+        self._shown: NDArray[np.int16] | None = None
         self._pictures: list[Image.Image] = []
         self._starts: list[int] = []
         self._end = 0
@@ -41,9 +46,19 @@ class GifFile:
         # Dither would move from frame to frame, and let no pixel stand still.
         if self._palette is None:
             self._palette = _palette(picture)
+        picture = self._without_noise(picture)
         self._pictures.append(picture.quantize(palette=self._palette, dither=Image.Dither.NONE))
         self._starts.append(round(frame.pts * self._time_base * 100))
         self._end = round((frame.pts + frame.duration) * self._time_base * 100)
+
+    def _without_noise(self, picture: Image.Image) -> Image.Image:
+        """The picture, with the pixels of the one before it wherever they are about the same."""
+        pixels = np.array(picture, dtype=np.int16)
+        if self._shown is not None:
+            same = np.abs(pixels - self._shown).max(axis=2) <= _NOISE
+            pixels[same] = self._shown[same]
+        self._shown = pixels
+        return Image.fromarray(pixels.astype(np.uint8))
 
     def copy_sound(self, packets: Iterable[Packet[AudioStream]]) -> None:
         """A GIF has no sound."""

@@ -17,6 +17,8 @@ from cora.video.sightings import Sightings, merge_classes
 
 if TYPE_CHECKING:
     from cora.detector import Detector
+    from cora.detector.exemplars import Exemplars
+    from cora.detector.tiling import Tiles
     from cora.regions import Vocabulary
 
 #: Boxes with this share of the wanted score may continue a track, not start one.
@@ -79,9 +81,12 @@ class ObjectTracker:
         lost_seconds: how long a track waits for its object to appear again.
         distractors: names of other things that compete with the classes; None takes the model's own choice.
         class_weights: factor by name on a class's score in anchor pre-matching.
+        exemplars: pictures of classes by name; of classes among the names, or of further ones.
+        tiles: overlapping parts of a picture that are looked at, too, for small objects.
 
     Raises:
         VocabularyError: the names are unusable.
+        ImageError: a picture of an exemplar cannot be read.
         MissingExtraError: the extra `video` is not installed.
     """
 
@@ -98,9 +103,13 @@ class ObjectTracker:
         lost_seconds: float = 1.0,
         distractors: Sequence[str] | None = None,
         class_weights: Mapping[str, float] | None = None,
+        exemplars: Exemplars | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
-        self._detector = detector
-        self._vocabulary = detector.vocabulary(classes, distractors=distractors, class_weights=class_weights)
+        self._detector, self._tiles = detector, tiles
+        self._vocabulary = detector.vocabulary(
+            classes, distractors=distractors, class_weights=class_weights, exemplars=exemplars
+        )
         self._score = score
         self._tracks = ByteTrack(start_score=score, rate=rate, lost_seconds=lost_seconds)
         self._gate = ChangeGate(reuse)
@@ -133,7 +142,9 @@ class ObjectTracker:
 
     def look(self, picture: ImageSource) -> Sightings:
         """Boxes of one picture with the scores of all classes, by itself."""
-        found = self._detector.predict(picture, self._vocabulary, score=_WEAK * self._score, max_detections=_MOST_BOXES)
+        found = self._detector.predict(
+            picture, self._vocabulary, score=_WEAK * self._score, max_detections=_MOST_BOXES, tiles=self._tiles
+        )
         return merge_classes(found)
 
     def _object(self, row: int, number: int, seconds: float, *, fresh: bool) -> TrackedObject:
