@@ -17,7 +17,9 @@ from cora.compress.quantize_check import (
     Pictures,
     compare,
     reasons_to_refuse,
+    with_interval,
 )
+from cora.evaluation.bootstrap import Estimate
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.structures import Detections
 from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results
@@ -106,9 +108,30 @@ def test_average_precision_is_that_of_the_evaluator(file: Path) -> None:
     expected = {
         s.name: 100 * s.ap50 for s in evaluate_boxes(truth, results, classes=CLASSES).scores if s.ap50 is not None
     }
-    assert row.ap50["novel"] == pytest.approx(expected["cat"], abs=1e-3)
-    assert row.ap50["base"] == pytest.approx((expected["dog"] + expected["bus"]) / 2, abs=1e-3)
-    assert row.ap50["all"] == pytest.approx(sum(expected.values()) / 3, abs=1e-3)
+    assert row.ap50["novel"].value == pytest.approx(expected["cat"], abs=1e-3)
+    assert row.ap50["base"].value == pytest.approx((expected["dog"] + expected["bus"]) / 2, abs=1e-3)
+    assert row.ap50["all"].value == pytest.approx(sum(expected.values()) / 3, abs=1e-3)
+
+
+def test_intervals_hold_the_value_and_changes_are_paired(file: Path) -> None:
+    truth = ground_truth()
+    results = noisy_results(truth)
+    plain, same, worse = compare(contenders(file, results, results, results[::2]), pictures(truth))
+    for group, score in plain.ap50.items():
+        assert score.low < score.value < score.high  # type: ignore[operator]
+        # The same pictures are drawn for both, so that a model differs from itself in no resample.
+        assert same.change[group] == Estimate(value=0.0, low=0.0, high=0.0)
+        lost = worse.change[group]
+        assert lost.value == pytest.approx(worse.ap50[group].value - score.value)  # type: ignore[operator]
+        assert lost.low <= lost.value <= lost.high  # type: ignore[operator]
+
+
+def test_a_group_without_a_box_has_no_score(file: Path) -> None:
+    truth = ground_truth()
+    truth["annotations"] = [one for one in truth["annotations"] if one["category_id"] != CLASSES["cat"]]
+    for row in compare(contenders(file, noisy_results(truth), []), pictures(truth)):
+        assert row.ap50["novel"] == row.change["novel"] == Estimate(value=None, low=None, high=None)
+        assert row.ap50["all"].value is not None
 
 
 def test_a_model_that_finds_nothing_has_nothing_to_agree_with(file: Path) -> None:
@@ -127,9 +150,17 @@ def test_models_take_turns(file: Path) -> None:
 
 
 def row(novel: float | None, base: float, agreement: float | None = 90.0) -> Measured:
-    return Measured(
-        name="", megabytes=1, milliseconds=1, agreement=agreement, ap50={"novel": novel, "base": base, "all": base}
-    )
+    ap50 = {
+        group: Estimate(value=value, low=value, high=value)
+        for group, value in {"novel": novel, "base": base, "all": base}.items()
+    }
+    return Measured(name="", megabytes=1, milliseconds=1, agreement=agreement, ap50=ap50)
+
+
+def test_scores_are_written_with_their_intervals() -> None:
+    assert with_interval(Estimate(value=1.25, low=-0.001, high=2.0), 2) == "1.25 (0.00 to 2.00)"
+    assert with_interval(Estimate(value=1.26, low=None, high=None)) == "1.3"
+    assert with_interval(Estimate(value=None, low=None, high=None)) == "-"
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,13 @@ def test_annotations_add_average_precision(data: Path, tmp_path: Path, capsys: p
     options = ["--annotations", data / "annotations.json", "--split", split, "--json", report]
     output = tmp_path / "int8.safetensors"
     assert run(data, output, *TORCHAO, *options, "--max-loss", "100", "--min-agreement", "1") == 0
-    assert "AP was not checked" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "AP was not checked" not in printed
+    assert "in brackets: 95 % intervals by resampling pictures" in printed
     rows = json.loads(report.read_text())["rows"]
     assert all(set(row["ap50"]) == {"novel", "base", "all"} for row in rows)
-    assert rows[0]["ap50"]["all"] > 0
+    assert rows[0]["ap50"]["all"]["value"] > 0
+    assert rows[0]["change"]["all"] == {"value": 0, "low": 0, "high": 0}
 
 
 def test_static_calibrates_on_pictures(data: Path, tmp_path: Path) -> None:

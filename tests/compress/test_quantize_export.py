@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import rich
 from onnx import helper, numpy_helper
 from PIL import Image
 
@@ -16,7 +17,7 @@ from cora.compress.quantize_float import FLOAT_PARTS, FloatWeights
 from cora.compress.quantize_onnx import float_nodes, quantize_onnx_file
 from cora.compress.quantize_openvino import float_operators, quantize_openvino_file
 from cora.detector import Detector
-from cora.errors import ModelError
+from cora.errors import ImageError, ModelError
 from cora.export import ExportSettings, load_exported
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import read_openvino_manifest, write_openvino
@@ -116,7 +117,13 @@ def test_feeds_are_the_inputs_of_the_graph(detector: Detector, plain_onnx: Path)
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_boxes_stay_close(
-    detector: Detector, plain_onnx: Path, plain_xml: Path, backend: str, mode: str, tmp_path: Path
+    detector: Detector,
+    plain_onnx: Path,
+    plain_xml: Path,
+    backend: str,
+    mode: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     plain, quantize = (
         (plain_onnx, quantize_onnx_file) if backend == "onnxruntime" else (plain_xml, quantize_openvino_file)
@@ -129,6 +136,7 @@ def test_boxes_stay_close(
     target = tmp_path / f"int8{plain.suffix}"
     before = plain.read_bytes()
     quantize(plain, target, feeds=feeds, keep=FloatWeights(detector))
+    assert tuple(capfd.readouterr()) == ("", "")  # no progress bars, no advice to developers
     assert plain.read_bytes() == before
     assert all(file.is_file() for file in files_of(target))
     batch = original.preprocessor([photo(9)])
@@ -141,6 +149,35 @@ def test_boxes_stay_close(
     assert float(difference.amin(dim=2).median()) < 0.02
     read = read_onnx_manifest if backend == "onnxruntime" else read_openvino_manifest
     assert read(target) == read(plain)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_what_goes_wrong_in_a_tool_is_one_line(
+    detector: Detector, plain_onnx: Path, plain_xml: Path, backend: str, tmp_path: Path
+) -> None:
+    plain, quantize, tool = (
+        (plain_onnx, quantize_onnx_file, "ONNX Runtime")
+        if backend == "onnxruntime"
+        else (plain_xml, quantize_openvino_file, "NNCF")
+    )
+    vocabulary = detector.vocabulary(NAMES, distractors=())
+    [feed] = calibration_feeds(detector.preprocessor, vocabulary, [photo(0)])
+    wrong = {**feed, "pixels": feed["pixels"][:, :1]}  # one channel instead of three
+    quiet = rich.get_console().quiet
+    with pytest.raises(ModelError, match=f"expected a graph that {tool} quantizes, got: .* --backend") as error:
+        quantize(plain, tmp_path / f"int8{plain.suffix}", feeds=[wrong], keep=FloatWeights(detector))
+    assert "\n" not in str(error.value)
+    assert rich.get_console().quiet == quiet
+
+
+def test_unreadable_pictures_are_not_blamed_on_the_tool(
+    detector: Detector, plain_onnx: Path, plain_xml: Path, tmp_path: Path
+) -> None:
+    vocabulary = detector.vocabulary(NAMES, distractors=())
+    for plain, quantize in ((plain_onnx, quantize_onnx_file), (plain_xml, quantize_openvino_file)):
+        feeds = calibration_feeds(detector.preprocessor, vocabulary, [tmp_path / "nothing.jpg"])
+        with pytest.raises(ImageError):
+            quantize(plain, tmp_path / f"int8{plain.suffix}", feeds=feeds, keep=FloatWeights(detector))
 
 
 def test_quantized_weights_are_int8_and_heads_are_not(detector: Detector, plain_onnx: Path, tmp_path: Path) -> None:

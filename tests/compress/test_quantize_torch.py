@@ -187,6 +187,19 @@ def test_without_torchao_the_extra_is_named(detector: Detector, monkeypatch: pyt
         quantized(detector, "dynamic")
 
 
+def test_a_state_dict_is_read_in_inference_mode_and_of_a_copy(detector: Detector) -> None:
+    model = quantized(detector, "static")
+    with torch.inference_mode():
+        found = model.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        name = next(iter(int8_layers(detector)))
+        other.get_submodule(name).weight.qdata.zero_()  # type: ignore[union-attr, operator]
+    assert not bool(other.state_dict()[f"{name}.weight"].any())
+    assert bool(model.state_dict()[f"{name}.weight"].any())
+
+
 def test_embeddings_are_cached_under_a_name_of_their_own(detector: Detector) -> None:
     model = quantized(detector, "dynamic")
     assert model.text_tower.fingerprint != detector.text_tower.fingerprint

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cora.detector import Detector
-from cora.errors import MissingExtraError, ModelError
+from cora.errors import CoraError, MissingExtraError, ModelError
 from cora.export import FORMATS, ExportedDetector, ExportSettings, Manifest, export_detector, load_exported, write
 from cora.export.backends import OnnxRuntime, Program
 from cora.export.check import plain_detector
@@ -108,6 +108,15 @@ def test_other_endings_are_refused(toy: Detector, tmp_path: Path, format: write.
     with pytest.raises(ModelError, match=rf"ends in \{FORMATS[format]} for {format}"):
         export_detector(toy, tmp_path / "toy.bin", format=format, model="toy")
     assert left_in(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_fails_before_the_work(
+    toy: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "trace", lambda *arguments, **options: pytest.fail("traced"))
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CoraError, match=r"expected to write .*toy\.onnx, got .*; free or choose another place"):
+        export_detector(toy, tmp_path / "file" / "toy.onnx", format="onnx", model="toy")
 
 
 def test_profiles_of_an_engine_name_every_input(toy: Detector) -> None:

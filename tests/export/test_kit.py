@@ -1,9 +1,12 @@
 """nano as ONNX and OpenVINO on photos of the kit: the same boxes, the same average precision."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import cora
 from cora.data.class_split import read_class_split
@@ -13,6 +16,7 @@ from cora.evaluation.base_novel import class_groups
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.export import ExportedDetector, ExportSettings, export_detector, load_exported
+from cora.export.backends import Arrays
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import write_openvino
 
@@ -20,7 +24,9 @@ PHOTOS = 6
 
 
 @pytest.mark.needs_shared
-def test_average_precision_is_that_of_the_original(shared: Path, tmp_path: Path) -> None:
+def test_average_precision_is_that_of_the_original(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kit = shared / "kit" / "coco_ovd_mini"
     dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")
     split = read_class_split(kit / "class_split.json")
@@ -51,3 +57,10 @@ def test_average_precision_is_that_of_the_original(shared: Path, tmp_path: Path)
     assert expected["all"] > 0
     for model in exported:
         assert ap50(model) == pytest.approx(expected, abs=0.1)
+
+    def miscompiled(inputs: Arrays, run: Callable[[Arrays], list[NDArray[Any]]] = exported[0].backend.run) -> Any:
+        boxes, *others = run(inputs)
+        return [boxes + np.float32(0.05), *others]
+
+    monkeypatch.setattr(exported[0].backend, "run", miscompiled)
+    assert ap50(exported[0]) != pytest.approx(expected, abs=0.1)

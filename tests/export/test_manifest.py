@@ -1,8 +1,11 @@
+import copy
 import json
 
 import pytest
+import torch
 
 from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import ModelError
 from cora.export import ExportSettings, Manifest
 from cora.export.manifest import MAX_TEXT
@@ -16,6 +19,15 @@ def test_comes_back_from_its_text(toy: Detector) -> None:
     assert manifest.class_names == NAMES
     assert manifest.distractors == 1
     assert (manifest.boxes, manifest.exact_boxes) == (7, 3)
+
+
+def test_says_which_weights_were_exported(toy: Detector) -> None:
+    assert manifest_of(toy).fingerprint == weights_fingerprint(toy)
+    other = copy.deepcopy(toy)
+    assert weights_fingerprint(other) == weights_fingerprint(toy)
+    with torch.no_grad():
+        other.localizer.objectness_head.bias[0] += 1e-6
+    assert weights_fingerprint(other) != weights_fingerprint(toy)
 
 
 @pytest.mark.parametrize(

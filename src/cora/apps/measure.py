@@ -22,6 +22,7 @@ from cora.data.coco import CocoDataset
 from cora.data.coco_json import read_json
 from cora.data.lvis import is_lvis
 from cora.data.read import read_dataset
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
 from cora.evaluation.base_novel import class_groups, frequency_groups
 from cora.evaluation.bootstrap import PERCENTILES, IntArray, resample_counts
@@ -136,34 +137,52 @@ def header(args: argparse.Namespace, setting: Setting, model: torch.nn.Module | 
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """First 16 hex digits of the SHA-256 over names, types, shapes and bytes of the weights."""
-    if (manifest := getattr(model, "manifest", None)) is not None:  # an exported file says what it was made of
-        return str(manifest.fingerprint)
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """`weights_fingerprint`, of an exported file that of the model it was made of."""
+    manifest = getattr(model, "manifest", None)
+    return weights_fingerprint(model) if manifest is None else str(manifest.fingerprint)
 
 
-def read_class_weights(path: Path | None, names: Collection[str]) -> dict[str, float]:
-    """Class name -> weight in pre-matching from a JSON file; empty without one.
+def read_class_weights(given: str | None, groups: Mapping[str, Collection[str]]) -> dict[str, float]:
+    """Class name -> weight in pre-matching, from a JSON file or "GROUP=WEIGHT"; empty where none are given.
+
+    Args:
+        given: as on the command line.
+        groups: group -> its classes.
 
     Raises:
-        DataError: the file cannot be read, has weights that are not above 0 or names that are not among `names`.
+        DataError: an unknown group, a file that cannot be read, weights that are not above 0, or unknown names.
     """
-    if path is None:
+    if given is None:
         return {}
+    group, separator, weight = given.partition("=")
+    if separator and group in groups:
+        return dict.fromkeys(groups[group], _weight(weight))
+    path = Path(given)
+    if separator and not path.exists():
+        raise DataError(
+            f"--class-weights: expected GROUP=WEIGHT for one of the groups {', '.join(groups)}, or a file, got {given}"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"expected JSON of class name to weight, cannot read {path}: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
         raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
-    strangers = [name for name in content if name not in set(names)]
+    names = {name for members in groups.values() for name in members}
+    strangers = [name for name in content if name not in names]
     if strangers:
         raise DataError(
             f"expected weights of the {len(names)} classes, got {len(strangers)} unknown names in {path}: "
             f"{', '.join(strangers[:5])}; remove them"
         )
     return {name: float(weight) for name, weight in content.items()}
+
+
+def _weight(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise DataError(f"--class-weights: expected a weight above 0, got {text!r}")
+    return value

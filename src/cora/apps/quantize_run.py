@@ -28,6 +28,7 @@ from cora.compress.quantize_check import (
     compare,
     contender,
     reasons_to_refuse,
+    with_interval,
 )
 from cora.detector import Detector
 from cora.errors import CoraError, DataError
@@ -160,14 +161,10 @@ def _table(rows: Sequence[Measured], pictures: Pictures) -> Table:
             f"{row.megabytes:.1f}",
             f"{row.milliseconds:.0f}",
             f"{rows[0].milliseconds / row.milliseconds:.2f}x",
-            *(_number(row.ap50[group]) for group in groups),
-            _number(row.agreement),
+            *(with_interval(row.ap50[group]) for group in groups),
+            "-" if row.agreement is None else f"{row.agreement:.1f}",
         )
     return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def _say_what_was_not_checked(out: Console, args: argparse.Namespace, pictures: Pictures) -> None:
@@ -176,6 +173,8 @@ def _say_what_was_not_checked(out: Console, args: argparse.Namespace, pictures: 
     )
     if pictures.truth is None:
         out.print("AP was not checked: there are no annotations (--annotations)")
+    else:
+        out.print("in brackets: 95 % intervals by resampling pictures")
 
 
 def _report(

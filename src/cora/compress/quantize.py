@@ -58,7 +58,7 @@ def quantize_model(
 
     Raises:
         MissingExtraError: the tool is not installed.
-        ModelError: static mode without pictures.
+        ModelError: static mode without pictures, or the tool fails.
         ImageError: a picture cannot be read.
     """
     if mode == "static" and not calibration:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from cora.detector import Detector
-from cora.evaluation.coco_ap import detection_limit, evaluate_boxes
+from cora.evaluation.base_novel import resampled_ap50
+from cora.evaluation.bootstrap import RESAMPLES, Estimate, FloatArray, estimate, mean_of_known, resample_counts
+from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
 from cora.evaluation.predict import MIN_SCORE
 from cora.structures import Detections
 
@@ -51,14 +54,17 @@ class Measured:
         megabytes: of its files (10^6 bytes).
         milliseconds: median time of a picture, from pixels to boxes, class names encoded before.
         agreement: AP50 in 0..100 against the first model's boxes, 100 for that model itself; None if it found none.
-        ap50: group -> AP50 in 0..100, empty without annotations; None for a group without a box.
+        ap50: group -> AP50 in 0..100 with its 95 % bootstrap interval over pictures, all None for a group without a
+            box; empty without annotations.
+        change: the same of AP50 minus the first model's, both on the same resamples.
     """
 
     name: str
     megabytes: float
     milliseconds: float
     agreement: float | None
-    ap50: dict[str, float | None] = field(default_factory=dict)
+    ap50: dict[str, Estimate] = field(default_factory=dict)
+    change: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +125,20 @@ def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Pr
             runs[index].seconds.append(time.perf_counter() - start)
             runs[index].results += found.to_coco(image_id)
     reference = _as_truth(runs[0].results, sizes, pictures.classes)
+    known = [_ap50(pictures, run.results) for run in runs]
     return [
         Measured(
             name=one.name,
             megabytes=sum(file.stat().st_size for file in one.files) / 1e6,
             milliseconds=1000 * statistics.median(run.seconds),
             agreement=_agreement(reference, run.results, pictures.classes),
-            ap50=_ap50(pictures, run.results),
+            ap50={group: estimate(float(values[0]), values[1:]) for group, values in own.items()},
+            change={
+                group: estimate(float(difference[0]), difference[1:])
+                for group, difference in ((group, values - known[0][group]) for group, values in own.items())
+            },
         )
-        for one, run in zip(contenders, runs, strict=True)
+        for one, run, own in zip(contenders, runs, known, strict=True)
     ]
 
 
@@ -141,13 +152,25 @@ def reasons_to_refuse(plain: Measured, quantized: Measured, *, max_loss: float, 
         min_agreement: least agreement, 0..100.
     """
     reasons = []
-    for group, before in plain.ap50.items():
-        after = quantized.ap50[group]
+    for group, score in plain.ap50.items():
+        before, after = score.value, quantized.ap50[group].value
         if before is not None and after is not None and before - after > max_loss:
             reasons.append(f"AP50 of {group} classes falls from {before:.1f} to {after:.1f}")
     if quantized.agreement is not None and quantized.agreement < min_agreement:
         reasons.append(f"its boxes agree with those of the float model by {quantized.agreement:.1f} of 100")
     return reasons
+
+
+def with_interval(score: Estimate, digits: int = 1) -> str:
+    """A score with its interval in brackets; "-" where there is none."""
+
+    def plain(value: float) -> str:
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # plus zero: never "-0.0"
+
+    if score.value is None:
+        return "-"
+    known = score.low is not None and score.high is not None
+    return plain(score.value) + (f" ({plain(score.low or 0)} to {plain(score.high or 0)})" if known else "")
 
 
 def _as_truth(
@@ -176,25 +199,26 @@ def _as_truth(
 
 
 def _agreement(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> float | None:
-    return _mean(_ap50_of_classes(truth, results, classes, COMPARED_BOXES).values())
+    scores = _evaluate(truth, results, classes, COMPARED_BOXES).scores
+    known = [score.ap50 for score in scores if score.ap50 is not None]
+    return 100 * statistics.fmean(known) if known else None
 
 
-def _ap50(pictures: Pictures, results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def _ap50(pictures: Pictures, results: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
+    """Group -> AP50 in percent [1 + R] of the pictures as they are and of their resamples; NaN without a box."""
     if pictures.truth is None:
         return {}
-    found = _ap50_of_classes(pictures.truth, results, pictures.classes, detection_limit(pictures.truth))
-    return {group: _mean(found[name] for name in names) for group, names in pictures.groups.items()}
+    evaluation = _evaluate(pictures.truth, results, pictures.classes, detection_limit(pictures.truth))
+    counts = resample_counts(evaluation.images, resamples=RESAMPLES)
+    values = resampled_ap50(evaluation, np.concatenate([np.ones_like(counts[:1]), counts]))
+    return {
+        group: 100 * mean_of_known(values[:, [place for place, name in enumerate(pictures.classes) if name in names]])
+        for group, names in pictures.groups.items()
+    }
 
 
-def _ap50_of_classes(
+def _evaluate(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], classes: Sequence[str], limit: int
-) -> dict[str, float | None]:
+) -> BoxEvaluation:
     ids = {name: number for number, name in enumerate(classes, start=1)}
-    evaluation = evaluate_boxes(truth, results, classes=ids, max_detections=limit)
-    return {score.name: score.ap50 for score in evaluation.scores}
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Of the known ones, in percent."""
-    known = [value for value in values if value is not None]
-    return 100 * statistics.fmean(known) if known else None
+    return evaluate_boxes(truth, results, classes=ids, max_detections=limit)

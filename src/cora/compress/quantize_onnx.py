@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cora.compress.quantize_float import FloatWeights
-from cora.compress.quantize_quiet import quiet
+from cora.compress.quantize_quiet import quiet, running
 from cora.errors import MissingExtraError
 
 Feeds = Iterable[Mapping[str, NDArray[Any]]]
@@ -36,6 +36,7 @@ def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: 
 
     Raises:
         MissingExtraError: onnx or onnxruntime is not installed.
+        ModelError: the quantizer fails.
     """
     try:
         import onnx
@@ -52,7 +53,7 @@ def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: 
         "weight_type": QuantType.QInt8,
         "extra_options": {"MatMulConstBOnly": True},
     }
-    with quiet():  # it advises its developers through the root logger
+    with quiet(), running("ONNX Runtime"):  # it advises its developers through the root logger
         if feeds is None:
             quantize_dynamic(model, str(target), op_types_to_quantize=list(_LAYERS), **options)
         else:

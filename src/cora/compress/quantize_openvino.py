@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cora.compress.quantize_float import FloatWeights
 from cora.compress.quantize_onnx import Feeds
-from cora.compress.quantize_quiet import quiet
+from cora.compress.quantize_quiet import quiet, running
 from cora.errors import MissingExtraError
 from cora.export.openvino_file import companions
 
@@ -36,6 +36,7 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
 
     Raises:
         MissingExtraError: openvino or nncf is not installed.
+        ModelError: NNCF fails.
     """
     try:
         import nncf
@@ -46,7 +47,8 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(str(plain))
     scope = nncf.IgnoredScope(names=float_operators(model, keep), validate=False)
-    with quiet("torch.utils.cpp_extension"):  # what NNCF imports on the way warns that there is no GPU
+    # What NNCF imports on the way warns that there is no GPU.
+    with quiet("torch.utils.cpp_extension"), running("NNCF"):
         if feeds is None:
             quantized = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
         else:

@@ -1,10 +1,14 @@
-"""Keeping what quantizers tell their developers from people."""
+"""Keeping what quantizers tell their developers from people, and saying in one line what goes wrong in them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import rich
+
+from cora.errors import CoraError, ModelError
 
 
 @contextmanager
@@ -17,3 +21,25 @@ def quiet(name: str | None = None) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def running(tool: str) -> Iterator[None]:
+    """Run a tool of others, without the progress bars that it draws on rich's own console.
+
+    Raises:
+        ModelError: it fails, with the first 200 characters of what it says.
+    """
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    except CoraError:
+        raise
+    except Exception as error:  # the exceptions of such tools share no base
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(
+            f"INT8: expected a graph that {tool} quantizes, got: {reason}; try --mode dynamic or another --backend"
+        ) from error
+    finally:
+        console.quiet = before

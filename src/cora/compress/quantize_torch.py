@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal
 
 import torch
@@ -109,7 +110,8 @@ def quantize_detector(
     for name, layer in layers.items():
         _make_int8(layer, largest.get(name))
     copy.mode = mode
-    return _named(copy)
+    copy.vocabulary_encoder.forget()
+    return copy
 
 
 def is_int8_file(path: str | Path) -> bool:
@@ -152,14 +154,8 @@ def load_int8(path: str | Path) -> Int8Detector:
         weight.qdata.copy_(int8[name])
         weight.scale.copy_(scales[name])
     detector.mode = "static" if metadata.get("mode") == "static" else "dynamic"
-    return _named(detector.eval())
-
-
-def _named(detector: Int8Detector) -> Int8Detector:
-    """Let the text tower hash its new weights now: torchao's tensors cannot be read out in inference mode."""
     detector.vocabulary_encoder.forget()
-    assert detector.text_tower.fingerprint
-    return detector
+    return detector.eval()
 
 
 def _read(file: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
@@ -246,13 +242,18 @@ def _make_int8(layer: nn.Linear | nn.Embedding, largest_input: Tensor | None, *,
             act_quant_scale=scale, granularity=granularity, set_inductor_config=False
         )
     quantize_(layer, config, filter_fn=lambda module, name: module is layer)
-    layer.register_state_dict_post_hook(_plain_tensors)  # type: ignore[no-untyped-call]
+    layer._save_to_state_dict = MethodType(_save_plain_tensors, layer)  # type: ignore[method-assign]
 
 
-def _plain_tensors(layer: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Give a state dict the parts of an INT8 weight instead of torchao's own kind of tensor, which is not storable."""
-    weight = state[f"{prefix}weight"]
-    state[f"{prefix}weight"] = weight.qdata
-    state[f"{prefix}weight{_SCALE}"] = weight.scale
+def _save_plain_tensors(layer: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    """Give a state dict the parts of an INT8 weight: torchao's own kind of tensor cannot be stored.
+
+    In inference mode it cannot even be detached, which every other way to a state dict begins with.
+    """
+    weight = layer.weight
+    destination[f"{prefix}weight"] = weight.qdata
+    destination[f"{prefix}weight{_SCALE}"] = weight.scale
     if weight.act_quant_scale is not None:
-        state[f"{prefix}weight{_INPUT_SCALE}"] = weight.act_quant_scale
+        destination[f"{prefix}weight{_INPUT_SCALE}"] = weight.act_quant_scale
+    if getattr(layer, "bias", None) is not None:
+        destination[f"{prefix}bias"] = layer.bias if keep_vars else layer.bias.detach()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-import torch
-
-from cora.detector import Detector, DetectorConfig
+from cora.detector import DetectorConfig
 from cora.errors import ModelError, VocabularyError
 from cora.regions import clean_names
 
@@ -144,15 +141,6 @@ class Manifest:
             raise ModelError(f"{source}: {error}") from None
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(f"{source}: expected the description of an exported detector, got {error!r}") from None
-
-
-def fingerprint(detector: Detector) -> str:
-    """First 16 hex digits of the SHA-256 over names, shapes and bytes of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(detector.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:

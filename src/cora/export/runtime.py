@@ -12,13 +12,14 @@ from torch import Tensor
 
 from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector import Detector, DetectorConfig
+from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.inference import PredictOptions, VocabularyOptions, build_vocabulary, predict_in_tiles
 from cora.detector.postprocess import select_detections
 from cora.errors import ModelError, VocabularyError
 from cora.export.backends import Backend, OnnxRuntime, OpenVino
 from cora.export.fixed_size import FixedSizePreprocessor
 from cora.export.graph import class_inputs
-from cora.export.manifest import Manifest, fingerprint
+from cora.export.manifest import Manifest
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import read_openvino_manifest
 from cora.images import ImageSource, Preprocessor, read_image
@@ -324,7 +325,7 @@ class ExportedDetector:
     def _original(self) -> Detector:
         """The model that was exported, whose image tower embeds exemplars."""
         encoder, detector = self.vocabulary_encoder, self._load_text_model(self._text_model)
-        if fingerprint(detector) != self.manifest.fingerprint:
+        if weights_fingerprint(detector) != self.manifest.fingerprint:
             raise ModelError(
                 f"{self.source}: exemplars need the model that was exported, {self._text_model} is another; "
                 "name it with --text-model"

@@ -14,10 +14,11 @@ from PIL import Image
 
 import cora
 from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import CoraError, ModelError
 from cora.export.backends import Backend, OnnxRuntime, OpenVino, Program
 from cora.export.check import Difference, compare, drawn_pictures
-from cora.export.manifest import METADATA_KEY, ExportSettings, Manifest, fingerprint
+from cora.export.manifest import METADATA_KEY, ExportSettings, Manifest
 from cora.export.onnx_file import write_onnx
 from cora.export.openvino_file import write_openvino
 from cora.export.program import trace
@@ -84,8 +85,8 @@ def export_detector(
     detector = detector.eval()
     manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=vocabulary)
     operator = kept_boxes if format == "exported-program" else kept_boxes_operator
-    program = trace(detector, manifest, vocabulary, suppress=operator)
-    with _staged(output) as staged:
+    with _staged(output) as staged:  # around the tracing, too: a folder that cannot be written fails before the work
+        program = trace(detector, manifest, vocabulary, suppress=operator)
         backend = _write(program, manifest, staged, format)
         exported = ExportedDetector(
             backend=backend, manifest=manifest, load_text_model=lambda _: detector, source=str(output)
@@ -123,7 +124,7 @@ def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabu
     others = None if vocabulary is None else vocabulary.distractors
     return Manifest(
         model=model,
-        fingerprint=fingerprint(detector),
+        fingerprint=weights_fingerprint(detector),
         text_fingerprint=detector.text_tower.fingerprint,
         vocabulary="input" if vocabulary is None else "fixed",
         class_names=() if vocabulary is None else vocabulary.names,
