@@ -1,4 +1,5 @@
-"""Put nano's parts into one detector: the distilled towers, a zero prompt and a fresh localizer.
+"""Put nano's parts into one detector: the distilled towers with the localizer's encoder and proposals,
+which learned beside the image tower, a zero prompt and a fresh decoder.
 
     python recipes/nano/assemble.py --image runs/nano/tower/last.pt --text runs/nano/text_tower.safetensors \
         --out runs/nano/towers.safetensors
@@ -11,30 +12,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from student import EMBED_DIM, GRID, LAYERS, WIDTH
+from student import EMBED_DIM, GRID, LAYERS, LOCALIZER, WIDTH
 
 from cora.detector import Detector
 from cora.detector.config import DetectorConfig
 from cora.detector.postprocess import PostprocessConfig
 from cora.images import PreprocessConfig
-from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig
 
-#: Small enough that all of nano stays under 40 MB in half precision.
-LOCALIZER = LocalizerConfig(
-    c3_channels=WIDTH * 16,
-    embed_dim=EMBED_DIM,
-    dim=192,
-    heads=4,
-    ff=512,
-    enc_layers=1,
-    dec_layers=2,
-    num_queries=150,
-    anchors="proposed",
-    class_hidden=128,
-    dropout=0.0,
-)
-PREPROCESS = PreprocessConfig(short_side=416, long_side=694)
+PREPROCESS = PreprocessConfig(short_side=384, long_side=640)
 POSTPROCESS = PostprocessConfig(max_scored_boxes=150, distractors="everyday")
 
 
@@ -62,6 +48,8 @@ def assemble(image: Path, text: Path) -> Detector:
     detector = Detector.build(config)
     visual = {k.removeprefix("visual."): v for k, v in average.items() if k.startswith("visual.")}
     detector.image_tower.net.load_state_dict(visual)
+    localizer = {k.removeprefix("localizer."): v for k, v in average.items() if k.startswith("localizer.")}
+    detector.localizer.load_state_dict(localizer)
     detector.text_tower.net.load_state_dict({k: v.float() for k, v in text_state.items()}, strict=False)
     return detector
 

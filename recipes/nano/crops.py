@@ -44,8 +44,12 @@ class PhotoPool:
         folder = kit / "coco_ovd_mini" / "train"
         self.scenes = [Image.open(folder / image["file_name"]).convert("RGB") for image in coco["images"]]
         self.boxes: list[tuple[int, tuple[float, float, float, float], int]] = []
+        #: All base boxes of every detection photo, small ones too: what the tower's maps should show the ends of.
+        self.objects: list[list[tuple[float, float, float, float]]] = [[] for _ in self.scenes]
         for a in coco["annotations"]:
             x, y, w, h = a["bbox"]
+            if not a.get("iscrowd", 0):
+                self.objects[index[a["image_id"]]].append((x, y, x + w, y + h))
             if not a.get("iscrowd", 0) and min(w, h) >= 16:
                 label = self.class_names.index(names[a["category_id"]])
                 self.boxes.append((index[a["image_id"]], (x, y, x + w, y + h), label))

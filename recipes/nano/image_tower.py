@@ -7,7 +7,8 @@ Loss = KL to the teacher's ImageNet distribution through cosines with the centre
      + the same over basic-level names (all breeds are "dog", see basic_names.py)
      + cosine to the mean of the text embeddings of the teacher's ten best classes (ConSE, Norouzi et al. 2014)
      + regression of the teacher's standardised maps at strides 4, 8, 16 and 32
-     + cross-entropy over base classes where the crop is a base box.
+     + cross-entropy over base classes where the crop is a base box
+     + losses of the localizer's anchor proposals on the base boxes of a scene, so that C3 shows where things end.
 Stages (STAGES): small crops with the teacher in the loop, then regions of whole pictures through exact region pooling,
 which is what the detector will ask of the tower, with the teacher's answers from a bank (bank.py). With `--start nano`
 the crops are left out. The run resumes from its last checkpoint.
@@ -40,6 +41,8 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 import cora
+from cora.structures import Targets as Objects
+from cora.training.proposal_loss import proposal_losses
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def losses(
     return result
 
 
-WEIGHTS = {"kl": 0.5, "basic": 1.0, "conse": 5.0, "h4": 0.5, "h8": 1.0, "h16": 2.0, "h32": 2.0, "base": 0.3}
+WEIGHTS = {"kl": 0.5, "basic": 1.0, "conse": 5.0, "base": 0.3, "boxes": 2.0}
+WEIGHTS |= {"h4": 0.5, "h8": 1.0, "h16": 2.0, "h32": 2.0}
 
 
 def newton_schulz(g: Tensor, steps: int = 5) -> Tensor:
@@ -163,6 +167,7 @@ def build_optimisers(student: StudentTower, name: str, lr: float) -> list[torch.
         return [torch.optim.AdamW(groups, lr=lr)]
     # The attention pool is 1024 wide: orthogonalising it would cost more than the step it improves.
     heads = {id(p) for p in (*student.to_teacher.parameters(), *student.visual.attnpool.parameters())}
+    heads |= {id(p) for p in student.localizer.parameters()}
     matrices = [p for p in params if p.ndim > 1 and id(p) not in heads]
     rest = [p for p in params if p.ndim <= 1 or id(p) in heads]
     return [Muon(matrices, lr=lr, weight_decay=0.02), torch.optim.AdamW(rest, lr=lr, weight_decay=0.0)]
@@ -192,9 +197,11 @@ class Trainer:
         if (self.run / "last.pt").exists():
             self.load()
         elif args.start:
-            tower = cora.load(args.start).image_tower.net.state_dict()
-            self.student.visual.load_state_dict(tower)
-            self.average.visual.load_state_dict(tower)
+            detector = cora.load(args.start)
+            for net in (self.student, self.average):
+                net.visual.load_state_dict(detector.image_tower.net.state_dict())
+                if detector.localizer.proposals is not None:
+                    net.localizer.load_state_dict(detector.localizer.state_dict())
 
     def load(self) -> None:
         state = torch.load(self.run / "last.pt", weights_only=True)
@@ -241,10 +248,14 @@ class Trainer:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             _, _, c3 = self.student.c3(batch.scenes.contiguous(memory_format=torch.channels_last))
             c4 = self.student.regions(c3, batch.boxes)
-            return losses(self.student, self.student.embed(c4), [c4], goal, batch.logits, batch.labels, self.targets)
+            named = losses(self.student, self.student.embed(c4), [c4], goal, batch.logits, batch.labels, self.targets)
+            proposals = self.student.propose(c3[: len(batch.objects)])
+        objects = [Objects(boxes, torch.zeros(len(boxes), dtype=torch.int64)) for boxes in batch.objects]
+        found = proposal_losses(proposals, objects)
+        return named | {"boxes": found["proposals"], "iou": found["proposal_iou"]}
 
     def update(self, parts: dict[str, Tensor], rate: float) -> None:
-        loss = sum((WEIGHTS[k] * v for k, v in parts.items()), torch.zeros(()))
+        loss = sum((weight * parts[k] for k, weight in WEIGHTS.items() if k in parts), torch.zeros(()))
         if not torch.isfinite(loss):
             raise RuntimeError(f"loss is not finite at step {self.step}: {parts}")
         for optimiser in self.optimisers:

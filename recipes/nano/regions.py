@@ -21,6 +21,8 @@ from torch import Tensor
 
 SCENES, MOSAICS = 6, 2  # detection photos and mosaics a batch
 SMALLEST, VISIBLE = 12, 0.85  # px of the student's scene; share of a region that must be in the window
+OBJECT_SMALLEST, OBJECT_VISIBLE = 6, 0.3  # the same of an object that is to be found in a scene
+NOMINAL_SIDE = 320  # px of a scene, about
 
 Window = tuple[float, float, float, float]
 
@@ -28,21 +30,25 @@ Window = tuple[float, float, float, float]
 @dataclass(frozen=True)
 class RegionBatch:
     """Scenes [B, 3, side, side] in 0..1 (stretched to a square), boxes [k, 4] xyxy px a scene; the teacher's logits
-    [n, 1000] and stride-32 maps [n, 1280, 4, 4] of the same boxes, and their base labels [n] (-1: none)."""
+    [n, 1000] and stride-32 maps [n, 1280, 4, 4] of the same boxes, and their base labels [n] (-1: none); the base
+    objects [k, 4] (cxcywh in 0..1) of the first `SCENES` scenes, all of them, whatever regions were drawn."""
 
     scenes: Tensor
     boxes: list[Tensor]
     logits: Tensor
     maps: Tensor
     labels: Tensor
+    objects: list[Tensor]
 
 
 class View(NamedTuple):
-    """Pixels [side, side, 3] of a window, boxes [k, 4] in them, and the places of these boxes in the bank."""
+    """Pixels [side, side, 3] of a window, boxes [k, 4] in them, the places of these boxes in the bank (negative:
+    mirrored), and the base objects [m, 4] (cxcywh in 0..1)."""
 
     pixels: NDArray[np.uint8]
     boxes: NDArray[np.float64]
     places: NDArray[np.int64]
+    objects: NDArray[np.float64]
 
 
 class RegionSampler:
@@ -73,12 +79,25 @@ class RegionSampler:
         enough = int((weight > 0).sum()) >= count
         drawn = self.rng.choice(len(places), count, replace=not enough, p=weight / weight.sum())
         pixels = self.images[photo].resize((side, side), Image.Resampling.BILINEAR, box=outer)
-        boxes = inside[drawn]
+        boxes, objects = inside[drawn], self.objects(photo, outer)
         if self.rng.random() < 0.5:
             pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             boxes = np.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], 1)
+            objects[:, 0] = 1 - objects[:, 0]
             drawn = drawn - len(places)  # negative places: mirrored
-        return View(np.asarray(pixels), boxes, np.where(drawn < 0, -places[drawn] - 1, places[drawn]))
+        return View(np.asarray(pixels), boxes, np.where(drawn < 0, -places[drawn] - 1, places[drawn]), objects)
+
+    def objects(self, photo: int, outer: Window) -> NDArray[np.float64]:
+        """Base objects [m, 4] of a photo in its window `outer`, cxcywh in 0..1 of it; none of single-object photos."""
+        if photo >= len(self.pool.objects):
+            return np.zeros((0, 4))
+        sides = np.array([outer[2] - outer[0], outer[3] - outer[1]])
+        corners = np.array(self.pool.objects[photo]).reshape(-1, 2, 2) - np.array(outer[:2])
+        inside = corners.clip(0, sides)
+        seen, whole = inside[:, 1] - inside[:, 0], corners[:, 1] - corners[:, 0]
+        shown = seen.min(1) >= OBJECT_SMALLEST * sides.max() / NOMINAL_SIDE
+        inside = (inside / sides)[shown & (seen.prod(1) >= OBJECT_VISIBLE * whole.prod(1))]
+        return np.concatenate([inside.mean(1), inside[:, 1] - inside[:, 0]], 1)
 
     def scene(self, side: int, count: int) -> View:
         """A window of a detection photo around a base box."""
@@ -96,7 +115,7 @@ class RegionSampler:
             views.append(view._replace(boxes=view.boxes + half * np.array([corner % 2, corner // 2] * 2)))
         rows = [np.concatenate([v.pixels for v in views[i : i + 2]], 1) for i in (0, 2)]
         boxes, places = np.concatenate([v.boxes for v in views]), np.concatenate([v.places for v in views])
-        return View(np.concatenate(rows), boxes, places)
+        return View(np.concatenate(rows), boxes, places, np.zeros((0, 4)))
 
 
 def _around(box: tuple[float, ...], outer: tuple[float, ...], size: tuple[int, int]) -> Window:
@@ -130,6 +149,7 @@ def region_batches(pool: PhotoPool, bank: Bank, *, side: int, batch: int, seed: 
             logits=torch.from_numpy(bank.logits[places].astype(np.float32)),
             maps=torch.from_numpy(maps).float().mul_(6 / 255),
             labels=torch.from_numpy(np.asarray(bank.label[places])),
+            objects=[torch.from_numpy(v.objects).float() for v in views[:SCENES]],
         )
 
     return ahead(make)

@@ -1,6 +1,8 @@
-"""The student: open_clip's CLIP ResNet at width 32, with heads that exist in training only.
+"""The student: open_clip's CLIP ResNet at width 32, with heads of its training.
 
-`StudentTower.visual` is the tower that ships; the linear adapters onto the teacher's maps are thrown away.
+`StudentTower.visual` is the tower that ships; the linear adapters onto the teacher's maps are thrown away. A tower that
+only names crops need not know where things end, so the encoder and the anchor proposals of the localizer learn with
+it, through its C3; the localizer's own training goes on from them.
 """
 
 from __future__ import annotations
@@ -13,8 +15,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from cora.localizer import Localizer, LocalizerConfig, Proposals
+from cora.structures import FeatureMap
+
 LAYERS, WIDTH, GRID, EMBED_DIM = (2, 2, 3, 2), 32, 4, 512
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+#: Small enough that all of nano stays under 40 MB in half precision.
+LOCALIZER = LocalizerConfig(
+    c3_channels=WIDTH * 16,
+    embed_dim=EMBED_DIM,
+    dim=192,
+    heads=4,
+    ff=512,
+    enc_layers=1,
+    dec_layers=2,
+    num_queries=150,
+    anchors="proposed",
+    class_hidden=128,
+    dropout=0.0,
+)
 
 
 class StudentMaps(NamedTuple):
@@ -42,6 +62,9 @@ class StudentTower(nn.Module):
         self.to_teacher = nn.ModuleList(
             nn.Conv2d(i, o, 1) for i, o in ((c, 24), (2 * c, 32), (4 * c, 96), (8 * c, 1280))
         )
+        self.localizer = Localizer.from_config(LOCALIZER).requires_grad_(False)
+        for part in (self.localizer.input_projection, self.localizer.encoder, self.localizer.proposals):
+            part.requires_grad_(True)
         self.logit_scale = nn.Parameter(torch.tensor(20.0).log())
         self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1))
@@ -62,6 +85,11 @@ class StudentTower(nn.Module):
     def regions(self, c3: Tensor, boxes: list[Tensor]) -> Tensor:
         """C4 [n, 1024, 4, 4] of boxes (xyxy in pixels of the input), as exact region pooling makes it."""
         return self.visual.layer4(roi_align(c3.float(), boxes, 2 * GRID, spatial_scale=1 / 16, aligned=True))
+
+    def propose(self, c3: Tensor) -> Proposals:
+        """A box and its objectness in every cell of maps of stride 16."""
+        padded = torch.zeros(len(c3), *c3.shape[-2:], dtype=torch.bool)
+        return self.localizer.propose(self.localizer.encode(FeatureMap(c3, padded)))
 
     def embed(self, c4: Tensor) -> Tensor:
         """Unit embeddings [n, 512] by the attention pool; its position table is interpolated to other grids."""
