@@ -13,7 +13,8 @@ from cora.apps.cli import main
 COMMANDS = (
     *("detect", "convert", "models", "evaluate", "region-accuracy"),
     *("train", "relabel", "finetune", "pseudo-label", "text-prompts", "groups"),
-    *("study", "cam"),
+    *("study", "cam", "video", "index", "search", "serve", "batch", "shards"),
+    *("export", "quantize", "prune", "distill", "search-arch"),
 )
 
 

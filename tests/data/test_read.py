@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cora.data.read import read_dataset
+from cora.data.read import Format, read_dataset
+from cora.data.shards import write_shards
 from cora.errors import DataError
 from tests.data.writers import Photo, coco_content, same_boxes, two_photos, write_coco, write_voc, write_yolo
 
@@ -30,6 +31,29 @@ def test_formats_are_recognised(tmp_path: Path, kind: str, given: str) -> None:
     )
     assert dataset.format == kind
     same_boxes(dataset, two_photos())
+
+
+@pytest.mark.parametrize("format", ["auto", "shards"])
+def test_shards_are_recognised(tmp_path: Path, format: Format) -> None:
+    images, annotations = write_coco(tmp_path, two_photos())
+    folder = tmp_path / "shards"
+    write_shards(read_dataset(images=images, annotations=annotations), folder=folder, seed=None)
+    dataset = read_dataset(images=folder, format=format)
+    same_boxes(dataset, two_photos())
+    assert dataset[0][0].size == (40, 20)
+    assert read_dataset(images=folder, format=format, class_names=["dog"]).class_names == ("dog",)
+    with pytest.raises(DataError, match="lacks 1 of the 1 classes asked for: zebra"):
+        read_dataset(images=folder, format=format, class_names=["zebra"])
+    with pytest.raises(DataError, match=r"expected boxes of the classes traffic light, got none"):
+        read_dataset(images=folder, format=format, class_names=["traffic light"])
+
+
+def test_shards_hold_their_own_boxes(tmp_path: Path) -> None:
+    images, annotations = write_coco(tmp_path, two_photos())
+    with pytest.raises(DataError, match=r"expected shards without annotations, .*annotations.json; leave these out"):
+        read_dataset(images=images, annotations=annotations, format="shards")
+    with pytest.raises(DataError, match=r"expected shards \(\*.tar\) in .*, got none"):
+        read_dataset(images=images, format="shards")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -124,7 +148,7 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
         read_dataset(images=images, annotations=annotations, format="coco")
     with pytest.raises(DataError, match=r"expected a folder of Pascal VOC XML files, got a file"):
         read_dataset(images=images, annotations=annotations / "a.xml", format="voc")
-    with pytest.raises(DataError, match="format must be one of auto, coco, lvis, voc, yolo, got 'csv'"):
+    with pytest.raises(DataError, match="format must be one of auto, coco, lvis, voc, yolo, shards, got 'csv'"):
         read_dataset(images=images, annotations=annotations, format="csv")  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"expected a folder of photos, but .*none is missing"):
         read_dataset(images=tmp_path / "none")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import cora
 from cora.apps.cli import main
-from cora.apps.finetune_run import divide
+from cora.apps.finetune_run import divide, forgotten
 from cora.training.ema import Ema
 
 
@@ -67,6 +67,39 @@ def test_finetune_goes_on_after_ctrl_c_to_the_same_result(tiny_model: Path, boxe
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
     reports = [json.loads((run / "report.json").read_text()) for run in (whole, parts)]
     assert reports[0]["after"] == reports[1]["after"]
+
+
+def test_keeping_a_share_of_the_old_localizer_trains_nothing_anew(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert main(command(tiny_model, boxed_photos, run)) == 0
+    start, trained = load_file(tiny_model), load_file(run / "model.safetensors")
+    metrics = (run / "localizer" / "metrics.jsonl").read_bytes()
+    assert main(command(tiny_model, boxed_photos, run, "--keep", "0.25")) == 0
+    assert (run / "localizer" / "metrics.jsonl").read_bytes() == metrics
+    moved = 0
+    for name, tensor in load_file(run / "model.safetensors").items():
+        if name.startswith("localizer"):
+            mixed = torch.lerp(trained[name].float(), start[name].float(), 0.25)
+            torch.testing.assert_close(tensor.float(), mixed, atol=2e-3, rtol=2e-3)
+            moved += int(not torch.equal(tensor, trained[name]))
+        else:
+            assert torch.equal(tensor, trained[name]), name
+    assert moved
+
+
+def test_what_is_forgotten_is_said() -> None:
+    def scores(**values: float | None) -> dict[str, dict[str, object]]:
+        return {
+            group: {"ap50": {"value": value, "low": value and value - 0.02, "high": value and value + 0.02}}
+            for group, value in values.items()
+        }
+
+    before = scores(base=0.3, novel=0.2, rare=None)
+    assert forgotten(before, scores(base=0.29, novel=0.25, rare=None)) == ""
+    told = forgotten(before, scores(base=0.1, novel=0.19, rare=0.1))
+    assert told == "AP50 of base fell from 30.0 (28.0-32.0) to 10.0"
 
 
 def test_photos_are_divided_by_seed_and_class() -> None:

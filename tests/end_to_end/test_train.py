@@ -1,5 +1,6 @@
 """`cora train`, `cora relabel` and `cora finetune` on toy photos: what they write, and that a stop costs nothing."""
 
+import argparse
 import json
 import os
 import re
@@ -8,13 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import cora
+from cora.apps import shards
 from cora.apps.cli import main
+from cora.data.coco import CocoDataset
+from cora.data.loader import EpochLoader
+from cora.data.shards import write_shards
 from cora.training.ema import Ema
 
 #: Few and small steps; the maps of the frozen tower are cached.
@@ -111,6 +117,38 @@ def test_all_stages_leave_what_they_promise(whole: Path, tiny_model: Path, boxed
     assert len(cora.load(whole / "model.safetensors").predict(boxed_photos / "images" / "0.png", ["box"], score=0))
 
 
+def test_shards_train_the_same_model_as_the_folder_they_were_made_of(
+    whole: Path, tiny_model: Path, boxed_photos: Path, recipe: Path, tmp_path: Path
+) -> None:
+    dataset = CocoDataset(annotations=boxed_photos / "annotations.json", images=boxed_photos / "images")
+    write_shards(dataset, folder=tmp_path / "shards", max_bytes=4_000, seed=None)
+    command = everything(recipe, tiny_model, boxed_photos, tmp_path / "run")
+    place = command.index("--images")
+    assert main([*command[:place], "--images", str(tmp_path / "shards"), *command[place + 4 :]]) == 0
+    assert_same_model(whole / "model.safetensors", tmp_path / "run" / "model.safetensors")
+
+
+def test_shards_are_read_one_after_the_other(tiny_model: Path, boxed_photos: Path, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    shards.add_command(parser.add_subparsers())
+    args = parser.parse_args(["shards", *photos(boxed_photos), "--output", str(tmp_path / "shards")])
+    assert args.run(args) == 0
+    blocks: list[object] = []
+
+    class Spy(EpochLoader[object]):
+        def __init__(self, **options: Any) -> None:
+            blocks.append(options["blocks"])
+            super().__init__(**options)
+
+    train = ["train", "prompts", "--images", str(tmp_path / "shards"), "--run", str(tmp_path / "run")]
+    small = ["--epochs", "1", "--batch", "5", "--set", "data.versions=0", "--model", str(tiny_model)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cora.training.chain.EpochLoader", Spy)
+        assert main([*train, *small, "--device", "cpu"]) == 0
+    assert blocks == [(10,)]
+    assert (tmp_path / "run" / "prompts.safetensors").is_file()
+
+
 def test_the_same_command_again_changes_nothing(
     whole: Path, tiny_model: Path, boxed_photos: Path, recipe: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +156,15 @@ def test_the_same_command_again_changes_nothing(
     shutil.copy(whole / "model.safetensors", before)
     assert main(everything(recipe, tiny_model, boxed_photos, whole)) == 0
     assert_same_model(before, whole / "model.safetensors")
+
+
+def test_a_localizer_of_another_prompt_does_not_go_on(
+    tiny_model: Path, boxed_photos: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*everything(recipe, tiny_model, boxed_photos, tmp_path / "run"), "--set", "relabel=None"]
+    assert main(command) == 0
+    assert main([*command, "--set", "prompts.epochs=3"]) == 2
+    assert re.search(r"localizer is a run of another configuration: model was \w+, now", capsys.readouterr().err)
 
 
 def test_a_killed_run_goes_on_to_the_same_result(

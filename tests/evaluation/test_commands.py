@@ -90,6 +90,35 @@ def test_evaluate_with_synonyms_writes_everything(arguments, tmp_path, capsys, l
     assert report["synonyms"]["renamed"] == {"cat": "kitten", "dog": "puppy", "bus": "motorcoach"}
 
 
+def test_weights_of_a_group_stand_beside_the_numbers_without(arguments, tmp_path, capsys, loaded):
+    out, folder = tmp_path / "report.json", tmp_path / "report"
+    options = ["--class-weights", "base=0.5", "--report", str(folder), "--device", "cpu", "--json", str(out)]
+    assert main(["evaluate", *arguments, *options]) == 0
+    assert "with a weight in pre-matching for 2 classes" in capsys.readouterr().out
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report["class_weights"] == {"cat": 0.5, "dog": 0.5}
+    assert set(report["weighted"]["groups"]) == set(report["groups"])
+    said = Page((folder / "report.html").read_text(encoding="utf-8")).text
+    assert said.index("Average precision") < said.index("With class weights")
+    assert "cat 0.5, dog 0.5" in said
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("rare=8", "GROUP=WEIGHT for one of the groups novel, base, all, or a file, got rare=8"),
+        ("novel=much", "expected a weight above 0, got 'much'"),
+        ("novel=-8", "expected a weight above 0, got '-8'"),
+        ("none.json", "cannot read none.json"),
+    ],
+)
+def test_bad_class_weights_give_one_line(arguments, capsys, loaded, weights, message):
+    assert main(["evaluate", *arguments, "--class-weights", weights]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
 def test_region_accuracy_writes_everything(arguments, tmp_path, capsys, loaded):
     out = tmp_path / "report.json"
     assert main(["region-accuracy", *arguments, "--limit", "3", "--device", "cpu", "--json", str(out)]) == 0

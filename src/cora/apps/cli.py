@@ -24,6 +24,7 @@ from cora.apps import (
     search,
     search_arch,
     serve,
+    shards,
     study,
     text,
     train,
@@ -214,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_command(commands)
     quantize.add_command(commands)
     batch.add_command(commands)
+    shards.add_command(commands)
     return parser
 
 

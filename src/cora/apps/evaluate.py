@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--class-weights",
-        type=Path,
-        metavar="FILE",
-        help="measure again with these weights in pre-matching: JSON of class name to weight",
+        metavar="WEIGHTS",
+        help="measure again with these weights in pre-matching: JSON file of class name to weight, or novel=8 for a "
+        "group of the split",
     )
     parser.add_argument(
         "--score", type=score, help="lowest score kept (default: 0.001; of predictions from a file all are kept)"

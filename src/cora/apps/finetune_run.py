@@ -89,6 +89,8 @@ def finetune(args: argparse.Namespace) -> int:
     )
     if after:
         console.print(_table(before, after))
+    if "remembered" in after and (lost := forgotten(before["remembered"], after["remembered"])):
+        tell(f"Forgotten: {lost}. The same command with --keep 0.5 gives some of it back, without training again")
     tell(f"Wrote {output}; use it with --model {output}")
     return 0
 
@@ -121,6 +123,17 @@ def divide(classes: Sequence[Sequence[int]], *, share: float, seed: int) -> list
         if cost < least:
             best, least = drawn, cost
     return sorted(best.tolist())
+
+
+def forgotten(before: Scores, after: Scores) -> str:
+    """Groups whose AP50 fell below the interval that it had before, in words; empty where none did."""
+    return ", ".join(
+        f"AP50 of {group} fell from {_percent(score['ap50'])} to {100 * now:.1f}"
+        for group, score in before.items()
+        if (low := score["ap50"].get("low")) is not None
+        and (now := after[group]["ap50"].get("value")) is not None
+        and now < low
+    )
 
 
 def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

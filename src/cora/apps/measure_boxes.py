@@ -53,7 +53,7 @@ def measure_boxes(args: argparse.Namespace) -> int:
     _check_options(args)
     tiles = read_tiles(args)
     setting = prepare(args)
-    weights = read_class_weights(args.class_weights, setting.class_names)
+    weights = read_class_weights(args.class_weights, setting.groups)
     renamed, changed = _renamed(args, setting)
     predictor = None if args.predictions is not None else _predictor(args, setting)
     study = None if args.study is None else read_study(args.study)

@@ -19,8 +19,8 @@ from cora.files import write_text
 from cora.images import read_image
 
 _KINDS = {
-    "best": ("Found", "Pictures where most of what is there was found. Drawn: the right detections."),
-    "missed": ("Missed", "Pictures where most objects were not found. Drawn: those, and the right detections."),
+    "best": ("Found", "Pictures where the greatest share was found. Drawn: the right detections."),
+    "missed": ("Missed", "Pictures with most objects that were not found. Drawn: those, and the right detections."),
     "confused": ("Confused", "Objects that were found and named wrong. Drawn: those detections, with what they are."),
 }
 
@@ -116,21 +116,20 @@ def _diagnosis(oracles: Mapping[str, Mapping[str, GroupScore]], shares: Mapping[
             for oracle, limit in ((BEST_OF_100, 100), (BEST_OF_300, 300))
             for group, score in oracles[oracle].items()
         ]  # fmt: skip
-        note = "Recall if every object had its best box and its true class: no better classifier can exceed it."
+        note = (
+            "Recall if every object had its true class and the best of so many boxes, those of greatest objectness: "
+            "what names and ranking cannot exceed with them."
+        )
         head = ("", "IoU 0.5", "IoU 0.5-0.95", "S", "M", "L")
         sections.append(Section("Recall ceiling of the boxes", note, table(head, ceilings)))
     rows = [
-        (
-            kind,
-            *(
-                f"{100 * e.gains[kind]:+.1f}, {plain(e.shares[kind])} % of all, {e.counts[kind]}"
-                for e in shares.values()
-            ),
-        )
+        (kind, *(cell for e in shares.values()
+                 for cell in (f"{100 * e.gains[kind]:+.1f}", plain(e.shares[kind]), str(e.counts[kind]))))
         for kind in KINDS
-    ]
+    ]  # fmt: skip
+    columns = ("", *(cell for group in shares for cell in (f"{group}: AP50", "share, %", "errors")))
     note = "TIDE: AP50 that mending one kind of error gives back, its share of the sum over kinds, number of errors."
-    return [*sections, Section("Kinds of errors", note, table(("", *shares), rows))]
+    return [*sections, Section("Kinds of errors", note, table(columns, rows))]
 
 
 def _gain(oracles: Mapping[str, Mapping[str, GroupScore]], name: str, group: str) -> str:
@@ -160,14 +159,14 @@ def _class_sections(setting: Setting, evaluation: BoxEvaluation, errors: Errors)
          *map(plain, (score.ap50, score.ap, score.ap75, score.ar)))
         for score in evaluation.scores
     ]  # fmt: skip
-    numbers = table(("class", "group", "boxes", "AP50", "AP", "AP75", "AR"), per_class)
+    numbers = table(("class", "group", "boxes", "AP50", "AP", "AP75", "AR"), per_class, text_columns=(1,))
     return [
         Section("AP50 of every class", "In percent, best first within a group.", bars(ordered, group_of)),
         Section(
             "The worst classes",
             "Among as many detections of each picture as it has objects, at least three: boxes found under their own "
             "name, and names that objects were given instead.",
-            table(head, rows, text_columns=(5,)),
+            table(head, rows, text_columns=(1, 5)),
         ),
         Section(
             "Numbers of every class",

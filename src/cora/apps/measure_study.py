@@ -28,9 +28,11 @@ def read_study(path: Path) -> Section:
             f"expected the report.json of `cora study`, got another file: {path}; give --study that"
         ) from None
     head = ("", "boxes from", "boxes", "mean IoU", "above 0.3, %", "above 0.5, %", "above 0.7, %")
-    verdicts = " ".join(f"{group}: {sentence}" for group, sentence in zip(groups, sentences, strict=True))
+    verdicts = "\n".join(f"{group}: {sentence}" for group, sentence in zip(groups, sentences, strict=True))
     label = "IoU of the best box of the given class, share of the boxes in %"
-    return Section("With the class given", verdicts, histogram(shares, label=label) + table(head, rows))
+    return Section(
+        "With the class given", verdicts, histogram(shares, label=label) + table(head, rows, text_columns=(1,))
+    )
 
 
 def _row(group: str, name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:

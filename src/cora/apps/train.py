@@ -54,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, stage: str) -> None:
     add_settings(parser, named=stage != "all")
     parser.add_argument("--processes", type=positive, default=1, metavar="N", help="on each machine, one a GPU")
     parser.add_argument("--machines", type=positive, default=1, metavar="N", help="in all, started by torchrun or srun")
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="submit a Slurm job that does this and goes on after every stop; partition=gpu, minutes=600, account, "
+        "qos, constraint, cpus_per_process, memory_gb, restarts, name",
+    )
     add_device_option(parser)
 
 

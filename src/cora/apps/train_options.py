@@ -13,13 +13,15 @@ SHORTCUTS = {"epochs": "epochs", "batch": "batch", "lr": "lr", "precision": "pre
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
     """Where the annotated photos are."""
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="folder of the images, or of shards (cora shards)"
+    )
     parser.add_argument(
         "--annotations", type=Path, metavar="FILE", help="COCO or LVIS JSON, or the folder of VOC or YOLO files"
     )
     parser.add_argument(
         "--format",
-        choices=("auto", "coco", "lvis", "voc", "yolo"),
+        choices=("auto", "coco", "lvis", "voc", "yolo", "shards"),
         default="auto",
         help="of the annotations (default: found out)",
     )

@@ -22,6 +22,7 @@ from cora.training.defaults import default_recipe
 from cora.training.engine import Engine, launch
 from cora.training.recipe import TrainRecipe, load_recipe, override
 from cora.training.relabel import plot_confusion, relabel
+from cora.training.slurm import SlurmConfig, submit_slurm
 
 
 def run_training(args: argparse.Namespace) -> int:
@@ -32,6 +33,8 @@ def run_training(args: argparse.Namespace) -> int:
     """
     check_extras("cora train", measures=args.val_annotations is not None)
     check_writable(args.run_dir, folder=True)
+    if args.slurm is not None:
+        return _submit(args)
     device = pick_device(args.device)
     run = _Run(args)
     if args.processes == args.machines == 1:
@@ -39,6 +42,17 @@ def run_training(args: argparse.Namespace) -> int:
     else:
         kind: Any = args.device if args.device == "auto" else device.type
         launch(run, processes=args.processes, machines=args.machines, device=kind)
+    return 0
+
+
+def _submit(args: argparse.Namespace) -> int:
+    """Check everything here, then leave the run to Slurm; returns the exit code 0."""
+    # This machine need not have the GPUs that the job is to get.
+    kind: Any = "cpu" if args.device == "cpu" else "cuda"
+    config = override(SlurmConfig(machines=args.machines, processes=args.processes, device=kind), args.slurm)
+    folder = args.run_dir / "slurm"
+    job = submit_slurm(_Run(args), folder=folder, config=config)
+    say(output_console(), f"Submitted job {job.job_id}; its script and logs are in {folder}")
     return 0
 
 

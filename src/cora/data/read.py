@@ -1,4 +1,4 @@
-"""Annotated photos of any supported format, recognised by what is given: COCO, LVIS, Pascal VOC, YOLO.
+"""Annotated photos of any supported format, recognised by what is given: COCO, LVIS, Pascal VOC, YOLO, shards.
 
 Example:
     >>> dataset = read_dataset(images=Path("fruit/images"), annotations=Path("fruit/annotations.json"))
@@ -18,12 +18,13 @@ from cora.data.coco_json import read_coco, read_json
 from cora.data.lvis import is_lvis, read_lvis
 from cora.data.problems import Findings, check_folder, listed
 from cora.data.raw import RawAnnotations, RawImage
+from cora.data.shards import ShardDataset
 from cora.data.voc import read_voc
 from cora.data.yolo import NAMES_FILES, find_names, labels_beside, read_yolo
 from cora.errors import DataError, ImageError
 from cora.images import read_size
 
-Format = Literal["auto", "coco", "lvis", "voc", "yolo"]
+Format = Literal["auto", "coco", "lvis", "voc", "yolo", "shards"]
 
 #: What is recognised by files alone; COCO and LVIS differ inside the JSON file.
 _Kind = Literal["json", "voc", "yolo"]
@@ -55,7 +56,7 @@ def read_dataset(
     over the border are clipped and counted.
 
     Args:
-        images: folder of the photos.
+        images: folder of the photos, or of shards (`write_shards`), which hold their boxes.
         annotations: COCO or LVIS JSON; folder of VOC XML; data.yaml, classes.txt or label folder of YOLO; None looks
             in and around `images`.
         class_names: classes to keep, in the order of the target indices; all of the source by default.
@@ -68,6 +69,8 @@ def read_dataset(
     Raises:
         DataError: as above, or the format cannot be told.
     """
+    if format == "shards" or (format == "auto" and annotations is None and any(images.glob("*.tar"))):
+        return _read_shards(images, annotations, class_names, skip_bad=skip_bad, keep_empty=keep_empty)
     findings = Findings()
     raw = _read(images, annotations, format, findings)
     if not raw.images and not findings.bad:
@@ -76,6 +79,17 @@ def read_dataset(
         raw = _without_unreadable(raw, findings)
     dataset = CocoDataset.from_raw(raw, findings, class_names=class_names, keep_empty=keep_empty, skip_bad=skip_bad)
     _check_boxes(dataset, raw)
+    return dataset
+
+
+def _read_shards(
+    images: Path, annotations: Path | None, class_names: Sequence[str] | None, *, skip_bad: bool, keep_empty: bool
+) -> ShardDataset:
+    if annotations is not None:
+        raise DataError(f"expected shards without annotations, which are in them, got {annotations}; leave these out")
+    dataset = ShardDataset(folder=images, class_names=class_names, skip_bad=skip_bad, keep_empty=keep_empty)
+    if not int(dataset.class_counts().sum()):
+        raise DataError(f"{images}: expected boxes of the classes {listed(dataset.class_names)}, got none")
     return dataset
 
 

@@ -68,7 +68,7 @@ class ShardDataset(CocoDataset):
     ) -> None:
         shards = sorted(folder.glob("*.tar")) if folder.is_dir() else []
         if not shards:
-            raise DataError(f"expected shards (*.tar) in {folder}, got none; write them with write_shards")
+            raise DataError(f"expected shards (*.tar) in {folder}, got none; write them with 'cora shards'")
         findings, photos = Findings(), PhotoFolder(folder)
         self._places: dict[int, _Place] = {}
         images: list[RawImage] = []

@@ -8,7 +8,7 @@ Each is a list of COCO results for the same evaluator, made from the public step
 - `TRUE_CLASSES`: predicted boxes that overlap a true box by 0.5 or more get its class with probability 1; the others
   stay as they are. What is lost is the localizer's, and the ranking's.
 - `BEST_OF_100`, `BEST_OF_300`: for every object the box that fits best among the best 100 or 300 by objectness, with
-  its class: the recall that no classifier and no ranking can exceed.
+  its class: the recall that no classifier can exceed with these boxes. Other boxes may still beat the best 100.
 """
 
 from __future__ import annotations

@@ -32,28 +32,29 @@ _STYLE = """
 body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-p { max-width: 44rem; } .note, figcaption, dt { color: var(--faint); font-size: .9rem; }
+p { max-width: 44rem; } p.note { white-space: pre-line; }
+.note, figcaption, dt { color: var(--faint); font-size: .9rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dd { margin: 0;
   overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; }
+th:first-child, td:first-child, .text { text-align: left; } td.text { white-space: normal; }
 thead th { background: var(--soft); }
 svg { display: block; width: 100%; height: auto; max-width: 44rem; } svg text { fill: var(--ink); font-size: 12px; }
 svg .grid { stroke: var(--line); } .novel { --c: var(--novel); } .base { --c: var(--base); } .all { --c: var(--all); }
 .other { --c: var(--other); } svg .bar { fill: var(--c); } svg .curve { fill: none; stroke: var(--c); stroke-width: 2; }
 .key span { margin-right: 1.2rem; white-space: nowrap; } .key i { display: inline-block; width: .8rem; height: .8rem;
   margin-right: .4rem; background: var(--c); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; display: block; border-radius: 4px; }
 @media (max-width: 36rem) { th, td { padding: .25rem .4rem; font-size: .85rem; }
-  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } svg text { font-size: 15px; } }
 """
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence on how to read it, and its content, which is HTML made by the functions here."""
+    """A heading, lines on how to read it, and its content, which is HTML made by the functions here."""
 
     title: str
     note: str
@@ -75,23 +76,20 @@ def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> s
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: Sequence[int] = ()) -> str:
-    """A table whose first column names the rows; `text_columns` hold sentences and may wrap."""
-    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="text">{escape(cell)}</td>' if place in text_columns else f"<td>{escape(cell)}</td>"
-            for place, cell in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    """A table whose first column names the rows; `text_columns` hold words, not numbers, and may wrap."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kind = (' class="text"' if place in text_columns else "" for place in range(len(row)))
+        return "".join(f"<{tag}{of}>{escape(cell)}</{tag}>" for of, cell in zip(kind, row, strict=True))
+
+    heads = cells("th", head)
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def curves(lines: Mapping[str, FloatArray]) -> str:
     """Precision [101] over recall, a line for each group."""
-    left, top, width, height = 44, 12, 560, 300
+    left, top, width, height = 60, 12, 560, 300
     parts = []
     for step in range(6):
         x, y, share = left + width * step / 5, top + height * (1 - step / 5), f"{20 * step}"
@@ -103,13 +101,14 @@ def curves(lines: Mapping[str, FloatArray]) -> str:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         parts.append(f'<path class="curve {_colour(group)}" d="M{path}"/>')
     label = f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">recall, %</text>'
-    box = f'viewBox="0 0 {left + width + 12} {top + height + 44}"'
+    label += f'<text transform="translate(12 {top + height / 2}) rotate(-90)" text-anchor="middle">precision, %</text>'
+    box = f'viewBox="0 0 {left + width + 20} {top + height + 44}"'
     return f'{_key(list(lines))}<svg {box} role="img" aria-label="precision over recall">{"".join(parts)}{label}</svg>'
 
 
 def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
     """A bar for each class, 0..1, coloured by its group, in the order given."""
-    left, width, row = 150, 400, 18
+    left, width, row = 190, 360, 18
     parts = []
     for place, (name, value) in enumerate(values.items()):
         y, length = place * row, max(width * value, 0.5)
@@ -144,7 +143,7 @@ def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
                 f'y="{top + height - tall:.1f}" width="{bar:.1f}" height="{tall:.1f}"/>'
             )
     text = f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">{escape(label)}</text>'
-    box = f'viewBox="0 0 {left + width + 12} {top + height + 44}"'
+    box = f'viewBox="0 0 {left + width + 20} {top + height + 44}"'
     key = "".join(f'<span class="{colours[name]}"><i></i>{escape(name)}</span>' for name in shares)
     return f'<p class="key">{key}</p><svg {box} role="img" aria-label="histogram">{"".join(parts)}{text}</svg>'
 

@@ -53,13 +53,13 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
             continue
         image, category, bbox, score = (entry.get(key) for key in ("image_id", "category_id", "bbox", "score"))
         if isinstance(image, bool) or not isinstance(image, int) or image not in sizes:
-            problems.add("unknown image ids", image)
+            problems.add("unknown image ids", repr(image))  # quotes tell texts from numbers
         elif (
             isinstance(category, bool)
             or not isinstance(category, int)
             or (category not in place_of and category not in others)
         ):
-            problems.add("unknown category ids", category)
+            problems.add("unknown category ids", repr(category))
         elif not isinstance(score, int | float) or isinstance(score, bool) or not is_number(score):
             problems.add("scores that are no finite number", f"{score} in {where}")
         elif not isinstance(bbox, list) or not is_box(bbox):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from cora.data.coco import CocoDataset, targets_of
 from cora.data.feature_cache import build_feature_cache, collate_features
 from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transform
-from cora.data.read import read_dataset
 from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
+from cora.data.shards import ShardDataset
 from cora.data.transforms import ResizeTransform, TrainTransform
 from cora.detector import Detector
 from cora.errors import TrainingError
@@ -37,7 +37,7 @@ from cora.training.names_task import NamesTask, offsets_for
 from cora.training.optim import OptimizerConfig, build_adamw, build_schedule
 from cora.training.prompt_task import PromptTask
 from cora.training.recipe import PromptStage, Stage, TrainRecipe
-from cora.training.relabel import Agreement, plot_confusion, relabel
+from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
 
 PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
@@ -92,8 +92,6 @@ class Chain:
         self.engine = engine or Engine(device=detector.device)
         self.recipe, self.detector, self.dataset, self.run_dir = recipe, detector, dataset, run
         self.hooks = hooks or Hooks()
-        # Of the weights that the run starts from, before any stage changes them.
-        self.start = weights_hash(detector)
         if recipe.fresh:
             self._refresh()
         run.mkdir(parents=True, exist_ok=True)
@@ -178,16 +176,7 @@ class Chain:
             self._say(f"{agreement.agreed} of {agreement.boxes} boxes keep their class ({agreement.share:.1%})")
         if self.engine.is_main:
             self.engine.barrier()
-        kept = {record.image_id for record in self.dataset.records}
-        relabelled = read_dataset(
-            images=self.dataset.images,
-            annotations=output,
-            class_names=self.dataset.class_names,
-            format="lvis" if self.dataset.format == "lvis" else "coco",
-            skip_bad=True,  # whatever was left out before is still in the file
-        )
-        relabelled.records = [record for record in relabelled.records if record.image_id in kept]
-        self.dataset = relabelled
+        self.dataset = relabelled(self.dataset, output)
         return agreement
 
     def localizer(self) -> Path:
@@ -252,6 +241,7 @@ class Chain:
         recipe, to_batch = self.recipe, self.detector.preprocessor.collate
         rank, world = self.engine.rank, self.engine.world
         if not versions:
+            blocks = self.dataset.blocks if isinstance(self.dataset, ShardDataset) and weights is None else None
             return EpochLoader(
                 dataset=AugmentedDataset(dataset=self.dataset, transform=transform, seed=recipe.seed),
                 batch_size=stage.batch,
@@ -260,6 +250,7 @@ class Chain:
                 workers=recipe.data.workers,
                 pin_memory=self.detector.device.type == "cuda",
                 weights=weights,
+                blocks=blocks,
                 rank=rank,
                 world=world,
             )
@@ -338,14 +329,19 @@ class Chain:
             load_trainable_state(task, final, source="the mean of start and end")
 
     def _config(self, name: Literal["prompts", "names", "localizer"] | str) -> dict[str, Any]:
-        """What must not change under a run that goes on; more epochs may, where the rate does not depend on them."""
+        """What must not change under a run that goes on.
+
+        More epochs may come, where the rate does not depend on them; another `keep` mixes what is trained anew.
+        """
         whole = self.recipe.to_dict()
         stage = whole[name]
         if stage["schedule"]["kind"] != "cosine":
             del stage["epochs"]
+        if name == "localizer":  # nothing is trained after it
+            del stage["keep"]
         data = {key: value for key, value in whole["data"].items() if key not in ("workers", "cache_gigabytes")}
         return {
-            "model": self.start,
+            "model": weights_hash(self.detector),  # what the stage starts from, earlier stages' work included
             "boxes": boxes_hash(self.dataset),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,

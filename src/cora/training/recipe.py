@@ -23,6 +23,7 @@ from cora.errors import CoraError, TrainingError
 from cora.training.localizer_task import LocalizerTaskConfig
 from cora.training.optim import ScheduleConfig
 
+Settings = typing.TypeVar("Settings")
 Precision = Literal["32", "bf16", "16"]
 #: How photos are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
 Sampling = Literal["uniform", "repeat-factor", "equal-classes", "small-objects"]
@@ -279,8 +280,8 @@ def load_recipe(path: Path) -> TrainRecipe:
     return found
 
 
-def override(recipe: TrainRecipe, settings: Sequence[str]) -> TrainRecipe:
-    """The recipe with settings such as "localizer.epochs=3" or "relabel=None" in place of its own.
+def override(recipe: Settings, settings: Sequence[str]) -> Settings:
+    """The recipe, or any such dataclass, with settings such as "localizer.epochs=3" or "relabel=None" for its own.
 
     Values are Python literals; what is none, such as a path, is taken as text.
 
@@ -292,7 +293,7 @@ def override(recipe: TrainRecipe, settings: Sequence[str]) -> TrainRecipe:
         key, separator, text = setting.partition("=")
         if not separator or not key:
             raise TrainingError(f"expected a setting key=value such as localizer.epochs=3, got {setting!r}")
-        recipe = _replaced(recipe, key.split("."), _value(text), setting)
+        recipe = typing.cast(Settings, _replaced(recipe, key.split("."), _value(text), setting))
     return recipe
 
 

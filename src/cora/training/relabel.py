@@ -7,9 +7,10 @@ box and never match it. With labels that agree with the classifier more anchors 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor
 
 from cora.data.coco import CocoDataset, targets_of
+from cora.data.coco_json import read_json
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.files import write_json, write_whole
-from cora.images import read_image
 from cora.plots import draw_confusion
 from cora.regions import Vocabulary
 
@@ -96,12 +97,12 @@ def relabel(
         )
     if output.resolve() == dataset.annotations.resolve():
         raise DataError(f"{output} is the original annotation file; name another output")
-    content, places = _content(dataset)
+    content, places = _content(dataset), _places(dataset)
     category_of = [dataset.category_ids[name] for name in vocabulary.names]
     confusion = torch.zeros(len(vocabulary), len(vocabulary), dtype=torch.int64)
-    for done, (record, mine) in enumerate(zip(dataset.records, places, strict=True), start=1):
+    for index, (record, mine) in enumerate(zip(dataset.records, places, strict=True)):
         if len(record.classes):
-            batch = detector.preprocessor([read_image(record.path)]).to(detector.device)
+            batch = detector.preprocessor([dataset[index][0]]).to(detector.device)
             c3, _ = detector.encode(batch)
             boxes = targets_of(record).boxes_cxcywh[None].to(detector.device)
             chosen = detector.classify(c3, boxes, vocabulary)[0].argmax(dim=-1).cpu()
@@ -111,20 +112,43 @@ def relabel(
                 annotation["category_id"] = category_of[label]
             confusion.index_put_((record.classes, chosen), torch.tensor(1), accumulate=True)
         if on_progress is not None:
-            on_progress(done, len(dataset.records))
+            on_progress(index + 1, len(dataset.records))
     write_json(output, content, indent=None)
     return Agreement.of(confusion, vocabulary.names)
 
 
-def _content(dataset: CocoDataset) -> tuple[dict[str, Any], list[list[int]]]:
-    """What the new file starts from, and where in its annotations the boxes of every record stand."""
-    if dataset.format in ("coco", "lvis"):
-        # The file itself, so that whatever else it says of photos and boxes is kept.
-        return json.loads(dataset.annotations.read_text(encoding="utf-8")), [
-            record.entries.tolist() for record in dataset.records
-        ]
+def relabelled(dataset: CocoDataset, path: Path) -> CocoDataset:
+    """The same photos and boxes, with the classes of the file that `relabel` wrote of them."""
+    annotations = read_json(path)["annotations"]
+    index_of = {dataset.category_ids[name]: index for index, name in enumerate(dataset.class_names)}
+    other = copy.copy(dataset)
+    other.records = [
+        replace(record, classes=torch.tensor([index_of[annotations[p]["category_id"]] for p in mine]).long())
+        for record, mine in zip(dataset.records, _places(dataset), strict=True)
+    ]
+    return other
+
+
+def _content(dataset: CocoDataset) -> dict[str, Any]:
+    """What the new file starts from."""
+    if not _is_file(dataset):
+        return dataset.to_coco()
+    # The file itself, so that whatever else it says of photos and boxes is kept.
+    content: dict[str, Any] = json.loads(dataset.annotations.read_text(encoding="utf-8"))
+    return content
+
+
+def _places(dataset: CocoDataset) -> list[list[int]]:
+    """Where the boxes of every record stand among the annotations of the new file."""
+    if _is_file(dataset):
+        return [record.entries.tolist() for record in dataset.records]
     places, start = [], 0
     for record in dataset.records:
         places.append(list(range(start, start + len(record.classes))))
         start += len(record.classes) + len(record.crowd_classes)
-    return dataset.to_coco(), places
+    return places
+
+
+def _is_file(dataset: CocoDataset) -> bool:
+    """Whether the dataset is a COCO or LVIS file; shards are a folder."""
+    return dataset.format in ("coco", "lvis") and dataset.annotations.is_file()

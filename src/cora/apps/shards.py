@@ -1,0 +1,43 @@
+"""`cora shards`: annotated photos into a few large files that training reads piece by piece."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cora.apps.argument_types import positive, whole
+from cora.apps.train_options import add_photos
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `shards` to the commands."""
+    parser = commands.add_parser(
+        "shards",
+        help="pack annotated photos into a few large files",
+        description="Pack photos and their boxes into tar files, in webdataset's convention.",
+        epilog="Train on them with 'cora train ... --images DIR', without --annotations.",
+    )
+    add_photos(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    parser.add_argument(
+        "--megabytes", type=positive, default=1000, metavar="N", help="of a shard, at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of the order of the photos (default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the shards; returns the exit code."""
+    from cora.apps.files import check_writable
+    from cora.apps.progress import output_console, say
+    from cora.apps.train_run import read_photos
+    from cora.data.shards import write_shards
+
+    check_writable(args.output, folder=True)
+    dataset = read_photos(args, None)
+    shards = write_shards(dataset, folder=args.output, max_bytes=args.megabytes * 10**6, seed=args.seed)
+    boxes = int(dataset.class_counts().sum())
+    say(output_console(), f"{len(dataset)} photos, {boxes} boxes in {len(shards)} shards in {args.output}")
+    return 0

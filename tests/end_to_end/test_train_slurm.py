@@ -1,0 +1,84 @@
+"""`cora train --slurm`: Slurm itself is played by shell scripts, its job is run as the script would run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cora
+from cora.apps.cli import main
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose `sbatch` accepts every job."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, answer in (("sbatch", "Submitted batch job 12"), ("srun", ""), ("scontrol", "")):
+        (folder / name).write_text(f'#!/bin/sh\necho "{answer}"\n')
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def command(model: Path, folder: Path, run: Path) -> list[str]:
+    photos = ["--images", str(folder / "images"), "--annotations", str(folder / "annotations.json")]
+    small = ["--epochs", "1", "--batch", "5", "--set", "data.versions=1"]
+    return ["train", "prompts", *photos, "--model", str(model), "--run", str(run), *small]
+
+
+def test_the_job_trains_what_the_command_says(
+    slurm: Path, tiny_model: Path, boxed_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = slurm / "run"
+    asked = ["--device", "cpu", "--slurm", "partition=long", "minutes=90", "setup=['module load python']"]
+    assert main([*command(tiny_model, boxed_photos, run), *asked]) == 0
+    assert f"Submitted job 12; its script and logs are in {run / 'slurm'}" in capsys.readouterr().out
+    assert sorted(path.name for path in run.iterdir()) == ["slurm"]  # nothing was trained here
+    script = next((run / "slurm").glob("*submission.sh")).read_text()
+    for line in ("#SBATCH --partition=long", "#SBATCH --time=90", "module load python"):
+        assert f"{line}\n" in script
+    started = [sys.executable, "-m", "submitit.core._submit", str(run / "slurm")]
+    environment = {**os.environ, "SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+    done = subprocess.run(
+        started, env=environment | {"SUBMITIT_EXECUTOR": "slurm"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    trained, start = cora.load(run / "prompts.safetensors"), cora.load(tiny_model)
+    assert not trained.prompt.offset.equal(start.prompt.offset)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["queue=gpu"], "unknown key 'queue'; expected one of name, machines, processes"),
+        (["minutes=soon"], "expected int, got 'soon'"),
+        (["restarts=-1"], "expected restarts of at least 0, got -1"),
+        (["gpu"], "expected a setting key=value"),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    asked: list[str],
+    message: str,
+    tiny_model: Path,
+    boxed_photos: Path,
+    slurm: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*command(tiny_model, boxed_photos, slurm / "run"), "--slurm", *asked]) == 2
+    assert message in capsys.readouterr().err
+    assert not (slurm / "run").exists()
+
+
+def test_a_machine_without_slurm(
+    tiny_model: Path,
+    boxed_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([*command(tiny_model, boxed_photos, tmp_path / "run"), "--slurm"]) == 2
+    assert "expected Slurm's commands on this machine" in capsys.readouterr().err
