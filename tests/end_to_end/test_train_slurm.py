@@ -29,23 +29,26 @@ def command(model: Path, folder: Path, run: Path) -> list[str]:
     return ["train", "prompts", *photos, "--model", str(model), "--run", str(run), *small]
 
 
-def test_the_job_trains_what_the_command_says(
-    slurm: Path, tiny_model: Path, boxed_photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def python(*arguments: str, **environment: str) -> str:
+    """Standard output of a Python program that must succeed."""
+    done = subprocess.run(
+        [sys.executable, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_job_trains_what_the_command_says(slurm: Path, tiny_model: Path, boxed_photos: Path) -> None:
     run = slurm / "run"
     asked = ["--device", "cpu", "--slurm", "partition=long", "minutes=90", "setup=['module load python']"]
-    assert main([*command(tiny_model, boxed_photos, run), *asked]) == 0
-    assert f"Submitted job 12; its script and logs are in {run / 'slurm'}" in capsys.readouterr().out
+    said = python("-m", "cora", *command(tiny_model, boxed_photos, run), *asked)
+    assert f"Submitted job 12; its script and logs are in {run / 'slurm'}" in said
     assert sorted(path.name for path in run.iterdir()) == ["slurm"]  # nothing was trained here
     script = next((run / "slurm").glob("*submission.sh")).read_text()
     for line in ("#SBATCH --partition=long", "#SBATCH --time=90", "module load python"):
         assert f"{line}\n" in script
-    started = [sys.executable, "-m", "submitit.core._submit", str(run / "slurm")]
-    environment = {**os.environ, "SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
-    done = subprocess.run(
-        started, env=environment | {"SUBMITIT_EXECUTOR": "slurm"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    job = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+    python("-m", "submitit.core._submit", str(run / "slurm"), SUBMITIT_EXECUTOR="slurm", **job)
     trained, start = cora.load(run / "prompts.safetensors"), cora.load(tiny_model)
     assert not trained.prompt.offset.equal(start.prompt.offset)
 
