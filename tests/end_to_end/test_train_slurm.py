@@ -53,6 +53,19 @@ def test_the_job_trains_what_the_command_says(slurm: Path, tiny_model: Path, box
     assert not trained.prompt.offset.equal(start.prompt.offset)
 
 
+def test_the_callers_logging_is_left_alone(slurm: Path, tiny_model: Path, boxed_photos: Path) -> None:
+    program = (
+        "import logging, sys\n"
+        "from cora.apps.cli import main\n"
+        "closed = []\n"
+        "class Handler(logging.StreamHandler):\n"
+        "    def close(self): closed.append(self)\n"
+        "mine = Handler()\n"
+        "assert main(sys.argv[1:]) == 0 and not closed, closed\n"
+    )
+    python("-c", program, *command(tiny_model, boxed_photos, slurm / "run"), "--slurm")
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

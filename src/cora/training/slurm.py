@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,10 +105,7 @@ def submit_slurm(
         MissingExtraError: without the extra `slurm`.
         TrainingError: this machine has no Slurm.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise MissingExtraError("submitting to Slurm", extra="slurm") from error
+    submitit = _submitit()
     limits = {"slurm_max_num_timeout": config.restarts} if cluster == "slurm" else {}
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **limits)
@@ -118,6 +116,22 @@ def submit_slurm(
         function=function, processes=config.processes, machines=config.machines, device=config.device
     )
     return executor.submit(training)
+
+
+def _submitit() -> Any:
+    """The package, imported so that it leaves logging alone: its configuration would close all handlers there are."""
+    before = os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
+    try:
+        import submitit
+    except ImportError as error:
+        raise MissingExtraError("submitting to Slurm", extra="slurm") from error
+    finally:
+        # What the job inherits is not ours to change.
+        del os.environ["SUBMITIT_LOG_LEVEL"]
+        if before is not None:
+            os.environ["SUBMITIT_LOG_LEVEL"] = before
+    return submitit
 
 
 def _parameters(config: SlurmConfig, cluster: str) -> dict[str, Any]:
