@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from own_names import TEXT_HEADS
 from safetensors.torch import load_file
 from student import EMBED_DIM, GRID, LAYERS, LOCALIZER, WIDTH
 
@@ -21,7 +22,7 @@ from cora.images import PreprocessConfig
 from cora.towers import TowerConfig
 
 PREPROCESS = PreprocessConfig(short_side=384, long_side=640)
-POSTPROCESS = PostprocessConfig(max_scored_boxes=150, distractors="everyday")
+POSTPROCESS = PostprocessConfig(max_scored_boxes=250, exact_boxes=32, distractors="everyday")
 
 
 def assemble(image: Path, text: Path) -> Detector:
@@ -39,7 +40,7 @@ def assemble(image: Path, text: Path) -> Detector:
         text_layers=layers,
         context_length=text_state["positional_embedding"].shape[0],
         vocab_size=text_state["token_embedding.weight"].shape[0],
-        quick_gelu=TEXT_QUICK_GELU,
+        quick_gelu=True,
         logit_scale=float(average["logit_scale"].exp().clamp(max=50)),
         templates="plain",
         pool_size=GRID,
@@ -53,8 +54,6 @@ def assemble(image: Path, text: Path) -> Detector:
     detector.text_tower.net.load_state_dict({k: v.float() for k, v in text_state.items()}, strict=False)
     return detector
 
-
-TEXT_HEADS, TEXT_QUICK_GELU = 4, True
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,19 +1,20 @@
-"""Distil nano's image tower: crops of the kit's photos, MobileNetV2 in the loop, CLIP RN50's text space.
+"""Distil nano's image tower: whole scenes, MobileNetV2 in the loop, the names as nano's own text tower says them.
 
-    torchrun --nproc-per-node 2 recipes/nano/image_tower.py --kit ../shared/kit --text-space runs/nano/text_space.npz \\
-        --basic-names runs/nano/basic_names.json --bank runs/nano/bank --out runs/nano/tower
+    torchrun --nproc-per-node 2 recipes/nano/image_tower.py --kit ../shared/kit \\
+        --text runs/nano/text_tower.safetensors --basic-names runs/nano/basic_names.json --out runs/nano/tower
 
-Loss = KL to the teacher's ImageNet distribution through cosines with the centred text embeddings
+Two stages (STAGES), both on windows of photos and mosaics of single-object photos, at the scale of detection:
+1. maps: regression of the teacher's standardised maps at strides 4, 8, 16 and 32, cell for cell. Every cell of every
+   scene is a sample, so the tower learns to see long before it learns to name;
+2. regions, the maps going on: layer4 on regions pooled from C3, as the detector will ask it, meets what the teacher
+   says of them: its stride-32 map pooled from the whole scene, not a crop of its own. The losses:
+     KL to the teacher's ImageNet distribution through cosines with the names' embeddings
      + the same over basic-level names (all breeds are "dog", see basic_names.py)
-     + cosine to the mean of the text embeddings of the teacher's ten best classes (ConSE, Norouzi et al. 2014)
-     + regression of the teacher's standardised maps at strides 4, 8, 16 and 32
-     + cross-entropy over base classes where the crop is a base box
-     + losses of the localizer's anchor proposals on the base boxes of a scene, so that C3 shows where things end.
-Stages (STAGES): small crops with the teacher in the loop, then regions of whole pictures through exact region pooling,
-which is what the detector will ask of the tower, with the teacher's answers from a bank (bank.py). With `--start nano`
-the crops are left out. The run resumes from its last checkpoint.
+     + cosine to the mean of the embeddings of the teacher's ten best classes (ConSE, Norouzi et al. 2014)
+     + losses of the localizer's anchor proposals on the base boxes of a scene.
+The run resumes from its last checkpoint, with one process or several.
 
-On a CPU, one process of one thread per core trains 1.5 times as many crops a second as one process of two threads,
+On a CPU, one process of one thread per core trains 1.5 times as many scenes a second as one process of two threads,
 and glibc must not hand memory back after every step (page faults took 2/3 of the time): set
 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456.
 """
@@ -29,16 +30,17 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from bank import Bank
-from crops import CropBatch, PhotoPool, crop_batches
-from regions import RegionBatch, region_batches
-from student import StudentTower
+from own_names import own_names
+from photos import PhotoPool
+from scenes import SceneBatch, scene_batches
+from student import GRID, StudentTower
 from teacher import MobileNetV2Teacher
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 import cora
 from cora.structures import Targets as Objects
@@ -47,34 +49,30 @@ from cora.training.proposal_loss import proposal_losses
 
 @dataclass(frozen=True)
 class Stage:
-    """`minutes` of training; `student` and `teacher` are the sides of the same crop in pixels, or of scenes."""
+    """`minutes` of training on `batch` scenes of about `side` pixels, `regions` of each pooled from C3 (0: none)."""
 
-    kind: str
     minutes: float
-    student: int
+    side: int
     batch: int
-    teacher: int = 0
-    mixup: float = 0.0
+    regions: int = 0
 
 
 STAGES = (
-    Stage("crops", 28, student=64, batch=128, teacher=128, mixup=0.3),
-    Stage("regions", 80, student=320, batch=128),
+    Stage(25, side=256, batch=12),
+    Stage(40, side=320, batch=8, regions=12),
 )
+CANDIDATES = 48  # a scene; the teacher chooses among them
 
 
 class Targets:
     """Text embeddings and the running standardisation of the teacher's maps."""
 
-    def __init__(self, text_space: Path, basic_names: Path, class_names: list[str], coco_names: list[str]) -> None:
-        space = np.load(text_space)
+    def __init__(self, space: dict[str, Tensor], basic_names: Path) -> None:
         basic = json.loads(basic_names.read_text())
-        self.basic = torch.from_numpy(np.stack([space[kind][i] for kind, i in basic["places"]])).float()
+        self.basic = torch.stack([space[kind][i] for kind, i in basic["places"]])
         self.group_of = F.one_hot(torch.tensor(basic["group_of"]), len(self.basic)).float()
-        self.imagenet = torch.from_numpy(space["imagenet"]).float()
-        coco = torch.from_numpy(space["coco"]).float()
-        self.base = coco[[coco_names.index(n) for n in class_names]]
-        self.stats: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by the number of maps: crops have 4, regions 1
+        self.imagenet = space["imagenet"]
+        self.stats: list[tuple[Tensor, Tensor]] = []
 
     def conse(self, logits: Tensor) -> Tensor:
         """Unit embeddings [n, 512]: the mean of the ten best classes' text embeddings, weighted by probability."""
@@ -82,24 +80,26 @@ class Targets:
         return F.normalize((best.values[..., None] * self.imagenet[best.indices]).sum(1), dim=-1)
 
     def standardise(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps [n, channels, h, w] with the mean and deviation of the first batch that came from this source."""
-        if len(maps) not in self.stats:
-            self.stats[len(maps)] = [
-                (m.mean((0, 2, 3), keepdim=True), m.std((0, 2, 3), keepdim=True).clamp_min(1e-2)) for m in maps
+        """Maps [n, channels, h, w] with the mean and deviation of the first batch."""
+        if not self.stats:
+            self.stats = [
+                (m.mean((0, 2, 3), keepdim=True), m.std((0, 2, 3), keepdim=True).clamp_min(0.2)) for m in maps
             ]
-        return [(m - mean) / std for m, (mean, std) in zip(maps, self.stats[len(maps)], strict=True)]
+        return [((m - mean) / std).clamp(-6, 6) for m, (mean, std) in zip(maps, self.stats, strict=True)]
 
 
-def losses(
-    student: StudentTower,
-    embedding: Tensor,
-    hints: list[Tensor],
-    teacher_maps: list[Tensor],
-    teacher_logits: Tensor,
-    labels: Tensor,
-    targets: Targets,
+def hint_losses(student: StudentTower, maps: list[Tensor], goals: list[Tensor]) -> dict[str, Tensor]:
+    """Share of the variance of the teacher's standardised maps that the student's do not explain, a stride."""
+    result = {}
+    for name, adapter, hint, goal in zip(("h4", "h8", "h16", "h32"), student.to_teacher, maps, goals, strict=False):
+        result[name] = F.mse_loss(adapter(hint).float(), goal)
+    return result
+
+
+def naming_losses(
+    student: StudentTower, embedding: Tensor, teacher_logits: Tensor, targets: Targets
 ) -> dict[str, Tensor]:
-    """KL, map regression and base cross-entropy of one batch."""
+    """KL over ImageNet's and over basic names, cosine to the ConSE target."""
     scale = student.logit_scale.exp().clamp(max=50)
     log_q = F.log_softmax(scale * embedding @ targets.imagenet.T, -1)
     log_p = F.log_softmax(teacher_logits, -1)
@@ -108,23 +108,11 @@ def losses(
     basic_p = (log_p.exp() @ targets.group_of).clamp_min(1e-8).log()
     result["basic"] = F.kl_div(log_basic, basic_p, log_target=True, reduction="batchmean")
     result["conse"] = 1 - (embedding * targets.conse(teacher_logits)).sum(-1).mean()
-    for name, adapter, hint, goal in zip(
-        ("h4", "h8", "h16", "h32")[-len(hints) :],
-        student.to_teacher[-len(hints) :],
-        hints,
-        teacher_maps,
-        strict=True,
-    ):
-        goal = F.adaptive_avg_pool2d(goal, hint.shape[-2:])
-        result[name] = F.smooth_l1_loss(adapter(hint).float(), goal)
-    named = labels >= 0
-    if named.any():
-        result["base"] = F.cross_entropy(scale * embedding[named] @ targets.base.T, labels[named])
     return result
 
 
-WEIGHTS = {"kl": 0.5, "basic": 1.0, "conse": 5.0, "base": 0.3, "boxes": 2.0}
-WEIGHTS |= {"h4": 0.5, "h8": 1.0, "h16": 2.0, "h32": 2.0}
+WEIGHTS = {"kl": 0.5, "basic": 1.0, "conse": 5.0, "boxes": 1.0}
+WEIGHTS |= {"h4": 1.0, "h8": 2.0, "h16": 4.0, "h32": 2.0, "r32": 2.0}
 
 
 def newton_schulz(g: Tensor, steps: int = 5) -> Tensor:
@@ -173,6 +161,14 @@ def build_optimisers(student: StudentTower, name: str, lr: float) -> list[torch.
     return [Muon(matrices, lr=lr, weight_decay=0.02), torch.optim.AdamW(rest, lr=lr, weight_decay=0.0)]
 
 
+class Lesson(NamedTuple):
+    """Boxes [k, 4] a scene, the teacher's standardised maps [n, 1280, 4, 4], logits [n, 1000]."""
+
+    boxes: list[Tensor]
+    maps: Tensor
+    logits: Tensor
+
+
 class Trainer:
     """Student, its running average, the optimisers and the clock; saved and restored as one."""
 
@@ -182,15 +178,16 @@ class Trainer:
         self.run: Path = args.run
         self.run.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        self.pool, self.bank = PhotoPool(kit), Bank.open(args.bank)
-        coco_names = json.loads((kit / "clip_rn50_text" / "names.json").read_text())["coco"]
-        self.targets = Targets(args.text_space, args.basic_names, self.pool.class_names, coco_names)
+        self.pool = PhotoPool(kit)
+        names = json.loads((kit / "clip_rn50_text" / "names.json").read_text())
+        space = own_names(args.text, {group: names[group] for group in ("coco", "lvis", "imagenet")})
+        self.targets = Targets(space, args.basic_names)
         self.teacher = MobileNetV2Teacher(kit / "imagenet_teacher" / "mobilenet_v2_1.0_224_quant.tflite")
         self.teacher.to(memory_format=torch.channels_last)
         self.student = StudentTower().to(memory_format=torch.channels_last)
         self.average = deepcopy(self.student).requires_grad_(False).eval()
         self.optimisers = build_optimisers(self.student, args.optimiser, args.lr)
-        self.clock, self.step, self.crops = 0.0, 0, 0
+        self.clock, self.step, self.scenes = 0.0, 0, 0
         self.distributed = distributed.is_initialized()
         self.rank = distributed.get_rank() if self.distributed else 0
         self.world = distributed.get_world_size() if self.distributed else 1
@@ -209,8 +206,8 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.clock, self.step, self.crops = state["clock"], state["step"], state["crops"]
-        self.targets.stats = state["stats"]
+        self.clock, self.step, self.scenes = state["clock"], state["step"], state["scenes"]
+        self.targets.stats = [(mean, std) for mean, std in state["stats"]]
 
     def save(self) -> None:
         if self.rank > 0:
@@ -221,38 +218,58 @@ class Trainer:
             "optimisers": [o.state_dict() for o in self.optimisers],
             "clock": self.clock,
             "step": self.step,
-            "crops": self.crops,
+            "scenes": self.scenes,
             "stats": self.targets.stats,
         }
         torch.save(state, self.run / "last.tmp")
         (self.run / "last.tmp").rename(self.run / "last.pt")
 
     @torch.no_grad()
-    def teach(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    def teach(self, batch: SceneBatch, count: int) -> tuple[list[Tensor], Lesson | None]:
+        """The teacher's maps of the scenes, centred as the student's, and what it says of `count` regions a scene."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            maps = self.teacher.maps((pixels * 2 - 1).contiguous(memory_format=torch.channels_last))
-        logits = self.teacher.logits(maps.stride32.float().mean((2, 3)))
-        ordered = [m.float() for m in (maps.stride4, maps.stride8, maps.stride16, maps.stride32)]
-        return self.targets.standardise(ordered), logits
+            maps = self.teacher.maps((batch.scenes * 2 - 1).contiguous(memory_format=torch.channels_last))
+        stride32 = maps.stride32.float()
+        goals = self.targets.standardise([maps.stride4.float(), maps.stride8.float(), maps.stride16.float(), stride32])
+        lesson = self.lesson(batch, stride32, count) if count else None
+        # Cell i of stride 32 is centred at pixel 32 i + 23, the student's at 32 i + 15: a quarter of a cell.
+        last = F.pad(goals[3], (1, 0, 1, 0), mode="replicate")
+        for axis in (2, 3):
+            n = last.shape[axis] - 1
+            last = 0.75 * last.narrow(axis, 1, n) + 0.25 * last.narrow(axis, 0, n)
+        return [*goals[:3], last], lesson
 
-    def crop_losses(self, batch: CropBatch, stage: Stage) -> dict[str, Tensor]:
-        goal, logits = self.teach(batch.pixels)
-        small = F.interpolate(batch.pixels, (stage.student, stage.student), mode="area")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            maps = self.student.maps(small.contiguous(memory_format=torch.channels_last))
-            embedding = self.student.embed(maps.c4)
-            return losses(self.student, embedding, list(maps), goal, logits, batch.labels, self.targets)
+    def lesson(self, batch: SceneBatch, stride32: Tensor, count: int) -> Lesson:
+        """Base boxes first, then the windows of which the teacher is surest."""
+        maps = roi_align(stride32, [b - 7.5 for b in batch.boxes], GRID, spatial_scale=1 / 32, aligned=True)
+        logits, shaken = self.teacher.logits(maps.mean((2, 3))), torch.cat(batch.shaken)
+        sure = logits.softmax(-1).amax(-1) + 0.3 * torch.rand(len(logits)) + 2.0 * shaken
+        boxes, chosen, start = [], [], 0
+        for candidates in batch.boxes:
+            best = sure[start : start + len(candidates)].topk(count).indices
+            boxes.append(candidates[best])
+            chosen.append(best + start)
+            start += len(candidates)
+        places = torch.cat(chosen)
+        mean, std = self.targets.stats[3]
+        return Lesson(boxes, ((maps[places] - mean) / std).clamp(-6, 6), logits[places])
 
-    def region_losses(self, batch: RegionBatch) -> dict[str, Tensor]:
-        goal = self.targets.standardise([batch.maps])
+    def losses(self, batch: SceneBatch, stage: Stage) -> dict[str, Tensor]:
+        goals, lesson = self.teach(batch, stage.regions)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            _, _, c3 = self.student.c3(batch.scenes.contiguous(memory_format=torch.channels_last))
-            c4 = self.student.regions(c3, batch.boxes)
-            named = losses(self.student, self.student.embed(c4), [c4], goal, batch.logits, batch.labels, self.targets)
-            proposals = self.student.propose(c3[: len(batch.objects)])
-        objects = [Objects(boxes, torch.zeros(len(boxes), dtype=torch.int64)) for boxes in batch.objects]
+            maps = self.student.maps(batch.scenes.contiguous(memory_format=torch.channels_last))
+            result = hint_losses(self.student, list(maps), goals)
+            if lesson is None:
+                return result
+            c4 = self.student.regions(maps.c3, lesson.boxes)
+            result["r32"] = F.mse_loss(self.student.to_teacher[3](c4).float(), lesson.maps)
+            embedding = self.student.embed(c4)
+            result |= naming_losses(self.student, embedding, lesson.logits, self.targets)
+            shown = [i for i, objects in enumerate(batch.objects) if objects is not None]
+            proposals = self.student.propose(maps.c3[shown])
+        objects = [Objects(o, torch.zeros(len(o), dtype=torch.int64)) for o in batch.objects if o is not None]
         found = proposal_losses(proposals, objects)
-        return named | {"boxes": found["proposals"], "iou": found["proposal_iou"]}
+        return result | {"boxes": found["proposals"], "iou": found["proposal_iou"]}
 
     def update(self, parts: dict[str, Tensor], rate: float) -> None:
         loss = sum((weight * parts[k] for k, weight in WEIGHTS.items() if k in parts), torch.zeros(()))
@@ -287,21 +304,19 @@ class Trainer:
 
     def fit(self) -> None:
         """Run all stages; the clock counts training seconds only, so a stopped run goes on where it was."""
-        stages = STAGES[1:] if self.args.start else STAGES
-        total, start = 60 * sum(s.minutes for s in stages) * self.args.scale, 0.0
-        for number, stage in enumerate(stages):
+        total, start = 60 * sum(s.minutes for s in STAGES) * self.args.scale, 0.0
+        for number, stage in enumerate(STAGES):
             end = start + 60 * stage.minutes * self.args.scale
             if self.clock < end:
                 self.run_stage(stage, self.stream(stage, seed=1000 * number + 2 * self.step + self.rank), end, total)
             start = end
         self.save()
 
-    def stream(self, stage: Stage, *, seed: int) -> Iterator[CropBatch] | Iterator[RegionBatch]:
-        if stage.kind == "regions":
-            return region_batches(self.pool, self.bank, side=stage.student, batch=stage.batch, seed=seed)
-        return crop_batches(self.pool, size=stage.teacher, batch=stage.batch, mixup=stage.mixup, seed=seed)
+    def stream(self, stage: Stage, *, seed: int) -> Iterator[SceneBatch]:
+        candidates = CANDIDATES if stage.regions else 4
+        return scene_batches(self.pool, side=stage.side, batch=stage.batch, candidates=candidates, seed=seed)
 
-    def run_stage(self, stage: Stage, stream, end: float, total: float) -> None:  # type: ignore[no-untyped-def]
+    def run_stage(self, stage: Stage, stream: Iterator[SceneBatch], end: float, total: float) -> None:
         self.student.train()
         sums: dict[str, float] = {}
         saved = logged = self.clock
@@ -311,14 +326,14 @@ class Trainer:
             batch = next(stream)
             progress = self.clock / total
             rate = self.args.lr * min(1.0, (self.step + 1) / 100) * (0.495 * (1 + math.cos(math.pi * progress)) + 0.01)
-            parts = self.crop_losses(batch, stage) if stage.kind == "crops" else self.region_losses(batch)
+            parts = self.losses(batch, stage)
             self.update(parts, rate)
-            self.step, self.crops, steps = self.step + 1, self.crops + stage.batch * self.world, steps + 1
+            self.step, self.scenes, steps = self.step + 1, self.scenes + stage.batch * self.world, steps + 1
             self.clock += time.monotonic() - began
             for k, v in parts.items():
                 sums[k] = sums.get(k, 0.0) + v.item()
             if self.clock - logged > 30:
-                row = {"minutes": self.clock / 60, "step": self.step, "crops": self.crops, "rate": rate}
+                row = {"minutes": self.clock / 60, "step": self.step, "scenes": self.scenes, "rate": rate}
                 row |= {k: round(v / steps, 4) for k, v in sums.items()}
                 if self.rank == 0:
                     with (self.run / "metrics.jsonl").open("a") as f:
@@ -332,9 +347,8 @@ class Trainer:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kit", type=Path, required=True)
-    parser.add_argument("--text-space", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True, help="weights of the text tower")
     parser.add_argument("--basic-names", type=Path, required=True)
-    parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--out", dest="run", type=Path, default=Path("runs/nano/tower"))
     parser.add_argument("--start", help="model whose image tower the student starts from, for instance nano")
     parser.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")

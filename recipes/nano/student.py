@@ -30,7 +30,7 @@ LOCALIZER = LocalizerConfig(
     ff=512,
     enc_layers=1,
     dec_layers=2,
-    num_queries=150,
+    num_queries=250,
     anchors="proposed",
     class_hidden=128,
     dropout=0.0,
@@ -59,8 +59,10 @@ class StudentTower(nn.Module):
             width=WIDTH,
         )
         c = WIDTH * 4
+        # The teacher's cells of strides 4 and 8 lie half a cell off: adapters of 3 x 3 make up for it.
         self.to_teacher = nn.ModuleList(
-            nn.Conv2d(i, o, 1) for i, o in ((c, 24), (2 * c, 32), (4 * c, 96), (8 * c, 1280))
+            nn.Conv2d(i, o, k, padding=k // 2)
+            for i, o, k in ((c, 24, 3), (2 * c, 32, 3), (4 * c, 96, 1), (8 * c, 1280, 1))
         )
         self.localizer = Localizer.from_config(LOCALIZER).requires_grad_(False)
         for part in (self.localizer.input_projection, self.localizer.encoder, self.localizer.proposals):

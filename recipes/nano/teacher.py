@@ -41,7 +41,7 @@ class SameConv(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, *, stride: int, groups: int, relu: bool) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-        self.stride, self.groups, self.relu = stride, groups, relu
+        self.stride, self.groups, self.relu, self.even = stride, groups, relu, False
 
     def forward(self, x: Tensor) -> Tensor:
         k, s = self.weight.shape[-1], self.stride
@@ -51,6 +51,8 @@ class SameConv(nn.Module):
                 y = F.conv2d(x, self.weight, self.bias, s, k // 2, groups=self.groups)
                 return F.hardtanh_(y, 0.0, 6.0) if self.relu else y
             (t, b), (le, r) = ((p // 2, p - p // 2) for p in pads)
+            if self.even:
+                t, b, le, r = b, t, r, le
             x = F.pad(x, (le, r, t, b))
         y = F.conv2d(x, self.weight, self.bias, s, groups=self.groups)
         return F.hardtanh_(y, 0.0, 6.0) if self.relu else y
@@ -77,6 +79,9 @@ class MobileNetV2Teacher(nn.Module):
                 self.stage_of.append(stage)
                 channels_in = channels
         self.blocks = nn.ModuleList(blocks)
+        # TensorFlow pads below and right, so every halving shifts the cells by half a cell. Padding above and left at
+        # the fourth puts those of stride 16 where a CLIP ResNet has them: cell i is centred at pixel 16 i + 7.
+        self.blocks[self.stage_of.index(3)][1].even = True
         self.last = _conv(next(convolutions))
         self.head = _conv(next(convolutions), relu=False)
         self.requires_grad_(False).eval()

@@ -1,8 +1,4 @@
-"""Endless crops of few photos: what the patient teacher and the student look at.
-
-Three sources, in the shares `SHARES`: single-object photos, base-class boxes with jitter, and free windows of the
-detection photos (they hold unnamed things). Boxes that the recipe reads are those of base classes only.
-"""
+"""The kit's training photos in memory, with the boxes of base classes (no others are read); ways to shake them."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,15 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 T = TypeVar("T")
-SHARES = {"photo": 0.40, "box": 0.35, "window": 0.25}
-
-
-@dataclass(frozen=True)
-class CropBatch:
-    """Pixels [n, 3, size, size] in 0..1 and base-class labels [n] (-1 where there is none)."""
-
-    pixels: Tensor
-    labels: Tensor
 
 
 class PhotoPool:
@@ -54,8 +40,10 @@ class PhotoPool:
                 label = self.class_names.index(names[a["category_id"]])
                 self.boxes.append((index[a["image_id"]], (x, y, x + w, y + h), label))
         frequency = Counter(label for _, _, label in self.boxes)
-        weights = np.array([frequency[label] ** -0.5 for _, _, label in self.boxes])
-        self.box_probability = weights / weights.sum()  # classes by the square root of their frequency
+        #: Of each base class: count^-0.5, so that a class is drawn by the square root of its frequency.
+        self.box_weight = {label: count**-0.5 for label, count in frequency.items()}
+        weights = np.array([self.box_weight[label] for _, _, label in self.boxes])
+        self.box_probability = weights / weights.sum()
 
 
 def jittered(box: tuple[float, ...], width: int, height: int, rng: np.random.Generator) -> tuple[float, ...]:
@@ -76,26 +64,6 @@ def window(width: int, height: int, area: tuple[float, float], rng: np.random.Ge
     return x, y, x + w, y + h
 
 
-def one_crop(pool: PhotoPool, size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """One crop [size, size, 3] uint8 and its base label, or -1."""
-    kind = rng.choice(list(SHARES), p=list(SHARES.values()))
-    label = -1
-    if kind == "photo":
-        image = pool.photos[rng.integers(len(pool.photos))]
-        box = window(*image.size, (0.25, 1.0), rng)
-    elif kind == "box":
-        scene, box, label = pool.boxes[rng.choice(len(pool.boxes), p=pool.box_probability)]
-        image = pool.scenes[scene]
-        box = jittered(box, *image.size, rng)
-    else:
-        image = pool.scenes[rng.integers(len(pool.scenes))]
-        box = window(*image.size, (0.02, 0.6), rng)
-    crop = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    if rng.random() < 0.5:
-        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(crop), label
-
-
 def colour_jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """Brightness, contrast and saturation by factors of 0.7 to 1.3, one draw an image; values stay in 0..1."""
     n = len(pixels)
@@ -105,31 +73,6 @@ def colour_jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     pixels = (pixels - mean) * c + mean
     grey = pixels.mean(1, keepdim=True)
     return ((pixels - grey) * s + grey).clamp_(0, 1)
-
-
-def mix(batch: CropBatch, share: float, rng: np.random.Generator) -> CropBatch:
-    """Mixup on a share of the batch; a mixed picture has no base label."""
-    n = int(len(batch.labels) * share)
-    if n == 0:
-        return batch
-    pixels, labels = batch.pixels.clone(), batch.labels.clone()
-    weight = torch.from_numpy(rng.beta(1.0, 1.0, (n, 1, 1, 1)).astype(np.float32))
-    partner = torch.from_numpy(rng.permutation(len(labels))[:n])
-    pixels[:n] = weight * batch.pixels[:n] + (1 - weight) * batch.pixels[partner]
-    labels[:n] = -1
-    return CropBatch(pixels, labels)
-
-
-def crop_batches(pool: PhotoPool, *, size: int, batch: int, mixup: float, seed: int) -> Iterator[CropBatch]:
-    """Endless batches, prepared by a thread a few ahead of the training."""
-    rng = np.random.default_rng(seed)
-
-    def make() -> CropBatch:
-        crops, labels = zip(*(one_crop(pool, size, rng) for _ in range(batch)), strict=True)
-        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255)
-        return mix(CropBatch(colour_jitter(pixels, rng), torch.tensor(labels)), mixup, rng)
-
-    return ahead(make)
 
 
 def ahead(make: Callable[[], T], depth: int = 4) -> Iterator[T]:
