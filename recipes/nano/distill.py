@@ -7,10 +7,10 @@ In place of `image_tower.py` and `assemble.py`; `detector.py` goes on from its o
 ImageNet and over basic names (weights 0.5 and 1), and cosine to the mean embedding of the ten best classes (weight 5).
 What differs from `image_tower.py`:
 
-- one stage, of regions of whole photos with the teacher in the loop; no stage of small crops with mixup, no bank of
-  stored answers, no mosaics of single-object photos, no change of colours;
-- no regression of the teacher's inner maps (weights 0.5 to 2 there) and no cross-entropy on base labels (0.3), so no
-  label of the kit is read;
+- one stage, of regions of whole photos; the teacher looks at a crop of each, not at the whole scene; no stage of maps
+  first, no mosaics of single-object photos, no change of colours;
+- no regression of the teacher's inner maps and no anchor proposals, so no box of the kit is read;
+- CLIP's embeddings of the names, not those of nano's text tower;
 - AdamW for everything, not Muon for the kernels; epochs, not minutes;
 - the factor on the cosine is the model's fixed 50, not learned.
 
