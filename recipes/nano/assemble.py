@@ -11,8 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from own_names import TEXT_HEADS
-from safetensors.torch import load_file
+from own_names import TEXT_HEADS, read_text_tower
 from student import EMBED_DIM, GRID, LAYERS, LOCALIZER, WIDTH
 
 from cora.detector import Detector
@@ -28,18 +27,17 @@ POSTPROCESS = PostprocessConfig(max_scored_boxes=250, exact_boxes=32, distractor
 def assemble(image: Path, text: Path) -> Detector:
     """Detector with the running average of the student as image tower."""
     average = torch.load(image, weights_only=True)["average"]
-    text_state = load_file(text)
-    layers = 1 + max(int(k.split(".")[2]) for k in text_state if k.startswith("transformer.resblocks."))
+    text_net = read_text_tower(text).net
     tower = TowerConfig(
         layers=LAYERS,
         width=WIDTH,
         image_size=GRID * 32,
         embed_dim=EMBED_DIM,
-        text_width=text_state["token_embedding.weight"].shape[1],
+        text_width=text_net.width,
         text_heads=TEXT_HEADS,
-        text_layers=layers,
-        context_length=text_state["positional_embedding"].shape[0],
-        vocab_size=text_state["token_embedding.weight"].shape[0],
+        text_layers=len(text_net.transformer.resblocks),
+        context_length=text_net.num_pos,
+        vocab_size=text_net.vocab_size,
         quick_gelu=True,
         logit_scale=float(average["logit_scale"].exp().clamp(max=50)),
         templates="plain",
@@ -51,7 +49,7 @@ def assemble(image: Path, text: Path) -> Detector:
     detector.image_tower.net.load_state_dict(visual)
     localizer = {k.removeprefix("localizer."): v for k, v in average.items() if k.startswith("localizer.")}
     detector.localizer.load_state_dict(localizer)
-    detector.text_tower.net.load_state_dict({k: v.float() for k, v in text_state.items()}, strict=False)
+    detector.text_tower.net.load_state_dict(text_net.state_dict())
     return detector
 
 

@@ -51,7 +51,7 @@ TASK = LocalizerTaskConfig(class_dropout=0.2, target_repeats=3, mixed_precision=
 PROMPT = {"epochs": 16, "batch": 16, "lr": 2e-3}
 #: Proposals first, without a decoder: they learned beside the tower and settle on its final maps. Then everything.
 PROPOSALS = {"epochs": 1, "batch": 4, "lr": 5e-4, "ema": 0.998}
-LOCALIZER = {"epochs": 6, "batch": 4, "lr": 4e-4, "ema": 0.998}
+LOCALIZER = {"epochs": 9, "batch": 4, "lr": 4e-4, "ema": 0.998}
 
 
 class Builder:

@@ -37,12 +37,10 @@ from own_names import own_names
 from photos import PhotoPool
 from scenes import SceneBatch, scene_batches
 from student import GRID, StudentTower
-from teacher import MobileNetV2Teacher
+from teacher import MobileNetV2Teacher, pool_stride32
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
-import cora
 from cora.structures import Targets as Objects
 from cora.training.proposal_loss import proposal_losses
 
@@ -59,7 +57,7 @@ class Stage:
 
 STAGES = (
     Stage(25, side=256, batch=12),
-    Stage(40, side=320, batch=8, regions=12),
+    Stage(100, side=320, batch=8, regions=16),
 )
 CANDIDATES = 48  # a scene; the teacher chooses among them
 
@@ -85,13 +83,17 @@ class Targets:
             self.stats = [
                 (m.mean((0, 2, 3), keepdim=True), m.std((0, 2, 3), keepdim=True).clamp_min(0.2)) for m in maps
             ]
-        return [((m - mean) / std).clamp(-6, 6) for m, (mean, std) in zip(maps, self.stats, strict=True)]
+        return [self.standardised(m, level) for level, m in enumerate(maps)]
+
+    def standardised(self, features: Tensor, level: int) -> Tensor:
+        mean, std = self.stats[level]
+        return ((features - mean) / std).clamp(-6, 6)
 
 
 def hint_losses(student: StudentTower, maps: list[Tensor], goals: list[Tensor]) -> dict[str, Tensor]:
     """Share of the variance of the teacher's standardised maps that the student's do not explain, a stride."""
     result = {}
-    for name, adapter, hint, goal in zip(("h4", "h8", "h16", "h32"), student.to_teacher, maps, goals, strict=False):
+    for name, adapter, hint, goal in zip(("h4", "h8", "h16", "h32"), student.to_teacher, maps, goals, strict=True):
         result[name] = F.mse_loss(adapter(hint).float(), goal)
     return result
 
@@ -193,12 +195,6 @@ class Trainer:
         self.world = distributed.get_world_size() if self.distributed else 1
         if (self.run / "last.pt").exists():
             self.load()
-        elif args.start:
-            detector = cora.load(args.start)
-            for net in (self.student, self.average):
-                net.visual.load_state_dict(detector.image_tower.net.state_dict())
-                if detector.localizer.proposals is not None:
-                    net.localizer.load_state_dict(detector.localizer.state_dict())
 
     def load(self) -> None:
         state = torch.load(self.run / "last.pt", weights_only=True)
@@ -241,7 +237,7 @@ class Trainer:
 
     def lesson(self, batch: SceneBatch, stride32: Tensor, count: int) -> Lesson:
         """Base boxes first, then the windows of which the teacher is surest."""
-        maps = roi_align(stride32, [b - 7.5 for b in batch.boxes], GRID, spatial_scale=1 / 32, aligned=True)
+        maps = pool_stride32(stride32, batch.boxes, GRID)
         logits, shaken = self.teacher.logits(maps.mean((2, 3))), torch.cat(batch.shaken)
         sure = logits.softmax(-1).amax(-1) + 0.3 * torch.rand(len(logits)) + 2.0 * shaken
         boxes, chosen, start = [], [], 0
@@ -251,8 +247,7 @@ class Trainer:
             chosen.append(best + start)
             start += len(candidates)
         places = torch.cat(chosen)
-        mean, std = self.targets.stats[3]
-        return Lesson(boxes, ((maps[places] - mean) / std).clamp(-6, 6), logits[places])
+        return Lesson(boxes, self.targets.standardised(maps[places], level=3), logits[places])
 
     def losses(self, batch: SceneBatch, stage: Stage) -> dict[str, Tensor]:
         goals, lesson = self.teach(batch, stage.regions)
@@ -350,7 +345,6 @@ if __name__ == "__main__":
     parser.add_argument("--text", type=Path, required=True, help="weights of the text tower")
     parser.add_argument("--basic-names", type=Path, required=True)
     parser.add_argument("--out", dest="run", type=Path, default=Path("runs/nano/tower"))
-    parser.add_argument("--start", help="model whose image tower the student starts from, for instance nano")
     parser.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the minutes of every stage")

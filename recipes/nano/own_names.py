@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from cora.evaluation.synonyms import load_synonyms
 from cora.towers.text_tower import TextTower
 
 TEXT_HEADS = 4
@@ -40,6 +41,8 @@ def read_text_tower(path: Path) -> TextTower:
 def own_names(path: Path, names: dict[str, list[str]]) -> dict[str, Tensor]:
     """Unit embeddings of "a NAME" by group; a name that lists synonyms gets the mean of theirs.
 
+    Words that the evaluation keeps as unseen synonyms are left out; a name of which nothing is left gets zeros.
+
     Args:
         names: lists of names, for instance {"imagenet": ["tench, Tinca tinca", ...]}.
 
@@ -47,8 +50,10 @@ def own_names(path: Path, names: dict[str, list[str]]) -> dict[str, Tensor]:
         [n, 512] a group.
     """
     tower, result = read_text_tower(path), {}
+    unseen = {word.lower() for word in load_synonyms("coco").values()}
     for group, listed in names.items():
         forms = [(row, clean(form)) for row, name in enumerate(listed) for form in name.split(", ")]
+        forms = [(row, form) for row, form in forms if form not in unseen]
         vectors = tower.encode([f"a {form}" for _, form in forms])
         sums = torch.zeros(len(listed), vectors.shape[1]).index_add_(
             0, torch.tensor([row for row, _ in forms]), vectors

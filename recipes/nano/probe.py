@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from teacher import STAGES, MobileNetV2Teacher
+from teacher import MobileNetV2Teacher, pool_stride32
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
@@ -92,9 +92,8 @@ def named_right(teacher: MobileNetV2Teacher, coco: Path, space: dict[str, Tensor
         x, factor = pixels(record.path)
         maps = teacher.maps(x * 2 - 1)
         boxes = record.boxes_xyxy_px * factor
-        # Cells of strides 16 and 32 are centred at pixels 16 i + 7 and 32 i + 23.
-        last = roi_align(maps.stride32, [boxes - 7.5], 4, spatial_scale=1 / 32, aligned=True)
-        again = upper(teacher, roi_align(maps.stride16, [boxes], 8, spatial_scale=1 / 16, aligned=True))
+        last = pool_stride32(maps.stride32, [boxes], 4)
+        again = teacher.last_stages(roi_align(maps.stride16, [boxes], 8, spatial_scale=1 / 16, aligned=True))
         for found, pooled in zip(right.values(), (last, again), strict=True):
             best = teacher.logits(pooled.mean((2, 3))).softmax(-1).topk(10)
             target = (best.values[..., None] * space["imagenet"][best.indices]).sum(1)
@@ -106,15 +105,6 @@ def named_right(teacher: MobileNetV2Teacher, coco: Path, space: dict[str, Tensor
         f"base {100 * torch.cat(found)[~novel].float().mean():.1f} %"
         for way, found in right.items()
     ]
-
-
-def upper(teacher: MobileNetV2Teacher, x: Tensor) -> Tensor:
-    """Stride-32 maps of stride-16 ones."""
-    after = len(STAGES) - 3
-    for block, residual, stage in zip(teacher.blocks, teacher.residual, teacher.stage_of, strict=True):
-        if stage > after:
-            x = x + block(x) if residual else block(x)
-    return teacher.last(x)
 
 
 if __name__ == "__main__":

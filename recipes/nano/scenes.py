@@ -70,9 +70,10 @@ class SceneSampler:
             if seen.min() >= SMALLEST and seen.prod() >= VISIBLE * (shaken[2:] - shaken[:2]).prod():
                 boxes.append(inside)
                 labels.append(label)
-        if len(boxes) > max(count // 8, 1):
+        most = max(count // 8, 1)
+        if len(boxes) > most:
             weight = np.array([self.pool.box_weight[label] for label in labels])
-            keep = rng.choice(len(boxes), max(count // 8, 1), replace=False, p=weight / weight.sum())
+            keep = rng.choice(len(boxes), most, replace=False, p=weight / weight.sum())
             boxes = [boxes[i] for i in keep]
         named = len(boxes)
         boxes += [self.free(side) for _ in range(count - named)]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 #: (expansion, channels, repeats, stride) of MobileNetV2's stages (Sandler et al. 2018, table 2).
 STAGES = (
@@ -88,16 +89,32 @@ class MobileNetV2Teacher(nn.Module):
 
     def maps(self, x: Tensor) -> TeacherMaps:
         """Inner maps of pixels [B, 3, H, W] in -1..1."""
-        x = self.stem(x)
+        ends = self._run(self.stem(x), range(len(STAGES)))
+        return TeacherMaps(stride8=ends[2], stride16=ends[4], stride32=self.last(ends[6]), stride4=ends[1])
+
+    def last_stages(self, stride16: Tensor) -> Tensor:
+        """Maps of stride 32 [B, 1280, H/2, W/2] from maps of stride 16 [B, 96, H, W]."""
+        return self.last(self._run(stride16, range(5, len(STAGES)))[6])
+
+    def _run(self, x: Tensor, stages: range) -> dict[int, Tensor]:
         ends: dict[int, Tensor] = {}
         for block, residual, stage in zip(self.blocks, self.residual, self.stage_of, strict=True):
-            x = x + block(x) if residual else block(x)
-            ends[stage] = x
-        return TeacherMaps(stride8=ends[2], stride16=ends[4], stride32=self.last(x), stride4=ends[1])
+            if stage in stages:
+                x = x + block(x) if residual else block(x)
+                ends[stage] = x
+        return ends
 
     def logits(self, pooled: Tensor) -> Tensor:
         """Logits [n, 1000] of pooled stride-32 features [n, 1280], the background class dropped."""
         return F.linear(pooled, self.head.weight[:, :, 0, 0], self.head.bias)[:, 1:]
+
+
+def pool_stride32(maps: Tensor, boxes: list[Tensor], side: int) -> Tensor:
+    """Regions [n, channels, side, side] of the teacher's stride-32 maps; boxes xyxy in pixels, a list a map.
+
+    Cell i is centred at pixel 32 i + 23, where RoIAlign expects 32 i + 15.5.
+    """
+    return roi_align(maps, [b - 7.5 for b in boxes], side, spatial_scale=1 / 32, aligned=True)
 
 
 def _conv(weights: tuple[Tensor, Tensor], *, stride: int = 1, depthwise: bool = False, relu: bool = True) -> SameConv:
