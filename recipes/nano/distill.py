@@ -36,6 +36,7 @@ import cora
 from cora.boxes import scale_to_pixels
 from cora.compress.arch_sizes import Architecture
 from cora.compress.distill import BothCollate, DistillRun, PhotoFolder, fit, new_student
+from cora.detector.fingerprint import weights_fingerprint
 from cora.images import CLIP_MEAN, CLIP_STD
 from cora.structures import ImageBatch
 from cora.training.distill_task import (
@@ -47,7 +48,6 @@ from cora.training.distill_task import (
     mean_embedding,
     random_regions,
 )
-from cora.training.identity import weights_hash
 
 #: Side of the teacher's crops in pixels.
 CROP = 128
@@ -109,7 +109,7 @@ def photos(kit: Path, limit: int | None) -> PhotoFolder:
 
 def made_of(task: DistillTask, start: str) -> dict[str, Any]:
     """What a run folder must not be continued without."""
-    return {**asdict(CONFIG), "start": start, "student": weights_hash(task.student)}
+    return {**asdict(CONFIG), "start": start, "student": weights_fingerprint(task.student)}
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from cora.apps.text_options import TextOptions
 from cora.apps.tile_options import set_short_side
 from cora.detector import Detector
 from cora.detector.exemplars import Exemplars
+from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.tiling import Tiles
 from cora.errors import ImageError
 from cora.regions.vocabulary import Vocabulary
 from cora.structures import Detections
-from cora.training.identity import weights_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class ModelChoice:
     def made_with(self, detector: Detector) -> dict[str, str]:
         """What binds results to the model and its options: hashes, and what was asked for besides."""
         said = {
-            "model": _files_hash(self.model) or f"{weights_hash(detector)}-{_hash(asdict(detector.config))}",
+            "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(asdict(detector.config))}",
             "text model": self.text_model,
             "text around names": _hash(asdict(self.text)) if self.text != TextOptions() else None,
             "exemplars": _hash([self.words, *self._exemplar_hashes()]) if self.exemplars else None,

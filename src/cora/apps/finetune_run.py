@@ -25,11 +25,11 @@ from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
 from cora.files import write_json
 from cora.training.chain import MODEL, Chain, Hooks
 from cora.training.defaults import finetune_recipe
-from cora.training.identity import weights_hash
 from cora.training.recipe import TrainRecipe, override
 
 #: Sets of fewer photos than this are not divided unless that is asked for: nothing would be left to learn from.
@@ -213,7 +213,7 @@ def _scores(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str,
 
 def _key(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Any]:
     photos = {name: [r.image_id for r in one.dataset.records] for name, one in sets.items() if one is not None}
-    return {"model": weights_hash(detector), "photos": photos}
+    return {"model": weights_fingerprint(detector), "photos": photos}
 
 
 def _once(path: Path, key: dict[str, Any], measure: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:

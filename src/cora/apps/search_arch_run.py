@@ -32,10 +32,10 @@ from cora.compress.prune_importance import rank_units, recalibrate
 from cora.compress.prune_measure import agreement, detect_all, median_ms
 from cora.detector import Detector
 from cora.detector.checkpoint import write_tensors
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
 from cora.files import write_json, write_whole
 from cora.regions import Vocabulary
-from cora.training.identity import weights_hash
 
 PICTURE = "pareto.png"
 
@@ -56,7 +56,7 @@ def search_architecture(args: argparse.Namespace) -> int:
     vocabulary = whole.vocabulary_encoder.encode(names).to(whole.device)
     base = Architecture.of(whole.config)
     config = {
-        "model": weights_hash(whole),
+        "model": weights_fingerprint(whole),
         "photos": [path.name for path in find_images([str(args.images)]).paths],
         "used": len(pictures),
         "names": list(names),

@@ -16,13 +16,14 @@ from cora.compress.arch_sizes import Architecture
 from cora.data.loader import AugmentedDataset, EpochLoader
 from cora.data.transforms import AugmentConfig, TrainTransform
 from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.images import read_image
 from cora.structures import ImageBatch, Targets
 from cora.towers.weights import load_checked
 from cora.training.distill_task import CoraTeacher, DistillConfig, DistillTask, Lexicon
 from cora.training.ema import Ema, load_trainable_state
-from cora.training.identity import seed_stage, weights_hash
+from cora.training.identity import seed_stage
 from cora.training.loop import TrainResult, train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
 
@@ -139,8 +140,8 @@ def distill(
     if config.localizer and not localizes:
         raise TrainingError("expected a teacher whose localizer is trained, got one without; distil the tower alone")
     made_of = {
-        "student": weights_hash(student),
-        "teacher": weights_hash(teacher),
+        "student": weights_fingerprint(student),
+        "teacher": weights_fingerprint(teacher),
         "names": _hash("\n".join(names)),
         **asdict(config),
     }

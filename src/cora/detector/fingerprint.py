@@ -1,17 +1,20 @@
-"""Which weights a detector has, as a short text: files and reports that name it are held against each other."""
+"""Which weights a detector has, as a short text: files, runs and reports that name it are held against each other."""
 
 from __future__ import annotations
 
 import hashlib
 
-import torch
 from torch import nn
 
 
 def weights_fingerprint(detector: nn.Module) -> str:
-    """First 16 hex digits of the SHA-256 over names, types, shapes and bytes of the weights."""
+    """First 16 hex digits of the SHA-256 over names, shapes and values of the weights, in half precision.
+
+    Files hold half precision, so a detector and its saved copy have one fingerprint.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(detector.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        value = tensor.detach().cpu()
+        value = value.half() if value.is_floating_point() else value
+        digest.update(f"{name} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cora.training.identity import weights_hash
+from cora.detector.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     from cora.detector import Detector
@@ -18,5 +18,5 @@ def model_identity(detector: Detector) -> str:
     settings = {"tower": asdict(detector.config.tower), "preprocess": asdict(detector.config.preprocess)}
     # Templates are the text query's affair: the stored regions do not depend on them.
     del settings["tower"]["templates"]
-    content = [weights_hash(detector), settings]
+    content = [weights_fingerprint(detector), settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

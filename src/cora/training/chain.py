@@ -22,6 +22,7 @@ from cora.data.sampling import equal_class_weights, repeat_factors, small_object
 from cora.data.shards import ShardDataset
 from cora.data.transforms import ResizeTransform, TrainTransform
 from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.files import write_json
 from cora.localizer import Localizer, kmeans_anchors
@@ -30,7 +31,7 @@ from cora.regions.groups import class_groups
 from cora.regions.learned_text import LearnedContext
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
-from cora.training.identity import boxes_hash, seed_stage, weights_hash
+from cora.training.identity import boxes_hash, seed_stage
 from cora.training.localizer_task import LocalizerTask
 from cora.training.loop import train
 from cora.training.names_task import NamesTask, offsets_for
@@ -155,7 +156,7 @@ class Chain:
     def relabel(self) -> Agreement | None:
         """Relabel the boxes by the prompted region classifier (METHOD section 6); None if that was done before."""
         output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
-        made_for = {"model": weights_hash(self.detector), "boxes": boxes_hash(self.dataset)}
+        made_for = {"model": weights_fingerprint(self.detector), "boxes": boxes_hash(self.dataset)}
         agreement = None
         if not self.engine.is_main:
             self.engine.barrier()
@@ -341,7 +342,7 @@ class Chain:
             del stage["keep"]
         data = {key: value for key, value in whole["data"].items() if key not in ("workers", "cache_gigabytes")}
         return {
-            "model": weights_hash(self.detector),  # what the stage starts from, earlier stages' work included
+            "model": weights_fingerprint(self.detector),  # what the stage starts from, earlier stages' work included
             "boxes": boxes_hash(self.dataset),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,

@@ -7,21 +7,11 @@ import hashlib
 import torch
 
 from cora.data.coco import CocoDataset
-from cora.detector import Detector
 
 
 def seed_stage(seed: int, name: str) -> None:
     """Seed torch for a stage: whether an earlier one ran in this process makes no difference."""
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:6], "big"))
-
-
-def weights_hash(detector: Detector) -> str:
-    """First 16 hex digits of the SHA-256 over the names and values of all weights, in half precision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(detector.state_dict().items()):
-        value = tensor.detach().cpu()
-        digest.update(name.encode() + (value.half() if value.is_floating_point() else value).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def boxes_hash(dataset: CocoDataset) -> str:
