@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 
 from cora.localizer import Localizer, LocalizerOutput, inference_localizer
 from cora.structures import FeatureMap
-from tests.localizer.conftest import random_map, random_queries
+from tests.localizer.conftest import CONFIG, random_map, random_queries
+
+PROPOSED = replace(CONFIG, anchors="proposed")
 
 
 def run(localizer: Localizer, c3: FeatureMap, seed: int) -> LocalizerOutput:
@@ -42,6 +45,19 @@ def test_boxes_stay_near_and_in_their_own_type(localizer: Localizer, dtype: torc
     assert (its.boxes_cxcywh - mine.boxes_cxcywh).abs().max() < 0.01
     assert not torch.equal(its.boxes_cxcywh, mine.boxes_cxcywh)
     assert (its.hidden - mine.hidden).norm() < 0.03 * mine.hidden.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_proposals_stay_near_and_in_their_own_type(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    localizer, c3 = Localizer.from_config(PROPOSED).eval(), random_map()
+    halved = inference_localizer(localizer, dtype)
+    with torch.no_grad():
+        mine = localizer.propose(localizer.encode(c3))
+        its = halved.propose(halved.encode(FeatureMap(c3.features.to(dtype), c3.mask)))
+    assert its.boxes_cxcywh.dtype == its.objectness.dtype == torch.float32
+    assert (its.boxes_cxcywh - mine.boxes_cxcywh).abs().max() < 0.01
+    assert 0 < (its.objectness - mine.objectness).abs().max() < 0.05
 
 
 def test_what_places_a_box_stays_in_float32(localizer: Localizer) -> None:

@@ -1,6 +1,7 @@
 """The localizer as it runs fastest: the products of its layers in half precision, what places a box in float32.
 
-Of the work nearly all is in the layers of encoder and decoder, and a rounding there is one of many that are summed.
+Of the work nearly all is in the layers of encoder and decoder and in the convolutions that propose anchors, and a
+rounding there is one of many that are summed.
 Tokens and queries between the layers, norms, positions, anchors and the heads that read boxes and objectness out keep
 their type: a box is only as precise as they are.
 """
@@ -30,6 +31,9 @@ def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
             module.to(dtype).register_forward_pre_hook(_input_as_weights)
         elif isinstance(module, nn.PReLU):  # between two of them
             module.to(dtype)
+    if copied.proposals is not None:
+        copied.proposals.trunk.to(dtype).register_forward_hook(_output_in_float32)
+        copied.proposals.trunk[0].register_forward_pre_hook(_input_as_weights)
     return copied
 
 
