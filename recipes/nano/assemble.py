@@ -21,7 +21,7 @@ from cora.images import PreprocessConfig
 from cora.towers import TowerConfig
 
 PREPROCESS = PreprocessConfig(short_side=384, long_side=640)
-POSTPROCESS = PostprocessConfig(max_scored_boxes=250, exact_boxes=32, distractors="everyday")
+POSTPROCESS = PostprocessConfig(max_scored_boxes=250, distractors="everyday")
 
 
 def assemble(image: Path, text: Path) -> Detector:
