@@ -18,7 +18,7 @@ from cora.compress.prune_importance import rank_units
 from cora.compress.prune_measure import agreement, costs, detect_all
 from cora.detector import Detector
 from cora.errors import ModelError
-from cora.regions import Vocabulary
+from cora.regions import FastAlignment, Vocabulary
 from tests.compress.toy_smaller import NAMES, toy_detector, toy_pictures
 
 
@@ -283,6 +283,7 @@ def boxes(folder: Path, photos: Path) -> Path:
 def test_the_command_prunes_tunes_and_measures(
     detector: Detector, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    detector.align_fast_pooling(FastAlignment(embed_dim=16))
     detector.save(tmp_path / "whole.safetensors")
     annotations, output, report = boxes(tmp_path, photos), tmp_path / "small.safetensors", tmp_path / "report.json"
     command = ["prune", "--model", str(tmp_path / "whole.safetensors"), "--images", str(photos), "--device", "cpu"]
@@ -294,7 +295,10 @@ def test_the_command_prunes_tunes_and_measures(
     out = capsys.readouterr().out
     for word in ("whole", "pruned", "GMAC", "ms a photo", "agreement", "AP50 all", "layer", "Wrote"):
         assert word in out
-    small = Architecture.of(cora.load(output).config)
+    pruned = cora.load(output)
+    assert pruned.fast_alignment is not None
+    assert bool(pruned.fast_alignment.shift.weight.any())  # fitted to the tower that was cut
+    small = Architecture.of(pruned.config)
     assert (small.ff, small.heads, small.anchors, small.dec_layers, small.enc_layers, small.width) == (
         12,
         2,

@@ -8,13 +8,19 @@ from cora.detector import Detector
 from cora.export.check import plain_detector
 from cora.export.graph import COMPETES, DetectorGraph, FixedVocabularyGraph, class_inputs
 from cora.export.suppression import kept_boxes
+from cora.regions import FastAlignment
 from tests.export.conftest import NAMES, manifest_of, picture, toy_config, toy_detector
 
 
+@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("anchors", ["learned", "proposed"])
 @pytest.mark.parametrize("exact_boxes", [0, 4])
-def test_graph_is_the_detector(tmp_path: Path, anchors: str, exact_boxes: int) -> None:
+def test_graph_is_the_detector(tmp_path: Path, anchors: str, exact_boxes: int, aligned: bool) -> None:
     detector = toy_detector(tmp_path, toy_config(anchors=anchors))
+    if aligned:
+        alignment = FastAlignment(embed_dim=32)
+        alignment.shift.weight.normal_(std=0.1)
+        detector.align_fast_pooling(alignment)
     manifest = manifest_of(detector, exact_boxes=exact_boxes)
     graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
     batch = detector.preprocessor([picture(120, 160), picture(151, 101, seed=1)])  # padded in both directions

@@ -12,13 +12,11 @@ import cora
 from cora.data.class_split import read_class_split
 from cora.data.read import read_dataset
 from cora.detector import Detector
-from cora.evaluation.base_novel import class_groups
-from cora.evaluation.coco_ap import evaluate_boxes
-from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.export import ExportedDetector, ExportSettings, export_detector, load_exported
 from cora.export.backends import Arrays
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import write_openvino
+from tests.evaluation.group_ap import group_ap50
 
 PHOTOS = 6
 
@@ -42,16 +40,7 @@ def test_average_precision_is_that_of_the_original(
     detector.preprocessor = exported[0].preprocessor  # the same pixels for all
 
     def ap50(model: Detector | ExportedDetector) -> dict[str, float]:
-        indices = range(PHOTOS)
-        found = predict_dataset(cast(Detector, model), dataset, dataset.class_names, indices=indices)
-        ids = {name: number for number, name in enumerate(dataset.class_names, start=1)}
-        evaluation = evaluate_boxes(ground_truth(dataset, indices=indices), found.results, classes=ids)
-        scores = {score.name: score.ap50 for score in evaluation.scores}
-        means = {}
-        for group, names in class_groups(split.base, split.novel).items():
-            known = [100 * value for name in names if (value := scores.get(name)) is not None]
-            means[group] = sum(known) / len(known)
-        return means
+        return group_ap50(cast(Detector, model), dataset, split, photos=PHOTOS)
 
     expected = ap50(detector)
     assert expected["all"] > 0

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from cora import __version__
 from cora.apps import (
+    align,
     batch,
     cam,
     detect,
@@ -209,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     cam.add_arguments(maps)
     maps.set_defaults(run=cam.run)
 
+    align.add_command(commands)
     prune.add_command(commands)
     distill.add_command(commands)
     search_arch.add_command(commands)

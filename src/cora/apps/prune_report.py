@@ -139,11 +139,12 @@ def print_table(console: Console, columns: Mapping[str, Numbers]) -> None:
     table.add_row("ms a photo", *(f"{one.cost.milliseconds:.0f}" for one in numbers))
     table.add_row("agreement, %", *("" if one.agreement is None else str(one.agreement) for one in numbers))
     for group in numbers[0].scores:
-        table.add_row(f"AP50 {group}, %", *(_percent(one.scores[group]) for one in numbers))
+        table.add_row(f"AP50 {group}, %", *(percent(one.scores[group]) for one in numbers))
     console.print(table)
 
 
-def _percent(score: GroupScore) -> str:
+def percent(score: GroupScore) -> str:
+    """AP50 in percent with its interval, as tables show it."""
     ap50 = score.ap50
     if ap50.value is None:
         return "-"

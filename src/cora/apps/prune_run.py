@@ -20,6 +20,7 @@ from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError, ModelError
 from cora.files import write_json
+from cora.training.alignment import fit_alignment
 from cora.training.chain import Chain, Hooks
 from cora.training.defaults import default_recipe
 from cora.training.recipe import TrainRecipe
@@ -52,6 +53,8 @@ def prune_model(args: argparse.Namespace) -> int:
         small = prune(whole, sizes, importance)
         if any(name.startswith(("layer", "stem")) for name in (*shrinking, *stacks)):
             recalibrate(small, pictures)
+            if small.fast_alignment is not None:
+                fit_alignment(small, pictures, vocabulary)
         if dataset is not None and args.epochs is not None:
             Chain(
                 recipe=_recipe(args, small),

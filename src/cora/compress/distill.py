@@ -21,6 +21,7 @@ from cora.errors import TrainingError
 from cora.images import read_image
 from cora.structures import ImageBatch, Targets
 from cora.towers.weights import load_checked
+from cora.training.alignment import ALIGNED_PHOTOS, fit_alignment
 from cora.training.distill_task import CoraTeacher, DistillConfig, DistillTask, Lexicon
 from cora.training.ema import Ema, load_trainable_state
 from cora.training.identity import seed_stage
@@ -145,7 +146,7 @@ def distill(
         "names": _hash("\n".join(names)),
         **asdict(config),
     }
-    return fit(
+    result = fit(
         build_task(student, teacher, names, localizes=localizes, config=config),
         photos=PhotoFolder(paths),
         collate=BothCollate(student=student.preprocessor, teacher=teacher.preprocessor),
@@ -156,6 +157,10 @@ def distill(
         measure=measure,
         progress=progress,
     )
+    if not result.interrupted and config.tower and student.fast_alignment is not None:
+        known = student.vocabulary_encoder.encode(names).to(student.device)
+        fit_alignment(student, (read_image(path) for path in paths[:ALIGNED_PHOTOS]), known)
+    return result
 
 
 def fit(

@@ -20,16 +20,18 @@ class FloatWeights:
     """Weights that are recognised as they are or transposed.
 
     Args:
-        detector: whose `FLOAT_PARTS` they are.
+        detector: whose `FLOAT_PARTS` they are, and whose fast alignment.
     """
 
     def __init__(self, detector: Detector) -> None:
-        self._known = {
-            _key(weight)
+        layers = [
+            layer
             for name, layer in detector.localizer.named_modules()
             if isinstance(layer, nn.Linear) and any(part in FLOAT_PARTS for part in name.split("."))
-            for weight in (layer.weight.detach().float().cpu().numpy(),)
-        }
+        ]
+        if detector.fast_alignment is not None:
+            layers.append(detector.fast_alignment.shift)
+        self._known = {_key(layer.weight.detach().float().cpu().numpy()) for layer in layers}
 
     def __contains__(self, weight: NDArray[Any]) -> bool:
         return weight.ndim == 2 and (_key(weight) in self._known or _key(weight.T) in self._known)

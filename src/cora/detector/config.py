@@ -26,6 +26,7 @@ class DetectorConfig:
         preprocess: how pictures become batches.
         postprocess: how scores become detections.
         text: learned part of the class embeddings, if there is one.
+        fast_alignment: whether fast embeddings are moved towards exact ones (`cora align`).
     """
 
     tower: TowerConfig = field(default_factory=TowerConfig)
@@ -33,6 +34,7 @@ class DetectorConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     text: LearnedTextConfig | None = None
+    fast_alignment: bool = False
 
     def __post_init__(self) -> None:
         if self.localizer.embed_dim != self.tower.embed_dim:
@@ -49,6 +51,8 @@ class DetectorConfig:
         values = asdict(self)
         if self.text is None:
             del values["text"]  # versions that know no learned text read these files, too
+        if not self.fast_alignment:
+            del values["fast_alignment"]
         return values
 
     @classmethod
@@ -65,6 +69,7 @@ class DetectorConfig:
                 **{name: _build(part, values.get(name, {})) for name, part in parts.items()},
                 postprocess=_build(PostprocessConfig, values.get("postprocess", {})),
                 text=_build(LearnedTextConfig, values["text"]) if values.get("text") else None,
+                fast_alignment=bool(values.get("fast_alignment", False)),
             )
         except (TypeError, ValueError) as error:
             raise ModelError(f"configuration of the detector: {error}") from error

@@ -22,6 +22,7 @@ from cora.detector.postprocess import best_boxes, combine_scores, select_detecti
 from cora.images import ImageSource, Preprocessor
 from cora.localizer import Localizer, LocalizerOutput, Memory, pre_match
 from cora.regions import (
+    FastAlignment,
     LearnedText,
     ProjectedMap,
     RegionClassifier,
@@ -93,6 +94,7 @@ class Detector(nn.Module):
         vocabulary_encoder: VocabularyEncoder,
         preprocessor: Preprocessor,
         config: DetectorConfig,
+        fast_alignment: FastAlignment | None = None,
     ) -> None:
         super().__init__()
         self.image_tower = image_tower
@@ -102,6 +104,7 @@ class Detector(nn.Module):
         self.localizer = localizer
         self.vocabulary_encoder = vocabulary_encoder
         self.learned_text = vocabulary_encoder.learned
+        self.fast_alignment = fast_alignment
         self.preprocessor = preprocessor
         self.config = config
         self.precision: Precision = "float32"
@@ -138,6 +141,7 @@ class Detector(nn.Module):
             ),
             preprocessor=Preprocessor.from_config(config.preprocess),
             config=config,
+            fast_alignment=FastAlignment(embed_dim=config.tower.embed_dim) if config.fast_alignment else None,
         )
 
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
@@ -214,7 +218,8 @@ class Detector(nn.Module):
         config, classes = self.config.postprocess, len(vocabulary)
         if config.exact_boxes == 0:
             return self.classify(c3, boxes_cxcywh, vocabulary)
-        estimates = self.classifier(self.embed_fast(projected, boxes_cxcywh), vocabulary.all_embeddings)[..., :classes]
+        estimates = self.classifier(self.embed_aligned(projected, boxes_cxcywh), vocabulary.all_embeddings)
+        estimates = estimates[..., :classes]
         shares = objectness.sigmoid().pow(config.objectness_power)
         chosen = [
             worth_exact_pooling(
@@ -255,6 +260,11 @@ class Detector(nn.Module):
             positions=self.prompted_positions(),
         )
         return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim).to(self.prompt.offset.dtype)
+
+    def embed_aligned(self, projected: ProjectedMap, boxes_cxcywh: Tensor) -> Tensor:
+        """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling, as near to exact ones as was learned."""
+        regions = self.embed_fast(projected, boxes_cxcywh)
+        return regions if self.fast_alignment is None else self.fast_alignment(regions, boxes_cxcywh)
 
     def prompted_positions(self) -> Tensor:
         """Positional table [S*S+1, C4] of the attention pool with the region prompt added."""
@@ -333,7 +343,7 @@ class Detector(nn.Module):
         """
         single = not isinstance(images, list | tuple)
         sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
-        with self._evaluating():
+        with self.evaluating():
             found = predict_pictures(self, sources, build_vocabulary(self, classes, options), options)
         return found[0] if single else found
 
@@ -344,7 +354,7 @@ class Detector(nn.Module):
             VocabularyError: the names are unusable.
             ImageError: a picture of an exemplar cannot be read.
         """
-        with self._evaluating(), torch.inference_mode():
+        with self.evaluating(), torch.inference_mode():
             return build_vocabulary(self, classes, options)
 
     def at_precision(self, precision: Precision) -> Self:
@@ -352,7 +362,8 @@ class Detector(nn.Module):
         return at_precision(self, precision)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode for a while, whatever the mode before."""
         training = self.training
         self.eval()
         try:
@@ -370,6 +381,11 @@ class Detector(nn.Module):
         if learned is not None:
             learned.requires_grad_(False).to(self.device)
         self.learned_text = self.vocabulary_encoder.learned = learned
+
+    def align_fast_pooling(self, alignment: FastAlignment | None) -> None:
+        """Take a fast alignment, frozen, in place of the one there is; None for fast embeddings as they are."""
+        self.config = replace(self.config, fast_alignment=alignment is not None)
+        self.fast_alignment = None if alignment is None else alignment.requires_grad_(False).to(self.device)
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write config, templates included, and weights as one safetensors file, by default in half precision."""

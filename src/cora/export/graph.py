@@ -45,6 +45,7 @@ class DetectorGraph(nn.Module):
         self.image_tower = detector.image_tower
         self.classifier = detector.classifier
         self.localizer = detector.localizer
+        self.fast_alignment = detector.fast_alignment
         self.register_buffer("positions", detector.prompted_positions().detach().clone())
         self.manifest = manifest
         self.suppress = suppress
@@ -99,7 +100,10 @@ class DetectorGraph(nn.Module):
             shares: [B, K, C] what a class probability is multiplied by, 0 for what is not reported.
             embeddings: [C, D].
         """
-        estimates: Tensor = self.classifier(self.embed_fast(c4, boxes_cxcywh), embeddings)
+        regions = self.embed_fast(c4, boxes_cxcywh)
+        if self.fast_alignment is not None:
+            regions = self.fast_alignment(regions, boxes_cxcywh)
+        estimates: Tensor = self.classifier(regions, embeddings)
         best, classes = (estimates * shares).max(dim=-1, keepdim=True)
         numbers = torch.arange(embeddings.shape[0], device=classes.device)
         own_class = (best * (classes == numbers).to(best.dtype)).transpose(1, 2)

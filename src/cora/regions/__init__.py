@@ -3,6 +3,7 @@
 from cora.regions.classifier import RegionClassifier
 from cora.regions.descriptions import Descriptions, check_described, clean_descriptions, read_descriptions
 from cora.regions.everyday import EVERYDAY_NAMES
+from cora.regions.fast_alignment import AlignmentFit, FastAlignment
 from cora.regions.learned_text import (
     LearnedContext,
     LearnedOffsets,
@@ -19,7 +20,9 @@ __all__ = [
     "EVERYDAY_NAMES",
     "IMAGENET_TEMPLATES",
     "TEMPLATE_SETS",
+    "AlignmentFit",
     "Descriptions",
+    "FastAlignment",
     "LearnedContext",
     "LearnedOffsets",
     "LearnedText",

@@ -29,6 +29,7 @@ from cora.localizer import Localizer, kmeans_anchors
 from cora.regions import EVERYDAY_NAMES, Vocabulary
 from cora.regions.groups import class_groups
 from cora.regions.learned_text import LearnedContext
+from cora.training.alignment import ALIGNED_PHOTOS, fit_alignment
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
 from cora.training.identity import boxes_hash, seed_stage
@@ -123,6 +124,9 @@ class Chain:
         )
         loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
         self._train("prompts", task, loader, stage, measure=self.hooks.measure_prompts)
+        if self.detector.fast_alignment is not None:  # it was fitted to another prompt
+            places = range(0, len(self.dataset), -(-len(self.dataset) // ALIGNED_PHOTOS))
+            fit_alignment(self.detector, (self.dataset[index][0] for index in places), self._vocabulary())
         return self._save(PROMPTED)
 
     def names(self) -> Path:

@@ -15,6 +15,7 @@ _PARTS = (
     "vocabulary_encoder",
     "preprocessor",
     "config",
+    "fast_alignment",
 )
 
 

@@ -14,4 +14,7 @@ def without_prompt(detector: Detector) -> Detector:
     """
     positions = detector.prompt.offset
     prompt = RegionPrompt(pool_size=detector.image_tower.pool_size, channels=positions.shape[1]).to(positions)
-    return Detector(**parts_of(detector) | {"prompt": prompt.requires_grad_(False)}).train(detector.training)
+    parts = parts_of(detector) | {"prompt": prompt.requires_grad_(False)}
+    bare = Detector(**parts).train(detector.training)
+    bare.align_fast_pooling(None)  # it was fitted to the prompt
+    return bare
