@@ -16,9 +16,11 @@ Three ways of the same detector:
 - default: `predict(...)`.
 
 The score threshold is 0.001, that of an evaluation: nothing can be skipped because a user would not see it. Photos are
-noise of the case's size (cost does not depend on what they show); RN50 has random weights. Class embeddings are random
-unit vectors in the timings, since names cost nothing once they are embedded; the text side is timed apart. Peak memory
-is that of a process that does nothing but load the detector and predict once. AP50 is measured with nano on the kit.
+JPEG files of noise of the case's size (cost does not depend on what they show), and reading them counts; RN50 has
+random weights. Class embeddings are random unit vectors in the timings, since names cost nothing once they are
+embedded; the text side is timed apart. A GPU's stages are timed by its own events. The floor is what the default way
+multiplies over the rate of large matrix products on this machine, in the same type. Peak memory is that of a process
+that does nothing but load the detector and predict once. AP50 is measured with nano on the kit.
 All ways are timed with the first number of classes; with the others, and for a RN50 in batches, where the published way
 takes minutes, the default way alone.
 """
@@ -32,6 +34,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -43,17 +46,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from latency_table import ALL_BOXES, DEFAULT, PUBLISHED, WAYS, Kept, tables
+from latency_accuracy import measure_ap, rounding
+from latency_table import DEFAULT, PUBLISHED, WAYS, Kept, tables
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 import cora
+from cora.compress.prune_measure import count_gmac
 from cora.detector import Detector
 from cora.detector.inference import scoring_all_boxes
 from cora.detector.postprocess import combine_scores
 from cora.detector.presets import new_detector
+from cora.images import read_image
 from cora.regions import Vocabulary
 from cora.regions.pooling import _rois
 from cora.structures import FeatureMap
@@ -64,8 +70,10 @@ CASES = {
     "RN50-608x800": ("RN50-quickgelu", (608, 800)),
     "RN50-800x1333": ("RN50-quickgelu", (800, 1333)),
 }
-KINDS = ("time", "memory", "text", "rounding", "AP50")
+KINDS = ("time", "floor", "memory", "text", "rounding", "AP50")
 SCORE = 0.001
+#: Side of the square matrices whose product is the measure of the machine.
+MATRIX = 2048
 MARKS = ("<!-- latency: begin -->", "<!-- latency: end -->")
 
 
@@ -132,35 +140,57 @@ def random_vocabulary(detector: Detector, classes: int) -> Vocabulary:
 
 
 def noise(size_hw: tuple[int, int]) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+    """As smooth as photos are, so that its JPEG file takes as long to decode."""
+    height, width = size_hw
+    pixels = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@contextmanager
+def photo(size_hw: tuple[int, int]) -> Iterator[Path]:
+    """A JPEG file of noise."""
+    with tempfile.TemporaryDirectory() as folder:
+        noise(size_hw).save(Path(folder) / "photo.jpg", quality=90)
+        yield Path(folder) / "photo.jpg"
 
 
 class Stages:
-    """Seconds of each stage of a pass, by name; a GPU is waited for at every border."""
+    """Seconds of each stage of a pass, by name: a GPU's by its own events, which are read when the pass is over."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, list[float]] = defaultdict(list)
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        self._wait()
-        start = time.perf_counter()
-        yield
-        self._wait()
-        self.seconds[name].append(time.perf_counter() - start)
-
-    def _wait(self) -> None:
         if self.device.type == "cuda":
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self._events.append((name, begin, end))
+        else:
+            start = time.perf_counter()
+            yield
+            self.seconds[name].append(time.perf_counter() - start)
+
+    def finish(self) -> None:
+        """Wait for the GPU and read its events."""
+        if self._events:
             torch.cuda.synchronize(self.device)
+        for name, begin, end in self._events:
+            self.seconds[name].append(begin.elapsed_time(end) / 1000)
+        self._events.clear()
 
 
-def run_once(detector: Detector, image: Image.Image, batch_size: int, vocabulary: Vocabulary, stages: Stages) -> None:
+def run_once(detector: Detector, file: Path, batch_size: int, vocabulary: Vocabulary, stages: Stages) -> None:
     """One pass by the public steps, as `forward` sequences them."""
     with stages.stage("all"):
+        with stages.stage("read"):
+            images = [read_image(file) for _ in range(batch_size)]
         with stages.stage("resize"):
-            batch = detector.preprocessor([image] * batch_size).to(detector.device)
+            batch = detector.preprocessor(images).to(detector.device)
         with stages.stage("tower"):
             c3, c4 = detector.encode(batch)
         with stages.stage("encode"):
@@ -177,6 +207,7 @@ def run_once(detector: Detector, image: Image.Image, batch_size: int, vocabulary
             scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
             output = type("Output", (), {"boxes_cxcywh": boxes, "scores": scores})
             detector.postprocess(output, batch.original_sizes, score=SCORE)  # type: ignore[arg-type]
+    stages.finish()
 
 
 def measure(model: str, size: tuple[int, int], classes: int, batch_size: int, runs: int, ways: Sequence[str]) -> Any:
@@ -184,38 +215,35 @@ def measure(model: str, size: tuple[int, int], classes: int, batch_size: int, ru
     detector = build(model)
     if torch.cuda.is_available():
         detector.to("cuda")
-    image, vocabulary = noise(size), random_vocabulary(detector, classes)
+    vocabulary = random_vocabulary(detector, classes)
     views = {way: in_way(detector, way) for way in ways}
     stages = {way: Stages(detector.device) for way in ways}
-    with torch.inference_mode():
+    with photo(size) as file, torch.inference_mode():
         for run in range(runs + 1):
             for way, view in views.items():
                 timed = stages[way] if run else Stages(detector.device)  # the first run warms up
-                run_once(view, image, batch_size, vocabulary, timed)
+                run_once(view, file, batch_size, vocabulary, timed)
     return {
         way: {name: statistics.median(values) / batch_size for name, values in timed.seconds.items()}
         for way, timed in stages.items()
     }
 
 
-def peak_memory(model: str, size: tuple[int, int], way: str, threads: int) -> float:
-    """GiB of a process of its own that predicts once."""
-    command = [sys.executable, __file__, "--only", way, "--model", model, "--size", *map(str, size)]
-    answer = subprocess.run(
-        [*command, "--threads", str(threads)], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    return float(answer.splitlines()[-1])
-
-
 def peak_memories(model: str, size: tuple[int, int], threads: int) -> dict[str, float]:
-    return {way: peak_memory(model, size, way, threads) for way in WAYS}
+    """GiB of each way, in a process of its own that predicts once."""
+    command = [sys.executable, __file__, "--model", model, "--size", *map(str, size), "--threads", str(threads)]
+    found = {}
+    for way in WAYS:
+        answer = subprocess.run([*command, "--only", way], check=True, capture_output=True, text=True)
+        found[way] = float(answer.stdout.split()[-1])
+    return found
 
 
 def predict_only(model: str, size: tuple[int, int], way: str) -> None:
     detector = build(model)
     stages = Stages(detector.device)
-    with torch.inference_mode():
-        run_once(in_way(detector, way), noise(size), 1, random_vocabulary(detector, 65), stages)
+    with photo(size) as file, torch.inference_mode():
+        run_once(in_way(detector, way), file, 1, random_vocabulary(detector, 65), stages)
     print(peak_gib())
 
 
@@ -255,64 +283,22 @@ def text_seconds(names: Sequence[str], limit: int) -> dict[str, float]:
     }
 
 
-def measure_ap(kit: Path, limit: int | None, way: str) -> dict[str, float]:
-    """AP50 of nano in percent, by group of classes."""
-    from cora.data.class_split import read_class_split
-    from cora.data.read import read_dataset
-    from cora.evaluation.base_novel import class_groups
-    from cora.evaluation.coco_ap import evaluate_boxes
-    from cora.evaluation.predict import ground_truth, predict_dataset
-
-    dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")
-    split = read_class_split(kit / "class_split.json")
-    groups = class_groups(split.base, split.novel)
-    indices = range(len(dataset))[:limit]
-    truth = ground_truth(dataset, indices=indices)
-    names = dataset.class_names
-    detector = build("nano")
-    view = in_way(detector, way)
-    view.precision = "float32" if way == ALL_BOXES else detector.precision
-    found = predict_dataset(_Fixed(view), dataset, names, indices=indices)  # type: ignore[arg-type]
-    scores = evaluate_boxes(truth, found.results, classes={name: i for i, name in enumerate(names, start=1)}).scores
-    by_name = {score.name: score.ap50 for score in scores}
-    return {
-        group: 100 * statistics.mean(value for name in members if (value := by_name.get(name)) is not None)
-        for group, members in groups.items()
-    }
-
-
-def rounding(kit: Path, photos: int = 20) -> dict[str, dict[str, float]]:
-    """How far nano's boxes move by half precision of the localizer and of the tower, in percent of the picture."""
-    from cora.data.read import read_dataset
-
-    dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")
-    plain = build("nano").at_precision("float32")
-    halves = plain.at_precision("bfloat16")
-    vocabulary = plain.vocabulary(dataset.class_names)
-    moved: dict[str, list[Tensor]] = defaultdict(list)
+def floor(model: str, size: tuple[int, int], classes: int) -> dict[str, float]:
+    """What the default way multiplies for a photo, and how fast this machine multiplies large matrices in its type."""
+    detector = build(model)
+    if torch.cuda.is_available():
+        detector.to("cuda")
+    view = in_way(detector, DEFAULT)
+    work = count_gmac(view, noise(size), random_vocabulary(detector, classes))
+    one = torch.randn(MATRIX, MATRIX, device=detector.device).to(view.image_tower.dtype)
+    stages = Stages(detector.device)
     with torch.inference_mode():
-        for index in range(photos):
-            batch = plain.preprocessor([dataset[index][0]])
-            (c3, c4), (halved_c3, _) = plain.encode(batch), halves.encode(batch)
-            matched = plain.pre_match(c4, plain.anchors(plain.encode_map(c3)), vocabulary)
-            boxes = plain.decode(plain.encode_map(c3), matched).boxes_cxcywh[-1]
-            for part, view, map_ in (("localizer", halves, c3), ("tower", plain, halved_c3)):
-                moved[part].append((view.decode(view.encode_map(map_), matched).boxes_cxcywh[-1] - boxes).abs())
-    return {
-        part: {"median": 100 * float(torch.cat(all_).median()), "most": 100 * float(torch.cat(all_).max())}
-        for part, all_ in moved.items()
-    }
-
-
-class _Fixed:
-    """A view whose `predict` goes on in the view's own way."""
-
-    def __init__(self, view: Detector) -> None:
-        self.view, self.preprocessor = view, view.preprocessor
-
-    def predict(self, images: Sequence[Image.Image], classes: Sequence[str], **options: Any) -> Any:
-        every = self.view.config.postprocess.exact_boxes == 0
-        return self.view.predict(images, classes, score_all_boxes=every, **options)
+        for _ in range(12):
+            with stages.stage("product"):
+                one @ one
+        stages.finish()
+    seconds = statistics.median(stages.seconds["product"][2:])
+    return {"GMAC": work, "GMAC a second": MATRIX**3 / 1e9 / seconds}
 
 
 def machine(threads: int) -> str:
@@ -338,6 +324,8 @@ def measure_all(arguments: argparse.Namespace, kept: Kept) -> None:
                 ways = WAYS if classes == first and (batch == 1 or model == "nano") else (DEFAULT,)
                 work = partial(measure, model, size, classes, batch, arguments.runs, ways)
                 kept.once("time", f"{case}, {classes}, {batch}", work)
+        if "floor" in arguments.measure:
+            kept.once("floor", case, partial(floor, model, size, first))
         if "memory" in arguments.measure:
             kept.once("memory", case, partial(peak_memories, model, size, arguments.threads))
     if "text" in arguments.measure:
@@ -347,8 +335,7 @@ def measure_all(arguments: argparse.Namespace, kept: Kept) -> None:
     if "rounding" in arguments.measure and arguments.kit is not None:
         kept.once("rounding", "20 photos", partial(rounding, arguments.kit))
     if "AP50" in arguments.measure and arguments.kit is not None:
-        for way in (ALL_BOXES, DEFAULT):
-            kept.once("AP50", way, partial(measure_ap, arguments.kit, arguments.limit, way))
+        kept.once("AP50", "nano", partial(measure_ap, arguments.kit, arguments.limit))
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class Kept:
 
 def tables(values: dict[str, Any], command: str) -> str:
     """All that is kept, in Markdown: ratios, stages, memory, text and AP50."""
-    makers = (_ratios, _stages, _memory, _text, _rounding, _precision)
+    makers = (_ratios, _stages, _floor, _memory, _text, _rounding, _precision)
     parts = ["\n".join(maker(values)) for maker in makers]
     head = f"Machine: {values['machine']}. Command: `{command}`."
     return "\n\n".join([head, *(part for part in parts if part)])
@@ -108,11 +108,30 @@ def _rounding(values: dict[str, Any]) -> Iterator[str]:
         yield f"Half precision moves nano's boxes, on {photos} of the kit: {moves}."
 
 
-def _precision(values: dict[str, Any]) -> Iterator[str]:
-    found = values.get("AP50", {})
-    if not found:
+def _floor(values: dict[str, Any]) -> Iterator[str]:
+    floors = values.get("floor", {})
+    if not floors:
         return
-    yield "| AP50 of nano, % | novel | base | all |"
-    yield "| --- | --- | --- | --- |"
-    for way, scores in found.items():
-        yield f"| {way} | " + " | ".join(f"{scores[group]:.2f}" for group in ("novel", "base", "all")) + " |"
+    yield "| Floor of the default way, one photo | 10^9 multiplications | 10^9 a second | floor, ms | measured, ms |"
+    yield "| --- | --- | --- | --- | --- |"
+    measured = {case: found[DEFAULT]["all"] for case, _, batch, found in _rows(values) if batch == 1 and len(found) > 1}
+    for case, found in floors.items():
+        rate = found["GMAC a second"]
+        time = f"{1000 * measured[case]:.0f}" if case in measured else ""
+        yield f"| {case} | {found['GMAC']:.1f} | {rate:.0f} | {1000 * found['GMAC'] / rate:.0f} | {time} |"
+
+
+def _precision(values: dict[str, Any]) -> Iterator[str]:
+    for rows in values.get("AP50", {}).values():
+        groups = ("novel", "base", "all")
+        yield f"| AP50 of nano, % | {' | '.join(groups)} | {' | '.join(f'{group}, change' for group in groups)} |"
+        yield "| --- |" + " --- |" * 6
+        for place, (way, scores) in enumerate(rows.items()):
+            points = [_interval(scores[group], "") for group in groups]
+            changes = [_interval(scores[group], "change ") if place else "" for group in groups]
+            yield f"| {way} | {' | '.join([*points, *changes])} |"
+
+
+def _interval(score: dict[str, float], part: str) -> str:
+    value, low, high = (score[f"{part}{name}"] for name in ("value", "low", "high"))
+    return f"{value:.2f} ({low:.1f} to {high:.1f})"

@@ -19,6 +19,7 @@ from cora.compress.arch_sizes import Architecture
 from cora.compress.distill import DistillRun, PhotoFolder, build_task, distill, new_student
 from cora.detector import Detector
 from cora.errors import TrainingError
+from cora.regions import FastAlignment
 from cora.training.distill_task import (
     DistillConfig,
     DistillTask,
@@ -240,6 +241,7 @@ def test_impossible_settings(wrong: dict[str, Any]) -> None:
 
 
 def test_the_command(teacher: Detector, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher.align_fast_pooling(FastAlignment(embed_dim=16))
     teacher.save(tmp_path / "teacher.safetensors")
     sizes = tmp_path / "sizes.json"
     sizes.write_text('{"width": 4, "ff": 8, "dec_layers": 2}')
@@ -253,6 +255,8 @@ def test_the_command(teacher: Detector, photos: Path, tmp_path: Path, capsys: py
         assert word in out
     student = cora.load(output)
     assert Architecture.of(student.config).width == 4
+    assert student.fast_alignment is not None
+    assert bool(student.fast_alignment.shift.weight.any())  # fitted to the tower that was taught
     assert len(student.predict(Image.open(photos / "0.png"), ["cat", "dog"], score=0.0)) > 0
     assert report.read_text(encoding="utf-8").count('"gmac"') == 3
     for wrong, message in (

@@ -33,7 +33,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         c3_channels=128, embed_dim=16, dim=16, heads=2, ff=16, enc_layers=1, dec_layers=1, num_queries=20
     )
     preprocess = PreprocessConfig(short_side=96, long_side=160)
-    config = DetectorConfig(tower=tower, localizer=localizer, preprocess=preprocess)
+    config = DetectorConfig(tower=tower, localizer=localizer, preprocess=preprocess, fast_alignment=True)
     path = folder / "tiny.safetensors"
     Detector.build(config, cache_dir=folder).save(path)
     return path

@@ -36,7 +36,10 @@ def test_a_key_that_is_not_visible_is_not_looked_at() -> None:
     assert not torch.equal(after[:, -1], before[:, -1])
 
 
-def test_float32_takes_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_attend_in_blocks", lambda *_: pytest.fail("blocks in float32"))
+@pytest.mark.parametrize("training", [False, True])
+def test_float32_and_training_take_the_fused_kernel(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_attend_in_blocks", lambda *_: pytest.fail("blocks"))
     query = torch.randn(1, 2, 9, 8)
+    if training:
+        query = query.bfloat16().requires_grad_()
     assert attend(query, query, query, visible=None, dropout=0.0).shape == (1, 9, 16)
