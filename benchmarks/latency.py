@@ -46,7 +46,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from latency_accuracy import measure_ap, rounding
+from latency_accuracy import SCORE, measure_ap, rounding
 from latency_table import DEFAULT, PUBLISHED, WAYS, Kept, tables
 from PIL import Image
 from torch import Tensor
@@ -56,6 +56,7 @@ from torchvision.ops import roi_align
 import cora
 from cora.compress.prune_measure import count_gmac
 from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.inference import scoring_all_boxes
 from cora.detector.postprocess import combine_scores
 from cora.detector.presets import new_detector
@@ -71,7 +72,6 @@ CASES = {
     "RN50-800x1333": ("RN50-quickgelu", (800, 1333)),
 }
 KINDS = ("time", "floor", "memory", "text", "rounding", "AP50")
-SCORE = 0.001
 #: Side of the square matrices whose product is the measure of the machine.
 MATRIX = 2048
 MARKS = ("<!-- latency: begin -->", "<!-- latency: end -->")
@@ -358,7 +358,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.only:
         return predict_only(arguments.model, tuple(arguments.size), arguments.only)
-    kept = Kept(arguments.keep, machine(arguments.threads))
+    made_of = {"machine": machine(arguments.threads), "nano": weights_fingerprint(build("nano")), "format": "2"}
+    kept = Kept(arguments.keep, made_of)
     measure_all(arguments, kept)
     table = tables(kept.values, " ".join(["python", *sys.argv]))
     print(table)

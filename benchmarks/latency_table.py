@@ -14,16 +14,18 @@ WAYS = (PUBLISHED, ALL_BOXES, DEFAULT)
 class Kept:
     """Measurements by kind and name; with a file, written after each, so that a stopped benchmark goes on where it was.
 
-    What another machine measured is dropped.
+    Args:
+        path: the file, if there is one.
+        made_of: what the numbers depend on besides, as the machine; what was measured with other things is dropped.
     """
 
-    def __init__(self, path: Path | None, machine: str) -> None:
+    def __init__(self, path: Path | None, made_of: dict[str, str]) -> None:
         self.path = path
         self.values: dict[str, Any] = {}
         if path is not None and path.exists():
             values = json.loads(path.read_text(encoding="utf-8"))
-            self.values = values if values["machine"] == machine else {}
-        self.values["machine"] = machine
+            self.values = values if all(values.get(name) == value for name, value in made_of.items()) else {}
+        self.values |= made_of
 
     def once(self, kind: str, name: str, measure: Callable[[], Any]) -> None:
         """Measure what is not there yet."""
@@ -132,6 +134,8 @@ def _precision(values: dict[str, Any]) -> Iterator[str]:
             yield f"| {way} | {' | '.join([*points, *changes])} |"
 
 
-def _interval(score: dict[str, float], part: str) -> str:
+def _interval(score: dict[str, float | None], part: str) -> str:
     value, low, high = (score[f"{part}{name}"] for name in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "-"
     return f"{value:.2f} ({low:.1f} to {high:.1f})"

@@ -111,6 +111,7 @@ class Ablation:
     def _prompted(self, model: str) -> Detector:
         """The detector with a prompt of its own, trained once for all rows."""
         detector = cora.load(model)
+        detector.align_fast_pooling(None)  # not every row could keep it
         data = DataStage(augment=small_augment(detector.preprocessor.config.short_side), versions=1)
         recipe = TrainRecipe(model=model, fresh=True, data=data, prompts=SMALL_PROMPTS, relabel=None, localizer=None)
         hooks = Hooks(report=_report, say=print)

@@ -92,6 +92,7 @@ def build(kit: Path, text_space: Path, basic_names: Path, *, start: str) -> Dist
     groups = F.one_hot(torch.tensor(names["group_of"]), len(basic)).float()
     nano = cora.load("nano")
     student = nano if start == "nano" else new_student(nano, Architecture.of(nano.config))
+    student.align_fast_pooling(None)  # of the tower as it was; `cora align` fits it when all is trained
     net = MobileNetV2Teacher(kit / "imagenet_teacher" / "mobilenet_v2_1.0_224_quant.tflite")
     return DistillTask(
         student=student,

@@ -19,7 +19,8 @@ def test_graph_is_the_detector(tmp_path: Path, anchors: str, exact_boxes: int, a
     detector = toy_detector(tmp_path, toy_config(anchors=anchors))
     if aligned:
         alignment = FastAlignment(embed_dim=32)
-        alignment.shift.weight.normal_(std=0.1)
+        for value in alignment.parameters():
+            value.normal_(std=0.1)
         detector.align_fast_pooling(alignment)
     manifest = manifest_of(detector, exact_boxes=exact_boxes)
     graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)

@@ -19,7 +19,8 @@ def test_blocks_are_the_whole(queries: int, keys: int, width: int, masked: bool)
     if masked:
         visible = torch.rand(2, 1, 1, keys, generator=generator) < 0.7
         visible[..., 0] = True
-    found = attend(query, key, value, visible=visible, dropout=0.0)
+    with torch.no_grad():
+        found = attend(query, key, value, visible=visible, dropout=0.0)
     wanted = attend(query.float(), key.float(), value.float(), visible=visible, dropout=0.0)
     assert found.dtype == torch.bfloat16
     assert found.shape == (2, queries, 3 * width)
@@ -29,9 +30,10 @@ def test_blocks_are_the_whole(queries: int, keys: int, width: int, masked: bool)
 def test_a_key_that_is_not_visible_is_not_looked_at() -> None:
     query, key, value = (torch.randn(1, 2, 9, 8).bfloat16() for _ in range(3))
     visible = torch.ones(1, 1, 9, 9, dtype=torch.bool).tril()
-    before = attend(query, key, value, visible=visible, dropout=0.0)
-    value[:, :, -1] += 100.0
-    after = attend(query, key, value, visible=visible, dropout=0.0)
+    with torch.no_grad():
+        before = attend(query, key, value, visible=visible, dropout=0.0)
+        value[:, :, -1] += 100.0
+        after = attend(query, key, value, visible=visible, dropout=0.0)
     assert torch.equal(after[:, :-1], before[:, :-1])
     assert not torch.equal(after[:, -1], before[:, -1])
 
@@ -41,5 +43,15 @@ def test_float32_and_training_take_the_fused_kernel(training: bool, monkeypatch:
     monkeypatch.setattr(attention, "_attend_in_blocks", lambda *_: pytest.fail("blocks"))
     query = torch.randn(1, 2, 9, 8)
     if training:
-        query = query.bfloat16().requires_grad_()
-    assert attend(query, query, query, visible=None, dropout=0.0).shape == (1, 9, 16)
+        query = query.bfloat16()
+    with torch.set_grad_enabled(training):
+        assert attend(query, query, query, visible=None, dropout=0.0).shape == (1, 9, 16)
+
+
+def test_inference_in_bfloat16_takes_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(attention, "_attend_in_blocks", lambda *inputs: taken.append(inputs))
+    query = torch.randn(1, 2, 9, 8).bfloat16()
+    with torch.inference_mode():
+        attend(query, query, query, visible=None, dropout=0.0)
+    assert len(taken) == 1

@@ -54,9 +54,17 @@ def test_a_linear_difference_is_found_from_many_regions_in_pieces() -> None:
 
 def test_no_region_leaves_the_start() -> None:
     start = drawn()
-    before = {name: value.clone() for name, value in start.state_dict().items()}
     found = AlignmentFit(start).solve()
-    assert all(torch.equal(value, before[name]) for name, value in found.state_dict().items())
+    assert found is not start
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def test_solving_twice_is_solving_once() -> None:
+    fit = AlignmentFit(drawn(seed=3))
+    fast, boxes = regions(500)
+    fit.add(fast, fast + drawn().shift(features(fast, boxes)), boxes)
+    first, second = fit.solve(), fit.solve()
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 def test_few_regions_bend_it_less_than_many() -> None:

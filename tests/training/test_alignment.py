@@ -12,10 +12,14 @@ from PIL import Image
 
 import cora
 from cora.apps.cli import main
+from cora.compress.quantize_float import FloatWeights
 from cora.detector import Detector, DetectorConfig
+from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.variants.unprompted import without_prompt
 from cora.errors import TrainingError
-from cora.training.alignment import cosine_to_exact, fit_alignment
+from cora.regions import FastAlignment
+from cora.retrieval.identity import model_identity
+from cora.training.alignment import cosine_to_exact, every_nth, fit_alignment
 from tests.detector.conftest import tiny_detector
 from tests.detector.test_inference import NAMES, picture, postprocessing
 
@@ -78,9 +82,50 @@ def test_a_detector_without_prompt_has_none(detector: Detector, photos: list[Ima
     assert detector.fast_alignment is not None
 
 
+def test_an_aligned_detector_takes_weights_and_gradients(detector: Detector, photos: list[Image.Image]) -> None:
+    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    detector.load_state_dict(detector.state_dict())
+    detector.prompt.requires_grad_(True)
+    _, c4 = detector.encode(detector.preprocessor([photos[0]]))
+    detector.embed_aligned(detector.project(c4), torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])).sum().backward()
+    assert detector.prompt.offset.grad is not None
+    assert bool(detector.prompt.offset.grad.any())
+
+
+def test_an_alignment_of_another_width_is_refused(detector: Detector) -> None:
+    with pytest.raises(ValueError, match="width 32, got 16"):
+        detector.align_fast_pooling(FastAlignment(embed_dim=16))
+    assert detector.fast_alignment is None
+
+
+def test_it_is_not_part_of_what_an_index_is_held_against(detector: Detector, photos: list[Image.Image]) -> None:
+    before, weights = model_identity(detector), weights_fingerprint(detector)
+    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    assert model_identity(detector) == before
+    assert weights_fingerprint(detector) != weights
+
+
+def test_int8_keeps_it_float(detector: Detector, photos: list[Image.Image]) -> None:
+    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    assert detector.fast_alignment is not None
+    weight = detector.fast_alignment.shift.weight.numpy()
+    assert weight in FloatWeights(detector)
+    detector.align_fast_pooling(None)
+    assert weight not in FloatWeights(detector)
+
+
 def test_no_photo_is_an_error(detector: Detector) -> None:
     with pytest.raises(TrainingError, match="at least one photo"):
         fit_alignment(detector, [], detector.vocabulary(NAMES))
+    with pytest.raises(TrainingError, match="at least one photo"):
+        cosine_to_exact(detector, [], detector.vocabulary(NAMES))
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "places"), [(7, 3, [0, 3, 6]), (3, 7, [0, 1, 2]), (6, 3, [0, 2, 4]), (0, 3, [])]
+)
+def test_places_from_all_over(count: int, most: int, places: list[int]) -> None:
+    assert list(every_nth(count, most)) == places
 
 
 @pytest.fixture
@@ -90,6 +135,7 @@ def folder(detector: Detector, photos: list[Image.Image], tmp_path: Path) -> Pat
         photo.save(tmp_path / "photos" / f"{number:02}.png")
     detector.config = replace(detector.config, postprocess=replace(detector.config.postprocess, exact_boxes=5))
     detector.save(tmp_path / "plain.safetensors")
+    postprocessing(detector, exact_boxes=0).save(tmp_path / "every.safetensors")
     return tmp_path
 
 
@@ -128,6 +174,7 @@ def test_the_command_fits_measures_and_writes(
         (["--exact-boxes", "0"], "1 or more"),
         (["--val-images", "photos"], "together"),
         (["--model", "model.onnx"], "exported"),
+        (["--model", "every.safetensors"], "expected --exact-boxes"),
         (["--classes", "cat, cat"], "cat"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,13 +12,13 @@ from PIL import Image
 from rich.table import Table
 
 import cora
-from cora.apps.files import find_images
 from cora.apps.held_out import progress_report
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, say
-from cora.apps.prune_report import check_output, names_for, percent, read_measured
+from cora.apps.prune_report import check_output, draw_paths, names_for, percent, read_measured
 from cora.detector import Detector
 from cora.detector.inference import scoring_all_boxes
+from cora.errors import ModelError
 from cora.evaluation.base_novel import GroupScore
 from cora.files import write_json
 from cora.images import read_image
@@ -38,11 +37,12 @@ def align_model(args: argparse.Namespace) -> int:
     """
     check_output(args.output, args.json)
     held_out = read_measured(args)
-    paths = sorted(find_images([str(args.images)]).paths)
-    paths = random.Random(args.seed).sample(paths, min(args.photos, len(paths)))
+    paths = draw_paths(args.images, args.photos, args.seed)
     count = max(1, len(paths) - len(paths) // KEPT_BACK)
     fitted, new = paths[:count], paths[count:]
     detector = open_torch_detector(args.model, args.device, needs="cora align")
+    if not (args.exact_boxes or detector.config.postprocess.exact_boxes):
+        raise ModelError(f"{args.model}: expected --exact-boxes N, as this model pools all boxes exactly, got none")
     names = names_for(args, held_out.dataset.class_names if held_out is not None else None)
     vocabulary = detector.vocabulary_encoder.encode(names).to(detector.device)
     console = output_console()

@@ -68,9 +68,13 @@ def draw_pictures(folder: Path, count: int, seed: int) -> list[Image.Image]:
     Raises:
         ImageError: no photos there, or one that cannot be read.
     """
+    return [read_image(path) for path in sorted(draw_paths(folder, count, seed))]
+
+
+def draw_paths(folder: Path, count: int, seed: int) -> list[Path]:
+    """Paths of `count` photos of a folder, drawn by the seed, or of all if there are fewer; in the order drawn."""
     paths = sorted(find_images([str(folder)]).paths)
-    chosen = sorted(random.Random(seed).sample(paths, min(count, len(paths))))
-    return [read_image(path) for path in chosen]
+    return random.Random(seed).sample(paths, min(count, len(paths)))
 
 
 def names_for(args: argparse.Namespace, annotated: tuple[str, ...] | None) -> tuple[str, ...]:

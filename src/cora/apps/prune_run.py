@@ -53,8 +53,8 @@ def prune_model(args: argparse.Namespace) -> int:
         small = prune(whole, sizes, importance)
         if any(name.startswith(("layer", "stem")) for name in (*shrinking, *stacks)):
             recalibrate(small, pictures)
-            if small.fast_alignment is not None:
-                fit_alignment(small, pictures, vocabulary)
+        if small.fast_alignment is not None:
+            fit_alignment(small, pictures, vocabulary)
         if dataset is not None and args.epochs is not None:
             Chain(
                 recipe=_recipe(args, small),

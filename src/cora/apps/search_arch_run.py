@@ -130,8 +130,8 @@ class _Maker:
         base = Architecture.of(self.whole.config)
         if (sizes.width, sizes.layers) != (base.width, base.layers):
             recalibrate(small, self.pictures)
-            if small.fast_alignment is not None:
-                fit_alignment(small, self.pictures, self.vocabulary)
+        if small.fast_alignment is not None:
+            fit_alignment(small, self.pictures, self.vocabulary)
         return small
 
     def milliseconds(self, detector: Detector) -> float:

@@ -21,7 +21,7 @@ from cora.errors import TrainingError
 from cora.images import read_image
 from cora.structures import ImageBatch, Targets
 from cora.towers.weights import load_checked
-from cora.training.alignment import ALIGNED_PHOTOS, fit_alignment
+from cora.training.alignment import ALIGNED_PHOTOS, every_nth, fit_alignment
 from cora.training.distill_task import CoraTeacher, DistillConfig, DistillTask, Lexicon
 from cora.training.ema import Ema, load_trainable_state
 from cora.training.identity import seed_stage
@@ -159,7 +159,8 @@ def distill(
     )
     if not result.interrupted and config.tower and student.fast_alignment is not None:
         known = student.vocabulary_encoder.encode(names).to(student.device)
-        fit_alignment(student, (read_image(path) for path in paths[:ALIGNED_PHOTOS]), known)
+        chosen = (paths[place] for place in every_nth(len(paths), ALIGNED_PHOTOS))
+        fit_alignment(student, map(read_image, chosen), known)
     return result
 
 

@@ -83,7 +83,7 @@ def costs(
     times = median_ms(detectors, picture, vocabularies, repeats=repeats)
     return {
         name: Cost(
-            tower=_count(detector.image_tower) + _count(detector.prompt),
+            tower=sum(map(_count, (detector.image_tower, detector.prompt, *filter(None, [detector.fast_alignment])))),
             localizer=_count(detector.localizer),
             text=_count(detector.text_tower),
             gmac=count_gmac(detector, picture, vocabularies[name]),

@@ -383,9 +383,18 @@ class Detector(nn.Module):
         self.learned_text = self.vocabulary_encoder.learned = learned
 
     def align_fast_pooling(self, alignment: FastAlignment | None) -> None:
-        """Take a fast alignment, frozen, in place of the one there is; None for fast embeddings as they are."""
+        """Take a fast alignment in place of the one there is; None for fast embeddings as they are.
+
+        Raises:
+            ValueError: its width is not the tower's.
+        """
+        if alignment is not None:
+            width, own = alignment.shift.out_features, self.config.tower.embed_dim
+            if width != own:
+                raise ValueError(f"fast alignment: expected the tower's width {own}, got {width}")
+            alignment.to(self.prompt.offset)
         self.config = replace(self.config, fast_alignment=alignment is not None)
-        self.fast_alignment = None if alignment is None else alignment.requires_grad_(False).to(self.device)
+        self.fast_alignment = alignment
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write config, templates included, and weights as one safetensors file, by default in half precision."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Queries whose scores are computed at once on a CPU; 256 rows of some thousand keys fit its cache.
+#: Queries whose scores are computed at once on a CPU: 256 rows of some thousand keys fit its cache.
 QUERIES_AT_ONCE = 256
 
 
@@ -32,7 +32,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None,
     Returns:
         [B, N, heads * v].
     """
-    if query.device.type == "cpu" and query.dtype.itemsize == 2 and not (dropout or query.requires_grad):
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not (dropout or torch.is_grad_enabled()):
         return _attend_in_blocks(query, key, value, visible)
     width = value.shape[-1]
     # The fused kernels want one width for all; padding with zeros costs far less than plain kernels do.
@@ -44,8 +44,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None,
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
     """The same by plain products: of one head and a few queries at a time, so that their scores stay in the cache.
 
-    In inference on a CPU in half precision this is faster than the fused kernel. Training keeps that one, which does
-    not store the scores.
+    In inference on a CPU in bfloat16 this is faster than the fused kernel. Training keeps that one, which does not
+    store the scores.
     """
     query, key = query * query.shape[-1] ** -0.5, key.transpose(-1, -2)
     if visible is not None:

@@ -8,11 +8,13 @@ to exact ones. The paper has no such map: at zero, where it starts, fast pooling
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Strength of the pull to the start, in shares of a feature's mean square.
+#: Strength of the pull to the start, in shares of the mean square of all inputs, box and constant included.
 RIDGE = 0.01
 #: Regions from which the pull stops growing against them: a handful of photos cannot bend the map.
 FEW_REGIONS = 10_000
@@ -50,11 +52,11 @@ class AlignmentFit:
     Minimises sum |exact - fast - shift(fast, box)|^2 + pull |shift - start|^2 (Hoerl & Kennard, 1970).
 
     Args:
-        start: what few regions leave as it is; changed by `solve`.
+        start: what few regions leave as it is.
     """
 
     def __init__(self, start: FastAlignment) -> None:
-        self.alignment, self.regions = start, 0
+        self.start, self.regions = start, 0
         width, embed_dim = start.shift.in_features + 1, start.shift.out_features
         self._inputs = torch.zeros(width, width, dtype=torch.float64)
         self._outputs = torch.zeros(width, embed_dim, dtype=torch.float64)
@@ -69,9 +71,10 @@ class AlignmentFit:
 
     @torch.no_grad()
     def solve(self) -> FastAlignment:
-        """The best alignment of the regions so far; the start itself where there are none."""
+        """The best alignment of the regions so far; a copy of the start where there are none."""
+        alignment = copy.deepcopy(self.start)
         if self.regions:
-            shift = self.alignment.shift
+            shift = alignment.shift
             start = torch.cat([shift.weight.T, shift.bias[None]]).cpu().double()
             mean_square = self._inputs.diagonal().mean() / self.regions
             pull = RIDGE * mean_square * max(self.regions, FEW_REGIONS)
@@ -79,4 +82,4 @@ class AlignmentFit:
             found = torch.linalg.solve(pulled, self._outputs + pull * start)
             shift.weight.copy_(found[:-1].T)
             shift.bias.copy_(found[-1])
-        return self.alignment
+        return alignment

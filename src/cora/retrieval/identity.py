@@ -18,5 +18,6 @@ def model_identity(detector: Detector) -> str:
     settings = {"tower": asdict(detector.config.tower), "preprocess": asdict(detector.config.preprocess)}
     # Templates are the text query's affair: the stored regions do not depend on them.
     del settings["tower"]["templates"]
-    content = [weights_fingerprint(detector), settings]
+    # Stored regions are pooled exactly.
+    content = [weights_fingerprint(detector, without=("fast_alignment.",)), settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 
 import torch
@@ -19,7 +18,7 @@ BOXES_A_PHOTO = 64
 ALIGNED_PHOTOS = 200
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fit_alignment(
     detector: Detector,
     pictures: Iterable[Image.Image],
@@ -27,7 +26,7 @@ def fit_alignment(
     *,
     on_photo: Callable[[int], None] | None = None,
 ) -> None:
-    """Give the detector a fast alignment, or its present one anew; everything else stays as it is.
+    """Fit the detector's fast alignment, from the present one if it has one; everything else stays as it is.
 
     Args:
         detector: changed in place.
@@ -50,9 +49,15 @@ def fit_alignment(
     detector.align_fast_pooling(fit.solve())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
-    """Fast and exact embeddings [N, D] of boxes [N, 4] that the detector finds in a photo; fast ones not aligned."""
+    """Unit embeddings [N, D] of a photo's boxes [N, 4], 0..1: fast ones, not aligned, exact ones, and the boxes.
+
+    Args:
+        detector: in evaluation mode, in the precision that it is to work in.
+        picture: the photo.
+        vocabulary: names that anchors are pre-matched with.
+    """
     c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
     memory, projected = detector.encode_map(c3), detector.project(c4)
     decoded = detector.decode(memory, detector.pre_match(projected, detector.anchors(memory), vocabulary))
@@ -63,9 +68,13 @@ def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabul
     return detector.embed_fast(projected, boxes)[0], detector.embed_exact(c3, boxes)[0], boxes[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabulary: Vocabulary) -> float:
-    """Mean cosine, -1..1, of fast embeddings, aligned if the detector can, to exact ones."""
+    """Mean cosine, -1..1, of fast embeddings, aligned if the detector can, to exact ones.
+
+    Raises:
+        TrainingError: no photo.
+    """
     found = []
     with detector.evaluating():
         view = detector.at_precision(detector.precision)
@@ -74,10 +83,16 @@ def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabul
             if detector.fast_alignment is not None:
                 fast = detector.fast_alignment(fast, boxes)
             found.append((fast * exact).sum(dim=-1))
+    if not found:
+        raise TrainingError("fast alignment: expected at least one photo to measure on, got none")
     return float(torch.cat(found).mean())
 
 
+def every_nth(count: int, most: int) -> range:
+    """At most `most` of `count` places, from all over them."""
+    return range(0, count, max(1, -(-count // most)))
+
+
 def _start(detector: Detector) -> FastAlignment:
-    if detector.fast_alignment is not None:
-        return copy.deepcopy(detector.fast_alignment)
-    return FastAlignment(embed_dim=detector.image_tower.embed_dim).to(detector.device)
+    present = detector.fast_alignment
+    return present if present is not None else FastAlignment(embed_dim=detector.config.tower.embed_dim)

@@ -26,10 +26,10 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.files import write_json
 from cora.localizer import Localizer, kmeans_anchors
-from cora.regions import EVERYDAY_NAMES, Vocabulary
+from cora.regions import EVERYDAY_NAMES, FastAlignment, Vocabulary
 from cora.regions.groups import class_groups
 from cora.regions.learned_text import LearnedContext
-from cora.training.alignment import ALIGNED_PHOTOS, fit_alignment
+from cora.training.alignment import ALIGNED_PHOTOS, every_nth, fit_alignment
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
 from cora.training.identity import boxes_hash, seed_stage
@@ -124,9 +124,6 @@ class Chain:
         )
         loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
         self._train("prompts", task, loader, stage, measure=self.hooks.measure_prompts)
-        if self.detector.fast_alignment is not None:  # it was fitted to another prompt
-            places = range(0, len(self.dataset), -(-len(self.dataset) // ALIGNED_PHOTOS))
-            fit_alignment(self.detector, (self.dataset[index][0] for index in places), self._vocabulary())
         return self._save(PROMPTED)
 
     def names(self) -> Path:
@@ -200,7 +197,20 @@ class Chain:
         )
         loader = self._loader(*self._augmented(), stage=stage, weights=self._weights())
         self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer)
+        self._align(vocabulary)
         return self._save(MODEL)
+
+    def _align(self, vocabulary: Vocabulary) -> None:
+        """Fit a fast alignment, if the detector has one, to the prompt and the boxes that it now has."""
+        if self.detector.fast_alignment is None or not self.engine.is_main:
+            return
+        places, report = every_nth(len(self.dataset), ALIGNED_PHOTOS), self._report("alignment")
+        fit_alignment(
+            self.detector,
+            (self.dataset[place][0] for place in places),
+            vocabulary,
+            on_photo=None if report is None else lambda done: report(done, len(places)),
+        )
 
     def _refresh(self) -> None:
         """Start what this run trains from nothing, the same for a seed."""
@@ -210,6 +220,8 @@ class Chain:
         if self.recipe.localizer is not None:
             config = self.detector.config.localizer
             self.detector.localizer = Localizer.from_config(config).to(self.detector.device)
+        if self.detector.fast_alignment is not None:
+            self.detector.align_fast_pooling(FastAlignment(embed_dim=self.detector.config.tower.embed_dim))
 
     def _start_anchors(self) -> None:
         """Put the anchors where boxes of the photos, and of their mirror images, crowd."""
