@@ -27,6 +27,7 @@ from cora.compress.arch import (
 from cora.compress.arch_plot import draw_search
 from cora.compress.arch_sizes import Architecture
 from cora.errors import ModelError
+from cora.regions import FastAlignment
 from tests.compress.toy_smaller import toy_detector, toy_pictures
 
 BASE = Architecture(
@@ -178,7 +179,9 @@ def test_the_picture_shows_front_and_budget() -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, photos, run = tmp_path / "toy.safetensors", tmp_path / "photos", tmp_path / "run"
-    toy_detector(tmp_path / "cache").save(model)
+    toy = toy_detector(tmp_path / "cache")
+    toy.align_fast_pooling(FastAlignment(embed_dim=16))
+    toy.save(model)
     photos.mkdir()
     for number, picture in enumerate(toy_pictures()):
         picture.save(photos / f"{number}.png")
@@ -190,6 +193,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "whole model" in out
     loaded = cora.load(run / BEST_MODEL)
     assert Architecture.of(loaded.config).to_dict() == json.loads((run / BEST_SIZES).read_text())
+    assert loaded.fast_alignment is not None
+    assert bool(loaded.fast_alignment.shift.weight.any())  # fitted to the sizes
     assert len(loaded.predict(Image.open(photos / "0.png"), ["red square"], score=0.0)) > 0
     with Image.open(run / "pareto.png") as picture:
         assert picture.size == (900, 560)

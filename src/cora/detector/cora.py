@@ -388,13 +388,11 @@ class Detector(nn.Module):
         Raises:
             ValueError: its width is not the tower's.
         """
-        if alignment is not None:
-            width, own = alignment.shift.out_features, self.config.tower.embed_dim
-            if width != own:
-                raise ValueError(f"fast alignment: expected the tower's width {own}, got {width}")
-            alignment.to(self.prompt.offset)
+        own = self.config.tower.embed_dim
+        if alignment is not None and alignment.shift.out_features != own:
+            raise ValueError(f"fast alignment: expected width {own}, got {alignment.shift.out_features}")
         self.config = replace(self.config, fast_alignment=alignment is not None)
-        self.fast_alignment = alignment
+        self.fast_alignment = None if alignment is None else alignment.to(self.prompt.offset)
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write config, templates included, and weights as one safetensors file, by default in half precision."""
