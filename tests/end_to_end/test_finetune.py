@@ -84,7 +84,7 @@ def test_keeping_a_share_of_the_old_localizer_trains_nothing_anew(
             mixed = torch.lerp(trained[name].float(), start[name].float(), 0.25)
             torch.testing.assert_close(tensor.float(), mixed, atol=2e-3, rtol=2e-3)
             moved += int(not torch.equal(tensor, trained[name]))
-        else:
+        elif not name.startswith("fast_alignment"):  # which is fitted to the boxes of the mixed localizer
             assert torch.equal(tensor, trained[name]), name
     assert moved
 
