@@ -6,6 +6,7 @@ import argparse
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cora.apps.files import check_writable, find_images, parse_classes
-from cora.apps.held_out import HeldOut, check_extras, groups_of
+from cora.apps.held_out import HeldOut, groups_of
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
 from cora.data.class_split import open_split
 from cora.data.read import read_dataset
 from cora.detector import Detector
-from cora.errors import DataError
+from cora.errors import DataError, MissingExtraError
 from cora.evaluation.base_novel import GroupScore
 from cora.images import read_image
 from cora.regions import EVERYDAY_NAMES
@@ -93,7 +94,8 @@ def read_measured(args: argparse.Namespace) -> HeldOut | None:
         raise DataError("expected --val-images and --val-annotations together, got one of them")
     if args.val_images is None:
         return None
-    check_extras("AP50", measures=True)
+    if find_spec("hotcoco") is None:
+        raise MissingExtraError("AP50", extra="evaluate")
     split = None if args.split is None else open_split(args.split)
     dataset = read_dataset(
         images=args.val_images, annotations=args.val_annotations, class_names=split.all if split is not None else None
