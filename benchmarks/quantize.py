@@ -109,6 +109,7 @@ def make(
     from cora.compress.quantize_onnx import quantize_onnx_file
     from cora.compress.quantize_openvino import quantize_openvino_file
     from cora.compress.quantize_torch import load_int8, quantize_detector
+    from cora.data.order import evenly
     from cora.errors import ModelError
     from cora.export import ExportedDetector, load_exported
 
@@ -145,11 +146,6 @@ def make(
             print(f"INT8 {mode}, {backend}: made in {time.perf_counter() - start:.0f} s", flush=True)
             made = load_int8(target) if backend == "torchao" else opened(target)
             yield contender(f"INT8 {mode}, {backend}", made, files_of(target), classes)
-
-
-def evenly(paths: Sequence[Path], count: int) -> list[Path]:
-    """At most `count`, from all over the list."""
-    return [paths[place * len(paths) // count] for place in range(count)] if len(paths) > count else list(paths)
 
 
 if __name__ == "__main__":

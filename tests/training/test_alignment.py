@@ -19,7 +19,8 @@ from cora.detector.variants.unprompted import without_prompt
 from cora.errors import TrainingError
 from cora.regions import FastAlignment
 from cora.retrieval.identity import model_identity
-from cora.training.alignment import cosine_to_exact, every_nth, fit_alignment
+from cora.training import alignment
+from cora.training.alignment import cosine_to_exact, fit_alignment
 from tests.detector.conftest import tiny_detector
 from tests.detector.test_inference import NAMES, picture, postprocessing
 
@@ -121,11 +122,23 @@ def test_no_photo_is_an_error(detector: Detector) -> None:
         cosine_to_exact(detector, [], detector.vocabulary(NAMES))
 
 
-@pytest.mark.parametrize(
-    ("count", "most", "places"), [(7, 3, [0, 3, 6]), (3, 7, [0, 1, 2]), (6, 3, [0, 2, 4]), (0, 3, [])]
-)
-def test_places_from_all_over(count: int, most: int, places: list[int]) -> None:
-    assert list(every_nth(count, most)) == places
+def test_only_a_detector_that_has_one_is_fitted_again(
+    detector: Detector, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def reading(place: int) -> Image.Image:
+        read.append(place)
+        return photos[place]
+
+    monkeypatch.setattr(alignment, "ALIGNED_PHOTOS", 3)
+    alignment.refit_alignment(detector, reading, 7, detector.vocabulary(NAMES))
+    assert read == []
+    assert detector.fast_alignment is None
+    detector.align_fast_pooling(FastAlignment(embed_dim=32))
+    alignment.refit_alignment(detector, reading, 7, detector.vocabulary(NAMES))
+    assert read == [0, 2, 4]
+    assert bool(detector.fast_alignment.shift.weight.any())
 
 
 @pytest.fixture

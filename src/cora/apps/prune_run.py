@@ -20,7 +20,7 @@ from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError, ModelError
 from cora.files import write_json
-from cora.training.alignment import fit_alignment
+from cora.training.alignment import refit_alignment
 from cora.training.chain import Chain, Hooks
 from cora.training.defaults import default_recipe
 from cora.training.recipe import TrainRecipe
@@ -53,8 +53,6 @@ def prune_model(args: argparse.Namespace) -> int:
         small = prune(whole, sizes, importance)
         if any(name.startswith(("layer", "stem")) for name in (*shrinking, *stacks)):
             recalibrate(small, pictures)
-        if small.fast_alignment is not None:
-            fit_alignment(small, pictures, vocabulary)
         if dataset is not None and args.epochs is not None:
             Chain(
                 recipe=_recipe(args, small),
@@ -64,6 +62,8 @@ def prune_model(args: argparse.Namespace) -> int:
                 hooks=Hooks(report=report),
             ).all()
             small.eval()
+        else:
+            refit_alignment(small, pictures.__getitem__, len(pictures), vocabulary, report=report)
     small.save(args.output)
     columns = measure({"whole": whole, "pruned": small}, pictures, names, held_out)
     print_table(console, columns)

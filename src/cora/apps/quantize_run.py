@@ -30,6 +30,7 @@ from cora.compress.quantize_check import (
     reasons_to_refuse,
     with_interval,
 )
+from cora.data.order import evenly
 from cora.detector import Detector
 from cora.errors import CoraError, DataError
 from cora.files import write_json
@@ -111,14 +112,7 @@ def _check(args: argparse.Namespace) -> tuple[Path, ...]:
     if args.calibration is None:
         raise DataError("expected --calibration DIR with --mode static, got none; name a folder of typical pictures")
     found = find_images([str(args.calibration)]).paths
-    return _evenly(found, args.calibration_limit)
-
-
-def _evenly(paths: Sequence[Path], count: int) -> tuple[Path, ...]:
-    """At most `count`, from all over the list: neighbours in a folder are often alike."""
-    if len(paths) <= count:
-        return tuple(paths)
-    return tuple(paths[place * len(paths) // count] for place in range(count))
+    return tuple(evenly(found, args.calibration_limit))
 
 
 def _pictures(args: argparse.Namespace) -> Pictures:

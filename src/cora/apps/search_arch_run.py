@@ -36,7 +36,7 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
 from cora.files import write_json, write_whole
 from cora.regions import Vocabulary
-from cora.training.alignment import fit_alignment
+from cora.training.alignment import refit_alignment
 
 PICTURE = "pareto.png"
 
@@ -130,8 +130,8 @@ class _Maker:
         base = Architecture.of(self.whole.config)
         if (sizes.width, sizes.layers) != (base.width, base.layers):
             recalibrate(small, self.pictures)
-        if small.fast_alignment is not None:
-            fit_alignment(small, self.pictures, self.vocabulary)
+        if not self.args.proxy_epochs:  # distilling ends with it
+            refit_alignment(small, self.pictures.__getitem__, len(self.pictures), self.vocabulary)
         return small
 
     def milliseconds(self, detector: Detector) -> float:

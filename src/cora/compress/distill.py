@@ -21,7 +21,7 @@ from cora.errors import TrainingError
 from cora.images import read_image
 from cora.structures import ImageBatch, Targets
 from cora.towers.weights import load_checked
-from cora.training.alignment import ALIGNED_PHOTOS, every_nth, fit_alignment
+from cora.training.alignment import refit_alignment
 from cora.training.distill_task import CoraTeacher, DistillConfig, DistillTask, Lexicon
 from cora.training.ema import Ema, load_trainable_state
 from cora.training.identity import seed_stage
@@ -157,10 +157,9 @@ def distill(
         measure=measure,
         progress=progress,
     )
-    if not result.interrupted and config.tower and student.fast_alignment is not None:
+    if not result.interrupted and config.tower:
         known = student.vocabulary_encoder.encode(names).to(student.device)
-        chosen = (paths[place] for place in every_nth(len(paths), ALIGNED_PHOTOS))
-        fit_alignment(student, map(read_image, chosen), known)
+        refit_alignment(student, lambda place: read_image(paths[place]), len(paths), known)
     return result
 
 

@@ -83,7 +83,7 @@ def costs(
     times = median_ms(detectors, picture, vocabularies, repeats=repeats)
     return {
         name: Cost(
-            tower=sum(map(_count, (detector.image_tower, detector.prompt, *filter(None, [detector.fast_alignment])))),
+            tower=_count(detector.image_tower) + _count(detector.prompt) + _count(detector.fast_alignment),
             localizer=_count(detector.localizer),
             text=_count(detector.text_tower),
             gmac=count_gmac(detector, picture, vocabularies[name]),
@@ -121,8 +121,8 @@ def count_gmac(detector: Detector, picture: Image.Image, vocabulary: Vocabulary)
     return counter.get_total_flops() / 2e9
 
 
-def _count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(module: torch.nn.Module | None) -> int:
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
 
 
 def detect_all(detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Detections]:

@@ -1,8 +1,9 @@
-"""Which items make the batches of an epoch: a function of (seed, epoch) alone."""
+"""Which items make the batches of an epoch, a function of (seed, epoch) alone; and which few stand for all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +15,15 @@ from cora.errors import DataError
 WINDOW = 16
 #: Items are shuffled among this many blocks (shards) that follow each other.
 OPEN_BLOCKS = 4
+
+Item = TypeVar("Item")
+
+
+def evenly(items: Sequence[Item], most: int) -> Sequence[Item]:
+    """At most `most`, from all over the list: neighbours in a folder are often alike."""
+    if len(items) <= most:
+        return items
+    return [items[place * len(items) // most] for place in range(most)]
 
 
 class EpochOrder:

@@ -100,10 +100,7 @@ class DetectorGraph(nn.Module):
             shares: [B, K, C] what a class probability is multiplied by, 0 for what is not reported.
             embeddings: [C, D].
         """
-        regions = self.embed_fast(c4, boxes_cxcywh)
-        if self.fast_alignment is not None:
-            regions = self.fast_alignment(regions, boxes_cxcywh)
-        estimates: Tensor = self.classifier(regions, embeddings)
+        estimates: Tensor = self.classifier(self.embed_aligned(c4, boxes_cxcywh), embeddings)
         best, classes = (estimates * shares).max(dim=-1, keepdim=True)
         numbers = torch.arange(embeddings.shape[0], device=classes.device)
         own_class = (best * (classes == numbers).to(best.dtype)).transpose(1, 2)
@@ -139,6 +136,11 @@ class DetectorGraph(nn.Module):
             pool=self.image_tower.attention_pool,
             positions=self.positions,
         )
+
+    def embed_aligned(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
+        """Unit embeddings [B, K, D] of boxes by fast pooling, as near to exact ones as was learned."""
+        regions = self.embed_fast(c4, boxes_cxcywh)
+        return regions if self.fast_alignment is None else self.fast_alignment(regions, boxes_cxcywh)
 
     def select(self, boxes_cxcywh: Tensor, scores: Tensor, reported: Tensor) -> tuple[Tensor, ...]:
         """What leaves the graph: boxes and scores as they are, or after suppression."""

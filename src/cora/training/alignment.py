@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cora.data.order import evenly
 from cora.detector import Detector
 from cora.errors import TrainingError
 from cora.regions import AlignmentFit, FastAlignment, Vocabulary
@@ -49,6 +50,30 @@ def fit_alignment(
     detector.align_fast_pooling(fit.solve())
 
 
+def refit_alignment(
+    detector: Detector,
+    read: Callable[[int], Image.Image],
+    count: int,
+    vocabulary: Vocabulary,
+    *,
+    report: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Fit the alignment of a detector that has one to what it has become; `fit_alignment` on some of its photos.
+
+    Args:
+        detector: changed in place.
+        read: the photo of a place.
+        count: places, of which `ALIGNED_PHOTOS` at most are read, from all over them.
+        vocabulary: names that anchors are pre-matched with.
+        report: told (step, done, of all).
+    """
+    if detector.fast_alignment is None:
+        return
+    places = evenly(range(count), ALIGNED_PHOTOS)
+    on_photo = None if report is None else lambda done: report("alignment", done, len(places))
+    fit_alignment(detector, map(read, places), vocabulary, on_photo=on_photo)
+
+
 @torch.no_grad()
 def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
     """Unit embeddings [N, D] of a photo's boxes [N, 4], 0..1: fast ones, not aligned, exact ones, and the boxes.
@@ -86,11 +111,6 @@ def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabul
     if not found:
         raise TrainingError("fast alignment: expected at least one photo to measure on, got none")
     return float(torch.cat(found).mean())
-
-
-def every_nth(count: int, most: int) -> range:
-    """At most `most` of `count` places, from all over them."""
-    return range(0, count, max(1, -(-count // most)))
 
 
 def _start(detector: Detector) -> FastAlignment:

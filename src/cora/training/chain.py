@@ -29,7 +29,7 @@ from cora.localizer import Localizer, kmeans_anchors
 from cora.regions import EVERYDAY_NAMES, FastAlignment, Vocabulary
 from cora.regions.groups import class_groups
 from cora.regions.learned_text import LearnedContext
-from cora.training.alignment import ALIGNED_PHOTOS, every_nth, fit_alignment
+from cora.training.alignment import refit_alignment
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
 from cora.training.identity import boxes_hash, seed_stage
@@ -197,20 +197,15 @@ class Chain:
         )
         loader = self._loader(*self._augmented(), stage=stage, weights=self._weights())
         self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer)
-        self._align(vocabulary)
+        if self.engine.is_main:
+            refit_alignment(
+                self.detector,
+                lambda place: self.dataset[place][0],
+                len(self.dataset),
+                vocabulary,
+                report=self.hooks.report,
+            )
         return self._save(MODEL)
-
-    def _align(self, vocabulary: Vocabulary) -> None:
-        """Fit a fast alignment, if the detector has one, to the prompt and the boxes that it now has."""
-        if self.detector.fast_alignment is None or not self.engine.is_main:
-            return
-        places, report = every_nth(len(self.dataset), ALIGNED_PHOTOS), self._report("alignment")
-        fit_alignment(
-            self.detector,
-            (self.dataset[place][0] for place in places),
-            vocabulary,
-            on_photo=None if report is None else lambda done: report(done, len(places)),
-        )
 
     def _refresh(self) -> None:
         """Start what this run trains from nothing, the same for a seed."""
