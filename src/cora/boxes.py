@@ -52,6 +52,17 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     return torch.nan_to_num(box_iou(first_xyxy, second_xyxy), nan=0.0)
 
 
+def batched_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """`pairwise_iou` for every image of a batch: [B, N, 4] and [B, M, 4] to [B, N, M], in plain operators."""
+    first, second = first_xyxy.unsqueeze(2), second_xyxy.unsqueeze(1)
+    lower = torch.maximum(first[..., :2], second[..., :2])
+    upper = torch.minimum(first[..., 2:], second[..., 2:])
+    sides = (upper - lower).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    areas = [(each[..., 2] - each[..., 0]) * (each[..., 3] - each[..., 1]) for each in (first, second)]
+    return intersection / (areas[0] + areas[1] - intersection).clamp(min=torch.finfo(intersection.dtype).tiny)
+
+
 def pairwise_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """Generalized IoU (Rezatofighi et al., 2019) of every pair: [N, 4] and [M, 4] to [N, M] in -1..1."""
     return torch.nan_to_num(generalized_box_iou(first_xyxy, second_xyxy), nan=0.0)

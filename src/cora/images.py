@@ -213,6 +213,7 @@ class PreprocessConfig:
         mean: subtracted from the RGB values in 0..1.
         std: divides the difference.
         multiple: height and width of the padded batch are multiples of this.
+        whole: sides are rounded to multiples of `multiple` when resizing, so that a single image is never padded.
     """
 
     short_side: int = 800
@@ -220,6 +221,7 @@ class PreprocessConfig:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     multiple: int = 1
+    whole: bool = False
 
     def __post_init__(self) -> None:
         # Lists appear when the config comes back from JSON.
@@ -250,6 +252,7 @@ class Preprocessor:
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
         multiple: int = 1,
+        whole: bool = False,
     ) -> None:
         self.config = PreprocessConfig(
             short_side=short_side,
@@ -257,6 +260,7 @@ class Preprocessor:
             mean=tuple(mean),  # type: ignore[arg-type]  # the config checks the length
             std=tuple(std),  # type: ignore[arg-type]
             multiple=multiple,
+            whole=whole,
         )
 
     @classmethod
@@ -278,18 +282,16 @@ class Preprocessor:
         if new_long > self.config.long_side:
             new_long = self.config.long_side
             new_short = max(round(new_long * short / long), min(_MIN_SIDE, self.config.short_side))
+        new_short, new_long = self._whole(new_short), self._whole(new_long)
         return (new_short, new_long) if height <= width else (new_long, new_short)
 
     def resize(self, image: Image.Image) -> Image.Image:
-        height, width = self.resized_size(image.height, image.width)
-        if (width, height) == image.size:
-            return image
-        return image.resize((width, height), Image.Resampling.BILINEAR)
+        return _stretch(image, *self.resized_size(image.height, image.width))
 
     def collate(
         self, images: Sequence[Image.Image], original_sizes: Sequence[tuple[int, int]] | None = None
     ) -> ImageBatch:
-        """Normalise and pad without resizing; training resizes and crops by its own rules.
+        """Normalise and pad without resizing, but to whole cells; training resizes and crops by its own rules.
 
         Args:
             images: B RGB pictures.
@@ -303,6 +305,9 @@ class Preprocessor:
             raise ValueError("expected at least one image, got an empty list")
         if modes := {image.mode for image in images} - {"RGB"}:
             raise ValueError(f"expected RGB images, got mode {', '.join(sorted(modes))}; use read_image")
+        if original_sizes is None:
+            original_sizes = [(image.height, image.width) for image in images]
+        images = [_stretch(image, self._whole(image.height), self._whole(image.width)) for image in images]
         sizes = tuple((image.height, image.width) for image in images)
         step = self.config.multiple
         height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
@@ -317,5 +322,14 @@ class Preprocessor:
             pixels=pixels,
             mask=mask,
             sizes=sizes,
-            original_sizes=sizes if original_sizes is None else tuple(original_sizes),
+            original_sizes=tuple(original_sizes),
         )
+
+    def _whole(self, side: int) -> int:
+        """A side of whole cells where the configuration wants that, else the side."""
+        step = self.config.multiple
+        return max(round(side / step), 1) * step if self.config.whole else side
+
+
+def _stretch(image: Image.Image, height: int, width: int) -> Image.Image:
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BILINEAR)

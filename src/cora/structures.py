@@ -92,6 +92,30 @@ class FeatureMap:
 
 
 @dataclass(frozen=True)
+class DenseBoxes:
+    """A box at every cell of a pyramid, finest level first, cells row by row.
+
+    Attributes:
+        reach: [B, M, 4] from the centre of a cell to the left, top, right and bottom of its box, in cells of the packed
+            map (32 pixels), 0 or more.
+        centres: [B, M, 2] (x, y) that the reach is measured from, in the same cells.
+        objectness: [B, M] logits.
+    """
+
+    reach: Tensor
+    centres: Tensor
+    objectness: Tensor
+
+    def __post_init__(self) -> None:
+        batch, cells = self.objectness.shape
+        if self.reach.shape != (batch, cells, 4) or self.centres.shape != (batch, cells, 2):
+            raise ValueError(
+                f"dense boxes: expected reach [{batch}, {cells}, 4] and centres [{batch}, {cells}, 2], "
+                f"got {list(self.reach.shape)} and {list(self.centres.shape)}"
+            )
+
+
+@dataclass(frozen=True)
 class Targets:
     """What is to be found in one image.
 

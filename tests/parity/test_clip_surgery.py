@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.study.cam import feature_surgery, to_maps, upsample
-from cora.towers import ImageTower
+from cora.towers import ResNetTower
 from cora.towers.surgery import ResNetSurgery, SurgeryTokens, VitSurgery
 from tests.parity.archive import read_archive
 from tests.parity.make_clip_surgery_data import FILE, RESNET_IMAGE, SAME_IMAGE
@@ -44,7 +44,7 @@ def resnet(numbers: dict[str, Tensor]) -> ResNetSurgery:
     net = ModifiedResNet(layers=[1, 1, 1, 1], output_dim=32, heads=4, image_size=64, width=8)
     net.load_state_dict(part(numbers, "weights.resnet.visual."))
     # The published code has the sharper scale in it, but never switches it on.
-    return ResNetSurgery(tower=ImageTower(net=net, pool_size=2), sharpened=False)
+    return ResNetSurgery(tower=ResNetTower(net=net, pool_size=2), sharpened=False)
 
 
 def tokens_of(case: str, numbers: dict[str, Tensor], tower: nn.Module, dtype: torch.dtype) -> SurgeryTokens:

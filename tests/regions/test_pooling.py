@@ -12,7 +12,7 @@ from cora.boxes import scale_to_pixels
 from cora.regions import RegionClassifier, RegionPrompt, exact_pooling, fast_pooling, project_map
 from cora.regions.pooling import _align_by_products
 from cora.structures import FeatureMap
-from cora.towers import ImageTower, TowerConfig, build_towers
+from cora.towers import ResNetTower, TowerConfig, build_towers
 
 CONFIG = TowerConfig(
     layers=(1, 1, 1, 1), width=8, image_size=96, embed_dim=32, text_width=32, text_heads=1, text_layers=1
@@ -21,7 +21,7 @@ BOXES = torch.tensor([[0.5, 0.5, 0.4, 0.6], [0.3, 0.6, 0.2, 0.3], [0.7, 0.4, 0.9
 
 
 @pytest.fixture(scope="module")
-def tower() -> ImageTower:
+def tower() -> ResNetTower:
     torch.manual_seed(3)
     tower, _ = build_towers(CONFIG)
     for name, value in tower.state_dict().items():
@@ -40,7 +40,7 @@ def maps(channels: int, *, padding: int = 0, seed: int = 5) -> FeatureMap:
     return FeatureMap(features, mask)
 
 
-def exact(tower: ImageTower, c3: FeatureMap, boxes: Tensor | list[Tensor], *, chunk_size: int = 128) -> Tensor:
+def exact(tower: ResNetTower, c3: FeatureMap, boxes: Tensor | list[Tensor], *, chunk_size: int = 128) -> Tensor:
     return exact_pooling(
         c3,
         boxes,
@@ -51,7 +51,7 @@ def exact(tower: ImageTower, c3: FeatureMap, boxes: Tensor | list[Tensor], *, ch
     )
 
 
-def fast(tower: ImageTower, c4: FeatureMap, boxes: Tensor | list[Tensor], *, chunk_size: int = 256) -> Tensor:
+def fast(tower: ResNetTower, c4: FeatureMap, boxes: Tensor | list[Tensor], *, chunk_size: int = 256) -> Tensor:
     return fast_pooling(
         project_map(c4, tower.attention_pool),
         boxes,
@@ -62,14 +62,14 @@ def fast(tower: ImageTower, c4: FeatureMap, boxes: Tensor | list[Tensor], *, chu
 
 
 def pool(
-    tower: ImageTower, kind: str, boxes: Tensor | list[Tensor], *, padding: int = 0, chunk_size: int = 64
+    tower: ResNetTower, kind: str, boxes: Tensor | list[Tensor], *, padding: int = 0, chunk_size: int = 64
 ) -> Tensor:
     channels = tower.c3_channels if kind == "exact" else tower.c4_channels
     function = exact if kind == "exact" else fast
     return function(tower, maps(channels, padding=padding), boxes, chunk_size=chunk_size)
 
 
-def test_exact_pooling_is_the_towers_own_pool_on_the_region(tower: ImageTower) -> None:
+def test_exact_pooling_is_the_towers_own_pool_on_the_region(tower: ResNetTower) -> None:
     c3 = maps(tower.c3_channels)
     rois = [scale_to_pixels(BOXES, (8, 9))] * 2
     cells = tower.layer4(roi_align(c3.features, rois, (6, 6), aligned=True))
@@ -77,7 +77,7 @@ def test_exact_pooling_is_the_towers_own_pool_on_the_region(tower: ImageTower) -
     torch.testing.assert_close(exact(tower, c3, BOXES.expand(2, 4, 4)), expected)
 
 
-def test_fast_pooling_is_attention_over_the_projected_map(tower: ImageTower) -> None:
+def test_fast_pooling_is_attention_over_the_projected_map(tower: ResNetTower) -> None:
     c4, attention = maps(tower.c4_channels), tower.attention_pool
     rois = [scale_to_pixels(BOXES, (8, 9))] * 2
 
@@ -99,7 +99,7 @@ def test_fast_pooling_is_attention_over_the_projected_map(tower: ImageTower) -> 
 
 
 @pytest.mark.parametrize("kind", ["exact", "fast"])
-def test_regions_do_not_depend_on_chunks_or_order(tower: ImageTower, kind: str) -> None:
+def test_regions_do_not_depend_on_chunks_or_order(tower: ResNetTower, kind: str) -> None:
     expected = pool(tower, kind, BOXES.expand(2, 4, 4))
     torch.testing.assert_close(pool(tower, kind, BOXES.expand(2, 4, 4), chunk_size=3), expected)
     torch.testing.assert_close(
@@ -109,7 +109,7 @@ def test_regions_do_not_depend_on_chunks_or_order(tower: ImageTower, kind: str) 
 
 
 @pytest.mark.parametrize("kind", ["exact", "fast"])
-def test_images_may_have_different_numbers_of_boxes(tower: ImageTower, kind: str) -> None:
+def test_images_may_have_different_numbers_of_boxes(tower: ResNetTower, kind: str) -> None:
     expected = pool(tower, kind, BOXES.expand(2, 4, 4))
     torch.testing.assert_close(pool(tower, kind, [BOXES, BOXES[:0]]), expected[:4])
     torch.testing.assert_close(pool(tower, kind, [BOXES[:1], BOXES]), expected[[0, 4, 5, 6, 7]])
@@ -126,7 +126,7 @@ def test_images_may_have_different_numbers_of_boxes(tower: ImageTower, kind: str
     size=st.tuples(st.floats(0.05, 0.7), st.floats(0.05, 0.7)),
 )
 def test_padding_changes_no_region_inside_the_image(
-    tower: ImageTower, kind: str, padding: int, centre: tuple[float, float], size: tuple[float, float]
+    tower: ResNetTower, kind: str, padding: int, centre: tuple[float, float], size: tuple[float, float]
 ) -> None:
     # Only cells at the very edge are interpolated with what lies beyond it.
     box = torch.tensor([[*centre, *size]])
@@ -135,8 +135,8 @@ def test_padding_changes_no_region_inside_the_image(
     )
 
 
-def test_prompt_starts_at_nothing_and_learns(tower: ImageTower) -> None:
-    prompt = RegionPrompt(pool_size=tower.pool_size, channels=tower.c4_channels)
+def test_prompt_starts_at_nothing_and_learns(tower: ResNetTower) -> None:
+    prompt = RegionPrompt(cells=tower.prompt_shape[0], channels=tower.prompt_shape[1])
     positions = tower.attention_pool.positional_embedding
     assert torch.equal(prompt(positions), positions)
     assert prompt.offset.numel() < 1_000_000

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cora.structures import ImageBatch
-from cora.towers import ImageTower, TowerConfig, build_towers
-from cora.towers.folding import fold_batch_norms, inference_dtype, inference_tower
+from cora.towers import ResNetTower, TowerConfig, build_towers
+from cora.towers.folding import fold_batch_norms, inference_dtype
 
 CONFIG = TowerConfig(
     layers=(1, 2, 1, 1), width=8, image_size=64, embed_dim=16, text_width=16, text_heads=1, text_layers=1
@@ -16,7 +16,7 @@ CONFIG = TowerConfig(
 
 
 @pytest.fixture
-def tower() -> ImageTower:
+def tower() -> ResNetTower:
     """With batch statistics that are not those of a fresh tower, else folding could leave them out unseen."""
     torch.manual_seed(0)
     tower, _ = build_towers(CONFIG)
@@ -35,24 +35,24 @@ def batch() -> ImageBatch:
     return ImageBatch(pixels, torch.zeros(2, 64, 96, dtype=torch.bool), ((64, 96),) * 2, ((64, 96),) * 2)
 
 
-def test_folding_changes_rounding_only(tower: ImageTower, batch: ImageBatch) -> None:
-    folded = inference_tower(tower, torch.float32)
+def test_folding_changes_rounding_only(tower: ResNetTower, batch: ImageBatch) -> None:
+    folded = tower.for_inference(torch.float32)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     for mine, its in zip(tower.features(batch), folded.features(batch), strict=True):
         torch.testing.assert_close(its.features, mine.features, rtol=1e-4, atol=1e-5)
         assert torch.equal(its.mask, mine.mask)
 
 
-def test_half_precision_is_near(tower: ImageTower, batch: ImageBatch) -> None:
-    halved = inference_tower(tower, torch.bfloat16)
+def test_half_precision_is_near(tower: ResNetTower, batch: ImageBatch) -> None:
+    halved = tower.for_inference(torch.bfloat16)
     for mine, its in zip(tower.features(batch), halved.features(batch), strict=True):
         assert its.features.dtype == torch.bfloat16
         assert (its.features.float() - mine.features).norm() < 0.03 * mine.features.norm()
 
 
-def test_the_tower_itself_stays(tower: ImageTower) -> None:
+def test_the_tower_itself_stays(tower: ResNetTower) -> None:
     before = {name: value.clone() for name, value in tower.state_dict().items()}
-    copied = inference_tower(tower, torch.bfloat16)
+    copied = tower.for_inference(torch.bfloat16)
     assert tower.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
     assert not any(value.requires_grad for value in copied.parameters())
@@ -81,8 +81,8 @@ def test_precisions_by_name() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_half_precision_is_near_on_a_gpu(tower: ImageTower, batch: ImageBatch) -> None:
+def test_half_precision_is_near_on_a_gpu(tower: ResNetTower, batch: ImageBatch) -> None:
     device = torch.device("cuda")
-    halved = inference_tower(tower.to(device), inference_dtype("auto", device))
+    halved = tower.to(device).for_inference(inference_dtype("auto", device))
     mine, its = tower.features(batch.to(device))[0].features, halved.features(batch.to(device))[0].features
     assert (its.float() - mine).norm() < 0.03 * mine.norm()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.errors import ModelError
-from cora.towers import ImageTower
+from cora.towers import ResNetTower
 from cora.towers.surgery import SHARPENING, ResNetSurgery, VitSurgery, bilinear_positions
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -28,7 +28,7 @@ def make_resnet(*, layers: int = 1, sharpened: bool = True) -> ResNetSurgery:
     # A fresh network ends its blocks in zeros, a trained one does not.
     for block in net.layer4:
         nn.init.ones_(block.bn3.weight)
-    return ResNetSurgery(tower=ImageTower(net=net, pool_size=2), layers=layers, sharpened=sharpened)
+    return ResNetSurgery(tower=ResNetTower(net=net, pool_size=2), layers=layers, sharpened=sharpened)
 
 
 TOWERS = [pytest.param(make_vit, id="vit"), pytest.param(make_resnet, id="resnet")]

@@ -24,16 +24,15 @@ from cora.localizer import Localizer, LocalizerOutput, Memory, pre_match
 from cora.regions import (
     FastAlignment,
     LearnedText,
-    ProjectedMap,
+    Prepared,
     RegionClassifier,
+    RegionPooling,
     RegionPrompt,
     Vocabulary,
     VocabularyEncoder,
     build_learned_text,
     default_cache_dir,
-    exact_pooling,
-    fast_pooling,
-    project_map,
+    region_pooling,
 )
 from cora.structures import Detections, FeatureMap, ImageBatch
 from cora.towers import ImageTower, TextTower, build_towers
@@ -130,7 +129,7 @@ class Detector(nn.Module):
         return cls(
             image_tower=image_tower,
             text_tower=text_tower,
-            prompt=RegionPrompt(pool_size=image_tower.pool_size, channels=image_tower.c4_channels),
+            prompt=RegionPrompt(cells=image_tower.prompt_shape[0], channels=image_tower.prompt_shape[1]),
             classifier=RegionClassifier(scale=config.tower.logit_scale),
             localizer=Localizer.from_config(config.localizer),
             vocabulary_encoder=VocabularyEncoder(
@@ -163,17 +162,24 @@ class Detector(nn.Module):
     def encode_map(self, c3: FeatureMap) -> Memory:
         """The localizer's encoding of C3, which anchors may be proposed from and queries look at."""
         dtype = self.localizer.dtype
-        return self.localizer.encode(replace(c3, features=c3.features.to(dtype)))
+        with torch.no_grad():
+            start = self.image_tower.boxes(c3)
+        return self.localizer.encode(replace(c3, features=c3.features.to(dtype)), start)
 
-    def project(self, c4: FeatureMap) -> ProjectedMap:
-        """C4 behind the projections of the attention pool: made once for pre-matching and for fast scores."""
-        return project_map(c4, self.image_tower.attention_pool)
+    @property
+    def pooling(self) -> RegionPooling:
+        """How regions of the tower's maps are embedded."""
+        return region_pooling(self.image_tower)
+
+    def project(self, c4: FeatureMap) -> Prepared:
+        """What fast pooling reads of C4: made once for pre-matching and for fast scores."""
+        return self.pooling.prepare(c4)
 
     def anchors(self, memory: Memory) -> Tensor:
         """Anchor boxes [B, N, 4] cxcywh in 0..1: learned ones, or the best that the encoded map proposes."""
         return self.localizer.anchors(memory)
 
-    def pre_match(self, c4: FeatureMap | ProjectedMap, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
+    def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Give every anchor [B, N, 4] the class that its region looks most like (METHOD section 5)."""
         with torch.no_grad():
             regions = self.embed_fast(c4, anchors_cxcywh)
@@ -199,7 +205,7 @@ class Detector(nn.Module):
     def classify_best(
         self,
         c3: FeatureMap,
-        projected: ProjectedMap,
+        projected: Prepared,
         boxes_cxcywh: Tensor,
         objectness: Tensor,
         vocabulary: Vocabulary,
@@ -242,33 +248,23 @@ class Detector(nn.Module):
         return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim)
 
     def _pool_exactly(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:
-        pooled = exact_pooling(
-            c3,
-            boxes_cxcywh,
-            layer4=self.image_tower.layer4,
-            attention_pool=self.image_tower.attention_pool,
-            positions=self.prompted_positions(),
-        )
+        pooled = self.pooling.exact(c3, boxes_cxcywh, self.prompted_positions())
         return pooled.to(self.prompt.offset.dtype)
 
-    def embed_fast(self, c4: FeatureMap | ProjectedMap, boxes_cxcywh: Tensor) -> Tensor:
+    def embed_fast(self, c4: FeatureMap | Prepared, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the prompt."""
-        pooled = fast_pooling(
-            self.project(c4) if isinstance(c4, FeatureMap) else c4,
-            boxes_cxcywh,
-            attention_pool=self.image_tower.attention_pool,
-            positions=self.prompted_positions(),
-        )
+        prepared = self.project(c4) if isinstance(c4, FeatureMap) else c4
+        pooled = self.pooling.fast(prepared, boxes_cxcywh, self.prompted_positions())
         return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim).to(self.prompt.offset.dtype)
 
-    def embed_aligned(self, projected: ProjectedMap, boxes_cxcywh: Tensor) -> Tensor:
+    def embed_aligned(self, projected: Prepared, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling, as near to exact ones as was learned."""
         regions = self.embed_fast(projected, boxes_cxcywh)
         return regions if self.fast_alignment is None else self.fast_alignment(regions, boxes_cxcywh)
 
     def prompted_positions(self) -> Tensor:
-        """Positional table [S*S+1, C4] of the attention pool with the region prompt added."""
-        positions: Tensor = self.prompt(self.image_tower.attention_pool.positional_embedding)
+        """Table [P, C] that pooling adds to the cells of a region: the tower's positions and the region prompt."""
+        positions: Tensor = self.prompt(self.image_tower.positions)
         return positions.to(self.image_tower.dtype)
 
     def postprocess(

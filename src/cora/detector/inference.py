@@ -19,7 +19,8 @@ from cora.images import ImageSource, read_image
 from cora.localizer import inference_localizer
 from cora.regions import EVERYDAY_NAMES, Descriptions, Vocabulary
 from cora.structures import Detections, ImageBatch
-from cora.towers.folding import Precision, inference_dtype, inference_tower
+from cora.towers import ImageTower
+from cora.towers.folding import Precision, inference_dtype
 
 if TYPE_CHECKING:
     from cora.detector.cora import Detector
@@ -227,7 +228,7 @@ def at_precision(detector: AnyDetector, precision: Precision) -> AnyDetector:
     view = copy.copy(detector)
     # Modules keep their parts in a dictionary, which a shallow copy shares.
     view._modules = dict(detector._modules)
-    view.image_tower = _kept(detector, "image_tower", dtype, inference_tower)
+    view.image_tower = _kept(detector, "image_tower", dtype, _tower_for_inference)
     view.localizer = _kept(detector, "localizer", dtype, inference_localizer)
     view.inference_parts = {}  # a copy of the view's copies is the view's own affair
     return view
@@ -240,6 +241,10 @@ def _kept(detector: Detector, name: str, dtype: torch.dtype, make: Callable[[Any
         with torch.inference_mode(False):
             detector.inference_parts[name] = (state, make(part, dtype))
     return detector.inference_parts[name][1]
+
+
+def _tower_for_inference(tower: ImageTower, dtype: torch.dtype) -> ImageTower:
+    return tower.for_inference(dtype)
 
 
 def _version(value: torch.Tensor) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cora.localizer.localizer import Localizer
+from cora.localizer.pyramid import PyramidEncoder
 
 
 def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
@@ -25,21 +26,34 @@ def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
     if dtype == torch.float32 or localizer.dtype != torch.float32:
         return localizer
     copied = copy.deepcopy(localizer).requires_grad_(False).eval()
-    copied.input_projection.to(dtype).register_forward_hook(_output_in_float32)
-    for module in (*copied.encoder.modules(), *copied.decoder.layers.modules()):
+    if copied.input_projection is not None:
+        copied.input_projection.to(dtype).register_forward_hook(_output_in_float32)
+    linears = [*copied.decoder.layers.modules()]
+    if isinstance(copied.encoder, PyramidEncoder):
+        copied.encoder.to(dtype).register_forward_hook(_outputs_in_float32)
+    else:
+        linears += copied.encoder.modules()
+    for module in linears:
         if isinstance(module, nn.Linear):
             module.to(dtype).register_forward_pre_hook(_input_as_weights)
         elif isinstance(module, nn.PReLU):  # between two of them
             module.to(dtype)
     if copied.proposals is not None:
         copied.proposals.trunk.to(dtype).register_forward_hook(_output_in_float32)
-        copied.proposals.trunk[0].register_forward_pre_hook(_input_as_weights)
+        copied.proposals.trunk.register_forward_pre_hook(_input_as_weights)
     return copied
 
 
 def _input_as_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(each.to(module.weight.dtype) for each in inputs)  # type: ignore[arg-type]
+    dtype = next(module.parameters()).dtype
+    return tuple(each.to(dtype) for each in inputs)
 
 
 def _output_in_float32(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output.float()
+
+
+def _outputs_in_float32(
+    module: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    return tuple(output.float() for output in outputs)

@@ -16,7 +16,16 @@ from cora.localizer.encoder import Encoder, EncoderLayer, Memory
 from cora.localizer.feed_forward import MLP
 from cora.localizer.position import map_positions
 from cora.localizer.proposals import AnchorProposals, Proposals
-from cora.structures import FeatureMap
+from cora.localizer.pyramid import (
+    PyramidEncoder,
+    PyramidMemory,
+    PyramidProposals,
+    encode_pyramid,
+    objectness_at,
+    visible_cells,
+)
+from cora.pyramid import PyramidLayout
+from cora.structures import DenseBoxes, FeatureMap
 
 OBJECTNESS_PRIOR = 0.01
 
@@ -38,6 +47,8 @@ class LocalizerConfig:
         anchors: "learned", the same for every image, or "proposed" from the encoded map of each image.
         class_hidden: hidden width of the MLP from class embedding to query content.
         dropout: 0..1, in training only.
+        levels: (stride, channels) of the levels of a packed pyramid, finest first, which a `PyramidEncoder` then
+            encodes in place of the attention layers; () for a single map.
     """
 
     c3_channels: int = 1024
@@ -52,10 +63,14 @@ class LocalizerConfig:
     class_hidden: int = 128
     dropout: float = 0.1
     head_dim: int = 0
+    levels: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", PyramidLayout(self.levels).levels)
+        if self.levels and self.anchors != "proposed":
+            raise ModelError('localizer anchors: expected "proposed" with the levels of a pyramid, got learned ones')
         for name, value in asdict(self).items():
-            if name not in ("dropout", "anchors", "head_dim") and value < 1:
+            if name not in ("dropout", "anchors", "head_dim", "levels") and value < 1:
                 raise ModelError(f"localizer {name}: expected at least 1, got {value}")
         if self.anchors not in ("learned", "proposed"):
             raise ModelError(f'localizer anchors: expected "learned" or "proposed", got {self.anchors!r}')
@@ -101,10 +116,10 @@ class Localizer(nn.Module):
     def __init__(
         self,
         *,
-        input_projection: nn.Conv2d,
-        encoder: Encoder,
+        input_projection: nn.Conv2d | None,
+        encoder: Encoder | PyramidEncoder,
         learned_anchors: LearnedAnchors | None,
-        proposals: AnchorProposals | None = None,
+        proposals: AnchorProposals | PyramidProposals | None = None,
         class_projection: MLP,
         decoder: Decoder,
         objectness_head: nn.Linear,
@@ -123,22 +138,23 @@ class Localizer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights, in which maps are expected."""
-        return self.input_projection.weight.dtype
+        return next(self.encoder.parameters()).dtype
 
     @classmethod
     def from_config(cls, config: LocalizerConfig) -> Localizer:
         """A localizer of the given sizes with freshly drawn weights."""
         dim = config.dim
         shared = {"dim": dim, "heads": config.heads, "feed_forward": config.ff, "head_dim": config.head_dim}
-        encoder_layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(config.enc_layers)]
         decoder_layers = [
             DecoderLayer(**shared, dropout=config.dropout, first=index == 0) for index in range(config.dec_layers)
         ]
+        learned = config.anchors == "learned"
+        projection, encoder, proposals = _pyramid_parts(config) if config.levels else _map_parts(config, shared)
         localizer = cls(
-            input_projection=nn.Conv2d(config.c3_channels, dim, kernel_size=1),
-            encoder=Encoder(layers=encoder_layers, dim=dim),
-            learned_anchors=LearnedAnchors(count=config.num_queries) if config.anchors == "learned" else None,
-            proposals=AnchorProposals(dim=dim, count=config.num_queries) if config.anchors == "proposed" else None,
+            input_projection=projection,
+            encoder=encoder,
+            learned_anchors=LearnedAnchors(count=config.num_queries) if learned else None,
+            proposals=None if learned else proposals,
             class_projection=MLP(config.embed_dim, config.class_hidden, dim),
             decoder=Decoder(layers=decoder_layers, dim=dim),
             objectness_head=nn.Linear(dim, 1),
@@ -146,12 +162,21 @@ class Localizer(nn.Module):
         localizer._draw_weights()
         return localizer
 
-    def encode(self, c3: FeatureMap) -> Memory:
-        """Encode a map: features [B, c3_channels, h, w] to a memory of h * w tokens."""
+    def encode(self, c3: FeatureMap, start: DenseBoxes | None = None) -> Memory:
+        """Encode a map [B, c3_channels, h, w]: to h * w tokens, or those of the levels of a pyramid.
+
+        Args:
+            c3: a map, or a packed pyramid where the localizer has levels.
+            start: boxes that the tower sees at the cells of a pyramid.
+        """
+        if isinstance(self.encoder, PyramidEncoder):
+            assert isinstance(self.proposals, PyramidProposals)
+            return encode_pyramid(c3, self.encoder, self.proposals, start)
+        assert self.input_projection is not None
         height, width = c3.features.shape[-2:]
         tokens = self.input_projection(c3.features).flatten(2).transpose(1, 2).contiguous()
         positions = map_positions(c3.extents_hw.to(tokens.dtype), height=height, width=width, dim=tokens.shape[-1])
-        visible = _visible(c3.mask)
+        visible = visible_cells(c3.mask.flatten(1))
         return Memory(
             tokens=self.encoder(tokens, positions, visible),
             positions=positions,
@@ -168,10 +193,8 @@ class Localizer(nn.Module):
         if self.learned_anchors is not None:
             anchors: Tensor = self.learned_anchors(len(memory.tokens))
             return anchors
-        proposer = self._proposer()
         with torch.no_grad():
-            proposals: Proposals = proposer(memory)
-        return proposals.best(proposer.count)
+            return self.propose(memory).best(self._proposer().count)
 
     def propose(self, memory: Memory) -> Proposals:
         """What every cell of the encoded map proposes as an anchor.
@@ -179,6 +202,8 @@ class Localizer(nn.Module):
         Raises:
             ModelError: this localizer has learned anchors.
         """
+        if isinstance(memory, PyramidMemory):
+            return memory.proposals
         proposals: Proposals = self._proposer()(memory)
         return proposals
 
@@ -204,9 +229,14 @@ class Localizer(nn.Module):
                 look at the query of the column.
         """
         decoded = self.decoder(memory, anchors_cxcywh, content, blocked_queries)
+        objectness = self.objectness_head(decoded.hidden).squeeze(-1)
+        if isinstance(memory, PyramidMemory):
+            with torch.no_grad():
+                start = objectness_at(anchors_cxcywh, memory.proposals)
+            objectness = objectness + start
         return LocalizerOutput(
             boxes_cxcywh=decoded.boxes_cxcywh,
-            objectness=self.objectness_head(decoded.hidden).squeeze(-1),
+            objectness=objectness,
             hidden=decoded.hidden,
             references=decoded.references,
         )
@@ -215,7 +245,7 @@ class Localizer(nn.Module):
         """Encode and decode."""
         return self.decode(self.encode(c3), anchors_cxcywh, content)
 
-    def _proposer(self) -> AnchorProposals:
+    def _proposer(self) -> AnchorProposals | PyramidProposals:
         if self.proposals is None:
             raise ModelError("this localizer has learned anchors and proposes none; use anchors")
         return self.proposals
@@ -225,22 +255,26 @@ class Localizer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         if self.proposals is not None:
             self.proposals.draw_weights()
         for head in self.decoder.box_heads:
             nn.init.zeros_(head.layers[-1].weight)  # type: ignore[union-attr, index]
-        nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
+        if isinstance(self.encoder, PyramidEncoder):
+            # Starts as what the proposals say.
+            nn.init.zeros_(self.objectness_head.weight)
+        else:
+            nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
 
 
-def _visible(mask: Tensor) -> Tensor | None:
-    """Attention mask [B, 1, 1, h * w] of a padding mask [B, h, w]; None where it would say nothing.
+def _map_parts(config: LocalizerConfig, shared: dict[str, int]) -> tuple[nn.Conv2d, Encoder, AnchorProposals]:
+    layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(config.enc_layers)]
+    projection = nn.Conv2d(config.c3_channels, config.dim, kernel_size=1)
+    encoder = Encoder(layers=layers, dim=config.dim)
+    return projection, encoder, AnchorProposals(dim=config.dim, count=config.num_queries)
 
-    A single image is never padded, and on the CPU attention without a mask is a quarter faster. Asking makes
-    a GPU wait, and a traced graph must not depend on the answer.
-    """
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    traced = torch.compiler.is_compiling() or tracing
-    if mask.device.type == "cpu" and not traced and not bool(mask.any()):
-        return None
-    return ~mask.flatten(1)[:, None, None]
+
+def _pyramid_parts(config: LocalizerConfig) -> tuple[None, PyramidEncoder, PyramidProposals]:
+    encoder = PyramidEncoder(layout=PyramidLayout(config.levels), dim=config.dim)
+    return None, encoder, PyramidProposals(dim=config.dim, count=config.num_queries)

@@ -13,6 +13,7 @@ from cora.regions.learned_text import (
 )
 from cora.regions.pooling import ProjectedMap, exact_pooling, fast_pooling, project_map
 from cora.regions.prompt import RegionPrompt
+from cora.regions.region_pooling import Prepared, RegionPooling, region_pooling
 from cora.regions.templates import IMAGENET_TEMPLATES, TEMPLATE_SETS, clean_templates, read_templates
 from cora.regions.vocabulary import Vocabulary, VocabularyEncoder, clean_names, default_cache_dir
 
@@ -27,8 +28,10 @@ __all__ = [
     "LearnedOffsets",
     "LearnedText",
     "LearnedTextConfig",
+    "Prepared",
     "ProjectedMap",
     "RegionClassifier",
+    "RegionPooling",
     "RegionPrompt",
     "Vocabulary",
     "VocabularyEncoder",
@@ -43,4 +46,5 @@ __all__ = [
     "project_map",
     "read_descriptions",
     "read_templates",
+    "region_pooling",
 ]

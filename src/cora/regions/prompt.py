@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 
 class RegionPrompt(nn.Module):
-    """Additive offset to the attention pool's positional table, zero at the start.
+    """What is added to the pooled cells of a region before a nonlinearity, zero at the start: v = Pool(f + p).
 
-    The paper writes v = Pool(f + p); the pool adds its positional table to f, so p joins the table. Published
-    checkpoints hold the sum of both, which is the same model with an offset of zero.
+    A CLIP ResNet's attention pool adds its positional table to the cells f, so p joins the table, which has a row for
+    the mean token, too. Published checkpoints hold the sum of both, which is the same model with an offset of zero.
 
     Args:
-        pool_size: S, side of the pooled grid.
+        cells: rows of the table: S*S, or S*S + 1 with the mean token.
         channels: channels of the pooled features.
     """
 
-    def __init__(self, *, pool_size: int, channels: int) -> None:
+    def __init__(self, *, cells: int, channels: int) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(pool_size**2 + 1, channels))
+        self.offset = nn.Parameter(torch.zeros(cells, channels))
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Positional table [S*S+1, C] to the prompted table of the same shape."""
+        """The tower's table [cells, channels] to the prompted table of the same shape."""
         return positions + self.offset

@@ -8,7 +8,11 @@ from torch import nn
 
 from cora.towers.config import TowerConfig
 from cora.towers.image_tower import ImageTower
+from cora.towers.nanodet import NanoDet
+from cora.towers.resnet_tower import ResNetTower
+from cora.towers.text_space import TextSpaceHead
 from cora.towers.text_tower import TextTower
+from cora.towers.timm_tower import TimmTower, build_backbone
 
 
 def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
@@ -17,13 +21,6 @@ def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
     Example:
         >>> image_tower, text_tower = build_towers(TowerConfig(layers=(1, 1, 1, 1), width=8, embed_dim=64))
     """
-    image_net = ModifiedResNet(
-        layers=list(config.layers),
-        output_dim=config.embed_dim,
-        heads=config.pool_heads,
-        image_size=config.image_size,
-        width=config.width,
-    )
     text_net = TextTransformer(
         context_length=config.context_length,
         vocab_size=config.vocab_size,
@@ -33,4 +30,27 @@ def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
         output_dim=config.embed_dim,
         act_layer=QuickGELU if config.quick_gelu else nn.GELU,
     )
-    return ImageTower(net=image_net, pool_size=config.pool_size), TextTower(net=text_net)
+    return _timm_tower(config) if config.backbone else _resnet_tower(config), TextTower(net=text_net)
+
+
+def _resnet_tower(config: TowerConfig) -> ResNetTower:
+    net = ModifiedResNet(
+        layers=list(config.layers),
+        output_dim=config.embed_dim,
+        heads=config.pool_heads,
+        image_size=config.image_size,
+        width=config.width,
+    )
+    return ResNetTower(net=net, pool_size=config.pool_size)
+
+
+def _timm_tower(config: TowerConfig) -> TimmTower:
+    net = build_backbone(config.backbone)
+    text_space = TextSpaceHead(
+        features=int(net.num_features),
+        labels=config.labels,
+        embed_dim=config.embed_dim,
+        hidden=config.text_space_hidden,
+    )
+    detector = NanoDet() if config.detector == "nanodet" else None
+    return TimmTower(net=net, taps=config.taps, text_space=text_space, detector=detector, pool_size=config.pool_size)

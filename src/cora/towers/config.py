@@ -10,7 +10,7 @@ TemplateSet = Literal["imagenet", "plain"]
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Shape of a CLIP ResNet and its text tower; the defaults are RN50.
+    """Shape of an image tower and its text tower; the defaults are CLIP's RN50.
 
     Attributes:
         layers: bottleneck blocks of layer1..layer4.
@@ -23,7 +23,13 @@ class TowerConfig:
         quick_gelu: activation of the text transformer, True for OpenAI's weights.
         logit_scale: factor on the cosine before the softmax, 100 for CLIP.
         templates: sentences around a class name: a set by name or one's own, see `cora.regions.templates`.
-        pool_size: S, side of the attention pool's grid; 0 stands for image_size / 32.
+        pool_size: S, side of the grid that a region is pooled to; 0 stands for image_size / 32.
+        backbone: name of a timm backbone that takes the place of the CLIP ResNet; "" for the ResNet, whose sizes
+            (`layers`, `width`, `image_size`) count for nothing otherwise.
+        taps: for a timm backbone, the stages after which its maps are read.
+        labels: classes of the backbone's own classifier.
+        text_space_hidden: hidden width of the backbone's way into the text space.
+        detector: small detector beside the backbone.
     """
 
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
@@ -39,9 +45,19 @@ class TowerConfig:
     logit_scale: float = 100.0
     templates: TemplateSet | tuple[str, ...] = "imagenet"
     pool_size: int = 0
+    backbone: str = ""
+    taps: tuple[int, ...] = (2, 4, 6)
+    labels: int = 1000
+    text_space_hidden: int = 512
+    detector: Literal["none", "nanodet"] = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "taps", tuple(self.taps))
+        if self.detector not in ("none", "nanodet"):
+            raise ValueError(f'detector: expected "none" or "nanodet", got {self.detector!r}')
+        if self.detector != "none" and not self.backbone:
+            raise ValueError("detector: expected a timm backbone beside it, got a CLIP ResNet")
         if self.pool_size == 0:
             object.__setattr__(self, "pool_size", self.image_size // 32)
         if len(self.layers) != 4 or min(self.layers) < 1:

@@ -1,16 +1,13 @@
-"""The image tower as it runs fastest: batch norms folded into convolutions, channels last, half precision if wanted."""
+"""How towers run fastest: the precision of the machine, batch norms folded into convolutions."""
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from cora.towers.image_tower import ImageTower
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -29,14 +26,6 @@ def inference_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bfloat16() else torch.float32
-
-
-def inference_tower(tower: ImageTower, dtype: torch.dtype) -> ImageTower:
-    """A copy for inference only: the same function up to rounding, with fewer passes over memory."""
-    copied = copy.deepcopy(tower)
-    with torch.no_grad():
-        fold_batch_norms(copied.net)
-    return copied.freeze().to(dtype).to(memory_format=torch.channels_last)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

@@ -1,100 +1,62 @@
-"""CLIP ResNet image tower: C3 for the localizer and exact pooling, C4 for fast pooling (METHOD section 2)."""
+"""What CORA needs of an image tower: the protocol that its kinds follow."""
 
 from __future__ import annotations
 
-import torch
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
-from torch import Tensor, nn
-from torch.nn import functional as F
+from abc import ABC, abstractmethod
 
-from cora.structures import FeatureMap, ImageBatch
+import torch
+from torch import Tensor
+
+from cora.structures import DenseBoxes, FeatureMap, ImageBatch
 from cora.towers.frozen import FrozenModule
 
 
-class ImageTower(FrozenModule):
-    """Frozen ResNet of open_clip with its parts within reach.
+class ImageTower(FrozenModule, ABC):
+    """A frozen network whose regions can be compared with texts.
 
-    Args:
-        net: the network; its pool's positional table is interpolated once if it is not for `pool_size`.
-        pool_size: S, side of the grid that the attention pool attends over.
+    Two maps leave it: C3 is what the localizer and exact pooling read, C4 what fast pooling reads; a tower may give the
+    same map for both. How a region is pooled from them is the affair of `cora.regions`, one way for each kind.
+
+    Attributes:
+        pool_size: S, side of the grid that a region is pooled to.
     """
 
-    stride = 16
+    pool_size: int
 
-    def __init__(self, *, net: ModifiedResNet, pool_size: int) -> None:
-        super().__init__()
-        self.net = net
-        self.pool_size = pool_size
-        pool = net.attnpool
-        if pool.positional_embedding.shape[0] != pool_size**2 + 1:
-            table = interpolate_positions(pool.positional_embedding.detach(), (pool_size, pool_size))
-            pool.positional_embedding = nn.Parameter(table)
-        self.freeze()
+    @abstractmethod
+    def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+        """C3 and C4 of a batch, with the mask resized to each."""
+
+    @abstractmethod
+    def for_inference(self, dtype: torch.dtype) -> ImageTower:
+        """A copy that runs fastest: the same function up to rounding, in `dtype`, not to be trained or saved."""
 
     @property
-    def layer4(self) -> nn.Module:
-        """Last stage: [R, C3, 2S, 2S] to [R, C4, S, S]."""
-        layer4: nn.Module = self.net.layer4
-        return layer4
-
-    @property
-    def attention_pool(self) -> AttentionPool2d:
-        """Attention pool of the tower; its `positional_embedding` is [S*S+1, C4]."""
-        return self.net.attnpool
-
-    @property
+    @abstractmethod
     def dtype(self) -> torch.dtype:
         """Type of the weights, and of the maps."""
-        dtype: torch.dtype = self.attention_pool.c_proj.weight.dtype
-        return dtype
 
     @property
-    def c3_channels(self) -> int:
-        """Channels of C3."""
-        return self.c4_channels // 2
-
-    @property
-    def c4_channels(self) -> int:
-        """Channels of C4."""
-        return int(self.net.attnpool.positional_embedding.shape[1])
-
-    @property
+    @abstractmethod
     def embed_dim(self) -> int:
         """Width D of the common space."""
-        return int(self.net.attnpool.c_proj.out_features)
 
-    def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """C3 [B, C3, H/16, W/16] and C4 [B, C4, H/32, W/32] with the mask resized to each (nearest)."""
-        c3 = self.encode_c3(batch.pixels.to(self.dtype))
-        c4 = self.net.layer4(c3)
-        return self._with_mask(c3, batch.mask), self._with_mask(c4, batch.mask)
+    @property
+    @abstractmethod
+    def c3_channels(self) -> int:
+        """Channels of C3."""
 
-    def encode_c3(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] normalised pixels to the output of layer3 [B, C3, H/16, W/16]."""
-        net = self.net
-        c3: Tensor = net.layer3(net.layer2(net.layer1(net.stem(pixels))))
-        return c3
+    @property
+    @abstractmethod
+    def positions(self) -> Tensor:
+        """[P, C] what the region prompt is added to: a value for every cell of a pooled region."""
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Whole images [B, 3, H, W] to unit embeddings [B, D]; positions are interpolated to other grids."""
-        c4: Tensor = self.net.layer4(self.encode_c3(pixels))
-        grid = (c4.shape[-2], c4.shape[-1])
-        pool = self.attention_pool
-        positions = pool.positional_embedding
-        if grid != (self.pool_size, self.pool_size):
-            positions = interpolate_positions(positions, grid)
-        pooled: Tensor = torch.func.functional_call(pool, {"positional_embedding": positions}, (c4,))
-        return F.normalize(pooled, dim=-1)
+    @property
+    def prompt_shape(self) -> tuple[int, int]:
+        """Shape (P, C) of a region prompt."""
+        rows, channels = self.positions.shape
+        return int(rows), int(channels)
 
-    @staticmethod
-    def _with_mask(features: Tensor, mask: Tensor) -> FeatureMap:
-        resized = F.interpolate(mask[:, None].to(features.dtype), size=features.shape[-2:], mode="nearest")
-        return FeatureMap(features=features, mask=resized[:, 0] > 0.5)
-
-
-def interpolate_positions(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Positional table [n*n+1, C] for another grid [h*w+1, C]: bicubic, the row of the mean token kept."""
-    side = round((table.shape[0] - 1) ** 0.5)
-    cells = table[1:].T.reshape(1, -1, side, side)
-    cells = F.interpolate(cells, size=grid_hw, mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([table[:1], cells.flatten(2)[0].T])
+    def boxes(self, c3: FeatureMap) -> DenseBoxes | None:
+        """Boxes that the tower itself sees in its map, as a start for the localizer's; None if it knows none."""
+        return None

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cora.errors import ModelError
 from cora.towers.frozen import FrozenModule
-from cora.towers.image_tower import ImageTower
+from cora.towers.resnet_tower import ResNetTower
 
 #: Blocks of a ViT that have two paths.
 SURGERY_BLOCKS = 6
@@ -150,7 +150,7 @@ class ResNetSurgery(FrozenModule):
         ModelError: layer4 has fewer blocks.
     """
 
-    def __init__(self, *, tower: ImageTower, layers: int = 1, sharpened: bool = True) -> None:
+    def __init__(self, *, tower: ResNetTower, layers: int = 1, sharpened: bool = True) -> None:
         super().__init__()
         depth = len(tower.net.layer4)
         if not 1 <= layers <= depth:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cora.errors import ModelError
 from cora.towers.build import build_towers
 from cora.towers.config import TowerConfig
-from cora.towers.image_tower import ImageTower, interpolate_positions
+from cora.towers.resnet_tower import ResNetTower, interpolate_positions, resnet_of
 from cora.towers.text_tower import TextTower
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def tower_config(name: str) -> TowerConfig:
 
 def load_towers(
     name: str, pretrained: str | Path | None = "openai", *, config: TowerConfig | None = None
-) -> tuple[ImageTower, TextTower, float]:
+) -> tuple[ResNetTower, TextTower, float]:
     """Build a named pair of towers and load its weights.
 
     Args:
@@ -74,7 +74,8 @@ def load_towers(
         ModelError: unknown name or tag, weights that cannot be had, a file that does not fit.
     """
     config = config or tower_config(name)
-    image_tower, text_tower = build_towers(config)
+    tower, text_tower = build_towers(config)
+    image_tower = resnet_of(tower, f"weights of {name}")
     if pretrained is None:
         return image_tower, text_tower, config.logit_scale
     file = Path(pretrained) if _is_file_name(pretrained) else download_weights(name, str(pretrained))
@@ -146,7 +147,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 
 
 def load_clip_weights(
-    weights: Mapping[str, Tensor], image_tower: ImageTower, text_tower: TextTower, *, source: str
+    weights: Mapping[str, Tensor], image_tower: ResNetTower, text_tower: TextTower, *, source: str
 ) -> float | None:
     """Load a CLIP state dict (OpenAI's and open_clip's names) into both towers.
 

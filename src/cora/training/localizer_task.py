@@ -121,7 +121,7 @@ class LocalizerTask(nn.Module):
         """Losses of a batch of photos, or of maps from a feature cache; "loss" is the one to minimise."""
         c3, c4, targets = self._features(batch)
         with self._lean(), self._mixed(c3.features.device):
-            memory = self.detector.localizer.encode(c3)
+            memory = self.detector.encode_map(c3)
         losses = self.learn(memory, c4, targets)
         return losses | {"loss": losses["total"]}
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
 from cora.detector import Detector
-from cora.regions import Vocabulary, exact_pooling, fast_pooling, project_map
+from cora.regions import Vocabulary
 from cora.regions.learned_text import LearnedOffsets
 from cora.structures import FeatureMap, Targets
 from cora.training.prompt_task import PromptBatch
@@ -120,10 +120,8 @@ class NamesTask(nn.Module):
         return drawn[(overlap < MOST_OVERLAP).all(dim=1)]
 
     def _embed(self, c3: FeatureMap, c4: FeatureMap, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        tower, positions = self.detector.image_tower, self.detector.prompted_positions()
-        pool = tower.attention_pool
-        exact = exact_pooling(c3, boxes, layer4=tower.layer4, attention_pool=pool, positions=positions)
-        return exact, fast_pooling(project_map(c4, pool), boxes, attention_pool=pool, positions=positions)
+        pooling, positions = self.detector.pooling, self.detector.prompted_positions()
+        return pooling.exact(c3, boxes, positions), pooling.fast(pooling.prepare(c4), boxes, positions)
 
 
 def _both(objects: int, others: int) -> Tensor:

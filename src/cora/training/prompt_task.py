@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.detector import Detector
-from cora.regions import Vocabulary, exact_pooling
+from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.class_sampling import sample_classes
 
@@ -85,14 +85,8 @@ class PromptTask(nn.Module):
         return c3, batch[-1]
 
     def _embed(self, c3: FeatureMap, boxes: list[Tensor]) -> Tensor:
-        # Nothing before the prompt requires a gradient, so autograd records the attention pool only.
-        return exact_pooling(
-            c3,
-            boxes,
-            layer4=self.detector.image_tower.layer4,
-            attention_pool=self.detector.image_tower.attention_pool,
-            positions=self.detector.prompted_positions(),
-        )
+        # Nothing before the prompt requires a gradient, so autograd records what follows it only.
+        return self.detector.pooling.exact(c3, boxes, self.detector.prompted_positions())
 
     def _sample(self, targets: tuple[Targets, ...]) -> tuple[list[Tensor], Tensor]:
         """Boxes of each image and their classes [sum T], at most `max_boxes` of them."""

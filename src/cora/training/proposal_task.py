@@ -30,7 +30,8 @@ class ProposalTask(nn.Module):
             raise TrainingError('expected a localizer that proposes its anchors (anchors="proposed"), got learned ones')
         detector.requires_grad_(False)
         for part in (localizer.input_projection, localizer.encoder, localizer.proposals):
-            part.requires_grad_(True)
+            if part is not None:
+                part.requires_grad_(True)
         self.detector, self.mixed_precision = detector, mixed_precision
 
     def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:

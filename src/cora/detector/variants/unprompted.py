@@ -13,7 +13,7 @@ def without_prompt(detector: Detector) -> Detector:
     Pre-matching, relabelling and final scores are all without it.
     """
     positions = detector.prompt.offset
-    prompt = RegionPrompt(pool_size=detector.image_tower.pool_size, channels=positions.shape[1]).to(positions)
+    prompt = RegionPrompt(cells=positions.shape[0], channels=positions.shape[1]).to(positions)
     parts = parts_of(detector) | {"prompt": prompt.requires_grad_(False)}
     bare = Detector(**parts).train(detector.training)
     bare.align_fast_pooling(None)  # it was fitted to the prompt

@@ -1,0 +1,219 @@
+"""The localizer's encoder for maps of several strides, and the anchors that their cells propose.
+
+Laterals bring every level to one width; a top-down and a bottom-up pass of separable convolutions mix neighbouring
+levels. Every cell proposes a box: its objectness and its reach to four sides, learned as corrections of the boxes that
+the tower itself sees (`DenseBoxes`), or from nothing where it sees none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cora.boxes import batched_iou, cxcywh_to_xyxy
+from cora.localizer.encoder import Memory
+from cora.localizer.position import map_positions
+from cora.localizer.proposals import OBJECTNESS_PRIOR, SMALLEST_SIDE, START_REACH, Proposals
+from cora.pyramid import STRIDE, PyramidLayout
+from cora.structures import DenseBoxes, FeatureMap
+
+#: Corrections of a reach stay within a factor of e^±2, of a fresh one within e^±4.
+MAX_LOG_CORRECTION, MAX_LOG_REACH = 2.0, 4.0
+#: Finer levels propose boxes but are no memory: they hold most of the cells and little that coarser ones lack.
+FINEST_MEMORY = 16
+
+
+@dataclass(frozen=True)
+class PyramidMemory(Memory):
+    """The encoded pyramid that queries look at: its levels of stride 16 and coarser, one after the other.
+
+    Attributes:
+        proposals: what every cell of all levels proposes.
+    """
+
+    proposals: Proposals
+
+
+class SeparableBlock(nn.Module):
+    """Depthwise 5 x 5 and 1 x 1 convolution, group norm, SiLU."""
+
+    def __init__(self, dim: int, *, inputs: int = 0, stride: int = 1) -> None:
+        super().__init__()
+        inputs = inputs or dim
+        self.depthwise = nn.Conv2d(inputs, inputs, 5, stride, 2, groups=inputs, bias=False)
+        self.pointwise = nn.Conv2d(inputs, dim, 1, bias=False)
+        self.norm = nn.GroupNorm(8, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, inputs, h, w] to [B, dim, h / stride, w / stride]."""
+        outputs: Tensor = F.silu(self.norm(self.pointwise(self.depthwise(features))))
+        return outputs
+
+
+class PyramidEncoder(nn.Module):
+    """Maps of several strides in, as many of one width out.
+
+    Args:
+        layout: strides and channels of the maps.
+        dim: width of the encoded maps, a multiple of 8.
+    """
+
+    def __init__(self, *, layout: PyramidLayout, dim: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.strides = tuple(stride for stride, _ in layout.levels)
+        if self.strides not in ((8, 16, 32), (8, 16, 32, 64)):
+            raise ValueError(f"pyramid levels: expected strides 8, 16, 32 and perhaps 64, got {self.strides}")
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), nn.GroupNorm(8, dim))
+            for _, channels in layout.levels
+        )
+        self.coarser = None if 64 in self.strides else SeparableBlock(dim, stride=2)
+        self.top_down = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(3))
+        self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(3))
+        self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(3))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """A packed map [B, C, h, w] to maps [B, dim, ...] of strides 8, 16, 32 and 64."""
+        maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
+        if self.coarser is not None:
+            maps.append(self.coarser(maps[-1]))
+        for place in (2, 1, 0):
+            above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
+            maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1))
+        for place in (1, 2, 3):
+            below = self.halve[place - 1](maps[place - 1])
+            maps[place] = maps[place] + self.bottom_up[place - 1](torch.cat([maps[place], below], dim=1))
+        return tuple(maps)
+
+
+class PyramidProposals(nn.Module):
+    """Anchors from the cells of all levels; the layers are shared by the levels, the last ones are not.
+
+    Args:
+        dim: width of the encoded maps.
+        count: boxes of an image that become anchors.
+        levels: number of maps.
+    """
+
+    def __init__(self, *, dim: int, count: int, levels: int = 4) -> None:
+        super().__init__()
+        self.count = count
+        self.trunk = nn.Sequential(SeparableBlock(dim), SeparableBlock(dim))
+        self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in range(levels))
+        self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in range(levels))
+
+    def draw_weights(self) -> None:
+        """Boxes start as squares or as those of the tower, objectness at a small prior or at the tower's."""
+        for objectness, reach in zip(self.objectness_heads, self.reach_heads, strict=True):
+            for head in (objectness, reach):
+                nn.init.zeros_(head.weight)  # type: ignore[arg-type]
+                nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, maps: tuple[Tensor, ...], masks: tuple[Tensor, ...], extents_hw: Tensor, start: DenseBoxes | None
+    ) -> Proposals:
+        """Propose a box at every cell.
+
+        Args:
+            maps: of `PyramidEncoder`.
+            masks: [B, h, w] of each map, True where padded.
+            extents_hw: [B, 2] cells of 32 pixels of each image without padding.
+            start: boxes that the tower sees, of the same cells.
+        """
+        hidden = [self.trunk(one) for one in maps]
+        objectness, correction = (
+            torch.cat(
+                [head(one).flatten(2).transpose(1, 2) for head, one in zip(heads, hidden, strict=True)], 1
+            ).float()
+            for heads in (self.objectness_heads, self.reach_heads)
+        )
+        objectness = objectness.squeeze(-1)
+        if start is None:
+            centres, sides = _cells(maps)
+            prior = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
+            reach = START_REACH * sides * correction.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp()
+            objectness = objectness + prior
+        else:
+            centres = start.centres
+            reach = start.reach * correction.clamp(-MAX_LOG_CORRECTION, MAX_LOG_CORRECTION).exp()
+            objectness = objectness + start.objectness
+        extents = extents_hw.float().flip(-1).unsqueeze(1)
+        lower = ((centres - reach[..., :2]) / extents).clamp(0, 1)
+        upper = ((centres + reach[..., 2:]) / extents).clamp(0, 1)
+        inside = ~torch.cat([mask.flatten(1) for mask in masks], dim=1)
+        boxes = torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
+        return Proposals(boxes, objectness, (centres / extents).expand(len(objectness), -1, -1), inside)
+
+
+def encode_pyramid(
+    c3: FeatureMap, encoder: PyramidEncoder, proposals: PyramidProposals, start: DenseBoxes | None
+) -> PyramidMemory:
+    """Encode a packed map and propose anchors from it."""
+    maps = encoder(c3.features)
+    masks = _masks(c3.mask)
+    proposed = proposals(maps, masks, c3.extents_hw, start)
+    kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, (8, 16, 32, 64), strict=True)]
+    kept = [entry for entry in kept if entry[2] >= FINEST_MEMORY]
+    positions = [
+        map_positions(
+            (c3.extents_hw * (STRIDE / stride)).to(one.dtype),
+            height=one.shape[-2],
+            width=one.shape[-1],
+            dim=one.shape[1],
+        )
+        for one, _, stride in kept
+    ]
+    hidden = torch.cat([mask.flatten(1) for _, mask, _ in kept], dim=1)
+    return PyramidMemory(
+        tokens=torch.cat([one.flatten(2).transpose(1, 2) for one, _, _ in kept], dim=1),
+        positions=torch.cat(positions, dim=1),
+        visible=visible_cells(hidden),
+        size_hw=(c3.features.shape[-2], c3.features.shape[-1]),
+        extents_hw=c3.extents_hw,
+        proposals=proposed,
+    )
+
+
+def objectness_at(anchors_cxcywh: Tensor, proposals: Proposals) -> Tensor:
+    """Objectness [B, N] that the proposals give to boxes [B, N, 4]: of the one that overlaps each most.
+
+    An anchor that was proposed finds itself; others, of denoising for instance, find their neighbour.
+    """
+    overlap = batched_iou(cxcywh_to_xyxy(anchors_cxcywh), cxcywh_to_xyxy(proposals.boxes_cxcywh))
+    return proposals.objectness.gather(1, overlap.argmax(dim=-1))
+
+
+def visible_cells(hidden: Tensor) -> Tensor | None:
+    """Attention mask [B, 1, 1, M] of padded cells [B, M]; None where it would say nothing.
+
+    A single image is never padded, and on the CPU attention without a mask is a quarter faster. Asking makes
+    a GPU wait, and a traced graph must not depend on the answer.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    traced = torch.compiler.is_compiling() or tracing
+    if hidden.device.type == "cpu" and not traced and not bool(hidden.any()):
+        return None
+    return ~hidden[:, None, None]
+
+
+def _masks(mask: Tensor) -> tuple[Tensor, ...]:
+    """Padding of the levels 8, 16, 32 and 64 from that of cells of 32 pixels."""
+    return PyramidLayout(((8, 1), (16, 1), (32, 1), (64, 1))).unpack_mask(mask)
+
+
+def _cells(maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Centres [1, M, 2] (x, y) and sides [1, M, 1] of all cells, in cells of 32 pixels."""
+    centres, sides = [], []
+    for one, stride in zip(maps, (8, 16, 32, 64), strict=True):
+        height, width = one.shape[-2:]
+        y = (torch.arange(height, dtype=torch.float32, device=one.device) + 0.5)[:, None].expand(height, width)
+        x = (torch.arange(width, dtype=torch.float32, device=one.device) + 0.5)[None].expand(height, width)
+        grid = torch.stack([x, y], dim=-1).flatten(0, 1) * (stride / STRIDE)
+        centres.append(grid)
+        sides.append(torch.full_like(grid[:, :1], stride / STRIDE))
+    return torch.cat(centres)[None], torch.cat(sides)[None]

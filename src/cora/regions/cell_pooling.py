@@ -1,0 +1,85 @@
+"""Embeddings of regions for towers that pool before their head's convolution (`TimmTower`).
+
+RoIAlign of the backbone's last map to S x S cells; the region prompt is added to the cells; the head's convolution and
+its nonlinearity follow, then the mean over the cells and the way into the text space. Pooling before the last stages,
+as a CLIP ResNet wants it, names fewer regions right with such backbones, so one way is both exact and fast pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cora.boxes import cxcywh_to_xyxy
+from cora.regions.roi_align import roi_align
+from cora.structures import FeatureMap
+from cora.towers import TimmTower
+from cora.towers.timm_tower import Witnesses, seen_in
+
+#: Regions whose cells are held at once.
+CHUNK = 128
+
+
+@dataclass(frozen=True)
+class CellMap:
+    """What regions are pooled from, made once for a batch.
+
+    Attributes:
+        deep: [B, C, h, w] last map of the backbone.
+        extents_hw: [B, 2] cells of each map that are not padding.
+        witnesses: what the detector beside the backbone saw, if there is one.
+    """
+
+    deep: Tensor
+    extents_hw: Tensor
+    witnesses: Witnesses | None
+
+
+def cell_map(c3: FeatureMap, tower: TimmTower) -> CellMap:
+    """The part of a packed map that regions are pooled from."""
+    with torch.no_grad():
+        witnesses = tower.witnesses(c3)
+    return CellMap(tower.deep(c3.features), c3.extents_hw, witnesses)
+
+
+def cell_pooling(
+    cells: CellMap, boxes_cxcywh: Tensor | Sequence[Tensor], *, tower: TimmTower, prompt: Tensor
+) -> Tensor:
+    """Unit embeddings of regions.
+
+    Args:
+        cells: of `cell_map`.
+        boxes_cxcywh: [B, N, 4] or one [N_i, 4] for each image, 0..1 of the unpadded image.
+        tower: whose head embeds the cells.
+        prompt: [S*S, C] added to the cells of every region, row by row.
+
+    Returns:
+        [sum N_i, D] float32 in the order of the images.
+    """
+    if len(boxes_cxcywh) != len(cells.deep):
+        raise ValueError(f"boxes_cxcywh: expected boxes for {len(cells.deep)} images, got {len(boxes_cxcywh)}")
+    if isinstance(boxes_cxcywh, Tensor):
+        return _pool(cells, boxes_cxcywh, tower, prompt).flatten(0, 1)
+    counts = [len(boxes) for boxes in boxes_cxcywh]
+    padded = boxes_cxcywh[0].new_zeros(len(counts), max(counts), 4)
+    for row, boxes in zip(padded, boxes_cxcywh, strict=True):
+        row[: len(boxes)] = boxes
+    embeddings = _pool(cells, padded, tower, prompt)
+    return torch.cat([row[:count] for row, count in zip(embeddings, counts, strict=True)])
+
+
+def _pool(cells: CellMap, boxes_cxcywh: Tensor, tower: TimmTower, prompt: Tensor) -> Tensor:
+    """[B, N, 4] to [B, N, D]."""
+    side = tower.pool_size
+    added = prompt.T.reshape(1, 1, -1, side, side).to(cells.deep.dtype)
+    parts = []
+    for boxes in boxes_cxcywh.split(CHUNK, dim=1):
+        inside = boxes.to(cells.extents_hw.dtype)
+        pooled = roi_align(cells.deep, inside, cells.extents_hw, bins=side) + added
+        features = tower.head(pooled.flatten(0, 1))
+        seen = None if cells.witnesses is None else seen_in(cxcywh_to_xyxy(inside), cells.witnesses).flatten(0, 1)
+        parts.append(tower.embed(features, seen).unflatten(0, boxes.shape[:2]))
+    return torch.cat(parts, dim=1)

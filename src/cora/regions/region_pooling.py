@@ -1,0 +1,78 @@
+"""One way to embed regions for every kind of image tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from cora.regions.cell_pooling import CellMap, cell_map, cell_pooling
+from cora.regions.pooling import ProjectedMap, exact_pooling, fast_pooling, project_map
+from cora.structures import FeatureMap
+from cora.towers import ImageTower, ResNetTower, TimmTower
+
+#: What fast pooling reads, made once for a map.
+Prepared = ProjectedMap | CellMap
+
+
+class RegionPooling(Protocol):
+    """Exact pooling for final boxes, fast pooling for anchors; embeddings [sum N_i, D] in the order of the images."""
+
+    def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        """Embed boxes [B, N, 4] or one [N_i, 4] for each image, with the tower's positions [P, C], prompt added."""
+        ...
+
+    def prepare(self, c4: FeatureMap) -> Prepared:
+        """What `fast` reads."""
+        ...
+
+    def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        """As `exact`, at a cost that every anchor can bear."""
+        ...
+
+
+def region_pooling(tower: ImageTower) -> RegionPooling:
+    """How regions of a tower's maps are embedded."""
+    if isinstance(tower, TimmTower):
+        return _Cells(tower)
+    if isinstance(tower, ResNetTower):
+        return _Attention(tower)
+    raise TypeError(f"image tower: expected a ResNetTower or a TimmTower, got {type(tower).__name__}")
+
+
+class _Attention:
+    """CLIP ResNets: layer4 and the attention pool (METHOD section 3)."""
+
+    def __init__(self, tower: ResNetTower) -> None:
+        self.tower = tower
+
+    def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        tower = self.tower
+        return exact_pooling(
+            c3, boxes_cxcywh, layer4=tower.layer4, attention_pool=tower.attention_pool, positions=positions
+        )
+
+    def prepare(self, c4: FeatureMap) -> ProjectedMap:
+        return project_map(c4, self.tower.attention_pool)
+
+    def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        assert isinstance(prepared, ProjectedMap)
+        return fast_pooling(prepared, boxes_cxcywh, attention_pool=self.tower.attention_pool, positions=positions)
+
+
+class _Cells:
+    """timm backbones: one way for both, as it costs no stage of the network for each box."""
+
+    def __init__(self, tower: TimmTower) -> None:
+        self.tower = tower
+
+    def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        return self.fast(self.prepare(c3), boxes_cxcywh, positions)
+
+    def prepare(self, c4: FeatureMap) -> CellMap:
+        return cell_map(c4, self.tower)
+
+    def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        assert isinstance(prepared, CellMap)
+        return cell_pooling(prepared, boxes_cxcywh, tower=self.tower, prompt=positions)

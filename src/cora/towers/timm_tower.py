@@ -1,0 +1,243 @@
+"""A timm backbone with a learned way into a text space as image tower, with or without a small detector beside it.
+
+The backbone's last map before its head is what regions are pooled from; the head's convolution follows the pooling, so
+that a prompt added to the pooled cells passes a nonlinearity. A detector that was trained on boxes (NanoDet) may run
+beside it: its maps of four strides are then what the localizer reads, its boxes where the localizer starts, and what it
+sees in a box, as a mean of its classes' text embeddings, shares in the region's embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from itertools import pairwise
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cora.boxes import batched_iou
+from cora.pyramid import STRIDE, PyramidLayout
+from cora.structures import DenseBoxes, FeatureMap, ImageBatch
+from cora.towers import nanodet
+from cora.towers.image_tower import ImageTower
+from cora.towers.nanodet import NanoDet
+from cora.towers.text_space import TextSpaceHead
+
+#: What EfficientNet-Lite's weights expect: (RGB of 0..255 - 127) / 128, as mean and deviation of RGB in 0..1.
+PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
+#: Cells of the detector, best first, that a region asks what is in it.
+WITNESSES = 300
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """What the detector beside the backbone saw, best first.
+
+    Attributes:
+        boxes_xyxy: [B, K, 4] in 0..1 of the unpadded image.
+        classes: [B, K, 80] scores in 0..1.
+    """
+
+    boxes_xyxy: Tensor
+    classes: Tensor
+
+
+@dataclass(frozen=True)
+class TowerMap(FeatureMap):
+    """A packed map that remembers what the detector beside the backbone said of it."""
+
+    dense: nanodet.Dense | None = None
+
+
+class TimmTower(ImageTower):
+    """Frozen timm backbone, its way into the text space, and a detector beside it if there is one.
+
+    Args:
+        net: backbone with `conv_stem`, `bn1`, `blocks`, `conv_head`, `bn2` (EfficientNets), of stride 32.
+        taps: places in `blocks` after which a map is read; the last one is pooled.
+        text_space: head behind the pooled regions.
+        detector: NanoDet, or None.
+        pool_size: S, side of the grid that a region is pooled to.
+    """
+
+    stride = STRIDE
+
+    def __init__(
+        self,
+        *,
+        net: nn.Module,
+        taps: tuple[int, ...],
+        text_space: TextSpaceHead,
+        detector: NanoDet | None,
+        pool_size: int,
+    ) -> None:
+        super().__init__()
+        self.net, self.taps, self.text_space, self.detector, self.pool_size = net, taps, text_space, detector, pool_size
+        self.deep_channels = int(net.conv_head.in_channels)
+        widths = tap_widths(net, taps)
+        if detector is None:
+            self.layout = PyramidLayout(tuple(zip((8, 16, 32), widths, strict=True)))
+        else:
+            self.layout = PyramidLayout(tuple((stride, nanodet.WIDTH) for stride in nanodet.STRIDES))
+            self.register_buffer("detector_embeddings", torch.zeros(nanodet.CLASSES, self.embed_dim))
+            self.detector_embeddings: Tensor
+            self.detector_weight = nn.Parameter(torch.tensor(3.0))
+        self.freeze()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and of the maps."""
+        dtype: torch.dtype = self.text_space.expand.weight.dtype
+        return dtype
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the text space."""
+        return int(self.text_space.contract.out_features)
+
+    @property
+    def c3_channels(self) -> int:
+        """Channels of the packed map."""
+        return self.layout.packed_channels + (0 if self.detector is None else self.deep_channels)
+
+    @property
+    def positions(self) -> Tensor:
+        """[S*S, C] zeros: nothing but the prompt is added to the cells."""
+        weight = self.text_space.expand.weight
+        return weight.new_zeros(self.pool_size**2, self.deep_channels)
+
+    def for_inference(self, dtype: torch.dtype) -> TimmTower:
+        """A copy with batch norms folded, channels last; the detector stays in float32, where it places boxes."""
+        copied = copy.deepcopy(self)
+        with torch.no_grad():
+            fold_timm_norms(copied.net)
+        copied.net.to(dtype)
+        copied.text_space.to(dtype)
+        return copied.freeze().to(memory_format=torch.channels_last)
+
+    def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+        """The packed map [B, C3, H/32, W/32], as C3 and as C4; sides of the batch are multiples of 32."""
+        packed, dense = self.encode(batch.pixels)
+        mask = batch.mask[:, :: self.stride, :: self.stride]
+        one = TowerMap(features=packed, mask=mask, dense=dense)
+        return one, one
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, nanodet.Dense | None]:
+        """Normalised pixels [B, 3, H, W] to the packed map, and what the detector says of every cell."""
+        net = self.net
+        features, maps = net.bn1(net.conv_stem(pixels.to(self.dtype))), []
+        for place, block in enumerate(net.blocks):
+            features = block(features)
+            if place in self.taps:
+                maps.append(features)
+        if self.detector is None:
+            return self.layout.pack(maps), None
+        dense = self.detector(pixels.float() * (255 * PIXEL_STD) + 255 * PIXEL_MEAN)
+        return torch.cat([self.layout.pack(dense.levels), maps[-1].to(dense.levels[0].dtype)], dim=1), dense
+
+    def deep(self, packed: Tensor) -> Tensor:
+        """The backbone's last map [B, C, h, w] out of the packed one: what regions are pooled from."""
+        return packed[:, -self.deep_channels :].to(self.dtype)
+
+    def head(self, cells: Tensor) -> Tensor:
+        """Cells of regions [R, C, S, S], prompted, to what the text space's head reads [R, features]."""
+        pooled: Tensor = self.net.bn2(self.net.conv_head(cells)).mean(dim=(2, 3))
+        return pooled
+
+    def embed(self, pooled: Tensor, seen: Tensor | None) -> Tensor:
+        """Unit embeddings [R, D] of pooled regions [R, features] and what the detector saw in them [R, 80]."""
+        embeddings: Tensor = self.text_space(pooled).float()
+        if seen is not None:
+            embeddings = embeddings + self.detector_weight * self.seen_embeddings(seen)
+        return F.normalize(embeddings, dim=-1)
+
+    def seen_embeddings(self, seen: Tensor) -> Tensor:
+        """Mean of the classes' text embeddings by squared score, of length sqrt(best score): [..., 80] to [..., D]."""
+        squares = seen.float().square()
+        shares = squares / squares.sum(-1, keepdim=True).clamp(min=1e-9)
+        direction = F.normalize(shares @ self.detector_embeddings.float(), dim=-1)
+        return seen.float().amax(-1, keepdim=True).sqrt() * direction
+
+    def dense(self, c3: FeatureMap) -> nanodet.Dense | None:
+        """What the detector says of every cell of a packed map; remembered where the tower made the map."""
+        if self.detector is None:
+            return None
+        if isinstance(c3, TowerMap) and c3.dense is not None:
+            return c3.dense
+        return self.detector.read(self.layout.unpack(c3.features.float()))
+
+    def boxes(self, c3: FeatureMap) -> DenseBoxes | None:
+        """The detector's boxes as a start for the localizer's."""
+        dense = self.dense(c3)
+        if dense is None:
+            return None
+        centres = torch.cat(
+            [_centres(level, stride) for level, stride in zip(dense.levels, nanodet.STRIDES, strict=True)]
+        )
+        centres = centres.to(dense.reach.device) / STRIDE
+        objectness = dense.class_logits.amax(-1).float()
+        return DenseBoxes(dense.reach / STRIDE, centres.expand(len(objectness), -1, -1), objectness)
+
+    def witnesses(self, c3: FeatureMap) -> Witnesses | None:
+        """The cells of the detector that saw most, with their boxes and class scores; None without a detector."""
+        dense, boxes = self.dense(c3), self.boxes(c3)
+        if dense is None or boxes is None:
+            return None
+        count = min(WITNESSES, boxes.objectness.shape[1])
+        best = boxes.objectness.topk(count, dim=1).indices.unsqueeze(-1)
+        reach = boxes.reach.gather(1, best.expand(-1, -1, 4))
+        centres = boxes.centres.gather(1, best.expand(-1, -1, 2))
+        corners = torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], dim=-1)
+        extents = c3.extents_hw.flip(-1).repeat(1, 2).unsqueeze(1)
+        scores = dense.class_logits.gather(1, best.expand(-1, -1, nanodet.CLASSES)).float().sigmoid()
+        return Witnesses((corners / extents).clamp(0, 1), scores)
+
+
+def seen_in(boxes_xyxy: Tensor, witnesses: Witnesses) -> Tensor:
+    """What a detector saw in boxes [B, N, 4]: for each class the best score * IoU^2 of its cells, [B, N, 80]."""
+    weights = batched_iou(boxes_xyxy, witnesses.boxes_xyxy).square()
+    return (weights.unsqueeze(-1) * witnesses.classes.unsqueeze(1)).amax(dim=2)
+
+
+def tap_widths(net: nn.Module, taps: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels of the maps behind some of a timm EfficientNet's stages."""
+    by_module = {entry["module"]: int(entry["num_chs"]) for entry in net.feature_info}  # type: ignore[union-attr]
+    return tuple(by_module[f"blocks.{tap}"] for tap in taps)
+
+
+def build_backbone(name: str) -> nn.Module:
+    """An untrained timm backbone without its classifier."""
+    net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    return net
+
+
+def fold_timm_norms(module: nn.Module) -> None:
+    """Fold every batch norm of a timm EfficientNet into the convolution before it; its activation stays."""
+    children = dict(module.named_children())
+    for child in children.values():
+        fold_timm_norms(child)
+    names = list(children)
+    for before, after in pairwise(names):
+        convolution, norm = children[before], children[after]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, before, _folded(convolution, norm))
+            setattr(module, after, nn.Sequential(norm.drop, norm.act))  # type: ignore[arg-type]
+
+
+def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    # In place: timm's padding layers are subclasses that must stay.
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
+    convolution.weight.mul_(scale[:, None, None, None])
+    bias = norm.bias - norm.running_mean * scale  # type: ignore[operator]
+    convolution.bias = nn.Parameter(bias if convolution.bias is None else bias + convolution.bias * scale)
+    return convolution
+
+
+def _centres(level: Tensor, stride: int) -> Tensor:
+    """(x, y) in pixels [h * w, 2] of a level's cells, as NanoDet counts them: their upper left corners."""
+    height, width = level.shape[-2:]
+    y = torch.arange(height, dtype=torch.float32, device=level.device)[:, None].expand(height, width)
+    x = torch.arange(width, dtype=torch.float32, device=level.device)[None].expand(height, width)
+    return torch.stack([x, y], dim=-1).flatten(0, 1) * stride
