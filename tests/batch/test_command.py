@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cora.apps import batch_model, batch_run
 from cora.apps.cli import main
+from cora.detector import PostprocessConfig
 from cora.errors import ModelError
 from tests.batch.fake import FakeModel, files, write_pictures
 
@@ -19,7 +20,7 @@ CLASSES = ("--classes", "cat, dog")
 
 @dataclass(frozen=True)
 class Config:
-    alpha: float = 1.0
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
 
 class Encoder:
