@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import cora
+from cora.detector import DetectorConfig, PostprocessConfig
 from cora.errors import ModelError, VocabularyError
 from cora.structures import Detections
 
@@ -27,8 +28,12 @@ class FakeDetector:
     distractors: Sequence[str] | None = None
     options: ClassVar[dict[str, object]] = {}
 
+    #: What the model file says of scores and distractors.
+    postprocess: ClassVar[PostprocessConfig] = PostprocessConfig()
+
     def __init__(self) -> None:
         self.vocabulary_encoder = FakeEncoder()
+        self.config = DetectorConfig(postprocess=FakeDetector.postprocess)
 
     def to(self, device: torch.device) -> "FakeDetector":
         return self

@@ -14,7 +14,7 @@ COMMANDS = (
     *("detect", "convert", "models", "evaluate", "region-accuracy"),
     *("train", "relabel", "finetune", "pseudo-label", "text-prompts", "groups"),
     *("study", "cam", "video", "index", "search", "serve", "batch", "shards"),
-    *("export", "quantize", "prune", "distill", "search-arch"),
+    *("export", "quantize", "prune", "distill", "search-arch", "calibrate"),
 )
 
 

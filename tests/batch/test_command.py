@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cora.apps import batch_model, batch_run
 from cora.apps.cli import main
+from cora.detector import PostprocessConfig
 from cora.errors import ModelError
 from tests.batch.fake import FakeModel, files, write_pictures
 
@@ -19,7 +20,7 @@ CLASSES = ("--classes", "cat, dog")
 
 @dataclass(frozen=True)
 class Config:
-    alpha: float = 1.0
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
 
 class Encoder:
@@ -169,3 +170,22 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert message in err
     assert files(Path()) == before
     assert not Path("cora-batch").exists()
+
+
+def test_without_a_score_the_models_own_threshold_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def boxes(folder: str, *options: str) -> int:
+        assert main(["batch", "in", *CLASSES, "--keep", "0.05", "--to", folder, *options]) == 0
+        return len(json.loads((Path(folder) / "annotations.json").read_text())["annotations"])
+
+    usual, named = boxes("usual"), boxes("named", "--score", "0.3")
+    assert usual == named > 0
+    strict = Config(PostprocessConfig(score_threshold=0.7, distractors="everyday"))
+    monkeypatch.setattr(CommandModel, "config", strict)
+    capsys.readouterr()
+    few = boxes("strict")
+    assert 0 < few < usual
+    assert capsys.readouterr().out.count("everyday names compete with yours") == 1
+    assert boxes("strict", "--score", "0.3") == usual
+    assert boxes("strict", "--thresholds", "cat=0.3") >= few

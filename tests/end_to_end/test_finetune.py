@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,12 @@ from safetensors.torch import load_file
 import cora
 from cora.apps.cli import main
 from cora.apps.finetune_run import divide, forgotten
+from cora.apps.held_out import HeldOut
+from cora.detector import Detector
+from cora.evaluation.best_threshold import BestThreshold
 from cora.training.ema import Ema
+
+Capture = pytest.CaptureFixture[str]
 
 
 def command(model: Path, folder: Path, run: Path, *more: str) -> list[str]:
@@ -39,6 +45,8 @@ def test_finetune_measures_and_writes(
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["classes"] == {"base": ["red square", "green square"], "novel": ["blue square"]}
     assert report["photos"]["held_out"] == 2
+    assert report["score_threshold"].keys() == {"stored", "images", "held_out", "best"}
+    assert (report["score_threshold"]["images"], report["score_threshold"]["held_out"]) == (2, True)
     assert report["before"].keys() == report["after"].keys() == {"own photos", "remembered"}
     before, after = cora.load(tiny_model), cora.load(output)
     old = before.vocabulary_encoder.encode(["dog", "blue square"]).embeddings
@@ -46,6 +54,39 @@ def test_finetune_measures_and_writes(
     taught = after.vocabulary_encoder.encode(["Red square"]).embeddings
     assert not torch.allclose(taught, before.vocabulary_encoder.encode(["Red square"]).embeddings, atol=1e-3)
     assert torch.equal(after.prompt.offset, before.prompt.offset)
+
+
+def test_threshold_is_set_on_held_out_images_and_nothing_competes(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    start = cora.load(tiny_model)
+    start.config = replace(start.config, postprocess=replace(start.config.postprocess, distractors="everyday"))
+    start.save(tmp_path / "start.safetensors")
+    asked: list[tuple[int, tuple[str, ...]]] = []
+
+    def found(self: HeldOut, detector: Detector, **options: object) -> BestThreshold:
+        asked.append((len(self.dataset), self.dataset.class_names))
+        return BestThreshold(threshold=0.37, precision=0.8, recall=0.5, f1=0.615)
+
+    monkeypatch.setattr(HeldOut, "best_threshold", found)
+    output = tmp_path / "own.safetensors"
+    run = command(tmp_path / "start.safetensors", boxed_photos, tmp_path / "run", "--output", str(output))
+    assert main(run) == 0
+    out = capsys.readouterr().out
+    assert (
+        "Score threshold 0.37, for the best F1: 61.5 % (precision 80.0 %, recall 50.0 %), on 2 images held out" in out
+    )
+    for file in (output, tmp_path / "run" / "model.safetensors"):
+        postprocess = cora.load(file).config.postprocess
+        assert (postprocess.score_threshold, postprocess.distractors) == (0.37, "none")
+    assert main([*run, "--hold-out", "0", "--run", str(tmp_path / "all")]) == 0
+    assert "on 10 images of the training, as none is held out" in capsys.readouterr().out
+    assert [count for count, _ in asked] == [2, 10]
+    monkeypatch.setattr(HeldOut, "best_threshold", lambda self, detector, **options: None)
+    assert main(run) == 0
+    out = capsys.readouterr().out
+    assert "No box is right at any score threshold from 0.05 to 0.9 on 2 images held out" in out
+    assert "the score threshold stays 0.3" in out
 
 
 def test_finetune_goes_on_after_ctrl_c_to_the_same_result(tiny_model: Path, boxed_photos: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,21 @@ def indexed(here: Path, model: str, capsys: pytest.CaptureFixture[str]) -> Path:
 def test_again_nothing_is_done_and_the_model_is_known(indexed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", "photos", "--db", "db"]) == 0
     assert "3 unchanged" in capsys.readouterr().out
+
+
+def test_everyday_names_of_the_model_are_said_where_names_are_looked_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = tiny_detector(here / "cache")
+    postprocess = replace(detector.config.postprocess, distractors="everyday")
+    detector.config = replace(detector.config, postprocess=postprocess)
+    detector.save("everyday.safetensors")
+    command = ["index", "photos", "--model", "everyday.safetensors", *OPTIONS]
+    assert main([*command, "--db", "named", "--classes", "cup, zebra crossing"]) == 0
+    line = "everyday names compete with yours and are not reported (the model's own choice)"
+    assert capsys.readouterr().out.count(line) == 1
+    assert main([*command, "--db", "free"]) == 0
+    assert "compete" not in capsys.readouterr().out
 
 
 def test_an_index_without_regions_keeps_its_model_too(here: Path, model: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cora.apps import video_run
+from cora.detector import DetectorConfig
 from cora.errors import VocabularyError
 from cora.images import read_image
 from cora.structures import Detections
@@ -30,6 +31,7 @@ class FakeDetector:
         self.encoded = 0
         self.asked: list[dict[str, Any]] = []
         self.vocabulary_encoder = object()
+        self.config = DetectorConfig()
 
     def vocabulary(self, classes: Sequence[str], **options: Any) -> FakeVocabulary:
         if any(len(name) > 300 for name in classes):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from rich.console import Console
 from cora.apps import video_run
 from cora.apps.cli import main
 from cora.apps.open_model import open_detector
+from cora.detector import PostprocessConfig
 from cora.detector.tiling import Tiles
 from cora.video import VideoError, VideoReader
 from tests.conftest import ROOT
@@ -298,3 +300,16 @@ def test_ctrl_c_leaves_finished_files(folder: Path) -> None:
     assert 0 < len(frames) == len(content["frames"]) < count
     assert content["complete"] is False
     assert Path("a.csv").read_text().startswith("frame,seconds,track")
+
+
+def test_without_a_score_the_models_own_threshold_holds(
+    loaded: FakeDetector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_clip(Path("a.mp4"))
+    strict = PostprocessConfig(score_threshold=0.75, distractors="everyday")
+    loaded.config = replace(loaded.config, postprocess=strict)
+    assert main(["video", "a.mp4", *CLASSES, "--no-video", "--json", "tracks.json"]) == 0
+    out = capsys.readouterr().out
+    assert "with a score of 0.75 or more" in out
+    assert out.count("everyday names compete with yours") == 1
+    assert json.loads(Path("tracks.json").read_text())["score"] == 0.75

@@ -12,6 +12,7 @@ from cora.apps.model_options import (
     add_device_option,
     add_distractors_option,
     add_model_option,
+    add_score_option,
     add_text_model_option,
 )
 from cora.apps.text_options import add_text_options
@@ -63,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_model(parser)
     labels = parser.add_argument_group("labels")
-    labels.add_argument(
-        "--score", type=score, default=0.3, help="least score of a label, 0 to 1 (default: %(default)s)"
-    )
+    add_score_option(labels, "of a label")
     labels.add_argument(
         "--thresholds", metavar="LIST", help='own least scores of some classes: "cat=0.3,dog=0.2", or a file of such'
     )

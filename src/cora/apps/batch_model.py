@@ -65,7 +65,7 @@ class ModelChoice:
     def made_with(self, detector: Detector) -> dict[str, str]:
         """What binds results to the model and its options: hashes, and what was asked for besides."""
         said = {
-            "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(asdict(detector.config))}",
+            "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(_settings(detector))}",
             "text model": self.text_model,
             "text around names": _hash(asdict(self.text)) if self.text != TextOptions() else None,
             "exemplars": _hash([self.words, *self._exemplar_hashes()]) if self.exemplars else None,
@@ -130,6 +130,13 @@ def _files_hash(model: str) -> str | None:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _settings(detector: Detector) -> dict[str, Any]:
+    """The configuration without the score threshold: which boxes are kept is the batch's own affair."""
+    values = asdict(detector.config)
+    del values["postprocess"]["score_threshold"]
+    return values
 
 
 def _hash(content: object) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from rich.progress import Progress
 
 from cora.apps.batch_model import BatchModel, ModelChoice
+from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
 from cora.apps.files import check_writable
 from cora.apps.model_options import read_distractors, read_names
@@ -29,6 +30,8 @@ from cora.batch import (
     parse_thresholds,
     run_batch,
 )
+from cora.detector.inference import score_of
+from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
 
 _SHOWN_CLASSES = 10
@@ -66,6 +69,9 @@ def batch(args: argparse.Namespace) -> int:
     # Names that are too long and pictures that cannot be read fail here, before any work.
     vocabulary = model.detector.vocabulary(words, distractors=distractors, exemplars=exemplars or None)
     names = tuple(vocabulary.names)
+    if args.score is None:  # until the model is open, nobody knows its threshold
+        usual = score_of(model.detector, None)
+        export = replace(export, thresholds=replace(export.thresholds, usual=usual))
     settings = DetectSettings(
         classes=names,
         keep=export.least_score(names) if args.keep is None else args.keep,
@@ -74,6 +80,7 @@ def batch(args: argparse.Namespace) -> int:
         made_with=choice.made_with(model.detector),
     )
     check_export(settings, export)
+    tell_distractors(model.detector, names, distractors)
     errors = error_console()
     with progress_bar(errors) as bar:
         try:
@@ -101,9 +108,10 @@ def batch(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> ExportSettings:
-    thresholds = Thresholds(usual=args.score)
+    usual = SCORE_THRESHOLD if args.score is None else args.score
+    thresholds = Thresholds(usual=usual)
     if args.thresholds is not None:
-        thresholds = parse_thresholds(args.thresholds, usual=args.score)
+        thresholds = parse_thresholds(args.thresholds, usual=usual)
     low, high = _between(args.review) if args.review is not None else (None, None)
     review = ReviewSettings(low=low, high=high, margin=args.margin, format=args.review_format, sheet=args.review_sheet)
     if args.review_sheet and not review:
@@ -148,7 +156,7 @@ def _print(args: argparse.Namespace, export: ExportSettings, found: BatchReport,
     of = f": {', '.join(named)}{more}" if named else ""
     tell(f"{total} boxes in {found.pictures - found.unreadable} pictures{of}.")
     if not total and found.pictures > found.unreadable:
-        tell(f"No box has a score of {args.score:g} or more; try a lower --score.")
+        tell(f"No box has a score of {export.thresholds.usual:g} or more; try a lower --score.")
     if export.review:
         tell(f"{found.reviewed} boxes are on the review list.")
     tell(f"Written: {', '.join(map(str, found.written))}.")

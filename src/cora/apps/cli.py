@@ -11,6 +11,7 @@ from cora import __version__
 from cora.apps import (
     align,
     batch,
+    calibrate,
     cam,
     detect,
     distill,
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     cam.add_arguments(maps)
     maps.set_defaults(run=cam.run)
 
+    calibrate.add_command(commands)
     align.add_command(commands)
     prune.add_command(commands)
     distill.add_command(commands)

@@ -12,6 +12,7 @@ from cora.apps.model_options import (
     add_device_option,
     add_distractors_option,
     add_model_option,
+    add_score_option,
     add_text_model_option,
 )
 from cora.apps.text_options import add_text_options
@@ -29,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_options(parser)
     add_model_option(parser)
     add_text_model_option(parser)
-    parser.add_argument(
-        "--score", type=score, default=0.3, help="least score that is shown, 0 to 1 (default: %(default)s)"
-    )
+    add_score_option(parser, "that is shown")
     parser.add_argument(
         "--output",
         type=Path,

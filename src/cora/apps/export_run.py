@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from cora.apps.competing import tell_distractors
 from cora.apps.files import check_writable, find_images
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import open_torch_detector
@@ -49,6 +50,7 @@ def export(args: argparse.Namespace) -> int:
     if names is not None:
         options.apply(detector.vocabulary_encoder)
         vocabulary = detector.vocabulary(names, distractors=others)
+        tell_distractors(detector, names, others)
     errors = error_console()
     with errors.status(f"exporting {args.model} to {args.format}, then comparing"):
         written = export_detector(

@@ -18,7 +18,8 @@ import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
-from cora.apps.progress import output_console, say
+from cora.apps.progress import output_console, say, tracked
+from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
 from cora.apps.train_run import read_photos
 from cora.data.class_split import open_split
@@ -27,6 +28,7 @@ from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
+from cora.evaluation.best_threshold import BestThreshold
 from cora.files import write_json
 from cora.training.chain import MODEL, Chain, Hooks
 from cora.training.defaults import finetune_recipe
@@ -74,7 +76,12 @@ def finetune(args: argparse.Namespace) -> int:
         before = _once(args.run_dir / BEFORE, _key(detector, sets), lambda: _scores(detector, sets))
         chain.all()
     after = _scores(detector, sets)
-    detector.save(output)
+    # The classes were taught against everyday names: these need not compete any more.
+    judges = held_out if held_out is not None else HeldOut(dataset=train_set)
+    best = judges.best_threshold(detector, progress=partial(tracked, title="score threshold"))
+    store(detector, best, distractors="none")
+    for file in dict.fromkeys((args.run_dir / MODEL, output)):
+        detector.save(file)
     write_json(
         args.run_dir / REPORT,
         {
@@ -83,6 +90,12 @@ def finetune(args: argparse.Namespace) -> int:
             "classes": {"base": base, "novel": novel},
             "photos": {"trained": len(train_set), "held_out": len(held_out.dataset) if held_out is not None else 0},
             "recipe": recipe.to_dict(),
+            "score_threshold": {
+                "stored": detector.config.postprocess.score_threshold,
+                "images": len(judges.dataset),
+                "held_out": held_out is not None,
+                "best": None if best is None else best.as_dict(),
+            },
             "before": before,
             "after": after,
         },
@@ -91,8 +104,19 @@ def finetune(args: argparse.Namespace) -> int:
         console.print(_table(before, after))
     if "remembered" in after and (lost := forgotten(before["remembered"], after["remembered"])):
         tell(f"Forgotten: {lost}. The same command with --keep 0.5 gives some of it back, without training again")
+    tell(_told(best, detector, images=len(judges.dataset), held_out=held_out is not None))
     tell(f"Wrote {output}; use it with --model {output}")
     return 0
+
+
+def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
+    """What the score threshold is, and what it was set on."""
+    kind = "held out" if held_out else "of the training, as none is held out: new ones will give less"
+    where = f"{images_of(images)} {kind}"
+    if best is None:
+        stays = detector.config.postprocess.score_threshold
+        return f"No box is right {NOTHING_RIGHT} on {where}; the score threshold stays {stays:g}"
+    return f"{described(best)}, on {where}"
 
 
 def divide(classes: Sequence[Sequence[int]], *, share: float, seed: int) -> list[int]:

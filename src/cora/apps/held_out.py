@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
 from cora.evaluation.base_novel import GroupScore, group_scores, resampled_ap50
+from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_results
 from cora.evaluation.bootstrap import resample_counts
 from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.predict import Progress as OverImages
 from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.evaluation.region_accuracy import accuracy, rank_regions
 
@@ -51,6 +54,41 @@ class HeldOut:
         )
         counts = resample_counts(len(self.dataset), resamples=self.resamples)
         return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups)
+
+    def best_threshold(
+        self,
+        detector: Detector,
+        *,
+        distractors: Sequence[str] = (),
+        at_once: int | None = None,
+        progress: OverImages = iter,
+    ) -> BestThreshold | None:
+        """The score threshold of the greatest F1 at IoU 0.5, classes pooled; None where no detection is right.
+
+        Args:
+            detector: its own overlap for suppression and number of detections hold.
+            distractors: names that compete with the classes.
+            at_once: classes that are looked for at a time, drawn once at random; None for all.
+            progress: wraps the photos of every pass.
+        """
+        config, names = detector.config.postprocess, self.dataset.class_names
+        number = {name: i for i, name in enumerate(names, start=1)}
+        drawn = list(names) if at_once is None else random.Random(0).sample(names, len(names))
+        results = []
+        for start in range(0, len(drawn), at_once or len(drawn)):
+            asked = drawn[start : start + (at_once or len(drawn))]
+            found = predict_dataset(
+                detector,
+                self.dataset,
+                asked,
+                score=LOWEST,
+                nms_iou=config.nms_iou,
+                max_detections=config.max_detections,
+                distractors=distractors,
+                progress=progress,
+            )
+            results += [{**one, "category_id": number[asked[one["category_id"] - 1]]} for one in found.results]
+        return best_of_results(ground_truth(self.dataset), results, classes=number)
 
     def region_accuracy(self, detector: Detector) -> dict[str, float]:
         """Share of ground-truth boxes named right among all classes, and its mean over classes, by group."""

@@ -9,6 +9,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
+from cora.apps.competing import tell_distractors
 from cora.apps.files import check_writable, find_images, output_names
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import fixed_names, is_exported, open_detector
@@ -16,6 +17,7 @@ from cora.apps.progress import error_console, output_console, progress_bar, repo
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import set_short_side
 from cora.detector.exemplars import Exemplars
+from cora.detector.inference import score_of
 from cora.detector.tiling import Tiles
 from cora.errors import ImageError, VocabularyError
 from cora.files import write_json, write_whole
@@ -35,7 +37,7 @@ def detect(
     sources: Sequence[str],
     classes: str | None,
     model: str,
-    score: float,
+    score: float | None,
     output: Path,
     json_path: Path | None,
     device: str,
@@ -54,7 +56,7 @@ def detect(
         sources: files, folders, patterns.
         classes: names divided by commas, or @FILE; None where there are exemplars, or for those of an exported file.
         model: name or path of a model.
-        score: least score shown, 0..1.
+        score: least score shown, 0..1; None for the model's own.
         output: folder of the drawn pictures.
         json_path: where to write all boxes in COCO format, if anywhere.
         device: name of a torch device, or "auto".
@@ -93,6 +95,8 @@ def detect(
     if exemplars:
         looked_for = detector.vocabulary(names, distractors=others, exemplars=exemplars)
         names = looked_for.names
+    least = score_of(detector, score)
+    tell_distractors(detector, names, others)
 
     results: list[_Found] = []
     failures = len(found.problems)
@@ -111,13 +115,13 @@ def detect(
                 report(progress.console, str(error))
                 failures += 1
                 continue
-            detections = detector.predict(image, looked_for, score=score, distractors=others, tiles=tiles)
+            detections = detector.predict(image, looked_for, score=least, distractors=others, tiles=tiles)
             _write_picture(targets[path], detections.draw(image, fill=fill))
             # Thousands of results may be kept; the pictures that they refer to may not.
             results.append(_Found(path, replace(detections, image=None)))
     if json_path is not None:
         write_json(json_path, to_coco(results, names))
-    _print(results, failures, score=score, output=output, json_path=json_path)
+    _print(results, failures, score=least, output=output, json_path=json_path)
     return 1 if failures else 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cora.apps.competing import tell_distractors
 from cora.apps.files import check_writable, parse_classes
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
@@ -57,6 +58,8 @@ def index(
     settings = replace(RegionSettings() if before is None else before.settings, **given)
     name = model or ("nano" if before is None else before.model_name)
     detector = open_torch_detector(name, device, needs="cora index")
+    if settings.classes is not None:
+        tell_distractors(detector, settings.classes, None, switch="the model's own choice")
     errors = error_console()
     try:
         made, done = RegionIndex.build(

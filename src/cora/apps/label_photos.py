@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import cora
+from cora.apps.competing import tell_distractors
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, parse_classes
 from cora.apps.measure import fingerprint
@@ -65,6 +66,7 @@ def label_photos(args: argparse.Namespace) -> int:
         if args.classes is not None:
             detector.vocabulary_encoder.encode(read_names(args.classes))  # too long names fail here
         teacher = DetectorTeacher(detector=detector, model=Path(str(args.model)).name, distractors=distractors)
+        tell_distractors(detector, (), distractors)
         made_by |= {"fingerprint": fingerprint(detector), "distractors": others}
     errors = error_console()
     found = _label(work, teacher, alone, config, made_by, errors)

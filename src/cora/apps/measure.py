@@ -73,7 +73,7 @@ def prepare(args: argparse.Namespace) -> Setting:
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     names = split.all if split is not None else None
-    photos = None if args.images is None else _read_photos(args.images, args.annotations, names)
+    photos = None if args.images is None else read_annotated(args.images, args.annotations, names)
     if photos is None or photos.format in ("coco", "lvis"):
         whole = read_truth(args.annotations, class_names=names)
     else:
@@ -97,8 +97,11 @@ def prepare(args: argparse.Namespace) -> Setting:
     )
 
 
-def _read_photos(images: Path, annotations: Path, names: Sequence[str] | None) -> CocoDataset:
-    """COCO files are read as their evaluators read them: boxes that need mending are mended, not refused."""
+def read_annotated(images: Path, annotations: Path, names: Sequence[str] | None) -> CocoDataset:
+    """Annotated photos to measure on.
+
+    COCO files are read as their evaluators read them: boxes that need mending are mended, not refused.
+    """
     if annotations.suffix.lower() == ".json" and not (annotations.is_file() and is_lvis(read_json(annotations))):
         return CocoDataset(annotations=annotations, images=images, class_names=names)
     return read_dataset(images=images, annotations=annotations, class_names=names, check_photos=False)

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from cora.apps.argument_types import score
+
+#: Score threshold of the embedded model, for texts that must not wait for it; a test holds it to the file.
+NANO_SCORE = 0.3
+
+_Options = argparse.ArgumentParser | argparse._ArgumentGroup
+
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """`--device`."""
@@ -42,6 +49,16 @@ def add_distractors_option(parser: argparse.ArgumentParser, where: str = "pictur
         metavar="NAMES",
         help=f"other things that may be in the {where}, like --classes, or 'none'; they compete with the classes and "
         "are never reported (default: the model's own choice)",
+    )
+
+
+def add_score_option(parser: _Options, what: str) -> None:
+    """`--score`, the model's own threshold where it is not given; `what` it is the least score of."""
+    parser.add_argument(
+        "--score",
+        type=score,
+        metavar="SCORE",
+        help=f"least score {what}, 0 to 1 (default: the model's own, {NANO_SCORE:g} for nano)",
     )
 
 

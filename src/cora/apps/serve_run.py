@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
+from cora.apps.competing import distractors_line
 from cora.apps.open_model import open_detector, open_torch_detector
 from cora.apps.progress import error_console, output_console
 from cora.errors import CoraError, MissingExtraError
@@ -107,6 +108,9 @@ def serve(
         errors = error_console()
         if not local and token is None:
             _say(errors, "cora: warning: everybody who reaches this port may use the service; see --token-file")
+        line = distractors_line(detector, (), switch='"distractors": [] switches them off', yours="those of a request")
+        if line is not None:
+            _say(errors, f"cora: {line}")
         out = output_console()
         run(
             app,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cora.apps.argument_types import above_zero, positive, score
+from cora.apps.argument_types import above_zero, positive
 from cora.apps.exemplar_options import add_exemplar_option
 from cora.apps.model_options import (
     add_classes_option,
     add_device_option,
     add_distractors_option,
     add_model_option,
+    add_score_option,
     add_text_model_option,
 )
 from cora.apps.text_options import add_text_options
@@ -31,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_options(parser)
     add_model_option(parser)
     add_text_model_option(parser)
-    parser.add_argument(
-        "--score", type=score, default=0.3, help="least score that starts a track, 0 to 1 (default: %(default)s)"
-    )
+    add_score_option(parser, "that starts a track")
     _add_outputs(parser)
     part = parser.add_argument_group("what is looked at")
     part.add_argument(

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
 from cora.apps.files import check_writable
 from cora.apps.model_options import read_distractors, read_names
@@ -106,9 +107,9 @@ def follow(arguments: argparse.Namespace) -> int:
             results.records.append(CsvRecords(stack.enter_context(text_file(arguments.csv))))
         if arguments.json is not None:
             file = stack.enter_context(text_file(arguments.json))
-            results.records.append(JsonRecords(file, _header(arguments, video, tracker.class_names)))
+            results.records.append(JsonRecords(file, _header(arguments, video, tracker)))
         _follow(video, tracker, results)
-    return _report(arguments, video, results, output)
+    return _report(arguments, video, results, output, score=tracker.score)
 
 
 def _wanted(arguments: argparse.Namespace) -> _Wanted:
@@ -130,7 +131,7 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
     set_short_side(detector, arguments.short_side)
     wanted.text.apply(detector.vocabulary_encoder)
     names = wanted.names or (() if wanted.exemplars else fixed_names(detector))
-    return ObjectTracker(
+    tracker = ObjectTracker(
         detector,
         names,
         score=arguments.score,
@@ -140,6 +141,8 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
         exemplars=wanted.exemplars or None,
         tiles=wanted.tiles,
     )
+    tell_distractors(detector, tracker.class_names, wanted.distractors)
+    return tracker
 
 
 def _follow(video: VideoReader, tracker: ObjectTracker, results: _Results) -> None:
@@ -229,7 +232,7 @@ def _check_targets(source: str, *targets: Path | None) -> None:
         taken[target.resolve()] = "another result"
 
 
-def _header(arguments: argparse.Namespace, video: VideoReader, names: tuple[str, ...]) -> dict[str, Any]:
+def _header(arguments: argparse.Namespace, video: VideoReader, tracker: ObjectTracker) -> dict[str, Any]:
     height, width = video.size
     return {
         "command": ["cora", *sys.argv[1:]],
@@ -241,14 +244,16 @@ def _header(arguments: argparse.Namespace, video: VideoReader, names: tuple[str,
             "start": arguments.start,
             "every": arguments.every,
         },
-        "classes": list(names),
+        "classes": list(tracker.class_names),
         "model": str(arguments.model),
-        "score": arguments.score,
+        "score": tracker.score,
         "reuse": arguments.reuse,
     }
 
 
-def _report(arguments: argparse.Namespace, video: VideoReader, results: _Results, output: Path | None) -> int:
+def _report(
+    arguments: argparse.Namespace, video: VideoReader, results: _Results, output: Path | None, *, score: float
+) -> int:
     written = [str(path) for path in (output, arguments.csv, arguments.json) if path is not None and results.frames]
     if results.stop.interrupted:
         kept = f"; what was done is in {', '.join(written)}" if written else ""
@@ -256,7 +261,7 @@ def _report(arguments: argparse.Namespace, video: VideoReader, results: _Results
     console = output_console()
     if results.summaries.tracks:
         console.print(_table(results.summaries))
-    say(console, _sentence(results, arguments.score, written))
+    say(console, _sentence(results, score, written))
     for problem in video.problems:
         report(error_console(), f"{arguments.source}: {problem}", "warning")
     return 1 if video.problems else 0

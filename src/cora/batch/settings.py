@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cora.data.problems import shown
+from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import DataError
 
 Format = Literal["parquet", "coco", "yolo", "voc"]
@@ -62,7 +63,7 @@ class Thresholds:
         by_class: class name -> its own.
     """
 
-    usual: float = 0.3
+    usual: float = SCORE_THRESHOLD
     by_class: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

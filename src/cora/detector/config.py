@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from cora.detector.postprocess import PostprocessConfig
+from cora.detector.postprocess import SCORE_THRESHOLD, PostprocessConfig
 from cora.errors import ModelError
 from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
@@ -53,6 +53,8 @@ class DetectorConfig:
             del values["text"]  # versions that know no learned text read these files, too
         if not self.fast_alignment:
             del values["fast_alignment"]
+        if self.postprocess.score_threshold == SCORE_THRESHOLD:
+            del values["postprocess"]["score_threshold"]
         return values
 
     @classmethod

@@ -52,7 +52,7 @@ class PredictOptions(VocabularyOptions, total=False):
     """Everything that `Detector.predict` can be told besides pictures and names; see also `VocabularyOptions`.
 
     Attributes:
-        score: only detections above it, 0..1; 0.3 by default.
+        score: only detections above it, 0..1; the model's own threshold if None.
         nms_iou: per-class suppression threshold; the model's if None.
         max_detections: boxes kept per image; the model's if None.
         tiles: look at overlapping parts of a picture, too, for small objects.
@@ -62,7 +62,7 @@ class PredictOptions(VocabularyOptions, total=False):
             (`Detector.precision`) by default.
     """
 
-    score: float
+    score: float | None
     nms_iou: float | None
     max_detections: int | None
     tiles: Tiles | None
@@ -73,7 +73,7 @@ class PredictOptions(VocabularyOptions, total=False):
 
 @dataclass(frozen=True)
 class _Settings:
-    score: float = 0.3
+    score: float
     nms_iou: float | None = None
     max_detections: int | None = None
 
@@ -99,12 +99,32 @@ def build_vocabulary(detector: Detector, classes: Sequence[str] | Vocabulary, op
     vocabulary = vocabulary.weighted(options.get("class_weights"))
     others = options.get("distractors")
     if others is None and vocabulary.distractors is None:
-        others = EVERYDAY_NAMES if detector.config.postprocess.distractors == "everyday" else ()
+        others = _own_distractors(detector)
     if others is not None:
         # No distractors is a choice, too: an empty list of them stays with the vocabulary, None would ask again.
         vocabulary = replace(vocabulary, distractors=vocabulary.embeddings[:0])
         vocabulary = vocabulary.beside(detector.vocabulary_encoder, others)
     return vocabulary.to(detector.device)
+
+
+def _own_distractors(detector: Detector) -> tuple[str, ...]:
+    return EVERYDAY_NAMES if detector.config.postprocess.distractors == "everyday" else ()
+
+
+def count_distractors(detector: Detector, classes: Sequence[str], asked: Sequence[str] | None = None) -> int:
+    """How many names compete with the classes of a call and are never reported.
+
+    Args:
+        detector: the model, or an exported one.
+        classes: names to look for; of them none competes with itself.
+        asked: the distractors of the call; None for the model's own choice.
+    """
+    manifest = getattr(detector, "manifest", None)
+    if manifest is not None and manifest.vocabulary == "fixed":
+        return int(manifest.distractors)  # those of the graph, whatever is asked
+    known = {name.strip().casefold() for name in classes}
+    others = _own_distractors(detector) if asked is None else asked
+    return sum(name.strip().casefold() not in known for name in others)
 
 
 @torch.inference_mode()
@@ -116,7 +136,7 @@ def predict_pictures(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     settings = _Settings(
-        score=options.get("score", 0.3),
+        score=score_of(detector, options.get("score")),
         nms_iou=options.get("nms_iou"),
         max_detections=options.get("max_detections"),
     )
@@ -130,6 +150,11 @@ def predict_pictures(
             max_detections=settings.max_detections or detector.config.postprocess.max_detections,
         )
     return _predict(runner, sources, vocabulary, settings, batch_size)
+
+
+def score_of(detector: Detector, asked: float | None) -> float:
+    """Score above which detections are reported: as asked, or the model's own threshold."""
+    return detector.config.postprocess.score_threshold if asked is None else asked
 
 
 def _runner(detector: Detector, options: PredictOptions) -> Detector:

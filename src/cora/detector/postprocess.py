@@ -11,6 +11,9 @@ from torchvision.ops import batched_nms
 
 from cora.boxes import clip_to_image, scale_to_pixels
 
+#: Of models whose file says nothing else.
+SCORE_THRESHOLD = 0.3
+
 #: Candidates that suppression looks at first, for every detection that is kept.
 _CANDIDATES_A_DETECTION = 10
 
@@ -28,6 +31,7 @@ class PostprocessConfig:
         exact_boxes: of these, how many are pooled exactly, the others keep the class probabilities of fast pooling;
             0 stands for all. The published way is 0 and 0.
         distractors: what competes with the classes of a call and is never reported: nothing, or everyday things.
+        score_threshold: only detections above it are reported, where a call names no other.
     """
 
     objectness_power: float = 1.0
@@ -37,14 +41,14 @@ class PostprocessConfig:
     max_scored_boxes: int = 300
     exact_boxes: int = 16
     distractors: Literal["none", "everyday"] = "none"
+    score_threshold: float = SCORE_THRESHOLD
 
     def __post_init__(self) -> None:
         if self.distractors not in ("none", "everyday"):
             raise ValueError(f'distractors: expected "none" or "everyday", got {self.distractors!r}')
-        if not 0 <= self.nms_iou <= 1:
-            raise ValueError(f"nms_iou: expected 0..1, got {self.nms_iou}")
-        if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score: expected 0..1, got {self.min_score}")
+        for name in ("nms_iou", "min_score", "score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0..1, got {getattr(self, name)}")
         if self.max_detections < 1:
             raise ValueError(f"max_detections: expected at least 1, got {self.max_detections}")
         if self.objectness_power < 0:

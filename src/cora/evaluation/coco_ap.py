@@ -109,6 +109,54 @@ def evaluate_boxes(
     Raises: DataError for results of images that the ground truth does not hold; MissingExtraError without
     hotcoco.
     """
+    made = _match(ground_truth, results, classes, max_detections)
+    matched, known = made.matched, made.matched.found
+    precision, recall = _precision_and_recall(
+        matched.truth, known, made.federation, matched.images, len(classes), made.limit
+    )
+    matches = matched.by_class()
+    return BoxEvaluation(
+        scores=tuple(
+            _scores(name, precision[:, :, row], recall[:, row], int(matches[row].positives.sum()))
+            for row, name in enumerate(classes)
+        ),
+        matches=matches,
+        images=matched.images,
+        detections=len(known),
+        dropped_detections=made.dropped,
+        unknown_detections=made.unknown,
+        matched=matched,
+    )
+
+
+def match_boxes(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, classes: Mapping[str, int]
+) -> Matched:
+    """The matches of `evaluate_boxes` at IoU 0.5 alone; needs no hotcoco.
+
+    Raises:
+        DataError: results of images that the ground truth does not hold.
+    """
+    return _match(ground_truth, results, classes, None).matched
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Matches, with what was left out: dropped beyond the limit of an image, unknown of classes not looked for."""
+
+    matched: Matched
+    federation: Federation | None
+    limit: int
+    dropped: int
+    unknown: int
+
+
+def _match(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    classes: Mapping[str, int],
+    max_detections: int | None,
+) -> _Match:
     image_ids = sorted(int(image["id"]) for image in ground_truth["images"])
     places = {image_id: place for place, image_id in enumerate(image_ids)}
     strangers = {int(result["image_id"]) for result in results} - places.keys()
@@ -125,20 +173,7 @@ def evaluate_boxes(
     federation = _federation(ground_truth, places, labels) if is_federated(ground_truth) else None
     known = kept if federation is None else keep_known(kept, truth, federation, len(classes))
     matched = match(known, truth, images=len(places), classes=len(classes), federation=federation)
-    precision, recall = _precision_and_recall(truth, known, federation, len(places), len(classes), limit)
-    matches = matched.by_class()
-    return BoxEvaluation(
-        scores=tuple(
-            _scores(name, precision[:, :, row], recall[:, row], int(matches[row].positives.sum()))
-            for row, name in enumerate(classes)
-        ),
-        matches=matches,
-        images=len(places),
-        detections=len(known),
-        dropped_detections=len(made) - len(kept),
-        unknown_detections=len(kept) - len(known),
-        matched=matched,
-    )
+    return _Match(matched, federation, limit, len(made) - len(kept), len(kept) - len(known))
 
 
 def _federation(ground_truth: Mapping[str, Any], places: Mapping[int, int], labels: Mapping[int, int]) -> Federation:

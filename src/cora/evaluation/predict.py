@@ -53,6 +53,7 @@ def predict_dataset(
     class_weights: Mapping[str, float] | None = None,
     batch_size: int = 1,
     tiles: Tiles | None = None,
+    distractors: Sequence[str] | None = (),
     progress: Progress = iter,
 ) -> Predictions:
     """Detect `classes` in the images of `dataset`.
@@ -61,7 +62,8 @@ def predict_dataset(
     renamed list is scored against the same ground truth. indices: which images, all by default.
     class_weights: by these names. batch_size: images in one pass, at most; only those that have the
     same size after resizing are put together, since padding changes what a tower sees near the border. tiles:
-    parts of an image that are looked at, too.
+    parts of an image that are looked at, too. distractors: other names that compete; none by default, since the
+    classes of a benchmark compete with each other alone, and None for the model's own choice.
     Raises: DataError where an image has another size than its annotation says.
     """
     seconds = 0.0
@@ -78,7 +80,7 @@ def predict_dataset(
             nms_iou=nms_iou,
             max_detections=max_detections,
             class_weights=class_weights,
-            distractors=(),  # the classes of a benchmark compete with each other alone
+            distractors=distractors,
             batch_size=batch_size,
             tiles=tiles,
         )

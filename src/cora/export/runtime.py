@@ -13,7 +13,7 @@ from torch import Tensor
 from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector import Detector, DetectorConfig
 from cora.detector.fingerprint import weights_fingerprint
-from cora.detector.inference import PredictOptions, VocabularyOptions, build_vocabulary, predict_in_tiles
+from cora.detector.inference import PredictOptions, VocabularyOptions, build_vocabulary, predict_in_tiles, score_of
 from cora.detector.postprocess import select_detections
 from cora.errors import ModelError, VocabularyError
 from cora.export.backends import Backend, OnnxRuntime, OpenVino
@@ -250,7 +250,7 @@ class ExportedDetector:
             kept = self.postprocess(
                 self(batch, vocabulary),
                 batch.original_sizes,
-                score=options.get("score", 0.3),
+                score=score_of(cast(Detector, self), options.get("score")),
                 nms_iou=options.get("nms_iou"),
                 max_detections=options.get("max_detections"),
             )

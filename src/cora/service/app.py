@@ -149,6 +149,8 @@ def _add_state(app: FastAPI, service: Service, *, model_name: str, token: str | 
             status="ok" if alive else "stopped",
             model=model_name,
             version=__version__,
+            score=service.score(None),
+            distractors=service.distractors((), None),
             waiting=service.admission.taken,
             search=service.index is not None,
             token=token is not None,
@@ -184,7 +186,7 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             place.grow(len(images))
             query = Query(
                 classes=_names(options.classes),
-                score=options.score,
+                score=service.score(options.score),
                 distractors=None if options.distractors is None else _names(options.distractors),
                 nms_iou=options.nms_iou,
                 max_detections=options.max_detections,
@@ -193,6 +195,8 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             return DetectResponse(
                 images=[_described(detections) for detections in found],
                 colours={name: ClassColour.of(name) for name in query.classes},
+                score=query.score,
+                distractors=service.distractors(query.classes, query.distractors),
             )
 
 

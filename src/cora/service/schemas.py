@@ -29,7 +29,7 @@ class DetectOptions(_Asked):
     distractors: list[str] | None = Field(
         None, description="names that compete with the classes and are never reported; none: the model's own choice"
     )
-    score: Share = Field(0.3, description="only detections above it")
+    score: Share | None = Field(None, description="only detections above it; none: the model's own threshold")
     nms_iou: Share | None = Field(None, description="overlap above which the worse of two boxes of a class is dropped")
     max_detections: int | None = Field(None, ge=1, le=1000, description="boxes kept of a picture")
 
@@ -107,6 +107,8 @@ class DetectResponse(BaseModel):
 
     images: list[FoundInImage]
     colours: dict[str, ClassColour] = Field(description="of each class that was asked for, by its name")
+    score: float = Field(description="only detections above it are here")
+    distractors: int = Field(description="number of names that competed with the classes and are not reported")
 
 
 class Region(BaseModel):
@@ -142,6 +144,8 @@ class Health(BaseModel):
     status: str
     model: str
     version: str
+    score: float = Field(description="the model's own threshold: only detections above it, where a request names none")
+    distractors: int = Field(description="number of names that compete with any classes, where a request names none")
     waiting: int = Field(description="pictures accepted and not answered yet")
     search: bool = Field(description="whether there is an index to search")
     token: bool = Field(description="whether requests need a bearer token")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from cora.detector.inference import count_distractors, score_of
 from cora.errors import ImageError
 from cora.images import read_image
 from cora.service.admission import Admission
@@ -90,8 +91,17 @@ class Service:
         self.admission = Admission(capacity=limits.max_waiting)
         self.metrics = Metrics(waiting=lambda: self.admission.taken)
         self.worker = ModelWorker(detector=detector, max_batch=max_batch, gather_s=gather_s, on_batch=self._passed)
+        self._detector = detector  # for its settings; to compute with it is the worker's
         self._resize = detector.preprocessor.resize
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="cora-decode")
+
+    def score(self, asked: float | None) -> float:
+        """Score above which detections are reported: as asked, or the model's own threshold."""
+        return score_of(self._detector, asked)
+
+    def distractors(self, classes: Sequence[str], asked: Sequence[str] | None) -> int:
+        """How many names compete with the classes; `asked` is None for the model's own choice."""
+        return count_distractors(self._detector, classes, asked)
 
     def start(self) -> None:
         """Begin to work."""

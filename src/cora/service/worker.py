@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
 from cora.service.memory import give_back
 from cora.service.pictures import Picture
@@ -45,7 +46,7 @@ class Query:
     """
 
     classes: tuple[str, ...]
-    score: float = 0.3
+    score: float = SCORE_THRESHOLD
     distractors: tuple[str, ...] | None = None
     nms_iou: float | None = None
     max_detections: int | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from cora.detector.inference import score_of
 from cora.draw import draw_boxes
 from cora.images import ImageSource, read_image
 from cora.video.byte_track import ByteTrack
@@ -72,7 +73,8 @@ class ObjectTracker:
     Args:
         detector: a detector in evaluation mode.
         classes: names to look for, or a vocabulary that was encoded before.
-        score: only objects that were seen with a higher score, 0..1, start a track.
+        score: only objects that were seen with a higher score, 0..1, start a track; None takes the model's own
+            threshold.
         rate: usual number of pictures in a second.
         reuse: grey levels, 0..255; where no part of a picture differs by more from the last one that was looked at,
             what was found there holds. 0 looks at every picture.
@@ -95,7 +97,7 @@ class ObjectTracker:
         detector: Detector,
         classes: Sequence[str] | Vocabulary,
         *,
-        score: float = 0.3,
+        score: float | None = None,
         rate: float = 30.0,
         reuse: float = 0.0,
         half_life: float = 2.0,
@@ -110,8 +112,8 @@ class ObjectTracker:
         self._vocabulary = detector.vocabulary(
             classes, distractors=distractors, class_weights=class_weights, exemplars=exemplars
         )
-        self._score = score
-        self._tracks = ByteTrack(start_score=score, rate=rate, lost_seconds=lost_seconds)
+        self.score = score_of(detector, score)
+        self._tracks = ByteTrack(start_score=self.score, rate=rate, lost_seconds=lost_seconds)
         self._gate = ChangeGate(reuse)
         self._half_life, self._margin, self._lost_seconds = half_life, margin, lost_seconds
         self._sightings: Sightings | None = None
@@ -143,7 +145,7 @@ class ObjectTracker:
     def look(self, picture: ImageSource) -> Sightings:
         """Boxes of one picture with the scores of all classes, by itself."""
         found = self._detector.predict(
-            picture, self._vocabulary, score=_WEAK * self._score, max_detections=_MOST_BOXES, tiles=self._tiles
+            picture, self._vocabulary, score=_WEAK * self.score, max_detections=_MOST_BOXES, tiles=self._tiles
         )
         return merge_classes(found)
 

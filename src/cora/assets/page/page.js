@@ -70,7 +70,7 @@ async function find() {
   tell("Looking …");
   try {
     const answer = await detect(state.file, wanted, LOWEST, at("token").value, looking.signal);
-    present(answer.images[0], answer.colours, wanted);
+    present(answer.images[0], answer.colours, wanted, answer.distractors);
   } catch (error) {
     failed(error);
   } finally {
@@ -94,7 +94,7 @@ function failed(error) {
   complain(error.message);
 }
 
-function present(found, colours, wanted) {
+function present(found, colours, wanted, distractors) {
   state.result = { file: state.file.name || null, width: found.width, height: found.height, classes: wanted, ...found };
   fit(found.width, found.height);
   at("image").alt = `The picture with boxes for ${wanted.join(", ")}`;
@@ -103,10 +103,10 @@ function present(found, colours, wanted) {
   boxes.set(found, colours);
   const best = found.detections[0]?.score ?? 0;
   const slider = at("threshold");
-  let note = "";
+  let note = distractors ? ` ${distractors} other names compete with yours and are not shown.` : "";
   if (best && best < Number(slider.value)) {
     slider.value = String(Math.max(LOWEST, Math.floor(best * 100) / 100));
-    note = ` The best score is ${best.toFixed(2)}, so the least score was lowered to show it.`;
+    note += ` The best score is ${best.toFixed(2)}, so the least score was lowered to show it.`;
   }
   show(note);
 }
@@ -204,6 +204,8 @@ new ResizeObserver(() => boxes.placeLabels()).observe(at("boxes"));
 
 health().then((service) => {
   state.service = service;
+  if (!state.result) at("threshold").value = String(service.score);
+  show();
   at("token-field").hidden = !service.token;
   at("search-help").hidden = !service.search;
 }).catch(failed);

@@ -1,0 +1,114 @@
+"""The score threshold at which right detections and missing ones balance best: the greatest F1 of all classes pooled.
+
+F1 = 2 TP / (detections above the threshold + true boxes), micro-averaged: every detection counts alike, whatever its
+class. Matching is greedy by falling score, so the partners of detections above a threshold do not depend on those below
+it, and one matching serves all thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cora.evaluation.bootstrap import BoolArray, FloatArray
+from cora.evaluation.coco_ap import match_boxes
+from cora.evaluation.matching import Matched
+
+#: No threshold is lower, since more than noise has to be above it, and none is higher, since something has to be.
+LOWEST, HIGHEST = 0.05, 0.9
+
+_MOST_DIGITS = 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestThreshold:
+    """A threshold and what is above it.
+
+    Attributes:
+        threshold: only detections above it count, 0..1.
+        precision: share of them that are right, 0..1.
+        recall: share of the true boxes that they find, 0..1.
+        f1: harmonic mean of both.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The fields under their names, for JSON."""
+        return asdict(self)
+
+
+def best_threshold(
+    scores: FloatArray, right: BoolArray, positives: int, *, lowest: float = LOWEST, highest: float = HIGHEST
+) -> BestThreshold | None:
+    """The threshold of the greatest F1; of equally good ones the highest range.
+
+    All thresholds between two neighbouring scores are equal. The answer is the shortest number near the middle of its
+    range, so that small differences between machines move nothing over it.
+
+    Args:
+        scores: [N] of the detections, 0..1, in any order; those that are neither right nor wrong left out.
+        right: [N] which of them match a true box.
+        positives: true boxes.
+        lowest: of the thresholds that are looked at.
+        highest: of them.
+
+    Returns:
+        None where no detection above any threshold is right, so that no threshold is better than another.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered, hits = scores[order], np.cumsum(right[order])
+    # One candidate at the lower end of every range of equal thresholds.
+    inside = ordered[(ordered > lowest) & (ordered <= highest)]
+    candidates = np.unique(np.append(inside, lowest))
+    above = np.searchsorted(-ordered, -candidates, side="left")  # detections whose score is higher
+    true = np.where(above > 0, hits[np.maximum(above, 1) - 1], 0) if len(hits) else np.zeros(len(candidates))
+    f1 = 2 * true / np.maximum(above + positives, 1)
+    best = int(np.flatnonzero(f1 == f1.max())[-1])
+    if not true[best]:
+        return None
+    end = float(candidates[best + 1]) if best + 1 < len(candidates) else highest
+    return BestThreshold(
+        threshold=_between(float(candidates[best]), end),
+        precision=float(true[best] / above[best]),
+        recall=float(true[best] / positives),
+        f1=float(f1[best]),
+    )
+
+
+def best_of_matches(matched: Matched) -> BestThreshold | None:
+    """`best_threshold` of detections that were matched to true boxes; crowd boxes and their detections do not count."""
+    counted = ~matched.ignored
+    positives = int((~matched.truth.crowd).sum())
+    return best_threshold(matched.found.score[counted], matched.true[counted], positives)
+
+
+def best_of_results(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, classes: Mapping[str, int]
+) -> BestThreshold | None:
+    """`best_threshold` of COCO results for COCO annotations, at IoU 0.5.
+
+    Args:
+        ground_truth: COCO dictionary; by the rules of LVIS where it says which classes were looked for.
+        results: COCO results style, with all scores above the lowest threshold.
+        classes: class name -> category id, the classes that count.
+
+    Raises:
+        DataError: results of images that the ground truth does not hold.
+    """
+    return best_of_matches(match_boxes(ground_truth, results, classes=classes))
+
+
+def _between(low: float, high: float) -> float:
+    """The shortest decimal near the middle of low <= t < high; `low` where there is nothing between."""
+    middle = (low + high) / 2
+    for digits in range(2, _MOST_DIGITS):
+        if low <= (value := round(middle, digits)) < high:
+            return value
+    return low

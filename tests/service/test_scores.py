@@ -1,0 +1,55 @@
+"""What a service takes from its model: the score threshold, and the names that compete unasked."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from cora.apps.competing import distractors_line
+from cora.detector import Detector
+from cora.regions import EVERYDAY_NAMES
+from tests.service.conftest import EXAMPLES, make_app, make_service, upload
+
+CAT = EXAMPLES / "cat.jpg"
+
+
+@pytest.fixture(scope="module")
+def strict(tiny: Detector) -> Detector:
+    """The toy, half of whose boxes of a cat or dog are below its threshold."""
+    detector = copy.copy(tiny)
+    scores = tiny.predict(Image.open(CAT), ["cat", "dog"], score=0.0).scores
+    postprocess = replace(tiny.config.postprocess, score_threshold=float(scores.median()), distractors="everyday")
+    detector.config = replace(tiny.config, postprocess=postprocess)
+    return detector
+
+
+def test_threshold_and_distractors_are_the_models(strict: Detector) -> None:
+    own = strict.config.postprocess.score_threshold
+    with TestClient(make_app(make_service(strict))) as client:
+        health = client.get("/health").json()
+        assert (health["score"], health["distractors"]) == (own, len(EVERYDAY_NAMES))
+        asked = {"classes": "cat, dog"}
+        answer = client.post("/detect", files=upload(CAT.read_bytes()), data=asked).json()
+        assert (answer["score"], answer["distractors"]) == (own, len(EVERYDAY_NAMES) - 2)
+        expected = strict.predict(Image.open(CAT), ["cat", "dog"])
+        assert len(answer["images"][0]["detections"]) == len(expected)
+        alone = {**asked, "distractors": "", "score": "0.01"}
+        answer = client.post("/detect", files=upload(CAT.read_bytes()), data=alone).json()
+        assert (answer["score"], answer["distractors"]) == (0.01, 0)
+        assert answer["images"][0]["detections"]
+
+
+def test_the_line_of_the_command_names_the_requests(strict: Detector, tiny: Detector) -> None:
+    line = distractors_line(strict, (), switch='"distractors": [] switches them off', yours="those of a request")
+    assert line is not None
+    assert "everyday names compete with those of a request" in line
+    assert distractors_line(tiny, ()) is None
+
+
+def test_the_page_begins_at_the_models_threshold() -> None:
+    script = (Path(__file__).parents[2] / "src/cora/assets/page/page.js").read_text(encoding="utf-8")
+    assert json.dumps("threshold") + ").value = String(service.score)" in script
