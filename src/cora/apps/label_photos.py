@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import cora
+from cora.apps import kinds
+from cora.apps.command import check_output, sources_of
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, parse_classes
 from cora.apps.measure import fingerprint
@@ -107,13 +109,12 @@ def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
         raise CoraError("--min-per-class, --max-per-class: expected --merge with them, got none; add it")
     if args.novel_names != "refuse" and args.split is None:
         raise CoraError(f"--novel-names {args.novel_names}: expected a split with novel classes, got none; add --split")
-    inputs = (args.captions, args.results, args.real, args.image_list)
     for output in dict.fromkeys((args.output, alone)):
         check_writable(output, folder=False)
         if output.suffix.lower() != ".json":
             raise CoraError(f"--output: expected a name that ends with .json, got {output.name!r}")
-        if any(path is not None and path.resolve() == output.resolve() for path in inputs):
-            raise CoraError(f"--output: expected a new file, got {output}, which is read; choose another name")
+        # That of the pseudo boxes alone is known only now.
+        check_output(output, kinds.PSEUDO, sources_of(args, but=["output"]), flag="--output")
 
 
 def _config(args: argparse.Namespace) -> PseudoBoxConfig:

@@ -63,9 +63,13 @@ def learn_text(args: argparse.Namespace) -> int:
         layers=args.layers,
     ).to(device)
     with tempfile.TemporaryDirectory() as scratch:
-        result = train_text(task, data, config, args.run or Path(scratch))
+        result = train_text(task, data, config, args.run_dir or Path(scratch))
     if result.interrupted:
-        hint = f"the same command goes on from {args.run}" if args.run else "name a --run folder to go on another time"
+        hint = (
+            f"the same command goes on from {args.run_dir}"
+            if args.run_dir
+            else "name a --run folder to go on another time"
+        )
         console.print(f"cora: interrupted, nothing written; {hint}", highlight=False, soft_wrap=True)
         return _INTERRUPTED
     before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
