@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert",
         help="turn a published checkpoint into a model file",
-        description="Turn a published checkpoint (a dict with 'model' or 'model_ema') into a model file.",
+        description="Turn a checkpoint that the published main.py wrote into a model file: of its averaged weights "
+        "(model_ema) where it has some, else of model.",
     )
     convert.add_argument("checkpoint", type=Path, metavar="FILE", help="published checkpoint (.pth)")
     convert.add_argument("--output", type=Path, required=True, metavar="OUT.safetensors", help="model file to write")
