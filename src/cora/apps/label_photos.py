@@ -31,6 +31,7 @@ from cora.data.read import read_dataset
 from cora.errors import CoraError, DataError
 from cora.files import write_json
 from cora.images import IMAGE_SUFFIXES
+from cora.names import name_key
 from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
 from cora.training.pseudo_boxes import DetectorTeacher, PseudoBoxConfig, PseudoReport, Teacher, pseudo_label
 from cora.training.result_teacher import read_results
@@ -218,7 +219,7 @@ def _print(args: argparse.Namespace, report: PseudoReport, mixed: Mixed | None, 
 
 
 def _table(boxes: Counter[str], work: _Work) -> Table:
-    known = {category["name"].casefold() for category in work.real["categories"]} if work.real is not None else set()
+    known = {name_key(category["name"]) for category in work.real["categories"]} if work.real is not None else set()
     photos = Counter(name for photo in work.photos for name in photo.names)
     title = f"the {_TOP} most frequent of {len(boxes)} classes" if len(boxes) > _TOP else None
     table = Table("class", "boxes", "photos that name it", *(["real boxes"] if known else []), title=title)
@@ -226,6 +227,6 @@ def _table(boxes: Counter[str], work: _Work) -> Table:
         column.justify = "right"
     for name, n in boxes.most_common(_TOP):
         table.add_row(
-            Text(name), str(n), str(photos[name]), *([("yes" if name.casefold() in known else "no")] if known else [])
+            Text(name), str(n), str(photos[name]), *([("yes" if name_key(name) in known else "no")] if known else [])
         )
     return table
