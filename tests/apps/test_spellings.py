@@ -20,7 +20,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     tiny_detector(tmp_path / "cache").save(tmp_path / "model.safetensors")
-    images, boxes = [], []
+    images: list[dict[str, object]] = []
+    boxes: list[dict[str, object]] = []
     generator = np.random.default_rng(0)
     for number in range(1, 4):
         Image.fromarray(generator.integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(f"photos/{number}.png")
