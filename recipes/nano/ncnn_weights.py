@@ -57,7 +57,9 @@ def load_nanodet(param: Path) -> NanoDet:
     net = NanoDet()
     for layer, (weight, bias) in zip(in_file_order(net), read_convolutions(param), strict=True):
         if layer.weight.shape != weight.shape:
-            raise ValueError(f"{param}: expected a weight of shape {list(layer.weight.shape)}, got {list(weight.shape)}")
+            raise ValueError(
+                f"{param}: expected a weight of shape {list(layer.weight.shape)}, got {list(weight.shape)}"
+            )
         layer.weight.data.copy_(weight)
         layer.bias.data.copy_(bias)  # type: ignore[union-attr]
     return net.eval()

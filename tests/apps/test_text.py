@@ -1,7 +1,7 @@
 """`cora text-prompts`, `--templates` and `--descriptions` from the command line, with a tiny random model."""
 
-import argparse
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 import cora
-from cora.apps import cli, text
+from cora.apps import cli
 from cora.detector import Detector
 from cora.detector.text_artefact import TextArtefact
-from cora.errors import CoraError
 from tests.detector.conftest import tiny_detector
 
 
@@ -46,9 +45,7 @@ def data(tmp_path: Path) -> list[str]:
 
 
 def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    text.add_arguments(parser)
-    return text.run(parser.parse_args([*arguments, "--device", "cpu"]))
+    return cli.main(["text-prompts", "--device", "cpu", *arguments])
 
 
 @pytest.mark.parametrize("method", ["context", "offsets", "tower"])
@@ -98,23 +95,27 @@ def test_without_split_and_measuring(
         (["--method", "context", "--context", "a " * 20], r"context 'a a a .*: expected 1 to 13 tokens, got 20"),
     ],
 )
-def test_bad_input(tmp_path: Path, model: Path, data: list[str], options: list[str], message: str) -> None:
+def test_bad_input(
+    tmp_path: Path,
+    model: Path,
+    data: list[str],
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     output = tmp_path / "o.safetensors"
     given = ["--method", "offsets", "--model", str(model), "--output", str(output)]
-    parser = argparse.ArgumentParser()
-    text.add_arguments(parser)
-    arguments = [*data, *given, "--device", "cpu", *(option.format(folder=tmp_path) for option in options)]
-    with pytest.raises(CoraError, match=message):
-        text.run(parser.parse_args(arguments))
+    assert run(*data, *given, *(option.format(folder=tmp_path) for option in options)) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err)
+    assert err.count("\n") == 1
     assert not output.exists()
 
 
 @pytest.mark.parametrize("option", [["--epochs", "0"], ["--lr", "-1"], ["--keep", "x"], ["--method", "magic"]])
 def test_bad_options_are_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    text.add_arguments(parser)
     with pytest.raises(SystemExit):
-        parser.parse_args(["--method", "tower", "--images", "a", "--annotations", "b", "--output", "c", *option])
+        run("--method", "tower", "--images", "a", "--annotations", "b", "--output", "c", *option)
     assert option[0] in capsys.readouterr().err
 
 

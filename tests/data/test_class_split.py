@@ -28,6 +28,7 @@ def test_reads_both_parts_in_order(tmp_path: Path) -> None:
         ('{"base": [], "novel": ["a"]}', "at least one base class"),
         ('{"base": ["a", "b"], "novel": ["a"]}', "1 repeated: a"),
         ('{"base": ["a", " "], "novel": []}', "1 blank"),
+        ('{"base": ["red_cup", "b"], "novel": ["Red cup"]}', "2 repeated: Red cup, red_cup"),
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cora.data.class_split import split_by_names
 from cora.data.coco import CocoDataset
 from cora.errors import DataError
 
@@ -107,3 +108,26 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(DataError, match="expected a COCO object"):
         CocoDataset(annotations=tmp_path / "list.json", images=tmp_path)
+
+
+def test_classes_are_found_however_they_are_spelled(tmp_path: Path) -> None:
+    data = content()
+    plain = read(tmp_path, data)
+    names = [f"big_{name}" for name in plain.class_names]
+    for category in data["categories"]:
+        category["name"] = f"big_{category['name']}"
+    asked = [name.replace("_", " ").title() for name in names]
+    found = read(tmp_path, data, class_names=asked)
+    assert found.class_names == tuple(asked)
+    assert found.class_counts().tolist() == plain.class_counts().tolist()
+    assert list(found.category_ids.values()) == list(plain.category_ids.values())
+    split = split_by_names(read(tmp_path, data), novel=asked[:1])
+    assert split.novel == (names[0],)
+    assert split.base == tuple(names[1:])
+
+
+def test_two_spellings_of_a_class_are_refused(tmp_path: Path) -> None:
+    data = content()
+    data["categories"] += [{"id": 901, "name": "coffee_cup"}, {"id": 902, "name": "coffee cup"}]
+    with pytest.raises(DataError, match="class names must differ, got 2 repeated: coffee_cup, coffee cup"):
+        read(tmp_path, data)

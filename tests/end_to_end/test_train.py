@@ -1,6 +1,5 @@
 """`cora train`, `cora relabel` and `cora finetune` on toy photos: what they write, and that a stop costs nothing."""
 
-import argparse
 import json
 import os
 import re
@@ -16,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 import cora
-from cora.apps import shards
 from cora.apps.cli import main
 from cora.data.coco import CocoDataset
 from cora.data.loader import EpochLoader
@@ -129,10 +127,7 @@ def test_shards_train_the_same_model_as_the_folder_they_were_made_of(
 
 
 def test_shards_are_read_one_after_the_other(tiny_model: Path, boxed_photos: Path, tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    shards.add_command(parser.add_subparsers())
-    args = parser.parse_args(["shards", *photos(boxed_photos), "--output", str(tmp_path / "shards")])
-    assert args.run(args) == 0
+    assert main(["shards", *photos(boxed_photos), "--output", str(tmp_path / "shards")]) == 0
     blocks: list[object] = []
 
     class Spy(EpochLoader[object]):

@@ -1,12 +1,17 @@
 """The whole detector against the numbers of the published code, in float32."""
 
+import argparse
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import cora
+from cora.apps.cli import main
 from cora.detector import Detector, detector_from_published, load_published
 from cora.detector.postprocess import select_detections
 from cora.errors import ModelError
@@ -130,6 +135,68 @@ def test_published_files_load(toy: Toy, detector: Detector, tmp_path: Path) -> N
     assert other is not None
     assert detector.localizer.learned_anchors is not None
     assert not torch.equal(other(1), detector.localizer.learned_anchors(1))
+
+
+class Gadget:
+    """A class of one's own, as a file may hold."""
+
+
+def written_by_main(state: dict[str, Tensor], *, averaged: object) -> dict[str, object]:
+    """The complete layout that the published main.py saves, with an optimizer that has made a step."""
+    learned = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(2))]
+    optimizer = torch.optim.AdamW([{"params": learned[:1]}, {"params": learned[1:], "lr": 1e-5}], lr=1e-4)
+    with torch.enable_grad():
+        sum(p.square().sum() for p in learned).backward()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 40)
+    optimizer.step()
+    schedule.step()
+    args = argparse.Namespace(
+        lr=1e-4, lr_drop=[40], backbone="clip_RN50", model_ema=True, resume="", device="cuda", split_class_p=0.2
+    )
+    return {
+        "model": OrderedDict(state),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": schedule.state_dict(),
+        "epoch": 34,
+        "args": args,
+        "best_performance": 0.351,
+        "model_ema": averaged,
+    }
+
+
+@pytest.mark.parametrize("best", [-1, 0.351, np.float64(0.351), np.float32(0.351)])
+def test_complete_checkpoints_convert_averaged_weights_first(
+    toy: Toy, detector: Detector, tmp_path: Path, best: float
+) -> None:
+    state = {name: value.half() for name, value in toy.state_dict.items()}
+    plain = {**state, "query_embed.weight": state["query_embed.weight"] + 1}
+    shifted = detector.state_dict()["localizer.learned_anchors.logits"] + 1
+    source, target = tmp_path / "checkpoint.pth", tmp_path / "model.safetensors"
+    before = set(map(str, torch.serialization.get_safe_globals()))
+    for averaged, expected in ((OrderedDict(state), shifted - 1), (-1, shifted), ({}, shifted)):
+        torch.save({**written_by_main(plain, averaged=averaged), "best_performance": best}, source)
+        assert main(["convert", str(source), "--output", str(target)]) == 0
+        found = cora.load(target).state_dict()["localizer.learned_anchors.logits"]
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+    assert set(map(str, torch.serialization.get_safe_globals())) == before
+
+
+@pytest.mark.parametrize("foreign", [Gadget(), Path("a"), np.zeros(3), Gadget, eval])
+@pytest.mark.parametrize("place", ["best_performance", "args"])
+def test_other_classes_are_refused_in_one_line(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str], foreign: object, place: str
+) -> None:
+    content = written_by_main(toy.state_dict, averaged=-1)
+    content[place] = argparse.Namespace(hidden=foreign) if place == "args" else foreign
+    torch.save(content, tmp_path / "checkpoint.pth")
+    assert main(["convert", str(tmp_path / "checkpoint.pth"), "--output", str(tmp_path / "m.safetensors")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("cora: error: published checkpoint ")
+    assert "holds more than tensors and could run code" in err
+    assert err.count("\n") == 1
+    for advice in ("weights_only", "safe_globals", "trust"):
+        assert advice not in err
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_what_does_not_fit_is_counted(toy: Toy, tmp_path: Path) -> None:

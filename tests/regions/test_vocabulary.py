@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cora.errors import VocabularyError
 from cora.regions import IMAGENET_TEMPLATES, Vocabulary, VocabularyEncoder, clean_names, default_cache_dir
+from cora.regions.learned_text import LearnedContext, LearnedOffsets
 from cora.towers import TextTower, TowerConfig, build_towers
 
 CONFIG = TowerConfig(
@@ -157,3 +158,55 @@ def test_distractors_leave_out_the_classes_themselves(text_tower: TextTower) -> 
     assert beside.distractors is not None
     assert torch.equal(beside.distractors, encoder.encode(["tree", "car"]).embeddings)
     assert vocabulary.beside(encoder, ["CAT"]).distractors is None
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("coffee_cup", "coffee cup"),
+        ("coffee   cup", "coffee cup"),
+        ("bow_(decorative_ribbons)", "bow (decorative ribbons)"),
+    ],
+)
+@pytest.mark.parametrize("learned", [None, "context", "offsets"])
+def test_spellings_of_a_name_have_one_embedding(
+    text_tower: TextTower, tmp_path: Path, written: str, spoken: str, learned: str | None
+) -> None:
+    def encoder() -> VocabularyEncoder:
+        part: LearnedContext | LearnedOffsets | None = None
+        if learned == "context":
+            part = LearnedContext(length=2, width=32)
+        elif learned == "offsets":
+            part = LearnedOffsets(width=32, names=["Coffee_cup", "bow (decorative_ribbons)"])
+            torch.nn.init.normal_(part.own)
+        descriptions = {"coffee__cup": ["a {} of clay"]}
+        return VocabularyEncoder(text_tower=text_tower, learned=part, descriptions=descriptions, cache_dir=tmp_path)
+
+    torch.manual_seed(0)
+    first = encoder()
+    found = first.encode([written])
+    assert found.names == (written,)
+    assert torch.equal(found.embeddings, first.encode([spoken]).embeddings)
+    assert len(list(tmp_path.iterdir())) == 1  # one key in the cache
+    torch.manual_seed(0)
+    assert torch.equal(encoder().encode([spoken]).embeddings, found.embeddings)
+
+
+@pytest.mark.parametrize("same", ["coffee cup", "Coffee_Cup", "coffee__cup"])
+def test_two_spellings_are_a_duplicate(same: str) -> None:
+    with pytest.raises(VocabularyError, match=r"expected every name once, got 'coffee_cup'.*; remove one"):
+        clean_names(["dog", "coffee_cup", same])
+    with pytest.raises(VocabularyError, match="blank one at position 1"):
+        clean_names(["_"])
+
+
+def test_spellings_count_as_one_for_weights_and_distractors(text_tower: TextTower) -> None:
+    encoder = VocabularyEncoder(text_tower=text_tower, templates="plain")
+    vocabulary = encoder.encode(["coffee_cup", "dog"])
+    assert vocabulary.beside(encoder, ["Coffee cup", "cow"]).all_embeddings.shape[0] == 3
+    assert vocabulary.beside(encoder, ["coffee  cup"]).distractors is None
+    weights = vocabulary.weighted({"coffee cup": 8.0}).weights
+    assert weights is not None
+    assert weights.tolist() == [8.0, 1.0]
+    described = encoder.encode(["coffee_cup"], descriptions={"coffee cup": ["a {} of clay"]}).embeddings
+    assert not torch.allclose(described, vocabulary.embeddings[:1], atol=1e-4)

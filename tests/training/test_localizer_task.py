@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
 from cora.detector import Detector
+from cora.localizer import LocalizerOutput
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.training import localizer_task
+from cora.training.allowed_pairs import allowed_pairs
 from cora.training.denoising import DenoisingConfig
 from cora.training.localizer_task import Copy, LocalizerTask, LocalizerTaskConfig
 
@@ -90,17 +95,53 @@ def test_denoising_does_not_change_what_the_anchors_see(detector: Detector, voca
     assert noised["loss"] > plain["loss"]
 
 
-def test_both_halves_of_class_dropout_together_hold_every_class_once(
+def test_both_groups_of_class_dropout_together_hold_every_class_once(
     detector: Detector, vocabulary: Vocabulary
 ) -> None:
     task = LocalizerTask(detector=detector, vocabulary=vocabulary, config=config(class_dropout=1.0)).train()
-    first, second = copies(task)
+    first, second = copies(task)  # this seed leaves no group empty
     assert sorted(torch.cat([first.known, second.known]).tolist()) == list(range(CLASSES))
     for half in (first, second):
         assert torch.isin(half.classes, half.known).all()
         assert all(torch.isin(one.classes, half.known).all() for one in half.targets)
     assert sum(len(one) for half in (first, second) for one in half.targets) == 6
     assert len(copies(task.eval())) == 1
+
+
+def test_both_copies_count_as_one_doubled_batch(detector: Detector, vocabulary: Vocabulary) -> None:
+    task = LocalizerTask(detector=detector, vocabulary=vocabulary, config=config(class_dropout=1.0)).train()
+    for module in detector.localizer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    found = copies(task)
+    assert len(found) == 2
+    outputs = [task.decode(copy, copy.anchors_cxcywh, copy.classes) for copy in found]
+    doubled = LocalizerOutput(
+        **{
+            entry.name: torch.cat([getattr(output, entry.name) for output in outputs], dim=1)
+            for entry in fields(LocalizerOutput)
+        }
+    )
+    targets = [one for copy in found for one in copy.targets]
+    allowed = allowed_pairs(torch.cat([copy.classes for copy in found]), targets, task.similar)
+    expected = task.criterion(doubled, targets, allowed)
+    given = task.criterion.normalised(
+        [task.criterion.sums(*task.matching(*pair)) for pair in zip(outputs, found, strict=True)]
+    )
+    assert given.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(given[name], value)
+
+
+def test_a_group_without_classes_makes_no_copy(
+    detector: Detector, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = torch.ones(CLASSES, dtype=torch.bool)
+    monkeypatch.setattr(localizer_task, "complementary_groups", lambda count, device: (~everything, everything))
+    task = LocalizerTask(detector=detector, vocabulary=vocabulary, config=config(class_dropout=1.0)).train()
+    (copy,) = copies(task)
+    assert copy.known.tolist() == list(range(CLASSES))
+    assert torch.isfinite(task(batch())["loss"])
 
 
 @pytest.mark.parametrize(("wanted", "drawn"), [(1, 3), (3, 3), (4, 4), (5, 5), (100, 5)])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive
+from cora.apps.command import set_command
 from cora.apps.model_options import add_model_option
 from cora.apps.prune import add_measuring
 
@@ -19,7 +21,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "pooling. Takes minutes and photos without labels; nothing else of the model changes.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, output=kinds.MODEL, json=kinds.ALIGNED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="boxes of a photo that the written model still pools exactly (default: the model's)",
     )
-    add_measuring(parser)
-    parser.set_defaults(photos=500)
+    add_measuring(parser, photos=500)
 
 
 def run(args: argparse.Namespace) -> int:

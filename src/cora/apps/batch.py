@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive, score, whole
+from cora.apps.command import set_command
 from cora.apps.exemplar_options import add_exemplar_option
 from cora.apps.model_options import (
     add_classes_option,
@@ -31,7 +33,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "Exit code: 0 done; 1 some pictures could not be read; 2 bad input.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, to=kinds.BATCH)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

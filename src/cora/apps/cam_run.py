@@ -11,7 +11,7 @@ from cora.apps.files import check_writable
 from cora.apps.model_options import read_names
 from cora.apps.progress import output_console, say
 from cora.errors import CoraError
-from cora.files import write_whole
+from cora.files import write_picture
 from cora.images import read_image
 from cora.study.build import build_frozen
 from cora.study.config import TowerPart
@@ -40,7 +40,7 @@ def draw_cams(args: argparse.Namespace) -> int:
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
     maps = cam_tower(frozen.preprocessor.collate([resized]).pixels.to(device)).cams[0]
     drawn = draw_maps(picture, names, maps)
-    write_whole(args.output, lambda file: drawn.save(file, format="PNG"))
+    write_picture(args.output, drawn)
     grid = f"{maps.shape[1]} x {maps.shape[2]} patches"
     say(output_console(), f"Wrote {args.output}: {len(names)} maps of {grid}")
     return 0

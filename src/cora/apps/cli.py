@@ -20,6 +20,7 @@ from cora.apps import (
     finetune,
     groups,
     index,
+    kinds,
     prune,
     pseudo_label,
     quantize,
@@ -32,6 +33,7 @@ from cora.apps import (
     train,
     video,
 )
+from cora.apps.command import run_command, set_command
 from cora.errors import CoraError
 
 _INTERRUPTED = 130  # the shell's convention for a program ended by Ctrl-C
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 (done), 1 (some files of a batch failed) or 2 (bad input)."""
     arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        code = run_command(arguments)
         sys.stdout.flush()
         return code
     except CoraError as error:
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 done, even with nothing found; 1 some pictures of a batch failed; 2 bad input.",
     )
     detect.add_arguments(pictures)
-    pictures.set_defaults(run=detect.run)
+    set_command(pictures, detect.run, output=kinds.DRAWN, json=kinds.DETECTIONS)
 
     moving = commands.add_parser(
         "video",
@@ -91,19 +93,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 done; 1 some of the video could not be read; 2 bad input; 130 Ctrl-C, files finished.",
     )
     video.add_arguments(moving)
-    moving.set_defaults(run=video.run)
+    set_command(moving, video.run, output=kinds.VIDEO, csv=kinds.TRACK_TABLE, json=kinds.TRACKS)
 
     convert = commands.add_parser(
         "convert",
         help="turn a published checkpoint into a model file",
-        description="Turn a published checkpoint (a dict with 'model' or 'model_ema') into a model file.",
+        description="Turn a checkpoint that the published main.py wrote into a model file: of its averaged weights "
+        "(model_ema) where it has some, else of model.",
     )
     convert.add_argument("checkpoint", type=Path, metavar="FILE", help="published checkpoint (.pth)")
     convert.add_argument("--output", type=Path, required=True, metavar="OUT.safetensors", help="model file to write")
-    convert.set_defaults(run=_convert)
+    set_command(convert, _convert, output=kinds.MODEL)
 
     models = commands.add_parser("models", help="list the known models", description="List the known models.")
-    models.set_defaults(run=_models)
+    set_command(models, _models)
 
     boxes = commands.add_parser(
         "evaluate",
@@ -111,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Box AP of novel, base and all classes on an annotated folder, with intervals.",
     )
     evaluate.add_arguments(boxes)
-    boxes.set_defaults(run=evaluate.run)
+    set_command(boxes, evaluate.run, json=kinds.EVALUATION, report=kinds.REPORT)
 
     regions = commands.add_parser(
         "region-accuracy",
@@ -119,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         description="How often a model names ground-truth boxes right among all classes of a folder.",
     )
     evaluate.add_region_arguments(regions)
-    regions.set_defaults(run=evaluate.run_regions)
+    set_command(regions, evaluate.run_regions, json=kinds.REGION_ACCURACY)
 
     stages = commands.add_parser(
         "train",
@@ -134,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         description="CLIP-aligned labels: a copy of an annotation file, every box with the class that the model sees.",
     )
     train.add_relabel_arguments(labels)
-    labels.set_defaults(run=train.run_relabel)
+    set_command(labels, train.run_relabel, output=kinds.RELABELLED, plot=kinds.PICTURE, json=kinds.AGREEMENT)
 
     pseudo = commands.add_parser(
         "pseudo-label",
@@ -142,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Boxes for photos that have captions, tags or a list of classes only, as a new annotation file.",
     )
     pseudo_label.add_arguments(pseudo)
-    pseudo.set_defaults(run=pseudo_label.run)
+    set_command(pseudo, pseudo_label.run, output=kinds.PSEUDO)
 
     prompts = commands.add_parser(
         "text-prompts",
@@ -150,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Learn the text side on base boxes: a context, offsets of class embeddings, or the text tower.",
     )
     text.add_arguments(prompts)
-    prompts.set_defaults(run=text.run)
+    set_command(prompts, text.run, output=kinds.TEXT, save_model=kinds.MODEL, cache=kinds.EMBEDDINGS, run_dir=kinds.RUN)
 
     alike = commands.add_parser(
         "groups",
@@ -158,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Groups of classes by spherical k-means of their embeddings: which a model can hardly tell apart.",
     )
     groups.add_arguments(alike)
-    alike.set_defaults(run=groups.run)
+    set_command(alike, groups.run, json=kinds.GROUPS, picture=kinds.PICTURE)
 
     own = commands.add_parser(
         "finetune",
@@ -167,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The same command again goes on where the run stopped.",
     )
     finetune.add_arguments(own)
-    own.set_defaults(run=finetune.run)
+    set_command(own, finetune.run, output=kinds.MODEL, run_dir=kinds.FINETUNE_RUN)
 
     regions_of = commands.add_parser(
         "index",
@@ -177,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "Exit code: 0 done; 1 some pictures could not be read; 2 bad input; 130 Ctrl-C.",
     )
     index.add_arguments(regions_of)
-    regions_of.set_defaults(run=index.run)
+    set_command(regions_of, index.run, db=kinds.INDEX)
 
     alike_regions = commands.add_parser(
         "search",
@@ -185,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find regions of an index by words or by a picture: prints a table, writes JSON and a picture.",
     )
     search.add_arguments(alike_regions)
-    alike_regions.set_defaults(run=search.run)
+    set_command(alike_regions, search.run, json=kinds.HITS, sheet=kinds.PICTURE)
 
     service = commands.add_parser(
         "serve",
@@ -194,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="SIGTERM and Ctrl-C end it in order: what was accepted is answered. Exit code: 0, or 130 after Ctrl-C.",
     )
     serve.add_arguments(service)
-    service.set_defaults(run=serve.run)
+    set_command(service, serve.run)
 
     limits = commands.add_parser(
         "study",
@@ -209,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw where a frozen CLIP sees named classes in a picture (CLIP Surgery).",
     )
     cam.add_arguments(maps)
-    maps.set_defaults(run=cam.run)
+    set_command(maps, cam.run, output=kinds.PICTURE)
 
     calibrate.add_command(commands)
     align.add_command(commands)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.command import set_command
 from cora.apps.prune import add_measuring
 
 
@@ -18,7 +20,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog="The same command again goes on where the run stopped.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, output=kinds.MODEL, json=kinds.COMPARED, run_dir=kinds.DISTILL_RUN)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

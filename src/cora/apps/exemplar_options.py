@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cora.names import name_key
+
 #: x, y, width, height on the command line; left, top, right, bottom everywhere else.
 Box = tuple[float, float, float, float]
 
@@ -57,10 +59,10 @@ def box(text: str) -> Box:
 
 
 def gather(pictures: Sequence[NamedPicture]) -> dict[str, list[Path | tuple[Path, Box]]]:
-    """Pictures by class, as `predict(exemplars=...)` takes them; names are one whatever their case."""
+    """Pictures by class, as `predict(exemplars=...)` takes them; names are one however they are spelled."""
     spelled: dict[str, str] = {}
     classes: dict[str, list[Path | tuple[Path, Box]]] = {}
     for name, path, box_xyxy_px in pictures:
-        name = spelled.setdefault(name.casefold(), name)
+        name = spelled.setdefault(name_key(name), name)
         classes.setdefault(name, []).append(path if box_xyxy_px is None else (path, box_xyxy_px))
     return classes

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive, whole
+from cora.apps.command import set_command
 from cora.apps.model_options import add_model_option
 from cora.apps.text_options import add_text_options
 
@@ -22,7 +24,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog="Exit code: 0 done; 2 bad input, or a file that differs from the original, and nothing written.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, output=kinds.EXPORT)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

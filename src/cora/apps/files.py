@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cora.apps.kinds import drawn_by_cora
 from cora.errors import CoraError, ImageError, VocabularyError
 from cora.images import IMAGE_SUFFIXES
 
@@ -75,12 +76,12 @@ def parse_classes(text: str) -> list[str]:
 
 
 def output_names(paths: Sequence[Path], folder: Path, suffix: str) -> dict[Path, Path]:
-    """A file in `folder` for every path: never the same twice, never one of the paths themselves."""
+    """A file in `folder` for every path: never the same twice, never one of the paths, never a picture of others."""
     taken = {path.resolve() for path in paths}
     targets: dict[Path, Path] = {}
     for path in paths:
         number, target = 1, folder / f"{path.stem}{suffix}"
-        while target.resolve() in taken:
+        while target.resolve() in taken or (target.exists() and not drawn_by_cora(target)):
             number += 1
             target = folder / f"{path.stem}-{number}{suffix}"
         taken.add(target.resolve())

@@ -30,6 +30,7 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
 from cora.evaluation.best_threshold import BestThreshold
 from cora.files import write_json
+from cora.names import names_without
 from cora.training.chain import MODEL, Chain, Hooks
 from cora.training.defaults import finetune_recipe
 from cora.training.recipe import TrainRecipe, override
@@ -161,16 +162,16 @@ def forgotten(before: Scores, after: Scores) -> str:
 
 
 def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    strangers = [name for name in novel if name not in names]
+    strangers = names_without(novel, names)
     if strangers:
         raise DataError(
             f"--novel: expected classes of the annotations, got {len(strangers)} others: {', '.join(strangers[:5])}; "
             f"they have {', '.join(names[:10])}"
         )
-    base = tuple(name for name in names if name not in novel)
+    base = tuple(names_without(names, novel))
     if not base:
         raise DataError(f"--novel: expected a class to learn from, got all {len(names)} as novel; leave some out")
-    return base, tuple(name for name in names if name in novel)
+    return base, tuple(name for name in names if name not in base)
 
 
 def _divide_photos(

@@ -22,7 +22,7 @@ from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError, VocabularyError
 from cora.evaluation.confusion import region_confusion
-from cora.files import write_json, write_whole
+from cora.files import write_json, write_picture
 from cora.plots import draw_confusion, draw_matrix, side_by_side
 from cora.regions import Vocabulary
 from cora.regions.groups import Clusters, spherical_kmeans
@@ -99,8 +99,7 @@ def group_classes(args: argparse.Namespace) -> int:
     console = output_console()
     _print(console, found, clusters)
     if args.picture is not None:
-        picture = _picture(found, str(args.model))
-        write_whole(args.picture, lambda path: picture.save(path, format="PNG"))
+        write_picture(args.picture, _picture(found, str(args.model)))
     _write(args.json, args, names, found, clusters)
     written = ", ".join(str(path) for path in (args.json, args.picture) if path is not None)
     if written:

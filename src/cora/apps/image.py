@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,7 @@ from cora.detector.exemplars import Exemplars
 from cora.detector.inference import score_of
 from cora.detector.tiling import Tiles
 from cora.errors import ImageError, VocabularyError
-from cora.files import write_json, write_whole
+from cora.files import write_json, write_picture
 from cora.images import read_image
 from cora.regions.vocabulary import Vocabulary
 from cora.structures import Detections
@@ -116,17 +115,13 @@ def detect(
                 failures += 1
                 continue
             detections = detector.predict(image, looked_for, score=least, distractors=others, tiles=tiles)
-            _write_picture(targets[path], detections.draw(image, fill=fill))
+            write_picture(targets[path], detections.draw(image, fill=fill))
             # Thousands of results may be kept; the pictures that they refer to may not.
             results.append(_Found(path, replace(detections, image=None)))
     if json_path is not None:
         write_json(json_path, to_coco(results, names))
     _print(results, failures, score=least, output=output, json_path=json_path)
     return 1 if failures else 0
-
-
-def _write_picture(path: Path, picture: Image.Image) -> None:
-    write_whole(path, lambda file: picture.save(file, format="JPEG", quality=92))
 
 
 def to_coco(results: Sequence[_Found], names: Sequence[str]) -> dict[str, Any]:

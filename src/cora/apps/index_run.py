@@ -12,6 +12,7 @@ from cora.apps.files import check_writable, parse_classes
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
 from cora.data.class_split import known_split
+from cora.names import spoken_name
 from cora.regions.vocabulary import clean_names
 from cora.retrieval import RegionIndex, RegionSettings, UpdateReport
 from cora.retrieval.manifest import MANIFEST
@@ -87,7 +88,7 @@ def _given(classes: str | None, score: float | None, regions: int | None) -> dic
     given: dict[str, Any] = {}
     if classes is not None:
         # LVIS writes remote_control; people and models know words.
-        lvis = [name.replace("_", " ") for name in known_split("lvis").all] if classes == "lvis" else None
+        lvis = [spoken_name(name) for name in known_split("lvis").all] if classes == "lvis" else None
         given["classes"] = clean_names(lvis or parse_classes(classes))
     if score is not None:
         given["score"] = score

@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import cora
+from cora.apps import kinds
+from cora.apps.command import check_output, sources_of
 from cora.apps.competing import tell_distractors
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, parse_classes
@@ -30,6 +32,7 @@ from cora.data.read import read_dataset
 from cora.errors import CoraError, DataError
 from cora.files import write_json
 from cora.images import IMAGE_SUFFIXES
+from cora.names import name_key
 from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
 from cora.training.pseudo_boxes import DetectorTeacher, PseudoBoxConfig, PseudoReport, Teacher, pseudo_label
 from cora.training.result_teacher import read_results
@@ -109,13 +112,12 @@ def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
         raise CoraError("--min-per-class, --max-per-class: expected --merge with them, got none; add it")
     if args.novel_names != "refuse" and args.split is None:
         raise CoraError(f"--novel-names {args.novel_names}: expected a split with novel classes, got none; add --split")
-    inputs = (args.captions, args.results, args.real, args.image_list)
     for output in dict.fromkeys((args.output, alone)):
         check_writable(output, folder=False)
         if output.suffix.lower() != ".json":
             raise CoraError(f"--output: expected a name that ends with .json, got {output.name!r}")
-        if any(path is not None and path.resolve() == output.resolve() for path in inputs):
-            raise CoraError(f"--output: expected a new file, got {output}, which is read; choose another name")
+        # That of the pseudo boxes alone is known only now.
+        check_output(output, kinds.PSEUDO, sources_of(args, but=["output"]), flag="--output")
 
 
 def _config(args: argparse.Namespace) -> PseudoBoxConfig:
@@ -219,7 +221,7 @@ def _print(args: argparse.Namespace, report: PseudoReport, mixed: Mixed | None, 
 
 
 def _table(boxes: Counter[str], work: _Work) -> Table:
-    known = {category["name"].casefold() for category in work.real["categories"]} if work.real is not None else set()
+    known = {name_key(category["name"]) for category in work.real["categories"]} if work.real is not None else set()
     photos = Counter(name for photo in work.photos for name in photo.names)
     title = f"the {_TOP} most frequent of {len(boxes)} classes" if len(boxes) > _TOP else None
     table = Table("class", "boxes", "photos that name it", *(["real boxes"] if known else []), title=title)
@@ -227,6 +229,6 @@ def _table(boxes: Counter[str], work: _Work) -> Table:
         column.justify = "right"
     for name, n in boxes.most_common(_TOP):
         table.add_row(
-            Text(name), str(n), str(photos[name]), *([("yes" if name.casefold() in known else "no")] if known else [])
+            Text(name), str(n), str(photos[name]), *([("yes" if name_key(name) in known else "no")] if known else [])
         )
     return table

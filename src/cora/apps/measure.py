@@ -28,6 +28,7 @@ from cora.evaluation.base_novel import class_groups, frequency_groups
 from cora.evaluation.bootstrap import PERCENTILES, IntArray, resample_counts
 from cora.evaluation.predict import ground_truth
 from cora.evaluation.truth import frequencies_of, only_images, read_truth
+from cora.names import names_without, spelled_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +173,14 @@ def read_class_weights(given: str | None, groups: Mapping[str, Collection[str]])
     if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
         raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
     names = {name for members in groups.values() for name in members}
-    strangers = [name for name in content if name not in names]
+    strangers = names_without(content, names)
     if strangers:
         raise DataError(
             f"expected weights of the {len(names)} classes, got {len(strangers)} unknown names in {path}: "
             f"{', '.join(strangers[:5])}; remove them"
         )
-    return {name: float(weight) for name, weight in content.items()}
+    spelled = spelled_as(tuple(content), names)
+    return {spelled[name]: float(weight) for name, weight in content.items()}
 
 
 def _weight(text: str) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, share, whole
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
 
 
@@ -18,7 +20,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog="The result is an ordinary model file. Without boxes to fine-tune on, 'cora distill' mends it.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, output=kinds.MODEL, json=kinds.COMPARED, run_dir=kinds.PRUNE_RUN)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_measuring(parser: argparse.ArgumentParser) -> None:
-    """Options that the commands for smaller models share."""
+def add_measuring(parser: argparse.ArgumentParser, *, photos: int = 32) -> None:
+    """Options that the commands for smaller models share; `photos` are used unless told otherwise."""
     measured = parser.add_argument_group("measuring")
     measured.add_argument(
         "--classes",
@@ -70,7 +72,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     measured.add_argument(
         "--photos",
         type=positive,
-        default=32,
+        default=photos,
         metavar="N",
         help="photos of --images that are used (default: %(default)s)",
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive
+from cora.apps.command import set_command
 from cora.apps.model_options import add_model_option
 
 BACKENDS = ("onnxruntime", "openvino", "torchao")
@@ -21,7 +23,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog="Exit code: 0 done; 2 bad input, or a model that lost too much, and nothing written.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, output=kinds.EXPORT, json=kinds.QUANTIZED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

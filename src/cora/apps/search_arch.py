@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.command import set_command
 from cora.apps.model_options import add_model_option
 from cora.apps.prune import add_measuring
 
@@ -19,7 +21,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog="The same command again goes on where it stopped; --trials counts those of earlier calls.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, run_dir=kinds.SEARCH_RUN, json=kinds.SEARCHED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

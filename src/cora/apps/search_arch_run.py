@@ -34,7 +34,7 @@ from cora.detector import Detector
 from cora.detector.checkpoint import write_tensors
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
-from cora.files import write_json, write_whole
+from cora.files import write_json, write_picture
 from cora.regions import Vocabulary
 from cora.training.alignment import refit_alignment
 
@@ -100,7 +100,7 @@ def search_architecture(args: argparse.Namespace) -> int:
         title=f"Smaller models from {Path(args.model).name}",
         quality=f"{maker.measured}, %",
     )
-    write_whole(args.run_dir / PICTURE, lambda file: picture.save(file))
+    write_picture(args.run_dir / PICTURE, picture)
     say(console, f"Wrote {args.run_dir / BEST_MODEL} and {args.run_dir / PICTURE}")
     return 0
 

@@ -13,12 +13,12 @@ from cora.apps.files import check_writable
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import error_console, output_console, report, say
 from cora.errors import CoraError
-from cora.files import write_json, write_whole
+from cora.files import write_json, write_picture
 from cora.images import read_image
 from cora.retrieval import Hit, RegionIndex
 from cora.retrieval.sheet import draw_hits
 
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def search(
@@ -60,7 +60,7 @@ def search(
     if json_path is not None:
         check_writable(json_path, folder=False)
     if sheet is not None:
-        if sheet.suffix.lower() not in _FORMATS:
+        if sheet.suffix.lower() not in _SUFFIXES:
             raise CoraError(f"--sheet: expected a file .jpg or .png, got {sheet}")
         check_writable(sheet, folder=False)
     index = RegionIndex.open(db)
@@ -75,7 +75,8 @@ def search(
         write_json(json_path, to_json(hits, query=query, folder=index.folder))
     missing: list[str] = []
     if sheet is not None and hits:
-        _write(sheet, draw_hits(index.folder, hits, missing=missing, query=_query(picture, box_xyxy_px)))
+        drawn = draw_hits(index.folder, hits, missing=missing, query=_query(picture, box_xyxy_px))
+        write_picture(sheet, drawn, quality=88)
     for problem in missing:
         report(error_console(), problem)
     return 1 if missing else 0
@@ -108,11 +109,6 @@ def _query(picture: Image.Image | None, box_xyxy_px: Box | None) -> Image.Image 
     if picture is None or box_xyxy_px is None:
         return picture
     return picture.crop(tuple(round(corner) for corner in box_xyxy_px))  # type: ignore[arg-type]
-
-
-def _write(path: Path, picture: Image.Image) -> None:
-    kind = _FORMATS[path.suffix.lower()]
-    write_whole(path, lambda file: picture.save(file, format=kind, **({"quality": 88} if kind == "JPEG" else {})))
 
 
 def _print(hits: Sequence[Hit], index: RegionIndex) -> None:

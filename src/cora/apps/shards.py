@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive, whole
+from cora.apps.command import set_command
 from cora.apps.train_options import add_photos
 
 
@@ -25,7 +27,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="of the order of the photos (default: %(default)s)"
     )
-    parser.set_defaults(run=run)
+    set_command(parser, run, output=kinds.SHARDS)
 
 
 def run(args: argparse.Namespace) -> int:

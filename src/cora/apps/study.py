@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option
 from cora.apps.train_options import add_photos
 
@@ -20,14 +22,14 @@ def add_commands(parser: argparse.ArgumentParser, parser_class: type[argparse.Ar
         epilog="The same command again goes on where the run stopped.",
     )
     add_train_arguments(train)
-    train.set_defaults(run=run_train)
+    set_command(train, run_train, run_dir=kinds.STUDY_RUN)
     evaluate = steps.add_parser(
         "evaluate",
         help="how well boxes fit with the class given, and the verdict",
         description="How well boxes fit with the class given: IoU by class, histogram, and the verdict.",
     )
     add_evaluate_arguments(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
+    set_command(evaluate, run_evaluate, json=kinds.STUDY, plot=kinds.PICTURE)
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.evaluation.bootstrap import Estimate, resample_counts
-from cora.files import write_json, write_whole
+from cora.files import write_json, write_picture
 from cora.study.artefact import TrainedStudy, read_study
 from cora.study.build import FrozenPart, build_frozen
 from cora.study.config import StudyConfig, read_config
@@ -184,7 +184,7 @@ def _tell(
     if plot_path is not None:
         tower = study.config.tower.name
         picture = draw_histogram(summaries["all"], title=f"How well boxes fit with the class given ({tower})")
-        write_whole(plot_path, lambda file: picture.save(file, format="PNG"))
+        write_picture(plot_path, picture)
     written = ", ".join(str(path) for path in (json_path, plot_path) if path is not None)
     if written:
         say(console, f"Written: {written}")

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep the embeddings of the boxes there for the next run"
     )
-    parser.add_argument("--run", type=Path, metavar="DIR", help="keep metrics there, and go on where a run stopped")
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", dest="run_dir", help="keep metrics there, and go on where a run stopped"
+    )
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the boxes (default: the method's)")
     parser.add_argument("--lr", type=above_zero, metavar="RATE", help="learning rate (default: the method's)")
     parser.add_argument(

@@ -25,6 +25,7 @@ from cora.errors import DataError
 from cora.evaluation.base_novel import class_groups
 from cora.evaluation.bootstrap import Estimate, resample_counts
 from cora.evaluation.region_change import RegionChange, region_change
+from cora.names import names_without
 from cora.regions import EVERYDAY_NAMES
 from cora.training.region_embeddings import RegionEmbeddings, embed_regions
 from cora.training.text_training import DEFAULTS, TextTrainConfig, build_text_task, train_text
@@ -63,9 +64,13 @@ def learn_text(args: argparse.Namespace) -> int:
         layers=args.layers,
     ).to(device)
     with tempfile.TemporaryDirectory() as scratch:
-        result = train_text(task, data, config, args.run or Path(scratch))
+        result = train_text(task, data, config, args.run_dir or Path(scratch))
     if result.interrupted:
-        hint = f"the same command goes on from {args.run}" if args.run else "name a --run folder to go on another time"
+        hint = (
+            f"the same command goes on from {args.run_dir}"
+            if args.run_dir
+            else "name a --run folder to go on another time"
+        )
         console.print(f"cora: interrupted, nothing written; {hint}", highlight=False, soft_wrap=True)
         return _INTERRUPTED
     before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
@@ -93,8 +98,7 @@ def text_config(args: argparse.Namespace) -> TextTrainConfig:
 
 def kept_names(split: ClassSplit) -> tuple[str, ...]:
     """Everyday names that training holds in place; novel classes stay unseen, even as words."""
-    novel = {name.casefold() for name in split.novel}
-    return tuple(name for name in EVERYDAY_NAMES if name.casefold() not in novel)
+    return tuple(names_without(EVERYDAY_NAMES, split.novel))
 
 
 def embed_dataset(

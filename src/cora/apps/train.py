@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
 from cora.apps.train_options import add_photos, add_settings
 
@@ -20,7 +22,8 @@ def add_commands(parser: argparse.ArgumentParser, parser_class: type[argparse.Ar
     ):
         one = stages.add_parser(stage, help=text, description=f"{text.capitalize()}.", epilog=EPILOG)
         add_arguments(one, stage=stage)
-        one.set_defaults(run=run, stage=stage)
+        one.set_defaults(stage=stage)
+        set_command(one, run, run_dir=kinds.RUNS[stage])
 
 
 EPILOG = (

@@ -17,6 +17,7 @@ from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
+from cora.names import names_without
 from cora.training.chain import PROMPTED, Chain, Hooks
 from cora.training.defaults import default_recipe
 from cora.training.engine import Engine, launch
@@ -157,7 +158,7 @@ def _learned(args: argparse.Namespace, split: ClassSplit | None) -> tuple[str, .
     if split is None or not args.all_classes:
         return split.base if split is not None else None
     names = read_photos(args, None).class_names
-    return (*split.base, *(name for name in names if name not in split.all))
+    return (*split.base, *names_without(names, split.all))
 
 
 def read_held_out(args: argparse.Namespace, split: ClassSplit | None, dataset: CocoDataset) -> HeldOut | None:

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from cora.apps import kinds
+from cora.apps.command import check_output
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
 from cora.apps.files import check_writable
@@ -222,14 +224,11 @@ def _output(arguments: argparse.Namespace, video: VideoReader) -> Path | None:
 
 
 def _check_targets(source: str, *targets: Path | None) -> None:
-    taken = {Path(source).resolve(): "the source"}
     for target in filter(None, targets):
         check_writable(target, folder=False)
-        if target.resolve() in taken:
-            raise CoraError(
-                f"expected a file of its own for each result, got {target} for {taken[target.resolve()]} also"
-            )
-        taken[target.resolve()] = "another result"
+    video, *tables = targets
+    if video is not None:  # the default name is known only now
+        check_output(video, kinds.VIDEO, [Path(source), *filter(None, tables)], flag="--output")
 
 
 def _header(arguments: argparse.Namespace, video: VideoReader, tracker: ObjectTracker) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from cora.data.problems import shown
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import DataError
+from cora.names import name_key, names_without
 
 Format = Literal["parquet", "coco", "yolo", "voc"]
 Photos = Literal["none", "link", "copy"]
@@ -77,12 +78,13 @@ class Thresholds:
         Raises:
             DataError: there is one for a name that is not among `names`.
         """
-        if strangers := [name for name in self.by_class if name not in set(names)]:
+        if strangers := names_without(self.by_class, names):
             raise DataError(
                 f"thresholds: expected names among the classes ({', '.join(names[:5])}), got {strangers[0]!r}; "
                 "spell it as in the classes"
             )
-        return tuple(self.by_class.get(name, self.usual) for name in names)
+        by_key = {name_key(name): value for name, value in self.by_class.items()}
+        return tuple(by_key.get(name_key(name), self.usual) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +11,7 @@ from pathlib import Path
 from cora.data.coco import CocoDataset
 from cora.data.problems import listed
 from cora.errors import DataError
+from cora.names import name_key, names_without, repeated_names, spelled_as
 
 #: Names that `known_split` takes.
 KNOWN_SPLITS = ("coco", "lvis")
@@ -32,10 +32,10 @@ class ClassSplit:
     def __post_init__(self) -> None:
         if not self.base:
             raise DataError("a class split needs at least one base class, got none")
-        blank = sum(not name.strip() for name in self.all)
+        blank = sum(not name_key(name) for name in self.all)
         if blank:
             raise DataError(f"a class split needs non-blank names, got {blank} blank; remove them")
-        repeated = sorted(name for name, n in Counter(self.all).items() if n > 1)
+        repeated = sorted(repeated_names(self.all))
         if repeated:
             raise DataError(
                 f"every class belongs once to base or novel, got {len(repeated)} repeated: {', '.join(repeated[:5])}"
@@ -80,13 +80,14 @@ def split_by_names(dataset: CocoDataset, *, novel: Sequence[str]) -> ClassSplit:
     Raises:
         DataError: names that the dataset lacks or given twice, no base class left, or no box of a base class.
     """
-    unknown = [name for name in novel if name not in dataset.class_names]
+    unknown = names_without(novel, dataset.class_names)
     if unknown:
         raise DataError(
             f"expected novel classes of the dataset, got {len(unknown)} it lacks: {listed(unknown)}; "
             f"it has: {listed(dataset.class_names, 10)}"
         )
-    return _checked(dataset, base=[name for name in dataset.class_names if name not in set(novel)], novel=novel)
+    spelled = spelled_as(novel, dataset.class_names)
+    return _checked(dataset, base=names_without(dataset.class_names, novel), novel=[spelled[name] for name in novel])
 
 
 def split_by_frequency(dataset: CocoDataset) -> ClassSplit:

@@ -6,7 +6,6 @@ The photos stay on disk until an item is asked for; only boxes and paths are kep
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from cora.data.problems import Findings, Problems, listed
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError
 from cora.images import read_image
+from cora.names import names_without, repeated_names, spelled_as
 from cora.structures import Targets
 
 logger = logging.getLogger(__name__)
@@ -137,10 +137,13 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         self.annotations, self.images, self.format = raw.source, raw.folder, raw.format
         _refuse(raw, findings.faults)
         self.class_names = tuple(class_names) if class_names is not None else tuple(raw.category_ids)
+        if repeated := repeated_names(self.class_names):
+            raise DataError(f"class names must differ, got {len(repeated)} repeated: {', '.join(repeated[:5])}")
         if class_names is not None or raw.declared:
             _check_class_names(self.class_names, raw)
         empty = findings.repairs if empty_boxes == "drop" else findings.bad
-        index_of = {name: index for index, name in enumerate(self.class_names)}
+        given = spelled_as(self.class_names, raw.category_ids)
+        index_of = {given.get(name, name): index for index, name in enumerate(self.class_names)}
         self.records = [_record(image, index_of, findings.repairs, empty) for image in raw.images]
         if not skip_bad:
             _refuse(raw, findings.bad, ", or leave them out (--skip-bad)")
@@ -151,10 +154,10 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
                 logger.warning("%s: %s", raw.source, f"{kind}: {found}" if kind else found)
         self.repairs: dict[str, int] = dict(findings.repairs.counts)
         self.dropped: dict[str, int] = dict(findings.bad.counts + findings.lost.counts)
-        self.category_ids = {name: raw.category_ids[name] for name in self.class_names if name in raw.category_ids}
+        self.category_ids = {name: raw.category_ids[spelled] for name, spelled in given.items()}
         for name in self.class_names:
             self.category_ids.setdefault(name, max(self.category_ids.values(), default=0) + 1)
-        self.frequencies = {name: raw.frequencies[name] for name in self.class_names if name in raw.frequencies}
+        self.frequencies = {n: raw.frequencies[given[n]] for n in given if given[n] in raw.frequencies}
         if not keep_empty:
             self.records = [record for record in self.records if len(record.classes)]
 
@@ -250,10 +253,7 @@ def _refuse(raw: RawAnnotations, problems: Problems, otherwise: str = "") -> Non
 def _check_class_names(class_names: Sequence[str], raw: RawAnnotations) -> None:
     if not class_names:
         raise DataError(f"{raw.source}: expected at least one class name, got none")
-    repeated = [name for name, n in Counter(class_names).items() if n > 1]
-    if repeated:
-        raise DataError(f"class names must differ, got {len(repeated)} repeated: {', '.join(repeated[:5])}")
-    absent = [name for name in class_names if name not in raw.category_ids]
+    absent = names_without(class_names, raw.category_ids)
     if not absent:
         return
     message = f"{raw.source} lacks {len(absent)} of the {len(class_names)} classes asked for: {', '.join(absent[:5])}"

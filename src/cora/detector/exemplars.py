@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from cora.boxes import xyxy_to_cxcywh
 from cora.errors import ImageError, VocabularyError
 from cora.images import ImageSource, read_image
+from cora.names import name_key
 from cora.regions.descriptions import Descriptions
 from cora.regions.everyday import EVERYDAY_NAMES
 from cora.regions.vocabulary import Vocabulary, clean_names
@@ -191,11 +192,11 @@ def with_exemplars(
             "embed them with the same model"
         )
     pictured = pictured.to(words)
-    places = {name.casefold(): place for place, name in enumerate(vocabulary.names)}
+    places = {name_key(name): place for place, name in enumerate(vocabulary.names)}
     mixed = words.clone()
     new = []
     for row, name in enumerate(names):
-        place = places.get(name.casefold())
+        place = places.get(name_key(name))
         if place is None:
             new.append(row)
         else:

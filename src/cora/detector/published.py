@@ -1,16 +1,20 @@
 """Reads checkpoints of the published CORA code (Wu et al., CVPR 2023) into a `Detector`.
 
-A published file holds its tensors under `model` and, averaged over training, `model_ema`. All sizes follow
-from the tensors, except the heads: 64 channels each in the towers, 8 in the localizer.
+A published file holds its tensors under `model` and, averaged over training, `model_ema` (-1 where that was off);
+beside them the arguments of the run, as an `argparse.Namespace`, and the state of the optimizer. All sizes follow from
+the tensors, except the heads: 64 channels each in the towers, 8 in the localizer.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,6 +43,23 @@ _TOWERS = (
     ("backbone.0.attn_pool.", "image_tower.net.attnpool."),
     ("classifier.", "text_tower.net."),
 )
+
+
+class _Skipped:
+    """Stands for a NumPy number, such as the best AP so far: it is not needed, and nothing of NumPy is run for it."""
+
+    def __init__(self, *parts: object) -> None:
+        del parts
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+# All that is made of a file beside tensors and plain values: a namespace, which only holds values, and stand-ins.
+_ALLOWED: list[Any] = [
+    argparse.Namespace,
+    *((_Skipped, f"numpy.{name}") for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")),
+]
 _UNUSED = re.compile(r"num_batches_tracked$|^classifier\.(logit_scale|attn_mask)$")
 
 
@@ -46,8 +67,8 @@ def load_published(path: str | Path, *, ema: bool = True) -> Detector:
     """Read a published checkpoint file (.pth, or a safetensors file of the state dict), in evaluation mode.
 
     Args:
-        path: of the file; nothing but tensors and plain values is unpickled.
-        ema: take the averaged weights where the file has them.
+        path: of the file; nothing but tensors, plain values and an `argparse.Namespace` of them is unpickled.
+        ema: take the averaged weights where the file has some.
 
     Raises:
         ModelError: no such file, not a checkpoint of CORA, or one that does not fit (tensors are counted).
@@ -56,11 +77,12 @@ def load_published(path: str | Path, *, ema: bool = True) -> Detector:
     if not file.is_file():
         raise ModelError(f"published checkpoint {file}: expected an existing file, got none")
     try:
-        content: object = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
+        with _only(_ALLOWED):
+            content: object = (
+                load_file(file)
+                if file.suffix == ".safetensors"
+                else torch.load(file, map_location="cpu", weights_only=True)
+            )
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         raise ModelError(
             f"published checkpoint {file}: expected tensors, could not read it ({why_unreadable(error)})"
@@ -68,12 +90,25 @@ def load_published(path: str | Path, *, ema: bool = True) -> Detector:
     if not isinstance(content, Mapping):
         raise ModelError(f"published checkpoint {file}: expected a mapping, got {type(content).__name__}")
     for key in ("model_ema", "model") if ema else ("model",):
-        if isinstance(content.get(key), Mapping):
+        if isinstance(content.get(key), Mapping) and content[key]:
             _LOG.info("%s: reading %r", file, key)
             content = dict(content[key])
             break
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     return detector_from_published(tensors, source=str(file))
+
+
+@contextmanager
+def _only(allowed: list[Any]) -> Iterator[None]:
+    """Let torch make these classes, and none that other packages of this process have allowed."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def detector_from_published(tensors: Mapping[str, Tensor], *, source: str = "published state dict") -> Detector:

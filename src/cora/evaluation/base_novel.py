@@ -16,6 +16,7 @@ import numpy as np
 from cora.errors import DataError
 from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate, mean_of_known
 from cora.evaluation.coco_ap import BoxEvaluation, Scores
+from cora.names import repeated_names
 
 GROUPS = ("novel", "base", "all")
 
@@ -46,7 +47,7 @@ def class_groups(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[s
     Raises: DataError for names that are both base and novel, or listed twice, with their number.
     """
     listed = [*base, *novel]
-    repeated = sorted({name for name in listed if listed.count(name) > 1})
+    repeated = sorted(repeated_names(listed))
     if repeated:
         raise DataError(
             f"expected every class of the split once, as base or as novel, got {len(repeated)} repeated: "

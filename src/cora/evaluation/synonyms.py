@@ -7,12 +7,12 @@ The shipped file `data/coco_synonyms.json` maps COCO class names to one everyday
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from cora.errors import DataError
+from cora.names import name_key, repeated_names
 
 SHIPPED = "coco"
 
@@ -46,14 +46,15 @@ def rename(names: Sequence[str], synonyms: dict[str, str]) -> tuple[list[str], l
     Returns: all names after the replacement, and those plain names that changed.
     Raises: DataError when no name changes, or when two classes end up with one name.
     """
-    changed = [name for name in names if synonyms.get(name, name) != name]
+    by_key = {name_key(name): other for name, other in synonyms.items()}
+    renamed = [by_key.get(name_key(name), name) for name in names]
+    changed = [name for name, other in zip(names, renamed, strict=True) if name_key(other) != name_key(name)]
     if not changed:
         raise DataError(
             f"expected synonyms for some of the {len(names)} classes, got none in {len(synonyms)} entries; "
             "the keys must be class names of the annotation file"
         )
-    renamed = [synonyms.get(name, name) for name in names]
-    clashes = sorted(name for name, count in Counter(renamed).items() if count > 1)
+    clashes = sorted(set(repeated_names(renamed)))
     if clashes:
         raise DataError(
             f"expected different names after renaming, got {len(clashes)} used twice: "

@@ -13,6 +13,7 @@ from cora.data.coco_json import read_json
 from cora.data.lvis import FREQUENCIES
 from cora.data.problems import Problems, is_number, is_whole, listed
 from cora.errors import DataError
+from cora.names import names_without, spelled_as
 
 #: What an image of LVIS says besides its boxes: lists of category ids.
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -38,13 +39,14 @@ def read_truth(annotations: Path, *, class_names: Sequence[str] | None = None) -
     problems = Problems()
     categories = _categories(content["categories"], problems)
     names = tuple(categories) if class_names is None else tuple(class_names)
-    absent = [name for name in names if name not in categories]
+    absent = names_without(names, categories)
     if absent:
         raise DataError(
             f"{annotations} lacks {len(absent)} of the {len(names)} classes asked for: {listed(absent)}; "
             f"it has: {listed(categories, 10)}"
         )
-    place_of = {categories[name]["id"]: place for place, name in enumerate(names, start=1)}
+    spelled = spelled_as(names, categories)
+    place_of = {categories[spelled[name]]["id"]: place for place, name in enumerate(names, start=1)}
     images = _images(content["images"], place_of, problems)
     known = {entry["id"] for entry in categories.values()}
     boxes = _boxes(content["annotations"], images, known, problems)
@@ -59,7 +61,7 @@ def read_truth(annotations: Path, *, class_names: Sequence[str] | None = None) -
         "images": list(images.values()),
         "annotations": kept,
         "categories": [
-            {**categories[name], "source_id": categories[name]["id"], "id": place}
+            {**categories[spelled[name]], "name": name, "source_id": categories[spelled[name]]["id"], "id": place}
             for place, name in enumerate(names, start=1)
         ],
         "other_category_ids": sorted(known - place_of.keys()),

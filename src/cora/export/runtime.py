@@ -23,6 +23,7 @@ from cora.export.manifest import Manifest
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import read_openvino_manifest
 from cora.images import ImageSource, Preprocessor, read_image
+from cora.names import name_key
 from cora.regions import Descriptions, Vocabulary, VocabularyEncoder, clean_names
 from cora.structures import Detections, ImageBatch
 
@@ -79,7 +80,7 @@ class FixedVocabularyEncoder:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._places = {name.casefold(): place for place, name in enumerate(manifest.class_names)}
+        self._places = {name_key(name): place for place, name in enumerate(manifest.class_names)}
 
     def encode(self, names: Sequence[str], *, descriptions: Descriptions | None = None) -> Vocabulary:
         """A vocabulary of some of the fixed names; its embeddings [C, 0] are empty, the graph has them.
@@ -95,13 +96,13 @@ class FixedVocabularyEncoder:
 
     def places(self, names: Sequence[str]) -> Tensor:
         """Place [C] of each name among the fixed ones."""
-        strangers = [name for name in names if name.casefold() not in self._places]
+        strangers = [name for name in names if name_key(name) not in self._places]
         if strangers:
             raise VocabularyError(
                 f"class names: expected some of the {len(self._places)} that were exported with the model, got "
                 f"{strangers[0]!r}; export it again with --classes, or without for names at run time"
             )
-        return torch.tensor([self._places[name.casefold()] for name in names])
+        return torch.tensor([self._places[name_key(name)] for name in names])
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("templates", "descriptions"):

@@ -12,17 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cora.errors import VocabularyError
+from cora.names import name_key, names_without, repeated_names
 from cora.regions.templates import PLACEHOLDER, clean_sentence, read_text, shorten
 
 #: Sentences of one class.
 MAX_SENTENCES = 200
 
 Descriptions = Mapping[str, Sequence[str]]
-"""Class name (upper and lower case alike) -> sentences."""
+"""Class name, however it is spelled (`cora.names`) -> sentences."""
 
 
 def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]:
-    """Casefolded name -> its sentences, stripped and checked.
+    """`name_key` of a name -> its sentences, stripped and checked.
 
     Raises:
         VocabularyError: no mapping, a blank name or one given twice, no list of sentences, none or too many of
@@ -34,10 +35,9 @@ def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]
             f"got {type(descriptions).__name__}"
         )
     names = [clean_sentence(name, "descriptions: name of a class") for name in descriptions]
-    twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
-    if twice:
+    if twice := repeated_names(names):
         raise VocabularyError(f"descriptions: expected every name once, got {twice[0]!r} twice; join their lists")
-    return {name.casefold(): _sentences(name, given) for name, given in zip(names, descriptions.values(), strict=True)}
+    return {name_key(name): _sentences(name, given) for name, given in zip(names, descriptions.values(), strict=True)}
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
@@ -63,12 +63,11 @@ def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[st
     Raises:
         VocabularyError: none of the class names is described: that is a mistake.
     """
-    wanted = {name.strip().casefold() for name in names}
-    strangers = [name for name in descriptions if name.strip().casefold() not in wanted]
+    strangers = names_without(descriptions, names)
     if len(strangers) == len(descriptions):
         got = ", ".join(strangers[:5]) or "nothing"
         raise VocabularyError(
-            f"descriptions: expected some of the {len(wanted)} class names, got {shorten(got)}; check the spelling"
+            f"descriptions: expected some of the {len(names)} class names, got {shorten(got)}; check the spelling"
         )
     return strangers
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.errors import VocabularyError
+from cora.names import name_key, spoken_name
 from cora.regions.templates import shorten
 from cora.towers.text_tower import TextTower, byte_pair_tokenizer
 
@@ -111,7 +112,7 @@ class LearnedContext(nn.Module):
     def _tokens(self, text_tower: TextTower, name: str) -> list[int]:
         """Token ids with zeros where the context goes."""
         tokenizer = byte_pair_tokenizer(int(text_tower.net.vocab_size))
-        words, length = tokenizer.encode(name), len(self.vectors)
+        words, length = tokenizer.encode(spoken_name(name)), len(self.vectors)
         if len(words) + length + 2 > text_tower.context_length:
             raise VocabularyError(
                 f"class name {shorten(repr(name))}: expected at most {text_tower.context_length - length - 2} tokens "
@@ -134,7 +135,7 @@ class LearnedOffsets(nn.Module):
     def __init__(self, *, width: int, rank: int = 16, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.names = tuple(names)
-        self._place = {name.strip().casefold(): place for place, name in enumerate(self.names)}
+        self._place = {name_key(name): place for place, name in enumerate(self.names)}
         self.shift = nn.Parameter(torch.zeros(width))
         self.down = nn.Parameter(torch.empty(rank, width).normal_(std=width**-0.5))
         self.up = nn.Parameter(torch.zeros(width, rank))
@@ -151,7 +152,7 @@ class LearnedOffsets(nn.Module):
         own: [n] factor on the names' own offsets, 1 by default (training drops some of them at random).
         """
         moved = embeddings + self.shift + embeddings @ self.down.T @ self.up.T
-        places = [self._place.get(name.strip().casefold(), -1) for name in names]
+        places = [self._place.get(name_key(name), -1) for name in names]
         rows = [row for row, place in enumerate(places) if place >= 0]
         if rows:
             offsets = self.own[[places[row] for row in rows]]

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cora.errors import VocabularyError
+from cora.names import name_key, names_without, repeated_names, spoken_name
 from cora.regions.descriptions import Descriptions, check_described, clean_descriptions
 from cora.regions.learned_text import LearnedContext, LearnedOffsets, LearnedText
 from cora.regions.templates import PLACEHOLDER, clean_templates, shorten
@@ -74,8 +74,7 @@ class Vocabulary:
 
     def beside(self, encoder: VocabularyEncoder, distractors: Sequence[str]) -> Vocabulary:
         """The same vocabulary with distractors; of those, names that are classes here are left out."""
-        known = {name.casefold() for name in self.names}
-        others = [name for name in distractors if name.strip().casefold() not in known]
+        others = names_without(distractors, self.names)
         if not others:
             return self
         embeddings = encoder.encode(others).embeddings.to(self.embeddings)
@@ -89,14 +88,14 @@ class Vocabulary:
         """
         if not class_weights:
             return self
-        by_name = {name.strip().casefold(): weight for name, weight in class_weights.items()}
-        unknown = sorted(by_name.keys() - {name.casefold() for name in self.names})
+        by_name = {name_key(name): weight for name, weight in class_weights.items()}
+        unknown = names_without(class_weights, self.names)
         if unknown:
             raise VocabularyError(f"class weights: expected names of the vocabulary, got {', '.join(unknown)}")
         wrong = [name for name, weight in by_name.items() if not 0 < weight < float("inf")]
         if wrong:
             raise VocabularyError(f"class weights: expected positive numbers, got {by_name[wrong[0]]} for {wrong[0]!r}")
-        weights = [by_name.get(name.casefold(), 1.0) for name in self.names]
+        weights = [by_name.get(name_key(name), 1.0) for name in self.names]
         return replace(self, weights=self.embeddings.new_tensor(weights))
 
 
@@ -104,20 +103,23 @@ def clean_names(names: Sequence[str]) -> tuple[str, ...]:
     """Strip names and check them.
 
     Raises:
-        VocabularyError: no name, a blank one, or one given twice (ignoring case).
+        VocabularyError: no name, a blank one, or one given twice (`cora.names.name_key`: case and underscores do not
+            count).
     """
     if isinstance(names, str):
         raise VocabularyError(f"class names: expected a list of names, got the text {names!r}; put it in a list")
     stripped = tuple(name.strip() for name in names)
     if not stripped:
         raise VocabularyError("class names: expected at least one, got an empty list")
-    if not all(stripped):
-        position = stripped.index("") + 1
+    spoken = [spoken_name(name) for name in stripped]
+    if not all(spoken):
+        position = spoken.index("") + 1
         raise VocabularyError(f"class names: expected text in each, got a blank one at position {position}")
-    counts = Counter(name.casefold() for name in stripped)
-    twice = [name for name in dict.fromkeys(stripped) if counts[name.casefold()] > 1]
-    if twice:
-        raise VocabularyError(f"class names: expected every name once, got {twice[0]!r} twice; remove one")
+    if twice := repeated_names(stripped):
+        same = [name for name in twice[1:] if name_key(name) == name_key(twice[0])]
+        differ = [name for name in same if name.casefold() != twice[0].casefold()]
+        got = f"{twice[0]!r} and {differ[0]!r}, which is the same" if differ else f"{twice[0]!r} twice"
+        raise VocabularyError(f"class names: expected every name once, got {got}; remove one")
     return stripped
 
 
@@ -127,7 +129,7 @@ def default_cache_dir() -> Path:
 
 
 class _ClassText(NamedTuple):
-    """A class as the tower gets it: its name, and what it looks like."""
+    """A class as the tower gets it: its spoken name, and what it looks like."""
 
     name: str
     descriptions: tuple[str, ...]
@@ -189,7 +191,7 @@ class VocabularyEncoder:
 
     @property
     def descriptions(self) -> Mapping[str, tuple[str, ...]]:
-        """Descriptions that every call uses: casefolded name -> sentences."""
+        """Descriptions that every call uses: `name_key` of a name -> sentences."""
         return MappingProxyType(self._descriptions)
 
     @descriptions.setter
@@ -213,7 +215,7 @@ class VocabularyEncoder:
             given = clean_descriptions(descriptions)
             check_described(given, cleaned)
             described |= given
-        texts = [_ClassText(name, described.get(name.casefold(), ())) for name in cleaned]
+        texts = [_ClassText(spoken_name(name), described.get(name_key(name), ())) for name in cleaned]
         start = self._start()
         keys = [self._key(text, start) for text in texts]
         for key in keys:
@@ -242,8 +244,13 @@ class VocabularyEncoder:
 
     def _key(self, text: _ClassText, start: str) -> str:
         """Name of an embedding in the caches: everything that it depends on, learned offsets apart."""
-        # JSON, since joined texts could be cut in more than one way.
-        content = [start, text.name, list(text.descriptions), self.description_share if text.descriptions else None]
+        # JSON, since joined texts could be cut in more than one way. Tokens are those of lower case.
+        content = [
+            start,
+            text.name.lower(),
+            list(text.descriptions),
+            self.description_share if text.descriptions else None,
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
 
     # Kept embeddings may be used in training later, so they must not be born as inference tensors.

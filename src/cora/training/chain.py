@@ -26,6 +26,7 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.files import write_json
 from cora.localizer import Localizer, kmeans_anchors
+from cora.names import names_without
 from cora.regions import EVERYDAY_NAMES, FastAlignment, Vocabulary
 from cora.regions.groups import class_groups
 from cora.regions.learned_text import LearnedContext
@@ -138,8 +139,7 @@ class Chain:
         )
         self.detector.learn_text(None)
         plain = encoder.encode(names)
-        known = {name.casefold() for name in names}
-        others = encoder.encode([name for name in EVERYDAY_NAMES if name.casefold() not in known]).embeddings
+        others = encoder.encode(names_without(EVERYDAY_NAMES, names)).embeddings
         task = NamesTask(
             detector=self.detector,
             vocabulary=plain,

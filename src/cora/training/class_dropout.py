@@ -9,14 +9,12 @@ from torch import Tensor, distributed
 def complementary_groups(count: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Split `count` classes at random into two groups: bool masks [count], each class in exactly one.
 
-    Neither group is empty when there are at least two classes; sizes differ by at most one, so that either
-    copy of a batch keeps about half of its boxes. Processes that train together draw the same groups, as one
-    process with their whole batch would.
+    Every class goes to either group with probability 1/2, whatever the others do, so the groups need not be of one
+    size, and with few classes one may be empty. Processes that train together draw the same groups, as one process
+    with their whole batch would.
     """
     seed = int(first_process_draw(torch.randint(2**62, ()).to(device)))
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    first = torch.zeros(count, dtype=torch.bool)
-    first[order[: (count + 1) // 2]] = True
+    first = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
     return first.to(device), (~first).to(device)
 
 

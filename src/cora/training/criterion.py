@@ -32,6 +32,22 @@ class Matches:
         return self.query.shape[0]
 
 
+@dataclass(frozen=True)
+class LossSums:
+    """Losses of a batch, or of one copy of it, before they are divided by the number of matched boxes.
+
+    Attributes:
+        losses: scalars by name, unweighted: `objectness`, `l1`, `giou` of the last layer, `objectness_0`, ... of the
+            others.
+        matched: boxes matched in the last layer.
+        boxes: boxes in all.
+    """
+
+    losses: dict[str, Tensor]
+    matched: int
+    boxes: int
+
+
 class Criterion(nn.Module):
     """Focal loss on objectness, L1 and GIoU on matched boxes, of all layers (METHOD section 6).
 
@@ -66,16 +82,33 @@ class Criterion(nn.Module):
         Raises:
             TrainingError: predictions that are not finite.
         """
+        return self.normalised([self.sums(output, targets, allowed)])
+
+    def sums(self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]) -> LossSums:
+        """Losses before they are divided; arguments and errors as for `forward`."""
         matches = self.match(output, targets, allowed)
-        divisor = mean_over_processes(output.objectness.new_tensor(len(matches[-1]), dtype=torch.float32))
         losses: dict[str, Tensor] = {}
         for layer, matched in enumerate(matches):
             suffix = "" if layer == len(matches) - 1 else f"_{layer}"
             found = self._layer_losses(output, layer, targets, matched)
-            losses.update({f"{name}{suffix}": value / divisor for name, value in found.items()})
+            losses.update({f"{name}{suffix}": value for name, value in found.items()})
+        return LossSums(losses, matched=len(matches[-1]), boxes=sum(len(one) for one in targets))
+
+    def normalised(self, copies: Sequence[LossSums]) -> dict[str, Tensor]:
+        """Losses of all copies of a batch together, as of one batch that holds them all; results as of `forward`.
+
+        There is one divisor, the boxes matched in any copy: the published code normalises the doubled batch of class
+        dropout so. A copy with few boxes thus counts for little, and not for half.
+        """
+        some = next(iter(copies[0].losses.values()))
+        matched = sum(copy.matched for copy in copies)
+        divisor = mean_over_processes(some.new_tensor(matched, dtype=torch.float32))
+        losses = {
+            name: torch.stack([copy.losses[name] for copy in copies]).sum() / divisor for name in copies[0].losses
+        }
         weights = {"objectness": self.weights.objectness, "l1": self.weights.l1, "giou": self.weights.giou}
         total = torch.stack([weights[name.split("_")[0]] * value for name, value in losses.items()]).sum()
-        share = len(matches[-1]) / max(1, sum(len(one) for one in targets))
+        share = matched / max(1, sum(copy.boxes for copy in copies))
         return {**losses, "total": total, "matched_share": total.new_tensor(share)}
 
     def match(self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]) -> list[Matches]:

@@ -107,9 +107,14 @@ def make_queries(targets: Sequence[Targets], config: DenoisingConfig) -> Denoisi
 
 
 def denoising_loss(output: LocalizerOutput, noised: DenoisingQueries, weights: LossWeights) -> Tensor:
+    """`denoising_sum` divided by the positives."""
+    return denoising_sum(output, noised, weights) / noised.positive.sum().clamp(min=1)
+
+
+def denoising_sum(output: LocalizerOutput, noised: DenoisingQueries, weights: LossWeights) -> Tensor:
     """Weighted losses of all layers on denoising queries, whose boxes are known without matching.
 
-    Positives must return to their boxes and say "object", negatives "no object"; divided by the positives.
+    Positives must return to their boxes and say "object", negatives "no object".
     """
     valid, positive = noised.positive | noised.negative, noised.positive
     wanted = noised.boxes_cxcywh[positive]
@@ -119,7 +124,7 @@ def denoising_loss(output: LocalizerOutput, noised: DenoisingQueries, weights: L
         found = boxes[positive]
         total = total + weights.objectness * focal
         total = total + weights.l1 * l1_loss(found, wanted) + weights.giou * giou_loss(found, wanted)
-    return total / positive.sum().clamp(min=1)
+    return total
 
 
 def _noised(boxes_cxcywh: Tensor, is_positive: Tensor, noise: float) -> Tensor:

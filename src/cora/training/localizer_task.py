@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from cora.training.allowed_pairs import allowed_pairs, similar_classes
 from cora.training.class_dropout import complementary_groups, first_process_draw
 from cora.training.class_sampling import sample_classes
 from cora.training.criterion import Criterion
-from cora.training.denoising import DenoisingConfig, denoising_loss, make_queries
+from cora.training.denoising import DenoisingConfig, denoising_sum, make_queries
 from cora.training.proposal_loss import proposal_losses
 from cora.training.recompute import recomputed
 
@@ -30,8 +31,8 @@ class LocalizerTaskConfig:
     """How the localizer is trained; the defaults are the published training's on COCO.
 
     Attributes:
-        class_dropout: probability, a step, of training on two copies of the batch that know one half of the
-            classes each.
+        class_dropout: probability, a step, of training on two copies of the batch: every class is known to one of
+            them, to either with probability 1/2.
         classes_per_step: tell only so many classes apart in a step, those present first, others at random (LVIS:
             100); None for all.
         relaxed_cosine: a query may match a box of another class if the cosine of their embeddings is above it
@@ -82,6 +83,13 @@ class Copy:
     targets: tuple[Targets, ...]
 
 
+class NoisedSum(NamedTuple):
+    """Loss of a copy's denoising queries before it is divided, and how many of them are to return to a box."""
+
+    loss: Tensor
+    positives: Tensor
+
+
 class LocalizerTask(nn.Module):
     """Losses of the localizer on a batch; towers and prompt stay frozen.
 
@@ -126,14 +134,23 @@ class LocalizerTask(nn.Module):
         return losses | {"loss": losses["total"]}
 
     def learn(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
-        """Losses of encoded maps, "total" among them: the mean over the copies of the batch."""
+        """Losses of encoded maps, "total" among them; the copies of the batch count as one larger batch."""
         # First, with gradients: mixed precision would keep the casts of the anchors' gradient-free pass.
         proposed = self._proposal_losses(memory, targets)
-        found = [self.losses(copy) for copy in self.copies(memory, c4, targets)]
-        losses = {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]} | proposed
+        found = [(copy, *self.decode_all(copy)) for copy in self.copies(memory, c4, targets)]
+        if len(found) == 1:
+            losses = self.matched_losses(found[0][1], found[0][0])
+        else:
+            sums = [self.criterion.sums(*self.matching(output, copy)) for copy, output, _ in found]
+            losses = self.criterion.normalised(sums)
+        if self.config.denoising and self.training:
+            noised = [one for _, _, one in found if one is not None]
+            total = torch.stack([one.loss for one in noised]).sum() if noised else losses["total"].new_zeros(())
+            losses["denoising"] = total / max(1, sum(int(one.positives) for one in noised))
+            losses["total"] = losses["total"] + losses["denoising"]
         if proposed:
             losses["total"] = losses["total"] + proposed["proposals"]
-        return losses
+        return losses | proposed
 
     def _proposal_losses(self, memory: Memory, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
         """All objects teach the proposals, whatever classes the copies are given; nothing where anchors are learned."""
@@ -153,7 +170,7 @@ class LocalizerTask(nn.Module):
         return known[pre_match(regions, self.class_embeddings[known])]
 
     def copies(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> list[Copy]:
-        """What is decoded in this step: the batch once, or twice with one half of the classes each."""
+        """What is decoded in this step: the batch once, or twice with a group of the classes each."""
         anchors = self.anchors(memory)
         with torch.no_grad():
             regions = self.detector.embed_fast(c4, anchors.detach())
@@ -163,24 +180,17 @@ class LocalizerTask(nn.Module):
             copies.append(Copy(memory, anchors, self.pre_match(regions, anchors.detach(), known, mine), known, mine))
         return copies
 
-    def losses(self, copy: Copy) -> dict[str, Tensor]:
-        """Losses of one copy: boxes of its classes are to be found, others are not."""
+    def decode_all(self, copy: Copy) -> tuple[LocalizerOutput, NoisedSum | None]:
+        """What a copy's own queries say, and the loss of its denoising queries, if there are any."""
         count = copy.anchors_cxcywh.shape[1]
         noised = make_queries(copy.targets, self.config.denoising) if self.config.denoising and self.training else None
         if noised is None:
-            output = self.decode(copy, copy.anchors_cxcywh, copy.classes)
-        else:
-            anchors = torch.cat([copy.anchors_cxcywh, noised.anchors_cxcywh], dim=1)
-            classes = torch.cat([copy.classes, noised.classes], dim=1)
-            output = self.decode(copy, anchors, classes, noised.attention_mask(count))
-        losses = self.matched_losses(_part(output, slice(count)), copy)
-        if noised is not None:
-            losses["denoising"] = denoising_loss(_part(output, slice(count, None)), noised, self.criterion.weights)
-            losses["total"] = losses["total"] + losses["denoising"]
-        elif self.config.denoising and self.training:
-            # No box to make queries of; all copies of a batch must have the same losses.
-            losses["denoising"] = losses["total"].new_zeros(())
-        return losses
+            return self.decode(copy, copy.anchors_cxcywh, copy.classes), None
+        anchors = torch.cat([copy.anchors_cxcywh, noised.anchors_cxcywh], dim=1)
+        classes = torch.cat([copy.classes, noised.classes], dim=1)
+        output = self.decode(copy, anchors, classes, noised.attention_mask(count))
+        loss = denoising_sum(_part(output, slice(count, None)), noised, self.criterion.weights)
+        return _part(output, slice(count)), NoisedSum(loss, noised.positive.sum())
 
     def decode(
         self, copy: Copy, anchors_cxcywh: Tensor, classes: Tensor, blocked_queries: Tensor | None = None
@@ -197,10 +207,16 @@ class LocalizerTask(nn.Module):
         )
 
     def matched_losses(self, output: LocalizerOutput, copy: Copy) -> dict[str, Tensor]:
-        """Losses of a copy's own queries."""
-        wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
-        losses: dict[str, Tensor] = self.criterion(output, wanted, allowed_pairs(copy.classes, wanted, self.similar))
+        """Losses of the only copy's own queries."""
+        losses: dict[str, Tensor] = self.criterion(*self.matching(output, copy))
         return losses
+
+    def matching(
+        self, output: LocalizerOutput, copy: Copy
+    ) -> tuple[LocalizerOutput, Sequence[Targets], Sequence[Tensor]]:
+        """What the criterion is given for a copy: boxes of its classes are to be found, others are not."""
+        wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
+        return output, wanted, allowed_pairs(copy.classes, wanted, self.similar)
 
     def _features(self, batch: LocalizerBatch) -> tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]:
         if isinstance(batch[0], FeatureMap):
@@ -217,7 +233,9 @@ class LocalizerTask(nn.Module):
             # Processes must run the criterion equally often.
             chance = float(first_process_draw(torch.rand(1, device=drawn.device)))
             if chance < self.config.class_dropout:
-                return [drawn[group] for group in complementary_groups(len(drawn), device=drawn.device)]
+                # A group of no classes makes no copy: its queries would have nothing to look for.
+                groups = complementary_groups(len(drawn), device=drawn.device)
+                return [drawn[group] for group in groups if bool(group.any())]
         return [drawn]
 
     def _mixed(self, device: torch.device) -> AbstractContextManager[object]:

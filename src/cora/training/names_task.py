@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
 from cora.detector import Detector
+from cora.names import names_without
 from cora.regions import Vocabulary
 from cora.regions.learned_text import LearnedOffsets
 from cora.structures import FeatureMap, Targets
@@ -131,8 +132,7 @@ def _both(objects: int, others: int) -> Tensor:
 def offsets_for(names: Sequence[str], *, learned: LearnedOffsets | None, width: int) -> LearnedOffsets:
     """Offsets that have one for each of `names`, beside those that were learned before."""
     old = learned if learned is not None else LearnedOffsets(width=width, rank=0)
-    known = {name.strip().casefold() for name in old.names}
-    added = [name for name in names if name.strip().casefold() not in known]
+    added = names_without(names, old.names)
     new = LearnedOffsets(width=width, rank=old.down.shape[0], names=(*old.names, *added))
     with torch.no_grad():
         for mine, theirs in ((new.shift, old.shift), (new.down, old.down), (new.up, old.up)):

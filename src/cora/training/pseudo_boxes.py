@@ -25,6 +25,7 @@ from cora.data.problems import Problems
 from cora.detector import Detector
 from cora.errors import DataError, ImageError, TrainingError, VocabularyError
 from cora.files import write_json
+from cora.names import name_key, names_without
 from cora.structures import Detections
 
 _DECIMALS = 2
@@ -61,6 +62,11 @@ class PseudoBoxConfig:
             raise ValueError(
                 f"expected sides of at least 1 px and 1 box or more, got {self.min_side_px} and {self.max_per_photo}"
             )
+
+    def score_of(self, name: str) -> float:
+        """Least score of the boxes of a name."""
+        by_key = {name_key(one): score for one, score in self.class_scores.items()}
+        return by_key.get(name_key(name), self.score)
 
     @property
     def least_score(self) -> float:
@@ -205,7 +211,7 @@ def keep_boxes(
 ) -> tuple[list[list[float]], list[float], list[int], int]:
     """The boxes worth keeping, best first: x, y, width, height in pixels, rounded as they are written; scores; labels;
     and how many fell to the real boxes [T, 4]."""
-    least = torch.tensor([config.class_scores.get(name, config.score) for name in found.class_names])
+    least = torch.tensor([config.score_of(name) for name in found.class_names])
     boxes = clip_to_image(found.boxes_xyxy_px, found.image_size)
     wide = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= config.min_side_px
     chosen = ((found.scores >= least[found.labels]) & wide).nonzero().flatten()
@@ -229,7 +235,7 @@ def _check(photos: Sequence[NamedPhoto], config: PseudoBoxConfig) -> None:
     repeated = [name for name, n in Counter(photo.file_name for photo in photos).items() if n > 1]
     if repeated:
         raise DataError(f"expected every photo once, got {len(repeated)} file names repeated (first: {repeated[0]})")
-    strangers = config.class_scores.keys() - {name for photo in photos for name in photo.names}
+    strangers = names_without(config.class_scores, {name for photo in photos for name in photo.names})
     if strangers:
         raise DataError(
             f"thresholds: expected names that a photo has, got {len(strangers)} others: "
@@ -323,7 +329,7 @@ def _assemble(
             report.boxes[name] += 1
             source = {
                 "model": teacher.model,
-                "threshold": config.class_scores.get(name, config.score),
+                "threshold": config.score_of(name),
                 "score": score,
                 "caption_ids": list(photo.names.get(name, ())),
             }
@@ -365,13 +371,13 @@ def _image_ids(photos: Sequence[NamedPhoto], known: Mapping[str, RealPhoto]) -> 
 
 
 def _category_ids(names: Sequence[str], real: Mapping[str, Any] | None) -> dict[str, int]:
-    """Ids of the real annotations for their names, whatever the case; new ones after them."""
-    known = {category["name"].casefold(): category["id"] for category in (real["categories"] if real else ())}
+    """Ids of the real annotations for their names, however they are spelled; new ones after them."""
+    known = {name_key(category["name"]): category["id"] for category in (real["categories"] if real else ())}
     following = max([0, *known.values()]) + 1
     ids: dict[str, int] = {}
     for name in names:
-        if name.casefold() in known:
-            ids[name] = known[name.casefold()]
+        if name_key(name) in known:
+            ids[name] = known[name_key(name)]
         else:
             ids[name], following = following, following + 1
     return ids

@@ -21,7 +21,7 @@ from cora.data.coco import CocoDataset, targets_of
 from cora.data.coco_json import read_json
 from cora.detector import Detector
 from cora.errors import DataError
-from cora.files import write_json, write_whole
+from cora.files import write_json, write_picture
 from cora.plots import draw_confusion
 from cora.regions import Vocabulary
 
@@ -62,8 +62,7 @@ class Agreement:
 def plot_confusion(agreement: Agreement, path: Path) -> None:
     """Draw which annotated class the classifier takes for which, as a PNG file."""
     title = f"CLIP-aligned labelling: {agreement.share:.1%} of {agreement.boxes} boxes keep their class"
-    picture = draw_confusion(agreement.confusion, tuple(agreement.by_class), title=title)
-    write_whole(path, lambda file: picture.save(file, format="PNG"))
+    write_picture(path, draw_confusion(agreement.confusion, tuple(agreement.by_class), title=title))
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from cora.detector import Detector
 from cora.detector.text_artefact import TextArtefact
 from cora.errors import TrainingError
+from cora.names import name_key, names_without
 from cora.regions import LearnedContext, LearnedOffsets, clean_templates
 from cora.regions.templates import PLACEHOLDER
 from cora.training.region_embeddings import RegionBatch
@@ -60,8 +61,7 @@ class TextTask(nn.Module, ABC):
         detector.requires_grad_(False)
         self.detector = detector
         self.classes, self.keep = len(names), keep
-        base = {name.strip().casefold() for name in names}
-        others = {name.strip().casefold(): name for name in kept_names if name.strip().casefold() not in base}
+        others = {name_key(name): name for name in names_without(kept_names, names)}
         handwritten = detector.vocabulary_encoder.encode([*names, *others.values()])
         self.names = handwritten.names
         self.register_buffer("handwritten", handwritten.embeddings.clone(), persistent=False)

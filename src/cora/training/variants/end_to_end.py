@@ -95,13 +95,14 @@ class EndToEndTask(LocalizerTask):
             class_logits=logits,
         )
 
-    def matched_losses(self, output: LocalizerOutput, copy: Copy) -> dict[str, Tensor]:
-        """Losses of a copy's own queries, which match boxes of their pre-matched class as usual."""
+    def matching(
+        self, output: LocalizerOutput, copy: Copy
+    ) -> tuple[LocalizerOutput, Sequence[Targets], Sequence[Tensor]]:
+        """Queries match boxes of their pre-matched class as usual; classes are places among those of the copy."""
         wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
         allowed, places = allowed_pairs(copy.classes, wanted, self.similar), self._places(copy)
         placed = [Targets(boxes_cxcywh=one.boxes_cxcywh, classes=places[one.classes]) for one in wanted]
-        losses: dict[str, Tensor] = self.criterion(output, placed, allowed)
-        return losses
+        return output, placed, allowed
 
     def _places(self, copy: Copy) -> Tensor:
         """[C] place of every class among those of the copy; 0 for the others, which no query or box has."""

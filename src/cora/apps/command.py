@@ -1,0 +1,129 @@
+"""What a parser says of its command: the function that does it, and what kinds of files it writes.
+
+Both are kept under names that no option can have, since an option's name holds no space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from cora.apps.kinds import Kind, described
+from cora.errors import CoraError
+
+FUNCTION, OUTPUTS = "the command's function", "the command's outputs"
+
+#: Options that are called otherwise than the attribute that holds their value.
+_FLAGS = {"run_dir": "--run"}
+
+
+def set_command(
+    parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], **outputs: Kind
+) -> None:
+    """Bind a parser to its command.
+
+    Args:
+        parser: of the command.
+        function: takes the arguments, gives the exit code.
+        **outputs: attribute of every option that names a file or folder to write -> what is written there.
+    """
+    parser.set_defaults(**{FUNCTION: function, OUTPUTS: outputs})
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run what was parsed, unless it would replace a source or a file of another kind; returns the exit code.
+
+    Raises:
+        CoraError: bad input, before any work.
+    """
+    function: Callable[[argparse.Namespace], int] = vars(arguments).pop(FUNCTION)
+    outputs: Mapping[str, Kind] = vars(arguments).pop(OUTPUTS)
+    check_outputs(arguments, outputs)
+    return function(arguments)
+
+
+def check_outputs(arguments: argparse.Namespace, outputs: Mapping[str, Kind]) -> None:
+    """Refuse outputs that are a source, an earlier output of this command line, or a file of another kind.
+
+    Raises:
+        CoraError: one is.
+    """
+    sources = sources_of(arguments, but=outputs)
+    given = {name: getattr(arguments, name) for name in outputs if getattr(arguments, name) is not None}
+    for number, (name, path) in enumerate(given.items()):
+        others = [other for other in list(given.values())[:number] if same_place(other, path)]
+        if others:
+            raise CoraError(
+                f"{_flag(name)}: expected a file of its own for each result, got {path} twice; name another"
+            )
+        check_output(path, outputs[name], sources, flag=_flag(name))
+
+
+def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) -> None:
+    """Refuse one output; of a folder, the files that are written there.
+
+    Args:
+        path: to write.
+        kind: of what is written.
+        sources: what the command reads.
+        flag: how people name the output.
+
+    Raises:
+        CoraError: it is one of the sources, or a file of another kind.
+    """
+    sources = list(sources)
+    # A file where a folder is to be, or the reverse, has an error of its own.
+    same_sort = path.is_dir() == kind.folder or not path.exists()
+    if same_sort and (kind.apart or not kind.folder) and any(same_place(path, source) for source in sources):
+        raise CoraError(f"{flag}: expected a place of its own, got {path}, which is read; name another")
+    if not kind.folder and path.is_file() and path.stat().st_size and not kind.fits(path):
+        raise CoraError(
+            f"{flag}: expected a new file or {kind.name}, got {described(path)}: {path}; name another or move that away"
+        )
+    parts = [(path / name, part) for name, part in kind.files.items()]
+    parts += [(path.with_suffix(suffix), part) for suffix, part in kind.beside.get(path.suffix.lower(), {}).items()]
+    for place, part in parts:
+        check_output(place, part, sources, flag=flag)
+
+
+def sources_of(arguments: argparse.Namespace, *, but: Iterable[str] = ()) -> list[Path]:
+    """Files and folders that the arguments name, apart from those under the names in `but`."""
+    values = (value for name, value in vars(arguments).items() if name not in set(but))
+    return [path for value in values for path in _places(value)]
+
+
+def same_place(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file: links, relative paths and, for systems that ignore it, case count as one."""
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return os.path.realpath(first).casefold() == os.path.realpath(second).casefold()
+
+
+def _places(value: object) -> Iterator[Path]:
+    if isinstance(value, str):
+        # A name with @ stands for a file of names.
+        candidates = [Path(value), Path(value.removeprefix("@"))] if value else []
+    elif isinstance(value, Path):
+        candidates = [value]
+    elif isinstance(value, list | tuple):
+        candidates = []
+        for one in value:
+            # In a list folders are meant; a lone text with the name of one may be a model's, or a format's.
+            yield from [Path(one)] if isinstance(one, str) and _exists(one, folder=True) else _places(one)
+    else:
+        candidates = []
+    yield from (path for path in candidates if _exists(path, folder=isinstance(value, Path)))
+
+
+def _exists(path: str | Path, *, folder: bool) -> bool:
+    try:
+        return Path(path).is_file() or (folder and Path(path).is_dir())
+    except (OSError, ValueError):  # a text that is too long for a path, or no path at all
+        return False
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")

@@ -1,0 +1,250 @@
+"""Kinds of files that commands write, told by their content: an earlier output may be replaced, nothing else."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cora.files import PICTURE_MARK
+
+#: Bytes at the start -> what people call such a file.
+_MAGIC = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG\r\n": "a PNG picture",
+    b"GIF8": "a GIF picture",
+    b"BM": "a BMP picture",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"\x1aE\xdf\xa3": "a video",
+    b"PK\x03\x04": "a ZIP archive or a PyTorch file",
+    b"%PDF": "a PDF",
+}
+_HEAD = 4096
+_LONGEST_HEADER = 100_000_000  # bytes, what the safetensors format allows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a command writes to one place.
+
+    Attributes:
+        name: how people call it, with its article.
+        fits: whether an existing file is of this kind.
+        folder: whether it is one.
+        apart: whether that folder must not be one that is read.
+        files: of a folder, those of fixed names.
+        beside: ending of the output -> ending of a file that is written beside it -> its kind.
+    """
+
+    name: str
+    fits: Callable[[Path], bool] = field(default=lambda path: False)
+    folder: bool = False
+    apart: bool = False
+    files: Mapping[str, Kind] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
+
+
+def described(path: Path) -> str:
+    """What people call an existing file, with its article."""
+    head = _head(path)
+    for start, name in _MAGIC.items():
+        if head.startswith(start):
+            return name
+    if head[4:8] == b"ftyp":
+        return "a video"
+    if head[:4] == b"RIFF":
+        return "a WebP picture" if head[8:12] == b"WEBP" else "a video"
+    if _safetensors_metadata(path) is not None:
+        return "a model file"
+    if head.lstrip()[:1] in (b"{", b"["):
+        return "a JSON file of other content"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return "a file of another kind"
+    return "a text file of another kind"
+
+
+def drawn_by_cora(path: Path) -> bool:
+    """Whether a picture carries the mark of those that commands draw."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            found = picture.info.get("comment") or picture.info.get("Comment") or ""
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+    return text == PICTURE_MARK
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def _safetensors_metadata(path: Path) -> dict[str, str] | None:
+    """What the header says; None where it is no safetensors file."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if not 2 <= length <= _LONGEST_HEADER:
+                return None
+            header = json.loads(file.read(length))
+    except (OSError, ValueError, struct.error):
+        return None
+    return dict(header.get("__metadata__") or {}) if isinstance(header, dict) else None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _json_kind(name: str, *keys: str) -> Kind:
+    """A JSON object that has these keys."""
+
+    def fits(path: Path) -> bool:
+        content = _json(path)
+        return isinstance(content, dict) and all(key in content for key in keys)
+
+    return Kind(name=name, fits=fits)
+
+
+def _tensors(name: str, *formats: str) -> Kind:
+    return Kind(name=name, fits=lambda path: (_safetensors_metadata(path) or {}).get("format") in formats)
+
+
+def _is_detections(path: Path) -> bool:
+    content = _json(path)
+    if not isinstance(content, dict) or content.keys() != {"images", "categories", "annotations"}:
+        return False
+    return all(isinstance(one, dict) and "score" in one for one in content["annotations"])
+
+
+def _is_relabelled(path: Path) -> bool:
+    content = _json(path)
+    boxes = content.get("annotations") if isinstance(content, dict) else None
+    return isinstance(boxes, list) and any(isinstance(one, dict) and "original_category_id" in one for one in boxes)
+
+
+def _is_pseudo(path: Path) -> bool:
+    content = _json(path)
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and ("pseudo" in info or "labelled" in info)
+
+
+def _starts_with(start: bytes) -> Callable[[Path], bool]:
+    return lambda path: _head(path).lstrip().startswith(start)
+
+
+def _is_video(path: Path) -> bool:
+    head = _head(path)
+    return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"GIF8"))
+
+
+def _is_export(path: Path) -> bool:
+    """Exported graphs and programs carry a description; OpenVINO and TensorRT have it beside them."""
+    if path.suffix.lower() in (".xml", ".engine"):
+        return _EXPORT_SAYS.fits(path.with_suffix(".json"))
+    if path.suffix.lower() == ".safetensors":
+        return MODEL.fits(path)
+    return b"cora-export" in path.read_bytes() if path.suffix.lower() in (".onnx", ".pt2") else False
+
+
+PICTURE = Kind(name="a picture that cora drew", fits=drawn_by_cora)
+MODEL = _tensors("a model file of cora", "cora-detector", "cora-detector-int8")
+TEXT = _tensors("learned text of 'cora text-prompts'", "cora-text")
+VIDEO = Kind(name="a video", fits=_is_video)
+TRACK_TABLE = Kind(name="a table of 'cora video'", fits=_starts_with(b"frame,seconds,track,class,score,"))
+TRACKS = _json_kind("tracks of 'cora video'", "video", "frames", "tracks")
+DETECTIONS = Kind(name="boxes of 'cora detect'", fits=_is_detections)
+RELABELLED = Kind(name="annotations of 'cora relabel'", fits=_is_relabelled)
+AGREEMENT = _json_kind("numbers of 'cora relabel'", "boxes", "agreed", "by_class", "confusion")
+PSEUDO = Kind(name="annotations of 'cora pseudo-label'", fits=_is_pseudo)
+EVALUATION = _json_kind("numbers of 'cora evaluate'", "command", "bootstrap", "max_detections")
+REGION_ACCURACY = _json_kind("numbers of 'cora region-accuracy'", "command", "bootstrap", "accuracy")
+GROUPS = _json_kind("numbers of 'cora groups'", "command", "groups", "alike")
+HITS = _json_kind("regions of 'cora search'", "query", "folder", "regions")
+STUDY = _json_kind("numbers of 'cora study'", "command", "verdict", "groups")
+QUANTIZED = _json_kind("numbers of 'cora quantize'", "model", "backend", "rows")
+ALIGNED = _json_kind("numbers of 'cora align'", "command", "cosine", "scores")
+COMPARED = _json_kind("numbers of a smaller model", "command", "models")
+SEARCHED = _json_kind("numbers of 'cora search-arch'", "whole", "trials")
+_EXPORT_SAYS = _json_kind("the description of an exported model", "format", "fingerprint", "class_names")
+_WEIGHTS = Kind(name="the weights of an exported model", fits=lambda path: _is_export(path.with_suffix(".xml")))
+EXPORT = Kind(
+    name="an exported model of cora",
+    fits=_is_export,
+    beside={".xml": {".json": _EXPORT_SAYS, ".bin": _WEIGHTS}, ".engine": {".json": _EXPORT_SAYS}},
+)
+
+# What training leaves; folders of its stages check their own `run.json`.
+_PROMPTED = {"prompts.safetensors": MODEL}
+_LOCALIZED = {
+    "relabelled.json": RELABELLED,
+    "agreement.json": AGREEMENT,
+    "confusion.png": PICTURE,
+    "model.safetensors": MODEL,
+}
+_EMBEDDED = Kind(name="embeddings of boxes", fits=lambda path: "fingerprint" in (_safetensors_metadata(path) or {}))
+
+
+def _folder(name: str, files: Mapping[str, Kind] | None = None, *, apart: bool = False) -> Kind:
+    return Kind(name=name, folder=True, files=files or {}, apart=apart)
+
+
+DRAWN = _folder("a folder of drawn pictures", apart=True)
+BATCH = _folder("a folder of 'cora batch'", apart=True)
+INDEX = _folder(
+    "an index", {"index.json": _json_kind("the description of an index", "model", "folder", "settings")}, apart=True
+)
+SHARDS = _folder(
+    "a folder of shards", {"shards.json": _json_kind("the description of shards", "format", "category_ids")}, apart=True
+)
+REPORT = _folder(
+    "the report of 'cora evaluate'",
+    {"report.html": Kind(name="a report of cora", fits=lambda path: b"<title>Detection report<" in _head(path))},
+)
+EMBEDDINGS = _folder(
+    "embeddings of boxes", {"regions_train.safetensors": _EMBEDDED, "regions_val.safetensors": _EMBEDDED}
+)
+RUN = _folder("the folder of a run")
+DISTILL_RUN = _folder("the folder of a run", {"model.safetensors": MODEL})
+RUNS = {
+    "prompts": _folder("the folder of a run", _PROMPTED),
+    "localizer": _folder("the folder of a run", _LOCALIZED),
+    "all": _folder("the folder of a run", {**_PROMPTED, **_LOCALIZED}),
+}
+FINETUNE_RUN = _folder(
+    "the folder of a run",
+    {
+        "names.safetensors": MODEL,
+        "relabelled.json": RELABELLED,
+        "agreement.json": AGREEMENT,
+        "confusion.png": PICTURE,
+        "model.safetensors": MODEL,
+        "before.json": _json_kind("numbers of 'cora finetune'", "key", "scores"),
+        "report.json": _json_kind("numbers of 'cora finetune'", "recipe", "before", "after"),
+    },
+)
+PRUNE_RUN = RUNS["localizer"]
+STUDY_RUN = _folder(
+    "the folder of a study",
+    {
+        "study.safetensors": _tensors("a study of cora", "cora-study"),
+        "report.json": STUDY,
+        "histogram.png": PICTURE,
+    },
+)
+SEARCH_RUN = _folder(
+    "the folder of a search",
+    {"best.safetensors": MODEL, "pareto.png": PICTURE},
+)

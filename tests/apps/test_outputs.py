@@ -1,0 +1,211 @@
+"""No command replaces a source, or a file of another kind; its own earlier output it may."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from cora.apps import kinds
+from cora.apps.cli import main
+from cora.files import write_picture
+from tests.apps.test_documented_commands import COMMANDS
+
+PHOTOS = ("--images", "photos", "--annotations", "boxes.json")
+CLASSES = ("--classes", "cat")
+TRUTH = {
+    "images": [{"id": 1, "file_name": "white.jpg", "width": 80, "height": 60}],
+    "categories": [{"id": 1, "name": "cat"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}],
+}
+
+#: Command -> what it needs beside its outputs; and outputs that it needs.
+NEEDED = {
+    "detect": (("photos", *CLASSES), {}),
+    "video": (("clip.mp4", *CLASSES), {}),
+    "convert": (("published.pth",), {"--output": "own.safetensors"}),
+    "evaluate": (PHOTOS, {}),
+    "region-accuracy": (PHOTOS, {}),
+    "train prompts": (PHOTOS, {"--run": "runs"}),
+    "train localizer": (PHOTOS, {"--run": "runs"}),
+    "train all": (PHOTOS, {"--run": "runs"}),
+    "relabel": (PHOTOS, {"--output": "new.json"}),
+    "pseudo-label": (("photos", *CLASSES), {"--output": "new.json"}),
+    "text-prompts": ((*PHOTOS, "--method", "offsets"), {"--output": "text.safetensors"}),
+    "groups": ((*CLASSES, "--groups", "1"), {}),
+    "finetune": (PHOTOS, {}),
+    "index": (("photos",), {"--db": "regions.db"}),
+    "search": (("regions.db", "--text", "cat"), {}),
+    "study train": (PHOTOS, {"--run": "runs"}),
+    "study evaluate": ((*PHOTOS, "--study", "study.safetensors"), {}),
+    "cam": (("photos/white.jpg", *CLASSES), {}),
+    "align": (("--images", "photos"), {"--output": "own.safetensors"}),
+    "prune": (("--images", "photos", "--ffn", "0.5"), {"--output": "own.safetensors"}),
+    "distill": (("--images", "photos", "--teacher", "nano", "--student", "nano"), {"--run": "runs"}),
+    "search-arch": (("--images", "photos", "--budget", "9"), {"--run": "runs"}),
+    "export": (("--format", "onnx"), {"--output": "own.onnx"}),
+    "quantize": (
+        ("--images", "photos", "--backend", "onnxruntime", "--mode", "dynamic"),
+        {"--output": "own.onnx"},
+    ),
+    "batch": (("photos", *CLASSES), {}),
+    "shards": (PHOTOS, {"--output": "shards"}),
+}
+
+
+def outputs(*, folders: bool) -> list[tuple[str, str]]:
+    """(command, flag) of every output of every command."""
+    found = []
+    for name, parser in COMMANDS.items():
+        declared = parser.get_default("the command's outputs")
+        for action in parser._actions:
+            if action.dest in declared and declared[action.dest].folder == folders:
+                found.append((name, action.option_strings[-1]))
+    return found
+
+
+def command_line(name: str, flag: str, path: str) -> list[str]:
+    needed, required = NEEDED[name]
+    given = {**required, flag: path}
+    return [*name.split(), *needed, *(word for pair in given.items() for word in pair)]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def here(folder: Path, loaded: list[str]) -> Path:
+    """The folder with two photos, and with other people's files."""
+    Path("boxes.json").write_text(json.dumps(TRUTH))
+    Path("foreign.py").write_text("import os\n")
+    Path("foreign.json").write_text(json.dumps(TRUTH))
+    Path("foreign.txt").write_text("cat\ndog\n")
+    Image.new("RGB", (9, 9)).save("foreign.png")
+    Image.new("RGB", (9, 9)).save("foreign.jpg")
+    save_file({}, "foreign.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    assert COMMANDS.keys() - NEEDED.keys() == {"models", "serve"}
+
+
+@pytest.mark.parametrize("foreign", ["jpg", "py", "json", "txt", "png", "safetensors"])
+@pytest.mark.parametrize(("name", "flag"), outputs(folders=False))
+def test_files_of_another_kind_stay(
+    here: Path, loaded: list[str], capsys: pytest.CaptureFixture[str], name: str, flag: str, foreign: str
+) -> None:
+    file = Path(f"foreign.{foreign}")
+    before, names = file.read_bytes(), sorted(os.listdir())
+    err = refusal(capsys, command_line(name, flag, str(file)))
+    assert f"{flag}: expected a new file or " in err
+    assert "got a" in err
+    assert "name another" in err
+    assert file.read_bytes() == before
+    assert sorted(os.listdir()) == names
+    assert not loaded
+
+
+@pytest.mark.parametrize("spelled", ["boxes.json", "./photos/../boxes.json", "linked.json", "{here}/boxes.json"])
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [pair for pair in outputs(folders=False) if PHOTOS[0] in NEEDED[pair[0]][0] and "boxes.json" in NEEDED[pair[0]][0]],
+)
+def test_annotations_are_no_output(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, flag: str, spelled: str
+) -> None:
+    Path("linked.json").symlink_to("boxes.json")
+    err = refusal(capsys, command_line(name, flag, spelled.format(here=here)))
+    assert f"{flag}: expected a place of its own, got" in err
+    assert "which is read" in err
+    assert json.loads(Path("boxes.json").read_text()) == TRUTH
+
+
+@pytest.mark.parametrize("output", ["photos/white.jpg", "PHOTOS/../photos/White.JPG", "link.jpg"])
+def test_the_photo_is_no_output(here: Path, capsys: pytest.CaptureFixture[str], output: str) -> None:
+    Path("PHOTOS").mkdir(exist_ok=True)
+    Path("link.jpg").symlink_to("photos/white.jpg")
+    before = Path("photos/white.jpg").read_bytes()
+    assert "which is read" in refusal(capsys, ["detect", "photos/white.jpg", *CLASSES, "--json", output])
+    assert Path("photos/white.jpg").read_bytes() == before
+
+
+def test_classes_exemplars_and_models_are_no_outputs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (["--classes", "@foreign.txt"], ["--exemplar", "cat=foreign.txt"], [*CLASSES, "--model=foreign.txt"]):
+        assert "which is read" in refusal(capsys, ["detect", "photos/white.jpg", *given, "--json", "foreign.txt"])
+    Path("runs").mkdir()
+    Path("runs/model.safetensors").touch()
+    arguments = ["finetune", *PHOTOS, "--model", "runs/model.safetensors", "--run", "runs"]
+    assert "which is read" in refusal(capsys, arguments)
+
+
+def test_one_place_for_two_results_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["video", "clip.mp4", *CLASSES, "--csv", "new.txt", "--json", "./new.txt"]
+    assert "expected a file of its own for each" in refusal(capsys, arguments)
+
+
+@pytest.mark.parametrize(("name", "flag"), outputs(folders=True))
+def test_folders_keep_what_is_not_theirs(here: Path, capsys: pytest.CaptureFixture[str], name: str, flag: str) -> None:
+    kind = next(
+        COMMANDS[name].get_default("the command's outputs")[action.dest]
+        for action in COMMANDS[name]._actions
+        if flag in action.option_strings
+    )
+    Path("mine").mkdir()
+    for file in kind.files:
+        (Path("mine") / file).write_text("my own notes")
+        assert "got a text file of another kind" in refusal(capsys, command_line(name, flag, "mine"))
+        assert (Path("mine") / file).read_text() == "my own notes"
+        (Path("mine") / file).unlink()
+    if kind.apart:
+        assert "which is read" in refusal(capsys, command_line(name, flag, "photos"))
+        assert sorted(os.listdir("photos")) == ["black.png", "white.jpg"]
+
+
+def test_drawn_pictures_never_replace_photos(here: Path) -> None:
+    Path("drawn").mkdir()
+    Image.new("RGB", (5, 5)).save("drawn/white.jpg")
+    before = Path("drawn/white.jpg").read_bytes()
+    for _ in range(2):
+        assert main(["detect", "photos/white.jpg", *CLASSES, "--output", "drawn"]) == 0
+        assert Path("drawn/white.jpg").read_bytes() == before
+        assert sorted(os.listdir("drawn")) == ["white-2.jpg", "white.jpg"]
+
+
+def test_the_same_command_again_is_welcome(here: Path) -> None:
+    for _ in range(2):
+        arguments = ["detect", "photos/white.jpg", *CLASSES, "--json", "found.json", "--output", "drawn"]
+        assert main(arguments) == 0
+        assert main([*arguments, "--score", "0.9"]) == 0  # nothing found
+        assert sorted(os.listdir("drawn")) == ["white.jpg"]
+
+
+def draw(path: Path) -> None:
+    write_picture(path, Image.new("RGB", (9, 9)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "write"),
+    [
+        (kinds.PICTURE, "a.png", draw),
+        (kinds.PICTURE, "a.jpg", draw),
+        (kinds.MODEL, "a.safetensors", lambda p: save_file({}, p, metadata={"format": "cora-detector"})),
+        (kinds.VIDEO, "a.mp4", lambda p: p.write_bytes(b"\0\0\0\x20ftypisom")),
+        (kinds.TRACK_TABLE, "a.csv", lambda p: p.write_text("frame,seconds,track,class,score,left\n")),
+        (kinds.RELABELLED, "a.json", lambda p: p.write_text('{"annotations": [{"original_category_id": 1}]}')),
+        (kinds.PSEUDO, "a.json", lambda p: p.write_text('{"info": {"labelled": 3}}')),
+        (kinds.EXPORT, "a.onnx", lambda p: p.write_bytes(b'\x08\x07{"format": "cora-export"}')),
+    ],
+)
+def test_kinds_know_their_own(tmp_path: Path, kind: kinds.Kind, name: str, write: Callable[[Path], object]) -> None:
+    write(tmp_path / name)
+    assert kind.fits(tmp_path / name)
+    (tmp_path / name).write_bytes(b"\xff\xd8\xff broken")
+    assert not kind.fits(tmp_path / name)
