@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cora.detector import Detector
+from cora.localizer.encoder import Encoder
 from cora.localizer import LocalizerOutput, Memory, pre_match
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
@@ -246,7 +247,8 @@ class LocalizerTask(nn.Module):
         if not self.config.activation_checkpointing:
             return nullcontext()
         localizer = self.detector.localizer
-        return recomputed([*localizer.encoder.layers, *localizer.decoder.layers])
+        encoder = localizer.encoder
+        return recomputed([*(encoder.layers if isinstance(encoder, Encoder) else [encoder]), *localizer.decoder.layers])
 
 
 def only(targets: Targets, known: Tensor) -> Targets:
