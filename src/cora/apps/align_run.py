@@ -44,8 +44,8 @@ def align_model(args: argparse.Namespace) -> int:
     detector = open_torch_detector(args.model, args.device, needs="cora align")
     if isinstance(detector.image_tower, TimmTower):
         raise ModelError(
-            f"{args.model}: expected a model whose boxes are pooled in two ways, exact and fast, got a TimmTower, which "
-            "pools all boxes in one way; nothing is to be aligned, use the model as it is"
+            f"{args.model}: expected a model that pools boxes in two ways, exact and fast, got a TimmTower, which "
+            "pools all in one way; there is nothing to align, use the model as it is"
         )
     if not (args.exact_boxes or detector.config.postprocess.exact_boxes):
         raise ModelError(f"{args.model}: expected --exact-boxes N, as this model pools all boxes exactly, got none")

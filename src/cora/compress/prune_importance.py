@@ -213,7 +213,8 @@ def recalibrate(detector: Detector, pictures: Sequence[Image.Image]) -> None:
     """
     if not pictures:
         raise ModelError("recalibration: expected at least one photo, got none")
-    norms = [module for module in resnet_of(detector.image_tower, "recalibration").net.modules() if isinstance(module, nn.BatchNorm2d)]
+    net = resnet_of(detector.image_tower, "recalibration").net
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -2,7 +2,8 @@
 
 A frozen tower gives the same maps in every epoch; on a CPU it is most of a training step. The cache keeps C3
 and C4 of K versions (flip, scale, crop) in half precision on disk, once where both are one map, one file a version of
-a photo, so that it can be built in pieces and read in any order. Epoch e reads version (e + an offset of the photo) modulo K.
+a photo, so that it can be built in pieces and read in any order. Epoch e reads version (e + an offset of the photo)
+modulo K.
 """
 
 from __future__ import annotations

@@ -110,8 +110,7 @@ def _resized(mask: Tensor, features: Tensor) -> Tensor:
     Places stay the same in every runtime; their own operators round ratios of sizes in different ways.
     """
     rows, columns = (
-        _nearest(cells, pixels, mask.device)
-        for cells, pixels in zip(features.shape[-2:], mask.shape[-2:], strict=True)
+        _nearest(cells, pixels, mask.device) for cells, pixels in zip(features.shape[-2:], mask.shape[-2:], strict=True)
     )
     return mask.index_select(1, rows).index_select(2, columns)
 

@@ -233,7 +233,8 @@ def fold_timm_norms(module: nn.Module) -> None:
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     # In place: timm's padding layers are subclasses that must stay.
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     convolution.weight.mul_(scale[:, None, None, None])
     bias = norm.bias - norm.running_mean * scale

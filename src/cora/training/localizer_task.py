@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cora.detector import Detector
-from cora.localizer.encoder import Encoder
 from cora.localizer import LocalizerOutput, Memory, pre_match
+from cora.localizer.encoder import Encoder
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.allowed_pairs import allowed_pairs, similar_classes
