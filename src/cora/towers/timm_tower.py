@@ -15,6 +15,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -212,10 +213,42 @@ def tap_widths(net: Any, taps: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(by_module[f"blocks.{tap}"] for tap in taps)
 
 
+class HalvingConv(nn.Conv2d):
+    """TensorFlow's "same" padding of a convolution of stride 2 for maps of even sides: known without the sizes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, h, w] to [B, C', h / 2, w / 2]."""
+        before = (int(self.kernel_size[0]) - 2) // 2
+        after = int(self.kernel_size[0]) - 2 - before
+        outputs: Tensor = F.conv2d(
+            F.pad(input, (before, after, before, after)), self.weight, self.bias, self.stride, 0, 1, self.groups
+        )
+        return outputs
+
+
 def build_backbone(name: str) -> nn.Module:
-    """An untrained timm backbone without its classifier."""
+    """An untrained timm backbone without its classifier, for images whose sides are multiples of 32."""
     net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    for module in list(net.modules()):
+        for child_name, child in module.named_children():
+            if isinstance(child, Conv2dSame):
+                setattr(module, child_name, _halving(child))
     return net
+
+
+def _halving(convolution: nn.Conv2d) -> HalvingConv:
+    if convolution.stride != (2, 2) or convolution.kernel_size[0] != convolution.kernel_size[1]:
+        raise ValueError(f"timm backbone: expected padding of halving convolutions only, got {convolution}")
+    halving = HalvingConv(
+        convolution.in_channels,
+        convolution.out_channels,
+        int(convolution.kernel_size[0]),
+        stride=2,
+        groups=convolution.groups,
+        bias=convolution.bias is not None,
+    )
+    halving.load_state_dict(convolution.state_dict())
+    return halving
 
 
 def fold_timm_norms(module: nn.Module) -> None:
