@@ -1,4 +1,4 @@
-"""A small model of the kind of nano: a timm backbone with random weights, a way into a text space, NanoDet beside it."""
+"""A small model of the kind of nano: a timm backbone, a way into a text space, NanoDet beside it; random weights."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def toy_nano(cache_dir: Path, config: DetectorConfig | None = None, *, seed: int
     with torch.no_grad():
         detector.prompt.offset.normal_(0, 0.1)
         for name, value in detector.named_parameters():
-            if any(part in name for part in ("box_heads", "localizer.objectness_head", "reach_heads")):
+            if any(
+                part in name for part in ("box_heads", "localizer.objectness_head", "reach_heads", "objectness_heads")
+            ):
                 value.normal_(0, 0.2)  # zero in a fresh localizer: all boxes would be anchors
     return detector.eval()
 

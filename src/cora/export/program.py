@@ -72,10 +72,8 @@ def _open_sizes(manifest: Manifest) -> dict[str, dict[int, Any]]:
     sides: dict[int, Any] = {}
     if manifest.settings.size_hw is None:
         step = manifest.config.preprocess.multiple
-        sides = {
-            axis: any_size if step == 1 else step * torch.export.Dim(name)
-            for axis, name in ((2, "rows"), (3, "columns"))
-        }
+        names = {2: "rows", 3: "columns"}
+        sides = {axis: any_size if step == 1 else step * torch.export.Dim(name) for axis, name in names.items()}
     sizes: dict[str, dict[int, Any]] = {"pixels": batch | sides, "sizes_hw": batch}
     if manifest.vocabulary == "input":
         sizes |= {"embeddings": {0: any_size}, "log_weights": {0: any_size}}
