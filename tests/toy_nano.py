@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,30 @@ def toy_nano(cache_dir: Path, config: DetectorConfig | None = None, *, seed: int
             ):
                 value.normal_(0, 0.2)  # zero in a fresh localizer: all boxes would be anchors
     return detector.eval()
+
+
+def write_boxed_photos(folder: Path) -> Path:
+    """Six photos with a box each of two colours, below `images`, with `boxes.json` and `split.json`."""
+    (folder / "images").mkdir(parents=True)
+    colours = {"red square": (200, 30, 30), "blue square": (30, 40, 200)}
+    annotations = []
+    for number in range(6):
+        photo = Image.new("RGB", (120, 90) if number % 2 else (90, 120), (128, 128, 128))
+        for label, colour in enumerate(colours.values()):
+            x, y, side = 5 + 40 * label, 10 + 3 * number, 25 + 4 * label
+            photo.paste(colour, (x, y, x + side, y + side))
+            box = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": [x, y, side, side]}
+            annotations.append(box)
+        photo.save(folder / "images" / f"{number}.png")
+    images = [
+        {"id": n, "file_name": f"{n}.png", "width": 120 if n % 2 else 90, "height": 90 if n % 2 else 120}
+        for n in range(6)
+    ]
+    categories = [{"id": place, "name": name} for place, name in enumerate(colours, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    (folder / "split.json").write_text(json.dumps({"base": ["red square"], "novel": ["blue square"]}))
+    return folder
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:

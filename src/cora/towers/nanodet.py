@@ -139,7 +139,7 @@ class NanoDet(nn.Module):
             rows = head(layers(level)).flatten(2).transpose(1, 2)
             logits.append(rows[..., :CLASSES])
             share = rows[..., CLASSES:].float().unflatten(-1, (4, BINS)).softmax(-1)
-            reaches.append(share @ self.get_buffer("bins") * stride)
+            reaches.append((share * self.get_buffer("bins")).sum(-1) * stride)
         return Dense(levels, torch.cat(logits, dim=1), torch.cat(reaches, dim=1))
 
     def pyramid(self, pixels: Tensor) -> tuple[Tensor, ...]:

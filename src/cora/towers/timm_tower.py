@@ -191,7 +191,8 @@ class TimmTower(ImageTower):
         objectness = boxes.objectness.masked_fill(~inside, -torch.inf)
         # Filled up, so that their number is a constant of a traced graph; cells that come twice change nothing.
         filled = F.pad(objectness, (0, WITNESSES), value=-torch.inf)
-        best = (filled.topk(WITNESSES, dim=1).indices % inside.shape[1]).unsqueeze(-1)
+        best = filled.topk(WITNESSES, dim=1).indices
+        best = best.remainder(torch.full_like(best, inside.shape[1])).unsqueeze(-1)
         reach = boxes.reach.gather(1, best.expand(-1, -1, 4))
         centres = boxes.centres.gather(1, best.expand(-1, -1, 2))
         corners = torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], dim=-1)
