@@ -79,19 +79,22 @@ def test_files_that_do_not_fit(detector: Detector, tmp_path: Path) -> None:
 
 
 def test_unknown_models_list_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"unknown model 'nanu': expected one of nano, RN50, .*path of a file"):
+    with pytest.raises(
+        ModelError, match=r"unknown model 'nanu': expected one of nano, nano-ovcoco, RN50, .*path of a file"
+    ):
         load("nanu")
     with pytest.raises(ModelError, match="expected an existing file, got none"):
         load(tmp_path / "none.safetensors")
     with pytest.raises(ModelError, match="expected an existing file, got none"):
         load("none.safetensors")
-    assert known_models()[0] == "nano"
+    assert known_models()[:2] == ["nano", "nano-ovcoco"]
 
 
-def test_missing_asset_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets, "_ASSET", "none.safetensors")
-    with pytest.raises(ModelError, match=r"expected the file none.safetensors in the package"):
-        load("nano")
+@pytest.mark.parametrize("name", ["nano", "nano-ovcoco"])
+def test_missing_asset_is_a_clear_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "_assets", lambda: tmp_path)
+    with pytest.raises(ModelError, match=rf"model '{name}': expected the file {name}.safetensors in the package"):
+        load(name)
 
 
 def test_weights_that_cannot_be_stored(detector: Detector, tmp_path: Path) -> None:

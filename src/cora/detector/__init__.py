@@ -1,6 +1,6 @@
 """The detector: the paper's figure, post-processing, checkpoints, models by name."""
 
-from cora.detector.checkpoint import read_checkpoint, write_checkpoint
+from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector, DetectorOutput, PreMatched
 from cora.detector.postprocess import PostprocessConfig, combine_scores, select_detections
@@ -34,6 +34,8 @@ __all__ = [
     "new_detector",
     "preset_config",
     "read_checkpoint",
+    "read_config",
     "select_detections",
     "write_checkpoint",
+    "write_sharing_checkpoint",
 ]

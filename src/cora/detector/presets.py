@@ -1,15 +1,19 @@
-"""Models by name: the embedded default, CLIP towers with the published settings, or a file."""
+"""Models by name: the embedded ones, CLIP towers with the published settings, or a file."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from cora.detector.checkpoint import read_checkpoint
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
+from cora.detector.undrawn import Undrawn
 from cora.errors import ModelError
 from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig, known_towers, load_towers, tower_config
@@ -17,28 +21,48 @@ from cora.towers.weights import load_checked
 
 _LOG = logging.getLogger(__name__)
 
-EMBEDDED = "nano"
-_ASSET = "nano.safetensors"
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A model inside the package.
+
+    Attributes:
+        asset: name of its file.
+        about: what it is, in a sentence.
+    """
+
+    asset: str
+    about: str
+
+
+DEFAULT = "nano"
+EMBEDDED = {
+    DEFAULT: EmbeddedModel("nano.safetensors", "The default, taught by everything at hand."),
+    "nano-ovcoco": EmbeddedModel(
+        "nano-ovcoco.safetensors", "Strict: of all boxes it saw those of OV-COCO's 48 base classes only."
+    ),
+}
 
 
 def known_models() -> list[str]:
     """Names that `load` takes."""
-    return [EMBEDDED, *known_towers()]
+    return [*EMBEDDED, *known_towers()]
 
 
-def load(name_or_path: str | Path = EMBEDDED) -> Detector:
+def load(name_or_path: str | Path = DEFAULT) -> Detector:
     """Load a detector in evaluation mode.
 
     Args:
-        name_or_path: "nano" (embedded, no download), a file that `Detector.save` wrote, or the name of a CLIP
-            tower such as "RN50-quickgelu": published settings, OpenAI's weights, a localizer still to train.
+        name_or_path: "nano" or "nano-ovcoco" (embedded, no download), a file that `Detector.save` wrote, or the name of
+            a CLIP tower such as "RN50-quickgelu": published settings, OpenAI's weights, a localizer still to train.
 
     Raises:
         ModelError: unknown name (the known are listed), weights that cannot be had, a file that does not fit.
     """
     name = str(name_or_path)
-    if name == EMBEDDED:
-        return _load_embedded()
+    if name in EMBEDDED:
+        with embedded_file(name) as file:
+            return load_checkpoint(file)
     if name in known_towers():
         _LOG.warning("%s: the localizer is untrained; train it or load a checkpoint before detecting", name)
         return new_detector(name).eval()
@@ -57,8 +81,9 @@ def load_checkpoint(path: str | Path) -> Detector:
         ModelError: not a checkpoint, or its tensors do not fit its configuration.
     """
     config, weights = read_checkpoint(path)
-    detector = Detector.build(config)
-    load_checked(detector, weights, source=f"checkpoint {path}")
+    with Undrawn():
+        detector = Detector.build(config)
+    load_checked(detector, weights, source=f"checkpoint {path}", assign=True)
     detector.precision = "auto"
     return detector.eval()
 
@@ -94,12 +119,28 @@ def new_detector(name: str, pretrained: str | Path | None = "openai") -> Detecto
     return Detector.build(config, towers=(image_tower, text_tower))
 
 
-def _load_embedded() -> Detector:
-    asset = resources.files("cora") / "assets" / _ASSET
-    if not asset.is_file():
+def has_embedded(name: str) -> bool:
+    """Whether the package was built with an embedded model's file."""
+    return (_assets() / EMBEDDED[name].asset).is_file()
+
+
+@contextmanager
+def embedded_file(name: str) -> Iterator[Path]:
+    """The file of an embedded model, as long as the context lasts.
+
+    Raises:
+        ModelError: the package was built without it.
+    """
+    asset = EMBEDDED[name].asset
+    entry = _assets() / asset
+    if not has_embedded(name):
         raise ModelError(
-            f"model {EMBEDDED!r}: expected the file {_ASSET} in the package, got none; "
+            f"model {name!r}: expected the file {asset} in the package, got none; "
             "install a release, or name another model or the path of a file"
         )
-    with resources.as_file(asset) as file:
-        return load_checkpoint(file)
+    with resources.as_file(entry) as file:
+        yield file
+
+
+def _assets() -> Traversable:
+    return resources.files("cora") / "assets"

@@ -28,6 +28,8 @@ from cora.pyramid import PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
 OBJECTNESS_PRIOR = 0.01
+#: Cells of a pyramid that suppression looks at, for every anchor.
+CONSIDERED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class LocalizerConfig:
         heads: attention heads.
         head_dim: width of a head; 0 stands for dim / heads. Pruned models have fewer heads of the same width.
         ff: hidden width of the feed-forward networks.
-        enc_layers: encoder layers, at least 1.
+        enc_layers: encoder layers, at least 1; with `levels`, 1 for passes between the levels, 0 for none.
         dec_layers: decoder layers, at least 1.
         num_queries: anchors an image.
         anchors: "learned", the same for every image, or "proposed" from the encoded map of each image.
@@ -70,6 +72,8 @@ class LocalizerConfig:
         if self.levels and self.anchors != "proposed":
             raise ModelError('localizer anchors: expected "proposed" with the levels of a pyramid, got learned ones')
         for name, value in asdict(self).items():
+            if name == "enc_layers" and self.levels and value in (0, 1):
+                continue
             if name not in ("dropout", "anchors", "head_dim", "levels") and value < 1:
                 raise ModelError(f"localizer {name}: expected at least 1, got {value}")
         if self.anchors not in ("learned", "proposed"):
@@ -194,7 +198,10 @@ class Localizer(nn.Module):
             anchors: Tensor = self.learned_anchors(memory.tokens.shape[0])
             return anchors
         with torch.no_grad():
-            return self.propose(memory).best(self._proposer().count)
+            count = self._proposer().count
+            # A pyramid has thousands of cells, most of which see nothing.
+            considered = CONSIDERED * count if isinstance(memory, PyramidMemory) else None
+            return self.propose(memory).best(count, considered=considered)
 
     def propose(self, memory: Memory) -> Proposals:
         """What every cell of the encoded map proposes as an anchor.
@@ -276,5 +283,5 @@ def _map_parts(config: LocalizerConfig, shared: dict[str, int]) -> tuple[nn.Conv
 
 
 def _pyramid_parts(config: LocalizerConfig) -> tuple[None, PyramidEncoder, PyramidProposals]:
-    encoder = PyramidEncoder(layout=PyramidLayout(config.levels), dim=config.dim)
+    encoder = PyramidEncoder(layout=PyramidLayout(config.levels), dim=config.dim, passes=config.enc_layers > 0)
     return None, encoder, PyramidProposals(dim=config.dim, count=config.num_queries)

@@ -39,14 +39,23 @@ class Proposals:
     centres: Tensor
     inside: Tensor
 
-    def best(self, count: int, *, iou: float = 0.7) -> Tensor:
+    def best(self, count: int, *, iou: float = 0.7, considered: int | None = None) -> Tensor:
         """The `count` boxes [B, count, 4] of highest objectness, no two of IoU above `iou` while there are others.
 
         Where that leaves too few, suppressed boxes follow, best first, then (on a tiny map) repetitions.
+
+        Args:
+            count: boxes of an image.
+            iou: overlap from which a box counts as covered by a better one.
+            considered: look at so many cells only, those of highest objectness; all if None.
         """
         chosen = []
-        scores = self.objectness.masked_fill(~self.inside, -torch.inf)
-        for boxes, score in zip(self.boxes_cxcywh, scores.float(), strict=True):
+        scores = self.objectness.masked_fill(~self.inside, -torch.inf).float()
+        cells = self.boxes_cxcywh
+        if considered is not None and considered < scores.shape[1]:
+            scores, best = scores.topk(considered, dim=1)
+            cells = cells.gather(1, best.unsqueeze(-1).expand(-1, -1, 4))
+        for boxes, score in zip(cells, scores, strict=True):
             order = score.argsort(descending=True)
             kept = nms(cxcywh_to_xyxy(boxes.float()), score, iou)
             suppressed = torch.ones_like(score, dtype=torch.bool).index_fill(0, kept, False)

@@ -60,9 +60,10 @@ class PyramidEncoder(nn.Module):
     Args:
         layout: strides and channels of the maps.
         dim: width of the encoded maps, a multiple of 8.
+        passes: whether neighbouring levels are mixed; maps that the tower has mixed already need none.
     """
 
-    def __init__(self, *, layout: PyramidLayout, dim: int) -> None:
+    def __init__(self, *, layout: PyramidLayout, dim: int, passes: bool = True) -> None:
         super().__init__()
         self.layout = layout
         self.strides = tuple(stride for stride, _ in layout.levels)
@@ -73,15 +74,18 @@ class PyramidEncoder(nn.Module):
             for _, channels in layout.levels
         )
         self.coarser = None if 64 in self.strides else SeparableBlock(dim, stride=2)
-        self.top_down = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(3))
-        self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(3))
-        self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(3))
+        steps = 3 if passes else 0
+        self.top_down = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
+        self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(steps))
+        self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """A packed map [B, C, h, w] to maps [B, dim, ...] of strides 8, 16, 32 and 64."""
         maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
         if self.coarser is not None:
             maps.append(self.coarser(maps[-1]))
+        if not len(self.top_down):
+            return tuple(maps)
         for place in (2, 1, 0):
             above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
             maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1))

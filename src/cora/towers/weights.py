@@ -170,8 +170,14 @@ def load_clip_weights(
     return None if scale is None else math.exp(float(scale))
 
 
-def load_checked(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+def load_checked(module: nn.Module, weights: Mapping[str, Tensor], *, source: str, assign: bool = False) -> None:
     """Load a state dict that must fit exactly; integers that only count training steps may be absent.
+
+    Args:
+        module: takes the weights.
+        weights: state dict.
+        source: where it comes from, for messages.
+        assign: the tensors become the module's own, without a copy; nobody else may keep them.
 
     Raises:
         ModelError: missing, unknown or differently shaped tensors, counted, with an example.
@@ -192,7 +198,9 @@ def load_checked(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
             f"{source}: expected the {len(own)} tensors of this model, got {len(missing)} missing and "
             f"{len(unknown)} unknown, for example {example}; was it made for another model?"
         )
-    module.load_state_dict(dict(weights), strict=False)
+    if assign:
+        weights = {key: value.to(own[key].dtype) for key, value in weights.items()}
+    module.load_state_dict(dict(weights), strict=False, assign=assign)
 
 
 def _is_archive(path: Path) -> bool:
