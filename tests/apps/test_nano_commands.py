@@ -69,7 +69,7 @@ def test_train_all_stages(made: Path) -> None:
     for versions in (0, 1):
         Path("recipe.py").write_text(RECIPE.replace("VERSIONS", str(versions)))
         run = f"run{versions}"
-        train = ["train", "all", *PHOTOS, "--model", MODEL, "--recipe", "recipe.py", "--run", run]
+        train = ["train", "all", *PHOTOS, "--model", MODEL, "recipe.py", "--run", run]
         assert main([*train, "--device", "cpu"]) == 0
         trained = cora.load(f"{run}/model.safetensors")
         assert trained.fast_alignment is None

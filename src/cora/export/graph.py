@@ -22,6 +22,8 @@ from cora.export.manifest import Manifest
 from cora.export.pooling import graph_pooling
 from cora.export.suppression import Suppress, best_proposals, select_in_graph
 from cora.localizer import Memory
+from cora.localizer.localizer import CONSIDERED
+from cora.localizer.pyramid import PyramidMemory
 from cora.regions import Prepared, RegionPooling, Vocabulary
 from cora.structures import FeatureMap
 
@@ -60,7 +62,9 @@ class GraphDetector(Detector):
         proposals = self.localizer.proposals
         if proposals is None:
             return super().anchors(memory)
-        return best_proposals(self.localizer.propose(memory), proposals.count, suppress=self.suppress)
+        count = proposals.count
+        considered = CONSIDERED * count if isinstance(memory, PyramidMemory) else None
+        return best_proposals(self.localizer.propose(memory), count, suppress=self.suppress, considered=considered)
 
 
 class DetectorGraph(nn.Module):
