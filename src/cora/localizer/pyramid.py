@@ -38,6 +38,25 @@ class PyramidMemory(Memory):
     proposals: Proposals
 
 
+def group_norm(norm: nn.GroupNorm, features: Tensor, inside: Tensor | None) -> Tensor:
+    """Group norm of [B, C, h, w] with the statistics of the cells that are not padding, `inside` [B, 1, h, w]."""
+    if inside is None:
+        normed: Tensor = norm(features)
+        return normed
+    grouped = features.float().unflatten(1, (norm.num_groups, -1))
+    weight = inside.float().unsqueeze(1)
+    share = weight / (weight.sum((2, 3, 4), keepdim=True) * grouped.shape[2])
+    centred = grouped - (grouped * share).sum((2, 3, 4), keepdim=True)
+    variance = (centred.square() * share).sum((2, 3, 4), keepdim=True)
+    whitened = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2).to(features.dtype)
+    return whitened * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+#: [B, 1, h, w] of the levels 8, 16, 32 and 64, 1 where they are not padded and 0 elsewhere; None where nothing is.
+Insides = tuple[Tensor | None, ...]
+_NOTHING_PADDED: Insides = (None, None, None, None)
+
+
 class SeparableBlock(nn.Module):
     """Depthwise 5 x 5 and 1 x 1 convolution, group norm, SiLU."""
 
@@ -48,10 +67,18 @@ class SeparableBlock(nn.Module):
         self.pointwise = nn.Conv2d(inputs, dim, 1, bias=False)
         self.norm = nn.GroupNorm(8, dim)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, h, w] to [B, dim, h / stride, w / stride]."""
-        outputs: Tensor = F.silu(self.norm(self.pointwise(self.depthwise(features))))
-        return outputs
+    def forward(self, features: Tensor, inside: Tensor | None = None, inside_after: Tensor | None = None) -> Tensor:
+        """[B, inputs, h, w] to [B, dim, h / stride, w / stride].
+
+        Args:
+            features: of one level.
+            inside: [B, 1, h, w] 1 where the level is not padded, 0 elsewhere; None where nothing is.
+            inside_after: the same for the result, where that is smaller.
+        """
+        if inside is not None:
+            features = features * inside  # a convolution is to see what it sees beyond the border
+        after = inside if inside_after is None else inside_after
+        return F.silu(group_norm(self.norm, self.pointwise(self.depthwise(features)), after))
 
 
 class PyramidEncoder(nn.Module):
@@ -79,20 +106,40 @@ class PyramidEncoder(nn.Module):
         self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(steps))
         self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """A packed map [B, C, h, w] to maps [B, dim, ...] of strides 8, 16, 32 and 64."""
-        maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
+    def forward(self, features: Tensor, insides: Insides = _NOTHING_PADDED) -> tuple[Tensor, ...]:
+        """A packed map [B, C, h, w] to maps [B, dim, ...] of strides 8, 16, 32 and 64.
+
+        Args:
+            features: the packed map.
+            insides: [B, 1, h, w] of each of the four levels, 1 where it is not padded; None where nothing is.
+        """
+        maps = []
+        for lateral, one, inside in zip(self.laterals, self.layout.unpack(features), insides, strict=False):
+            convolution, norm = lateral.children()
+            maps.append(group_norm(norm, convolution(one), inside))
         if self.coarser is not None:
-            maps.append(self.coarser(maps[-1]))
+            maps.append(self.coarser(maps[-1], insides[2], insides[3]))
         if not len(self.top_down):
             return tuple(maps)
         for place in (2, 1, 0):
             above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
-            maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1))
+            maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1), insides[place])
         for place in (1, 2, 3):
-            below = self.halve[place - 1](maps[place - 1])
-            maps[place] = maps[place] + self.bottom_up[place - 1](torch.cat([maps[place], below], dim=1))
+            below = self.halve[place - 1](maps[place - 1], insides[place - 1], insides[place])
+            maps[place] = maps[place] + self.bottom_up[place - 1](
+                torch.cat([maps[place], below], dim=1), insides[place]
+            )
         return tuple(maps)
+
+
+class Trunk(nn.Sequential):
+    """Blocks one after the other, each of which is told what is padding."""
+
+    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """[B, dim, h, w] to the same; `inside` as in `SeparableBlock`."""
+        for block in self:
+            features = block(features, inside)
+        return features
 
 
 class PyramidProposals(nn.Module):
@@ -107,7 +154,7 @@ class PyramidProposals(nn.Module):
     def __init__(self, *, dim: int, count: int, levels: int = 4) -> None:
         super().__init__()
         self.count = count
-        self.trunk = nn.Sequential(SeparableBlock(dim), SeparableBlock(dim))
+        self.trunk = Trunk(SeparableBlock(dim), SeparableBlock(dim))
         self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in range(levels))
         self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in range(levels))
 
@@ -119,7 +166,12 @@ class PyramidProposals(nn.Module):
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, maps: tuple[Tensor, ...], masks: tuple[Tensor, ...], extents_hw: Tensor, start: DenseBoxes | None
+        self,
+        maps: tuple[Tensor, ...],
+        masks: tuple[Tensor, ...],
+        extents_hw: Tensor,
+        start: DenseBoxes | None,
+        insides: Insides = _NOTHING_PADDED,
     ) -> Proposals:
         """Propose a box at every cell.
 
@@ -128,8 +180,9 @@ class PyramidProposals(nn.Module):
             masks: [B, h, w] of each map, True where padded.
             extents_hw: [B, 2] cells of 32 pixels of each image without padding.
             start: boxes that the tower sees, of the same cells.
+            insides: padding of each map once more, as the layers take it.
         """
-        hidden = [self.trunk(one) for one in maps]
+        hidden = [self.trunk(one, inside) for one, inside in zip(maps, insides, strict=True)]
         objectness, correction = (
             torch.cat(
                 [head(one).flatten(2).transpose(1, 2) for head, one in zip(heads, hidden, strict=True)], 1
@@ -158,9 +211,10 @@ def encode_pyramid(
     c3: FeatureMap, encoder: PyramidEncoder, proposals: PyramidProposals, start: DenseBoxes | None
 ) -> PyramidMemory:
     """Encode a packed map and propose anchors from it."""
-    maps = encoder(c3.features)
     masks = _masks(c3.mask)
-    proposed = proposals(maps, masks, c3.extents_hw, start)
+    insides = _insides(c3.mask, masks, c3.features.dtype)
+    maps = encoder(c3.features, insides)
+    proposed = proposals(maps, masks, c3.extents_hw, start, insides)
     kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, (8, 16, 32, 64), strict=True)]
     kept = [entry for entry in kept if entry[2] >= FINEST_MEMORY]
     positions = [
@@ -203,6 +257,12 @@ def visible_cells(hidden: Tensor) -> Tensor | None:
     if hidden.device.type == "cpu" and not traced and not bool(hidden.any()):
         return None
     return ~hidden[:, None, None]
+
+
+def _insides(mask: Tensor, masks: tuple[Tensor, ...], dtype: torch.dtype) -> Insides:
+    if visible_cells(mask.flatten(1)) is None:
+        return _NOTHING_PADDED
+    return tuple((~one).to(dtype).unsqueeze(1) for one in masks)
 
 
 def _masks(mask: Tensor) -> tuple[Tensor, ...]:
