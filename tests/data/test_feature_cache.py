@@ -170,8 +170,9 @@ def test_one_map_for_both_is_stored_once(tmp_path: Path) -> None:
             c3, _ = super().features(batch)
             return c3, c3
 
+    both = build(tmp_path / "both")
     torch.manual_seed(0)
-    both, one = build(tmp_path / "both"), build(tmp_path / "one", OneMap())
+    one = build(tmp_path / "one", OneMap())
     item = one[(0, 0)]
     assert item.c4 is item.c3
     assert torch.equal(item.c3, both[(0, 0)].c3)

@@ -41,15 +41,15 @@ class PyramidMemory(Memory):
 def group_norm(norm: nn.GroupNorm, features: Tensor, inside: Tensor | None) -> Tensor:
     """Group norm of [B, C, h, w] with the statistics of the cells that are not padding, `inside` [B, 1, h, w]."""
     if inside is None:
-        normed: Tensor = norm(features)
-        return normed
+        return F.group_norm(features, norm.num_groups, norm.weight, norm.bias, norm.eps)
     grouped = features.float().unflatten(1, (norm.num_groups, -1))
     weight = inside.float().unsqueeze(1)
     share = weight / (weight.sum((2, 3, 4), keepdim=True) * grouped.shape[2])
     centred = grouped - (grouped * share).sum((2, 3, 4), keepdim=True)
     variance = (centred.square() * share).sum((2, 3, 4), keepdim=True)
     whitened = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2).to(features.dtype)
-    return whitened * norm.weight[:, None, None] + norm.bias[:, None, None]
+    outputs: Tensor = whitened * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return outputs
 
 
 #: [B, 1, h, w] of the levels 8, 16, 32 and 64, 1 where they are not padded and 0 elsewhere; None where nothing is.
@@ -116,6 +116,7 @@ class PyramidEncoder(nn.Module):
         maps = []
         for lateral, one, inside in zip(self.laterals, self.layout.unpack(features), insides, strict=False):
             convolution, norm = lateral.children()
+            assert isinstance(norm, nn.GroupNorm)
             maps.append(group_norm(norm, convolution(one), inside))
         if self.coarser is not None:
             maps.append(self.coarser(maps[-1], insides[2], insides[3]))
@@ -135,7 +136,7 @@ class PyramidEncoder(nn.Module):
 class Trunk(nn.Sequential):
     """Blocks one after the other, each of which is told what is padding."""
 
-    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """[B, dim, h, w] to the same; `inside` as in `SeparableBlock`."""
         for block in self:
             features = block(features, inside)
