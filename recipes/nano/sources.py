@@ -1,7 +1,8 @@
 """The images that nano learns from, those that choices are made on, and the two stand-ins for judging.
 
 Images come from the project's kit (not shipped) and from clones of public repositories, all of which `README.md` names:
-`voc` (VOC2012 photos and their boxes) and `nyu` (NYU Depth v2 photos with masks of 40 classes, boxes of connected parts).
+`voc` (VOC2012 photos and their boxes) and `nyu` (NYU Depth v2 photos with masks of 40 classes; boxes are their
+connected parts).
 Nobody trains on `val.json`, on the stand-ins, or on the images that choices are made on.
 """
 

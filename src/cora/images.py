@@ -282,7 +282,7 @@ class Preprocessor:
         if new_long > self.config.long_side:
             new_long = self.config.long_side
             new_short = max(round(new_long * short / long), min(_MIN_SIDE, self.config.short_side))
-        new_short, new_long = self._whole(new_short), self._whole(new_long)
+        new_short, new_long = self.whole_side(new_short), self.whole_side(new_long)
         return (new_short, new_long) if height <= width else (new_long, new_short)
 
     def resize(self, image: Image.Image) -> Image.Image:
@@ -307,7 +307,7 @@ class Preprocessor:
             raise ValueError(f"expected RGB images, got mode {', '.join(sorted(modes))}; use read_image")
         if original_sizes is None:
             original_sizes = [(image.height, image.width) for image in images]
-        images = [_stretch(image, self._whole(image.height), self._whole(image.width)) for image in images]
+        images = [_stretch(image, self.whole_side(image.height), self.whole_side(image.width)) for image in images]
         sizes = tuple((image.height, image.width) for image in images)
         step = self.config.multiple
         height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
@@ -325,7 +325,7 @@ class Preprocessor:
             original_sizes=tuple(original_sizes),
         )
 
-    def _whole(self, side: int) -> int:
+    def whole_side(self, side: int) -> int:
         """A side of whole cells where the configuration wants that, else the side."""
         step = self.config.multiple
         return max(round(side / step), 1) * step if self.config.whole else side

@@ -31,6 +31,7 @@ def toy_config(**localizer: object) -> DetectorConfig:
         context_length=16,
         vocab_size=1000,
         templates="plain",
+        logit_scale=10.0,  # every name is found somewhere
     )
     sizes = {"dim": 32, "heads": 2, "ff": 32, "enc_layers": 1, "dec_layers": 1, "num_queries": 20, "class_hidden": 16}
     config = config_for_tower(tower, LocalizerConfig(**(sizes | localizer)))  # type: ignore[arg-type]

@@ -4,7 +4,8 @@ from torchvision.ops import roi_align as torchvision_roi_align
 
 from cora.boxes import scale_to_pixels
 from cora.detector import Detector
-from cora.export.pooling import exact_pooling, fast_pooling, roi_align
+from cora.export.pooling import graph_pooling
+from cora.regions.roi_align import roi_align
 from cora.structures import FeatureMap
 
 
@@ -37,8 +38,8 @@ def test_both_poolings_are_the_detectors(toy: Detector) -> None:
         c3 = FeatureMap(torch.randn(2, tower.c3_channels, 10, 14), mask)
         c4 = FeatureMap(torch.randn(2, tower.c4_channels, 10, 14), mask)
         positions = toy.prompted_positions()
-        pool = tower.attention_pool
-        exact = exact_pooling(c3.features, chosen, c3.extents_hw, layer4=tower.layer4, pool=pool, positions=positions)
-        fast = fast_pooling(c4.features, chosen, c4.extents_hw, pool=pool, positions=positions)
+        pooling = graph_pooling(tower)
+        exact = pooling.exact(c3, chosen, positions).unflatten(0, (2, 70))
+        fast = pooling.fast(pooling.prepare(c4), chosen, positions).unflatten(0, (2, 70))
         torch.testing.assert_close(exact, toy.embed_exact(c3, chosen), rtol=0, atol=1e-5)
         torch.testing.assert_close(fast, toy.embed_fast(c4, chosen), rtol=0, atol=1e-5)

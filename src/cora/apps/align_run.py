@@ -23,6 +23,7 @@ from cora.evaluation.base_novel import GroupScore
 from cora.files import write_json
 from cora.images import read_image
 from cora.regions import Vocabulary
+from cora.towers import TimmTower
 from cora.training.alignment import cosine_to_exact, fit_alignment
 
 #: One photo of so many is kept back, to see whether the alignment holds for photos that it was not fitted to.
@@ -41,6 +42,11 @@ def align_model(args: argparse.Namespace) -> int:
     count = max(1, len(paths) - len(paths) // KEPT_BACK)
     fitted, new = paths[:count], paths[count:]
     detector = open_torch_detector(args.model, args.device, needs="cora align")
+    if isinstance(detector.image_tower, TimmTower):
+        raise ModelError(
+            f"{args.model}: expected a model that pools boxes in two ways, exact and fast, got a TimmTower, which "
+            "pools all in one way; there is nothing to align, use the model as it is"
+        )
     if not (args.exact_boxes or detector.config.postprocess.exact_boxes):
         raise ModelError(f"{args.model}: expected --exact-boxes N, as this model pools all boxes exactly, got none")
     names = names_for(args, held_out.dataset.class_names if held_out is not None else None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
 
 
@@ -18,7 +20,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "images, and store both in a new model file; no weight changes.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=run)
+    set_command(parser, run, output=kinds.MODEL, json=kinds.CALIBRATED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

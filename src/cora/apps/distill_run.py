@@ -18,7 +18,7 @@ from cora.compress.distill import DistillRun, distill, new_student
 from cora.detector import Detector
 from cora.errors import ModelError
 from cora.files import write_json
-from cora.towers import known_towers
+from cora.towers import known_towers, resnet_of
 from cora.training.distill_task import DistillConfig
 
 MODEL = "model.safetensors"
@@ -52,6 +52,8 @@ def distill_model(args: argparse.Namespace) -> int:
         raise ModelError(f"{args.teacher}: expected a model with a trained localizer, got a tower; use --learn tower")
     teacher = open_torch_detector(args.teacher, args.device, needs="cora distill")
     student = _student(args, teacher)
+    if config.tower:
+        resnet_of(student.image_tower, "cora distill, into the tower")
     names = names_for(args, held_out.dataset.class_names if held_out is not None else None)
     untaught = copy.deepcopy(student)
     console = output_console()
@@ -81,5 +83,6 @@ def distill_model(args: argparse.Namespace) -> int:
 def _student(args: argparse.Namespace, teacher: Detector) -> Detector:
     if args.student is not None:
         return open_torch_detector(args.student, args.device, needs="cora distill")
+    resnet_of(teacher.image_tower, "cora distill --architecture")
     sizes = read_architecture(Path(args.architecture), Architecture.of(teacher.config))
     return new_student(teacher, sizes, seed=args.seed)

@@ -11,6 +11,7 @@ from cora.apps.measure_tables import region_table
 from cora.apps.progress import output_console, tracked
 from cora.evaluation.region_accuracy import accuracy, by_class, rank_regions
 from cora.files import write_json
+from cora.towers import resnet_of
 
 _WAYS: tuple[Literal["prompt", "no prompt", "crops"], ...] = ("prompt", "no prompt")
 
@@ -20,6 +21,8 @@ def measure_regions(args: argparse.Namespace) -> int:
     setting = prepare(args)
     names = setting.dataset.class_names
     detector = cora.load(args.model).to(setting.device)
+    if args.crops:
+        resnet_of(detector.image_tower, "--crops")
     setting.text.apply(detector.vocabulary_encoder)
     measured = rank_regions(
         detector,

@@ -20,6 +20,7 @@ from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.errors import DataError, ModelError
 from cora.files import write_json
+from cora.towers import resnet_of
 from cora.training.alignment import refit_alignment
 from cora.training.chain import Chain, Hooks
 from cora.training.defaults import default_recipe
@@ -37,6 +38,7 @@ def prune_model(args: argparse.Namespace) -> int:
     held_out = read_measured(args)
     pictures = draw_pictures(args.images, args.photos, args.seed)
     whole = open_torch_detector(args.model, args.device, needs="cora prune")
+    resnet_of(whole.image_tower, "cora prune")
     names = names_for(args, dataset.class_names if dataset is not None else None)
     vocabulary = whole.vocabulary_encoder.encode(names).to(whole.device)
     sizes = _sizes(args, Architecture.of(whole.config))

@@ -36,6 +36,7 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
 from cora.files import write_json, write_picture
 from cora.regions import Vocabulary
+from cora.towers import resnet_of
 from cora.training.alignment import refit_alignment
 
 PICTURE = "pareto.png"
@@ -53,6 +54,7 @@ def search_architecture(args: argparse.Namespace) -> int:
     held_out = read_measured(args)
     pictures = draw_pictures(args.images, args.photos, args.seed)
     whole = open_torch_detector(args.model, args.device, needs="cora search-arch")
+    resnet_of(whole.image_tower, "cora search-arch")
     names = names_for(args, held_out.dataset.class_names if held_out is not None else None)
     vocabulary = whole.vocabulary_encoder.encode(names).to(whole.device)
     base = Architecture.of(whole.config)

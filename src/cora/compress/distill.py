@@ -20,6 +20,7 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.images import read_image
 from cora.structures import ImageBatch, Targets
+from cora.towers import resnet_of
 from cora.towers.weights import load_checked
 from cora.training.alignment import refit_alignment
 from cora.training.distill_task import CoraTeacher, DistillConfig, DistillTask, Lexicon
@@ -96,7 +97,11 @@ def new_student(teacher: Detector, sizes: Architecture, *, seed: int = 0) -> Det
     """A student of these sizes with the teacher's text tower and classes, and random weights elsewhere.
 
     Its embedding width is the teacher's, so both speak of classes in one space.
+
+    Raises:
+        ModelError: the teacher's tower has no such sizes.
     """
+    resnet_of(teacher.image_tower, "a student of other sizes")
     seed_stage(seed, "student")
     student = Detector.build(sizes.configure(teacher.config), cache_dir=teacher.vocabulary_encoder.cache_dir)
     load_checked(student.text_tower, teacher.text_tower.state_dict(), source="the teacher's text tower")

@@ -26,6 +26,7 @@ from cora.compress.prune_measure import agreement, detect_all
 from cora.detector import Detector
 from cora.errors import ModelError
 from cora.regions import Vocabulary
+from cora.towers import resnet_of
 
 #: Boxes of a photo whose class probabilities count among the outputs.
 SCORED = 32
@@ -149,7 +150,7 @@ def _watched(detector: Detector) -> Iterator[dict[str, list[Tensor]]]:
         seen.setdefault(name, [])
         handles.append(module.register_forward_hook(lambda _module, _inputs, output: keep(name, output)))
 
-    net = detector.image_tower.net
+    net = resnet_of(detector.image_tower, "pruning").net
     for part in ("encoder", "decoder"):
         for index, layer in enumerate(getattr(detector.localizer, part).layers):
             watch_input(f"{part}.layers.{index}.ffn", layer.feed_forward.contract)
@@ -212,7 +213,8 @@ def recalibrate(detector: Detector, pictures: Sequence[Image.Image]) -> None:
     """
     if not pictures:
         raise ModelError("recalibration: expected at least one photo, got none")
-    norms = [module for module in detector.image_tower.net.modules() if isinstance(module, nn.BatchNorm2d)]
+    net = resnet_of(detector.image_tower, "recalibration").net
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

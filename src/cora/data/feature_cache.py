@@ -1,8 +1,9 @@
 """Features of a frozen tower, computed once for several augmented versions of every photo.
 
 A frozen tower gives the same maps in every epoch; on a CPU it is most of a training step. The cache keeps C3
-and C4 of K versions (flip, scale, crop) in half precision on disk, one file a version of a photo, so that it
-can be built in pieces and read in any order. Epoch e reads version (e + an offset of the photo) modulo K.
+and C4 of K versions (flip, scale, crop) in half precision on disk, once where both are one map, one file a version of
+a photo, so that it can be built in pieces and read in any order. Epoch e reads version (e + an offset of the photo)
+modulo K.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Tower(Protocol):
 
 
 class CachedItem(NamedTuple):
-    """One version of one photo: c3 [C3, h, w] and c4 [C4, h', w'] float16, without padding."""
+    """One version of one photo: c3 [C3, h, w] and c4 [C4, h', w'] float16, without padding; perhaps one tensor."""
 
     c3: Tensor
     c4: Tensor
@@ -87,12 +88,13 @@ class FeatureCache(Dataset[CachedItem]):
         epoch, index = key
         tensors = load_file(_item_path(self.folder, self.version(epoch, index), index))
         targets = Targets(boxes_cxcywh=tensors["boxes_cxcywh"], classes=tensors["classes"])
-        return CachedItem(c3=tensors["c3"], c4=tensors["c4"], targets=targets)
+        return CachedItem(c3=tensors["c3"], c4=tensors.get("c4", tensors["c3"]), targets=targets)
 
 
 def collate_features(items: Sequence[CachedItem]) -> FeatureBatch:
     """Pad maps to the largest of the batch: (C3, C4, targets), features float32."""
-    c3, c4 = _pad([item.c3 for item in items]), _pad([item.c4 for item in items])
+    c3 = _pad([item.c3 for item in items])
+    c4 = c3 if all(item.c4 is item.c3 for item in items) else _pad([item.c4 for item in items])
     return c3, c4, tuple(item.targets for item in items)
 
 
@@ -206,7 +208,7 @@ def _compute(
             c3, c4 = tower.features(to_batch([image]).to(device))
         tensors = {
             "c3": _half(c3, key),
-            "c4": _half(c4, key),
+            **({} if c4 is c3 else {"c4": _half(c4, key)}),
             "boxes_cxcywh": targets.boxes_cxcywh.contiguous(),
             "classes": targets.classes.contiguous(),
         }

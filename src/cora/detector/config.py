@@ -10,6 +10,7 @@ from cora.detector.postprocess import SCORE_THRESHOLD, PostprocessConfig
 from cora.errors import ModelError
 from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
+from cora.pyramid import STRIDE
 from cora.regions import LearnedTextConfig
 from cora.towers import TowerConfig
 
@@ -40,6 +41,11 @@ class DetectorConfig:
         if self.localizer.embed_dim != self.tower.embed_dim:
             raise ValueError(
                 f"localizer.embed_dim: expected the tower's {self.tower.embed_dim}, got {self.localizer.embed_dim}"
+            )
+        if self.tower.backbone and (self.preprocess.multiple % STRIDE or not self.preprocess.whole):
+            raise ValueError(
+                f"preprocess: expected whole cells, of a multiple of {STRIDE} pixels, for the backbone "
+                f"{self.tower.backbone}, got {self.preprocess.multiple}"
             )
         if self.text is not None:
             width = self.tower.text_width if self.text.kind == "context" else self.tower.embed_dim

@@ -31,7 +31,7 @@ from cora.errors import DataError
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.evaluation.predict import MIN_SCORE, Predictions, Progress
 from cora.localizer import Memory
-from cora.regions import ProjectedMap, Vocabulary
+from cora.regions import Prepared, Vocabulary
 from cora.structures import Detections, FeatureMap, Targets
 
 AS_IT_IS = "as it is"
@@ -141,7 +141,7 @@ class _Photo:
     size: tuple[int, int]
     targets: Targets
     c3: FeatureMap
-    projected: ProjectedMap
+    projected: Prepared
     memory: Memory
     matched: PreMatched
 

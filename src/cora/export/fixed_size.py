@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from cora.errors import ModelError
 from cora.images import PreprocessConfig, Preprocessor
 from cora.structures import ImageBatch
 
@@ -19,10 +20,14 @@ class FixedSizePreprocessor(Preprocessor):
     Args:
         config: the model's.
         size_hw: (height, width) of every batch in pixels.
+
+    Raises:
+        ModelError: these are no multiples of what the model takes.
     """
 
     def __init__(self, *, config: PreprocessConfig, size_hw: tuple[int, int]) -> None:
         super().__init__(**asdict(config))
+        check_size(size_hw, config)
         self.size_hw = size_hw
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -31,9 +36,9 @@ class FixedSizePreprocessor(Preprocessor):
         if wanted[0] <= self.size_hw[0] and wanted[1] <= self.size_hw[1]:
             return wanted
         share = min(self.size_hw[0] / height, self.size_hw[1] / width)
-        fitted = (round(height * share), round(width * share))
         # A tower halves its input five times: extremely long and thin pictures are widened to 32 pixels.
-        return (min(max(fitted[0], 32), self.size_hw[0]), min(max(fitted[1], 32), self.size_hw[1]))
+        fitted = (self.whole_side(max(round(side * share), 32)) for side in (height, width))
+        return (min(next(fitted), self.size_hw[0]), min(next(fitted), self.size_hw[1]))
 
     def collate(
         self, images: Sequence[Image.Image], original_sizes: Sequence[tuple[int, int]] | None = None
@@ -52,3 +57,18 @@ class FixedSizePreprocessor(Preprocessor):
         padding = (0, missing[1], 0, missing[0])
         mask = F.pad(batch.mask.to(torch.uint8), padding, value=1).bool()
         return ImageBatch(F.pad(batch.pixels, padding), mask, batch.sizes, batch.original_sizes)
+
+
+def check_size(size_hw: tuple[int, int], config: PreprocessConfig) -> None:
+    """Whether batches of one size fit a model.
+
+    Raises:
+        ModelError: the sides are no multiples of what the model takes.
+    """
+    step = config.multiple
+    if size_hw[0] % step or size_hw[1] % step:
+        nearest = "x".join(str(max(round(side / step), 1) * step) for side in size_hw)
+        raise ModelError(
+            f"size: expected height and width in multiples of {step} for this model, got "
+            f"{size_hw[0]}x{size_hw[1]}; use {nearest}"
+        )

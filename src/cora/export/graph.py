@@ -1,4 +1,4 @@
-"""The detector as one graph of tensors: the paper's figure again, with nothing that depends on values.
+"""The detector as one graph of tensors: its own steps, with nothing that depends on values.
 
 Inputs: `pixels` [B, 3, H, W] float32, normalised and padded at the right and the bottom; `sizes_hw` [B, 2] int64,
 height and width of every picture without its padding. Where the vocabulary is an input also `embeddings` [C, D]
@@ -16,17 +16,55 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.boxes import cxcywh_to_xyxy
-from cora.detector import Detector, combine_scores
+from cora.detector import Detector, PreMatched, combine_scores
 from cora.detector.postprocess import best_boxes
 from cora.export.manifest import Manifest
-from cora.export.pooling import exact_pooling, fast_pooling
+from cora.export.pooling import graph_pooling
 from cora.export.suppression import Suppress, best_proposals, select_in_graph
 from cora.localizer import Memory
-from cora.regions import Vocabulary
+from cora.localizer.localizer import CONSIDERED
+from cora.localizer.pyramid import PyramidMemory
+from cora.regions import Prepared, RegionPooling, Vocabulary
 from cora.structures import FeatureMap
 
 #: Logarithm of the weight of distractors: far below that of any class.
 COMPETES = -1e4
+
+#: Parts of a detector that a graph is made of.
+_IN_GRAPH = ("image_tower", "prompt", "classifier", "localizer", "fast_alignment")
+
+
+class GraphDetector(Detector):
+    """A detector whose steps have no value-dependent shapes; tower, prompt, classifier and localizer are shared.
+
+    Attributes:
+        suppress: how boxes are suppressed; formats differ in what they can express.
+    """
+
+    suppress: Suppress
+
+    @classmethod
+    def of(cls, detector: Detector, suppress: Suppress) -> GraphDetector:
+        """A view of a detector; what embeds texts is left out."""
+        view = cls.__new__(cls)
+        view.__dict__.update(vars(detector))
+        view._modules = {name: part for name, part in detector._modules.items() if name in _IN_GRAPH}
+        view.suppress = suppress
+        return view
+
+    @property
+    def pooling(self) -> RegionPooling:
+        """Pooling in standard operators."""
+        return graph_pooling(self.image_tower)
+
+    def anchors(self, memory: Memory) -> Tensor:
+        """Anchors [B, N, 4], learned or proposed."""
+        proposals = self.localizer.proposals
+        if proposals is None:
+            return super().anchors(memory)
+        count = proposals.count
+        considered = CONSIDERED * count if isinstance(memory, PyramidMemory) else None
+        return best_proposals(self.localizer.propose(memory), count, suppress=self.suppress, considered=considered)
 
 
 class DetectorGraph(nn.Module):
@@ -38,69 +76,50 @@ class DetectorGraph(nn.Module):
         suppress: how boxes are suppressed; formats differ in what they can express.
     """
 
-    positions: Tensor
-
     def __init__(self, *, detector: Detector, manifest: Manifest, suppress: Suppress) -> None:
         super().__init__()
-        self.image_tower = detector.image_tower
-        self.classifier = detector.classifier
-        self.localizer = detector.localizer
-        self.fast_alignment = detector.fast_alignment
-        self.register_buffer("positions", detector.prompted_positions().detach().clone())
+        self.detector = GraphDetector.of(detector, suppress)
         self.manifest = manifest
         self.suppress = suppress
 
     def forward(self, pixels: Tensor, sizes_hw: Tensor, embeddings: Tensor, log_weights: Tensor) -> tuple[Tensor, ...]:
         """Outputs as described above."""
-        c3, c4 = self.encode(pixels, sizes_hw)
-        memory = self.localizer.encode(c3)
-        anchors = self.anchors(memory)
-        classes = self.pre_match(c4, anchors, embeddings, log_weights)
-        decoded = self.localizer.decode(memory, anchors, self.localizer.query_content(embeddings, classes))
+        detector = self.detector
+        c3, c4 = detector.image_tower.maps(pixels, _padding(pixels, sizes_hw))
+        memory = detector.encode_map(c3)
+        prepared = detector.project(c4)
+        anchors = detector.anchors(memory)
+        classes = self.pre_match(prepared, anchors, embeddings, log_weights)
+        decoded = detector.decode(memory, PreMatched(anchors, classes, embeddings))
         boxes, objectness = best_boxes(decoded.boxes_cxcywh[-1], decoded.objectness[-1], self.manifest.boxes)
         power = self.manifest.config.postprocess.objectness_power
         reported = (log_weights > COMPETES / 2).to(embeddings.dtype)
         if self.manifest.exact_boxes == self.manifest.boxes:
-            probabilities = self.classifier(self.embed_exact(c3, boxes), embeddings)
+            probabilities = detector.classifier(detector.embed_exact(c3, boxes), embeddings)
         else:
             shares = objectness.sigmoid().pow(power).unsqueeze(-1)
-            probabilities = self.classify_best(c3, c4, boxes, shares * reported, embeddings)
+            probabilities = self.classify_best(c3, prepared, boxes, shares * reported, embeddings)
         return self.select(boxes, combine_scores(probabilities, objectness, power), reported)
 
-    def encode(self, pixels: Tensor, sizes_hw: Tensor) -> tuple[FeatureMap, FeatureMap]:
-        """C3 and C4 with their masks."""
-        c3 = self.image_tower.encode_c3(pixels)
-        c4: Tensor = self.image_tower.layer4(c3)
-        size = (pixels.shape[2], pixels.shape[3])
-        return FeatureMap(c3, _padding(c3, size, sizes_hw)), FeatureMap(c4, _padding(c4, size, sizes_hw))
-
-    def anchors(self, memory: Memory) -> Tensor:
-        """Anchors [B, N, 4], learned or proposed."""
-        learned, proposals = self.localizer.learned_anchors, self.localizer.proposals
-        if proposals is not None:
-            return best_proposals(self.localizer.propose(memory), proposals.count, suppress=self.suppress)
-        assert learned is not None
-        anchors: Tensor = learned(memory.tokens.shape[0])
-        return anchors
-
-    def pre_match(self, c4: FeatureMap, anchors_cxcywh: Tensor, embeddings: Tensor, log_weights: Tensor) -> Tensor:
+    def pre_match(self, prepared: Prepared, anchors_cxcywh: Tensor, embeddings: Tensor, log_weights: Tensor) -> Tensor:
         """Class [B, N] that each anchor is to look for (METHOD section 5)."""
-        scores = self.embed_fast(c4, anchors_cxcywh) @ F.normalize(embeddings, dim=-1).T
+        scores = self.detector.embed_fast(prepared, anchors_cxcywh) @ F.normalize(embeddings, dim=-1).T
         return (scores + log_weights / self.manifest.config.tower.logit_scale).argmax(dim=-1)
 
     def classify_best(
-        self, c3: FeatureMap, c4: FeatureMap, boxes_cxcywh: Tensor, shares: Tensor, embeddings: Tensor
+        self, c3: FeatureMap, prepared: Prepared, boxes_cxcywh: Tensor, shares: Tensor, embeddings: Tensor
     ) -> Tensor:
         """Class probabilities [B, K, C] as the detector has them: exact for the boxes that can matter, else fast.
 
         Args:
             c3: map for exact pooling.
-            c4: map for fast pooling.
+            prepared: map for fast pooling.
             boxes_cxcywh: [B, K, 4].
             shares: [B, K, C] what a class probability is multiplied by, 0 for what is not reported.
             embeddings: [C, D].
         """
-        estimates: Tensor = self.classifier(self.embed_aligned(c4, boxes_cxcywh), embeddings)
+        detector = self.detector
+        estimates: Tensor = detector.classifier(detector.embed_aligned(prepared, boxes_cxcywh), embeddings)
         best, classes = (estimates * shares).max(dim=-1, keepdim=True)
         numbers = torch.arange(embeddings.shape[0], device=classes.device)
         own_class = (best * (classes == numbers).to(best.dtype)).transpose(1, 2)
@@ -109,38 +128,12 @@ class DetectorGraph(nn.Module):
         index = (best.squeeze(-1) * kept).topk(self.manifest.exact_boxes, dim=1).indices
         worth = torch.gather(kept, 1, index)
         boxes = torch.gather(boxes_cxcywh, 1, index.unsqueeze(-1).expand(-1, -1, 4))
-        exact = self.classifier(self.embed_exact(c3, boxes), embeddings)
+        exact = detector.classifier(detector.embed_exact(c3, boxes), embeddings)
         # Rows are replaced by a product with zeros and ones: runtimes differ in what they allow scattering to do.
         places = torch.arange(self.manifest.boxes, device=index.device)
         chosen = (index.unsqueeze(-1) == places).to(exact.dtype) * worth.unsqueeze(-1)  # [B, E, K]
         result: Tensor = estimates * (1 - chosen.sum(dim=1).unsqueeze(-1)) + chosen.transpose(1, 2) @ exact
         return result
-
-    def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [B, K, D] of boxes by exact pooling."""
-        return exact_pooling(
-            c3.features,
-            boxes_cxcywh,
-            c3.extents_hw,
-            layer4=self.image_tower.layer4,
-            pool=self.image_tower.attention_pool,
-            positions=self.positions,
-        )
-
-    def embed_fast(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [B, N, D] of boxes by fast pooling."""
-        return fast_pooling(
-            c4.features,
-            boxes_cxcywh,
-            c4.extents_hw,
-            pool=self.image_tower.attention_pool,
-            positions=self.positions,
-        )
-
-    def embed_aligned(self, c4: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [B, K, D] of boxes by fast pooling, as near to exact ones as was learned."""
-        regions = self.embed_fast(c4, boxes_cxcywh)
-        return regions if self.fast_alignment is None else self.fast_alignment(regions, boxes_cxcywh)
 
     def select(self, boxes_cxcywh: Tensor, scores: Tensor, reported: Tensor) -> tuple[Tensor, ...]:
         """What leaves the graph: boxes and scores as they are, or after suppression."""
@@ -188,18 +181,10 @@ def class_inputs(vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     return embeddings, log_weights
 
 
-def _padding(features: Tensor, size_hw: tuple[int, int], sizes_hw: Tensor) -> Tensor:
-    """Mask [B, h, w] of a map, True where the input was padded: `interpolate(mode="nearest")` of the image's mask."""
+def _padding(pixels: Tensor, sizes_hw: Tensor) -> Tensor:
+    """Mask [B, H, W] of a batch, True where it is padded."""
     rows, columns = (
-        _padded_cells(cells, pixels, sizes_hw[:, axis])
-        for axis, (cells, pixels) in enumerate(zip(features.shape[-2:], size_hw, strict=True))
+        torch.arange(side, device=pixels.device) >= sizes_hw[:, axis : axis + 1]
+        for axis, side in enumerate(pixels.shape[-2:])
     )
     return rows.unsqueeze(2) | columns.unsqueeze(1)
-
-
-def _padded_cells(cells: int, pixels: int, inside: Tensor) -> Tensor:
-    """[B, cells] bool: whether the pixel nearest to a cell lies beyond the first `inside` [B] of `pixels`."""
-    place = torch.arange(cells, device=inside.device, dtype=torch.float32)
-    # The ratio in float32, as the operator computes it.
-    ratio = torch.full_like(place, pixels) / torch.full_like(place, cells)
-    return (place * ratio).floor() >= inside.unsqueeze(1)

@@ -1,21 +1,56 @@
-"""Region pooling for a graph that other runtimes execute: products of matrices only, no operator for regions.
+"""Region pooling of CLIP ResNets for a graph that other runtimes execute: products of matrices only.
 
-RoIAlign averages a regular grid of bilinear samples, hence is a product of one matrix for the rows and one for the
-columns. The numbers are those of torchvision's `roi_align(aligned=True)` with its adaptive number of samples; only
-the order of the sums differs. Shapes do not depend on values, so that sizes and batch may stay open in the graph.
+The numbers are those of `cora.regions`, whose way is faster in PyTorch but has shapes that depend on values; here sizes
+and batch may stay open. Poolings that are traceable as they are go into the graph themselves.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cora.boxes import scale_to_pixels
+from cora.regions import Prepared, ProjectedMap, RegionPooling, project_map, region_pooling
+from cora.regions.roi_align import roi_align, roi_weights
+from cora.structures import FeatureMap
+from cora.towers import ImageTower, ResNetTower
 
 #: Regions pooled at once from C3: bounds the memory of the product with the rows.
 CHUNK = 64
+
+
+def graph_pooling(tower: ImageTower) -> RegionPooling:
+    """How regions of a tower's maps are embedded in a graph."""
+    return _Attention(tower) if isinstance(tower, ResNetTower) else region_pooling(tower)
+
+
+class _Attention:
+    """Layer4 and attention pool of a CLIP ResNet."""
+
+    def __init__(self, tower: ResNetTower) -> None:
+        self.tower = tower
+
+    def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        assert isinstance(boxes_cxcywh, Tensor)
+        return exact_pooling(
+            c3.features,
+            boxes_cxcywh,
+            c3.extents_hw,
+            layer4=self.tower.layer4,
+            pool=self.tower.attention_pool,
+            positions=positions,
+        ).flatten(0, 1)
+
+    def prepare(self, c4: FeatureMap) -> ProjectedMap:
+        return project_map(c4, self.tower.attention_pool)
+
+    def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        assert isinstance(prepared, ProjectedMap)
+        assert isinstance(boxes_cxcywh, Tensor)
+        return fast_pooling(prepared, boxes_cxcywh, pool=self.tower.attention_pool, positions=positions).flatten(0, 1)
 
 
 def exact_pooling(
@@ -58,15 +93,12 @@ def exact_pooling(
     return regions
 
 
-def fast_pooling(
-    c4: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, pool: AttentionPool2d, positions: Tensor
-) -> Tensor:
+def fast_pooling(projected: ProjectedMap, boxes_cxcywh: Tensor, *, pool: AttentionPool2d, positions: Tensor) -> Tensor:
     """Embed regions without layer4 for each, as `cora.regions.fast_pooling` does.
 
     Args:
-        c4: [B, C4, h, w].
+        projected: of `project_map`.
         boxes_cxcywh: [B, N, 4], 0..1 of the unpadded image, sizes at most 1.
-        extents_hw: [B, 2] cells of C4 that are not padding.
         pool: attention pool of the tower.
         positions: [S*S+1, C4] table with the prompt added.
 
@@ -74,17 +106,14 @@ def fast_pooling(
         [B, N, D], L2-normalised.
     """
     side = round((positions.shape[0] - 1) ** 0.5)
-    heads, (height, width) = pool.num_heads, c4.shape[-2:]
-    cells = c4.flatten(2).transpose(1, 2)
-    queries, keys, values = (
-        layer(cells).unflatten(-1, (heads, -1)).transpose(1, 2) for layer in (pool.q_proj, pool.k_proj, pool.v_proj)
-    )  # [B, heads, cells, d]
+    heads, (height, width) = pool.num_heads, projected.size_hw
+    queries, keys, values = projected.queries, projected.keys, projected.values  # [B, heads, cells, d]
     first = F.linear(positions[0], pool.q_proj.weight).unflatten(0, (heads, 1, -1))
     place_keys, place_values = (
         F.linear(positions[1:], layer.weight).unflatten(-1, (heads, -1)).transpose(0, 1)
         for layer in (pool.k_proj, pool.v_proj)
     )  # [heads, S*S, d]
-    rows, columns = _roi_weights(boxes_cxcywh, extents_hw, bins=side, height=height, width=width)
+    rows, columns = roi_weights(boxes_cxcywh, projected.extents_hw, bins=side, height=height, width=width)
     mean = (rows.mean(2).unsqueeze(3) * columns.mean(2).unsqueeze(2)).flatten(2)  # [B, N, cells]
     query = (mean.unsqueeze(1) @ queries + first) * keys.shape[-1] ** -0.5  # [B, heads, N, d]
     scores = (query @ keys.transpose(2, 3)).transpose(1, 2).unflatten(-1, (height, width))  # [B, N, heads, h, w]
@@ -93,40 +122,3 @@ def fast_pooling(
     spread = rows.unsqueeze(2).transpose(-1, -2) @ attention.unflatten(-1, (side, side)) @ columns.unsqueeze(2)
     attended = spread.flatten(3).transpose(1, 2) @ values + attention.transpose(1, 2) @ place_values
     return F.normalize(pool.c_proj(attended.transpose(1, 2).flatten(2)), dim=-1)
-
-
-def roi_align(features: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, bins: int) -> Tensor:
-    """[B, C, h, w] and boxes [B, K, 4] to [B, K, C, bins, bins]; boxes and extents as in `exact_pooling`."""
-    batch, channels, height, width = features.shape
-    count = boxes_cxcywh.shape[1]
-    rows, columns = _roi_weights(boxes_cxcywh, extents_hw, bins=bins, height=height, width=width)
-    lines = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
-    lines = (rows.flatten(1, 2) @ lines).view(batch, count, bins, width, channels)
-    pooled: Tensor = (columns.unsqueeze(2) @ lines).permute(0, 1, 4, 2, 3)
-    return pooled
-
-
-def _roi_weights(
-    boxes_cxcywh: Tensor, extents_hw: Tensor, *, bins: int, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Matrices of RoIAlign: [B, N, bins, height] for the rows, [B, N, bins, width] for the columns."""
-    left, top, right, bottom = scale_to_pixels(boxes_cxcywh, extents_hw).unbind(-1)
-    rows = _axis_weights(top, bottom, bins=bins, length=height)
-    return rows, _axis_weights(left, right, bins=bins, length=width)
-
-
-def _axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int) -> Tensor:
-    """RoIAlign along one axis: ends [B, N] in cells, at most `length` apart, to [B, N, bins, length].
-
-    A bin takes ceil(extent / bins) samples, at most ceil(length / bins): a number known without the values.
-    """
-    low, extent = low[..., None, None] - 0.5, (high - low)[..., None, None]
-    taken = (extent / bins).ceil()
-    per_bin = taken.clamp(min=1)
-    step = torch.arange((length + bins - 1) // bins, device=low.device, dtype=low.dtype)
-    bin_index = torch.arange(bins, device=low.device, dtype=low.dtype).unsqueeze(1)
-    samples = low + (bin_index + (step + 0.5) / per_bin) * extent / bins  # [B, N, bins, most]
-    counted = (step < taken) & (samples >= -1) & (samples <= length)
-    cell = torch.arange(length, device=low.device, dtype=low.dtype)
-    weights = (1 - (samples.clamp(0, length - 1).unsqueeze(-1) - cell).abs()).clamp(min=0)
-    return (weights * counted.unsqueeze(-1).to(weights.dtype)).sum(dim=-2) / per_bin

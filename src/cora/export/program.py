@@ -69,7 +69,11 @@ def _open_sizes(manifest: Manifest) -> dict[str, dict[int, Any]]:
     """Input -> its dimensions that may be of any size."""
     any_size = torch.export.Dim.DYNAMIC
     batch = {0: any_size} if manifest.settings.batch is None else {}
-    sides = {2: any_size, 3: any_size} if manifest.settings.size_hw is None else {}
+    sides: dict[int, Any] = {}
+    if manifest.settings.size_hw is None:
+        step = manifest.config.preprocess.multiple
+        names = {2: "rows", 3: "columns"}
+        sides = {axis: any_size if step == 1 else step * torch.export.Dim(name) for axis, name in names.items()}
     sizes: dict[str, dict[int, Any]] = {"pixels": batch | sides, "sizes_hw": batch}
     if manifest.vocabulary == "input":
         sizes |= {"embeddings": {0: any_size}, "log_weights": {0: any_size}}

@@ -54,8 +54,12 @@ def _(boxes_xyxy: Tensor, scores: Tensor, iou: float, min_score: float) -> Tenso
     return torch.empty_like(scores)
 
 
-def best_proposals(proposals: Proposals, count: int, *, suppress: Suppress, iou: float = 0.7) -> Tensor:
+def best_proposals(
+    proposals: Proposals, count: int, *, suppress: Suppress, iou: float = 0.7, considered: int | None = None
+) -> Tensor:
     """`Proposals.best` without a loop over images: the `count` best boxes [B, count, 4], suppressed ones last."""
+    if considered is not None:
+        proposals = _likeliest(proposals, considered)
     scores = proposals.objectness.masked_fill(~proposals.inside, -torch.inf)
     kept = suppress(cxcywh_to_xyxy(proposals.boxes_cxcywh), scores.unsqueeze(1), iou, LOWEST).squeeze(1)
     cells = scores.shape[1]
@@ -69,6 +73,20 @@ def best_proposals(proposals: Proposals, count: int, *, suppress: Suppress, iou:
     there = proposals.inside.sum(dim=1, keepdim=True)
     index = ranked.gather(1, torch.arange(count, device=scores.device) % there)
     return torch.gather(proposals.boxes_cxcywh, 1, index.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def _likeliest(proposals: Proposals, count: int) -> Proposals:
+    """The `count` cells of highest objectness, best first; filled up with padding where there are fewer."""
+    scores = proposals.objectness.masked_fill(~proposals.inside, -torch.inf)
+    # Filled up before, so that their number is a constant of the graph.
+    objectness, places = F.pad(scores, (0, count), value=-torch.inf).topk(count, dim=1)
+    cells = places.remainder(torch.full_like(places, scores.shape[1])).unsqueeze(-1)
+    return Proposals(
+        boxes_cxcywh=proposals.boxes_cxcywh.gather(1, cells.expand(-1, -1, 4)),
+        objectness=objectness,
+        centres=proposals.centres.gather(1, cells.expand(-1, -1, 2)),
+        inside=objectness > LOWEST,
+    )
 
 
 def select_in_graph(

@@ -69,6 +69,7 @@ def profile_shapes(manifest: Manifest) -> dict[str, list[tuple[int, ...]]]:
     settings, preprocess = manifest.settings, manifest.config.preprocess
     batches = _BATCH if settings.batch is None else (settings.batch,) * 3
     short, long = preprocess.short_side, preprocess.long_side
+    short, long = (-(-side // preprocess.multiple) * preprocess.multiple for side in (short, long))
     sizes = [(min(_LEAST_SIDE, short),) * 2, (short, long), (long, long)]
     if settings.size_hw is not None:
         sizes = [settings.size_hw] * 3

@@ -18,6 +18,7 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import CoraError, ModelError
 from cora.export.backends import Backend, OnnxRuntime, OpenVino, Program
 from cora.export.check import Difference, compare, drawn_pictures
+from cora.export.fixed_size import check_size
 from cora.export.manifest import METADATA_KEY, ExportSettings, Manifest
 from cora.export.onnx_file import write_onnx
 from cora.export.openvino_file import write_openvino
@@ -120,7 +121,13 @@ def check_output(output: Path, format: Format) -> None:
 
 
 def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabulary: Vocabulary | None) -> Manifest:
-    """What the exported file says of itself."""
+    """What the exported file says of itself.
+
+    Raises:
+        ModelError: the model does not take pictures of the size.
+    """
+    if settings.size_hw is not None:
+        check_size(settings.size_hw, detector.config.preprocess)
     others = None if vocabulary is None else vocabulary.distractors
     return Manifest(
         model=model,

@@ -195,7 +195,7 @@ class Localizer(nn.Module):
         Proposed ones carry no gradient: their own loss teaches them.
         """
         if self.learned_anchors is not None:
-            anchors: Tensor = self.learned_anchors(len(memory.tokens))
+            anchors: Tensor = self.learned_anchors(memory.tokens.shape[0])
             return anchors
         with torch.no_grad():
             count = self._proposer().count

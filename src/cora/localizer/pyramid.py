@@ -151,7 +151,7 @@ class PyramidProposals(nn.Module):
         upper = ((centres + reach[..., 2:]) / extents).clamp(0, 1)
         inside = ~torch.cat([mask.flatten(1) for mask in masks], dim=1)
         boxes = torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
-        return Proposals(boxes, objectness, (centres / extents).expand(len(objectness), -1, -1), inside)
+        return Proposals(boxes, objectness, (centres / extents).expand(objectness.shape[0], -1, -1), inside)
 
 
 def encode_pyramid(

@@ -59,8 +59,10 @@ def cell_pooling(
     Returns:
         [sum N_i, D] float32 in the order of the images.
     """
-    if len(boxes_cxcywh) != len(cells.deep):
-        raise ValueError(f"boxes_cxcywh: expected boxes for {len(cells.deep)} images, got {len(boxes_cxcywh)}")
+    images = cells.deep.shape[0]
+    given = boxes_cxcywh.shape[0] if isinstance(boxes_cxcywh, Tensor) else len(boxes_cxcywh)
+    if given != images:
+        raise ValueError(f"boxes_cxcywh: expected boxes for {images} images, got {given}")
     if isinstance(boxes_cxcywh, Tensor):
         return _pool(cells, boxes_cxcywh, tower, prompt).flatten(0, 1)
     counts = [len(boxes) for boxes in boxes_cxcywh]

@@ -13,6 +13,7 @@ from cora.images import Preprocessor
 from cora.regions import VocabularyEncoder, default_cache_dir
 from cora.study.config import ModelPart, TowerPart
 from cora.study.model import DetectionHead, ImageEncoder, StudyModel
+from cora.towers import resnet_of
 from cora.towers.surgery import ResNetSurgery, SurgeryTower
 from cora.towers.vit_tower import known_vits, load_vit
 
@@ -60,8 +61,9 @@ def build_frozen(part: TowerPart) -> FrozenPart:
                 f"{part.name!r}; name one such as ViT-B-32, or give the file of a detector as tower.name"
             )
         detector = load(part.name)
+        tower = resnet_of(detector.image_tower, "activation maps")
         frozen = FrozenPart(
-            tower=ResNetSurgery(tower=detector.image_tower, layers=part.layers, sharpened=part.sharpened),
+            tower=ResNetSurgery(tower=tower, layers=part.layers, sharpened=part.sharpened),
             vocabulary_encoder=detector.vocabulary_encoder,
             preprocessor=detector.preprocessor,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
@@ -47,7 +49,7 @@ def _resnet_tower(config: TowerConfig) -> ResNetTower:
 def _timm_tower(config: TowerConfig) -> TimmTower:
     net = build_backbone(config.backbone)
     text_space = TextSpaceHead(
-        features=int(net.num_features),
+        features=int(cast(int, net.num_features)),
         labels=config.labels,
         embed_dim=config.embed_dim,
         hidden=config.text_space_hidden,

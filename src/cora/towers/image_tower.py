@@ -23,9 +23,13 @@ class ImageTower(FrozenModule, ABC):
 
     pool_size: int
 
-    @abstractmethod
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
         """C3 and C4 of a batch, with the mask resized to each."""
+        return self.maps(batch.pixels, batch.mask)
+
+    @abstractmethod
+    def maps(self, pixels: Tensor, mask: Tensor) -> tuple[FeatureMap, FeatureMap]:
+        """C3 and C4 of normalised pixels [B, 3, H, W] and their padding [B, H, W]; traceable, with any sizes."""
 
     @abstractmethod
     def for_inference(self, dtype: torch.dtype) -> ImageTower:

@@ -86,7 +86,8 @@ class GhostBlock(nn.Module):
         hidden = torch.cat([primary, _act(self.cheap1(primary))], dim=1)
         primary = self.primary2(hidden)
         ghost = torch.cat([primary, self.cheap2(primary)], dim=1)
-        return ghost + self.shortcut_pointwise(self.shortcut_depthwise(features))
+        shortcut: Tensor = self.shortcut_pointwise(self.shortcut_depthwise(features))
+        return ghost + shortcut
 
 
 class Separable(nn.Module):
@@ -138,12 +139,12 @@ class NanoDet(nn.Module):
             rows = head(layers(level)).flatten(2).transpose(1, 2)
             logits.append(rows[..., :CLASSES])
             share = rows[..., CLASSES:].float().unflatten(-1, (4, BINS)).softmax(-1)
-            reaches.append(share @ self.bins * stride)
+            reaches.append((share * self.get_buffer("bins")).sum(-1) * stride)
         return Dense(levels, torch.cat(logits, dim=1), torch.cat(reaches, dim=1))
 
     def pyramid(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Maps [B, 96, h, w] of strides 8, 16, 32 and 64."""
-        features = (pixels - self.mean) * self.scale
+        features = (pixels - self.get_buffer("mean")) * self.get_buffer("scale")
         features = F.max_pool2d(_act(self.stem(features.flip(1).to(self.stem.weight.dtype))), 3, 2, 1)
         maps = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):

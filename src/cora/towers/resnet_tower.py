@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.errors import ModelError
-from cora.structures import FeatureMap, ImageBatch
+from cora.structures import FeatureMap
 from cora.towers.folding import fold_batch_norms
 from cora.towers.image_tower import ImageTower
 
@@ -55,7 +55,8 @@ class ResNetTower(ImageTower):
     @property
     def positions(self) -> Tensor:
         """[S*S+1, C4] the pool's positional table: of the mean token, then of the cells."""
-        return self.attention_pool.positional_embedding
+        positions: Tensor = self.attention_pool.positional_embedding
+        return positions
 
     @property
     def c3_channels(self) -> int:
@@ -79,11 +80,11 @@ class ResNetTower(ImageTower):
             fold_batch_norms(copied.net)
         return copied.freeze().to(dtype).to(memory_format=torch.channels_last)
 
-    def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+    def maps(self, pixels: Tensor, mask: Tensor) -> tuple[FeatureMap, FeatureMap]:
         """C3 [B, C3, H/16, W/16] and C4 [B, C4, H/32, W/32] with the mask resized to each (nearest)."""
-        c3 = self.encode_c3(batch.pixels.to(self.dtype))
-        c4 = self.net.layer4(c3)
-        return self._with_mask(c3, batch.mask), self._with_mask(c4, batch.mask)
+        c3 = self.encode_c3(pixels.to(self.dtype))
+        c4: Tensor = self.net.layer4(c3)
+        return FeatureMap(c3, _resized(mask, c3)), FeatureMap(c4, _resized(mask, c4))
 
     def encode_c3(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] normalised pixels to the output of layer3 [B, C3, H/16, W/16]."""
@@ -102,10 +103,24 @@ class ResNetTower(ImageTower):
         pooled: Tensor = torch.func.functional_call(pool, {"positional_embedding": positions}, (c4,))
         return F.normalize(pooled, dim=-1)
 
-    @staticmethod
-    def _with_mask(features: Tensor, mask: Tensor) -> FeatureMap:
-        resized = F.interpolate(mask[:, None].to(features.dtype), size=features.shape[-2:], mode="nearest")
-        return FeatureMap(features=features, mask=resized[:, 0] > 0.5)
+
+def _resized(mask: Tensor, features: Tensor) -> Tensor:
+    """Mask [B, H, W] at the cells of a map [B, C, h, w], [B, h, w]: `interpolate(mode="nearest")` by places.
+
+    Places stay the same in every runtime; their own operators round ratios of sizes in different ways.
+    """
+    rows, columns = (
+        _nearest(cells, pixels, mask.device) for cells, pixels in zip(features.shape[-2:], mask.shape[-2:], strict=True)
+    )
+    return mask.index_select(1, rows).index_select(2, columns)
+
+
+def _nearest(cells: int, pixels: int, device: torch.device) -> Tensor:
+    """[cells] int64: the pixel nearest to each cell."""
+    place = torch.arange(cells, device=device, dtype=torch.float32)
+    # The ratio in float32, as the operator computes it.
+    ratio = torch.full_like(place, pixels) / torch.full_like(place, cells)
+    return (place * ratio).floor().long().clamp(max=pixels - 1)
 
 
 def resnet_of(tower: ImageTower, purpose: str) -> ResNetTower:

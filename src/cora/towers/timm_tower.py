@@ -11,15 +11,17 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.boxes import batched_iou
 from cora.pyramid import STRIDE, PyramidLayout
-from cora.structures import DenseBoxes, FeatureMap, ImageBatch
+from cora.structures import DenseBoxes, FeatureMap
 from cora.towers import nanodet
 from cora.towers.image_tower import ImageTower
 from cora.towers.nanodet import NanoDet
@@ -63,6 +65,7 @@ class TimmTower(ImageTower):
     """
 
     stride = STRIDE
+    net: Any  # timm's networks declare no types
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class TimmTower(ImageTower):
     ) -> None:
         super().__init__()
         self.net, self.taps, self.text_space, self.detector, self.pool_size = net, taps, text_space, detector, pool_size
-        self.deep_channels = int(net.conv_head.in_channels)
+        self.deep_channels = int(self.net.conv_head.in_channels)
         widths = tap_widths(net, taps)
         if detector is None:
             self.layout = PyramidLayout(tuple(zip((8, 16, 32), widths, strict=True)))
@@ -117,11 +120,10 @@ class TimmTower(ImageTower):
         copied.text_space.to(dtype)
         return copied.freeze().to(memory_format=torch.channels_last)
 
-    def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+    def maps(self, pixels: Tensor, mask: Tensor) -> tuple[FeatureMap, FeatureMap]:
         """The packed map [B, C3, H/32, W/32], as C3 and as C4; sides of the batch are multiples of 32."""
-        packed, dense = self.encode(batch.pixels)
-        mask = batch.mask[:, :: self.stride, :: self.stride]
-        one = TowerMap(features=packed, mask=mask, dense=dense)
+        packed, dense = self.encode(pixels)
+        one = TowerMap(features=packed, mask=mask[:, :: self.stride, :: self.stride], dense=dense)
         return one, one
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, nanodet.Dense | None]:
@@ -178,21 +180,26 @@ class TimmTower(ImageTower):
         )
         centres = centres.to(dense.reach.device) / STRIDE
         objectness = dense.class_logits.amax(-1).float()
-        return DenseBoxes(dense.reach / STRIDE, centres.expand(len(objectness), -1, -1), objectness)
+        return DenseBoxes(dense.reach / STRIDE, centres.expand(objectness.shape[0], -1, -1), objectness)
 
     def witnesses(self, c3: FeatureMap) -> Witnesses | None:
         """The cells of the detector that saw most, with their boxes and class scores; None without a detector."""
         dense, boxes = self.dense(c3), self.boxes(c3)
         if dense is None or boxes is None:
             return None
-        count = min(WITNESSES, boxes.objectness.shape[1])
-        best = boxes.objectness.topk(count, dim=1).indices.unsqueeze(-1)
+        inside = torch.cat([~mask.flatten(1) for mask in self.layout.unpack_mask(c3.mask)], dim=1)
+        objectness = boxes.objectness.masked_fill(~inside, -torch.inf)
+        # Filled up, so that their number is a constant of a traced graph; cells that come twice change nothing.
+        filled = F.pad(objectness, (0, WITNESSES), value=-torch.inf)
+        best = filled.topk(WITNESSES, dim=1).indices
+        best = best.remainder(torch.full_like(best, inside.shape[1])).unsqueeze(-1)
         reach = boxes.reach.gather(1, best.expand(-1, -1, 4))
         centres = boxes.centres.gather(1, best.expand(-1, -1, 2))
         corners = torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], dim=-1)
         extents = c3.extents_hw.flip(-1).repeat(1, 2).unsqueeze(1)
         scores = dense.class_logits.gather(1, best.expand(-1, -1, nanodet.CLASSES)).float().sigmoid()
-        return Witnesses((corners / extents).clamp(0, 1), scores)
+        seen = inside.to(scores.dtype).unsqueeze(-1).gather(1, best)  # nothing in the padding
+        return Witnesses((corners / extents).clamp(0, 1), scores * seen)
 
 
 def seen_in(boxes_xyxy: Tensor, witnesses: Witnesses) -> Tensor:
@@ -201,16 +208,48 @@ def seen_in(boxes_xyxy: Tensor, witnesses: Witnesses) -> Tensor:
     return (weights.unsqueeze(-1) * witnesses.classes.unsqueeze(1)).amax(dim=2)
 
 
-def tap_widths(net: nn.Module, taps: tuple[int, ...]) -> tuple[int, ...]:
+def tap_widths(net: Any, taps: tuple[int, ...]) -> tuple[int, ...]:
     """Channels of the maps behind some of a timm EfficientNet's stages."""
-    by_module = {entry["module"]: int(entry["num_chs"]) for entry in net.feature_info}  # type: ignore[union-attr]
+    by_module = {entry["module"]: int(entry["num_chs"]) for entry in net.feature_info}
     return tuple(by_module[f"blocks.{tap}"] for tap in taps)
 
 
+class HalvingConv(nn.Conv2d):
+    """TensorFlow's "same" padding of a convolution of stride 2 for maps of even sides: known without the sizes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, h, w] to [B, C', h / 2, w / 2]."""
+        before = (int(self.kernel_size[0]) - 2) // 2
+        after = int(self.kernel_size[0]) - 2 - before
+        outputs: Tensor = F.conv2d(
+            F.pad(input, (before, after, before, after)), self.weight, self.bias, self.stride, 0, 1, self.groups
+        )
+        return outputs
+
+
 def build_backbone(name: str) -> nn.Module:
-    """An untrained timm backbone without its classifier."""
+    """An untrained timm backbone without its classifier, for images whose sides are multiples of 32."""
     net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    for module in list(net.modules()):
+        for child_name, child in module.named_children():
+            if isinstance(child, Conv2dSame):
+                setattr(module, child_name, _halving(child))
     return net
+
+
+def _halving(convolution: nn.Conv2d) -> HalvingConv:
+    if convolution.stride != (2, 2) or convolution.kernel_size[0] != convolution.kernel_size[1]:
+        raise ValueError(f"timm backbone: expected padding of halving convolutions only, got {convolution}")
+    halving = HalvingConv(
+        convolution.in_channels,
+        convolution.out_channels,
+        int(convolution.kernel_size[0]),
+        stride=2,
+        groups=convolution.groups,
+        bias=convolution.bias is not None,
+    )
+    halving.load_state_dict(convolution.state_dict())
+    return halving
 
 
 def fold_timm_norms(module: nn.Module) -> None:
@@ -228,9 +267,11 @@ def fold_timm_norms(module: nn.Module) -> None:
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     # In place: timm's padding layers are subclasses that must stay.
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     convolution.weight.mul_(scale[:, None, None, None])
-    bias = norm.bias - norm.running_mean * scale  # type: ignore[operator]
+    bias = norm.bias - norm.running_mean * scale
     convolution.bias = nn.Parameter(bias if convolution.bias is None else bias + convolution.bias * scale)
     return convolution
 

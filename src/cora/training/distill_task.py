@@ -19,6 +19,7 @@ from cora.detector import Detector
 from cora.localizer import Memory
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.towers import resnet_of
 from cora.training.criterion import Criterion
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.proposal_loss import proposal_losses
@@ -232,6 +233,7 @@ class DistillTask(nn.Module):
         config: what is distilled.
 
     Raises:
+        ModelError: the tower is to learn and is no CLIP ResNet.
         ValueError: the localizer is to learn and there is no lexicon "names" for its queries.
     """
 
@@ -245,6 +247,7 @@ class DistillTask(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config or DistillConfig()
+        self.tower = resnet_of(student.image_tower, "distillation into a tower").net if self.config.tower else None
         if self.config.localizer and "names" not in lexicons:
             raise ValueError('lexicons: expected one called "names" for the localizer, got none')
         self.student, self.teacher = student, teacher
@@ -262,14 +265,16 @@ class DistillTask(nn.Module):
             )
         student.requires_grad_(False)
         student.localizer.requires_grad_(self.config.localizer)
-        student.image_tower.net.requires_grad_(self.config.tower)
+        if self.tower is not None:
+            self.tower.requires_grad_(True)
         teacher.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
         """Training mode of what learns; a frozen tower's other users must find it in evaluation mode again."""
         super().train(mode)
         # The tower itself refuses, since it is frozen everywhere else.
-        self.student.image_tower.net.train(mode and self.config.tower)
+        if self.tower is not None:
+            self.tower.train(mode)
         return self
 
     def forward(self, batch: DistillBatch) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cora.detector import Detector
 from cora.localizer import LocalizerOutput, Memory, PyramidMemory, pre_match
+from cora.localizer.encoder import Encoder
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.allowed_pairs import allowed_pairs, similar_classes
@@ -246,7 +247,8 @@ class LocalizerTask(nn.Module):
         if not self.config.activation_checkpointing:
             return nullcontext()
         localizer = self.detector.localizer
-        return recomputed([*localizer.encoder.layers, *localizer.decoder.layers])
+        encoder = localizer.encoder
+        return recomputed([*(encoder.layers if isinstance(encoder, Encoder) else [encoder]), *localizer.decoder.layers])
 
 
 def only(targets: Targets, known: Tensor) -> Targets:

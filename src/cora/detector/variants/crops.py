@@ -16,8 +16,9 @@ from torchvision.ops import roi_align
 from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector.cora import Detector
 from cora.detector.variants.parts import parts_of
-from cora.regions import ProjectedMap, Vocabulary
+from cora.regions import Prepared, Vocabulary
 from cora.structures import FeatureMap, ImageBatch
+from cora.towers import resnet_of
 
 #: Crops encoded at once; bounds the memory.
 CHUNK = 32
@@ -43,7 +44,12 @@ class CropDetector(Detector):
 
     @classmethod
     def of(cls, detector: Detector) -> Self:
-        """A crop-based detector that shares all modules with the given one."""
+        """A crop-based detector that shares all modules with the given one.
+
+        Raises:
+            ModelError: its tower has no attention pool to embed whole images with.
+        """
+        resnet_of(detector.image_tower, "crops")
         return cls(**parts_of(detector)).train(detector.training)
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
@@ -59,7 +65,8 @@ class CropDetector(Detector):
         """
         if not isinstance(c3, PhotoMap):
             raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its photos")
-        side = 32 * self.image_tower.pool_size
+        tower = resnet_of(self.image_tower, "crops")
+        side = 32 * tower.pool_size
         embeddings = []
         for index, (boxes, size) in enumerate(zip(boxes_cxcywh, c3.photos.sizes, strict=True)):
             corners = clip_to_image(scale_to_pixels(boxes.float(), size), size)
@@ -67,7 +74,7 @@ class CropDetector(Detector):
             for part in corners.split(CHUNK):
                 # RoIAlign averages all pixels of a cell: a crop that shrinks is not aliased.
                 crops = roi_align(photo, [part.to(photo.dtype)], (side, side), aligned=True)
-                embeddings.append(self.image_tower.encode_image(crops))
+                embeddings.append(tower.encode_image(crops))
         width = self.image_tower.embed_dim
         whole = torch.cat(embeddings) if embeddings else c3.features.new_zeros(0, width)
         return whole.view(*boxes_cxcywh.shape[:2], width)
@@ -75,7 +82,7 @@ class CropDetector(Detector):
     def classify_best(
         self,
         c3: FeatureMap,
-        projected: ProjectedMap,
+        projected: Prepared,
         boxes_cxcywh: Tensor,
         objectness: Tensor,
         vocabulary: Vocabulary,

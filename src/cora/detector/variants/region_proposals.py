@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cora.detector.cora import Detector, PreMatched
 from cora.detector.variants.parts import parts_of
-from cora.regions import ProjectedMap, Vocabulary
+from cora.regions import Prepared, Vocabulary
 from cora.structures import FeatureMap
 
 
@@ -30,7 +30,7 @@ class RegionProposalDetector(Detector):
         """A detector that shares all modules with the given one."""
         return cls(**parts_of(detector)).train(detector.training)
 
-    def pre_match(self, c4: FeatureMap | ProjectedMap, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
+    def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Give every anchor [B, N, 4] the same "any object"; neither the map nor the vocabulary plays a part."""
         classes = torch.zeros(anchors_cxcywh.shape[:2], dtype=torch.int64, device=anchors_cxcywh.device)
         return PreMatched(anchors_cxcywh, classes, any_object(self.image_tower.embed_dim).to(anchors_cxcywh))

@@ -11,7 +11,7 @@ from torch import Tensor
 from cora.detector.cora import Detector, PreMatched
 from cora.detector.variants.parts import parts_of
 from cora.localizer import pre_match
-from cora.regions import ProjectedMap, Vocabulary
+from cora.regions import Prepared, Vocabulary
 from cora.structures import FeatureMap
 
 
@@ -34,7 +34,7 @@ class TopKDetector(Detector):
         """A detector that shares all modules with the given one."""
         return cls(top_k=top_k, **parts_of(detector)).train(detector.training)
 
-    def pre_match(self, c4: FeatureMap | ProjectedMap, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
+    def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Give every anchor [B, N, 4] its k best classes: N * k queries, those of an anchor one after the other."""
         top_k = min(self.top_k, len(vocabulary))
         match = partial(pre_match, top_k=top_k, temperature=self.config.tower.logit_scale)

@@ -1,0 +1,99 @@
+"""Models on a timm backbone in other runtimes: the graph is the detector, whatever is fixed and whatever is open."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from cora.detector import Detector
+from cora.errors import ModelError
+from cora.export import ExportSettings, export_detector, load_exported
+from cora.export.check import plain_detector
+from cora.export.fixed_size import FixedSizePreprocessor
+from cora.export.graph import DetectorGraph, class_inputs
+from cora.export.onnx_file import read_onnx_manifest
+from cora.export.openvino_file import write_openvino
+from cora.export.suppression import kept_boxes
+from tests.export.conftest import manifest_of
+from tests.export.test_runtime import assert_same
+from tests.toy_nano import NAMES, nano_config, picture, toy_nano
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    return toy_nano(tmp_path_factory.mktemp("cache"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def open_nano(nano: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "nano.onnx"
+    assert export_detector(nano, path, format="onnx", model="toy").difference.off == 0
+    return path
+
+
+@pytest.mark.parametrize("exact_boxes", [0, 4])
+@pytest.mark.parametrize("beside", [True, False], ids=["with NanoDet", "without"])
+def test_graph_is_the_detector(tmp_path: Path, beside: bool, exact_boxes: int) -> None:
+    detector = toy_nano(tmp_path, nano_config(detector=beside), seed=1)
+    manifest = manifest_of(detector, exact_boxes=exact_boxes)
+    assert manifest.boxes == 20
+    graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
+    batch = detector.preprocessor([picture(120, 160), picture(151, 101, seed=1)])  # padded in both directions
+    vocabulary = detector.vocabulary(NAMES, class_weights={"dog": 3.0}, distractors=["tree", "sky"])
+    with torch.no_grad():
+        boxes, scores = graph(batch.pixels, torch.tensor(batch.sizes), *class_inputs(vocabulary))
+        expected = plain_detector(detector, manifest)(batch, vocabulary)
+    torch.testing.assert_close(boxes, expected.boxes_cxcywh, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores[..., :3], expected.scores, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_any_size_batch_and_names(nano: Detector, open_nano: Path, runtime: str) -> None:
+    path = open_nano
+    if runtime == "openvino":
+        path = open_nano.with_suffix(".xml")
+        write_openvino(open_nano, read_onnx_manifest(open_nano), path)
+    model = load_exported(path, load_text_model=lambda _: nano, threads=1)
+    for sizes in ([(120, 160)], [(157, 223), (160, 101)], [(1, 300)], [(40, 40)]):
+        photos = [picture(height, width, seed=seed) for seed, (height, width) in enumerate(sizes)]
+        options: dict[str, Any] = {"score": 0.001, "batch_size": len(photos), "distractors": ["sky"]}
+        for found, expected in zip(
+            model.predict(photos, NAMES, **options), nano.predict(photos, NAMES, **options), strict=True
+        ):
+            assert_same(found, expected)
+    assert_same(model.predict(photos[0], ["bus"], score=0.001), nano.predict(photos[0], ["bus"], score=0.001))
+
+
+@pytest.mark.parametrize(
+    ("format", "ending", "beside"),
+    [("onnx", "onnx", False), ("openvino", "xml", True), ("exported-program", "pt2", True)],
+)
+def test_fixed_size_and_names(tmp_path: Path, format: Any, ending: str, beside: bool) -> None:
+    detector = toy_nano(tmp_path, nano_config(detector=beside), seed=1)
+    vocabulary = detector.vocabulary(NAMES, distractors=["tree"])
+    settings = ExportSettings(size_hw=(128, 160), batch=1, nms="inside")
+    written = export_detector(
+        detector,
+        tmp_path / f"nano.{ending}",
+        format=format,
+        model="toy",
+        settings=settings,
+        vocabulary=vocabulary,
+        pictures=[picture(120, 160), picture(150, 100, seed=1)],
+    )
+    assert written.difference.off == 0
+    assert written.difference.compared > 0
+
+
+def test_sizes_are_whole_cells(nano: Detector, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"multiples of 32 for this model, got 100x160; use 96x160"):
+        export_detector(
+            nano, tmp_path / "nano.onnx", format="onnx", model="toy", settings=ExportSettings(size_hw=(100, 160))
+        )
+    made = FixedSizePreprocessor(config=nano.config.preprocess, size_hw=(96, 160))
+    for size in ((500, 500), (30, 700), (700, 30), (96, 160), (97, 130)):
+        batch = made([Image.new("RGB", size[::-1])])
+        assert batch.pixels.shape[-2:] == (96, 160)
+        assert all(side % 32 == 0 for side in batch.sizes[0])
