@@ -38,15 +38,24 @@ class PyramidMemory(Memory):
     proposals: Proposals
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each cell, whatever lies around it: padding changes nothing."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, h, w] to the same."""
+        cells: Tensor = super().forward(features.permute(0, 2, 3, 1))
+        return cells.permute(0, 3, 1, 2)
+
+
 class SeparableBlock(nn.Module):
-    """Depthwise 5 x 5 and 1 x 1 convolution, group norm, SiLU."""
+    """Depthwise 5 x 5 and 1 x 1 convolution, channel norm, SiLU."""
 
     def __init__(self, dim: int, *, inputs: int = 0, stride: int = 1) -> None:
         super().__init__()
         inputs = inputs or dim
         self.depthwise = nn.Conv2d(inputs, inputs, 5, stride, 2, groups=inputs, bias=False)
         self.pointwise = nn.Conv2d(inputs, dim, 1, bias=False)
-        self.norm = nn.GroupNorm(8, dim)
+        self.norm = ChannelNorm(dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, inputs, h, w] to [B, dim, h / stride, w / stride]."""
@@ -67,29 +76,30 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         self.layout = layout
         self.strides = tuple(stride for stride, _ in layout.levels)
-        if self.strides not in ((8, 16, 32), (8, 16, 32, 64)):
-            raise ValueError(f"pyramid levels: expected strides 8, 16, 32 and perhaps 64, got {self.strides}")
+        if self.strides not in ((8, 16, 32), (8, 16, 32, 64), (16, 32), (16, 32, 64)):
+            raise ValueError(f"pyramid levels: expected strides 8 or 16 to 32 or 64, got {self.strides}")
+        self.encoded_strides = self.strides if 64 in self.strides else (*self.strides, 64)
         self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), nn.GroupNorm(8, dim))
+            nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), ChannelNorm(dim))
             for _, channels in layout.levels
         )
         self.coarser = None if 64 in self.strides else SeparableBlock(dim, stride=2)
-        steps = 3 if passes else 0
+        steps = len(self.encoded_strides) - 1 if passes else 0
         self.top_down = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
         self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(steps))
         self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """A packed map [B, C, h, w] to maps [B, dim, ...] of strides 8, 16, 32 and 64."""
+        """A packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`."""
         maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
         if self.coarser is not None:
             maps.append(self.coarser(maps[-1]))
         if not len(self.top_down):
             return tuple(maps)
-        for place in (2, 1, 0):
+        for place in reversed(range(len(maps) - 1)):
             above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
             maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1))
-        for place in (1, 2, 3):
+        for place in range(1, len(maps)):
             below = self.halve[place - 1](maps[place - 1])
             maps[place] = maps[place] + self.bottom_up[place - 1](torch.cat([maps[place], below], dim=1))
         return tuple(maps)
@@ -101,15 +111,15 @@ class PyramidProposals(nn.Module):
     Args:
         dim: width of the encoded maps.
         count: boxes of an image that become anchors.
-        levels: number of maps.
+        strides: of the maps.
     """
 
-    def __init__(self, *, dim: int, count: int, levels: int = 4) -> None:
+    def __init__(self, *, dim: int, count: int, strides: tuple[int, ...]) -> None:
         super().__init__()
-        self.count = count
+        self.count, self.strides = count, strides
         self.trunk = nn.Sequential(SeparableBlock(dim), SeparableBlock(dim))
-        self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in range(levels))
-        self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in range(levels))
+        self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in strides)
+        self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in strides)
 
     def draw_weights(self) -> None:
         """Boxes start as squares or as those of the tower, objectness at a small prior or at the tower's."""
@@ -138,7 +148,7 @@ class PyramidProposals(nn.Module):
         )
         objectness = objectness.squeeze(-1)
         if start is None:
-            centres, sides = _cells(maps)
+            centres, sides = _cells(maps, self.strides)
             prior = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
             reach = START_REACH * sides * correction.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp()
             objectness = objectness + prior
@@ -159,9 +169,9 @@ def encode_pyramid(
 ) -> PyramidMemory:
     """Encode a packed map and propose anchors from it."""
     maps = encoder(c3.features)
-    masks = _masks(c3.mask)
+    masks = PyramidLayout(tuple((stride, 1) for stride in encoder.encoded_strides)).unpack_mask(c3.mask)
     proposed = proposals(maps, masks, c3.extents_hw, start)
-    kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, (8, 16, 32, 64), strict=True)]
+    kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
     kept = [entry for entry in kept if entry[2] >= FINEST_MEMORY]
     positions = [
         map_positions(
@@ -205,15 +215,10 @@ def visible_cells(hidden: Tensor) -> Tensor | None:
     return ~hidden[:, None, None]
 
 
-def _masks(mask: Tensor) -> tuple[Tensor, ...]:
-    """Padding of the levels 8, 16, 32 and 64 from that of cells of 32 pixels."""
-    return PyramidLayout(((8, 1), (16, 1), (32, 1), (64, 1))).unpack_mask(mask)
-
-
-def _cells(maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _cells(maps: tuple[Tensor, ...], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Centres [1, M, 2] (x, y) and sides [1, M, 1] of all cells, in cells of 32 pixels."""
     centres, sides = [], []
-    for one, stride in zip(maps, (8, 16, 32, 64), strict=True):
+    for one, stride in zip(maps, strides, strict=True):
         height, width = one.shape[-2:]
         y = (torch.arange(height, dtype=torch.float32, device=one.device) + 0.5)[:, None].expand(height, width)
         x = (torch.arange(width, dtype=torch.float32, device=one.device) + 0.5)[None].expand(height, width)
