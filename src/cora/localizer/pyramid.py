@@ -38,47 +38,40 @@ class PyramidMemory(Memory):
     proposals: Proposals
 
 
-def group_norm(norm: nn.GroupNorm, features: Tensor, inside: Tensor | None) -> Tensor:
-    """Group norm of [B, C, h, w] with the statistics of the cells that are not padding, `inside` [B, 1, h, w]."""
-    if inside is None:
-        return F.group_norm(features, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    grouped = features.float().unflatten(1, (norm.num_groups, -1))
-    weight = inside.float().unsqueeze(1)
-    share = weight / (weight.sum((2, 3, 4), keepdim=True) * grouped.shape[2])
-    centred = grouped - (grouped * share).sum((2, 3, 4), keepdim=True)
-    variance = (centred.square() * share).sum((2, 3, 4), keepdim=True)
-    whitened = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2).to(features.dtype)
-    outputs: Tensor = whitened * norm.weight[:, None, None] + norm.bias[:, None, None]
-    return outputs
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each cell, whatever lies around it: padding changes nothing."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, h, w] to the same."""
+        cells: Tensor = super().forward(features.permute(0, 2, 3, 1))
+        return cells.permute(0, 3, 1, 2)
 
 
-#: [B, 1, h, w] of the levels 8, 16, 32 and 64, 1 where they are not padded and 0 elsewhere; None where nothing is.
+#: [B, 1, h, w] of each level, 1 where it is not padded and 0 elsewhere; None where nothing is.
 Insides = tuple[Tensor | None, ...]
-_NOTHING_PADDED: Insides = (None, None, None, None)
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise 5 x 5 and 1 x 1 convolution, group norm, SiLU."""
+    """Depthwise 5 x 5 and 1 x 1 convolution, channel norm, SiLU."""
 
     def __init__(self, dim: int, *, inputs: int = 0, stride: int = 1) -> None:
         super().__init__()
         inputs = inputs or dim
         self.depthwise = nn.Conv2d(inputs, inputs, 5, stride, 2, groups=inputs, bias=False)
         self.pointwise = nn.Conv2d(inputs, dim, 1, bias=False)
-        self.norm = nn.GroupNorm(8, dim)
+        self.norm = ChannelNorm(dim)
 
-    def forward(self, features: Tensor, inside: Tensor | None = None, inside_after: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """[B, inputs, h, w] to [B, dim, h / stride, w / stride].
 
         Args:
             features: of one level.
             inside: [B, 1, h, w] 1 where the level is not padded, 0 elsewhere; None where nothing is.
-            inside_after: the same for the result, where that is smaller.
         """
         if inside is not None:
-            features = features * inside  # a convolution is to see what it sees beyond the border
-        after = inside if inside_after is None else inside_after
-        return F.silu(group_norm(self.norm, self.pointwise(self.depthwise(features)), after))
+            features = features * inside  # in the padding a convolution is to see what it sees beyond the border
+        outputs: Tensor = F.silu(self.norm(self.pointwise(self.depthwise(features))))
+        return outputs
 
 
 class PyramidEncoder(nn.Module):
@@ -94,42 +87,33 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         self.layout = layout
         self.strides = tuple(stride for stride, _ in layout.levels)
-        if self.strides not in ((8, 16, 32), (8, 16, 32, 64)):
-            raise ValueError(f"pyramid levels: expected strides 8, 16, 32 and perhaps 64, got {self.strides}")
+        if self.strides not in ((8, 16, 32), (8, 16, 32, 64), (16, 32), (16, 32, 64)):
+            raise ValueError(f"pyramid levels: expected strides 8 or 16 to 32 or 64, got {self.strides}")
+        self.encoded_strides = self.strides if 64 in self.strides else (*self.strides, 64)
         self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), nn.GroupNorm(8, dim))
-            for _, channels in layout.levels
+            nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), ChannelNorm(dim)) for _, channels in layout.levels
         )
         self.coarser = None if 64 in self.strides else SeparableBlock(dim, stride=2)
-        steps = 3 if passes else 0
+        steps = len(self.encoded_strides) - 1 if passes else 0
         self.top_down = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
         self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(steps))
         self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
-    def forward(self, features: Tensor, insides: Insides = _NOTHING_PADDED) -> tuple[Tensor, ...]:
-        """A packed map [B, C, h, w] to maps [B, dim, ...] of strides 8, 16, 32 and 64.
-
-        Args:
-            features: the packed map.
-            insides: [B, 1, h, w] of each of the four levels, 1 where it is not padded; None where nothing is.
-        """
-        maps = []
-        for lateral, one, inside in zip(self.laterals, self.layout.unpack(features), insides, strict=False):
-            convolution, norm = lateral.children()
-            assert isinstance(norm, nn.GroupNorm)
-            maps.append(group_norm(norm, convolution(one), inside))
+    def forward(self, features: Tensor, insides: Insides | None = None) -> tuple[Tensor, ...]:
+        """A packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`, with the padding of these."""
+        insides = insides or (None,) * len(self.encoded_strides)
+        maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
         if self.coarser is not None:
-            maps.append(self.coarser(maps[-1], insides[2], insides[3]))
+            maps.append(self.coarser(maps[-1], insides[-2]))
         if not len(self.top_down):
             return tuple(maps)
-        for place in (2, 1, 0):
+        for place in reversed(range(len(maps) - 1)):
             above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
             maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1), insides[place])
-        for place in (1, 2, 3):
-            below = self.halve[place - 1](maps[place - 1], insides[place - 1], insides[place])
-            maps[place] = maps[place] + self.bottom_up[place - 1](
-                torch.cat([maps[place], below], dim=1), insides[place]
-            )
+        for place in range(1, len(maps)):
+            below = self.halve[place - 1](maps[place - 1], insides[place - 1])
+            both = torch.cat([maps[place], below], dim=1)
+            maps[place] = maps[place] + self.bottom_up[place - 1](both, insides[place])
         return tuple(maps)
 
 
@@ -149,15 +133,15 @@ class PyramidProposals(nn.Module):
     Args:
         dim: width of the encoded maps.
         count: boxes of an image that become anchors.
-        levels: number of maps.
+        strides: of the maps.
     """
 
-    def __init__(self, *, dim: int, count: int, levels: int = 4) -> None:
+    def __init__(self, *, dim: int, count: int, strides: tuple[int, ...]) -> None:
         super().__init__()
-        self.count = count
+        self.count, self.strides = count, strides
         self.trunk = Trunk(SeparableBlock(dim), SeparableBlock(dim))
-        self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in range(levels))
-        self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in range(levels))
+        self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in strides)
+        self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in strides)
 
     def draw_weights(self) -> None:
         """Boxes start as squares or as those of the tower, objectness at a small prior or at the tower's."""
@@ -172,7 +156,7 @@ class PyramidProposals(nn.Module):
         masks: tuple[Tensor, ...],
         extents_hw: Tensor,
         start: DenseBoxes | None,
-        insides: Insides = _NOTHING_PADDED,
+        insides: Insides | None = None,
     ) -> Proposals:
         """Propose a box at every cell.
 
@@ -183,6 +167,7 @@ class PyramidProposals(nn.Module):
             start: boxes that the tower sees, of the same cells.
             insides: padding of each map once more, as the layers take it.
         """
+        insides = insides or (None,) * len(maps)
         hidden = [self.trunk(one, inside) for one, inside in zip(maps, insides, strict=True)]
         objectness, correction = (
             torch.cat(
@@ -192,7 +177,7 @@ class PyramidProposals(nn.Module):
         )
         objectness = objectness.squeeze(-1)
         if start is None:
-            centres, sides = _cells(maps)
+            centres, sides = _cells(maps, self.strides)
             prior = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
             reach = START_REACH * sides * correction.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp()
             objectness = objectness + prior
@@ -212,11 +197,13 @@ def encode_pyramid(
     c3: FeatureMap, encoder: PyramidEncoder, proposals: PyramidProposals, start: DenseBoxes | None
 ) -> PyramidMemory:
     """Encode a packed map and propose anchors from it."""
-    masks = _masks(c3.mask)
-    insides = _insides(c3.mask, masks, c3.features.dtype)
+    masks = PyramidLayout(tuple((stride, 1) for stride in encoder.encoded_strides)).unpack_mask(c3.mask)
+    insides = None
+    if visible_cells(c3.mask.flatten(1)) is not None:
+        insides = tuple((~mask).to(c3.features.dtype).unsqueeze(1) for mask in masks)
     maps = encoder(c3.features, insides)
     proposed = proposals(maps, masks, c3.extents_hw, start, insides)
-    kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, (8, 16, 32, 64), strict=True)]
+    kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
     kept = [entry for entry in kept if entry[2] >= FINEST_MEMORY]
     positions = [
         map_positions(
@@ -260,21 +247,10 @@ def visible_cells(hidden: Tensor) -> Tensor | None:
     return ~hidden[:, None, None]
 
 
-def _insides(mask: Tensor, masks: tuple[Tensor, ...], dtype: torch.dtype) -> Insides:
-    if visible_cells(mask.flatten(1)) is None:
-        return _NOTHING_PADDED
-    return tuple((~one).to(dtype).unsqueeze(1) for one in masks)
-
-
-def _masks(mask: Tensor) -> tuple[Tensor, ...]:
-    """Padding of the levels 8, 16, 32 and 64 from that of cells of 32 pixels."""
-    return PyramidLayout(((8, 1), (16, 1), (32, 1), (64, 1))).unpack_mask(mask)
-
-
-def _cells(maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _cells(maps: tuple[Tensor, ...], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Centres [1, M, 2] (x, y) and sides [1, M, 1] of all cells, in cells of 32 pixels."""
     centres, sides = [], []
-    for one, stride in zip(maps, (8, 16, 32, 64), strict=True):
+    for one, stride in zip(maps, strides, strict=True):
         height, width = one.shape[-2:]
         y = (torch.arange(height, dtype=torch.float32, device=one.device) + 0.5)[:, None].expand(height, width)
         x = (torch.arange(width, dtype=torch.float32, device=one.device) + 0.5)[None].expand(height, width)

@@ -79,9 +79,8 @@ class TimmTower(ImageTower):
         super().__init__()
         self.net, self.taps, self.text_space, self.detector, self.pool_size = net, taps, text_space, detector, pool_size
         self.deep_channels = int(self.net.conv_head.in_channels)
-        widths = tap_widths(net, taps)
         if detector is None:
-            self.layout = PyramidLayout(tuple(zip((8, 16, 32), widths, strict=True)))
+            self.layout = PyramidLayout(tap_levels(net, taps))
         else:
             self.layout = PyramidLayout(tuple((stride, nanodet.WIDTH) for stride in nanodet.STRIDES))
             self.register_buffer("detector_embeddings", torch.zeros(nanodet.CLASSES, self.embed_dim))
@@ -208,10 +207,11 @@ def seen_in(boxes_xyxy: Tensor, witnesses: Witnesses) -> Tensor:
     return (weights.unsqueeze(-1) * witnesses.classes.unsqueeze(1)).amax(dim=2)
 
 
-def tap_widths(net: Any, taps: tuple[int, ...]) -> tuple[int, ...]:
-    """Channels of the maps behind some of a timm EfficientNet's stages."""
-    by_module = {entry["module"]: int(entry["num_chs"]) for entry in net.feature_info}
-    return tuple(by_module[f"blocks.{tap}"] for tap in taps)
+def tap_levels(net: Any, taps: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(stride, channels) of the maps behind some of a timm EfficientNet's stages."""
+    by_module = {entry["module"]: entry for entry in net.feature_info}
+    entries = [by_module[f"blocks.{tap}"] for tap in taps]
+    return tuple((int(entry["reduction"]), int(entry["num_chs"])) for entry in entries)
 
 
 class HalvingConv(nn.Conv2d):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cora.detector import Detector
-from cora.localizer import LocalizerOutput, Memory, pre_match
+from cora.localizer import LocalizerOutput, Memory, PyramidMemory, pre_match
 from cora.localizer.encoder import Encoder
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
@@ -159,7 +159,7 @@ class LocalizerTask(nn.Module):
             return {}
         with self._mixed(memory.tokens.device):
             proposals = self.detector.localizer.propose(memory)
-        return proposal_losses(proposals, targets)
+        return proposal_losses(proposals, targets, aligned=isinstance(memory, PyramidMemory))
 
     def anchors(self, memory: Memory) -> Tensor:
         """Anchor boxes [B, N, 4] that the queries start from."""

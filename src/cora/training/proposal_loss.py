@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cora.boxes import aligned_giou, aligned_iou, cxcywh_to_xyxy
+from cora.boxes import aligned_giou, aligned_iou, cxcywh_to_xyxy, pairwise_iou
 from cora.localizer import Proposals
 from cora.structures import Targets
 from cora.training.losses import mean_over_processes
 
 #: Share of a box, around its centre, whose cells are responsible for it.
 CENTRAL_SHARE = 0.5
+#: Cells of a pyramid that find a box together.
+ALIGNED_CELLS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,42 @@ def assign_cells(centres: Tensor, inside: Tensor, boxes_cxcywh: Tensor) -> Tenso
     return torch.where(best.values.isfinite(), best.indices, -1)
 
 
+@torch.no_grad()
+def assign_aligned(proposals: Proposals, image: int, boxes_cxcywh: Tensor) -> Tensor:
+    """Task-aligned assignment (TOOD, Feng et al. 2021), for cells of several strides: those that find a box best.
+
+    Of the cells inside a box, the `ALIGNED_CELLS` of highest objectness^0.5 * IoU^3 are its own; a cell that several
+    boxes want goes to the one it overlaps most. A level too coarse or too fine for an object thus stays out of it.
+
+    Args:
+        proposals: of a batch.
+        image: place of the image in it.
+        boxes_cxcywh: [T, 4], 0..1.
+
+    Returns:
+        [M] int64 index of the box, -1 for background.
+    """
+    cells = proposals.boxes_cxcywh.shape[1]
+    if not len(boxes_cxcywh):
+        return torch.full((cells,), -1, device=boxes_cxcywh.device)
+    corners, centres = cxcywh_to_xyxy(boxes_cxcywh), proposals.centres[image]
+    inside = (centres[:, None] > corners[None, :, :2]).all(-1) & (centres[:, None] < corners[None, :, 2:]).all(-1)
+    inside &= proposals.inside[image][:, None]
+    overlap = pairwise_iou(cxcywh_to_xyxy(proposals.boxes_cxcywh[image]), corners)
+    fitness = overlap.pow(3) * proposals.objectness[image].sigmoid().sqrt()[:, None]
+    fitness = torch.where(inside, fitness + 1e-9, torch.zeros_like(fitness))
+    best = fitness.topk(min(ALIGNED_CELLS, cells), dim=0)
+    wanted = torch.zeros_like(inside).scatter_(0, best.indices, best.values > 0)
+    claimed = torch.where(wanted, overlap, torch.full_like(overlap, -1.0)).max(dim=1)
+    return torch.where(claimed.values >= 0, claimed.indices, torch.full_like(claimed.indices, -1))
+
+
 def proposal_losses(
-    proposals: Proposals, targets: Sequence[Targets], weights: ProposalLossWeights | None = None
+    proposals: Proposals,
+    targets: Sequence[Targets],
+    weights: ProposalLossWeights | None = None,
+    *,
+    aligned: bool = False,
 ) -> dict[str, Tensor]:
     """Losses of the proposals of a batch, each cell weighed by (cells of its object)^-0.5, divided by the sum of these
     weights over all assigned cells (averaged over processes, at least 1).
@@ -67,8 +103,10 @@ def proposal_losses(
     weights = weights or ProposalLossWeights()
     assigned = torch.stack(
         [
-            assign_cells(centres, inside, one.boxes_cxcywh)
-            for centres, inside, one in zip(proposals.centres, proposals.inside, targets, strict=True)
+            assign_aligned(proposals, place, one.boxes_cxcywh)
+            if aligned
+            else assign_cells(proposals.centres[place], proposals.inside[place], one.boxes_cxcywh)
+            for place, one in enumerate(targets)
         ]
     )
     image, cell = (assigned >= 0).nonzero(as_tuple=True)

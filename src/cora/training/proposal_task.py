@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cora.detector import Detector
 from cora.errors import TrainingError
+from cora.localizer import PyramidMemory
 from cora.structures import FeatureMap
 from cora.training.localizer_task import LocalizerBatch
 from cora.training.proposal_loss import proposal_losses
@@ -42,6 +43,7 @@ class ProposalTask(nn.Module):
             with torch.no_grad():
                 c3, _ = self.detector.encode(batch[0])
         with torch.autocast(c3.features.device.type, torch.bfloat16, enabled=self.mixed_precision):
-            proposals = self.detector.localizer.propose(self.detector.encode_map(c3))
-        losses = proposal_losses(proposals, batch[-1])
+            memory = self.detector.encode_map(c3)
+            proposals = self.detector.localizer.propose(memory)
+        losses = proposal_losses(proposals, batch[-1], aligned=isinstance(memory, PyramidMemory))
         return losses | {"loss": losses["proposals"]}
