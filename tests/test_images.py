@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -325,3 +325,34 @@ def test_config_survives_and_is_checked() -> None:
         PreprocessConfig(std=(1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="multiple of at least 1"):
         PreprocessConfig(multiple=0)
+
+
+@given(
+    height=st.integers(1, 700),
+    width=st.integers(1, 700),
+    short=st.integers(1, 8),
+    extra=st.integers(0, 8),
+)
+def test_whole_sides_are_multiples_near_the_plain_ones(height: int, width: int, short: int, extra: int) -> None:
+    limits = {"short_side": 32 * short, "long_side": 32 * (short + extra)}
+    plain = Preprocessor(**limits).resized_size(height, width)
+    whole = Preprocessor(**limits, multiple=32, whole=True).resized_size(height, width)
+    assert all(side % 32 == 0 and side >= 32 for side in whole)
+    assert max(whole) <= 32 * (short + extra)
+    assert all(abs(one - other) <= 16 or other == 32 for one, other in zip(plain, whole, strict=True))
+    assert Preprocessor(**limits, multiple=32, whole=True).resized_size(width, height) == whole[::-1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=3))
+def test_whole_pictures_are_padded_to_each_other_only(sizes: list[tuple[int, int]]) -> None:
+    make = Preprocessor(short_side=64, long_side=96, multiple=32, whole=True)
+    batch = make([Image.new("RGB", size) for size in sizes])
+    assert batch.original_sizes == tuple((height, width) for width, height in sizes)
+    assert batch.pixels.shape[-2:] == tuple(max(size[axis] for size in batch.sizes) for axis in (0, 1))
+    if len(sizes) == 1:
+        assert not batch.mask.any()
+    for (height, width), mask in zip(batch.sizes, batch.mask, strict=True):
+        assert int((~mask).sum()) == height * width
+        cells = mask[::32, ::32]  # no cell is half padding
+        assert torch.equal(cells.repeat_interleave(32, 0).repeat_interleave(32, 1), mask)

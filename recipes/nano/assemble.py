@@ -106,9 +106,7 @@ def lite2() -> nn.Module:
 @torch.no_grad()
 def imagenet_embeddings(detector: Detector, labels: list[str]) -> Tensor:
     """Text embedding of every ImageNet class: the mean of its words, "tench, Tinca tinca" having two. [1000, D]."""
-    means = [
-        detector.text_tower.encode([f"a {word.strip()}" for word in label.split(",")]).mean(0) for label in labels
-    ]
+    means = [detector.text_tower.encode([f"a {word.strip()}" for word in label.split(",")]).mean(0) for label in labels]
     return F.normalize(torch.stack(means), dim=-1)
 
 

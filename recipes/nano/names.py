@@ -77,7 +77,9 @@ def pool(detector: Detector, sources: list[Source], folder: Path, *, strict: boo
         corners = torch.cat(boxes)
         if not len(corners):
             continue
-        pooled = roi_align(tower.deep(packed).float(), xyxy_to_cxcywh(corners)[None], c3.extents_hw, bins=tower.pool_size)
+        pooled = roi_align(
+            tower.deep(packed).float(), xyxy_to_cxcywh(corners)[None], c3.extents_hw, bins=tower.pool_size
+        )
         cells.append(pooled[0].half())
         labels.append(torch.cat(mine))
         nothing = torch.zeros(len(corners), 80)

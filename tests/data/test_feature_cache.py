@@ -162,3 +162,21 @@ def test_a_cache_that_would_be_too_large_is_noticed_early(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="more than the bound"):
         build(tmp_path / "many", net, dataset=Photos(40), max_gigabytes=40 * a_file / 1e9)
     assert net.calls == SIZE_SAMPLE
+
+
+def test_one_map_for_both_is_stored_once(tmp_path: Path) -> None:
+    class OneMap(Tower):
+        def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+            c3, _ = super().features(batch)
+            return c3, c3
+
+    both = build(tmp_path / "both")
+    torch.manual_seed(0)
+    one = build(tmp_path / "one", OneMap())
+    item = one[(0, 0)]
+    assert item.c4 is item.c3
+    assert torch.equal(item.c3, both[(0, 0)].c3)
+    c3, c4, _ = collate_features([one[(0, 0)], one[(0, 1)]])
+    assert c3 is c4
+    sizes = [sum(file.stat().st_size for file in (tmp_path / name).rglob("*.safetensors")) for name in ("both", "one")]
+    assert sizes[1] < sizes[0]

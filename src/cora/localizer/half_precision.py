@@ -44,9 +44,9 @@ def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
     return copied
 
 
-def _input_as_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _input_as_weights(module: nn.Module, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     dtype = next(module.parameters()).dtype
-    return tuple(each.to(dtype) for each in inputs)
+    return tuple(None if each is None else each.to(dtype) for each in inputs)
 
 
 def _output_in_float32(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ class ChannelNorm(nn.LayerNorm):
         return cells.permute(0, 3, 1, 2)
 
 
+#: [B, 1, h, w] of each level, 1 where it is not padded and 0 elsewhere; None where nothing is padded.
+Insides = tuple[Tensor, ...] | None
+
+
 class SeparableBlock(nn.Module):
     """Depthwise 5 x 5 and 1 x 1 convolution, channel norm, SiLU."""
 
@@ -57,8 +61,10 @@ class SeparableBlock(nn.Module):
         self.pointwise = nn.Conv2d(inputs, dim, 1, bias=False)
         self.norm = ChannelNorm(dim)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, h, w] to [B, dim, h / stride, w / stride]."""
+    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
+        """[B, inputs, h, w] to [B, dim, h / stride, w / stride]; `inside` [B, 1, h, w] is 0 where padded."""
+        if inside is not None:
+            features = features * inside  # a convolution is to see what it sees beyond the border
         outputs: Tensor = F.silu(self.norm(self.pointwise(self.depthwise(features))))
         return outputs
 
@@ -80,8 +86,7 @@ class PyramidEncoder(nn.Module):
             raise ValueError(f"pyramid levels: expected strides 8 or 16 to 32 or 64, got {self.strides}")
         self.encoded_strides = self.strides if 64 in self.strides else (*self.strides, 64)
         self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), ChannelNorm(dim))
-            for _, channels in layout.levels
+            nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), ChannelNorm(dim)) for _, channels in layout.levels
         )
         self.coarser = None if 64 in self.strides else SeparableBlock(dim, stride=2)
         steps = len(self.encoded_strides) - 1 if passes else 0
@@ -89,20 +94,33 @@ class PyramidEncoder(nn.Module):
         self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(steps))
         self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """A packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`."""
+    def forward(self, features: Tensor, insides: Insides = None) -> tuple[Tensor, ...]:
+        """A packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`; `insides` of these."""
         maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
+        padding = insides or (None,) * len(self.encoded_strides)
         if self.coarser is not None:
-            maps.append(self.coarser(maps[-1]))
+            maps.append(self.coarser(maps[-1], padding[-2]))
         if not len(self.top_down):
             return tuple(maps)
         for place in reversed(range(len(maps) - 1)):
             above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
-            maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1))
+            mixed = torch.cat([maps[place], above], dim=1)
+            maps[place] = maps[place] + self.top_down[place](mixed, padding[place])
         for place in range(1, len(maps)):
-            below = self.halve[place - 1](maps[place - 1])
-            maps[place] = maps[place] + self.bottom_up[place - 1](torch.cat([maps[place], below], dim=1))
+            below = self.halve[place - 1](maps[place - 1], padding[place - 1])
+            mixed = torch.cat([maps[place], below], dim=1)
+            maps[place] = maps[place] + self.bottom_up[place - 1](mixed, padding[place])
         return tuple(maps)
+
+
+class Trunk(nn.Sequential):
+    """Blocks one after the other, each of which is told what is padding."""
+
+    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """[B, dim, h, w] to the same; `inside` as in `SeparableBlock`."""
+        for block in self:
+            features = block(features, inside)
+        return features
 
 
 class PyramidProposals(nn.Module):
@@ -117,7 +135,7 @@ class PyramidProposals(nn.Module):
     def __init__(self, *, dim: int, count: int, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.count, self.strides = count, strides
-        self.trunk = nn.Sequential(SeparableBlock(dim), SeparableBlock(dim))
+        self.trunk = Trunk(SeparableBlock(dim), SeparableBlock(dim))
         self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in strides)
         self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in strides)
 
@@ -129,7 +147,12 @@ class PyramidProposals(nn.Module):
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, maps: tuple[Tensor, ...], masks: tuple[Tensor, ...], extents_hw: Tensor, start: DenseBoxes | None
+        self,
+        maps: tuple[Tensor, ...],
+        masks: tuple[Tensor, ...],
+        extents_hw: Tensor,
+        start: DenseBoxes | None,
+        insides: Insides = None,
     ) -> Proposals:
         """Propose a box at every cell.
 
@@ -138,8 +161,10 @@ class PyramidProposals(nn.Module):
             masks: [B, h, w] of each map, True where padded.
             extents_hw: [B, 2] cells of 32 pixels of each image without padding.
             start: boxes that the tower sees, of the same cells.
+            insides: padding of each map once more, as the layers take it.
         """
-        hidden = [self.trunk(one) for one in maps]
+        padding = insides or (None,) * len(maps)
+        hidden = [self.trunk(one, inside) for one, inside in zip(maps, padding, strict=True)]
         objectness, correction = (
             torch.cat(
                 [head(one).flatten(2).transpose(1, 2) for head, one in zip(heads, hidden, strict=True)], 1
@@ -168,9 +193,11 @@ def encode_pyramid(
     c3: FeatureMap, encoder: PyramidEncoder, proposals: PyramidProposals, start: DenseBoxes | None
 ) -> PyramidMemory:
     """Encode a packed map and propose anchors from it."""
-    maps = encoder(c3.features)
     masks = PyramidLayout(tuple((stride, 1) for stride in encoder.encoded_strides)).unpack_mask(c3.mask)
-    proposed = proposals(maps, masks, c3.extents_hw, start)
+    padded = visible_cells(c3.mask.flatten(1)) is not None
+    insides = tuple((~one).to(c3.features.dtype).unsqueeze(1) for one in masks) if padded else None
+    maps = encoder(c3.features, insides)
+    proposed = proposals(maps, masks, c3.extents_hw, start, insides)
     kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
     kept = [entry for entry in kept if entry[2] >= FINEST_MEMORY]
     positions = [

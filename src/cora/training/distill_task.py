@@ -247,7 +247,6 @@ class DistillTask(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config or DistillConfig()
-        self.tower = resnet_of(student.image_tower, "distillation into a tower").net if self.config.tower else None
         if self.config.localizer and "names" not in lexicons:
             raise ValueError('lexicons: expected one called "names" for the localizer, got none')
         self.student, self.teacher = student, teacher
@@ -265,16 +264,16 @@ class DistillTask(nn.Module):
             )
         student.requires_grad_(False)
         student.localizer.requires_grad_(self.config.localizer)
-        if self.tower is not None:
-            self.tower.requires_grad_(True)
+        if self.config.tower:
+            resnet_of(student.image_tower, "distillation into a tower").net.requires_grad_(True)
         teacher.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
         """Training mode of what learns; a frozen tower's other users must find it in evaluation mode again."""
         super().train(mode)
         # The tower itself refuses, since it is frozen everywhere else.
-        if self.tower is not None:
-            self.tower.train(mode)
+        if self.config.tower:
+            resnet_of(self.student.image_tower, "distillation into a tower").net.train(mode)
         return self
 
     def forward(self, batch: DistillBatch) -> dict[str, Tensor]:

@@ -1,0 +1,140 @@
+"""A timm backbone as image tower: frozen, folded for inference, with a detector beside it or without."""
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+from cora.structures import ImageBatch
+from cora.towers import TimmTower
+from cora.towers.timm_tower import WITNESSES, TowerMap, build_backbone, seen_in
+from tests.toy_nano import toy_tower
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with NanoDet", "alone"])
+def tower(request: pytest.FixtureRequest) -> TimmTower:
+    return toy_tower(detector=request.param)
+
+
+def batch(count: int = 2, height: int = 96, width: int = 128, *, padded: bool = False, seed: int = 0) -> ImageBatch:
+    random = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(count, height, width, dtype=torch.bool)
+    if padded:
+        mask[-1, :, -32:] = True
+    pixels = torch.randn(count, 3, height, width, generator=random).masked_fill(mask[:, None], 0)
+    sizes = tuple((height, width - 32 * (padded and place == count - 1)) for place in range(count))
+    return ImageBatch(pixels, mask, sizes, sizes)
+
+
+@torch.no_grad()
+def test_the_backbone_is_timms() -> None:
+    torch.manual_seed(0)
+    ours = build_backbone("tf_efficientnet_lite0").eval()
+    timms = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    timms.load_state_dict(ours.state_dict())
+    pixels = torch.randn(1, 3, 96, 160)
+    torch.testing.assert_close(ours.forward_features(pixels), timms.forward_features(pixels))  # type: ignore[operator]
+
+
+@torch.no_grad()
+def test_folding_changes_rounding_only(tower: TimmTower) -> None:
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    folded = tower.for_inference(torch.float32)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    mine, its = tower.features(batch())[0].features, folded.features(batch())[0].features
+    assert (mine - its).norm() < 1e-5 * mine.norm()
+    cells = torch.randn(3, tower.deep_channels, 3, 3)
+    torch.testing.assert_close(folded.head(cells), tower.head(cells), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
+
+
+@torch.no_grad()
+def test_in_half_precision_it_is_near(tower: TimmTower) -> None:
+    halved = tower.for_inference(torch.bfloat16)
+    assert halved.dtype == torch.bfloat16
+    mine, its = tower.features(batch())[0], halved.features(batch())[0]
+    assert (mine.features - its.features.float()).norm() < 0.1 * mine.features.norm()
+    boxes, other = tower.boxes(mine), halved.boxes(its)
+    if boxes is not None and other is not None:
+        assert other.reach.dtype == torch.float32
+        torch.testing.assert_close(other.reach, boxes.reach)  # the detector keeps its precision
+    cells = torch.randn(3, tower.deep_channels, 3, 3)
+    near = F.cosine_similarity(halved.embed(halved.head(cells.bfloat16()), None), tower.embed(tower.head(cells), None))
+    assert near.min() > 0.99
+
+
+def test_it_is_frozen(tower: TimmTower) -> None:
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    tower.train()
+    tower.features(batch())
+    assert not tower.training
+    assert not any(module.training for module in tower.modules())
+    assert not any(value.requires_grad for value in tower.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
+
+
+@torch.no_grad()
+def test_images_of_one_size_do_not_see_each_other(tower: TimmTower) -> None:
+    three = batch(3, padded=True)
+    together = tower.features(three)[0]
+    witnesses = tower.witnesses(together)
+    for place in range(3):
+        one = slice(place, place + 1)
+        alone = tower.features(ImageBatch(three.pixels[one], three.mask[one], three.sizes[one], three.sizes[one]))[0]
+        torch.testing.assert_close(alone.features, together.features[one], rtol=1e-4, atol=1e-4)
+        seen = tower.witnesses(alone)
+        if witnesses is not None and seen is not None:
+            torch.testing.assert_close(seen.boxes_xyxy, witnesses.boxes_xyxy[one], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_c3_and_c4_are_one_packed_map(tower: TimmTower) -> None:
+    c3, c4 = tower.features(batch(padded=True))
+    assert c3 is c4
+    assert c3.features.shape == (2, tower.c3_channels, 3, 4)
+    assert c3.extents_hw.tolist() == [[3, 4], [3, 3]]
+    assert tower.deep(c3.features).shape == (2, tower.deep_channels, 3, 4)
+    assert tower.prompt_shape == (9, tower.deep_channels)
+    assert not tower.positions.any()
+
+
+@torch.no_grad()
+def test_boxes_come_from_the_map_alone_too() -> None:
+    tower = toy_tower()
+    remembered = tower.features(batch(padded=True))[0]
+    assert isinstance(remembered, TowerMap)
+    plain = TowerMap(remembered.features, remembered.mask)  # as a feature cache gives it back
+    boxes, again = tower.boxes(remembered), tower.boxes(plain)
+    assert boxes is not None
+    assert again is not None
+    assert boxes.objectness.shape == (2, 12 * 16 + 6 * 8 + 3 * 4 + 2 * 2)
+    assert bool((boxes.reach >= 0).all())
+    for name in ("reach", "centres", "objectness"):
+        torch.testing.assert_close(getattr(again, name), getattr(boxes, name), rtol=1e-4, atol=1e-4)
+    assert boxes.centres.amax(1)[0].tolist() == [32 * 3.75 / 32, 32 * 2.75 / 32]  # upper left corners of the finest
+
+
+@torch.no_grad()
+def test_witnesses_are_those_of_the_picture_and_padding_sees_nothing() -> None:
+    tower = toy_tower()
+    c3 = tower.features(batch(padded=True))[0]
+    witnesses = tower.witnesses(c3)
+    assert witnesses is not None
+    assert witnesses.boxes_xyxy.shape == (2, WITNESSES, 4)  # more than there are cells
+    whole = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(2, 1, 4)
+    seen = seen_in(whole, witnesses)
+    assert seen.shape == (2, 1, 80)
+    assert bool((seen >= 0).all())
+    assert bool((seen <= 1).all())
+    dense = tower.dense(c3)
+    assert dense is not None
+    inside = torch.cat([~mask.flatten(1) for mask in tower.layout.unpack_mask(c3.mask)], dim=1)
+    best = dense.class_logits.sigmoid().amax(-1).masked_fill(~inside, 0).amax(1)
+    torch.testing.assert_close(witnesses.classes.amax((1, 2)), best)
+
+
+def test_without_a_detector_it_knows_no_boxes() -> None:
+    tower = toy_tower(detector=False)
+    c3 = tower.features(batch())[0]
+    assert tower.boxes(c3) is None
+    assert tower.witnesses(c3) is None
