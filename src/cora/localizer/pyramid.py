@@ -47,8 +47,8 @@ class ChannelNorm(nn.LayerNorm):
         return cells.permute(0, 3, 1, 2)
 
 
-#: [B, 1, h, w] of each level, 1 where it is not padded and 0 elsewhere; None where nothing is.
-Insides = tuple[Tensor | None, ...]
+#: [B, 1, h, w] of each level, 1 where it is not padded and 0 elsewhere; None where nothing is padded.
+Insides = tuple[Tensor, ...] | None
 
 
 class SeparableBlock(nn.Module):
@@ -62,14 +62,9 @@ class SeparableBlock(nn.Module):
         self.norm = ChannelNorm(dim)
 
     def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """[B, inputs, h, w] to [B, dim, h / stride, w / stride].
-
-        Args:
-            features: of one level.
-            inside: [B, 1, h, w] 1 where the level is not padded, 0 elsewhere; None where nothing is.
-        """
+        """[B, inputs, h, w] to [B, dim, h / stride, w / stride]; `inside` [B, 1, h, w] is 0 where padded."""
         if inside is not None:
-            features = features * inside  # in the padding a convolution is to see what it sees beyond the border
+            features = features * inside  # a convolution is to see what it sees beyond the border
         outputs: Tensor = F.silu(self.norm(self.pointwise(self.depthwise(features))))
         return outputs
 
@@ -99,21 +94,22 @@ class PyramidEncoder(nn.Module):
         self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(steps))
         self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
-    def forward(self, features: Tensor, insides: Insides | None = None) -> tuple[Tensor, ...]:
-        """A packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`, with the padding of these."""
-        insides = insides or (None,) * len(self.encoded_strides)
+    def forward(self, features: Tensor, insides: Insides = None) -> tuple[Tensor, ...]:
+        """A packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`; `insides` of these."""
         maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
+        padding = insides or (None,) * len(self.encoded_strides)
         if self.coarser is not None:
-            maps.append(self.coarser(maps[-1], insides[-2]))
+            maps.append(self.coarser(maps[-1], padding[-2]))
         if not len(self.top_down):
             return tuple(maps)
         for place in reversed(range(len(maps) - 1)):
             above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
-            maps[place] = maps[place] + self.top_down[place](torch.cat([maps[place], above], dim=1), insides[place])
+            mixed = torch.cat([maps[place], above], dim=1)
+            maps[place] = maps[place] + self.top_down[place](mixed, padding[place])
         for place in range(1, len(maps)):
-            below = self.halve[place - 1](maps[place - 1], insides[place - 1])
-            both = torch.cat([maps[place], below], dim=1)
-            maps[place] = maps[place] + self.bottom_up[place - 1](both, insides[place])
+            below = self.halve[place - 1](maps[place - 1], padding[place - 1])
+            mixed = torch.cat([maps[place], below], dim=1)
+            maps[place] = maps[place] + self.bottom_up[place - 1](mixed, padding[place])
         return tuple(maps)
 
 
@@ -156,7 +152,7 @@ class PyramidProposals(nn.Module):
         masks: tuple[Tensor, ...],
         extents_hw: Tensor,
         start: DenseBoxes | None,
-        insides: Insides | None = None,
+        insides: Insides = None,
     ) -> Proposals:
         """Propose a box at every cell.
 
@@ -167,8 +163,8 @@ class PyramidProposals(nn.Module):
             start: boxes that the tower sees, of the same cells.
             insides: padding of each map once more, as the layers take it.
         """
-        insides = insides or (None,) * len(maps)
-        hidden = [self.trunk(one, inside) for one, inside in zip(maps, insides, strict=True)]
+        padding = insides or (None,) * len(maps)
+        hidden = [self.trunk(one, inside) for one, inside in zip(maps, padding, strict=True)]
         objectness, correction = (
             torch.cat(
                 [head(one).flatten(2).transpose(1, 2) for head, one in zip(heads, hidden, strict=True)], 1
@@ -198,9 +194,8 @@ def encode_pyramid(
 ) -> PyramidMemory:
     """Encode a packed map and propose anchors from it."""
     masks = PyramidLayout(tuple((stride, 1) for stride in encoder.encoded_strides)).unpack_mask(c3.mask)
-    insides = None
-    if visible_cells(c3.mask.flatten(1)) is not None:
-        insides = tuple((~mask).to(c3.features.dtype).unsqueeze(1) for mask in masks)
+    padded = visible_cells(c3.mask.flatten(1)) is not None
+    insides = tuple((~one).to(c3.features.dtype).unsqueeze(1) for one in masks) if padded else None
     maps = encoder(c3.features, insides)
     proposed = proposals(maps, masks, c3.extents_hw, start, insides)
     kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
