@@ -130,7 +130,7 @@ class Detector(nn.Module):
             image_tower=image_tower,
             text_tower=text_tower,
             prompt=RegionPrompt(cells=image_tower.prompt_shape[0], channels=image_tower.prompt_shape[1]),
-            classifier=RegionClassifier(scale=config.tower.logit_scale),
+            classifier=RegionClassifier(scale=config.tower.logit_scale, background=config.tower.background),
             localizer=Localizer.from_config(config.localizer),
             vocabulary_encoder=VocabularyEncoder(
                 text_tower=text_tower,

@@ -7,15 +7,17 @@ from torch import Tensor, nn
 
 
 class RegionClassifier(nn.Module):
-    """Softmax over [scale * cos(region, class_1..C), 0]; the last entry, a constant logit, is the background.
+    """Softmax over [scale * cos(region, class_1..C), scale * background]; the last entry is the background.
 
     Args:
         scale: factor on the cosine, 100 for CLIP.
+        background: cosine that a class has to pass to be likelier than nothing, 0 as published. Without it a region of
+            something that nobody asked for belongs to the class that is least unlike it.
     """
 
-    def __init__(self, *, scale: float) -> None:
+    def __init__(self, *, scale: float, background: float = 0.0) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.background = scale, background
 
     def logits(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
         """scale * cosine: unit regions [..., D] and unit classes [C, D] to [..., C], without background."""
@@ -24,5 +26,6 @@ class RegionClassifier(nn.Module):
     def forward(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
         """Probabilities [..., C] of the classes; what they lack to 1 is background."""
         logits = self.logits(regions, class_embeddings)
-        with_background = torch.cat([logits, torch.zeros_like(logits[..., :1])], dim=-1)
+        nothing = torch.full_like(logits[..., :1], self.scale * self.background)
+        with_background = torch.cat([logits, nothing], dim=-1)
         return with_background.softmax(dim=-1)[..., :-1]

@@ -22,6 +22,7 @@ class TowerConfig:
         vocab_size: size of the byte-pair vocabulary; smaller than CLIP's 49408 keeps its first merges only.
         quick_gelu: activation of the text transformer, True for OpenAI's weights.
         logit_scale: factor on the cosine before the softmax, 100 for CLIP.
+        background: cosine that the background has in that softmax, 0 for CLIP.
         templates: sentences around a class name: a set by name or one's own, see `cora.regions.templates`.
         pool_size: S, side of the grid that a region is pooled to; 0 stands for image_size / 32.
         backbone: name of a timm backbone that takes the place of the CLIP ResNet; "" for the ResNet, whose sizes
@@ -50,6 +51,7 @@ class TowerConfig:
     labels: int = 1000
     text_space_hidden: int = 512
     detector: Literal["none", "nanodet"] = "none"
+    background: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -68,6 +70,8 @@ class TowerConfig:
             raise ValueError(f"pool_size: expected at least 1, got {self.pool_size} (image_size {self.image_size})")
         if self.text_width % self.text_heads:
             raise ValueError(f"text_width: expected a multiple of text_heads={self.text_heads}, got {self.text_width}")
+        if not -1 <= self.background <= 1:
+            raise ValueError(f"background: expected a cosine, -1..1, got {self.background}")
         if self.context_length < 3:
             raise ValueError(f"context_length: expected at least 3 tokens, got {self.context_length}")
         if not 514 <= self.vocab_size <= 49408:
