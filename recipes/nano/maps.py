@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from cora.boxes import xyxy_to_cxcywh
 from cora.detector import Detector, load
 from cora.images import read_image
+from cora.pyramid import PyramidLayout
 from cora.structures import FeatureMap, Targets
 
 
@@ -35,9 +37,39 @@ def read_map(folder: Path, source: Source) -> Tensor:
     return load_file(map_path(folder, source))["c3"]
 
 
-def collate(folder: Path, sources: list[Source]) -> tuple[FeatureMap, tuple[Targets, ...]]:
-    """Maps of a batch, padded to the largest, with their boxes."""
+def vary(packed: Tensor, source: Source, layout: PyramidLayout) -> tuple[Tensor, Source]:
+    """Another view of a map: a window of it three times of five, mirrored one time of two.
+
+    The network saw the whole image, so this is not what it would see of the window; it is what a cached map allows.
+    A box stays if two fifths of it lie in the window.
+    """
+    boxes, labels = source.boxes_xyxy, source.labels
+    if random.random() < 0.6:
+        height, width = packed.shape[1:]
+        tall = random.uniform(0.55, 1)
+        wide = random.uniform(max(0.5, tall - 0.15), min(1, tall + 0.15))
+        rows, columns = min(height, max(5, round(height * tall))), min(width, max(5, round(width * wide)))
+        top, left = random.randint(0, height - rows), random.randint(0, width - columns)
+        packed = packed[:, top : top + rows, left : left + columns]
+        window = torch.tensor([left / width, top / height] * 2), torch.tensor([columns / width, rows / height] * 2)
+        moved = (boxes - window[0]) / window[1]
+        inside = moved.clamp(0, 1)
+        kept = (inside[:, 2:] - inside[:, :2]).prod(1) > 0.4 * (moved[:, 2:] - moved[:, :2]).prod(1)
+        boxes, labels = inside[kept], labels[kept]
+    if random.random() < 0.5:
+        packed = layout.pack([level.flip(-1) for level in layout.unpack(packed[None])])[0]
+        boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], dim=1)
+    return packed, Source(source.key, source.path, source.names, boxes, labels)
+
+
+def collate(
+    folder: Path, sources: list[Source], layout: PyramidLayout | None = None
+) -> tuple[FeatureMap, tuple[Targets, ...]]:
+    """Maps of a batch, padded to the largest, with their boxes; with a layout, varied views of them."""
     maps = [read_map(folder, source) for source in sources]
+    if layout is not None:
+        views = [vary(one, source, layout) for one, source in zip(maps, sources, strict=True)]
+        maps, sources = [view[0] for view in views], [view[1] for view in views]
     height, width = max(one.shape[1] for one in maps), max(one.shape[2] for one in maps)
     features = torch.zeros(len(maps), maps[0].shape[0], height, width)
     mask = torch.ones(len(maps), height, width, dtype=torch.bool)
