@@ -3,7 +3,7 @@
 Command: python recipes/nano/ship.py --nano runs/nano/nano.safetensors --ovcoco runs/nano/ovcoco.safetensors \\
     --out src/cora/assets
 
-Thresholds are what `cora calibrate` found (README.md has the tables); the rest was chosen on the same images.
+All settings were chosen on `sources.choice_images`: README.md has the numbers.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from cora.detector import load
 from cora.detector.checkpoint import write_sharing_checkpoint
 from cora.detector.config import DetectorConfig
 
-#: Factor on the cosine, cosine of the background, score threshold.
-SETTINGS = {"nano": (12.0, 0.5, 0.25), "ovcoco": (12.0, 0.3, 0.1)}
+#: Factor on the cosine, cosine of the background, power of objectness, score threshold.
+SETTINGS = {"nano": (12.0, 0.5, 1.3, 0.18), "ovcoco": (12.0, 0.5, 1.0, 0.05)}
 
 
 def settled(config: DetectorConfig, model: str) -> DetectorConfig:
     """A model's configuration with its settings."""
-    scale, background, threshold = SETTINGS[model]
+    scale, background, power, threshold = SETTINGS[model]
     tower = replace(config.tower, logit_scale=scale, background=background)
     postprocess = replace(config.postprocess, score_threshold=threshold, distractors="none")
-    postprocess = replace(postprocess, nms_iou=0.5, objectness_power=1.3)
+    postprocess = replace(postprocess, nms_iou=0.5, objectness_power=power)
     return replace(config, tower=tower, postprocess=postprocess)
 
 
