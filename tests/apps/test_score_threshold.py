@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 import cora
 from cora.apps.cli import main
-from cora.apps.model_options import NANO_SCORE
-from cora.detector import Detector, PostprocessConfig, load_checkpoint, read_checkpoint
+from cora.detector import Detector, PostprocessConfig, load_checkpoint, presets, read_checkpoint
+from cora.detector.checkpoint import read_config
 from cora.export import load_exported
 from cora.regions import EVERYDAY_NAMES
 from tests.apps.conftest import FakeDetector
 from tests.export.conftest import picture, toy_config, toy_detector
 
+SCORES_PAGE = Path(__file__).resolve().parents[2] / "docs" / "scores.md"
 CLASSES = ("--classes", "cat, remote control")
 #: One size and one picture: that is exported fastest.
 SMALL = ("--size", "160x224", "--batch", "1")
@@ -63,9 +64,14 @@ def annotate(file: str, names: str, score: float) -> Path:
     return Path("boxes.json")
 
 
-def test_help_names_the_threshold_of_nano() -> None:
-    nano = cora.load("nano")
-    assert nano.config.postprocess.score_threshold == NANO_SCORE
+@pytest.mark.parametrize("name", presets.EMBEDDED)
+def test_the_page_says_what_embedded_models_do(name: str) -> None:
+    with presets.embedded_file(name) as file:
+        postprocess = read_config(file)[0].postprocess
+    said = f"{postprocess.score_threshold:g}", postprocess.distractors
+    rows = [line.strip("| ").split(" | ") for line in SCORES_PAGE.read_text(encoding="utf-8").splitlines()]
+    (row,) = [row for row in rows if row[0] == f"`{name}`"]
+    assert (row[1], row[2]) == said
 
 
 @pytest.mark.usefixtures("loaded", "folder")

@@ -20,7 +20,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     tower = TowerConfig(
-        layers=(1, 1, 1, 1),
+        layers=(1, 1, 1, 2),
         width=8,
         image_size=64,
         embed_dim=16,

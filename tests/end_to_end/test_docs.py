@@ -28,9 +28,13 @@ RUN = [name for name, text in PAGES.items() if commands_of(text)]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Runs a block with bash in a copy of what commands may read; `cora` and `python` are those that run the tests."""
+def run(tmp_path: Path, tiny_model: Path) -> Run:
+    """Runs a block with bash in a copy of what commands may read; `cora` and `python` are those that run the tests.
+
+    The pages call a detector on a CLIP ResNet `resnet.safetensors`: a toy of one lies there.
+    """
     shutil.copytree(ROOT / "examples", tmp_path / "root" / "examples")
+    shutil.copy(tiny_model, tmp_path / "root" / "resnet.safetensors")
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, command in (("cora", "-m cora "), ("python", "")):

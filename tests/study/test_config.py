@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cora.detector import Detector, new_detector
 from cora.errors import DataError, ModelError
 from cora.study.artefact import TrainedStudy, read_study
 from cora.study.build import build_frozen, build_model
@@ -112,11 +113,25 @@ def test_no_file(tmp_path: Path) -> None:
         read_study(tmp_path / "gone.safetensors")
 
 
-def test_the_default_tower_is_nanos() -> None:
-    frozen = build_frozen(TowerPart())
+@pytest.fixture
+def resnet(detector: Detector, tmp_path: Path) -> str:
+    """File of a detector on a CLIP ResNet with 2 blocks in layer4."""
+    detector.save(tmp_path / "resnet.safetensors")
+    return str(tmp_path / "resnet.safetensors")
+
+
+def test_a_detectors_own_tower(resnet: str) -> None:
+    part = TowerPart(name=resnet)
+    frozen = build_frozen(part)
     assert frozen.tower.stride == 32
-    assert frozen.tower.feature_width == 1024
-    frozen.check(TowerPart().image_size)
+    assert frozen.tower.feature_width == 128
+    frozen.check(part.image_size)
+    with pytest.raises(ModelError, match="expected 1 to 2 layers, the blocks of the tower's layer4, got 9"):
+        build_frozen(replace(part, layers=9))
+
+
+def test_the_default_tower_is_a_clip_resnet() -> None:
+    assert "attnpool.v_proj.weight" in new_detector(TowerPart().name, pretrained=None).image_tower.net.state_dict()
 
 
 @pytest.mark.parametrize(
@@ -125,9 +140,9 @@ def test_the_default_tower_is_nanos() -> None:
         (
             TowerPart(checkpoint="x.pt"),
             DataError,
-            "expected a ViT of open_clip to load x.pt into, got the tower 'nano'",
+            "expected a ViT of open_clip to load x.pt into, got the tower 'RN50-quickgelu'",
         ),
-        (TowerPart(layers=9), ModelError, "expected 1 to 2 layers, the blocks of the tower's layer4, got 9"),
+        (TowerPart(name="nano"), ModelError, "activation maps: expected a model whose image tower is a CLIP ResNet"),
         (TowerPart(name="nona"), ModelError, "unknown model 'nona'"),
         (TowerPart(name="ViT-B-32", checkpoint="gone.pt"), ModelError, "gone.pt: expected an existing file"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 from cora.apps import kinds
 from cora.apps.argument_types import positive
 from cora.apps.command import set_command
-from cora.apps.model_options import add_model_option
+from cora.apps.model_options import add_resnet_option
 from cora.apps.prune import add_measuring
 
 
@@ -26,7 +26,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora align`."""
-    add_model_option(parser, "name or file of the model")
+    add_resnet_option(parser)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photos; they need no labels")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="model file to write")
     parser.add_argument(

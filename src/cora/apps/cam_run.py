@@ -14,7 +14,7 @@ from cora.errors import CoraError
 from cora.files import write_picture
 from cora.images import read_image
 from cora.study.build import build_frozen
-from cora.study.config import TowerPart
+from cora.study.config import DEFAULT_TOWER, TowerPart
 from cora.study.plot import draw_maps
 from cora.study.train import cam_tower_of
 
@@ -34,7 +34,7 @@ def draw_cams(args: argparse.Namespace) -> int:
     check_writable(args.output, folder=False)
     picture = read_image(args.image)
     device = pick_device(args.device)
-    frozen = build_frozen(TowerPart(name=args.tower or "nano", checkpoint=args.checkpoint, layers=args.layers))
+    frozen = build_frozen(TowerPart(name=args.tower or DEFAULT_TOWER, checkpoint=args.checkpoint, layers=args.layers))
     cam_tower = cam_tower_of(frozen, names).to(device)
     height, width = patched_size(picture, args.side, frozen.tower.stride)
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)

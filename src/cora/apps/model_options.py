@@ -6,9 +6,6 @@ import argparse
 
 from cora.apps.argument_types import score
 
-#: Score threshold of the embedded model, for texts that must not wait for it; a test holds it to the file.
-NANO_SCORE = 0.18
-
 _Options = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
@@ -20,6 +17,17 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 def add_model_option(parser: argparse.ArgumentParser, what: str = "name (see 'cora models') or file") -> None:
     """`--model`, nano by default; `what` says what it may be or is for."""
     parser.add_argument("--model", default="nano", help=f"{what} (default: %(default)s)")
+
+
+def add_resnet_option(parser: argparse.ArgumentParser) -> None:
+    """`--model` of what needs the parts of a CLIP ResNet: required, since no embedded model has them."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="detector on a CLIP ResNet, which nano is not: a file, of 'cora train' or 'cora convert', or a name such "
+        "as RN50-quickgelu",
+    )
 
 
 def add_text_model_option(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +66,7 @@ def add_score_option(parser: _Options, what: str) -> None:
         "--score",
         type=score,
         metavar="SCORE",
-        help=f"least score {what}, 0 to 1 (default: the model's own, {NANO_SCORE:g} for nano)",
+        help=f"least score {what}, 0 to 1 (default: the model's own, which 'cora models' lists)",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, share, whole
 from cora.apps.command import set_command
-from cora.apps.model_options import add_device_option, add_model_option
+from cora.apps.model_options import add_device_option, add_resnet_option
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,7 +25,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora prune`."""
-    add_model_option(parser, "name or file of the model")
+    add_resnet_option(parser)
     parser.add_argument(
         "--images", type=Path, required=True, metavar="DIR", help="photos that importance is measured on"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.command import set_command
-from cora.apps.model_options import add_model_option
+from cora.apps.model_options import add_resnet_option
 from cora.apps.prune import add_measuring
 
 
@@ -26,7 +26,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora search-arch`."""
-    add_model_option(parser, "name or file of the model")
+    add_resnet_option(parser)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photos to measure on")
     parser.add_argument("--budget", type=above_zero, required=True, metavar="MS", help="milliseconds a photo")
     parser.add_argument("--trials", type=positive, default=50, metavar="N", help="architectures (default: %(default)s)")

@@ -46,7 +46,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         dest="run_dir",
         help="folder of the run, the study, the report",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of settings (default: nano's tower)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of settings (default: of RN50-quickgelu)")
     add_tower(parser)
     parser.add_argument("--epochs", type=positive, metavar="N", help="epochs in all")
     parser.add_argument("--batch", type=positive, metavar="N", help="photos a step")
@@ -71,7 +71,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def add_tower(parser: argparse.ArgumentParser) -> None:
     """Which frozen tower."""
     parser.add_argument(
-        "--tower", metavar="NAME", help="nano, a CLIP ResNet, a detector's file, or a ViT of open_clip (default: nano)"
+        "--tower",
+        metavar="NAME",
+        help="a CLIP ResNet, the file of a detector on one, or a ViT of open_clip (default: RN50-quickgelu)",
     )
     parser.add_argument(
         "--checkpoint", metavar="FILE", help="a ViT's weights in open_clip's format, such as RemoteCLIP-ViT-B-32.pt"

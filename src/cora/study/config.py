@@ -10,6 +10,9 @@ from typing import Any
 
 from cora.errors import DataError
 
+#: A CLIP ResNet, since its attention pool has values to make maps of; OpenAI's weights.
+DEFAULT_TOWER = "RN50-quickgelu"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TowerPart:
@@ -17,7 +20,7 @@ class TowerPart:
 
     Attributes:
         name: of a ViT of open_clip ("ViT-B-32", as RemoteCLIP; "ViT-B-32-quickgelu", as OpenAI), or anything that
-            `cora.load` takes ("nano", "RN50-quickgelu", a file), whose own tower is used.
+            `cora.load` takes ("RN50-quickgelu", the file of a detector), whose own tower must be a CLIP ResNet.
         checkpoint: file of a ViT's weights in open_clip's format, such as RemoteCLIP-ViT-B-32.pt; None for OpenAI's,
             which are downloaded. Nothing but tensors is unpickled.
         image_size: (height, width) in pixels that photos are resized to, whatever their shape: multiples of the
@@ -26,7 +29,7 @@ class TowerPart:
         sharpened: ResNets only, see `cora.towers.surgery.ResNetSurgery`.
     """
 
-    name: str = "nano"
+    name: str = DEFAULT_TOWER
     checkpoint: str | None = None
     image_size: tuple[int, int] = (256, 256)
     layers: int = 2
