@@ -317,6 +317,8 @@ def test_collate_keeps_sizes_and_originals() -> None:
 
 def test_config_survives_and_is_checked() -> None:
     config = PreprocessConfig(short_side=320, long_side=640, multiple=32)
+    assert config.usual_short_side == 320
+    assert PreprocessConfig(short_side=640, long_side=640).usual_short_side == 480  # 640 x 480
     assert Preprocessor.from_config(config).config == config
     assert PreprocessConfig(mean=list(CLIP_MEAN)) == PreprocessConfig()  # type: ignore[arg-type]  # from JSON
     with pytest.raises(ValueError, match="expected 1 <= short_side <= long_side, got 800 and 400"):

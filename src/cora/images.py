@@ -234,6 +234,11 @@ class PreprocessConfig:
         if self.multiple < 1:
             raise ValueError(f"expected a multiple of at least 1, got {self.multiple}")
 
+    @property
+    def usual_short_side(self) -> int:
+        """Shorter side in pixels of a photo of 4:3 at the model's size; `short_side`, unless `long_side` binds."""
+        return min(self.short_side, self.long_side * 3 // 4)
+
 
 class Preprocessor:
     """Resize (bilinear, antialiased), normalise and pad pictures to one batch.

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cora.errors import TrainingError
+from cora.detector.checkpoint import read_config
+from cora.detector.presets import embedded_file
 from cora.training.defaults import FINETUNE_EPOCHS, default_recipe, finetune_recipe
 from cora.training.denoising import DenoisingConfig
 from cora.training.recipe import (
@@ -118,6 +120,14 @@ def test_large_photos_take_the_published_recipe() -> None:
     small = default_recipe("nano", short_side=384)
     assert small.data.versions > 0
     assert max(small.data.augment.short_sides) == 384
+
+
+def test_nano_takes_the_settings_for_a_cpu() -> None:
+    with embedded_file("nano") as file:
+        config, _ = read_config(file)
+    recipe = default_recipe("nano", short_side=config.preprocess.usual_short_side)
+    assert recipe != TrainRecipe(model="nano")
+    assert recipe.data.versions > 0
 
 
 def test_recipe_files(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def _remembered(args: argparse.Namespace) -> HeldOut | None:
 
 
 def _recipe(args: argparse.Namespace, detector: Detector, *, photos: int) -> TrainRecipe:
-    short_side = detector.preprocessor.config.short_side
+    short_side = detector.preprocessor.config.usual_short_side
     recipe = finetune_recipe(args.model, short_side=short_side, photos=photos)
     kept = [] if args.keep is None else [f"localizer.keep={args.keep}"]
     return override(recipe, [*kept, *settings(args, stage="localizer")])

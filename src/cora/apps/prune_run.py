@@ -121,7 +121,7 @@ def _fewer(what: str, count: int, gone: int | None) -> int:
 
 def _recipe(args: argparse.Namespace, detector: Detector) -> TrainRecipe:
     """The localizer alone, with the settings for photos of this size; the prompt and the labels stay."""
-    recipe = default_recipe(args.model, short_side=detector.preprocessor.config.short_side)
+    recipe = default_recipe(args.model, short_side=detector.preprocessor.config.usual_short_side)
     assert recipe.localizer is not None
     stage = replace(recipe.localizer, epochs=args.epochs, lr=args.lr)
     return replace(recipe, prompts=None, relabel=None, localizer=stage, seed=args.seed, evaluate_every=args.epochs)

@@ -79,7 +79,7 @@ class _Run:
         self.held_out = read_held_out(args, split, self.dataset)
         self.detector = cora.load(_model(args, recipe))
         self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
-        short_side = self.detector.preprocessor.config.short_side
+        short_side = self.detector.preprocessor.config.usual_short_side
         self.recipe = _staged(recipe or default_recipe(_model(args, None), short_side=short_side), args)
 
     def __call__(self, engine: Engine) -> None:
