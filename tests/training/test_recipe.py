@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cora.errors import TrainingError
 from cora.detector.checkpoint import read_config
 from cora.detector.presets import embedded_file
+from cora.errors import TrainingError
 from cora.training.defaults import FINETUNE_EPOCHS, default_recipe, finetune_recipe
 from cora.training.denoising import DenoisingConfig
 from cora.training.recipe import (
