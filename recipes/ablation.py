@@ -1,7 +1,7 @@
 """The paper's ablation table on the kit's COCO photos, on a CPU: one budget for every row.
 
     python recipes/ablation.py --model MODEL --kit ../shared/kit --run runs/ablation --minutes 20
-    python recipes/ablation.py --model MODEL --kit ../shared/kit --run runs/ablation --steps 2000 --rows full "no prompt"
+    python recipes/ablation.py --model MODEL --kit ../shared/kit --run runs/ablation --steps 2000 --rows full crops
 
 Prompt, labels and maps of the frozen tower are made once and shared by all rows; each row trains a fresh localizer for
 the same number of steps, from the same seeds, in the same order of photos, and is measured on all 65 classes of `val`.
