@@ -30,6 +30,7 @@ def nano_config(*, detector: bool = True, **postprocess: object) -> DetectorConf
         vocab_size=1000,
         templates="plain",
         logit_scale=20.0,
+        background=0.05,
         pool_size=3,
         backbone="tf_efficientnet_lite0",
         labels=20,

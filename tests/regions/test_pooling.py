@@ -158,12 +158,13 @@ def test_prompt_starts_at_nothing_and_learns(tower: ResNetTower) -> None:
     assert not torch.equal(prompt(positions), positions)
 
 
-def test_classifier_leaves_room_for_background() -> None:
-    classifier = RegionClassifier(scale=100.0)
+@pytest.mark.parametrize("background", [0.0, 0.3])
+def test_classifier_leaves_room_for_background(background: float) -> None:
+    classifier = RegionClassifier(scale=100.0, background=background)
     classes = F.normalize(torch.randn(5, 16), dim=-1)
     regions = F.normalize(torch.randn(3, 4, 16), dim=-1)
     found = classifier(regions, classes)
-    logits = torch.cat([100 * regions @ classes.T, torch.zeros(3, 4, 1)], dim=-1)
+    logits = torch.cat([100 * regions @ classes.T, torch.full((3, 4, 1), 100 * background)], dim=-1)
     torch.testing.assert_close(found, logits.softmax(-1)[..., :5])
     assert (found.sum(-1) <= 1 + 1e-6).all()
     torch.testing.assert_close(classifier(classes, classes).argmax(-1), torch.arange(5))

@@ -91,6 +91,15 @@ def test_background_is_kept_from_the_classes(detector: Detector, vocabulary: Voc
     assert probability[1] < probability[0] / 2
 
 
+def test_the_background_is_the_classifiers(detector: Detector, vocabulary: Vocabulary) -> None:
+    losses = []
+    for background in (0.0, 0.5, 1.0):  # the likelier nothing is, the less there is to learn from boxes that hold none
+        detector.classifier.background = background
+        torch.manual_seed(0)
+        losses.append(float(make(detector, vocabulary).train()(batch())["loss"].detach()))
+    assert losses[0] > losses[1] > losses[2]
+
+
 def test_a_batch_without_boxes_teaches_nothing(detector: Detector, vocabulary: Vocabulary) -> None:
     task = make(detector, vocabulary)
     images, targets = batch()

@@ -19,6 +19,11 @@ class RegionClassifier(nn.Module):
         super().__init__()
         self.scale, self.background = scale, background
 
+    @property
+    def background_logit(self) -> float:
+        """Logit of the background beside those of `logits`."""
+        return self.scale * self.background
+
     def logits(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
         """scale * cosine: unit regions [..., D] and unit classes [C, D] to [..., C], without background."""
         return self.scale * regions @ class_embeddings.to(regions.dtype).T
@@ -26,6 +31,6 @@ class RegionClassifier(nn.Module):
     def forward(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
         """Probabilities [..., C] of the classes; what they lack to 1 is background."""
         logits = self.logits(regions, class_embeddings)
-        nothing = torch.full_like(logits[..., :1], self.scale * self.background)
+        nothing = torch.full_like(logits[..., :1], self.background_logit)
         with_background = torch.cat([logits, nothing], dim=-1)
         return with_background.softmax(dim=-1)[..., :-1]

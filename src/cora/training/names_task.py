@@ -42,7 +42,7 @@ class NamesTask(nn.Module):
         loss_weights: [C] weight of each class in the loss, 1 by default.
         box_noise: corners move by up to this share of half the box's sides.
         background: weight of a second loss on random boxes that hold no annotated object, as many as there are
-            objects: among the classes and the background (a logit of 0) they must be background. 0 for none.
+            objects: among the classes and the classifier's background they must be background. 0 for none.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class NamesTask(nn.Module):
         losses = []
         for name, found in zip(("accuracy", "accuracy_fast"), pooled, strict=True):
             logits = self.detector.classifier.logits(found, embeddings)
-            inside, outside = logits[is_object], F.pad(logits[~is_object][:, :count], (0, 1))
+            inside = logits[is_object]
+            outside = F.pad(logits[~is_object][:, :count], (0, 1), value=self.detector.classifier.background_logit)
             losses.append(F.cross_entropy(inside, labels, weight=self.loss_weights))
             if len(outside) and self.background:
                 losses[-1] = losses[-1] + self.background * -outside.log_softmax(dim=1)[:, -1].mean()
