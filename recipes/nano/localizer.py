@@ -8,7 +8,7 @@ The strict model: the same with the files of `ovcoco`, `--strict --minutes 30`.
 nano's proposals stay NanoDet's boxes, so its decoder alone learns: to refine them, and to say of an object of another
 class than the query's that it is none. The strict model's neck and proposals learn first, for three quarters of the
 time (`ProposalTask`), then its decoder with them (`LocalizerTask`). A batch comes from one data set, whose names are
-the vocabulary; a third of the steps know a few of them only. After a stop it goes on from the last minute that was saved.
+the vocabulary; a third of the steps know a few of them only. After a stop it goes on from what was last saved.
 """
 
 from __future__ import annotations
