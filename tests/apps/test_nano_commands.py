@@ -166,6 +166,28 @@ def test_what_needs_a_resnet_says_so(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["align", "--images", "images", "--output", "o.safetensors"],
+        ["prune", "--images", "images", "--output", "o.safetensors", "--ffn", "0.5"],
+        ["search-arch", "--images", "images", "--run", "run", "--budget", "9"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_needs_a_resnet_takes_no_model_by_default(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    message = capsys.readouterr().err
+    assert message.startswith("cora: error: the following arguments are required: --model; see 'cora ")
+    assert message.count("\n") == 1
+    with pytest.raises(SystemExit, match="0"):
+        main([arguments[0], "--help"])
+    assert "RN50-quickgelu" in capsys.readouterr().out
+
+
 def test_there_is_nothing_to_align(capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, "align", "--images", "images", "--model", MODEL, "--output", "o.safetensors")
     assert "pools all in one way; there is nothing to align" in message

@@ -63,7 +63,9 @@ def add_region_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora region-accuracy`."""
     _add_common(parser, photos=True)
     parser.add_argument(
-        "--crops", action="store_true", help="also with every box cut out and encoded as an image of its own (slow)"
+        "--crops",
+        action="store_true",
+        help="also with every box cut out and encoded as an image of its own (CLIP ResNets, slow)",
     )
 
 
