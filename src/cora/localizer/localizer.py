@@ -149,16 +149,18 @@ class Localizer(nn.Module):
         """A localizer of the given sizes with freshly drawn weights."""
         dim = config.dim
         shared = {"dim": dim, "heads": config.heads, "feed_forward": config.ff, "head_dim": config.head_dim}
+        count = 0 if config.levels else config.enc_layers
+        encoder_layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(count)]
         decoder_layers = [
             DecoderLayer(**shared, dropout=config.dropout, first=index == 0) for index in range(config.dec_layers)
         ]
         learned = config.anchors == "learned"
-        projection, encoder, proposals = _pyramid_parts(config) if config.levels else _map_parts(config, shared)
+        projection, encoder, proposals = _pyramid_parts(config) if config.levels else _map_parts(config, encoder_layers)
         localizer = cls(
             input_projection=projection,
             encoder=encoder,
             learned_anchors=LearnedAnchors(count=config.num_queries) if learned else None,
-            proposals=None if learned else proposals,
+            proposals=proposals,
             class_projection=MLP(config.embed_dim, config.class_hidden, dim),
             decoder=Decoder(layers=decoder_layers, dim=dim),
             objectness_head=nn.Linear(dim, 1),
@@ -275,11 +277,13 @@ class Localizer(nn.Module):
             nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
 
 
-def _map_parts(config: LocalizerConfig, shared: dict[str, int]) -> tuple[nn.Conv2d, Encoder, AnchorProposals]:
-    layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(config.enc_layers)]
+def _map_parts(
+    config: LocalizerConfig, layers: list[EncoderLayer]
+) -> tuple[nn.Conv2d, Encoder, AnchorProposals | None]:
     projection = nn.Conv2d(config.c3_channels, config.dim, kernel_size=1)
     encoder = Encoder(layers=layers, dim=config.dim)
-    return projection, encoder, AnchorProposals(dim=config.dim, count=config.num_queries)
+    proposed = config.anchors == "proposed"
+    return projection, encoder, AnchorProposals(dim=config.dim, count=config.num_queries) if proposed else None
 
 
 def _pyramid_parts(config: LocalizerConfig) -> tuple[None, PyramidEncoder, PyramidProposals]:
