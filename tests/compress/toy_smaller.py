@@ -23,7 +23,6 @@ def toy_detector(cache: Path, *, seed: int = 0, anchors: str = "learned", width:
         text_heads=2,
         text_layers=1,
         templates="plain",
-        logit_scale=10.0,  # every name is found somewhere
     )
     localizer = LocalizerConfig(
         c3_channels=16 * width,

@@ -23,7 +23,6 @@ def tiny_config() -> DetectorConfig:
         context_length=16,
         vocab_size=1000,
         templates="plain",
-        logit_scale=10.0,  # every name is found somewhere
     )
     localizer = LocalizerConfig(dim=32, heads=2, ff=32, enc_layers=1, dec_layers=2, num_queries=12, class_hidden=16)
     config = config_for_tower(tower, localizer)
