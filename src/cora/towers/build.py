@@ -23,6 +23,8 @@ def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
     Example:
         >>> image_tower, text_tower = build_towers(TowerConfig(layers=(1, 1, 1, 1), width=8, embed_dim=64))
     """
+    # Image tower first: the order in which weights are drawn is part of what a seed means.
+    image_tower = _timm_tower(config) if config.backbone else _resnet_tower(config)
     text_net = TextTransformer(
         context_length=config.context_length,
         vocab_size=config.vocab_size,
@@ -32,7 +34,7 @@ def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
         output_dim=config.embed_dim,
         act_layer=QuickGELU if config.quick_gelu else nn.GELU,
     )
-    return _timm_tower(config) if config.backbone else _resnet_tower(config), TextTower(net=text_net)
+    return image_tower, TextTower(net=text_net)
 
 
 def _resnet_tower(config: TowerConfig) -> ResNetTower:
