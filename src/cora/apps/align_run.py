@@ -44,7 +44,7 @@ def align_model(args: argparse.Namespace) -> int:
     detector = open_torch_detector(args.model, args.device, needs="cora align")
     if isinstance(detector.image_tower, TimmTower):
         raise ModelError(
-            f"{args.model}: expected a model that pools boxes in two ways, exact and fast, got a TimmTower, which "
+            f"{args.model}: expected a model that pools boxes in two ways, exact and fast, got one whose tower "
             "pools all in one way; there is nothing to align, use the model as it is"
         )
     if not (args.exact_boxes or detector.config.postprocess.exact_boxes):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from cora.boxes import scale_to_pixels
+from cora.regions.roi_align import axis_weights
 from cora.structures import FeatureMap
 
 #: Regions whose strips [bins, W, C] are held at once.
@@ -174,22 +175,9 @@ def _along_rows(maps: Tensor, weights: Tensor) -> Tensor:
 
 
 def _axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int) -> Tensor:
-    """RoIAlign along one axis as a matrix: [R] and [R] ends in cells to [R, bins, length].
-
-    RoIAlign averages a regular grid of bilinear samples, hence is a product of one such matrix for each axis. As in
-    torchvision, a bin takes ceil(extent / bins) samples; samples more than a cell off the map count as zero.
-    """
-    low, extent = low[:, None, None] - 0.5, (high - low)[:, None, None]
-    taken = (extent / bins).ceil()
-    per_bin = taken.clamp(min=1)
-    most = int(per_bin.max()) if len(low) else 1
-    step = torch.arange(most, device=low.device, dtype=low.dtype)
-    bin_index = torch.arange(bins, device=low.device, dtype=low.dtype)[:, None]
-    samples = low + (bin_index + (step + 0.5) / per_bin) * extent / bins  # [R, bins, most]
-    counted = (step < taken) & (samples >= -1) & (samples <= length)
-    cell = torch.arange(length, device=low.device, dtype=low.dtype)
-    weights = (1 - (samples.clamp(0, length - 1)[..., None] - cell).abs()).clamp(min=0)
-    return (weights * counted[..., None]).sum(dim=-2) / per_bin
+    """`axis_weights` of [R] extents with no more samples than the largest of them needs: [R, bins, length]."""
+    most = max(1, int(((high - low) / bins).ceil().max())) if len(low) else 1
+    return axis_weights(low, high, bins=bins, length=length, most=most)
 
 
 def _rois(extents: Tensor, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:

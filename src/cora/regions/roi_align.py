@@ -41,21 +41,29 @@ def roi_weights(
 ) -> tuple[Tensor, Tensor]:
     """Matrices of RoIAlign: [B, N, bins, height] for the rows, [B, N, bins, width] for the columns."""
     left, top, right, bottom = scale_to_pixels(boxes_cxcywh, extents_hw).unbind(-1)
-    rows = _axis_weights(top, bottom, bins=bins, length=height)
-    return rows, _axis_weights(left, right, bins=bins, length=width)
+    rows = axis_weights(top, bottom, bins=bins, length=height)
+    return rows, axis_weights(left, right, bins=bins, length=width)
 
 
-def _axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int) -> Tensor:
-    """RoIAlign along one axis: ends [B, N] in cells, at most `length` apart, to [B, N, bins, length].
+def axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int, most: int | None = None) -> Tensor:
+    """RoIAlign along one axis as a matrix.
 
-    A bin takes ceil(extent / bins) samples, at most ceil(length / bins): a number known without the values.
+    Args:
+        low: [...] lower ends in cells.
+        high: [...] upper ends, at most `length` above them unless `most` is given.
+        bins: into which an extent is cut. A bin takes ceil(extent / bins) samples.
+        length: cells of the axis; samples more than a cell off the map count as zero.
+        most: samples that any bin takes; ceil(length / bins), which is known without the values, if None.
+
+    Returns:
+        [..., bins, length].
     """
     low, extent = low[..., None, None] - 0.5, (high - low)[..., None, None]
     taken = (extent / bins).ceil()
     per_bin = taken.clamp(min=1)
-    step = torch.arange((length + bins - 1) // bins, device=low.device, dtype=low.dtype)
+    step = torch.arange((length + bins - 1) // bins if most is None else most, device=low.device, dtype=low.dtype)
     bin_index = torch.arange(bins, device=low.device, dtype=low.dtype).unsqueeze(1)
-    samples = low + (bin_index + (step + 0.5) / per_bin) * extent / bins  # [B, N, bins, most]
+    samples = low + (bin_index + (step + 0.5) / per_bin) * extent / bins  # [..., bins, most]
     counted = (step < taken) & (samples >= -1) & (samples <= length)
     cell = torch.arange(length, device=low.device, dtype=low.dtype)
     weights = (1 - (samples.clamp(0, length - 1).unsqueeze(-1) - cell).abs()).clamp(min=0)

@@ -135,7 +135,7 @@ def resnet_of(tower: ImageTower, purpose: str) -> ResNetTower:
     """
     if not isinstance(tower, ResNetTower):
         raise ModelError(
-            f"{purpose}: expected a model whose image tower is a CLIP ResNet, got a {type(tower).__name__}; "
+            f"{purpose}: expected a model whose image tower is a CLIP ResNet, got another kind; "
             "name such a model (cora models), for example RN50-quickgelu"
         )
     return tower
