@@ -70,6 +70,8 @@ def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path: Pat
         target=label, args=(tmp_path / "in", tmp_path / "out"), kwargs={"open_model": slow, "processes": 2}
     )
     parent.start()
+    # On a busy machine one worker has written its first results before the other has begun.
+    wait_for(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
     wait_for(lambda: any((tmp_path / "out" / "batch").glob("0*.jsonl")))
     os.kill(parent.pid or 0, signal.SIGKILL)
     parent.join()
