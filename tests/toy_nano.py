@@ -19,7 +19,7 @@ from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD
 NAMES = ("cat", "dog", "house")
 
 
-def nano_config(*, detector: bool = True, **postprocess: object) -> DetectorConfig:
+def nano_config(*, detector: bool = True, looks: int = 1, **postprocess: object) -> DetectorConfig:
     """Sizes of the toy; without the detector the localizer reads the backbone's own maps."""
     tower = TowerConfig(
         embed_dim=32,
@@ -36,8 +36,10 @@ def nano_config(*, detector: bool = True, **postprocess: object) -> DetectorConf
         labels=20,
         text_space_hidden=16,
         detector="nanodet" if detector else "none",
+        detector_looks=looks,
     )
-    levels = tuple((stride, 96) for stride in (8, 16, 32, 64)) if detector else ((8, 40), (16, 112), (32, 320))
+    strides = (8, 16, 32, 64, 32, 64, 128)[: 1 + 3 * looks]
+    levels = tuple((stride, 96) for stride in strides) if detector else ((8, 40), (16, 112), (32, 320))
     channels = sum(width * max(32 // stride, 1) ** 2 for stride, width in levels) + (320 if detector else 0)
     localizer = LocalizerConfig(
         c3_channels=channels,
@@ -45,7 +47,7 @@ def nano_config(*, detector: bool = True, **postprocess: object) -> DetectorConf
         dim=16,
         heads=2,
         ff=24,
-        enc_layers=1,
+        enc_layers=2 - looks,
         dec_layers=2,
         num_queries=20,
         anchors="proposed",
@@ -79,10 +81,10 @@ def draw_tower(tower: TimmTower) -> None:
             tower.detector_embeddings.copy_(torch.nn.functional.normalize(torch.randn(80, tower.embed_dim), dim=-1))
 
 
-def toy_tower(*, detector: bool = True, seed: int = 0) -> TimmTower:
+def toy_tower(*, detector: bool = True, looks: int = 1, seed: int = 0) -> TimmTower:
     """The toy's image tower."""
     torch.manual_seed(seed)
-    tower, _ = build_towers(nano_config(detector=detector).tower)
+    tower, _ = build_towers(nano_config(detector=detector, looks=looks).tower)
     assert isinstance(tower, TimmTower)
     draw_tower(tower)
     return tower

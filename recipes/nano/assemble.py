@@ -27,12 +27,16 @@ from cora.detector.postprocess import PostprocessConfig
 from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
 from cora.towers import TimmTower, TowerConfig
-from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD
+from cora.towers.nanodet import STRIDES, WIDTH
+from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, SECOND_LOOK
 
-BACKBONE, SIDE, WIDTH = "tf_efficientnet_lite2", 640, 512
+BACKBONE, SIDE, TEXT_SPACE = "tf_efficientnet_lite2", 640, 512
 NANODET = "coco_detector_teacher/nanodet_plus_m_fp16.ncnn.param"
-#: (stride, channels) of what the localizer reads: NanoDet's maps, or the backbone's own.
-LEVELS = {"nano": ((8, 96), (16, 96), (32, 96), (64, 96)), "ovcoco": ((16, 120), (32, 352))}
+#: (stride, channels) of what the localizer reads: NanoDet's maps of two looks, or the backbone's own.
+LEVELS = {
+    "nano": tuple((stride, WIDTH) for stride in STRIDES + SECOND_LOOK),
+    "ovcoco": ((8, 48), (16, 120), (32, 352)),
+}
 
 
 def config(model: str) -> DetectorConfig:
@@ -40,9 +44,10 @@ def config(model: str) -> DetectorConfig:
     strict, levels = model == "ovcoco", LEVELS[model]
     tower = TowerConfig(
         backbone=BACKBONE,
-        taps=(4, 6) if strict else (2, 4, 6),
+        taps=(2, 4, 6),
         detector="none" if strict else "nanodet",
-        embed_dim=WIDTH,
+        detector_looks=1 if strict else 2,
+        embed_dim=TEXT_SPACE,
         pool_size=4,
         logit_scale=20.0,
         text_width=160,
@@ -54,7 +59,7 @@ def config(model: str) -> DetectorConfig:
     packed = sum(channels * (32 // stride) ** 2 if stride <= 32 else channels for stride, channels in levels)
     localizer = LocalizerConfig(
         c3_channels=packed + (0 if strict else 352),
-        embed_dim=WIDTH,
+        embed_dim=TEXT_SPACE,
         dim=128,
         heads=8,
         ff=512,
@@ -105,9 +110,13 @@ def lite2() -> nn.Module:
 
 @torch.no_grad()
 def imagenet_embeddings(detector: Detector, labels: list[str]) -> Tensor:
-    """Text embedding of every ImageNet class: the mean of its words, "tench, Tinca tinca" having two. [1000, D]."""
+    """Text embedding of every ImageNet class: the mean of its words, "tench, Tinca tinca" having two. [1000, D].
+
+    What all classes have in common is taken away: it would pull every region towards the same names.
+    """
     means = [detector.text_tower.encode([f"a {word.strip()}" for word in label.split(",")]).mean(0) for label in labels]
-    return F.normalize(torch.stack(means), dim=-1)
+    embeddings = F.normalize(torch.stack(means), dim=-1)
+    return F.normalize(embeddings - embeddings.mean(0), dim=-1)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from maps import read_map
+from maps import read_map, views_of
 from sources import Source, base_only, everything
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -242,6 +242,8 @@ if __name__ == "__main__":
     model = load(options.start)
     groups = base_only(options.kit) if options.strict else everything(options.kit, options.voc, options.nyu)
     wanted = ("coco", "voc") if options.strict else ("coco", "partial", "voc", "nyu")
+    if options.strict:
+        groups = {name: [view for one in images for view in views_of(one)] for name, images in groups.items()}
     if not options.strict:
         _tower(model).detector_weight.data.fill_(5.0)
     regions = [pool(model, groups[name], options.maps, strict=options.strict) for name in wanted]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,9 @@ class Source:
         names: classes that are labelled in it; others may be there without a box.
         boxes_xyxy: [T, 4] in 0..1.
         labels: [T] int64, index into `names`.
+        aspect: width of what is seen, divided by its height.
+        window: part of the image that is seen, (left, top, right, bottom) in 0..1; the boxes are those of the window.
+        scale: size at which it is seen, as a share of the model's.
     """
 
     key: str
@@ -57,6 +60,9 @@ class Source:
     names: tuple[str, ...]
     boxes_xyxy: Tensor
     labels: Tensor
+    aspect: float
+    window: tuple[float, float, float, float] | None = None
+    scale: float = 1.0
 
 
 def coco(annotations: Path, folder: Path, name: str) -> list[Source]:
@@ -76,7 +82,7 @@ def coco(annotations: Path, folder: Path, name: str) -> list[Source]:
         size = torch.tensor([image["width"], image["height"]] * 2)
         labels = torch.tensor([place[box["category_id"]] for box in mine], dtype=torch.int64)
         key = f"{name}/{Path(image['file_name']).stem}"
-        found.append(_checked(key, folder / image["file_name"], names, corners / size, labels))
+        found.append(_checked(key, folder / image["file_name"], names, corners / size, labels, size))
     return found
 
 
@@ -94,7 +100,7 @@ def voc(images: Path, annotations: Path, known: set[str]) -> Iterator[Source]:
         sides = [[float(one.findtext(f"bndbox/{s}", "0")) for s in ("xmin", "ymin", "xmax", "ymax")] for one in objects]
         labels = torch.tensor([names.index(written[str(one.findtext("name"))]) for one in objects], dtype=torch.int64)
         corners = torch.tensor(sides, dtype=torch.float32).view(-1, 4)
-        yield _checked(f"voc/{path.stem}", path, names, corners / size, labels)
+        yield _checked(f"voc/{path.stem}", path, names, corners / size, labels, size)
 
 
 def nyu(folder: Path, numbers: Iterator[int] | range | list[int]) -> Iterator[Source]:
@@ -114,9 +120,10 @@ def nyu(folder: Path, numbers: Iterator[int] | range | list[int]) -> Iterator[So
                     continue
                 boxes.append([columns.start / width, rows.start / height, columns.stop / width, rows.stop / height])
                 labels.append(label)
+        size = torch.tensor([width, height])
         path = folder / "nyu_images" / f"{number}.jpg"
         corners = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
-        yield _checked(f"nyu/{number}", path, tuple(kept), corners, torch.tensor(labels, dtype=torch.int64))
+        yield _checked(f"nyu/{number}", path, tuple(kept), corners, torch.tensor(labels, dtype=torch.int64), size)
 
 
 def nyu_numbers(part: str) -> list[int]:
@@ -158,10 +165,10 @@ def as_coco(sources: list[Source], names: dict[str, str] | None = None) -> dict[
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _checked(key: str, path: Path, names: tuple[str, ...], boxes: Tensor, labels: Tensor) -> Source:
+def _checked(key: str, path: Path, names: tuple[str, ...], boxes: Tensor, labels: Tensor, size: Tensor) -> Source:
     boxes = boxes.clamp(0, 1)
     good = (boxes[:, 2:] - boxes[:, :2]).amin(1) > 1e-3 if len(boxes) else torch.zeros(0, dtype=torch.bool)
-    return Source(key, path, names, boxes[good], labels[good])
+    return Source(key, path, names, boxes[good], labels[good], float(size[0] / size[1]))
 
 
 def everything(kit: Path, voc_folder: Path, nyu_folder: Path) -> dict[str, list[Source]]:
@@ -213,4 +220,4 @@ def _voc_classes(source: Source) -> Source:
     names = tuple(name for name in VOC_NAMES if name in source.names)
     kept = [place for place, label in enumerate(source.labels.tolist()) if source.names[label] in names]
     labels = torch.tensor([names.index(source.names[int(source.labels[place])]) for place in kept], dtype=torch.int64)
-    return Source(source.key, source.path, names, source.boxes_xyxy[kept], labels)
+    return replace(source, names=names, boxes_xyxy=source.boxes_xyxy[kept], labels=labels)

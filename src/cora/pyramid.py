@@ -1,7 +1,7 @@
 """Maps of several strides in one: a pyramid travels, pads and is cached like any feature map.
 
 The packed map has cells of 32 pixels. A cell holds its finer cells side by side as channels (space to depth); a cell of
-64 pixels is held by each of its four cells of 32.
+64 or 128 pixels is held by each of its cells of 32.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 #: Pixels a cell of the packed map.
 STRIDE = 32
+STRIDES = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PyramidLayout:
     """What lies in a packed map.
 
     Attributes:
-        levels: (stride, channels) of each level in the order of the packed channels; strides are 8, 16, 32 or 64.
+        levels: (stride, channels) of each level in the order of the packed channels; strides are 8 to 128.
     """
 
     levels: tuple[tuple[int, int], ...]
@@ -30,8 +31,8 @@ class PyramidLayout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple((int(stride), int(channels)) for stride, channels in self.levels))
         for stride, channels in self.levels:
-            if stride not in (8, 16, 32, 64) or channels < 1:
-                raise ValueError(f"levels: expected strides 8, 16, 32 or 64 and channels above 0, got {self.levels}")
+            if stride not in STRIDES or channels < 1:
+                raise ValueError(f"levels: expected strides of {STRIDES} and channels above 0, got {self.levels}")
 
     @property
     def packed_channels(self) -> int:
@@ -55,7 +56,7 @@ class PyramidLayout:
     def unpack_mask(self, mask: Tensor) -> tuple[Tensor, ...]:
         """Padding of every level from that of the packed map, [B, h, w] bool."""
         return tuple(
-            mask[:, ::2, ::2]
+            mask[:, :: stride // STRIDE, :: stride // STRIDE]
             if stride > STRIDE
             else mask.repeat_interleave(STRIDE // stride, dim=1).repeat_interleave(STRIDE // stride, dim=2)
             for stride, _ in self.levels
@@ -69,9 +70,12 @@ def _width(stride: int, channels: int) -> int:
 def _pack(level: Tensor, stride: int, size_hw: tuple[int, int]) -> Tensor:
     if stride <= STRIDE:
         return F.pixel_unshuffle(level, STRIDE // stride)
-    wide = level.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    times = stride // STRIDE
+    wide = level.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
     return wide[:, :, : size_hw[0], : size_hw[1]]
 
 
 def _unpack(part: Tensor, stride: int) -> Tensor:
-    return F.pixel_shuffle(part, STRIDE // stride) if stride <= STRIDE else part[:, :, ::2, ::2]
+    if stride <= STRIDE:
+        return F.pixel_shuffle(part, STRIDE // stride)
+    return part[:, :, :: stride // STRIDE, :: stride // STRIDE]

@@ -23,7 +23,7 @@ from tests.toy_nano import NAMES, nano_config, picture, toy_nano
 
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    return toy_nano(tmp_path_factory.mktemp("cache"), seed=1)
+    return toy_nano(tmp_path_factory.mktemp("cache"), nano_config(looks=2), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def open_nano(nano: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("exact_boxes", [0, 4])
-@pytest.mark.parametrize("beside", [True, False], ids=["with NanoDet", "without"])
-def test_graph_is_the_detector(tmp_path: Path, beside: bool, exact_boxes: int) -> None:
-    detector = toy_nano(tmp_path, nano_config(detector=beside), seed=1)
+@pytest.mark.parametrize("looks", [0, 1, 2], ids=["without NanoDet", "one look", "two looks"])
+def test_graph_is_the_detector(tmp_path: Path, looks: int, exact_boxes: int) -> None:
+    detector = toy_nano(tmp_path, nano_config(detector=looks > 0, looks=max(looks, 1)), seed=1)
     manifest = manifest_of(detector, exact_boxes=exact_boxes)
     assert manifest.boxes == 20
     graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
@@ -67,11 +67,11 @@ def test_any_size_batch_and_names(nano: Detector, open_nano: Path, runtime: str)
 
 
 @pytest.mark.parametrize(
-    ("format", "ending", "beside"),
-    [("onnx", "onnx", False), ("openvino", "xml", True), ("exported-program", "pt2", True)],
+    ("format", "ending", "looks"),
+    [("onnx", "onnx", 0), ("openvino", "xml", 1), ("exported-program", "pt2", 1), ("onnx", "onnx", 2)],
 )
-def test_fixed_size_and_names(tmp_path: Path, format: Any, ending: str, beside: bool) -> None:
-    detector = toy_nano(tmp_path, nano_config(detector=beside), seed=1)
+def test_fixed_size_and_names(tmp_path: Path, format: Any, ending: str, looks: int) -> None:
+    detector = toy_nano(tmp_path, nano_config(detector=looks > 0, looks=max(looks, 1)), seed=1)
     vocabulary = detector.vocabulary(NAMES, distractors=["tree"])
     settings = ExportSettings(size_hw=(128, 160), batch=1, nms="inside")
     written = export_detector(

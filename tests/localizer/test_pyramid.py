@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cora.errors import ModelError
 from cora.localizer import Localizer, LocalizerConfig, inference_localizer
-from cora.localizer.pyramid import PyramidMemory, objectness_at
+from cora.localizer.pyramid import PyramidMemory, PyramidProposals, objectness_at
 from cora.pyramid import PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap, Targets
 from cora.towers import TimmTower
@@ -171,6 +171,8 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path: Path, beside: bool,
     if detector.image_tower.detector is not None:
         for head in detector.image_tower.detector.heads:  # short reaches: boxes cut at all sides say nothing of them
             head.bias.data[80:].view(4, 8)[:, 0] = 3.0
+    assert isinstance(detector.localizer.proposals, PyramidProposals)
+    detector.localizer.proposals.reach_heads[-1].bias.data.fill_(0.0 if beside else -1.5)
     task = LocalizerTask(
         detector=detector,
         vocabulary=detector.vocabulary(NAMES, distractors=()),
@@ -179,9 +181,18 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path: Path, beside: bool,
         ),
     ).train()
     batch = detector.preprocessor([picture(120, 160), picture(151, 101, seed=1)])
+    with torch.no_grad():
+        memory = detector.encode_map(detector.encode(batch)[0])
+    assert isinstance(memory, PyramidMemory)
+    coarse = memory.proposals.boxes_cxcywh[
+        :, [-6 if beside else -5]
+    ]  # a box of the coarsest level, or it learns nothing
     targets = tuple(
-        Targets(torch.tensor([[0.4, 0.5, 0.3, 0.4], [0.5, 0.5, 1.0, 1.0]]), torch.tensor([first, 2]))
-        for first in (0, 1)
+        Targets(
+            torch.cat([torch.tensor([[0.4, 0.5, 0.3, 0.4], [0.5, 0.5, 1.0, 1.0]]), 0.95 * box]),
+            torch.tensor([first, 2, first]),
+        )
+        for first, box in enumerate(coarse)
     )
     task((batch, targets))["loss"].backward()
     trainable = dict(detector.trainable_parameters())
@@ -194,3 +205,21 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path: Path, beside: bool,
 def test_learned_anchors_do_not_go_with_levels() -> None:
     with pytest.raises(ModelError, match='expected "proposed" with the levels of a pyramid'):
         replace(CONFIG, anchors="learned")
+
+
+def test_a_second_look_proposes_boxes_and_is_no_memory(tmp_path: Path) -> None:
+    one, two = (toy_nano(tmp_path, nano_config(looks=looks)) for looks in (1, 2))
+    images = [picture(96, 128)]
+    memories = [model.encode_map(model.encode(model.preprocessor(images))[0]) for model in (one, two)]
+    assert all(isinstance(memory, PyramidMemory) for memory in memories)
+    assert memories[0].tokens.shape == memories[1].tokens.shape
+    first, second = (memory.proposals.objectness.shape[1] for memory in memories)  # type: ignore[attr-defined]
+    assert second > first
+
+
+def test_levels_of_two_looks_are_not_mixed() -> None:
+    levels = (*LEVELS, (16, 4), (32, 5))
+    config = replace(CONFIG, levels=levels, c3_channels=PyramidLayout(levels).packed_channels)
+    Localizer.from_config(replace(config, enc_layers=0))
+    with pytest.raises(ValueError, match="levels of two looks cannot be mixed"):
+        Localizer.from_config(config)

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 from cora.boxes import batched_iou
 from cora.structures import ImageBatch
 from cora.towers import TimmTower
-from cora.towers.timm_tower import WITNESSES, TowerMap, build_backbone, seen_in
+from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, WITNESSES, TowerMap, build_backbone, seen_in
 from tests.toy_nano import toy_tower
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with NanoDet", "alone"])
+@pytest.fixture(scope="module", params=[0, 1, 2], ids=["alone", "with NanoDet", "NanoDet looks twice"])
 def tower(request: pytest.FixtureRequest) -> TimmTower:
-    return toy_tower(detector=request.param)
+    return toy_tower(detector=request.param > 0, looks=max(request.param, 1))
 
 
 def batch(count: int = 2, height: int = 96, width: int = 128, *, padded: bool = False, seed: int = 0) -> ImageBatch:
@@ -116,6 +116,26 @@ def test_boxes_come_from_the_map_alone_too() -> None:
     for name in ("reach", "centres", "objectness"):
         torch.testing.assert_close(getattr(again, name), getattr(boxes, name), rtol=1e-4, atol=1e-4)
     assert boxes.centres.amax(1)[0].tolist() == [32 * 3.75 / 32, 32 * 2.75 / 32]  # upper left corners of the finest
+
+
+@torch.no_grad()
+def test_the_second_look_is_at_half_the_size() -> None:
+    tower, images = toy_tower(looks=2), batch()
+    assert tower.detector is not None
+    c3 = tower.features(images)[0]
+    pixels = images.pixels * (255 * PIXEL_STD) + 255 * PIXEL_MEAN
+    small = tower.detector(F.interpolate(pixels, scale_factor=0.5, mode="area"))
+    boxes, plain = tower.boxes(c3), tower.boxes(TowerMap(c3.features, c3.mask))
+    assert boxes is not None
+    assert plain is not None
+    cells = 3 * 4 + 2 * 2 + 1  # of its three coarser levels
+    assert boxes.objectness.shape == (2, 12 * 16 + 6 * 8 + 3 * 4 + 2 * 2 + cells)
+    torch.testing.assert_close(boxes.reach[:, -cells:] * 32, small.reach[:, -cells:] * 2, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        boxes.objectness[:, -cells:], small.class_logits[:, -cells:].amax(-1), rtol=1e-4, atol=1e-4
+    )
+    assert boxes.centres[0, -cells:].amax(0).tolist() == [3, 2]
+    torch.testing.assert_close(plain.reach, boxes.reach, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

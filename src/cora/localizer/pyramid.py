@@ -25,11 +25,12 @@ from cora.structures import DenseBoxes, FeatureMap
 MAX_LOG_CORRECTION, MAX_LOG_REACH = 2.0, 4.0
 #: Finer levels propose boxes but are no memory: they hold most of the cells and little that coarser ones lack.
 FINEST_MEMORY = 16
+TRUNK_BLOCKS = 3
 
 
 @dataclass(frozen=True)
 class PyramidMemory(Memory):
-    """The encoded pyramid that queries look at: its levels of stride 16 and coarser, one after the other.
+    """The encoded pyramid that queries look at: levels of stride 16 and coarser of the first look, one after the other.
 
     Attributes:
         proposals: what every cell of all levels proposes.
@@ -52,12 +53,12 @@ Insides = tuple[Tensor, ...] | None
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise 5 x 5 and 1 x 1 convolution, channel norm, SiLU."""
+    """Depthwise 3 x 3 and 1 x 1 convolution, channel norm, SiLU."""
 
     def __init__(self, dim: int, *, inputs: int = 0, stride: int = 1) -> None:
         super().__init__()
         inputs = inputs or dim
-        self.depthwise = nn.Conv2d(inputs, inputs, 5, stride, 2, groups=inputs, bias=False)
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
         self.pointwise = nn.Conv2d(inputs, dim, 1, bias=False)
         self.norm = ChannelNorm(dim)
 
@@ -82,8 +83,11 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         self.layout = layout
         self.strides = tuple(stride for stride, _ in layout.levels)
-        if self.strides not in ((8, 16, 32), (8, 16, 32, 64), (16, 32), (16, 32, 64)):
+        first = first_look(self.strides)
+        if first not in ((8, 16, 32), (8, 16, 32, 64), (16, 32), (16, 32, 64)):
             raise ValueError(f"pyramid levels: expected strides 8 or 16 to 32 or 64, got {self.strides}")
+        if len(first) < len(self.strides) and passes:
+            raise ValueError(f"pyramid levels: levels of two looks cannot be mixed, got strides {self.strides}")
         self.encoded_strides = self.strides if 64 in self.strides else (*self.strides, 64)
         self.laterals = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), ChannelNorm(dim)) for _, channels in layout.levels
@@ -135,7 +139,7 @@ class PyramidProposals(nn.Module):
     def __init__(self, *, dim: int, count: int, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.count, self.strides = count, strides
-        self.trunk = Trunk(SeparableBlock(dim), SeparableBlock(dim))
+        self.trunk = Trunk(*(SeparableBlock(dim) for _ in range(TRUNK_BLOCKS)))
         self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in strides)
         self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in strides)
 
@@ -199,7 +203,7 @@ def encode_pyramid(
     maps = encoder(c3.features, insides)
     proposed = proposals(maps, masks, c3.extents_hw, start, insides)
     kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
-    kept = [entry for entry in kept if entry[2] >= FINEST_MEMORY]
+    kept = [entry for entry in kept[: len(first_look(encoder.encoded_strides))] if entry[2] >= FINEST_MEMORY]
     positions = [
         map_positions(
             (c3.extents_hw * (STRIDE / stride)).to(one.dtype),
@@ -218,6 +222,12 @@ def encode_pyramid(
         extents_hw=c3.extents_hw,
         proposals=proposed,
     )
+
+
+def first_look(strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a tower's first look at an image: those of a second one begin with a finer one again."""
+    ends = [place for place in range(1, len(strides)) if strides[place] <= strides[place - 1]]
+    return strides[: ends[0]] if ends else strides
 
 
 def objectness_at(anchors_cxcywh: Tensor, proposals: Proposals) -> Tensor:

@@ -57,4 +57,11 @@ def _timm_tower(config: TowerConfig) -> TimmTower:
         hidden=config.text_space_hidden,
     )
     detector = NanoDet() if config.detector == "nanodet" else None
-    return TimmTower(net=net, taps=config.taps, text_space=text_space, detector=detector, pool_size=config.pool_size)
+    return TimmTower(
+        net=net,
+        taps=config.taps,
+        text_space=text_space,
+        detector=detector,
+        looks=config.detector_looks,
+        pool_size=config.pool_size,
+    )

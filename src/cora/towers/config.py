@@ -31,6 +31,8 @@ class TowerConfig:
         labels: classes of the backbone's own classifier.
         text_space_hidden: hidden width of the backbone's way into the text space.
         detector: small detector beside the backbone.
+        detector_looks: times that it looks at an image: 1, or 2 for once more at half the size, where objects that
+            fill the image have the size that it knows best.
     """
 
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
@@ -51,6 +53,7 @@ class TowerConfig:
     labels: int = 1000
     text_space_hidden: int = 512
     detector: Literal["none", "nanodet"] = "none"
+    detector_looks: int = 1
     background: float = 0.0
 
     def __post_init__(self) -> None:
@@ -60,6 +63,8 @@ class TowerConfig:
             raise ValueError(f'detector: expected "none" or "nanodet", got {self.detector!r}')
         if self.detector != "none" and not self.backbone:
             raise ValueError("detector: expected a timm backbone beside it, got a CLIP ResNet")
+        if self.detector_looks not in (1, 2):
+            raise ValueError(f"detector_looks: expected 1 or 2, got {self.detector_looks}")
         if self.pool_size == 0:
             object.__setattr__(self, "pool_size", self.image_size // 32)
         if len(self.layers) != 4 or min(self.layers) < 1:

@@ -7,7 +7,9 @@ gives class scores and the distribution of a box's reach to its four sides (Li e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class Dense:
     """What every cell of all levels says; cells of the finest level first, row by row.
 
     Attributes:
-        levels: four maps [B, 96, h, w], strides 8 to 64.
+        levels: maps [B, 96, h, w], strides 8 to 64.
         class_logits: [B, M, 80].
         reach: [B, M, 4] cells from the centre of a cell to the left, top, right and bottom of its box, in pixels.
     """
@@ -129,18 +131,20 @@ class NanoDet(nn.Module):
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32), persistent=False)
 
     def forward(self, pixels: Tensor) -> Dense:
-        """[B, 3, H, W] in 0..255, sides multiples of 32, to class logits, boxes and maps."""
+        """[B, 3, H, W] in 0..255, sides multiples of 8, to class logits, boxes and maps."""
         return self.read(self.pyramid(pixels))
 
-    def read(self, levels: tuple[Tensor, ...]) -> Dense:
-        """What the heads say of the maps of `pyramid`."""
+    def read(self, levels: Sequence[Tensor]) -> Dense:
+        """What the heads say of the maps of `pyramid`, or of its last ones."""
         logits, reaches = [], []
-        for level, layers, head, stride in zip(levels, self.head_layers, self.heads, STRIDES, strict=True):
+        first = len(STRIDES) - len(levels)
+        heads = zip(self.head_layers, self.heads, STRIDES, strict=True)
+        for level, (layers, head, stride) in zip(levels, islice(heads, first, None), strict=True):
             rows = head(layers(level)).flatten(2).transpose(1, 2)
             logits.append(rows[..., :CLASSES])
             share = rows[..., CLASSES:].float().unflatten(-1, (4, BINS)).softmax(-1)
             reaches.append((share * self.get_buffer("bins")).sum(-1) * stride)
-        return Dense(levels, torch.cat(logits, dim=1), torch.cat(reaches, dim=1))
+        return Dense(tuple(levels), torch.cat(logits, dim=1), torch.cat(reaches, dim=1))
 
     def pyramid(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Maps [B, 96, h, w] of strides 8, 16, 32 and 64."""
@@ -151,12 +155,14 @@ class NanoDet(nn.Module):
             features = stage(features)
             maps.append(_act(lateral(features)))
         top = maps[2]
-        inner = self.top_down[0](_upsample(top), maps[1])
-        finest = self.top_down[1](_upsample(inner), maps[0])
+        inner = self.top_down[0](_upsample(top, maps[1]), maps[1])
+        finest = self.top_down[1](_upsample(inner, maps[0]), maps[0])
         middle = self.bottom_up[0](self.halve[0](finest), inner)
         coarse = self.bottom_up[1](self.halve[1](middle), top)
         return finest, middle, coarse, self.extra_in(top) + self.extra_out(coarse)
 
 
-def _upsample(features: Tensor) -> Tensor:
-    return F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+def _upsample(features: Tensor, finer: Tensor) -> Tensor:
+    """Twice the size; a row or column that the finer map lacks, its side being odd, is cut off."""
+    doubled = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+    return doubled[:, :, : finer.shape[-2], : finer.shape[-1]]

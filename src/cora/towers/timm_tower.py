@@ -31,6 +31,8 @@ from cora.towers.text_space import TextSpaceHead
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
 #: Cells of the detector, best first, that a region asks what is in it.
 WITNESSES = 300
+#: Strides of the detector's second look, in pixels of the image; what its finest level would find, the first look sees.
+SECOND_LOOK = (32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class TimmTower(ImageTower):
         taps: places in `blocks` after which a map is read; the last one is pooled.
         text_space: head behind the pooled regions.
         detector: NanoDet, or None.
+        looks: 1, or 2 for a second look of the detector at half the size.
         pool_size: S, side of the grid that a region is pooled to.
     """
 
@@ -74,15 +77,17 @@ class TimmTower(ImageTower):
         taps: tuple[int, ...],
         text_space: TextSpaceHead,
         detector: NanoDet | None,
+        looks: int = 1,
         pool_size: int,
     ) -> None:
         super().__init__()
         self.net, self.taps, self.text_space, self.detector, self.pool_size = net, taps, text_space, detector, pool_size
+        self.strides = nanodet.STRIDES + SECOND_LOOK * (looks > 1)
         self.deep_channels = int(self.net.conv_head.in_channels)
         if detector is None:
             self.layout = PyramidLayout(tap_levels(net, taps))
         else:
-            self.layout = PyramidLayout(tuple((stride, nanodet.WIDTH) for stride in nanodet.STRIDES))
+            self.layout = PyramidLayout(tuple((stride, nanodet.WIDTH) for stride in self.strides))
             self.register_buffer("detector_embeddings", torch.zeros(nanodet.CLASSES, self.embed_dim))
             self.detector_embeddings: Tensor
             self.detector_weight = nn.Parameter(torch.tensor(3.0))
@@ -135,8 +140,28 @@ class TimmTower(ImageTower):
                 maps.append(features)
         if self.detector is None:
             return self.layout.pack(maps), None
-        dense = self.detector(pixels.float() * (255 * PIXEL_STD) + 255 * PIXEL_MEAN)
+        dense = self._look(pixels.float() * (255 * PIXEL_STD) + 255 * PIXEL_MEAN, self.detector)
         return torch.cat([self.layout.pack(dense.levels), maps[-1].to(dense.levels[0].dtype)], dim=1), dense
+
+    def _look(self, pixels: Tensor, detector: NanoDet) -> nanodet.Dense:
+        """What the detector says of an image, and of the same image at half the size."""
+        levels = detector.pyramid(pixels)
+        if len(self.strides) > len(levels):
+            levels = levels + detector.pyramid(F.avg_pool2d(pixels, 2))[-len(SECOND_LOOK) :]
+        return self._read(levels, detector)
+
+    def _read(self, levels: tuple[Tensor, ...], detector: NanoDet) -> nanodet.Dense:
+        """What the heads say of the levels of all looks, reaches in pixels of the image."""
+        count = len(nanodet.STRIDES)
+        first = detector.read(levels[:count])
+        if len(levels) == count:
+            return first
+        second = detector.read(levels[count:])
+        return nanodet.Dense(
+            levels=levels,
+            class_logits=torch.cat([first.class_logits, second.class_logits], dim=1),
+            reach=torch.cat([first.reach, 2 * second.reach], dim=1),
+        )
 
     def deep(self, packed: Tensor) -> Tensor:
         """The backbone's last map [B, C, h, w] out of the packed one: what regions are pooled from."""
@@ -167,16 +192,14 @@ class TimmTower(ImageTower):
             return None
         if isinstance(c3, TowerMap) and c3.dense is not None:
             return c3.dense
-        return self.detector.read(self.layout.unpack(c3.features.float()))
+        return self._read(self.layout.unpack(c3.features.float()), self.detector)
 
     def boxes(self, c3: FeatureMap) -> DenseBoxes | None:
         """The detector's boxes as a start for the localizer's."""
         dense = self.dense(c3)
         if dense is None:
             return None
-        centres = torch.cat(
-            [_centres(level, stride) for level, stride in zip(dense.levels, nanodet.STRIDES, strict=True)]
-        )
+        centres = torch.cat([_centres(level, stride) for level, stride in zip(dense.levels, self.strides, strict=True)])
         centres = centres.to(dense.reach.device) / STRIDE
         objectness = dense.class_logits.amax(-1).float()
         return DenseBoxes(dense.reach / STRIDE, centres.expand(objectness.shape[0], -1, -1), objectness)

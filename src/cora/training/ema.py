@@ -84,11 +84,15 @@ class Ema:
                 self.shadow[name].copy_(tensor)
         self.updates += 1
 
+    def apply_to(self, module: nn.Module) -> None:
+        """Let the module go on with the averaged weights."""
+        load_trainable_state(module, self.shadow, source="the moving average")
+
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Let the module hold the averaged weights inside the block and its own again after it."""
         kept = {name: tensor.clone() for name, tensor in trainable_state(module).items()}
-        load_trainable_state(module, self.shadow, source="the moving average")
+        self.apply_to(module)
         try:
             yield
         finally:
