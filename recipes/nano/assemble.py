@@ -26,6 +26,7 @@ from cora.detector.config import DetectorConfig
 from cora.detector.postprocess import PostprocessConfig
 from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
+from cora.pyramid import PyramidLayout
 from cora.towers import TimmTower, TowerConfig
 from cora.towers.nanodet import STRIDES, WIDTH
 from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, SECOND_LOOK
@@ -56,9 +57,8 @@ def config(model: str) -> DetectorConfig:
         context_length=32,
         templates="plain",
     )
-    packed = sum(channels * (32 // stride) ** 2 if stride <= 32 else channels for stride, channels in levels)
     localizer = LocalizerConfig(
-        c3_channels=packed + (0 if strict else 352),
+        c3_channels=PyramidLayout(levels).packed_channels + (0 if strict else 352),
         embed_dim=TEXT_SPACE,
         dim=128,
         heads=8,

@@ -3,12 +3,12 @@
 Command: python recipes/nano/localizer.py --start runs/nano/nano_names.safetensors --maps runs/nano/maps_nano \\
     --kit ../shared/kit --voc VOC --nyu NYU --minutes 12 --run runs/nano/localizer_nano \\
     --output runs/nano/nano.safetensors
-The strict model: the same with the files of `ovcoco`, `--strict --minutes 30`.
+The strict model: the same with the files of `ovcoco`, `--strict --minutes 56`.
 
 nano's proposals stay NanoDet's boxes, so its decoder alone learns: to refine them, and to say of an object of another
 class than the query's that it is none. The strict model's neck and proposals learn first, for half of the time
-(`ProposalTask`), then its decoder on what they propose. A batch comes from one data set, whose names are
-the vocabulary; a third of the steps know a few of them only. After a stop it goes on from what was last saved.
+(`ProposalTask`), then its decoder, for its scores, on what they propose. A batch comes from one data set, whose names
+are the vocabulary; a third of the steps know a few of them only. After a stop it goes on from what was last saved.
 Every few minutes the log says how many boxes of the base classes of held-out images the strict model's anchors hold.
 """
 
@@ -166,12 +166,20 @@ def decoder_step(detector: Detector, data: dict[str, list[Source]]) -> Step:
     return step
 
 
+@torch.no_grad()
+def keep_boxes(detector: Detector) -> None:
+    """Let the decoder score boxes and not move them: on held-out images what it learned of that did harm."""
+    for head in detector.localizer.decoder.box_heads:
+        head.layers[-1].weight.zero_()  # type: ignore[index, operator, union-attr]
+        head.layers[-1].bias.zero_()  # type: ignore[index, operator, union-attr]
+
+
 def train(detector: Detector, data: dict[str, list[Source]], choice: list[Source], options: argparse.Namespace) -> None:
     """Both phases of the strict model, or nano's one."""
     mix = STRICT_MIX if options.strict else MIX
     minutes = options.minutes
-    # The strict model has few boxes to learn from; nano's maps hold more than what mirrors or windows of them would.
     detector.localizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast in bfloat16
+    # The strict model has few boxes to learn from; nano's maps hold more than what mirrors or windows of them would.
     layout = detector.image_tower.layout if options.strict and isinstance(detector.image_tower, TimmTower) else None
     check = (lambda: recall(detector, choice[:RECALL_IMAGES], options.maps)) if options.strict else None
     if options.strict:
@@ -186,8 +194,10 @@ def train(detector: Detector, data: dict[str, list[Source]], choice: list[Source
         detector.localizer.encoder.requires_grad_(False)
     decoder = Training(detector, step, 3e-4, options.run / "decoder", layout)
     decoder.run(minutes, data, mix, options.maps, 8)
-    with decoder.ema.swapped(detector.localizer):
-        detector.eval().save(options.output)
+    decoder.ema.apply_to(detector.localizer)
+    if options.strict:
+        keep_boxes(detector)
+    detector.eval().save(options.output)
 
 
 if __name__ == "__main__":

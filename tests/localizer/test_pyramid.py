@@ -184,9 +184,8 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path: Path, beside: bool,
     with torch.no_grad():
         memory = detector.encode_map(detector.encode(batch)[0])
     assert isinstance(memory, PyramidMemory)
-    coarse = memory.proposals.boxes_cxcywh[
-        :, [-6 if beside else -5]
-    ]  # a box of the coarsest level, or it learns nothing
+    place = -6 if beside else -5  # a box of the coarsest level, or that level learns nothing
+    coarse = memory.proposals.boxes_cxcywh[:, [place]]
     targets = tuple(
         Targets(
             torch.cat([torch.tensor([[0.4, 0.5, 0.3, 0.4], [0.5, 0.5, 1.0, 1.0]]), 0.95 * box]),

@@ -24,7 +24,7 @@ from cora.towers import resnet_of
 from cora.towers.weights import load_checked
 from cora.training.alignment import refit_alignment
 from cora.training.distill_task import CoraTeacher, DistillConfig, DistillTask, Lexicon
-from cora.training.ema import Ema, load_trainable_state
+from cora.training.ema import Ema
 from cora.training.identity import seed_stage
 from cora.training.loop import TrainResult, train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
@@ -223,7 +223,7 @@ def fit(
         log_steps=10,
     )
     if not result.interrupted:
-        load_trainable_state(task, average.shadow, source="the moving average")
+        average.apply_to(task)
     student.requires_grad_(False)
     student.eval()
     return result

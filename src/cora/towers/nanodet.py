@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +23,10 @@ _SLOPE = 0.1
 
 @dataclass(frozen=True)
 class Dense:
-    """What every cell of all levels says; cells of the finest level first, row by row.
+    """What every cell of all levels says; cells of the finest level first, row by row, a second look behind the first.
 
     Attributes:
-        levels: maps [B, 96, h, w], strides 8 to 64.
+        levels: maps [B, 96, h, w], strides 8 to 64 and, of a second look, 32 to 128.
         class_logits: [B, M, 80].
         reach: [B, M, 4] cells from the centre of a cell to the left, top, right and bottom of its box, in pixels.
     """
@@ -137,9 +136,8 @@ class NanoDet(nn.Module):
     def read(self, levels: Sequence[Tensor]) -> Dense:
         """What the heads say of the maps of `pyramid`, or of its last ones."""
         logits, reaches = [], []
-        first = len(STRIDES) - len(levels)
-        heads = zip(self.head_layers, self.heads, STRIDES, strict=True)
-        for level, (layers, head, stride) in zip(levels, islice(heads, first, None), strict=True):
+        heads = list(zip(self.head_layers, self.heads, STRIDES, strict=True))[-len(levels) :]
+        for level, (layers, head, stride) in zip(levels, heads, strict=True):
             rows = head(layers(level)).flatten(2).transpose(1, 2)
             logits.append(rows[..., :CLASSES])
             share = rows[..., CLASSES:].float().unflatten(-1, (4, BINS)).softmax(-1)

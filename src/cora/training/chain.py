@@ -335,7 +335,7 @@ class Chain:
         if result.interrupted:
             raise KeyboardInterrupt(f"at step {result.steps} of {name}, which is saved; the same command goes on")
         if average is not None:
-            load_trainable_state(task, average.shadow, source="the moving average")
+            average.apply_to(task)
         if before:
             final = {key: torch.lerp(value, before[key], stage.keep) for key, value in trainable_state(task).items()}
             load_trainable_state(task, final, source="the mean of start and end")
