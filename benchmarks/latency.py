@@ -8,7 +8,7 @@ The first measures what the file `--keep` does not hold yet, one thing after the
 from all that it holds: it may be stopped and run again, and `--cases` and `--measure` do a part of it. KIT is
 coco_ovd_mini.
 
-Three ways of the same detector:
+Three ways of the same detector on a CLIP ResNet (nano has no layer4 and pools all boxes in one way: the default alone):
 
 - published: every final box through layer4 and through the attention pool as the published code computes it (keys and
   values of every cell by full projections), float32, no folding, no reading ahead.
@@ -20,7 +20,8 @@ JPEG files of noise of the case's size (cost does not depend on what they show),
 random weights. Class embeddings are random unit vectors in the timings, since names cost nothing once they are
 embedded; the text side is timed apart. A GPU's stages are timed by its own events. The floor is what the default way
 multiplies over the rate of large matrix products on this machine, in the same type. Peak memory is that of a process
-that does nothing but load the detector and predict once. AP50 is measured with nano on the kit.
+that does nothing but load the detector and predict once. AP50 is measured with nano on the kit. Backbone is nano's
+`predict` over a plain forward pass of its backbone (480 x 640, channels last, float32), one after the other in turn.
 All ways are timed with the first number of classes; with the others, and for a RN50 in batches, where the published way
 takes minutes, the default way alone.
 """
@@ -71,7 +72,7 @@ CASES = {
     "RN50-608x800": ("RN50-quickgelu", (608, 800)),
     "RN50-800x1333": ("RN50-quickgelu", (800, 1333)),
 }
-KINDS = ("time", "floor", "memory", "text", "rounding", "AP50")
+KINDS = ("time", "floor", "memory", "text", "rounding", "AP50", "backbone")
 #: Side of the square matrices whose product is the measure of the machine.
 MATRIX = 2048
 MARKS = ("<!-- latency: begin -->", "<!-- latency: end -->")
@@ -122,6 +123,11 @@ def in_way(detector: Detector, way: str) -> Detector:
         view = copy.copy(view)
         view.__class__ = PublishedDetector
     return view
+
+
+def ways_of(model: str) -> tuple[str, ...]:
+    """The ways that differ for a model: nano pools all boxes in one way."""
+    return (DEFAULT,) if model == "nano" else WAYS
 
 
 def build(model: str) -> Detector:
@@ -233,7 +239,7 @@ def peak_memories(model: str, size: tuple[int, int], threads: int) -> dict[str, 
     """GiB of each way, in a process of its own that predicts once."""
     command = [sys.executable, __file__, "--model", model, "--size", *map(str, size), "--threads", str(threads)]
     found = {}
-    for way in WAYS:
+    for way in ways_of(model):
         answer = subprocess.run([*command, "--only", way], check=True, capture_output=True, text=True)
         found[way] = float(answer.stdout.split()[-1])
     return found
@@ -301,6 +307,32 @@ def floor(model: str, size: tuple[int, int], classes: int) -> dict[str, float]:
     return {"GMAC": work, "GMAC a second": MATRIX**3 / 1e9 / seconds}
 
 
+def beside_backbone(size: tuple[int, int], rounds: int = 9) -> dict[str, float]:
+    """Seconds of nano's `predict` with three names and of a plain forward pass of its backbone, one after the other."""
+    import timm
+
+    detector, image = cora.load("nano"), noise(size)
+    plain = timm.create_model(detector.config.tower.backbone).eval().to(memory_format=torch.channels_last)
+    pixels = torch.randn(1, 3, *size).contiguous(memory_format=torch.channels_last)
+    vocabulary = random_vocabulary(detector, 3)
+    stages = Stages(torch.device("cpu"))
+    with torch.inference_mode():
+        for _ in range(rounds + 2):
+            with stages.stage("backbone"):
+                plain(pixels)
+            with stages.stage("nano"):
+                detector.predict(image, vocabulary)
+    pairs = list(zip(stages.seconds["nano"], stages.seconds["backbone"], strict=True))[2:]
+    ratios = [nano / backbone for nano, backbone in pairs]
+    return {
+        "backbone": statistics.median(backbone for _, backbone in pairs),
+        "nano": statistics.median(nano for nano, _ in pairs),
+        "ratio": statistics.median(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
+    }
+
+
 def machine(threads: int) -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
@@ -321,7 +353,7 @@ def measure_all(arguments: argparse.Namespace, kept: Kept) -> None:
             for batch, classes in product(arguments.batches, arguments.classes):
                 if batch > 1 and classes != first:
                     continue  # the vocabulary is looked at with single photos
-                ways = WAYS if classes == first and (batch == 1 or model == "nano") else (DEFAULT,)
+                ways = ways_of(model) if classes == first and batch == 1 else (DEFAULT,)
                 work = partial(measure, model, size, classes, batch, arguments.runs, ways)
                 kept.once("time", f"{case}, {classes}, {batch}", work)
         if "floor" in arguments.measure:
@@ -334,6 +366,8 @@ def measure_all(arguments: argparse.Namespace, kept: Kept) -> None:
         kept.once("text", "RN50's tower, 65 names", partial(text_seconds, EVERYDAY_NAMES[:65], arguments.texts))
     if "rounding" in arguments.measure and arguments.kit is not None:
         kept.once("rounding", "20 photos", partial(rounding, arguments.kit))
+    if "backbone" in arguments.measure:
+        kept.once("backbone", "nano-640", partial(beside_backbone, CASES["nano-640"][1]))
     if "AP50" in arguments.measure and arguments.kit is not None:
         kept.once("AP50", "nano", partial(measure_ap, arguments.kit, arguments.limit))
 

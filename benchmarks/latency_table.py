@@ -39,7 +39,7 @@ class Kept:
 
 def tables(values: dict[str, Any], command: str) -> str:
     """All that is kept, in Markdown: ratios, stages, memory, text and AP50."""
-    makers = (_ratios, _stages, _floor, _memory, _text, _rounding, _precision)
+    makers = (_ratios, _stages, _floor, _memory, _backbone, _text, _rounding, _precision)
     parts = ["\n".join(maker(values)) for maker in makers]
     head = f"Machine: {values['machine']}. Command: `{command}`."
     return "\n\n".join([head, *(part for part in parts if part)])
@@ -69,8 +69,18 @@ def _ratios(values: dict[str, Any]) -> Iterator[str]:
         yield f"| {case} | {classes} | {batch} | {' | '.join(cells)} |"
 
 
+def _with_stages(values: dict[str, Any]) -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """Of each case single images with the first number of classes, which are timed in all ways."""
+    first: dict[str, dict[str, dict[str, float]]] = {}
+    for name, found in values.get("time", {}).items():  # in the order of measuring; files keep it
+        case, _, batch = name.split(", ")
+        if int(batch) == 1:
+            first.setdefault(case, found)
+    return list(first.items())
+
+
 def _stages(values: dict[str, Any]) -> Iterator[str]:
-    rows = [(case, found) for case, _, batch, found in _rows(values) if batch == 1 and PUBLISHED in found]
+    rows = _with_stages(values)
     if not rows:
         return
     names = [name for name in rows[0][1][DEFAULT] if name != "all"]
@@ -88,7 +98,16 @@ def _memory(values: dict[str, Any]) -> Iterator[str]:
     yield f"| Peak memory, GiB | {' | '.join(WAYS)} |"
     yield "| --- |" + " --- |" * len(WAYS)
     for case, found in peaks.items():
-        yield f"| {case} | " + " | ".join(f"{found[way]:.2f}" for way in WAYS) + " |"
+        yield f"| {case} | " + " | ".join(f"{found[way]:.2f}" if way in found else "" for way in WAYS) + " |"
+
+
+def _backbone(values: dict[str, Any]) -> Iterator[str]:
+    for case, found in values.get("backbone", {}).items():
+        yield (
+            f"{case}, three names, the score threshold of the model: `predict` takes **{found['ratio']:.2f}** times "
+            f"({found['least']:.2f} to {found['most']:.2f}) a plain float32 forward pass of its backbone, "
+            f"channels last ({1000 * found['nano']:.0f} and {1000 * found['backbone']:.0f} ms)."
+        )
 
 
 def _text(values: dict[str, Any]) -> Iterator[str]:
@@ -116,7 +135,7 @@ def _floor(values: dict[str, Any]) -> Iterator[str]:
         return
     yield "| Floor of the default way, one photo | 10^9 multiplications | 10^9 a second | floor, ms | measured, ms |"
     yield "| --- | --- | --- | --- | --- |"
-    measured = {case: found[DEFAULT]["all"] for case, _, batch, found in _rows(values) if batch == 1 and len(found) > 1}
+    measured = {case: found[DEFAULT]["all"] for case, found in _with_stages(values)}
     for case, found in floors.items():
         rate = found["GMAC a second"]
         time = f"{1000 * measured[case]:.0f}" if case in measured else ""
