@@ -4,8 +4,8 @@
         --output docs/images/grid.jpg
 
 Shows every image whose licence lets it be shown with a credit (COCO's licences 4, CC BY 2.0, and 7, no known copyright
-restrictions), filled up to 40 by the first ones of licence 5, CC BY-SA 2.0; hence the grid is under CC BY-SA 2.0. Prints
-a credit line for each.
+restrictions), filled up to 40 by the first ones of licence 5, CC BY-SA 2.0. The grid is therefore under CC BY-SA 2.0.
+Prints a credit line for each.
 """
 
 from __future__ import annotations
