@@ -70,24 +70,8 @@ def pairwise_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
 def aligned_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """Intersection over union of row i with row i: [N, 4] twice to [N] in 0..1 (0 where both are empty)."""
-    intersection, union = _aligned_overlap(first_xyxy, second_xyxy)
-    return torch.where(
-        union > 0, intersection / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(union)
-    )
-
-
-def aligned_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Generalized IoU of row i with row i: [N, 4] twice to [N] in -1..1; differentiable."""
-    intersection, union = _aligned_overlap(first_xyxy, second_xyxy)
-    lower = torch.minimum(first_xyxy[:, :2], second_xyxy[:, :2])
-    upper = torch.maximum(first_xyxy[:, 2:], second_xyxy[:, 2:])
-    hull = (upper - lower).clamp(min=0).prod(dim=-1)
-    tiny = torch.finfo(union.dtype).tiny
-    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
-
-
-def _aligned_overlap(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     lower = torch.maximum(first_xyxy[:, :2], second_xyxy[:, :2])
     upper = torch.minimum(first_xyxy[:, 2:], second_xyxy[:, 2:])
     intersection = (upper - lower).clamp(min=0).prod(dim=-1)
-    return intersection, box_area(first_xyxy) + box_area(second_xyxy) - intersection
+    union = box_area(first_xyxy) + box_area(second_xyxy) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cora.boxes import aligned_giou, aligned_iou, cxcywh_to_xyxy
+from cora.boxes import aligned_iou, cxcywh_to_xyxy
 from cora.study.config import LossPart
+from cora.training.losses import giou_loss
 
 
 def cell_iou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def study_loss(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, config: LossPart) -
     found, wanted = boxes_cxcywh[cells], targets_cxcywh[of_target]
     share = 1.0 / cells.sum(dim=(1, 2)).to(found.dtype)[of_target] / len(targets_cxcywh)
     l1 = (F.l1_loss(found, wanted, reduction="none").sum(dim=1) * share).sum()
-    giou = ((1 - aligned_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))) * share).sum()
+    giou = (giou_loss(found, wanted) * share).sum()
     with torch.no_grad():
         best = cell_iou(boxes_cxcywh, targets_cxcywh).flatten(1).amax(dim=1).mean()
     return {

@@ -153,7 +153,7 @@ class Criterion(nn.Module):
         return {
             "objectness": self.query_loss(output, layer, targets, matches),
             "l1": l1_loss(found, wanted),
-            "giou": giou_loss(found, wanted),
+            "giou": giou_loss(found, wanted).sum(),
         }
 
 

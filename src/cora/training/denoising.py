@@ -106,11 +106,6 @@ def make_queries(targets: Sequence[Targets], config: DenoisingConfig) -> Denoisi
     )
 
 
-def denoising_loss(output: LocalizerOutput, noised: DenoisingQueries, weights: LossWeights) -> Tensor:
-    """`denoising_sum` divided by the positives."""
-    return denoising_sum(output, noised, weights) / noised.positive.sum().clamp(min=1)
-
-
 def denoising_sum(output: LocalizerOutput, noised: DenoisingQueries, weights: LossWeights) -> Tensor:
     """Weighted losses of all layers on denoising queries, whose boxes are known without matching.
 
@@ -123,7 +118,7 @@ def denoising_sum(output: LocalizerOutput, noised: DenoisingQueries, weights: Lo
         focal = sigmoid_focal_loss(objectness[valid], positive[valid]).sum()
         found = boxes[positive]
         total = total + weights.objectness * focal
-        total = total + weights.l1 * l1_loss(found, wanted) + weights.giou * giou_loss(found, wanted)
+        total = total + weights.l1 * l1_loss(found, wanted) + weights.giou * giou_loss(found, wanted).sum()
     return total
 
 

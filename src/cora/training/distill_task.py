@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cora.boxes import aligned_giou, cxcywh_to_xyxy
 from cora.detector import Detector
 from cora.localizer import Memory
 from cora.regions import Vocabulary
@@ -22,6 +21,7 @@ from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.towers import resnet_of
 from cora.training.criterion import Criterion
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
+from cora.training.losses import giou_loss
 from cora.training.proposal_loss import proposal_losses
 
 #: The student's photos and whatever the teacher looks at instead: its own resizing of them, or answers stored before.
@@ -339,10 +339,9 @@ def direct_losses(boxes_cxcywh: Tensor, objectness: Tensor, followed: Followed) 
     wanted = followed.boxes_cxcywh.expand_as(boxes_cxcywh)
     boxes, logits = boxes_cxcywh.float(), objectness.float()
     count = followed.objectness.sum().clamp(min=1) * len(boxes)
-    giou = aligned_giou(cxcywh_to_xyxy(boxes.flatten(0, -2)), cxcywh_to_xyxy(wanted.flatten(0, -2))).view_as(sure)
     entropy = F.binary_cross_entropy_with_logits(logits, sure, reduction="none")
     return {
         "l1": 5 * (sure[..., None] * (boxes - wanted).abs()).sum() / count,
-        "giou": 2 * (sure * (1 - giou)).sum() / count,
+        "giou": 2 * (sure * giou_loss(boxes, wanted)).sum() / count,
         "objectness": 2 * ((sure - logits.sigmoid()).abs().square() * entropy).sum() / count,
     }

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cora.boxes import aligned_giou, aligned_iou, cxcywh_to_xyxy, pairwise_iou
+from cora.boxes import aligned_iou, cxcywh_to_xyxy, pairwise_iou
 from cora.localizer import Proposals
 from cora.structures import Targets
-from cora.training.losses import mean_over_processes
+from cora.training.losses import giou_loss, mean_over_processes
 
 #: Share of a box, around its centre, whose cells are responsible for it.
 CENTRAL_SHARE = 0.5
@@ -124,11 +124,10 @@ def proposal_losses(
     weight = torch.ones_like(quality)
     weight[image, cell] = share
     divisor = mean_over_processes(share.sum())
-    giou = aligned_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
     losses = {
         "proposal_objectness": (weight * surprise * entropy * proposals.inside).sum() / divisor,
         "proposal_l1": (share[:, None] * (found - wanted).abs()).sum() / divisor,
-        "proposal_giou": (share * (1 - giou)).sum() / divisor,
+        "proposal_giou": (share * giou_loss(found, wanted)).sum() / divisor,
     }
     total = (
         weights.objectness * losses["proposal_objectness"]
