@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cora.errors import TrainingError
-from cora.training.matching import MatchingCosts, assign, hungarian, matching_cost
+from cora.training.matching import MatchingCosts, assign, matching_cost
+
+
+def hungarian(objectness: Tensor, boxes: Tensor, wanted: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    return assign(*matching_cost(objectness, boxes, wanted, MatchingCosts()), allowed)
 
 
 def random_problem(seed: int, queries: int, targets: int, share: float = 0.5) -> tuple[Tensor, ...]:

@@ -24,36 +24,6 @@ class MatchingCosts:
     giou: float = 2.0
 
 
-def hungarian(
-    objectness: Tensor,
-    boxes_cxcywh: Tensor,
-    target_boxes_cxcywh: Tensor,
-    allowed: Tensor,
-    costs: MatchingCosts | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Match the queries of one image to its boxes, each at most once.
-
-    A box that no allowed query overlaps (GIoU > 0) is left out. Of the rest as many as possible are matched,
-    and of all such matchings one of least cost is taken.
-
-    Args:
-        objectness: [N] logits.
-        boxes_cxcywh: [N, 4] predicted boxes, 0..1.
-        target_boxes_cxcywh: [T, 4] boxes to be found, 0..1.
-        allowed: [N, T] bool, which pairs may match.
-        costs: weights of the terms; the published ones by default.
-
-    Returns:
-        Indices of matched queries [K], rising, and of their boxes [K]; int64 on the device of `objectness`.
-
-    Raises:
-        TrainingError: an objectness or box that is not finite.
-    """
-    cost, giou = matching_cost(objectness, boxes_cxcywh, target_boxes_cxcywh, costs or MatchingCosts())
-    query, target = assign(cost, giou, allowed)
-    return query.to(objectness.device), target.to(objectness.device)
-
-
 @torch.no_grad()
 def matching_cost(
     objectness: Tensor, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor, costs: MatchingCosts
@@ -84,15 +54,18 @@ def matching_cost(
 
 
 def assign(cost: Tensor, giou: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Best one-to-one assignment; see `hungarian` for the rules. Its arguments are only read.
+    """Match the queries of one image to its boxes, each at most once. The arguments are only read.
+
+    A box that no allowed query overlaps (GIoU > 0) stays without a query. Of the other boxes as many as possible
+    are matched; among all such matchings the one of least cost wins.
 
     Args:
-        cost: [N, T].
-        giou: [N, T].
-        allowed: [N, T] bool.
+        cost: [N, T] of matching query n to box t, from `matching_cost`.
+        giou: [N, T] of the predicted box and the box to be found.
+        allowed: [N, T] bool, which pairs may match.
 
     Returns:
-        Indices of queries [K], rising, and boxes [K]; int64 on the CPU.
+        Indices of matched queries [K], rising, and of their boxes [K]; int64 on the CPU.
 
     Raises:
         TrainingError: a cost that is not finite.

@@ -179,14 +179,3 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-
-
-def load_weights(path: Path, task: nn.Module, *, averaged: bool = True) -> None:
-    """Load the trainable weights of a checkpoint that `train` wrote, the averaged ones if there are any.
-
-    Raises:
-        TrainingError: no checkpoint, or one of another configuration.
-    """
-    state = _read_checkpoint(path)
-    weights = state["ema"]["shadow"] if averaged and state["ema"] is not None else state["model"]
-    load_trainable_state(task, weights, source=str(path))
