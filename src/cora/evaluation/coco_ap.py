@@ -159,11 +159,11 @@ def _match(
 ) -> _Match:
     image_ids = sorted(int(image["id"]) for image in ground_truth["images"])
     places = {image_id: place for place, image_id in enumerate(image_ids)}
-    strangers = {int(result["image_id"]) for result in results} - places.keys()
-    if strangers:
+    unknown = {int(result["image_id"]) for result in results} - places.keys()
+    if unknown:
         raise DataError(
-            f"expected results of the {len(places)} annotated images, got {len(strangers)} other image ids "
-            f"(first: {min(strangers)}); evaluate with the annotation file that the results were made for"
+            f"expected results of the {len(places)} annotated images, got {len(unknown)} other image ids "
+            f"(first: {min(unknown)}); evaluate with the annotation file that the results were made for"
         )
     limit = detection_limit(ground_truth) if max_detections is None else max_detections
     labels = {category: place for place, category in enumerate(classes.values())}

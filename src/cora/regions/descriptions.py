@@ -63,13 +63,13 @@ def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[st
     Raises:
         VocabularyError: none of the class names is described: that is a mistake.
     """
-    strangers = names_without(descriptions, names)
-    if len(strangers) == len(descriptions):
-        got = ", ".join(strangers[:5]) or "nothing"
+    unknown = names_without(descriptions, names)
+    if len(unknown) == len(descriptions):
+        got = ", ".join(unknown[:5]) or "nothing"
         raise VocabularyError(
             f"descriptions: expected some of the {len(names)} class names, got {shorten(got)}; check the spelling"
         )
-    return strangers
+    return unknown
 
 
 def _sentences(name: str, given: object) -> tuple[str, ...]:

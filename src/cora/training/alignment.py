@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cora.data.order import evenly
+from cora.data.order import subsample
 from cora.detector import Detector
 from cora.errors import TrainingError
 from cora.regions import AlignmentFit, FastAlignment, Vocabulary
@@ -69,7 +69,7 @@ def refit_alignment(
     """
     if detector.fast_alignment is None:
         return
-    places = evenly(range(count), ALIGNED_PHOTOS)
+    places = subsample(range(count), ALIGNED_PHOTOS)
     on_photo = None if report is None else lambda done: report("alignment", done, len(places))
     fit_alignment(detector, map(read, places), vocabulary, on_photo=on_photo)
 

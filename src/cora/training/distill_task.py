@@ -99,7 +99,7 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherOutput:
     """What a teacher says of a batch.
 
     Attributes:
@@ -124,7 +124,7 @@ class Teacher(nn.Module):
         """Stay in evaluation mode; `mode` is accepted because parents call this on all of their children."""
         return super().train(False)
 
-    def lesson(self, seen: Any, regions: int) -> Lesson:
+    def lesson(self, seen: Any, regions: int) -> TeacherOutput:
         """Say of `regions` regions a photo what is in them; without gradients.
 
         Args:
@@ -166,7 +166,7 @@ class CoraTeacher(Teacher):
         self.student_embeddings: Tensor
 
     @torch.no_grad()
-    def lesson(self, seen: ImageBatch, regions: int) -> Lesson:
+    def lesson(self, seen: ImageBatch, regions: int) -> TeacherOutput:
         """Half of the regions are the teacher's own boxes, if it finds any; the others are drawn at random."""
         detector, vocabulary = self.detector, self.vocabulary.to(seen.pixels.device)
         c3, c4 = detector.encode(seen)
@@ -195,7 +195,7 @@ class CoraTeacher(Teacher):
         embeddings = detector.embed_exact(c3, boxes)
         logits = detector.classifier.logits(embeddings, vocabulary.embeddings)
         log_probabilities = logits.log_softmax(dim=-1)
-        return Lesson(
+        return TeacherOutput(
             boxes_cxcywh=boxes,
             log_probabilities={"names": log_probabilities},
             embeddings=embeddings if self.same_space else mean_embedding(log_probabilities, self.student_embeddings),
@@ -290,7 +290,7 @@ class DistillTask(nn.Module):
             losses |= {name: self.config.box * value for name, value in found.items()}
         return losses | {"loss": torch.stack([value for value in losses.values()]).sum()}
 
-    def _region_losses(self, c3: FeatureMap, lesson: Lesson) -> dict[str, Tensor]:
+    def _region_losses(self, c3: FeatureMap, lesson: TeacherOutput) -> dict[str, Tensor]:
         """KL over every lexicon, and the cosine, of the lesson's regions."""
         regions = self.student.embed_exact(c3, lesson.boxes_cxcywh)
         losses = {}
@@ -302,12 +302,12 @@ class DistillTask(nn.Module):
             losses["cosine"] = self.config.cosine * (1 - (regions * lesson.embeddings).sum(dim=-1)).mean()
         return losses
 
-    def _matched(self, memory: Memory, c4: FeatureMap, lesson: Lesson) -> dict[str, Tensor]:
+    def _matched(self, memory: Memory, c4: FeatureMap, lesson: TeacherOutput) -> dict[str, Tensor]:
         assert self.matching is not None
         _wanted(lesson)
         return {"boxes": self.matching.learn(memory, c4, lesson.targets)["total"]}
 
-    def _direct(self, memory: Memory, lesson: Lesson) -> dict[str, Tensor]:
+    def _direct(self, memory: Memory, lesson: TeacherOutput) -> dict[str, Tensor]:
         """Query by query, after every layer of the student: its box and objectness against the teacher's last."""
         localizer = self.student.localizer
         anchors = localizer.anchors(memory)
@@ -323,7 +323,7 @@ class DistillTask(nn.Module):
         return self.get_buffer(f"lexicon_{name}")
 
 
-def _wanted(lesson: Lesson) -> Callable[[Tensor], Followed]:
+def _wanted(lesson: TeacherOutput) -> Callable[[Tensor], Followed]:
     if lesson.follow is None:
         raise ValueError("distillation of the localizer: expected a teacher that finds boxes, got one that does not")
     return lesson.follow

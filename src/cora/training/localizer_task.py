@@ -177,7 +177,7 @@ class LocalizerTask(nn.Module):
             regions = self.detector.embed_fast(c4, anchors.detach())
         copies = []
         for known in self._known_classes(targets):
-            mine = tuple(only(one, known) for one in targets)
+            mine = tuple(filter_classes(one, known) for one in targets)
             copies.append(Copy(memory, anchors, self.pre_match(regions, anchors.detach(), known, mine), known, mine))
         return copies
 
@@ -251,7 +251,7 @@ class LocalizerTask(nn.Module):
         return recomputed([*(encoder.layers if isinstance(encoder, Encoder) else [encoder]), *localizer.decoder.layers])
 
 
-def only(targets: Targets, known: Tensor) -> Targets:
+def filter_classes(targets: Targets, known: Tensor) -> Targets:
     """The boxes of the known classes."""
     kept = torch.isin(targets.classes, known)
     return Targets(boxes_cxcywh=targets.boxes_cxcywh[kept], classes=targets.classes[kept])

@@ -74,7 +74,7 @@ class PseudoBoxConfig:
         return min([self.score, *self.class_scores.values()])
 
 
-class Teacher(Protocol):
+class BoxTeacher(Protocol):
     """Something that finds boxes of a photo's names; `model` says what it is, in every box's provenance."""
 
     model: str
@@ -98,7 +98,7 @@ class DetectorTeacher:
         self.detector, self.model, self._distractors = detector, model, distractors
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """The detector's boxes of the photo's names; see `Teacher`."""
+        """The detector's boxes of the photo's names; see `BoxTeacher`."""
         return self.detector.predict(photo.path, tuple(photo.names), score=least_score, distractors=self._distractors)
 
 
@@ -156,7 +156,7 @@ def xywh_to_xyxy(boxes_xywh_px: Sequence[Sequence[float]]) -> Tensor:
 def pseudo_label(
     *,
     photos: Sequence[NamedPhoto],
-    teacher: Teacher,
+    teacher: BoxTeacher,
     output: Path,
     config: PseudoBoxConfig,
     real: Mapping[str, Any] | None = None,
@@ -235,15 +235,15 @@ def _check(photos: Sequence[NamedPhoto], config: PseudoBoxConfig) -> None:
     repeated = [name for name, n in Counter(photo.file_name for photo in photos).items() if n > 1]
     if repeated:
         raise DataError(f"expected every photo once, got {len(repeated)} file names repeated (first: {repeated[0]})")
-    strangers = names_without(config.class_scores, {name for photo in photos for name in photo.names})
-    if strangers:
+    unknown = names_without(config.class_scores, {name for photo in photos for name in photo.names})
+    if unknown:
         raise DataError(
-            f"thresholds: expected names that a photo has, got {len(strangers)} others: "
-            f"{', '.join(sorted(strangers)[:5])}; check their spelling"
+            f"thresholds: expected names that a photo has, got {len(unknown)} others: "
+            f"{', '.join(sorted(unknown)[:5])}; check their spelling"
         )
 
 
-def _info(teacher: Teacher, config: PseudoBoxConfig, made_by: Mapping[str, Any] | None) -> dict[str, Any]:
+def _info(teacher: BoxTeacher, config: PseudoBoxConfig, made_by: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "description": "Boxes found by a detector, not drawn by people",
         "teacher": teacher.model,
@@ -286,7 +286,7 @@ def _lines(partial: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _label(photo: NamedPhoto, teacher: Teacher, config: PseudoBoxConfig, real: RealPhoto | None) -> dict[str, Any]:
+def _label(photo: NamedPhoto, teacher: BoxTeacher, config: PseudoBoxConfig, real: RealPhoto | None) -> dict[str, Any]:
     try:
         found = teacher.label(photo, config.least_score)
     except ImageError as error:
@@ -306,7 +306,7 @@ def _label(photo: NamedPhoto, teacher: Teacher, config: PseudoBoxConfig, real: R
 def _assemble(
     photos: Sequence[NamedPhoto],
     lines: Iterator[dict[str, Any]],
-    teacher: Teacher,
+    teacher: BoxTeacher,
     config: PseudoBoxConfig,
     known: Mapping[str, RealPhoto],
     real: Mapping[str, Any] | None,

@@ -37,7 +37,7 @@ class ResultTeacher:
         self.model, self._sizes, self._boxes = model, sizes, boxes
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """The photo's boxes of its names, best first; see `cora.training.pseudo_boxes.Teacher`."""
+        """The photo's boxes of its names, best first; see `cora.training.pseudo_boxes.BoxTeacher`."""
         found = [box for box in self._boxes[photo.image_id] if box[2] >= least_score and box[0] in photo.names]
         found.sort(key=lambda box: -box[2])
         names = tuple(photo.names)

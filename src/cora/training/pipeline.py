@@ -70,7 +70,7 @@ class Hooks:
     say: Callable[[str], None] | None = None
 
 
-class Chain:
+class TrainingPipeline:
     """Runs the stages of a recipe on a detector, which they change.
 
     Args:

@@ -23,7 +23,7 @@ _CLASSIFICATION = KINDS.index("classification")
 
 
 @dataclass(frozen=True)
-class Telling:
+class Example:
     """One picture and the boxes to draw on it.
 
     image: place among the images; kind; found: indices of detections; missed: indices of true boxes; caption: one
@@ -63,7 +63,7 @@ def looked_at(errors: Errors) -> BoolArray:
     return answer
 
 
-def choose_pictures(errors: Errors, class_names: Sequence[str], *, each: int = 8) -> list[Telling]:
+def choose_examples(errors: Errors, class_names: Sequence[str], *, each: int = 8) -> list[Example]:
     """Up to `each` pictures of every kind, none twice.
 
     confused: most score lost on objects of another class; best: most true boxes found among the detections looked at,
@@ -82,7 +82,7 @@ def choose_pictures(errors: Errors, class_names: Sequence[str], *, each: int = 8
     unseen = ~reached & ~truth.crowd
     share = np.divide(hits, boxes, out=np.zeros(matched.images), where=boxes > 0)
 
-    chosen: list[Telling] = []
+    chosen: list[Example] = []
     used: set[int] = set()
     rankings: tuple[tuple[Kind, tuple[FloatArray | IntArray, ...]], ...] = (
         ("confused", (lost,)),
@@ -101,7 +101,7 @@ def choose_pictures(errors: Errors, class_names: Sequence[str], *, each: int = 8
             caption = f"{hits[image]} of {boxes[image]} found"
             if kind == "confused":
                 caption = ", ".join(_mistakes(errors, taken, class_names))
-            chosen.append(Telling(image, kind, taken, missed, caption))
+            chosen.append(Example(image, kind, taken, missed, caption))
     return chosen
 
 
