@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cora.errors import VocabularyError
+from cora.errors import CoraError, VocabularyError
+from cora.files import write_whole
 from cora.names import name_key, names_without, repeated_names, spoken_name
 from cora.regions.descriptions import Descriptions, check_described, clean_descriptions
 from cora.regions.learned_text import LearnedContext, LearnedOffsets, LearnedText
@@ -317,11 +317,7 @@ class VocabularyEncoder:
         if file is None:
             return
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # A reader must never meet half a file: write beside it, then rename.
-            with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-                np.save(part, embedding.numpy())
-            os.replace(part.name, file)
-        except OSError as error:
+            write_whole(file, lambda part: np.save(part, embedding.numpy()))
+        except CoraError as error:
             _LOG.warning("class embeddings cannot be cached in %s: %s", file.parent, error)
             self.cache_dir = None

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
-from cora.files import write_whole
+from cora.files import write_safetensors
 from cora.images import read_image
 
 logger = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ def embed_regions(
 
     Raises:
         ImageError: a photo cannot be read.
-        DataError: the file cannot be written.
+        CoraError: the file cannot be written.
     """
     fingerprint = _fingerprint(detector, dataset)
     tensors = _read(file, fingerprint) if file is not None else None
@@ -167,7 +166,4 @@ def _read(file: Path, fingerprint: str) -> dict[str, Tensor] | None:
 
 
 def _write(file: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
-    try:
-        write_whole(file, lambda part: save_file(tensors, part, metadata={"fingerprint": fingerprint}))
-    except SafetensorError as error:  # its name for a full disk, among others
-        raise DataError(f"expected to write {file}, got {error}; free or choose another place") from error
+    write_safetensors(file, tensors, {"fingerprint": fingerprint})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cora.errors import TrainingError
+from cora.files import write_whole
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
 
@@ -109,12 +109,7 @@ class RunState:
             "random_of_others": random_states[1:],
             "position": dataclasses.asdict(position),
         }
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, lambda file: torch.save(state, file), temporary=path.with_suffix(".part"), durable=True)
 
     def load(self, path: Path) -> Position:
         """Take over a checkpoint; the position it was written at."""
