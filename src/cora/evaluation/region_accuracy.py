@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cora.boxes import box_area
 from cora.data.coco import CocoDataset
 from cora.detector.variants.crops import CropDetector
 from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate, mean_of_known
@@ -99,9 +100,8 @@ def rank_regions(
             plain.append(ranks(detector.classify(c3, boxes, vocabulary)[0], labels))
         if cropping is not None:
             cut.append(ranks(cropping.classify(c3, boxes, vocabulary)[0], labels))
-        sides = record.boxes_xyxy_px[:, 2:] - record.boxes_xyxy_px[:, :2]
         classes.append(targets.classes.numpy())
-        areas.append(sides.prod(dim=1).double().numpy())
+        areas.append(box_area(record.boxes_xyxy_px).double().numpy())
         image_index.append(np.full(len(targets), position))
     return RegionRanks(
         with_prompt=_joined(prompted),

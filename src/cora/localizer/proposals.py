@@ -99,18 +99,20 @@ class AnchorProposals(nn.Module):
         reach = self.reach_head(hidden).flatten(2).transpose(1, 2).float()
         cells = memory.extents_hw.float().flip(-1).repeat(1, 2)[:, None]
         reach = START_REACH * reach.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp() / cells
-        left, top, right, bottom = reach.unbind(-1)
         centres, inside = _cells(memory)
-        x, y = centres.unbind(-1)
-        x0, y0 = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
-        x1, y1 = (x + right).clamp(0, 1), (y + bottom).clamp(0, 1)
-        sides = torch.stack([x1 - x0, y1 - y0], dim=-1).clamp(min=SMALLEST_SIDE)
         return Proposals(
-            boxes_cxcywh=torch.cat([torch.stack([(x0 + x1) / 2, (y0 + y1) / 2], dim=-1), sides], dim=-1),
+            boxes_cxcywh=boxes_between(centres - reach[..., :2], centres + reach[..., 2:]),
             objectness=self.objectness_head(hidden).flatten(1).float(),
             centres=centres,
             inside=inside,
         )
+
+
+def boxes_between(first: Tensor, last: Tensor) -> Tensor:
+    """Boxes [..., 4] cxcywh from their corners [..., 2] each, clipped to the image and no smaller than
+    `SMALLEST_SIDE`."""
+    lower, upper = first.clamp(0, 1), last.clamp(0, 1)
+    return torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
 
 
 def _cells(memory: Memory) -> tuple[Tensor, Tensor]:

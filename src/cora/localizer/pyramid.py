@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cora.boxes import batched_iou, cxcywh_to_xyxy
 from cora.localizer.encoder import Memory
 from cora.localizer.position import map_positions
-from cora.localizer.proposals import OBJECTNESS_PRIOR, SMALLEST_SIDE, START_REACH, Proposals
+from cora.localizer.proposals import OBJECTNESS_PRIOR, START_REACH, Proposals, boxes_between
 from cora.pyramid import STRIDE, PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
@@ -186,10 +186,8 @@ class PyramidProposals(nn.Module):
             reach = start.reach * correction.clamp(-MAX_LOG_CORRECTION, MAX_LOG_CORRECTION).exp()
             objectness = objectness + start.objectness
         extents = extents_hw.float().flip(-1).unsqueeze(1)
-        lower = ((centres - reach[..., :2]) / extents).clamp(0, 1)
-        upper = ((centres + reach[..., 2:]) / extents).clamp(0, 1)
         inside = ~torch.cat([mask.flatten(1) for mask in masks], dim=1)
-        boxes = torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
+        boxes = boxes_between((centres - reach[..., :2]) / extents, (centres + reach[..., 2:]) / extents)
         return Proposals(boxes, objectness, (centres / extents).expand(objectness.shape[0], -1, -1), inside)
 
 

@@ -16,10 +16,7 @@ def cell_iou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor) -> Tensor:
 
     Boxes are clipped to the image, as a detector's are.
     """
-    size = boxes_cxcywh.shape[:3]
-    found = cxcywh_to_xyxy(boxes_cxcywh).clamp(0, 1).flatten(0, 2)
-    wanted = cxcywh_to_xyxy(targets_cxcywh)[:, None, None].expand(*size, 4).flatten(0, 2)
-    return aligned_iou(found, wanted).view(size)
+    return aligned_iou(cxcywh_to_xyxy(boxes_cxcywh).clamp(0, 1), cxcywh_to_xyxy(targets_cxcywh)[:, None, None])
 
 
 def responsible_cells(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, *, radius: int, threshold: float) -> Tensor:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cora.boxes import pairwise_iou
+from cora.boxes import pairwise_iou, xywh_to_xyxy
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto
 from cora.data.coco import CocoImage
 from cora.errors import DataError
-from cora.training.pseudo_boxes import real_photos, xywh_to_xyxy
+from cora.training.pseudo_boxes import real_photos
 
 #: What happens to names of the evaluation's novel classes: an error, left out, or used and counted.
 NovelNames = Literal["refuse", "drop", "keep"]

@@ -231,8 +231,7 @@ class TrainingPipeline:
         return self.detector.vocabulary_encoder.encode(self.dataset.class_names).to(self.detector.device)
 
     def _resize(self) -> Transform:
-        config = self.detector.preprocessor.config
-        return ResizeTransform(short_side=config.short_side, long_side=config.long_side)
+        return ResizeTransform(preprocessor=self.detector.preprocessor)
 
     def _augmented(self) -> tuple[str, Transform, int]:
         return "augmented", TrainTransform(config=self.recipe.data.augment), self.recipe.data.versions
@@ -252,6 +251,7 @@ class TrainingPipeline:
     ) -> EpochLoader[Any]:
         recipe, to_batch = self.recipe, self.detector.preprocessor.collate
         rank, world = self.engine.rank, self.engine.world
+        pin_memory = self.detector.device.type == "cuda"
         if not versions:
             blocks = self.dataset.blocks if isinstance(self.dataset, ShardDataset) and weights is None else None
             return EpochLoader(
@@ -260,7 +260,7 @@ class TrainingPipeline:
                 collate=ImageCollate(to_batch=to_batch),
                 seed=recipe.seed,
                 workers=recipe.data.workers,
-                pin_memory=self.detector.device.type == "cuda",
+                pin_memory=pin_memory,
                 weights=weights,
                 blocks=blocks,
                 rank=rank,
@@ -290,6 +290,7 @@ class TrainingPipeline:
             shape_key=cache.aspect,
             seed=recipe.seed,
             workers=recipe.data.workers,
+            pin_memory=pin_memory,
             weights=weights,
             rank=rank,
             world=world,

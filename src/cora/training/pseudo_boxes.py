@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from cora.boxes import clip_to_image, pairwise_iou
+from cora.boxes import clip_to_image, pairwise_iou, xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.problems import Problems
 from cora.detector import Detector
@@ -145,12 +145,6 @@ def real_photos(content: Mapping[str, Any]) -> dict[str, RealPhoto]:
         )
         for image in content["images"]
     }
-
-
-def xywh_to_xyxy(boxes_xywh_px: Sequence[Sequence[float]]) -> Tensor:
-    """COCO's corner and size to two corners: [T, 4] float64, exact enough that thresholds hold after a file."""
-    boxes = torch.tensor(boxes_xywh_px, dtype=torch.float64).reshape(-1, 4)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
 
 
 def pseudo_label(

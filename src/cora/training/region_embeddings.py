@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cora.boxes import box_area
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
@@ -135,7 +136,7 @@ def _compute(
         "regions": torch.cat(regions),
         "labels": torch.cat([torch.zeros(0, dtype=torch.int64), *(record.classes for record in dataset.records)]),
         "image_index": torch.cat([torch.zeros(0, dtype=torch.int64), *places]),
-        "areas_px": (boxes[:, 2:] - boxes[:, :2]).prod(dim=1),
+        "areas_px": box_area(boxes),
     }
 
 

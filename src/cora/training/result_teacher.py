@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from cora.boxes import xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.problems import PhotoFolder, Problems, is_number, is_whole, read_text
 from cora.errors import DataError
 from cora.structures import Detections
-from cora.training.pseudo_boxes import xywh_to_xyxy
 
 _MAX_BYTES = 4 * 2**30
 
