@@ -104,7 +104,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
 
 
 def write_picture(path: Path, picture: Image.Image, *, quality: int = 92) -> None:
-    """Write a drawn picture with `PICTURE_MARK`, whole or not at all: PNG where the name ends so, else JPEG.
+    """Write a drawn image with `PICTURE_MARK`, whole or not at all: PNG where the name ends so, else JPEG.
 
     Raises:
         CoraError: the file cannot be written (permission, full disk).

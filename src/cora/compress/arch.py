@@ -1,4 +1,4 @@
-"""Search for the architecture that keeps most of a detector within a time a photo, measured on this machine.
+"""Search for the architecture that keeps most of a detector within a time an image, measured on this machine.
 
 Every candidate is the detector itself, pruned to the candidate's sizes and, if asked for, distilled for a short while:
 its quality is measured and not predicted, and the best candidate is a model, not only a list of sizes.
@@ -24,7 +24,7 @@ STUDY, CONFIG, RESULTS = "study.log", "search.json", "trials.json"
 BEST_SIZES, BEST_MODEL = "best.json", "best.safetensors"
 #: Shares of a size that are tried, beside the numbers of blocks and layers, of which all are.
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
-#: The anchors, the photos and the channels of the tower do not fall below this share.
+#: The anchors, the images and the channels of the tower do not fall below this share.
 LEAST_SHARE = {"width": 0.5, "anchors": 0.25, "short_side": 0.5, "ff": 0.25}
 
 
@@ -34,7 +34,7 @@ class Candidate:
 
     Attributes:
         sizes: of the model.
-        milliseconds: a photo.
+        milliseconds: an image.
         quality: 0..1, higher is better; None where it takes longer than the budget and was not looked at.
     """
 
@@ -49,11 +49,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How a candidate is made and measured; the search knows no photos.
+    """How a candidate is made and measured; the search knows no images.
 
     Attributes:
         build: sizes -> detector.
-        milliseconds: of a photo.
+        milliseconds: of an image.
         improve: trains a candidate a little, in place; None for no training.
         quality: 0..1, higher is better.
     """
@@ -105,7 +105,7 @@ def search(
     Args:
         base: sizes of the model to shrink.
         bench: makes and measures candidates.
-        budget_ms: time a photo.
+        budget_ms: time an image.
         trials: architectures in all.
         run_dir: made if missing.
         config: what the search is made of; a folder of another is refused.
@@ -132,7 +132,7 @@ def search(
         write_json(run_dir / CONFIG, content)
     study = _open(run_dir / STUDY, seed)
     if not study.trials:
-        # Smaller photos alone: what is cheapest to have is what a search has to beat.
+        # Smaller images alone: what is cheapest to have is what a search has to beat.
         for index in range(1, len(space["short_side"])):
             study.enqueue_trial({**dict.fromkeys(space, 0), "short_side": index})
     known = {candidate.sizes: candidate for candidate in _finished(study, base)}

@@ -1,4 +1,4 @@
-"""The picture of a search: time a photo against quality, with the front of those that none beats."""
+"""The image of a search: time an image against quality, with the front of those that none beats."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_search(
     Args:
         candidates: of a search.
         whole: the model that it began from, with its quality.
-        budget_ms: time a photo.
+        budget_ms: time an image.
         title: first line.
         quality: what the vertical axis shows, a share in 0..1, drawn in %.
 

@@ -11,7 +11,7 @@ from typing import Any
 from cora.detector import DetectorConfig
 from cora.errors import ModelError
 
-#: Photos of a shorter side leave a single cell of the tower's last map, which has no variance to learn.
+#: Images of a shorter side leave a single cell of the tower's last map, which has no variance to learn.
 LEAST_SIDE = 64
 
 
@@ -27,7 +27,7 @@ class Architecture:
         ff: hidden width of the localizer's feed-forward networks.
         heads: of every attention of the localizer; their width stays.
         anchors: anchors an image.
-        short_side: of the photos, in pixels; the bound of the long side keeps its ratio to it.
+        short_side: of the images, in pixels; the bound of the long side keeps its ratio to it.
     """
 
     width: int

@@ -90,12 +90,12 @@ def quantize_detector(
         detector: the float model; it stays as it is.
         mode: "dynamic" or "static".
         vocabulary: classes that calibration looks for; static mode only.
-        calibration: pictures; static mode only.
+        calibration: images; static mode only.
 
     Raises:
         MissingExtraError: torchao is not installed.
-        ImageError: a picture cannot be read.
-        ModelError: static mode without pictures or vocabulary.
+        ImageError: an image cannot be read.
+        ModelError: static mode without images or vocabulary.
     """
     tower = replace(detector.config.tower, templates=detector.vocabulary_encoder.templates)
     copy = Int8Detector.build(replace(detector.config, tower=tower), cache_dir=detector.vocabulary_encoder.cache_dir)

@@ -1,4 +1,4 @@
-"""Percentile bootstrap over images: how far a measured number would move with another sample of photos.
+"""Percentile bootstrap over images: how far a measured number would move with another sample of images.
 
 A resample is a vector of multiplicities, how often each image was drawn (Efron & Tibshirani, 1993).
 Metrics that take a weight per image are re-evaluated from such vectors; nothing is matched again.

@@ -1,6 +1,6 @@
-"""The pictures that tell most: what was found well, what was missed, what was taken for something else.
+"""The images that tell most: what was found well, what was missed, what was taken for something else.
 
-A picture is judged by as many of its best detections as it has true boxes (at least three), the number that a perfect
+An image is judged by as many of its best detections as it has true boxes (at least three), the number that a perfect
 detector would need; a long tail of low scores says little.
 """
 
@@ -17,14 +17,14 @@ from cora.evaluation.tide import KINDS, Errors
 
 Kind = Literal["best", "missed", "confused"]
 
-#: Detections of a picture that are looked at, at least.
+#: Detections of an image that are looked at, at least.
 _FEWEST = 3
 _CLASSIFICATION = KINDS.index("classification")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture and the boxes to draw on it.
+    """One image and the boxes to draw on it.
 
     image: place among the images; kind; found: indices of detections; missed: indices of true boxes; caption: one
     line.
@@ -64,7 +64,7 @@ def looked_at(errors: Errors) -> BoolArray:
 
 
 def choose_examples(errors: Errors, class_names: Sequence[str], *, each: int = 8) -> list[Example]:
-    """Up to `each` pictures of every kind, none twice.
+    """Up to `each` images of every kind, none twice.
 
     confused: most score lost on objects of another class; best: most true boxes found among the detections looked at,
     by share, then number; missed: most true boxes not found.

@@ -2,8 +2,8 @@
 
 Every ground-truth box of an image (crowds excepted) is pooled exactly (METHOD section 3) and compared with
 all classes; top-1 and top-5, over the boxes and as a mean over classes, with and without the region prompt, and for
-comparison with every box cut out of the photo and encoded as an image of its own.
-The intervals resample images, since boxes of one photo are not independent.
+comparison with every box cut out of the image and encoded as an image of its own.
+The intervals resample images, since boxes of one image are not independent.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def rank_regions(
 ) -> RegionRanks:
     """Rank the true class of every ground-truth box of `dataset` among all of `dataset.class_names`.
 
-    crops: also of the boxes as crops of the photo, without prompt, which costs a tower run a box.
+    crops: also of the boxes as crops of the image, without prompt, which costs a tower run a box.
     """
     vocabulary = detector.vocabulary_encoder.encode(dataset.class_names).to(detector.device)
     chosen = range(len(dataset)) if indices is None else indices

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: tables, plots as inline SVG, pictures as data, light and dark, any width.
+"""One HTML file that needs nothing else: tables, plots as inline SVG, images as data, light and dark, any width.
 
 Only text that is passed as `html` is trusted; everything else is escaped, names of classes and files among it.
 """
@@ -19,7 +19,7 @@ from cora.evaluation.matching import RECALL_THRESHOLDS
 
 #: Colours of series that are no groups, in the order in which they are given out.
 _COLOURS = ("base", "novel", "all", "other")
-#: Longest side of an embedded picture in pixels, and its JPEG quality.
+#: Longest side of an embedded image in pixels, and its JPEG quality.
 _PICTURE_SIDE, _QUALITY = 480, 72
 
 _STYLE = """
@@ -149,7 +149,7 @@ def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
 
 
 def picture(image: Image.Image, caption: str) -> str:
-    """A picture as small JPEG inside the file, with its caption."""
+    """An image as small JPEG inside the file, with its caption."""
     small = image.convert("RGB")
     small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
     buffer = io.BytesIO()
@@ -166,7 +166,7 @@ def folded(summary: str, html: str) -> str:
 
 
 def gallery(pictures: Sequence[str]) -> str:
-    """Pictures of `picture` in as many columns as there is room for."""
+    """Images of `picture` in as many columns as there is room for."""
     return f'<div class="pictures">{"".join(pictures)}</div>'
 
 

@@ -41,7 +41,7 @@ def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read ``{"dog": ["a close-up photo of a golden retriever"]}``.
+    """Read ``{"dog": ["a close-up image of a golden retriever"]}``.
 
     Raises:
         VocabularyError: the file is missing or not such JSON, or its sentences cannot be used.

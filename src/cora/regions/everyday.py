@@ -1,4 +1,4 @@
-"""Names of everyday things: what else may be in a picture when only a few classes are asked for."""
+"""Names of everyday things: what else may be in an image when only a few classes are asked for."""
 
 EVERYDAY_NAMES = (
     "person", "hand", "face", "hair", "shirt", "trousers", "shoe", "hat", "glasses", "bag",

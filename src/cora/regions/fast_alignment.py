@@ -1,8 +1,8 @@
 """Fast alignment: embeddings of fast pooling, moved to where exact pooling would put them.
 
-Fast pooling reads a region off one map of the whole photo, exact pooling sends it through layer4 by itself. What the
+Fast pooling reads a region off one map of the whole image, exact pooling sends it through layer4 by itself. What the
 two make of a region differs, and much of the difference is the same for all regions of a size and place. A linear map
-learns that part in closed form, from photos without labels; scores of boxes that are not pooled exactly then come close
+learns that part in closed form, from images without labels; scores of boxes that are not pooled exactly then come close
 to exact ones. The paper has no such map: at zero, where it starts, fast pooling is as published.
 """
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 #: Strength of the pull to the start, in shares of the mean square of all inputs, box and constant included.
 RIDGE = 0.01
-#: Regions from which the pull stops growing against them: a handful of photos cannot bend the map.
+#: Regions from which the pull stops growing against them: a handful of images cannot bend the map.
 FEW_REGIONS = 10_000
 SMALLEST_SIDE = 1e-4
 

@@ -20,7 +20,7 @@ from cora.towers.vit_tower import known_vits, load_vit
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenPart:
-    """A tower with surgery, what embeds class names for it, and what turns pictures into its pixels.
+    """A tower with surgery, what embeds class names for it, and what turns images into its pixels.
 
     Attributes:
         tower: on the CPU.

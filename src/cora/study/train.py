@@ -30,15 +30,15 @@ from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, bu
 #: The parts that learn.
 LEARNS = ("model.image_encoder.", "model.head.")
 CACHE = "maps"
-#: Share of photos that are cropped, and the least share of a box that must stay.
+#: Share of images that are cropped, and the least share of a box that must stay.
 _CROPPED, _VISIBLE = 0.5, 0.3
 
-#: Photos, or the frozen part's maps of them from a cache, with what they hold.
+#: Images, or the frozen part's maps of them from a cache, with what they hold.
 StudyBatch = tuple[ImageBatch, tuple[Targets, ...]] | FeatureBatch
 
 
 class Stretch:
-    """Resize to one size whatever the shape, after an augmentation; boxes, as fractions of the photo, stay."""
+    """Resize to one size whatever the shape, after an augmentation; boxes, as fractions of the image, stay."""
 
     def __init__(self, *, size_hw: tuple[int, int], augment: TrainTransform | None = None) -> None:
         self.size_hw, self.augment = size_hw, augment
@@ -120,10 +120,10 @@ def train_study(
     Args:
         config: of the study.
         frozen: its tower, as `build_frozen` gives it.
-        dataset: photos and boxes; its classes are the vocabulary.
+        dataset: images and boxes; its classes are the vocabulary.
         run_dir: checkpoint, metrics, maps.
         device: where to compute.
-        on_progress: called with (photos done, in all) while the maps are made.
+        on_progress: called with (images done, in all) while the maps are made.
         progress, tensorboard: as for `cora.training.loop.train`.
 
     Raises:
@@ -192,7 +192,7 @@ def cam_tower_of(frozen: FrozenPart, class_names: tuple[str, ...]) -> CamTower:
 
 
 def mean_size(dataset: CocoDataset) -> tuple[float, float]:
-    """Geometric mean of the boxes' widths and heights, 0..1 of their photos.
+    """Geometric mean of the boxes' widths and heights, 0..1 of their images.
 
     Raises:
         DataError: no box.

@@ -1,4 +1,4 @@
-"""Fitting the fast alignment of a detector: its own boxes on photos without labels, pooled both ways."""
+"""Fitting the fast alignment of a detector: its own boxes on images without labels, pooled both ways."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cora.detector import Detector
 from cora.errors import TrainingError
 from cora.regions import AlignmentFit, FastAlignment, Vocabulary
 
-#: Boxes of a photo that are pooled both ways, spread evenly from the surest to the least sure.
+#: Boxes of an image that are pooled both ways, spread evenly from the surest to the least sure.
 BOXES_A_PHOTO = 64
-#: Photos that an alignment is fitted to beside other work, at most: a minute, and more change little.
+#: Images that an alignment is fitted to beside other work, at most: a minute, and more change little.
 ALIGNED_PHOTOS = 200
 
 
@@ -31,12 +31,12 @@ def fit_alignment(
 
     Args:
         detector: changed in place.
-        pictures: photos of the kind that the model will see; hundreds are enough.
+        pictures: images of the kind that the model will see; hundreds are enough.
         vocabulary: names that anchors are pre-matched with.
-        on_photo: told how many photos are done.
+        on_photo: told how many images are done.
 
     Raises:
-        TrainingError: no photo.
+        TrainingError: no image.
     """
     fit, done = AlignmentFit(_start(detector)), 0
     with detector.evaluating():
@@ -58,11 +58,11 @@ def refit_alignment(
     *,
     report: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Fit the alignment of a detector that has one to what it has become; `fit_alignment` on some of its photos.
+    """Fit the alignment of a detector that has one to what it has become; `fit_alignment` on some of its images.
 
     Args:
         detector: changed in place.
-        read: the photo of a place.
+        read: the image of a place.
         count: places, of which `ALIGNED_PHOTOS` at most are read, from all over them.
         vocabulary: names that anchors are pre-matched with.
         report: told (step, done, of all).
@@ -76,11 +76,11 @@ def refit_alignment(
 
 @torch.no_grad()
 def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit embeddings [N, D] of a photo's boxes [N, 4], 0..1: fast ones, not aligned, exact ones, and the boxes.
+    """Unit embeddings [N, D] of an image's boxes [N, 4], 0..1: fast ones, not aligned, exact ones, and the boxes.
 
     Args:
         detector: in evaluation mode, in the precision that it is to work in.
-        picture: the photo.
+        picture: the image.
         vocabulary: names that anchors are pre-matched with.
     """
     c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
@@ -98,7 +98,7 @@ def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabul
     """Mean cosine, -1..1, of fast embeddings, aligned if the detector can, to exact ones.
 
     Raises:
-        TrainingError: no photo.
+        TrainingError: no image.
     """
     found = []
     with detector.evaluating():

@@ -3,7 +3,7 @@
 In the manner of contrastive denoising (DN-DETR, arXiv 2203.01305; DINO, arXiv 2203.03605): beside the
 anchors the decoder gets, in several groups, a slightly moved copy of every box, which must return to the
 box, and a further moved one, which must say "no object". Both carry the content query of the box's class.
-With few photos this teaches the decoder to refine boxes long before matching settles. Groups see neither
+With few images this teaches the decoder to refine boxes long before matching settles. Groups see neither
 each other nor the anchors, and the anchors do not see them, so that inference is unchanged.
 """
 

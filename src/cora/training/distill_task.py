@@ -1,6 +1,6 @@
 """Distillation: a large detector, or any model that names regions, teaches a small image tower and localizer.
 
-Photos need no labels. The teacher looks at a photo and gives a lesson: regions with its class probabilities and
+Images need no labels. The teacher looks at an image and gives a lesson: regions with its class probabilities and
 embeddings, and, if it finds boxes, where it would move any anchors and how sure it is of an object there.
 """
 
@@ -24,9 +24,9 @@ from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.losses import giou_loss
 from cora.training.proposal_loss import proposal_losses
 
-#: The student's photos and whatever the teacher looks at instead: its own resizing of them, or answers stored before.
+#: The student's images and whatever the teacher looks at instead: its own resizing of them, or answers stored before.
 DistillBatch = tuple[ImageBatch, Any]
-#: Random regions cover this share of a photo, least and greatest.
+#: Random regions cover this share of an image, least and greatest.
 REGION_AREA = (0.01, 0.7)
 #: Classes of which a mean embedding is made (ConSE, Norouzi et al., 2014, arXiv 1312.5650).
 BEST_CLASSES = 10
@@ -44,7 +44,7 @@ class DistillConfig:
         kl: weight of KL(teacher, student) over the classes of a vocabulary.
         cosine: weight of 1 - cosine to the teacher's embedding, in the student's space.
         box: weight of everything about boxes.
-        regions: regions a photo.
+        regions: regions an image.
         least_objectness: boxes of the teacher above it are targets.
     """
 
@@ -103,11 +103,11 @@ class TeacherOutput:
     """What a teacher says of a batch.
 
     Attributes:
-        boxes_cxcywh: [B, R, 4] regions, 0..1 of the unpadded photo.
+        boxes_cxcywh: [B, R, 4] regions, 0..1 of the unpadded image.
         log_probabilities: of the classes of every lexicon [B, R, C], by its name.
         embeddings: [B, R, D] unit, in the student's space; None if the teacher has none.
         follow: moves anchors [B, N, 4]; None if the teacher finds no boxes.
-        targets: the teacher's best boxes of every photo; empty if it finds none.
+        targets: the teacher's best boxes of every image; empty if it finds none.
     """
 
     boxes_cxcywh: Tensor
@@ -125,11 +125,11 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def lesson(self, seen: Any, regions: int) -> TeacherOutput:
-        """Say of `regions` regions a photo what is in them; without gradients.
+        """Say of `regions` regions an image what is in them; without gradients.
 
         Args:
             seen: second part of a batch.
-            regions: how many of each photo.
+            regions: how many of each image.
         """
         raise NotImplementedError
 
@@ -211,7 +211,7 @@ def mean_embedding(log_probabilities: Tensor, class_embeddings: Tensor) -> Tenso
 
 
 def random_regions(images: int, count: int, *, device: torch.device | None = None) -> Tensor:
-    """Boxes [images, count, 4] cxcywh in 0..1 inside the photo: areas even in their logarithm, sides up to 1 : 2."""
+    """Boxes [images, count, 4] cxcywh in 0..1 inside the image: areas even in their logarithm, sides up to 1 : 2."""
     least, greatest = (torch.tensor(area).log() for area in REGION_AREA)
     area = (least + (greatest - least) * torch.rand(images, count)).exp()
     ratio = (torch.rand(images, count) - 0.5).mul(torch.tensor(2.0).log()).exp()

@@ -15,7 +15,7 @@ def seed_stage(seed: int, name: str) -> None:
 
 
 def boxes_hash(dataset: CocoDataset) -> str:
-    """First 16 hex digits of the SHA-256 over class names, photo names, boxes and labels."""
+    """First 16 hex digits of the SHA-256 over class names, image names, boxes and labels."""
     digest = hashlib.sha256("\n".join(dataset.class_names).encode())
     for record in dataset.records:
         digest.update(record.path.name.encode())

@@ -23,7 +23,7 @@ from cora.training.denoising import DenoisingConfig, denoising_sum, make_queries
 from cora.training.proposal_loss import proposal_losses
 from cora.training.recompute import recomputed
 
-#: Photos, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
+#: Images, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
 LocalizerBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
 
 
@@ -127,7 +127,7 @@ class LocalizerTask(nn.Module):
         self.similar: Tensor
 
     def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:
-        """Losses of a batch of photos, or of maps from a feature cache; "loss" is the one to minimise."""
+        """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
         c3, c4, targets = self._features(batch)
         with self._lean(), self._mixed(c3.features.device):
             memory = self.detector.encode_map(c3)

@@ -45,7 +45,7 @@ from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
 PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
 
-#: Numbers of a detector on held-out photos; the app binds it, since training knows no evaluation.
+#: Numbers of a detector on held-out images; the app binds it, since training knows no evaluation.
 Measure = Callable[[Detector], Mapping[str, float]]
 
 
@@ -76,7 +76,7 @@ class TrainingPipeline:
     Args:
         recipe: of the run.
         detector: to start from, on the device to train on.
-        dataset: annotated photos, restricted to the classes to learn.
+        dataset: annotated images, restricted to the classes to learn.
         run: folder of the run.
         hooks: measuring and reporting.
         engine: of this process, when several train together: the first builds maps and writes files.
@@ -219,7 +219,7 @@ class TrainingPipeline:
             self.detector.align_fast_pooling(FastAlignment(embed_dim=self.detector.config.tower.embed_dim))
 
     def _start_anchors(self) -> None:
-        """Put the anchors where boxes of the photos, and of their mirror images, crowd."""
+        """Put the anchors where boxes of the images, and of their mirror images, crowd."""
         anchors = self.detector.localizer.learned_anchors
         if anchors is None:
             raise TrainingError("anchors 'kmeans' are for models with learned anchors, got one that proposes them")

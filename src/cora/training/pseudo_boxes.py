@@ -1,7 +1,7 @@
-"""CORA+: boxes that a trained detector finds in photos whose captions, tags or class list name what is there (METHOD
+"""CORA+: boxes that a trained detector finds in images whose captions, tags or class list name what is there (METHOD
 section 6).
 
-A teacher labels one photo after the other with the photo's own names. Boxes above a threshold that overlap no better
+A teacher labels one image after the other with the image's own names. Boxes above a threshold that overlap no better
 box of their class and no real box become a COCO annotation file in which every box says where it comes from.
 """
 
@@ -40,9 +40,9 @@ class PseudoBoxConfig:
         score: least score of a box.
         class_scores: least score of the boxes of some names, in place of `score`.
         nms_iou: a box that overlaps a better one of its name by more is dropped.
-        real_iou: a box that overlaps a real box of its photo by as much, whatever the class, is dropped.
+        real_iou: a box that overlaps a real box of its image by as much, whatever the class, is dropped.
         min_side_px: boxes with a shorter side are dropped.
-        max_per_photo: boxes kept per photo, best first.
+        max_per_photo: boxes kept per image, best first.
     """
 
     score: float = 0.5
@@ -75,12 +75,12 @@ class PseudoBoxConfig:
 
 
 class BoxTeacher(Protocol):
-    """Something that finds boxes of a photo's names; `model` says what it is, in every box's provenance."""
+    """Something that finds boxes of an image's names; `model` says what it is, in every box's provenance."""
 
     model: str
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """Boxes of a photo with a score of at least `least_score`, as far as the teacher has such."""
+        """Boxes of an image with a score of at least `least_score`, as far as the teacher has such."""
         ...
 
 
@@ -91,14 +91,14 @@ class DetectorTeacher:
         detector: trained, on its device.
         model: name that goes into the provenance.
         distractors: names of other things that compete; None for the model's own choice, which keeps a caption with a
-            single noun from claiming every object of its photo.
+            single noun from claiming every object of its image.
     """
 
     def __init__(self, *, detector: Detector, model: str, distractors: Sequence[str] | None = None) -> None:
         self.detector, self.model, self._distractors = detector, model, distractors
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """The detector's boxes of the photo's names; see `BoxTeacher`."""
+        """The detector's boxes of the image's names; see `BoxTeacher`."""
         return self.detector.predict(photo.path, tuple(photo.names), score=least_score, distractors=self._distractors)
 
 
@@ -107,12 +107,12 @@ class PseudoReport:
     """What labelling gave.
 
     Attributes:
-        photos: photos that were looked at.
-        labelled: of them, photos with a box.
+        photos: images that were looked at.
+        labelled: of them, images with a box.
         boxes: boxes kept, by name.
         on_real: boxes dropped because they overlap a real one.
-        problems: photos that could not be used, by kind.
-        resumed: photos that an earlier, interrupted run had done.
+        problems: images that could not be used, by kind.
+        resumed: images that an earlier, interrupted run had done.
     """
 
     photos: int = 0
@@ -125,7 +125,7 @@ class PseudoReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RealPhoto:
-    """A photo of the annotated set: its id, its (height, width) and its boxes [T, 4] xyxy in pixels, crowds too."""
+    """An image of the annotated set: its id, its (height, width) and its boxes [T, 4] xyxy in pixels, crowds too."""
 
     image_id: int
     size: tuple[int, int]
@@ -159,21 +159,21 @@ def pseudo_label(
 ) -> PseudoReport:
     """Write the teacher's boxes as a COCO annotation file; go on where an interrupted run of the same kind stopped.
 
-    Every photo done is a line of `OUTPUT.part`, so a stop costs one photo; photos are read one at a time. The file has
-    the photos with a box; those that the real annotations know keep their image ids, as names keep category ids.
+    Every image done is a line of `OUTPUT.part`, so a stop costs one image; images are read one at a time. The file has
+    the images with a box; those that the real annotations know keep their image ids, as names keep category ids.
 
     Args:
-        photos: photos and their names; file names must differ.
+        photos: images and their names; file names must differ.
         teacher: finds the boxes.
         output: new file, there only when everything is done.
         config: which boxes are kept.
         real: COCO content whose boxes must not be overlapped.
         made_by: more about how the file was made, for its `info`; part of what makes a run the same.
-        on_progress: called with (photos done, photos in all).
+        on_progress: called with (images done, images in all).
 
     Raises:
         TrainingError: the partial file belongs to another run.
-        DataError: names with a threshold are in no photo, file names repeat, or no photo can be used.
+        DataError: names with a threshold are in no image, file names repeat, or no image can be used.
     """
     known = real_photos(real) if real is not None else {}
     _check(photos, config)
@@ -251,7 +251,7 @@ def _digest(value: object) -> str:
 
 
 def _resume(partial: Path, header: Mapping[str, str]) -> int:
-    """Number of photos in the partial file, begun if there is none; a last line without an end is cut off."""
+    """Number of images in the partial file, begun if there is none; a last line without an end is cut off."""
     if not partial.exists():
         partial.write_text(json.dumps(header) + "\n", encoding="utf-8")
         return 0
@@ -348,7 +348,7 @@ def _assemble(
 
 
 def _image_ids(photos: Sequence[NamedPhoto], known: Mapping[str, RealPhoto]) -> list[int]:
-    """Ids of the real annotations where they know the photo, else the photo's own if it is free, else a new one."""
+    """Ids of the real annotations where they know the image, else the image's own if it is free, else a new one."""
     taken = {photo.image_id for photo in known.values()}
     following = max([0, *taken, *(photo.image_id for photo in photos)]) + 1
     ids = []

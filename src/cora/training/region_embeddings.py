@@ -40,9 +40,9 @@ class RegionEmbeddings:
     Attributes:
         regions: [n, D] float32, unit norm, by exact pooling with the prompt.
         labels: [n] int64 into `class_names`.
-        image_index: [n] int64, place of the photo in the dataset.
-        areas_px: [n] float32, px² of the original photo.
-        images: photos in the dataset, those without a box included.
+        image_index: [n] int64, place of the image in the dataset.
+        areas_px: [n] float32, px² of the original image.
+        images: images in the dataset, those without a box included.
         class_names: of the dataset.
     """
 
@@ -99,12 +99,12 @@ def embed_regions(
 
     Args:
         detector: its image tower and prompt are used, in evaluation mode.
-        dataset: photos, boxes, classes.
+        dataset: images, boxes, classes.
         file: where the embeddings are kept; a file of another tower, prompt or dataset is made again.
-        on_progress: called with (photos done, photos in all); not called if the file serves.
+        on_progress: called with (images done, images in all); not called if the file serves.
 
     Raises:
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
         CoraError: the file cannot be written.
     """
     fingerprint = _fingerprint(detector, dataset)
@@ -147,7 +147,7 @@ def _fingerprint(detector: Detector, dataset: CocoDataset) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     for record in dataset.records:
-        # The name alone: the same photos reached by another path are the same photos.
+        # The name alone: the same images reached by another path are the same images.
         digest.update(f"{record.path.name} {record.size}".encode())
         digest.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())
     return digest.hexdigest()[:32]
