@@ -1,4 +1,4 @@
-"""Fitting the fast alignment of a detector: its own boxes on images without labels, pooled both ways."""
+"""Fit a detector's fast alignment on its own boxes: each is pooled fast and exactly. Images need no labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fit_alignment(
     *,
     on_photo: Callable[[int], None] | None = None,
 ) -> None:
-    """Fit the detector's fast alignment, from the present one if it has one; everything else stays as it is.
+    """Fit the detector's fast alignment, starting from its present one. Nothing else of the detector changes.
 
     Args:
         detector: changed in place.
@@ -58,12 +58,12 @@ def refit_alignment(
     *,
     report: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Fit the alignment of a detector that has one to what it has become; `fit_alignment` on some of its images.
+    """Fit an existing alignment again after training; does nothing for a detector without one.
 
     Args:
         detector: changed in place.
-        read: the image of a place.
-        count: places, of which `ALIGNED_PHOTOS` at most are read, from all over them.
+        read: returns the image of an index.
+        count: number of images; at most `ALIGNED_PHOTOS`, evenly spread, are read.
         vocabulary: names that anchors are pre-matched with.
         report: told (step, done, of all).
     """
@@ -76,7 +76,7 @@ def refit_alignment(
 
 @torch.no_grad()
 def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit embeddings [N, D] of an image's boxes [N, 4], 0..1: fast ones, not aligned, exact ones, and the boxes.
+    """Embed the detector's boxes in an image by fast and by exact pooling.
 
     Args:
         detector: in evaluation mode, in the precision that it is to work in.
@@ -95,7 +95,7 @@ def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabul
 
 @torch.no_grad()
 def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabulary: Vocabulary) -> float:
-    """Mean cosine, -1..1, of fast embeddings, aligned if the detector can, to exact ones.
+    """Mean cosine, -1..1, of fast and exact embeddings; fast ones are aligned if the detector has an alignment.
 
     Raises:
         TrainingError: no image.

@@ -1,4 +1,4 @@
-"""The training objective of the localizer: every layer is matched on its own and learns from its matches."""
+"""The training objective of the localizer. Every decoder layer is matched separately and learns from its matches."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LossSums:
 class Criterion(nn.Module):
     """Focal loss on objectness, L1 and GIoU on matched boxes, of all layers (METHOD section 6).
 
-    What says "object" is two methods, `query_logits` and `query_loss`, for heads that know classes.
+    Heads with class logits override `query_logits` and `query_loss`.
 
     Args:
         weights: of the losses in the total.
@@ -95,10 +95,10 @@ class Criterion(nn.Module):
         return LossSums(losses, matched=len(matches[-1]), boxes=sum(len(one) for one in targets))
 
     def normalised(self, copies: Sequence[LossSums]) -> dict[str, Tensor]:
-        """Losses of all copies of a batch together, as of one batch that holds them all; results as of `forward`.
+        """Losses of all copies of a batch, as if they were one larger batch. Returns what `forward` returns.
 
-        There is one divisor, the boxes matched in any copy: the published code normalises the doubled batch of class
-        dropout so. A copy with few boxes thus counts for little, and not for half.
+        The one divisor is the number of boxes matched in all copies, as in the published code: a copy with few boxes
+        has a small weight.
         """
         some = next(iter(copies[0].losses.values()))
         matched = sum(copy.matched for copy in copies)
@@ -112,7 +112,7 @@ class Criterion(nn.Module):
         return {**losses, "total": total, "matched_share": total.new_tensor(share)}
 
     def match(self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]) -> list[Matches]:
-        """Match every layer on its own; arguments as for `forward`."""
+        """Match every layer separately. Takes the arguments of `forward`."""
         layers, batch, _ = output.objectness.shape
         if not len(targets) == len(allowed) == batch:
             raise ValueError(
@@ -134,7 +134,7 @@ class Criterion(nn.Module):
         return [_join(layer, output.objectness.device) for layer in pairs]
 
     def query_logits(self, output: LocalizerOutput, image: int, targets: Targets) -> Tensor:
-        """What the matching takes for the logit of a query being the object: [L, N], or [L, N, T] for each box."""
+        """Logit that a query is the object, for the matching: [L, N], or [L, N, T] where it depends on the box."""
         return output.objectness[:, image]
 
     def query_loss(self, output: LocalizerOutput, layer: int, targets: Sequence[Targets], matches: Matches) -> Tensor:

@@ -1,4 +1,4 @@
-"""Recipes for whoever gives none: by the size of the model's images, and for fine-tuning by the number of images."""
+"""Default recipes. They depend on the model's image size and, for fine-tuning, on the number of images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cora.training.recipe import (
     TrainRecipe,
 )
 
-#: Models whose images are smaller than this train on a CPU, from a feature cache and with helps for few images.
+#: Models with smaller images than this train on a CPU: from a feature cache, with denoising for small datasets.
 SMALL_SIDE_PX = 512
-#: Steps of fine-tuning, and the bounds on its epochs: many for few images, not for ever.
+#: Steps of fine-tuning, and the bounds on its epochs.
 FINETUNE_STEPS = 1200
 FINETUNE_EPOCHS = (12, 120)
 
@@ -78,7 +78,7 @@ def published_recipe(model: str) -> TrainRecipe:
 
 
 def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
-    """The published training's numbers for models with large images, those of nano's recipe for small ones."""
+    """The published hyper-parameters for models with large images, those of nano for models with small ones."""
     if short_side >= SMALL_SIDE_PX:
         return TrainRecipe(model=model)
     return TrainRecipe(
@@ -98,9 +98,9 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
 
 
 def finetune_recipe(model: str, *, short_side: int, photos: int) -> TrainRecipe:
-    """From a trained model to a small set of one's own: its names, then its boxes; the prompt stays.
+    """Fine-tune a trained model on a small dataset: first its class names, then its boxes. The prompt stays frozen.
 
-    The epochs follow from the images: `FINETUNE_STEPS` steps of the localizer, within `FINETUNE_EPOCHS`.
+    The number of epochs makes about `FINETUNE_STEPS` steps of the localizer, within `FINETUNE_EPOCHS`.
     """
     batch = max(1, min(4, photos))
     steps_an_epoch = max(1, photos // batch)

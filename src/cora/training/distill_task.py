@@ -1,7 +1,7 @@
-"""Distillation: a large detector, or any model that names regions, teaches a small image tower and localizer.
+"""Distillation: a large detector, or any model that classifies regions, teaches a small image tower and localizer.
 
-Images need no labels. The teacher looks at an image and gives a lesson: regions with its class probabilities and
-embeddings, and, if it finds boxes, where it would move any anchors and how sure it is of an object there.
+Images need no labels. The teacher's output for an image has regions with class probabilities and embeddings. If the
+teacher finds boxes, it also says where it moves given anchors and how likely an object is there.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Names that regions are told apart by.
+    """Class names among which regions are classified.
 
     Attributes:
         embeddings: [C, D] unit, in the student's space.
@@ -85,10 +85,10 @@ class Lexicon:
 
 @dataclass(frozen=True)
 class Followed:
-    """Where the teacher moves given anchors.
+    """The teacher's boxes for given anchors.
 
     Attributes:
-        classes: [B, N] int64 what each query looked for.
+        classes: [B, N] int64 class that each query looked for.
         boxes_cxcywh: [B, N, 4], 0..1.
         objectness: [B, N] probability.
     """
@@ -100,7 +100,7 @@ class Followed:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What a teacher says of a batch.
+    """The output of a teacher for a batch.
 
     Attributes:
         boxes_cxcywh: [B, R, 4] regions, 0..1 of the unpadded image.
@@ -118,14 +118,14 @@ class TeacherOutput:
 
 
 class Teacher(nn.Module):
-    """Whoever gives lessons: frozen, and in evaluation mode whatever `.train()` says."""
+    """Base class for distillation teachers: frozen, and always in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode; `mode` is accepted because parents call this on all of their children."""
         return super().train(False)
 
     def lesson(self, seen: Any, regions: int) -> TeacherOutput:
-        """Say of `regions` regions an image what is in them; without gradients.
+        """Classify `regions` regions of every image, without gradients.
 
         Args:
             seen: second part of a batch.
@@ -135,7 +135,7 @@ class Teacher(nn.Module):
 
 
 class CoraTeacher(Teacher):
-    """A detector, or a CLIP tower without a trained localizer, as teacher.
+    """Teacher made of a detector, or of a CLIP tower without a trained localizer.
 
     Args:
         detector: never changed.
@@ -158,7 +158,7 @@ class CoraTeacher(Teacher):
         self.detector = detector.requires_grad_(False).eval()
         self.vocabulary, self.localizes, self.least_objectness = vocabulary, localizes, least_objectness
         own = vocabulary.embeddings
-        #: Whether both name things in one space: then embeddings are handed on as they are.
+        #: Whether teacher and student share a text space; embeddings then need no conversion.
         self.same_space = own.shape == student_embeddings.shape and bool(
             torch.allclose(own, student_embeddings.to(own), atol=1e-3)
         )
@@ -167,7 +167,7 @@ class CoraTeacher(Teacher):
 
     @torch.no_grad()
     def lesson(self, seen: ImageBatch, regions: int) -> TeacherOutput:
-        """Half of the regions are the teacher's own boxes, if it finds any; the others are drawn at random."""
+        """Classify regions: half are the teacher's own boxes, if it finds any, the others are random."""
         detector, vocabulary = self.detector, self.vocabulary.to(seen.pixels.device)
         c3, c4 = detector.encode(seen)
         boxes = random_regions(len(seen), regions, device=seen.pixels.device)
@@ -221,15 +221,15 @@ def random_regions(images: int, count: int, *, device: torch.device | None = Non
 
 
 class DistillTask(nn.Module):
-    """Losses of a student against a teacher's lessons; see `DistillConfig` for the parts.
+    """Losses of a student against a teacher's outputs; `DistillConfig` lists the parts.
 
-    Of the tower BatchNorm's statistics are learned too. The student's text tower and prompt, and all of the
-    teacher, stay bit-identical.
+    The tower's BatchNorm statistics are learned too. The student's text tower and prompt and the whole teacher stay
+    bit-identical.
 
     Args:
         student: learns, as far as the configuration says.
-        teacher: gives the lessons; stays bit-identical.
-        lexicons: by name; those of the teacher's lessons.
+        teacher: stays bit-identical.
+        lexicons: by name; those of the teacher's outputs.
         config: what is distilled.
 
     Raises:
@@ -269,7 +269,7 @@ class DistillTask(nn.Module):
         teacher.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode of what learns; a frozen tower's other users must find it in evaluation mode again."""
+        """Set the training mode of the parts that learn. Called with False it returns the tower to evaluation mode."""
         super().train(mode)
         # The tower itself refuses, since it is frozen everywhere else.
         if self.config.tower:
@@ -291,7 +291,7 @@ class DistillTask(nn.Module):
         return losses | {"loss": torch.stack([value for value in losses.values()]).sum()}
 
     def _region_losses(self, c3: FeatureMap, lesson: TeacherOutput) -> dict[str, Tensor]:
-        """KL over every lexicon, and the cosine, of the lesson's regions."""
+        """KL over every lexicon, and the cosine, of the teacher's regions."""
         regions = self.student.embed_exact(c3, lesson.boxes_cxcywh)
         losses = {}
         for name, wanted in lesson.log_probabilities.items():

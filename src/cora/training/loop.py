@@ -1,8 +1,7 @@
-"""The training loop. It knows no detection: a task is a module from a batch to a dict of losses.
+"""The training loop. It runs any task, a module that maps a batch to a dictionary of losses.
 
-An interrupted or killed run that goes on gives the weights of an uninterrupted one: a checkpoint holds the
-trainable weights, optimiser, schedule, moving average, the states of all random generators and the position in
-the epoch, and is replaced in one piece.
+A resumed run gives the same weights as an uninterrupted one. A checkpoint holds the trainable weights, optimiser,
+schedule, moving average, the states of all random generators and the position in the epoch; it is written atomically.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Loader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """How a call of `train` ended: steps taken and epochs completed in all, and if it was interrupted."""
+    """Result of `train`: total steps and epochs, and whether the run was interrupted."""
 
     steps: int
     epochs: int
@@ -85,11 +84,11 @@ def train(
     progress: bool = True,
     tensorboard: bool = True,
 ) -> TrainResult:
-    """Train to the end of `epochs`, from the start or from where `run_dir` left off.
+    """Train until `epochs` are done. Resumes if `run_dir` has a checkpoint.
 
     Writes `last.pt` (atomically), `metrics.jsonl` (one JSON object a line), the folder `tensorboard` and
     `run.json` (the config) to `run_dir`. SIGINT (Ctrl-C) and SIGTERM finish the step, save and return with
-    `interrupted`; a second one stops at once. After a kill the run goes on from the last checkpoint.
+    `interrupted`; a second one stops at once. A killed run resumes from the last checkpoint.
 
     Args:
         task: batch -> losses, of which "loss" is minimised; lives on one device.

@@ -63,10 +63,9 @@ def giou_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
 
 
 def mean_over_processes(total: Tensor) -> Tensor:
-    """What to divide a sum by: the mean of a count over all processes.
+    """Divisor of a sum of losses: the mean of a count over all processes.
 
-    At least one of all processes together, not of each: their mean gradient is then that of one process that saw
-    all images.
+    The total over all processes is at least 1. The averaged gradient is then that of one process with all images.
     """
     processes = 1
     if dist.is_available() and dist.is_initialized():

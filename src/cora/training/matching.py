@@ -30,7 +30,7 @@ def matching_cost(
 ) -> tuple[Tensor, Tensor]:
     """Cost and GIoU of every pair, for the queries of any number of layers together.
 
-    The focal term is what the focal loss of a query changes by when it counts as an object.
+    The focal term is the change of a query's focal loss when it becomes an object.
 
     Args:
         objectness: [N] logits, or [N, T] where they depend on the box (a head that knows classes).

@@ -1,4 +1,4 @@
-"""Real boxes and pseudo boxes in one annotation file: the classes that only pseudo boxes have become extra classes."""
+"""Merge real and pseudo boxes into one annotation file. Classes that only pseudo boxes have become extra classes."""
 
 from __future__ import annotations
 

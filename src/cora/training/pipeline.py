@@ -1,7 +1,7 @@
-"""The steps of a run over one folder: region prompt -> names -> CLIP-aligned labels -> localizer.
+"""The stages of a training run: region prompt -> names -> CLIP-aligned labels -> localizer.
 
-Every step leaves a file in the folder and goes on where it stopped: the same call after a kill at any moment gives
-the same result as an uninterrupted one. Towers are frozen; with `data.versions` their maps are computed once.
+Every stage writes a file to the run folder and resumes after a stop: the same call after a kill gives the same result
+as an uninterrupted run. Towers are frozen; with `data.versions` their maps are computed once.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
 PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
 
-#: Numbers of a detector on held-out images; the app binds it, since training knows no evaluation.
+#: Metrics of a detector on held-out images. The app provides it, since training does not import evaluation.
 Measure = Callable[[Detector], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the app adds to a run.
+    """Callbacks of the app.
 
     Attributes:
         measure_prompts: every `evaluate_every` epochs, and at the end, of the region prompt.
@@ -208,7 +208,7 @@ class TrainingPipeline:
         return self._save(MODEL)
 
     def _refresh(self) -> None:
-        """Start what this run trains from nothing, the same for a seed."""
+        """Replace what this run trains by new weights, which depend on the seed only."""
         seed_stage(self.recipe.seed, "fresh")
         if self.recipe.prompts is not None:
             nn.init.zeros_(self.detector.prompt.offset)
@@ -342,9 +342,10 @@ class TrainingPipeline:
             load_trainable_state(task, final, source="the mean of start and end")
 
     def _config(self, name: Literal["prompts", "names", "localizer"] | str) -> dict[str, Any]:
-        """What must not change under a run that goes on.
+        """Settings that must be the same when a run resumes.
 
-        More epochs may come, where the rate does not depend on them; another `keep` mixes what is trained anew.
+        The number of epochs may change where the learning rate does not depend on it; `keep` may, since it acts after
+        training.
         """
         whole = self.recipe.to_dict()
         stage = whole[name]

@@ -1,8 +1,7 @@
-"""CORA+: boxes that a trained detector finds in images whose captions, tags or class list name what is there (METHOD
-section 6).
+"""CORA+: a trained detector labels images whose captions, tags or class lists name their objects (METHOD section 6).
 
-A teacher labels one image after the other with the image's own names. Boxes above a threshold that overlap no better
-box of their class and no real box become a COCO annotation file in which every box says where it comes from.
+A teacher searches each image for the image's own names. Boxes above a score threshold that overlap no better box of
+their class and no real box are written to a COCO annotation file, with the source of every box.
 """
 
 from __future__ import annotations
@@ -70,22 +69,22 @@ class PseudoBoxConfig:
 
     @property
     def least_score(self) -> float:
-        """The lowest of all thresholds: what a teacher has to report."""
+        """The lowest of all score thresholds; a teacher returns all boxes above it."""
         return min([self.score, *self.class_scores.values()])
 
 
 class BoxTeacher(Protocol):
-    """Something that finds boxes of an image's names; `model` says what it is, in every box's provenance."""
+    """Finds boxes of an image's own names. `model` describes it in the source of every box."""
 
     model: str
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """Boxes of an image with a score of at least `least_score`, as far as the teacher has such."""
+        """Boxes of an image with a score of at least `least_score`."""
         ...
 
 
 class DetectorTeacher:
-    """A detector of this package as the teacher.
+    """Teacher that is a detector of this package.
 
     Args:
         detector: trained, on its device.
@@ -104,7 +103,7 @@ class DetectorTeacher:
 
 @dataclass
 class PseudoReport:
-    """What labelling gave.
+    """Counts of a labelling run.
 
     Attributes:
         photos: images that were looked at.
@@ -157,7 +156,7 @@ def pseudo_label(
     made_by: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PseudoReport:
-    """Write the teacher's boxes as a COCO annotation file; go on where an interrupted run of the same kind stopped.
+    """Write the teacher's boxes as a COCO annotation file. Resumes an interrupted run with the same settings.
 
     Every image done is a line of `OUTPUT.part`, so a stop costs one image; images are read one at a time. The file has
     the images with a box; those that the real annotations know keep their image ids, as names keep category ids.

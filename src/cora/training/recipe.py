@@ -1,7 +1,7 @@
-"""What a training run is made of: frozen dataclasses, read from a recipe file, changed by plain options.
+"""The settings of a training run: frozen dataclasses, read from a recipe file and changed by options.
 
-A recipe file is Python that defines ``def recipe() -> TrainRecipe``. It is a program: it runs with the rights of
-whoever reads it, so read only files that you would run.
+A recipe file is Python that defines ``def recipe() -> TrainRecipe``. It is a program that runs with your rights, so
+load only files that you trust.
 """
 
 from __future__ import annotations
@@ -217,11 +217,12 @@ class LocalizerStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """A whole run: prompts -> names -> relabel -> localizer; a stage that is None is left out.
+    """A whole run: prompts -> names -> relabel -> localizer. A stage that is None is skipped.
 
     Attributes:
         model: name or path of the detector to start from.
-        fresh: forget the model's prompt and localizer, as far as they are trained here; False goes on from them.
+        fresh: start the prompt and the localizer, as far as they are trained here, from new weights; False continues
+        from the model's.
         data: augmentation, feature cache, sampling.
         prompts: region prompting.
         names: learned offsets of the class names (fine-tuning).

@@ -1,4 +1,4 @@
-"""Embeddings of ground-truth regions, computed once: what the text side learns from while the image side is frozen.
+"""Embeddings of ground-truth regions, computed once. Text training learns from them while the image tower is frozen.
 
 A box costs D numbers instead of feature maps: 100 000 boxes of RN50 are 400 MB, and an epoch takes seconds.
 """

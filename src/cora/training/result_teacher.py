@@ -1,4 +1,4 @@
-"""Boxes of any other detector as the teacher: COCO results and the list of their images."""
+"""Boxes of any other detector as a teacher, read from COCO results and the list of their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_BYTES = 4 * 2**30
 
 
 class ResultTeacher:
-    """Boxes that were found elsewhere.
+    """Teacher that returns stored boxes.
 
     Args:
         model: name of what found them, for the provenance.

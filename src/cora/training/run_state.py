@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds: weights, optimiser, schedule, moving average, random states, position."""
+"""The state of a run: weights, optimiser, schedule, moving average, random states and position."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Position:
 
 
 class RunState:
-    """Everything whose state a run consists of.
+    """The state of a run and its checkpoints.
 
     Args:
         task: its trainable weights are saved.
@@ -58,7 +58,7 @@ class RunState:
         self.best: float | None = None
 
     def start(self, path: Path) -> Position:
-        """Go on from a checkpoint, or begin if there is none.
+        """Resume from a checkpoint, or begin if there is none.
 
         Raises:
             TrainingError: the checkpoint is damaged or of another configuration.
@@ -75,7 +75,7 @@ class RunState:
         return Position()
 
     def is_best(self, name: str, values: Mapping[str, float]) -> bool:
-        """Whether the number of that name is greater than ever before, which is remembered; not without any numbers.
+        """Whether the metric of that name is the greatest so far, which is remembered; False without any metrics.
 
         Raises:
             TrainingError: numbers, but none of that name.
@@ -94,7 +94,7 @@ class RunState:
         return True
 
     def save(self, path: Path, position: Position, random_state: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint in one piece; to be called by all processes."""
+        """Write a checkpoint atomically. All processes must call this."""
         random_states = self.engine.gather(random_state or capture_random_state())
         if not self.engine.is_main:
             return
@@ -112,7 +112,7 @@ class RunState:
         write_whole(path, lambda file: torch.save(state, file), temporary=path.with_suffix(".part"), durable=True)
 
     def load(self, path: Path) -> Position:
-        """Take over a checkpoint; the position it was written at."""
+        """Load a checkpoint and return its position."""
         state = _read_checkpoint(path)
         position = Position(**state["position"])
         random_states = [state["random"], *state.get("random_of_others", [])]

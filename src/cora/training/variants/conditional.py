@@ -17,9 +17,10 @@ from cora.training.localizer_task import Copy, LocalizerTask, LocalizerTaskConfi
 
 
 class ConditionalTask(LocalizerTask):
-    """Decodes every image once for each class in it and for a few that it lacks; each time only their boxes count.
+    """Decodes every image once for each of its classes and for a few absent ones; each time only boxes of that class
+    are targets.
 
-    Class dropout and class sampling are not used: absent classes teach what they would.
+    Class dropout and class sampling are not used: the absent classes have the same effect.
 
     Args:
         detector: whose localizer learns.

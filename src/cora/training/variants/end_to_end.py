@@ -21,7 +21,7 @@ from cora.training.losses import sigmoid_focal_loss
 
 @dataclass(frozen=True)
 class ClassifiedOutput(LocalizerOutput):
-    """What a localizer with an end-to-end head says.
+    """Output of a localizer with an end-to-end head.
 
     Attributes:
         class_logits: [L, B, N, K] of the K classes that a copy of the batch is given. `objectness` is that of the
