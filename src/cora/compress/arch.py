@@ -1,7 +1,7 @@
-"""Search for the architecture that keeps most of a detector within a time an image, measured on this machine.
+"""Search for the best architecture within a time budget per image, measured on this machine.
 
-Every candidate is the detector itself, pruned to the candidate's sizes and, if asked for, distilled for a short while:
-its quality is measured and not predicted, and the best candidate is a model, not only a list of sizes.
+Every candidate is the detector pruned to the candidate's sizes and, if asked for, distilled for a short time. Its
+quality is measured, not predicted, and the best candidate is a usable model.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How a candidate is made and measured; the search knows no images.
+    """Functions that build and measure a candidate; the search itself uses no images.
 
     Attributes:
         build: sizes -> detector.
@@ -65,7 +65,7 @@ class Bench:
 
 
 def choices(base: Architecture) -> dict[str, tuple[int, ...]]:
-    """The values of every size that are tried, greatest first."""
+    """The values to try for every size, greatest first."""
     found: dict[str, tuple[int, ...]] = {}
     for name, size in base.numbers().items():
         if name not in LEAST_SHARE:
@@ -96,16 +96,16 @@ def search(
     seed: int = 0,
     on_trial: Callable[[int, Candidate], None] | None = None,
 ) -> list[Candidate]:
-    """Try `trials` architectures in all, those of earlier calls included, and keep the best that holds the budget.
+    """Try `trials` architectures in total, earlier calls included, and keep the best within the budget.
 
     Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes; a candidate over the budget is not
-    looked at further. Writes to `run_dir`: the study (`study.log`), `trials.json` and, of the best candidate so far,
-    `best.json` (sizes) and `best.safetensors`. Stopped at any moment, the same call goes on.
+    evaluated. Writes to `run_dir`: the study (`study.log`), `trials.json` and, of the best candidate so far,
+    `best.json` (sizes) and `best.safetensors`. Call it again to resume after a stop.
 
     Args:
         base: sizes of the model to shrink.
         bench: makes and measures candidates.
-        budget_ms: time an image.
+        budget_ms: allowed time per image.
         trials: architectures in all.
         run_dir: made if missing.
         config: what the search is made of; a folder of another is refused.
@@ -179,7 +179,7 @@ def best(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats in both time and quality, fastest first; one of equal ones."""
+    """The Pareto front of time and quality, fastest first, without duplicates."""
     front: list[Candidate] = []
     within = [one for one in candidates if one.quality is not None]
     for one in sorted(within, key=lambda one: (one.milliseconds, -(one.quality or 0.0))):

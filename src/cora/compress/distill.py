@@ -1,4 +1,4 @@
-"""A distillation run: images of a folder, a teacher and a student, a run folder that goes on after a stop."""
+"""A distillation run from a folder of images. It resumes after a stop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ToBatch = Callable[[Sequence[Image.Image]], ImageBatch]
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRun:
-    """How long and how fast; what is distilled is `DistillConfig`.
+    """Length and optimiser of the run; `DistillConfig` says what is distilled.
 
     Attributes:
         epochs: passes over the images.
@@ -83,7 +83,7 @@ class PhotoFolder(Dataset[tuple[Image.Image, Targets]]):
 
 
 class BothCollate:
-    """Images -> (batch of the student, batch of the teacher), each resized as its model wants them."""
+    """Images -> (batch of the student, batch of the teacher), each resized by its model's preprocessor."""
 
     def __init__(self, *, student: ToBatch, teacher: ToBatch) -> None:
         self.student, self.teacher = student, teacher
@@ -124,7 +124,7 @@ def distill(
     measure: Callable[[Detector], dict[str, float]] | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """Train the student, which is changed, on images without labels; goes on where `run_dir` left off.
+    """Train the student in place on images without labels. Resumes if `run_dir` has a checkpoint.
 
     Args:
         student: any detector; its vocabulary may be of another width than the teacher's.

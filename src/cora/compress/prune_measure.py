@@ -1,4 +1,4 @@
-"""What making a detector smaller costs and gains: parameters, operations, time, and how far it still agrees."""
+"""Effects of compression: parameters, operations, time, and agreement with the original detector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAME_IOU = 0.5
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two detectors find the same, 0..1, with its 95 % bootstrap interval over images."""
+    """Agreement of two detectors, 0..1, with its 95 % bootstrap interval over images."""
 
     value: float
     low: float
@@ -39,7 +39,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a detector costs.
+    """Parameters, operations and time of a detector.
 
     Attributes:
         tower: parameters of the image tower with its prompt.
@@ -72,7 +72,7 @@ def costs(
     *,
     repeats: int = 5,
 ) -> dict[str, Cost]:
-    """Cost of every detector on an image; their runs take turns, so that whatever else runs slows all alike.
+    """Cost of every detector on an image. Their runs alternate, so that other load slows all of them equally.
 
     Args:
         detectors: by name.
@@ -131,7 +131,7 @@ def detect_all(detector: Detector, pictures: Sequence[Image.Image], vocabulary: 
 
 
 def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, resamples: int = 200) -> Agreement:
-    """How far two detectors find the same: 1 is the same boxes and classes, whatever their scores.
+    """Agreement of two detectors: 1 means the same boxes and classes, whatever their scores.
 
     The harmonic mean of two shares, each weighted by scores: of the reference's detections that the other finds too
     (same class, IoU of 0.5 or more, each used once, best first), and of the other's that the reference has.

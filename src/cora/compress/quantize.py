@@ -1,4 +1,4 @@
-"""INT8 models by kept tools: ONNX Runtime's quantizer, OpenVINO's NNCF, or torchao."""
+"""INT8 models by ONNX Runtime's quantizer, OpenVINO's NNCF, or torchao."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def quantize_model(
 def export_folded(detector: Detector, path: Path, *, model: str, settings: ExportSettings | None = None) -> Path:
     """Export a detector with batch norms folded into convolutions, to *.onnx or *.xml, names given at run time.
 
-    Left to the runtimes, folding would make a copy of the last stage's weights for every place where it is used.
+    If the runtimes fold them, they copy the last stage's weights for every use.
     settings: what is constant in the graph; any size and batch if None.
     """
     manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=None)

@@ -1,4 +1,4 @@
-"""What a quantized model lost: average precision, agreement with the float model, time and size, side by side.
+"""Comparison of a quantized with the float model: average precision, agreement, time and size.
 
 A model whose own AP50 is small can lose all of it within a point or two, so agreement is measured always: the boxes of
 the float model are taken for the truth, and the other model gets an AP50 against them.
@@ -69,7 +69,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """What is measured on.
+    """Images to measure on.
 
     Attributes:
         read: place -> the image and its id.
@@ -93,7 +93,7 @@ class _Run:
 
 
 def contender(name: str, detector: Detector, files: Sequence[Path], classes: Sequence[str]) -> Contender:
-    """A model with its class names encoded, nothing beside them in the vocabulary."""
+    """A model with encoded class names and no distractors."""
     vocabulary = detector.vocabulary(classes, distractors=())
 
     def predict(image: Image.Image) -> Detections:
@@ -103,7 +103,7 @@ def contender(name: str, detector: Detector, files: Sequence[Path], classes: Seq
 
 
 def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Progress = iter) -> list[Measured]:
-    """Predict all images with all models, in turns, and measure each; the first model is the one to agree with.
+    """Predict all images with all models, alternating, and measure each; agreement is with the first model.
 
     Raises:
         ImageError: an image cannot be read.
@@ -143,7 +143,7 @@ def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Pr
 
 
 def reasons_to_refuse(plain: Measured, quantized: Measured, *, max_loss: float, min_agreement: float) -> list[str]:
-    """What a quantized model lost beyond the limits, in words; nothing where it may be used.
+    """Reasons in words why a quantized model exceeds the allowed losses; empty if it does not.
 
     Args:
         plain: the float model.

@@ -246,9 +246,9 @@ def _make_int8(layer: nn.Linear | nn.Embedding, largest_input: Tensor | None, *,
 
 
 def _save_plain_tensors(layer: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-    """Give a state dict the parts of an INT8 weight: torchao's own kind of tensor cannot be stored.
+    """Put the parts of an INT8 weight into a state dict, since torchao's tensor type cannot be stored.
 
-    In inference mode it cannot even be detached, which every other way to a state dict begins with.
+    In inference mode it cannot be detached either, which any other hook would need.
     """
     weight = layer.weight
     destination[f"{prefix}weight"] = weight.qdata

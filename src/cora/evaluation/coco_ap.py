@@ -1,4 +1,4 @@
-"""COCO and LVIS box AP: the numbers by hotcoco, and the matches at IoU 0.5 that resamples and diagnoses start from.
+"""COCO and LVIS box AP by hotcoco, and the matches at IoU 0.5 for resampling and diagnosis.
 
 The metric is COCO's (Lin et al., 2014): 101 recall thresholds, greedy matching in order of score, crowd boxes
 ignored; for LVIS (Gupta et al., 2019) classes that were not looked for in an image do not count there.
@@ -40,7 +40,7 @@ AREAS = ("all", "small", "medium", "large")
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a class has, and as a mean a group of classes: each in 0..1, None where there is no box (of that size)."""
+    """Metrics of a class, or their mean over a group of classes: each in 0..1, None without a box (of that size)."""
 
     ap: float | None
     ar: float | None

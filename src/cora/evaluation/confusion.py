@@ -1,4 +1,4 @@
-"""Confusion of the region classifier: given the true boxes, which class is taken for which?"""
+"""Confusion of the region classifier on ground-truth boxes."""
 
 from __future__ import annotations
 

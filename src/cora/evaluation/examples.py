@@ -1,7 +1,7 @@
-"""The images that tell most: what was found well, what was missed, what was taken for something else.
+"""Example images for a report: well found, missed and confused objects.
 
-An image is judged by as many of its best detections as it has true boxes (at least three), the number that a perfect
-detector would need; a long tail of low scores says little.
+An image is judged by its best detections, as many as it has ground-truth boxes (at least three). More would only add
+detections of low score.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What the boxes of one class were taken for, among the detections that are looked at.
+    """The classes that boxes of one class were confused with, among the best detections.
 
     name; boxes: true boxes; found: of them found under their own name; taken_for: (other name, how often), most
     frequent first.

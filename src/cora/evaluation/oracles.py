@@ -1,4 +1,4 @@
-"""Oracles: what would detections be worth if one step were perfect? They read the truth and recombine the rest.
+"""Oracles: detections with one perfect step. They use the ground truth for it and the detector for the rest.
 
 Each is a list of COCO results for the same evaluator, made from the public steps of the detector:
 
@@ -181,7 +181,7 @@ def _predict(
     indices: Sequence[int] | None,
     progress: Progress,
 ) -> dict[str, Predictions]:
-    """What the oracles answer to every image, one after the other."""
+    """Results of the oracles for every image."""
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices

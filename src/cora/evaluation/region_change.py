@@ -1,4 +1,4 @@
-"""What a change of the class embeddings does to region accuracy, in pairs: the same boxes, the same resamples."""
+"""Effect of changed class embeddings on region accuracy, paired: same boxes, same resamples."""
 
 from __future__ import annotations
 

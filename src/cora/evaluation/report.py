@@ -1,6 +1,6 @@
-"""One HTML file that needs nothing else: tables, plots as inline SVG, images as data, light and dark, any width.
+"""A self-contained HTML report: tables, plots as inline SVG, embedded images, light and dark mode, any width.
 
-Only text that is passed as `html` is trusted; everything else is escaped, names of classes and files among it.
+Only text that is passed as `html` is trusted; everything else, such as class and file names, is escaped.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def picture(image: Image.Image, caption: str) -> str:
 
 
 def folded(summary: str, html: str) -> str:
-    """Content that opens when its summary is touched."""
+    """Content that is folded behind its summary."""
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 

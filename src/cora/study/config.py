@@ -1,4 +1,4 @@
-"""Everything that makes a study: the frozen tower with its weights, the trainable part, the loss, the training."""
+"""Configuration of a study: frozen tower and its weights, trainable part, loss, training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How well boxes fit once the class is given away: per ground-truth box the best prediction of its own class.
+"""Fit of boxes when the class is given: for every ground-truth box the best prediction of its own class.
 
-The reading (METHOD section 8): if more than 70 % of the boxes are above IoU 0.5, classification is what limits a
-detector; if less than 50 % are, localization is; in between both are.
+The verdict (METHOD section 8): if more than 70 % of the boxes are above IoU 0.5, classification limits a detector; if
+less than 50 % are, localization does; in between both do.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class BoxFits:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSummary:
-    """What is told of a group of boxes.
+    """Summary of a group of boxes.
 
     Attributes:
         boxes: their number.
@@ -87,7 +87,7 @@ class FitSummary:
         }
 
     def sentence(self) -> str:
-        """The verdict in words, with what it rests on."""
+        """The verdict in words, with its numbers."""
         share = self.shares[VERDICT_IOU]
         if self.limit is None or share.value is None or share.low is None or share.high is None:
             return "No box to measure, no verdict."

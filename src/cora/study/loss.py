@@ -22,8 +22,8 @@ def cell_iou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor) -> Tensor:
 def responsible_cells(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, *, radius: int, threshold: float) -> Tensor:
     """Which cells learn from a box: the one of highest IoU, and those within `radius` of it if that IoU passes.
 
-    Below the threshold the best cell learns alone, for otherwise nothing would ever begin to learn. Where no box
-    overlaps the target at all, the cell that the target's centre lies in counts as the best.
+    Below the threshold only the best cell learns, so that training can start. If no box overlaps the target, the cell
+    of the target's centre is the best.
 
     Args:
         boxes_cxcywh: [T, H, W, 4] of the target's own class in its image.

@@ -1,4 +1,4 @@
-"""Images of a study: how well boxes fit, and where classes were seen."""
+"""Plots of a study: fit of the boxes, and activation maps."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ StudyBatch = tuple[ImageBatch, tuple[Targets, ...]] | FeatureBatch
 
 
 class Stretch:
-    """Resize to one size whatever the shape, after an augmentation; boxes, as fractions of the image, stay."""
+    """Resize to one size without keeping the aspect ratio, after an augmentation; boxes, as fractions of the image,
+    stay."""
 
     def __init__(self, *, size_hw: tuple[int, int], augment: TrainTransform | None = None) -> None:
         self.size_hw, self.augment = size_hw, augment
@@ -113,7 +114,7 @@ def train_study(
     progress: bool = True,
     tensorboard: bool = True,
 ) -> tuple[TrainedStudy, TrainResult]:
-    """Train on the boxes of a dataset, from the start or from where `run_dir` left off.
+    """Train on the boxes of a dataset. Resumes if `run_dir` has a checkpoint.
 
     The frozen part's maps are computed once into `run_dir/maps`.
 
@@ -178,7 +179,7 @@ def train_study(
 
 
 def _identity(config: StudyConfig, dataset: CocoDataset) -> dict[str, Any]:
-    """What a run is made of: settings that change no number are left out."""
+    """Settings that identify a run, without those that do not change its result."""
     content = config.to_dict()
     for name in ("workers", "max_gigabytes"):
         del content["train"][name]

@@ -23,7 +23,7 @@ class SlurmConfig:
         device: "cuda" or "cpu".
         cpus_per_process: cores, for the process and its loading workers.
         memory_gb: of a machine.
-        minutes: after which Slurm ends the job; it is then put in the queue again and goes on.
+        minutes: after which Slurm ends the job; it is then queued again and resumes.
         restarts: how often that happens before it is given up; preemption is not counted.
         partition: queue.
         account: who is charged.
