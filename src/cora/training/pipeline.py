@@ -334,8 +334,7 @@ class TrainingPipeline:
             progress=self.hooks.progress,
         )
         if result.interrupted:
-            raise KeyboardInterrupt(f"at step {result.steps} of {name}, which is saved; run the command again to
-            resume")
+            raise KeyboardInterrupt(f"at step {result.steps} of {name}, which is saved; the same command goes on")
         if average is not None:
             average.apply_to(task)
         if before:

@@ -119,7 +119,7 @@ class RunState:
         if len(random_states) != self.engine.world and position.batch:
             raise TrainingError(
                 f"{path} was saved inside an epoch by {len(random_states)} processes, now there are "
-                f"{self.engine.world}; resume with as many"
+                f"{self.engine.world}; go on with as many"
             )
         load_trainable_state(self.task, state["model"], source=str(path))
         for key, name, part in (("ema", "moving average", self.ema), ("scaler", "loss scale", self.scaler)):
