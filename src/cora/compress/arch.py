@@ -6,7 +6,6 @@ quality is measured, not predicted, and the best candidate is a usable model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from cora.compress.arch_sizes import LEAST_SIDE, Architecture
 from cora.detector import Detector
 from cora.errors import MissingExtraError, ModelError
 from cora.files import write_json
+from cora.training.run_state import differing_setting
 
 if TYPE_CHECKING:
     import optuna
@@ -190,17 +190,11 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _is_begun(run_dir: Path, config: Mapping[str, Any]) -> bool:
     """Whether the folder holds this search; raises ModelError where it holds another."""
-    path, content = run_dir / CONFIG, json.loads(json.dumps(dict(config)))
+    path = run_dir / CONFIG
     if not path.exists():
         return False
-    existing = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(key for key in existing.keys() | content.keys() if existing.get(key) != content.get(key))
-    if differing:
-        key = differing[0]
-        raise ModelError(
-            f"{run_dir} is a search of another configuration: {key} was {existing.get(key)}, now {content.get(key)}; "
-            f"use another run folder"
-        )
+    if differing := differing_setting(path, config):
+        raise ModelError(f"{run_dir} is a search of another configuration: {differing}; use another run folder")
     return True
 
 

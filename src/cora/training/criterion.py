@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cora.localizer import LocalizerOutput
 from cora.structures import Targets
 from cora.training.losses import LossWeights, giou_loss, l1_loss, mean_over_processes, sigmoid_focal_loss
-from cora.training.matching import MatchingCosts, assign, matching_cost
+from cora.training.matching import assign, matching_cost
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class Matches:
 
     def __len__(self) -> int:
         return self.query.shape[0]
+
+    def of(self, targets: Sequence[Targets]) -> Targets:
+        """The matched boxes [K] of a batch's targets, in the order of the matches."""
+        starts = torch.tensor([0] + [len(one) for one in targets], device=self.image.device).cumsum(0)
+        index = starts[self.image] + self.target
+        return Targets(
+            boxes_cxcywh=torch.cat([one.boxes_cxcywh for one in targets])[index],
+            classes=torch.cat([one.classes for one in targets])[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,12 @@ class Criterion(nn.Module):
     Heads with class logits override `query_logits` and `query_loss`.
 
     Args:
-        weights: of the losses in the total.
-        costs: of the terms in the matching.
+        weights: of the losses in the total; the matching always uses the default weights.
     """
 
-    def __init__(self, *, weights: LossWeights | None = None, costs: MatchingCosts | None = None) -> None:
+    def __init__(self, *, weights: LossWeights | None = None) -> None:
         super().__init__()
         self.weights = weights or LossWeights()
-        self.costs = costs or MatchingCosts()
 
     def forward(
         self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]
@@ -126,7 +133,7 @@ class Criterion(nn.Module):
                 self.query_logits(output, image, one).flatten(0, 1),
                 output.boxes_cxcywh[:, image].flatten(0, 1),
                 one.boxes_cxcywh,
-                self.costs,
+                LossWeights(),
             )
             costs, gious, may = cost.cpu().chunk(layers), giou.cpu().chunk(layers), pairs_allowed.cpu()
             for layer in range(layers):
@@ -148,8 +155,7 @@ class Criterion(nn.Module):
         self, output: LocalizerOutput, layer: int, targets: Sequence[Targets], matches: Matches
     ) -> dict[str, Tensor]:
         found = output.boxes_cxcywh[layer, matches.image, matches.query]
-        starts = torch.tensor([0] + [len(one) for one in targets], device=matches.image.device).cumsum(0)
-        wanted = torch.cat([one.boxes_cxcywh for one in targets])[starts[matches.image] + matches.target]
+        wanted = matches.of(targets).boxes_cxcywh
         return {
             "objectness": self.query_loss(output, layer, targets, matches),
             "l1": l1_loss(found, wanted),

@@ -7,7 +7,6 @@ schedule, moving average, the states of all random generators and the position i
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import time
@@ -27,7 +26,13 @@ from cora.files import write_json
 from cora.training.ema import Ema
 from cora.training.engine import Engine, check_shared_folder
 from cora.training.metrics import METRICS, Metrics
-from cora.training.run_state import Position, RunState, capture_random_state, restore_random_state
+from cora.training.run_state import (
+    Position,
+    RunState,
+    capture_random_state,
+    differing_setting,
+    restore_random_state,
+)
 from cora.training.step import Precision, Step, Stepper
 from cora.training.terminal import bar, stop_signal
 
@@ -237,15 +242,7 @@ def _check(loader: Loader, engine: Engine, *, accumulate: int, best: str | None,
 def _check_config(path: Path, config: Mapping[str, Any] | None) -> None:
     if config is None:
         return
-    content = json.loads(json.dumps(dict(config)))
-    if path.exists():
-        existing = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(k for k in existing.keys() | content.keys() if existing.get(k) != content.get(k))
-        if differing:
-            key = differing[0]
-            raise TrainingError(
-                f"{path.parent} is a run of another configuration: {key} was {existing.get(key)}, now "
-                f"{content.get(key)}; use another run folder"
-            )
-    else:
-        write_json(path, content)
+    if not path.exists():
+        write_json(path, dict(config))
+    elif differing := differing_setting(path, config):
+        raise TrainingError(f"{path.parent} is a run of another configuration: {differing}; use another run folder")

@@ -18,7 +18,7 @@ FOCAL_GAMMA = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the losses in the total, the same for every layer."""
+    """Weights of the three terms, in the total loss and in the cost of the matching; the same for every layer."""
 
     objectness: float = 2.0
     l1: float = 5.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,21 +10,12 @@ from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_giou
 from cora.errors import TrainingError
-from cora.training.losses import FOCAL_ALPHA, FOCAL_GAMMA
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchingCosts:
-    """Weights of the terms of the cost."""
-
-    objectness: float = 2.0
-    l1: float = 5.0
-    giou: float = 2.0
+from cora.training.losses import FOCAL_ALPHA, FOCAL_GAMMA, LossWeights
 
 
 @torch.no_grad()
 def matching_cost(
-    objectness: Tensor, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor, costs: MatchingCosts
+    objectness: Tensor, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Tensor]:
     """Cost and GIoU of every pair, for the queries of any number of layers together.
 
@@ -36,7 +25,7 @@ def matching_cost(
         objectness: [N] logits, or [N, T] where they depend on the box (a head that knows classes).
         boxes_cxcywh: [N, 4], 0..1.
         target_boxes_cxcywh: [T, 4], 0..1.
-        costs: weights of the terms.
+        weights: of the terms.
 
     Returns:
         Cost [N, T] and GIoU [N, T], float32.
@@ -49,7 +38,9 @@ def matching_cost(
     giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
     l1 = torch.cdist(boxes, targets, p=1)
     gained = as_object - as_background
-    cost = costs.objectness * (gained if gained.ndim == 2 else gained[:, None]) + costs.l1 * l1 - costs.giou * giou
+    cost = (
+        weights.objectness * (gained if gained.ndim == 2 else gained[:, None]) + weights.l1 * l1 - weights.giou * giou
+    )
     return cost, giou
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import random
 from collections.abc import Mapping
@@ -174,3 +175,17 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:
+    """Compare a configuration with the JSON file of an earlier run.
+
+    Returns:
+        The first difference as "KEY was OLD, now NEW"; None if there is none.
+    """
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(json.dumps(dict(config)))
+    for key in sorted(existing.keys() | content.keys()):
+        if existing.get(key) != content.get(key):
+            return f"{key} was {existing.get(key)}, now {content.get(key)}"
+    return None
