@@ -144,4 +144,4 @@ def _finish(part: Path, path: Path, *, durable: bool, even_empty: bool) -> None:
         if durable:
             with part.open("r+b") as file:
                 os.fsync(file.fileno())
-        os.replace(part, path)
+        part.replace(path)
