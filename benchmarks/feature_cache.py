@@ -30,6 +30,7 @@ from cora.data.feature_cache import build_feature_cache, collate_features
 from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate
 from cora.data.transforms import ResizeTransform
 from cora.detector import new_detector
+from cora.images import Preprocessor
 from cora.regions import Vocabulary
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.optim import OptimizerConfig, build_adamw
@@ -59,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         count = arguments.batch * (arguments.steps + 1)
         dataset = random_dataset(Path(folder), count=count, side=arguments.side)
-        resize = ResizeTransform(short_side=arguments.side, long_side=2 * arguments.side)
+        resize = ResizeTransform(preprocessor=Preprocessor(short_side=arguments.side, long_side=2 * arguments.side))
         to_batch = detector.preprocessor.collate
         began = time.perf_counter()
         cache = build_feature_cache(

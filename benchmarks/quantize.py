@@ -109,11 +109,11 @@ def make(
     from cora.compress.quantize_onnx import quantize_onnx_file
     from cora.compress.quantize_openvino import quantize_openvino_file
     from cora.compress.quantize_torch import load_int8, quantize_detector
-    from cora.data.order import evenly
+    from cora.data.order import subsample
     from cora.errors import ModelError
     from cora.export import ExportedDetector, load_exported
 
-    calibration = evenly(sorted(arguments.calibration.glob("*.jpg")), arguments.calibration_limit)
+    calibration = subsample(sorted(arguments.calibration.glob("*.jpg")), arguments.calibration_limit)
     vocabulary = detector.vocabulary(classes, distractors=())
 
     def opened(path: Path) -> ExportedDetector:

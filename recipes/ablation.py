@@ -45,12 +45,12 @@ from cora.localizer import Localizer, kmeans_anchors
 from cora.regions import Vocabulary
 from cora.structures import Targets
 from cora.towers import resnet_of
-from cora.training.chain import Chain, Hooks
 from cora.training.defaults import SMALL_PROMPTS, SMALL_TASK, small_augment
 from cora.training.ema import Ema, load_trainable_state
 from cora.training.identity import seed_stage
 from cora.training.loop import train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
+from cora.training.pipeline import Hooks, TrainingPipeline
 from cora.training.recipe import DataStage, TrainRecipe
 from cora.training.relabel import relabel
 from cora.training.variants import VARIANTS, Variant
@@ -121,7 +121,9 @@ class Ablation:
         data = DataStage(augment=small_augment(detector.preprocessor.config.usual_short_side), versions=1)
         recipe = TrainRecipe(model=model, fresh=True, data=data, prompts=SMALL_PROMPTS, relabel=None, localizer=None)
         hooks = Hooks(report=_report, say=print)
-        Chain(recipe=recipe, detector=detector, dataset=self.train_set, run=self.run / "start", hooks=hooks).all()
+        TrainingPipeline(
+            recipe=recipe, detector=detector, dataset=self.train_set, run=self.run / "start", hooks=hooks
+        ).all()
         return detector
 
     def _maps(self) -> FeatureCache:

@@ -79,3 +79,25 @@ def test_extents_count_the_cells_that_are_not_padding() -> None:
     mask[0, :5, :7] = False
     mask[1, :6, :4] = False
     assert FeatureMap(torch.zeros(2, 8, 6, 7), mask).extents_hw.tolist() == [[5, 7], [6, 4]]
+
+
+def test_batch_types_pin_every_tensor_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[int] = []
+    # A real page-locked copy needs a GPU.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self.data_ptr()), self.clone())[1])
+    images = ImageBatch(
+        pixels=torch.rand(1, 3, 4, 5),
+        mask=torch.zeros(1, 4, 5, dtype=torch.bool),
+        sizes=((4, 5),),
+        original_sizes=((8, 10),),
+    )
+    features = FeatureMap(torch.rand(1, 2, 4, 5), torch.zeros(1, 4, 5, dtype=torch.bool))
+    targets = Targets(boxes_cxcywh=torch.rand(2, 4), classes=torch.tensor([0, 1]))
+    for batch in (images, features, targets):
+        pinned.clear()
+        copy = batch.pin_memory()
+        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+        assert sorted(pinned) == sorted(value.data_ptr() for value in tensors.values())
+        for name, value in vars(batch).items():
+            same = torch.equal(getattr(copy, name), value) if name in tensors else getattr(copy, name) == value
+            assert same

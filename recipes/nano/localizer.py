@@ -29,6 +29,7 @@ from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_iou
 from cora.detector import Detector, load
+from cora.files import write_whole
 from cora.pyramid import PyramidLayout
 from cora.towers import TimmTower
 from cora.training.ema import Ema
@@ -110,11 +111,9 @@ class Training:
                 print(f"{self.folder.name} {self.spent / 60:.1f} min: recall {100 * self.check():.1f} %", flush=True)
 
     def _save(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         state = {"optimiser": self.optimiser.state_dict(), "ema": self.ema.state_dict(), "steps": self.steps}
         state |= {"localizer": self.localizer.state_dict(), "spent": self.spent}
-        torch.save(state, self.folder / "last.part")
-        (self.folder / "last.part").replace(self.folder / "last.pt")
+        write_whole(self.folder / "last.pt", lambda file: torch.save(state, file), temporary=self.folder / "last.part")
 
     def _resume(self) -> None:
         if (file := self.folder / "last.pt").exists():

@@ -15,18 +15,18 @@ enlarged to the model's size, and whole at three fifths of that size.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sources import Source, base_only, everything
 from torch import Tensor
 
 from cora.boxes import xyxy_to_cxcywh
 from cora.detector import Detector, load
+from cora.files import write_safetensors
 from cora.images import Preprocessor, read_image
 from cora.pyramid import PyramidLayout
 from cora.structures import FeatureMap, Targets
@@ -123,14 +123,12 @@ def compute(detector: Detector, sources: list[Source], folder: Path) -> None:
         path = map_path(folder, source)
         if path.exists():
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
         image, side = read_image(source.path), round(usual * source.scale)
         if source.window is not None:
             image = image.crop(tuple(round(at * image.size[n % 2]) for n, at in enumerate(source.window)))
         preprocess = replace(detector.config.preprocess, short_side=side, long_side=side)
         c3, _ = tower.features(Preprocessor.from_config(preprocess)([image]))
-        save_file({"c3": c3.features[0].half().contiguous()}, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        write_safetensors(path, {"c3": c3.features[0].half().contiguous()})
 
 
 if __name__ == "__main__":

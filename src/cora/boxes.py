@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_iou, generalized_box_iou
+from torchvision.ops import box_iou, generalized_box_iou
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
@@ -23,6 +23,12 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     """Corners to centre and size, [..., 4] to [..., 4], unit unchanged."""
     first, last = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return torch.cat([(first + last) / 2, last - first], dim=-1)
+
+
+def xywh_to_xyxy(boxes_xywh_px: Sequence[Sequence[float]]) -> Tensor:
+    """COCO's corner and size to two corners: [T, 4] float64, exact enough that thresholds hold after a file."""
+    boxes = torch.tensor(boxes_xywh_px, dtype=torch.float64).reshape(-1, 4)
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
 
 
 def scale_to_pixels(boxes_cxcywh: Tensor, sizes_hw: Tensor | Sequence[int]) -> Tensor:
@@ -47,20 +53,28 @@ def clip_to_image(boxes_xyxy_px: Tensor, size_hw: Sequence[int]) -> Tensor:
     return boxes_xyxy_px.clamp(min=0).minimum(limit)
 
 
+def box_area(boxes_xyxy: Tensor) -> Tensor:
+    """Width times height, [..., 4] to [...], in the unit of the boxes, squared."""
+    sides = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
+    return sides[..., 0] * sides[..., 1]
+
+
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """Intersection over union of every pair: [N, 4] and [M, 4] to [N, M] in 0..1 (0 where both are empty)."""
     return torch.nan_to_num(box_iou(first_xyxy, second_xyxy), nan=0.0)
 
 
+def overlap_area(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """Area that boxes share: [..., 4] and [..., 4], broadcast, to [...] in the unit of the boxes, squared."""
+    lower = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
+    upper = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
+    sides = (upper - lower).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]  # not `prod`, which is slow over two numbers
+
+
 def batched_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """`pairwise_iou` for every image of a batch: [B, N, 4] and [B, M, 4] to [B, N, M], in plain operators."""
-    first, second = first_xyxy.unsqueeze(2), second_xyxy.unsqueeze(1)
-    lower = torch.maximum(first[..., :2], second[..., :2])
-    upper = torch.minimum(first[..., 2:], second[..., 2:])
-    sides = (upper - lower).clamp(min=0)
-    intersection = sides[..., 0] * sides[..., 1]
-    areas = [(each[..., 2] - each[..., 0]) * (each[..., 3] - each[..., 1]) for each in (first, second)]
-    return intersection / (areas[0] + areas[1] - intersection).clamp(min=torch.finfo(intersection.dtype).tiny)
+    return _iou(first_xyxy.unsqueeze(2), second_xyxy.unsqueeze(1))
 
 
 def pairwise_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
@@ -69,25 +83,12 @@ def pairwise_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
 
 def aligned_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Intersection over union of row i with row i: [N, 4] twice to [N] in 0..1 (0 where both are empty)."""
-    intersection, union = _aligned_overlap(first_xyxy, second_xyxy)
-    return torch.where(
-        union > 0, intersection / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(union)
-    )
+    """Intersection over union of row i with row i: [..., 4] twice to [...] in 0..1 (0 where both are empty)."""
+    return _iou(first_xyxy, second_xyxy)
 
 
-def aligned_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Generalized IoU of row i with row i: [N, 4] twice to [N] in -1..1; differentiable."""
-    intersection, union = _aligned_overlap(first_xyxy, second_xyxy)
-    lower = torch.minimum(first_xyxy[:, :2], second_xyxy[:, :2])
-    upper = torch.maximum(first_xyxy[:, 2:], second_xyxy[:, 2:])
-    hull = (upper - lower).clamp(min=0).prod(dim=-1)
-    tiny = torch.finfo(union.dtype).tiny
-    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
-
-
-def _aligned_overlap(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    lower = torch.maximum(first_xyxy[:, :2], second_xyxy[:, :2])
-    upper = torch.minimum(first_xyxy[:, 2:], second_xyxy[:, 2:])
-    intersection = (upper - lower).clamp(min=0).prod(dim=-1)
-    return intersection, box_area(first_xyxy) + box_area(second_xyxy) - intersection
+def _iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """IoU of boxes [..., 4] and [..., 4], broadcast; plain operators, which exported graphs need."""
+    shared = overlap_area(first_xyxy, second_xyxy)
+    union = box_area(first_xyxy) + box_area(second_xyxy) - shared
+    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)

@@ -24,9 +24,9 @@ from cora.training.distill_task import (
     DistillConfig,
     DistillTask,
     Followed,
-    Lesson,
     Lexicon,
     Teacher,
+    TeacherOutput,
     direct_losses,
     mean_embedding,
     random_regions,
@@ -150,11 +150,11 @@ def test_any_module_can_teach(student: Detector) -> None:
     """A classifier of regions, without boxes and without embeddings, over two lexicons."""
 
     class Oracle(Teacher):
-        def lesson(self, seen: Any, regions: int) -> Lesson:
+        def lesson(self, seen: Any, regions: int) -> TeacherOutput:
             assert seen == "anything"
             boxes = random_regions(3, regions)
             certain = torch.full((3, regions, 5), -20.0).index_fill(2, torch.tensor([2]), 0).log_softmax(-1)
-            return Lesson(boxes, {"names": certain, "groups": certain[..., :2].log_softmax(-1)})
+            return TeacherOutput(boxes, {"names": certain, "groups": certain[..., :2].log_softmax(-1)})
 
     lexicons = {
         "names": Lexicon(F.normalize(torch.randn(5, 16), dim=-1)),

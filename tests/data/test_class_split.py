@@ -3,11 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, open_split, read_class_split, split_by_names
-from cora.data.coco import CocoDataset
-from cora.data.read import read_dataset
+from cora.data.class_split import KNOWN_SPLITS, ClassSplit, known_split, open_split, read_class_split
 from cora.errors import DataError
-from tests.data.writers import two_photos, write_coco
 
 
 def test_reads_both_parts_in_order(tmp_path: Path) -> None:
@@ -75,29 +72,3 @@ def test_known_splits_are_the_published_ones(shared: Path) -> None:
     split = known_split("lvis")
     assert {frequency[name] for name in split.base} == {"f", "c"}
     assert {frequency[name] for name in split.novel} == {"r"}
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> CocoDataset:
-    images, annotations = write_coco(tmp_path, two_photos())
-    return read_dataset(images=images, annotations=annotations)
-
-
-def test_named_classes_are_novel(dataset: CocoDataset) -> None:
-    split = split_by_names(dataset, novel=["traffic light", "cat"])
-    assert split == ClassSplit(base=("dog",), novel=("traffic light", "cat"))
-    assert split_by_names(dataset, novel=[]).base == dataset.class_names
-
-
-@pytest.mark.parametrize(
-    ("novel", "message"),
-    [
-        (["cats", "dog"], "got 1 it lacks: cats; it has: cat, dog, traffic light"),
-        (["cat", "dog", "traffic light"], "no base class left: all 3 classes of .* are novel"),
-        (["cat", "dog"], "expected boxes of base classes to train on, got none of traffic light"),
-        (["cat", "cat"], "1 repeated: cat"),
-    ],
-)
-def test_splits_that_leave_nothing_to_train_on(dataset: CocoDataset, novel: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        split_by_names(dataset, novel=novel)

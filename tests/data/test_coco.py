@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image
 
-from cora.data.class_split import split_by_names
 from cora.data.coco import CocoDataset
 from cora.errors import DataError
 
@@ -121,9 +120,6 @@ def test_classes_are_found_however_they_are_spelled(tmp_path: Path) -> None:
     assert found.class_names == tuple(asked)
     assert found.class_counts().tolist() == plain.class_counts().tolist()
     assert list(found.category_ids.values()) == list(plain.category_ids.values())
-    split = split_by_names(read(tmp_path, data), novel=asked[:1])
-    assert split.novel == (names[0],)
-    assert split.base == tuple(names[1:])
 
 
 def test_two_spellings_of_a_class_are_refused(tmp_path: Path) -> None:

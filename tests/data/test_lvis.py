@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cora.data.class_split import ClassSplit, split_by_frequency
 from cora.data.read import read_dataset
 from cora.errors import DataError
 from tests.data.writers import coco_content, same_boxes, two_photos, write_coco, write_photos
@@ -153,18 +152,3 @@ def test_coco_named_lvis(tmp_path: Path) -> None:
     folder, path = write_coco(tmp_path, two_photos())
     with pytest.raises(DataError, match="expected LVIS with neg_category_ids or frequency, got neither"):
         read_dataset(images=folder, annotations=path, format="lvis")
-
-
-def test_rare_classes_are_novel(tmp_path: Path) -> None:
-    folder, path = write_coco(tmp_path, two_photos(), lvis_content())
-    dataset = read_dataset(images=folder, annotations=path)
-    assert split_by_frequency(dataset) == ClassSplit(base=("cat", "dog"), novel=("traffic light",))
-    content = lvis_content()
-    for entry in content["categories"]:
-        entry["frequency"] = "r"
-    path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="no base class left: all 3 classes"):
-        split_by_frequency(read_dataset(images=folder, annotations=path))
-    path.write_text(json.dumps(coco_content(two_photos())))
-    with pytest.raises(DataError, match=r"expected a frequency .* got 3 classes without: cat, dog"):
-        split_by_frequency(read_dataset(images=folder, annotations=path))

@@ -8,6 +8,7 @@ from PIL import Image
 from cora.data.loader import seeded
 from cora.data.transforms import AugmentConfig, ResizeTransform, TrainTransform
 from cora.errors import DataError
+from cora.images import Preprocessor
 from cora.structures import Targets
 
 CONFIG = AugmentConfig(
@@ -90,9 +91,23 @@ def test_photos_without_boxes_pass() -> None:
 
 def test_resize_keeps_fractions_and_bounds_the_long_side() -> None:
     photo, targets = photo_with_block(200, 50, (20, 10, 60, 40))
-    image, resized = ResizeTransform(short_side=40, long_side=100)(photo, targets)
+    image, resized = ResizeTransform(preprocessor=Preprocessor(short_side=40, long_side=100))(photo, targets)
     assert image.size == (100, 32)  # 100x25, widened to what a tower needs
     torch.testing.assert_close(resized.boxes_cxcywh, targets.boxes_cxcywh)
+
+
+@pytest.mark.parametrize(
+    "preprocessor",
+    [Preprocessor(short_side=40, long_side=66), Preprocessor(short_side=64, long_side=64, multiple=32, whole=True)],
+)
+def test_resize_gives_the_sizes_of_the_preprocessor(preprocessor: Preprocessor) -> None:
+    targets = Targets(boxes_cxcywh=torch.tensor([[0.5, 0.5, 0.4, 0.4]]), classes=torch.tensor([0]))
+    transform = ResizeTransform(preprocessor=preprocessor)
+    for height in range(30, 130, 7):
+        for width in range(30, 130, 9):
+            image, resized = transform(Image.new("RGB", (width, height)), targets)
+            assert (image.height, image.width) == preprocessor.resized_size(height, width)
+            torch.testing.assert_close(resized.boxes_cxcywh, targets.boxes_cxcywh)
 
 
 def test_scaled_policy() -> None:

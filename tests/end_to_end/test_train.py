@@ -138,7 +138,7 @@ def test_shards_are_read_one_after_the_other(tiny_model: Path, boxed_photos: Pat
     train = ["train", "prompts", "--images", str(tmp_path / "shards"), "--run", str(tmp_path / "run")]
     small = ["--epochs", "1", "--batch", "5", "--set", "data.versions=0", "--model", str(tiny_model)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cora.training.chain.EpochLoader", Spy)
+        patch.setattr("cora.training.pipeline.EpochLoader", Spy)
         assert main([*train, *small, "--device", "cpu"]) == 0
     assert blocks == [(10,)]
     assert (tmp_path / "run" / "prompts.safetensors").is_file()

@@ -8,8 +8,8 @@ from PIL import Image
 
 from cora.evaluation.base_novel import mean_curve
 from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.examples import choose_examples, looked_at, worst_confusions
 from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
-from cora.evaluation.telling import choose_pictures, looked_at, worst_confusions
 from cora.evaluation.tide import find_errors
 from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results, perfect_results
 
@@ -88,27 +88,27 @@ def test_as_many_detections_are_looked_at_as_there_are_boxes():
 def test_pictures_show_what_they_are_chosen_for():
     truth = ground_truth(seed=5, images=40, crowds=False)
     errors = find_errors(evaluate_boxes(truth, noisy_results(truth, seed=5), classes=CLASSES).matched)
-    chosen = choose_pictures(errors, NAMES, each=4)
-    assert len({telling.image for telling in chosen}) == len(chosen)
-    kinds = [telling.kind for telling in chosen]
+    chosen = choose_examples(errors, NAMES, each=4)
+    assert len({example.image for example in chosen}) == len(chosen)
+    kinds = [example.kind for example in chosen]
     assert all(1 <= kinds.count(kind) <= 4 for kind in ("best", "missed", "confused"))
-    for telling in chosen:
-        assert (errors.matched.found.image[telling.found] == telling.image).all()
-        assert (errors.matched.truth.image[telling.missed] == telling.image).all()
-        if telling.kind == "best":
-            assert errors.matched.true[telling.found].all()
-            assert "found" in telling.caption
-        if telling.kind == "missed":
-            assert len(telling.missed)
-        if telling.kind == "confused":
-            assert (errors.target[telling.found] >= 0).all()
-            assert ", is " in telling.caption
+    for example in chosen:
+        assert (errors.matched.found.image[example.found] == example.image).all()
+        assert (errors.matched.truth.image[example.missed] == example.image).all()
+        if example.kind == "best":
+            assert errors.matched.true[example.found].all()
+            assert "found" in example.caption
+        if example.kind == "missed":
+            assert len(example.missed)
+        if example.kind == "confused":
+            assert (errors.target[example.found] >= 0).all()
+            assert ", is " in example.caption
 
 
 def test_perfect_predictions_leave_nothing_missed_or_confused():
     truth = ground_truth(seed=5, crowds=False)
     errors = find_errors(evaluate_boxes(truth, perfect_results(truth), classes=CLASSES).matched)
-    assert {telling.kind for telling in choose_pictures(errors, NAMES)} == {"best"}
+    assert {example.kind for example in choose_examples(errors, NAMES)} == {"best"}
 
 
 def test_worst_classes_come_first_with_what_they_were_taken_for():

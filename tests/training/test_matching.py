@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cora.errors import TrainingError
-from cora.training.matching import MatchingCosts, assign, hungarian, matching_cost
+from cora.training.losses import LossWeights
+from cora.training.matching import assign, matching_cost
+
+
+def hungarian(objectness: Tensor, boxes: Tensor, wanted: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    return assign(*matching_cost(objectness, boxes, wanted, LossWeights()), allowed)
 
 
 def random_problem(seed: int, queries: int, targets: int, share: float = 0.5) -> tuple[Tensor, ...]:
@@ -52,7 +57,7 @@ def test_optimal_and_allowed(seed: int, queries: int, targets: int, share: float
     assert query.dtype == target.dtype == torch.int64
     assert bool(allowed[query, target].all())
     assert len(query.unique()) == len(target.unique()) == len(query)
-    cost, giou = matching_cost(objectness, boxes, wanted, MatchingCosts())
+    cost, giou = matching_cost(objectness, boxes, wanted, LossWeights())
     size, best = brute_force(cost, giou, allowed)
     assert len(query) == size
     assert float(cost[query, target].sum()) == pytest.approx(best, abs=1e-4)

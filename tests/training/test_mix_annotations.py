@@ -11,12 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cora.boxes import pairwise_iou
+from cora.boxes import pairwise_iou, xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.coco import CocoImage
 from cora.errors import DataError
 from cora.training.mix_annotations import MixConfig, mix_annotations, photo_weights, without_novel
-from cora.training.pseudo_boxes import xywh_to_xyxy
 
 
 def coco(images: dict[int, str], categories: dict[int, str], boxes: list[tuple[Any, ...]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cora.boxes import pairwise_iou
+from cora.boxes import pairwise_iou, xywh_to_xyxy
 from cora.data.captions import NamedPhoto, folder_photos
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
@@ -25,7 +25,6 @@ from cora.training.pseudo_boxes import (
     PseudoBoxConfig,
     keep_boxes,
     pseudo_label,
-    xywh_to_xyxy,
 )
 
 SIZE = (40, 60)

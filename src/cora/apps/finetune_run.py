@@ -31,8 +31,8 @@ from cora.errors import DataError
 from cora.evaluation.best_threshold import BestThreshold
 from cora.files import write_json
 from cora.names import names_without
-from cora.training.chain import MODEL, Chain, Hooks
 from cora.training.defaults import finetune_recipe
+from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
 from cora.training.recipe import TrainRecipe, override
 
 #: Sets of fewer photos than this are not divided unless that is asked for: nothing would be left to learn from.
@@ -73,9 +73,11 @@ def finetune(args: argparse.Namespace) -> int:
     )
     sets = {"own photos": held_out, "remembered": remembered}
     with progress_report() as report:
-        chain = Chain(recipe=recipe, detector=detector, dataset=train_set, run=args.run_dir, hooks=Hooks(report=report))
+        pipeline = TrainingPipeline(
+            recipe=recipe, detector=detector, dataset=train_set, run=args.run_dir, hooks=Hooks(report=report)
+        )
         before = _once(args.run_dir / BEFORE, _key(detector, sets), lambda: _scores(detector, sets))
-        chain.all()
+        pipeline.all()
     after = _scores(detector, sets)
     # The classes were taught against everyday names: these need not compete any more.
     judges = held_out if held_out is not None else HeldOut(dataset=train_set)

@@ -34,7 +34,7 @@ from cora.files import write_json
 from cora.images import IMAGE_SUFFIXES
 from cora.names import name_key
 from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
-from cora.training.pseudo_boxes import DetectorTeacher, PseudoBoxConfig, PseudoReport, Teacher, pseudo_label
+from cora.training.pseudo_boxes import BoxTeacher, DetectorTeacher, PseudoBoxConfig, PseudoReport, pseudo_label
 from cora.training.result_teacher import read_results
 
 _TOP = 20
@@ -43,7 +43,7 @@ _TOP = 20
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     photos: tuple[NamedPhoto, ...]
-    teacher: Teacher | None  # None: the model is still to be loaded
+    teacher: BoxTeacher | None  # None: the model is still to be loaded
     real: dict[str, Any] | None
     novel: tuple[str, ...]
     notes: tuple[str, ...]
@@ -85,7 +85,7 @@ def label_photos(args: argparse.Namespace) -> int:
 
 
 def _label(
-    work: _Work, teacher: Teacher, output: Path, config: PseudoBoxConfig, made_by: dict[str, Any], errors: Console
+    work: _Work, teacher: BoxTeacher, output: Path, config: PseudoBoxConfig, made_by: dict[str, Any], errors: Console
 ) -> PseudoReport:
     with progress_bar(errors) as progress:
         task = progress.add_task("labelling", total=len(work.photos))
@@ -140,7 +140,7 @@ def _prepare(args: argparse.Namespace) -> _Work:
     real = None
     if args.real is not None:
         real = read_dataset(images=args.images, annotations=args.real, skip_bad=args.skip_bad).to_coco()
-    teacher: Teacher | None = None
+    teacher: BoxTeacher | None = None
     notes: list[str] = []
     photos: tuple[NamedPhoto, ...]
     if args.captions is not None:

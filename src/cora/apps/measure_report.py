@@ -11,9 +11,9 @@ from cora.apps.measure_tables import classes, percent, plain
 from cora.draw import draw_boxes
 from cora.evaluation.base_novel import GroupScore, mean_curve
 from cora.evaluation.coco_ap import BoxEvaluation
+from cora.evaluation.examples import Example, choose_examples, worst_confusions
 from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
 from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
-from cora.evaluation.telling import Telling, choose_pictures, worst_confusions
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
 from cora.files import write_text
 from cora.images import read_image
@@ -179,29 +179,29 @@ def _class_sections(setting: Setting, evaluation: BoxEvaluation, errors: Errors)
 def _picture_sections(setting: Setting, errors: Errors) -> list[Section]:
     if setting.photos is None:
         return []
-    chosen = choose_pictures(errors, setting.class_names)
+    chosen = choose_examples(errors, setting.class_names)
     sections = []
     for kind, (title, note) in _KINDS.items():
-        drawn = [_drawn(setting, errors, telling) for telling in chosen if telling.kind == kind]
+        drawn = [_drawn(setting, errors, example) for example in chosen if example.kind == kind]
         if drawn:
             sections.append(Section(title, note, gallery(drawn)))
     return sections
 
 
-def _drawn(setting: Setting, errors: Errors, telling: Telling) -> str:
+def _drawn(setting: Setting, errors: Errors, example: Example) -> str:
     found, truth, names = errors.matched.found, errors.matched.truth, setting.class_names
     ids = sorted(image["id"] for image in setting.truth["images"])
-    record = next(r for r in setting.dataset.records if r.image_id == ids[telling.image])
+    record = next(r for r in setting.dataset.records if r.image_id == ids[example.image])
     boxes: list[Sequence[float]] = []
     labels = []
-    for place in telling.found.tolist():
+    for place in example.found.tolist():
         boxes.append(found.xywh[place].tolist())
         name = names[found.label[place]]
         target = errors.target[place]
         labels.append(name if target < 0 else f"{name}, is {names[truth.label[target]]}")
-    for place in telling.missed.tolist():
+    for place in example.missed.tolist():
         boxes.append(truth.xywh[place].tolist())
         labels.append(f"missed: {names[truth.label[place]]}")
     corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
     image = draw_boxes(read_image(record.path), corners, labels)
-    return picture(image, f"{record.path.name}: {telling.caption}")
+    return picture(image, f"{record.path.name}: {example.caption}")

@@ -22,8 +22,8 @@ from cora.errors import DataError, ModelError
 from cora.files import write_json
 from cora.towers import resnet_of
 from cora.training.alignment import refit_alignment
-from cora.training.chain import Chain, Hooks
 from cora.training.defaults import default_recipe
+from cora.training.pipeline import Hooks, TrainingPipeline
 from cora.training.recipe import TrainRecipe
 
 
@@ -56,7 +56,7 @@ def prune_model(args: argparse.Namespace) -> int:
         if any(name.startswith(("layer", "stem")) for name in (*shrinking, *stacks)):
             recalibrate(small, pictures)
         if dataset is not None and args.epochs is not None:
-            Chain(
+            TrainingPipeline(
                 recipe=_recipe(args, small),
                 detector=small,
                 dataset=dataset,

@@ -30,7 +30,7 @@ from cora.compress.quantize_check import (
     reasons_to_refuse,
     with_interval,
 )
-from cora.data.order import evenly
+from cora.data.order import subsample
 from cora.detector import Detector
 from cora.errors import CoraError, DataError
 from cora.files import write_json
@@ -112,7 +112,7 @@ def _check(args: argparse.Namespace) -> tuple[Path, ...]:
     if args.calibration is None:
         raise DataError("expected --calibration DIR with --mode static, got none; name a folder of typical pictures")
     found = find_images([str(args.calibration)]).paths
-    return tuple(evenly(found, args.calibration_limit))
+    return tuple(subsample(found, args.calibration_limit))
 
 
 def _pictures(args: argparse.Namespace) -> Pictures:

@@ -1,4 +1,4 @@
-"""What `cora train` and `cora relabel` do: check everything, then run the stages of `cora.training.chain`."""
+"""What `cora train` and `cora relabel` do: check everything, then run the stages of `cora.training.pipeline`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cora.data.read import read_dataset
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
 from cora.names import names_without
-from cora.training.chain import PROMPTED, Chain, Hooks
 from cora.training.defaults import default_recipe
 from cora.training.engine import Engine, launch
+from cora.training.pipeline import PROMPTED, Hooks, TrainingPipeline
 from cora.training.recipe import TrainRecipe, load_recipe, override
 from cora.training.relabel import plot_confusion, relabel
 from cora.training.slurm import SlurmConfig, submit_slurm
@@ -99,7 +99,7 @@ class _Run:
                 report=report,
                 say=tell,
             )
-            Chain(
+            TrainingPipeline(
                 recipe=self.recipe,
                 detector=detector,
                 dataset=dataset,

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cora.errors import CoraError
+from cora.files import write_whole
 
 
 @dataclass(frozen=True)
 class ResultFolder:
     """A folder that one process at a time writes to.
 
-    Unlike those of `cora.files.write_whole` unfinished files have one name, in a folder of their own: what a killed
-    process leaves is written over by the next one, and no reader finds it.
+    Unfinished files have one name, in a folder of their own: the next process replaces what a killed one left there.
     """
 
     path: Path
@@ -38,15 +37,7 @@ class ResultFolder:
             CoraError: the file cannot be written (permission, full disk).
         """
         place = self.path / name
-        unfinished = self.parts / f"unfinished{place.suffix}"
-        try:
-            unfinished.unlink(missing_ok=True)
-            fill(unfinished)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.replace(place)
-        except OSError as error:
-            reason = error.strerror or error
-            raise CoraError(f"expected to write {place}, got {reason}; free or choose another place") from None
+        write_whole(place, fill, temporary=self.parts / f"unfinished{place.suffix}")
         return place
 
     def write_text(self, name: str, content: str) -> Path:

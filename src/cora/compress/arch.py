@@ -1,12 +1,11 @@
-"""Search for the architecture that keeps most of a detector within a time a photo, measured on this machine.
+"""Search for the best architecture within a time budget per image, measured on this machine.
 
-Every candidate is the detector itself, pruned to the candidate's sizes and, if asked for, distilled for a short while:
-its quality is measured and not predicted, and the best candidate is a model, not only a list of sizes.
+Every candidate is the detector pruned to the candidate's sizes and, if asked for, distilled for a short time. Its
+quality is measured, not predicted, and the best candidate is a usable model.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from cora.compress.arch_sizes import LEAST_SIDE, Architecture
 from cora.detector import Detector
 from cora.errors import MissingExtraError, ModelError
 from cora.files import write_json
+from cora.training.run_state import differing_setting
 
 if TYPE_CHECKING:
     import optuna
@@ -24,7 +24,7 @@ STUDY, CONFIG, RESULTS = "study.log", "search.json", "trials.json"
 BEST_SIZES, BEST_MODEL = "best.json", "best.safetensors"
 #: Shares of a size that are tried, beside the numbers of blocks and layers, of which all are.
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
-#: The anchors, the photos and the channels of the tower do not fall below this share.
+#: The anchors, the images and the channels of the tower do not fall below this share.
 LEAST_SHARE = {"width": 0.5, "anchors": 0.25, "short_side": 0.5, "ff": 0.25}
 
 
@@ -34,7 +34,7 @@ class Candidate:
 
     Attributes:
         sizes: of the model.
-        milliseconds: a photo.
+        milliseconds: an image.
         quality: 0..1, higher is better; None where it takes longer than the budget and was not looked at.
     """
 
@@ -49,11 +49,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How a candidate is made and measured; the search knows no photos.
+    """Functions that build and measure a candidate; the search itself uses no images.
 
     Attributes:
         build: sizes -> detector.
-        milliseconds: of a photo.
+        milliseconds: of an image.
         improve: trains a candidate a little, in place; None for no training.
         quality: 0..1, higher is better.
     """
@@ -65,7 +65,7 @@ class Bench:
 
 
 def choices(base: Architecture) -> dict[str, tuple[int, ...]]:
-    """The values of every size that are tried, greatest first."""
+    """The values to try for every size, greatest first."""
     found: dict[str, tuple[int, ...]] = {}
     for name, size in base.numbers().items():
         if name not in LEAST_SHARE:
@@ -96,16 +96,16 @@ def search(
     seed: int = 0,
     on_trial: Callable[[int, Candidate], None] | None = None,
 ) -> list[Candidate]:
-    """Try `trials` architectures in all, those of earlier calls included, and keep the best that holds the budget.
+    """Try `trials` architectures in total, earlier calls included, and keep the best within the budget.
 
     Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes; a candidate over the budget is not
-    looked at further. Writes to `run_dir`: the study (`study.log`), `trials.json` and, of the best candidate so far,
-    `best.json` (sizes) and `best.safetensors`. Stopped at any moment, the same call goes on.
+    evaluated. Writes to `run_dir`: the study (`study.log`), `trials.json` and, of the best candidate so far,
+    `best.json` (sizes) and `best.safetensors`. Call it again to resume after a stop.
 
     Args:
         base: sizes of the model to shrink.
         bench: makes and measures candidates.
-        budget_ms: time a photo.
+        budget_ms: allowed time per image.
         trials: architectures in all.
         run_dir: made if missing.
         config: what the search is made of; a folder of another is refused.
@@ -132,7 +132,7 @@ def search(
         write_json(run_dir / CONFIG, content)
     study = _open(run_dir / STUDY, seed)
     if not study.trials:
-        # Smaller photos alone: what is cheapest to have is what a search has to beat.
+        # Smaller images alone: what is cheapest to have is what a search has to beat.
         for index in range(1, len(space["short_side"])):
             study.enqueue_trial({**dict.fromkeys(space, 0), "short_side": index})
     known = {candidate.sizes: candidate for candidate in _finished(study, base)}
@@ -179,7 +179,7 @@ def best(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats in both time and quality, fastest first; one of equal ones."""
+    """The Pareto front of time and quality, fastest first, without duplicates."""
     front: list[Candidate] = []
     within = [one for one in candidates if one.quality is not None]
     for one in sorted(within, key=lambda one: (one.milliseconds, -(one.quality or 0.0))):
@@ -190,17 +190,11 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _is_begun(run_dir: Path, config: Mapping[str, Any]) -> bool:
     """Whether the folder holds this search; raises ModelError where it holds another."""
-    path, content = run_dir / CONFIG, json.loads(json.dumps(dict(config)))
+    path = run_dir / CONFIG
     if not path.exists():
         return False
-    existing = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(key for key in existing.keys() | content.keys() if existing.get(key) != content.get(key))
-    if differing:
-        key = differing[0]
-        raise ModelError(
-            f"{run_dir} is a search of another configuration: {key} was {existing.get(key)}, now {content.get(key)}; "
-            f"use another run folder"
-        )
+    if differing := differing_setting(path, config):
+        raise ModelError(f"{run_dir} is a search of another configuration: {differing}; use another run folder")
     return True
 
 

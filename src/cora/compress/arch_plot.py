@@ -1,4 +1,4 @@
-"""The picture of a search: time a photo against quality, with the front of those that none beats."""
+"""Plot of a search: quality over time per image, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_search(
     Args:
         candidates: of a search.
         whole: the model that it began from, with its quality.
-        budget_ms: time a photo.
+        budget_ms: allowed time per image.
         title: first line.
         quality: what the vertical axis shows, a share in 0..1, drawn in %.
 

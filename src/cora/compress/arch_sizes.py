@@ -1,4 +1,4 @@
-"""The sizes of a detector that may shrink, in one small record: what pruning, distilling and searching speak about."""
+"""The sizes of a detector that pruning, distillation and search can reduce."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from cora.detector import DetectorConfig
 from cora.errors import ModelError
 
-#: Photos of a shorter side leave a single cell of the tower's last map, which has no variance to learn.
+#: With a shorter side the tower's last map has a single cell, which has no variance to learn.
 LEAST_SIDE = 64
 
 
@@ -27,7 +27,7 @@ class Architecture:
         ff: hidden width of the localizer's feed-forward networks.
         heads: of every attention of the localizer; their width stays.
         anchors: anchors an image.
-        short_side: of the photos, in pixels; the bound of the long side keeps its ratio to it.
+        short_side: of the images, in pixels; the bound of the long side keeps its ratio to it.
     """
 
     width: int

@@ -1,4 +1,4 @@
-"""A distillation run: photos of a folder, a teacher and a student, a run folder that goes on after a stop."""
+"""A distillation run from a folder of images. It resumes after a stop."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ ToBatch = Callable[[Sequence[Image.Image]], ImageBatch]
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRun:
-    """How long and how fast; what is distilled is `DistillConfig`.
+    """Length and optimiser of the run; `DistillConfig` says what is distilled.
 
     Attributes:
-        epochs: passes over the photos.
-        batch: photos a step.
+        epochs: passes over the images.
+        batch: images a step.
         lr: learning rate of AdamW, which falls along a cosine.
         weight_decay: of AdamW.
         grad_clip: bound on the norm of the gradient.
         ema: decay of the moving average of the weights, which is the result.
-        crop: share of the photos that is cropped; half of all is mirrored.
+        crop: share of the images that is cropped; half of all is mirrored.
         seed: of everything drawn at random.
-        workers: processes that read photos; 0 reads in the training process.
+        workers: processes that read images; 0 reads in the training process.
     """
 
     epochs: int = 10
@@ -60,13 +60,13 @@ class DistillRun:
 
 
 class PhotoFolder(Dataset[tuple[Image.Image, Targets]]):
-    """Items (photo, no boxes) of files.
+    """Items (image, no boxes) of files.
 
     Args:
         paths: at least one.
 
     Raises:
-        TrainingError: no photo.
+        TrainingError: no image.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -83,7 +83,7 @@ class PhotoFolder(Dataset[tuple[Image.Image, Targets]]):
 
 
 class BothCollate:
-    """Photos -> (batch of the student, batch of the teacher), each resized as its model wants them."""
+    """Images -> (batch of the student, batch of the teacher), each resized by its model's preprocessor."""
 
     def __init__(self, *, student: ToBatch, teacher: ToBatch) -> None:
         self.student, self.teacher = student, teacher
@@ -124,13 +124,13 @@ def distill(
     measure: Callable[[Detector], dict[str, float]] | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """Train the student, which is changed, on photos without labels; goes on where `run_dir` left off.
+    """Train the student in place on images without labels. Resumes if `run_dir` has a checkpoint.
 
     Args:
         student: any detector; its vocabulary may be of another width than the teacher's.
         teacher: stays bit-identical.
         localizes: whether the teacher's boxes are worth learning.
-        paths: of the photos.
+        paths: of the images.
         names: classes whose probabilities are distilled; more of them say more.
         run_dir: folder of the run.
         config: what is distilled.
@@ -139,7 +139,7 @@ def distill(
         progress: show a bar on a terminal.
 
     Raises:
-        TrainingError: no photo, a run folder of another configuration, a teacher without boxes for a localizer that
+        TrainingError: no image, a run folder of another configuration, a teacher without boxes for a localizer that
             is to learn, a loss that is not finite.
     """
     config, run = config or DistillConfig(), run or DistillRun()
@@ -185,8 +185,8 @@ def fit(
     Args:
         task: on the student's device.
         photos: to distil on.
-        collate: photos -> batch of the task.
-        side: short side of the photos that `collate` is given, in pixels.
+        collate: images -> batch of the task.
+        side: short side of the images that `collate` is given, in pixels.
         run_dir: folder of the run.
         run: how long.
         config: what the task is made of; a run folder of another is refused.

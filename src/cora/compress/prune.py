@@ -1,4 +1,4 @@
-"""Structured pruning: the least important units go, and what is left is an ordinary, smaller detector.
+"""Structured pruning: removes the least important units. The result is an ordinary, smaller detector.
 
 Units are feed-forward channels, attention heads, encoder and decoder layers and anchors of the localizer, and channels,
 heads of the pool and residual blocks of the image tower. All weights that belong to a kept unit are copied as they are.

@@ -1,11 +1,10 @@
-"""How much every unit of a detector matters on given photos; no boxes or labels are needed.
+"""Importance of every unit of a detector, measured on images; boxes or labels are not needed.
 
 Channels and heads: |gradient x activation| (Molchanov et al., 2017, arXiv 1611.06440), which is to first order how far
-the outputs move when an activation is set to zero, summed over places and photos. The outputs are boxes, objectness and
-class probabilities, mixed with random signs, so that in the mean all of them count. The absolute value is taken before
-the sum over places, not after it, which needs fewer photos.
-Layers and blocks: how much less a detector without it agrees with the whole one.
-Anchors: the objectness of what each finds that no better box of the same class covers.
+the outputs move when an activation is set to zero, summed over places and images. The outputs are boxes, objectness and
+class probabilities, summed with random signs, so that on average all of them count. The absolute value is taken before
+the sum over places, which needs fewer images. Layers and blocks: how much the agreement with the whole detector drops
+without them. Anchors: the objectness of their boxes that survive suppression.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from cora.errors import ModelError
 from cora.regions import Vocabulary
 from cora.towers import resnet_of
 
-#: Boxes of a photo whose class probabilities count among the outputs.
+#: Boxes of an image whose class probabilities count among the outputs.
 SCORED = 32
 #: Boxes in 0..1 move less than probabilities do.
 BOX_WEIGHT = 5.0
@@ -49,14 +48,14 @@ def rank_units(
 
     Args:
         detector: in evaluation mode.
-        pictures: photos of the kind that the model will see; some dozens are enough.
+        pictures: images of the kind that the model will see; some dozens are enough.
         vocabulary: of the detector, on its device.
         shrinking: names of sets of `unit_sets`.
         seed: of the random signs.
         report: told (step, done, of all).
 
     Raises:
-        ModelError: no photo.
+        ModelError: no image.
     """
     if not pictures:
         raise ModelError("importance: expected at least one photo to measure it on, got none")
@@ -74,7 +73,7 @@ def rank_units(
 def _by_gradient(
     detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary, seed: int, tell: Report
 ) -> dict[str, Tensor]:
-    """Importance of channels, heads and anchors, from one forward and one backward pass a photo."""
+    """Importance of channels, heads and anchors, from one forward and one backward pass per image."""
     generator = torch.Generator().manual_seed(seed)
     config, head = detector.config, head_width(detector.config)
     counts = unit_sets(config, Architecture.of(config))
@@ -97,7 +96,7 @@ def _by_gradient(
 def _mixed_outputs(
     detector: Detector, picture: Image.Image, vocabulary: Vocabulary, generator: torch.Generator
 ) -> Tensor:
-    """Run the figure's steps on a photo and their gradients back; returns the importance of its anchors [N]."""
+    """Run the detector forward and backward on an image; returns the importance of its anchors [N]."""
     batch = detector.preprocessor([picture]).to(detector.device)
     batch.pixels.requires_grad_(True)  # the tower's weights are frozen: gradients need another way in
     c3, c4 = detector.encode(batch)
@@ -202,14 +201,15 @@ def _one_less(sizes: Architecture, stack: str) -> Architecture:
 
 @torch.no_grad()
 def recalibrate(detector: Detector, pictures: Sequence[Image.Image]) -> None:
-    """Measure the means and variances of the image tower's BatchNorms anew: they were those of the whole tower.
+    """Measure the means and variances of the image tower's BatchNorms again, since they are those of the unpruned
+    tower.
 
     Args:
         detector: whose tower was cut; changed in place.
-        pictures: photos of the kind that the model will see.
+        pictures: images of the kind that the model will see.
 
     Raises:
-        ModelError: no photo.
+        ModelError: no image.
     """
     if not pictures:
         raise ModelError("recalibration: expected at least one photo, got none")
@@ -218,7 +218,7 @@ def recalibrate(detector: Detector, pictures: Sequence[Image.Image]) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all photos
+        norm.momentum = None  # the mean over all images
         norm.train()
     for picture in pictures:
         detector.encode(detector.preprocessor([picture]).to(detector.device))

@@ -1,4 +1,4 @@
-"""What making a detector smaller costs and gains: parameters, operations, time, and how far it still agrees."""
+"""Effects of compression: parameters, operations, time, and agreement with the original detector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAME_IOU = 0.5
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two detectors find the same, 0..1, with its 95 % bootstrap interval over photos."""
+    """Agreement of two detectors, 0..1, with its 95 % bootstrap interval over images."""
 
     value: float
     low: float
@@ -39,14 +39,14 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a detector costs.
+    """Parameters, operations and time of a detector.
 
     Attributes:
         tower: parameters of the image tower with its prompt.
         localizer: parameters of the localizer.
         text: parameters of the text tower, which runs once a list of classes.
-        gmac: multiply-accumulates of a photo, in 10^9, text left out; matrix products, convolutions and attention.
-        milliseconds: median time of a photo, its decoding and the text left out.
+        gmac: multiply-accumulates of an image, in 10^9, text left out; matrix products, convolutions and attention.
+        milliseconds: median time of an image, its decoding and the text left out.
     """
 
     tower: int
@@ -72,11 +72,11 @@ def costs(
     *,
     repeats: int = 5,
 ) -> dict[str, Cost]:
-    """Cost of every detector on a photo; their runs take turns, so that whatever else runs slows all alike.
+    """Cost of every detector on an image. Their runs alternate, so that other load slows all of them equally.
 
     Args:
         detectors: by name.
-        picture: decoded photo.
+        picture: decoded image.
         vocabularies: of each detector, on its device.
         repeats: timed runs of each, after one that is not timed.
     """
@@ -100,7 +100,7 @@ def median_ms(
     *,
     repeats: int,
 ) -> dict[str, float]:
-    """Median milliseconds of a photo; see `costs`."""
+    """Median milliseconds of an image; see `costs`."""
     times: dict[str, list[float]] = {name: [] for name in detectors}
     for turn in range(repeats + 1):
         for name, detector in detectors.items():
@@ -112,7 +112,7 @@ def median_ms(
 
 
 def count_gmac(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> float:
-    """10^9 multiply-accumulates of the forward pass on a photo."""
+    """10^9 multiply-accumulates of the forward pass on an image."""
     batch = detector.preprocessor([picture]).to(detector.device)
     counter = FlopCounterMode(display=False)
     # Not in inference mode, in which linear layers are not divided into what the counter knows.
@@ -126,20 +126,20 @@ def _count(module: torch.nn.Module | None) -> int:
 
 
 def detect_all(detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Detections]:
-    """Detections of every photo, those of low score too."""
+    """Detections of every image, those of low score too."""
     return detector.predict(list(pictures), vocabulary, score=LEAST_SCORE, distractors=())
 
 
 def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, resamples: int = 200) -> Agreement:
-    """How far two detectors find the same: 1 is the same boxes and classes, whatever their scores.
+    """Agreement of two detectors: 1 means the same boxes and classes, whatever their scores.
 
     The harmonic mean of two shares, each weighted by scores: of the reference's detections that the other finds too
     (same class, IoU of 0.5 or more, each used once, best first), and of the other's that the reference has.
 
     Args:
-        reference: of the first detector, one entry a photo; the other's in the same order.
+        reference: of the first detector, one entry an image; the other's in the same order.
         other: of the second.
-        resamples: of the photos, for the interval.
+        resamples: of the images, for the interval.
     """
     sums = np.array([_shared(first, second) for first, second in zip(reference, other, strict=True)])
     counts = resample_counts(len(sums), resamples=resamples)

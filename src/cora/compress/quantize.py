@@ -1,4 +1,4 @@
-"""INT8 models by kept tools: ONNX Runtime's quantizer, OpenVINO's NNCF, or torchao."""
+"""INT8 models by ONNX Runtime's quantizer, OpenVINO's NNCF, or torchao."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def quantize_model(
         target: the file to write, into a folder that exists; what belongs to it comes to lie beside it, and so does
             the float export, as `float.onnx` or `float.xml`.
         backend: the tool.
-        mode: whether scales of inputs are found when they come ("dynamic") or on the calibration pictures ("static").
+        mode: whether scales of inputs are found when they come ("dynamic") or on the calibration images ("static").
         model: name or path of the detector, under which an exported file finds its text tower again.
         classes: names to look for while calibrating.
-        calibration: pictures; static mode only.
+        calibration: images; static mode only.
 
     Returns:
         The float export that was quantized; None where the detector itself was.
 
     Raises:
         MissingExtraError: the tool is not installed.
-        ModelError: static mode without pictures, or the tool fails.
-        ImageError: a picture cannot be read.
+        ModelError: static mode without images, or the tool fails.
+        ImageError: an image cannot be read.
     """
     if mode == "static" and not calibration:
         raise ModelError("static quantization: expected pictures to calibrate with, got none")
@@ -77,7 +77,7 @@ def quantize_model(
 def export_folded(detector: Detector, path: Path, *, model: str, settings: ExportSettings | None = None) -> Path:
     """Export a detector with batch norms folded into convolutions, to *.onnx or *.xml, names given at run time.
 
-    Left to the runtimes, folding would make a copy of the last stage's weights for every place where it is used.
+    If the runtimes fold them, they copy the last stage's weights for every use.
     settings: what is constant in the graph; any size and batch if None.
     """
     manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=None)
@@ -94,10 +94,10 @@ def export_folded(detector: Detector, path: Path, *, model: str, settings: Expor
 def calibration_feeds(
     preprocessor: Preprocessor, vocabulary: Vocabulary, pictures: Sequence[ImageSource]
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Inputs of the exported graph, by name, one picture at a time.
+    """Inputs of the exported graph, by name, one image at a time.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     embeddings, log_weights = (value.cpu().numpy() for value in class_inputs(vocabulary))
     for source in pictures:

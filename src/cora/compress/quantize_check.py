@@ -1,4 +1,4 @@
-"""What a quantized model lost: average precision, agreement with the float model, time and size, side by side.
+"""Comparison of a quantized with the float model: average precision, agreement, time and size.
 
 A model whose own AP50 is small can lose all of it within a point or two, so agreement is measured always: the boxes of
 the float model are taken for the truth, and the other model gets an AP50 against them.
@@ -23,7 +23,7 @@ from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_box
 from cora.evaluation.predict import MIN_SCORE
 from cora.structures import Detections
 
-#: Best boxes of a picture that count for agreement. A number of boxes and not a score, since models differ in how
+#: Best boxes of an image that count for agreement. A number of boxes and not a score, since models differ in how
 #: high they score.
 COMPARED_BOXES = 10
 
@@ -36,7 +36,7 @@ class Contender:
 
     Attributes:
         name: as printed.
-        predict: detections of a picture, low scores included.
+        predict: detections of an image, low scores included.
         files: what it is stored in.
     """
 
@@ -52,9 +52,9 @@ class Measured:
     Attributes:
         name: of the model.
         megabytes: of its files (10^6 bytes).
-        milliseconds: median time of a picture, from pixels to boxes, class names encoded before.
+        milliseconds: median time of an image, from pixels to boxes, class names encoded before.
         agreement: AP50 in 0..100 against the first model's boxes, 100 for that model itself; None if it found none.
-        ap50: group -> AP50 in 0..100 with its 95 % bootstrap interval over pictures, all None for a group without a
+        ap50: group -> AP50 in 0..100 with its 95 % bootstrap interval over images, all None for a group without a
             box; empty without annotations.
         change: the same of AP50 minus the first model's, both on the same resamples.
     """
@@ -69,10 +69,10 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """What is measured on.
+    """Images to measure on.
 
     Attributes:
-        read: place -> the picture and its id.
+        read: place -> the image and its id.
         count: how many.
         classes: names that are searched for; category id = place + 1.
         truth: annotations as a COCO dictionary, if there are some.
@@ -93,7 +93,7 @@ class _Run:
 
 
 def contender(name: str, detector: Detector, files: Sequence[Path], classes: Sequence[str]) -> Contender:
-    """A model with its class names encoded, nothing beside them in the vocabulary."""
+    """A model with encoded class names and no distractors."""
     vocabulary = detector.vocabulary(classes, distractors=())
 
     def predict(image: Image.Image) -> Detections:
@@ -103,10 +103,10 @@ def contender(name: str, detector: Detector, files: Sequence[Path], classes: Seq
 
 
 def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Progress = iter) -> list[Measured]:
-    """Predict all pictures with all models, in turns, and measure each; the first model is the one to agree with.
+    """Predict all images with all models, alternating, and measure each; agreement is with the first model.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         MissingExtraError: the extra `evaluate` is not installed.
     """
     runs = [_Run() for _ in contenders]
@@ -115,7 +115,7 @@ def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Pr
         image, image_id = pictures.read(place)
         sizes[image_id] = (image.height, image.width)
         for step in range(len(contenders)):
-            # A turn later for every picture, so that no model always follows the same one.
+            # A turn later for every image, so that no model always follows the same one.
             index = (place + step) % len(contenders)
             predict = contenders[index].predict
             if place == 0:
@@ -143,7 +143,7 @@ def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Pr
 
 
 def reasons_to_refuse(plain: Measured, quantized: Measured, *, max_loss: float, min_agreement: float) -> list[str]:
-    """What a quantized model lost beyond the limits, in words; nothing where it may be used.
+    """Reasons in words why a quantized model exceeds the allowed losses; empty if it does not.
 
     Args:
         plain: the float model.
@@ -176,7 +176,7 @@ def with_interval(score: Estimate, digits: int = 1) -> str:
 def _as_truth(
     results: Sequence[Mapping[str, Any]], sizes: Mapping[int, tuple[int, int]], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """The best boxes of every picture as annotations."""
+    """The best boxes of every image as annotations."""
     by_image: dict[int, list[Mapping[str, Any]]] = {}
     for result in sorted(results, key=lambda result: -result["score"]):
         by_image.setdefault(result["image_id"], []).append(result)
@@ -205,7 +205,7 @@ def _agreement(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], c
 
 
 def _ap50(pictures: Pictures, results: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
-    """Group -> AP50 in percent [1 + R] of the pictures as they are and of their resamples; NaN without a box."""
+    """Group -> AP50 in percent [1 + R] of the images as they are and of their resamples; NaN without a box."""
     if pictures.truth is None:
         return {}
     evaluation = _evaluate(pictures.truth, results, pictures.classes, detection_limit(pictures.truth))

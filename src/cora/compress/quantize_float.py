@@ -1,4 +1,5 @@
-"""Which layers stay float in an exported graph, found by their weights: exporters rename, fold and transpose."""
+"""Finds the layers that stay float in an exported graph by their weights, since exporters rename, fold and
+transpose."""
 
 from __future__ import annotations
 

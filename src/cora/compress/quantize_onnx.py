@@ -31,7 +31,7 @@ def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: 
     Args:
         plain: the float file; it stays as it is.
         target: the file to write.
-        feeds: inputs of the graph by name, one for each calibration picture; None for dynamic quantization.
+        feeds: inputs of the graph by name, one for each calibration image; None for dynamic quantization.
         keep: weights of layers that stay float.
 
     Raises:

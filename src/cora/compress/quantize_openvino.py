@@ -31,7 +31,7 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
     Args:
         plain: the float file (.xml); it stays as it is.
         target: the file to write (.xml).
-        feeds: inputs of the graph by name, one for each calibration picture; None for dynamic quantization.
+        feeds: inputs of the graph by name, one for each calibration image; None for dynamic quantization.
         keep: weights of layers that stay float.
 
     Raises:
@@ -52,7 +52,7 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
         if feeds is None:
             quantized = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
         else:
-            # One size of pictures while it calibrates: NNCF's statistics of graphs of open sizes may come out empty.
+            # One size of images while it calibrates: NNCF's statistics of graphs of open sizes may come out empty.
             inputs = padded_alike(feeds)
             open_shapes = {entry.get_any_name(): entry.get_partial_shape() for entry in model.inputs}
             model.reshape({name: list(inputs[0][name].shape) for name in ("pixels", "sizes_hw")})

@@ -1,4 +1,4 @@
-"""Keeping what quantizers tell their developers from people, and saying in one line what goes wrong in them."""
+"""Silences the developer messages of quantizers and reports their errors in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cora.errors import CoraError, ModelError
 
 @contextmanager
 def quiet(name: str | None = None) -> Iterator[None]:
-    """Let a logger (the root if None) pass errors only, for as long as it lasts."""
+    """Inside the block a logger (the root if None) passes errors only."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -25,7 +25,7 @@ def quiet(name: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def running(tool: str) -> Iterator[None]:
-    """Run a tool of others, without the progress bars that it draws on rich's own console.
+    """Run a third-party tool without its progress bars on rich's console.
 
     Raises:
         ModelError: it fails, with the first 200 characters of what it says.

@@ -90,12 +90,12 @@ def quantize_detector(
         detector: the float model; it stays as it is.
         mode: "dynamic" or "static".
         vocabulary: classes that calibration looks for; static mode only.
-        calibration: pictures; static mode only.
+        calibration: images; static mode only.
 
     Raises:
         MissingExtraError: torchao is not installed.
-        ImageError: a picture cannot be read.
-        ModelError: static mode without pictures or vocabulary.
+        ImageError: an image cannot be read.
+        ModelError: static mode without images or vocabulary.
     """
     tower = replace(detector.config.tower, templates=detector.vocabulary_encoder.templates)
     copy = Int8Detector.build(replace(detector.config, tower=tower), cache_dir=detector.vocabulary_encoder.cache_dir)
@@ -135,9 +135,9 @@ def load_int8(path: str | Path) -> Int8Detector:
     detector = Int8Detector.build(DetectorConfig.from_dict(json.loads(metadata["config"])))
     names = [name.removesuffix(".weight" + _SCALE) for name in tensors if name.endswith(".weight" + _SCALE)]
     known = int8_layers(detector)
-    strangers = [name for name in names if name not in known]
-    if strangers or not names:
-        found = f"{len(strangers)} others, for example {strangers[0]}" if strangers else "none"
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        found = f"{len(unknown)} others, for example {unknown[0]}" if unknown else "none"
         raise ModelError(f"checkpoint {file}: expected INT8 weights of this model's layers, got {found}")
     int8 = {name: tensors.pop(f"{name}.weight", torch.empty(0)) for name in names}
     if any(value.dtype != torch.int8 or value.shape != known[name].weight.shape for name, value in int8.items()):
@@ -246,9 +246,9 @@ def _make_int8(layer: nn.Linear | nn.Embedding, largest_input: Tensor | None, *,
 
 
 def _save_plain_tensors(layer: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-    """Give a state dict the parts of an INT8 weight: torchao's own kind of tensor cannot be stored.
+    """Put the parts of an INT8 weight into a state dict, since torchao's tensor type cannot be stored.
 
-    In inference mode it cannot even be detached, which every other way to a state dict begins with.
+    In inference mode it cannot be detached either, which any other hook would need.
     """
     weight = layer.weight
     destination[f"{prefix}weight"] = weight.qdata

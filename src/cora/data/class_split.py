@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from cora.data.coco import CocoDataset
-from cora.data.problems import listed
 from cora.errors import DataError
-from cora.names import name_key, names_without, repeated_names, spelled_as
+from cora.names import name_key, repeated_names
 
 #: Names that `known_split` takes.
 KNOWN_SPLITS = ("coco", "lvis")
@@ -72,53 +69,6 @@ def open_split(source: str | Path) -> ClassSplit:
     """
     path = Path(source)
     return known_split(str(source)) if str(source) in KNOWN_SPLITS and not path.exists() else read_class_split(path)
-
-
-def split_by_names(dataset: CocoDataset, *, novel: Sequence[str]) -> ClassSplit:
-    """The classes named are novel, all others of the dataset base, in its order.
-
-    Raises:
-        DataError: names that the dataset lacks or given twice, no base class left, or no box of a base class.
-    """
-    unknown = names_without(novel, dataset.class_names)
-    if unknown:
-        raise DataError(
-            f"expected novel classes of the dataset, got {len(unknown)} it lacks: {listed(unknown)}; "
-            f"it has: {listed(dataset.class_names, 10)}"
-        )
-    spelled = spelled_as(novel, dataset.class_names)
-    return _checked(dataset, base=names_without(dataset.class_names, novel), novel=[spelled[name] for name in novel])
-
-
-def split_by_frequency(dataset: CocoDataset) -> ClassSplit:
-    """Rare classes of an LVIS file are novel, frequent and common ones base, in the file's order.
-
-    Raises:
-        DataError: classes without a frequency, no base class left, or no box of a base class.
-    """
-    without = [name for name in dataset.class_names if name not in dataset.frequencies]
-    if without:
-        raise DataError(
-            f"{dataset.annotations}: expected a frequency (f, c or r) of every class as in LVIS, got {len(without)} "
-            f"classes without: {listed(without)}; name the novel classes instead"
-        )
-    rare = [name for name in dataset.class_names if dataset.frequencies[name] == "r"]
-    return _checked(dataset, base=[name for name in dataset.class_names if name not in set(rare)], novel=rare)
-
-
-def _checked(dataset: CocoDataset, *, base: Sequence[str], novel: Sequence[str]) -> ClassSplit:
-    if not base:
-        raise DataError(
-            f"no base class left: all {len(dataset.class_names)} classes of {dataset.annotations} are novel; "
-            "leave some to train on"
-        )
-    counts = dict(zip(dataset.class_names, dataset.class_counts().tolist(), strict=True))
-    if not any(counts[name] for name in base):
-        raise DataError(
-            f"{dataset.annotations}: expected boxes of base classes to train on, got none of {listed(base)}; "
-            "choose other novel classes"
-        )
-    return ClassSplit(base=tuple(base), novel=tuple(novel))
 
 
 def read_class_split(path: Path) -> ClassSplit:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from cora.data.coco import CocoImage
 from cora.data.loader import AugmentedDataset, Transform
 from cora.errors import DataError
-from cora.files import write_json
+from cora.files import whole_file, write_json
 from cora.structures import FeatureMap, ImageBatch, Targets
 
 INDEX = "cache.json"
@@ -213,18 +212,15 @@ def _compute(
             "classes": targets.classes.contiguous(),
         }
         path = _item_path(folder, *key)
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".part")
-        save_file(tensors, temporary)
-        used_bytes += temporary.stat().st_size
-        expected = used_bytes / (done + count) * total
-        if used_bytes > max_bytes or (count == SIZE_SAMPLE and expected > max_bytes):
-            temporary.unlink()
-            raise DataError(
-                f"the feature cache would need {expected / 1e9:.1f} GB, more than the bound of "
-                f"{max_bytes / 1e9:.1f} GB; take fewer versions, smaller photos or a higher bound"
-            )
-        os.replace(temporary, path)
+        with whole_file(path, temporary=path.with_suffix(".part")) as part:
+            save_file(tensors, part)
+            used_bytes += part.stat().st_size
+            expected = used_bytes / (done + count) * total
+            if used_bytes > max_bytes or (count == SIZE_SAMPLE and expected > max_bytes):
+                raise DataError(
+                    f"the feature cache would need {expected / 1e9:.1f} GB, more than the bound of "
+                    f"{max_bytes / 1e9:.1f} GB; take fewer versions, smaller photos or a higher bound"
+                )
         if on_progress is not None:
             on_progress(done + count, total)
 

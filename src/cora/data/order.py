@@ -19,7 +19,7 @@ OPEN_BLOCKS = 4
 Item = TypeVar("Item")
 
 
-def evenly(items: Sequence[Item], most: int) -> Sequence[Item]:
+def subsample(items: Sequence[Item], most: int) -> Sequence[Item]:
     """At most `most`, from all over the list: neighbours in a folder are often alike."""
     if len(items) <= most:
         return items

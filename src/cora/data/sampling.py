@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cora.boxes import box_area
 from cora.errors import DataError
 
 
@@ -108,8 +109,7 @@ def small_object_weights(
         boxes = record.boxes_xyxy_px
         if wanted is not None:
             boxes = boxes[torch.isin(record.classes, wanted)]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        if bool((sides[:, 0] * sides[:, 1] < area).any()):
+        if bool((box_area(boxes) < area).any()):
             weights[i] = factor
     return weights
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from cora.data.coco import CocoDataset, CocoImage, targets_of
 from cora.data.problems import Findings, PhotoFolder, is_number, is_whole, read_text
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError, ImageError
+from cora.files import whole_file, write_text
 from cora.images import read_image
 from cora.structures import Targets
 
@@ -132,37 +133,28 @@ def write_shards(dataset: CocoDataset, *, folder: Path, max_bytes: int = 10**9, 
     count = len(dataset.records)
     order = range(count) if seed is None else np.random.default_rng(seed).permutation(count).tolist()
     shards: list[Path] = []
-    tar: tarfile.TarFile | None = None
-    try:
+    with ExitStack() as files:  # all or nothing: shards get their names when the last one is written
+        tar: tarfile.TarFile | None = None
         for number, index in enumerate(order):
             members = _members_of(dataset, dataset.records[index], number)
             size = sum(len(content) + 2 * tarfile.BLOCKSIZE for _, content in members)
             if tar is None or tar.offset + size > max_bytes:
+                shards.append(folder / f"shard-{len(shards):06d}.tar")
+                part = files.enter_context(whole_file(shards[-1], temporary=shards[-1].with_suffix(".part")))
                 if tar is not None:
                     tar.close()
-                shards.append(folder / f"shard-{len(shards):06d}.tar")
-                tar = tarfile.open(_part(shards[-1]), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+                tar = files.enter_context(tarfile.open(part, "w", format=tarfile.USTAR_FORMAT))
             for name, content in members:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    finally:
-        if tar is not None:
-            tar.close()
     common = {
         "format": dataset.format,
         "category_ids": dict(dataset.category_ids),
         "frequencies": dict(dataset.frequencies),
     }
-    # All or nothing: until here the folder holds no file that would pass for a shard.
-    for shard in shards:
-        os.replace(_part(shard), shard)
-    (folder / INDEX).write_text(json.dumps(common), encoding="utf-8")
+    write_text(folder / INDEX, json.dumps(common))
     return shards
-
-
-def _part(shard: Path) -> Path:
-    return shard.with_suffix(".part")
 
 
 def _members_of(dataset: CocoDataset, record: CocoImage, number: int) -> list[tuple[str, bytes]]:

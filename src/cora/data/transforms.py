@@ -11,7 +11,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from cora.boxes import box_area, clip_to_image, overlap_area, scale_to_pixels, xyxy_to_cxcywh
 from cora.errors import DataError
+from cora.images import Preprocessor
 from cora.structures import Targets
 
 #: Extremely long and thin photos are widened to this, since a tower halves its input five times.
@@ -96,18 +98,23 @@ class TrainTransform:
 
 
 class ResizeTransform:
-    """Resize to one short side with a bound on the long side, as at test time; no randomness."""
+    """Resize an image as the detector does at test time; no randomness.
 
-    def __init__(self, *, short_side: int, long_side: int) -> None:
-        self.short_side, self.long_side = short_side, long_side
+    Args:
+        preprocessor: of the detector, which owns the sizes.
+    """
+
+    def __init__(self, *, preprocessor: Preprocessor) -> None:
+        self.preprocessor = preprocessor
 
     def __repr__(self) -> str:
-        return f"ResizeTransform(short_side={self.short_side}, long_side={self.long_side})"
+        # Feature caches of earlier runs name it so.
+        config = self.preprocessor.config
+        return f"ResizeTransform(short_side={config.short_side}, long_side={config.long_side})"
 
     def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-        boxes = _boxes_of(image, targets)
-        image, boxes = _resize(image, boxes, short_side=self.short_side, long_side=self.long_side)
-        return image, _targets_of(image, boxes, targets.classes, min_side=0.0)
+        image = self.preprocessor.resize(image)
+        return image, _targets_of(image, _boxes_of(image, targets), targets.classes, min_side=0.0)
 
 
 def _choice(sides: tuple[int, ...]) -> int:
@@ -115,9 +122,7 @@ def _choice(sides: tuple[int, ...]) -> int:
 
 
 def _boxes_of(image: Image.Image, targets: Targets) -> tv_tensors.BoundingBoxes:
-    cx, cy, w, h = targets.boxes_cxcywh.unbind(-1)
-    scale = targets.boxes_cxcywh.new_tensor([image.width, image.height, image.width, image.height])
-    xyxy = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1) * scale
+    xyxy = scale_to_pixels(targets.boxes_cxcywh, (image.height, image.width))
     return tv_tensors.BoundingBoxes(
         xyxy, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=(image.height, image.width)
     )
@@ -125,20 +130,11 @@ def _boxes_of(image: Image.Image, targets: Targets) -> tv_tensors.BoundingBoxes:
 
 def _targets_of(image: Image.Image, boxes: Tensor, classes: Tensor, *, min_side: float) -> Targets:
     """Back to fractions of the image; boxes are cut at its border, degenerate ones removed."""
-    x0, x1 = (boxes[:, i].as_subclass(Tensor).clamp(0, image.width) for i in (0, 2))
-    y0, y1 = (boxes[:, i].as_subclass(Tensor).clamp(0, image.height) for i in (1, 3))
-    width, height = x1 - x0, y1 - y0
-    keep = (torch.minimum(width, height) >= min_side) & (torch.minimum(width, height) > 0)
-    cxcywh = torch.stack(
-        [
-            (x0 + x1) / 2 / image.width,
-            (y0 + y1) / 2 / image.height,
-            width / image.width,
-            height / image.height,
-        ],
-        -1,
-    )
-    return Targets(boxes_cxcywh=cxcywh[keep], classes=classes[keep])
+    inside = clip_to_image(boxes.as_subclass(Tensor), (image.height, image.width))
+    sides = inside[:, 2:] - inside[:, :2]
+    keep = (sides >= min_side).all(dim=1) & (sides > 0).all(dim=1)
+    size = inside.new_tensor([image.width, image.height] * 2)
+    return Targets(boxes_cxcywh=xyxy_to_cxcywh(inside[keep]) / size, classes=classes[keep])
 
 
 def _resize(
@@ -162,9 +158,7 @@ def _random_crop(
     left = int(torch.randint(image.width - width + 1, ()))
     top = int(torch.randint(image.height - height + 1, ()))
     plain = boxes.as_subclass(Tensor)
-    area = (plain[:, 2] - plain[:, 0]) * (plain[:, 3] - plain[:, 1])
-    inside_w = plain[:, 2].clamp(max=left + width) - plain[:, 0].clamp(min=left)
-    inside_h = plain[:, 3].clamp(max=top + height) - plain[:, 1].clamp(min=top)
-    visible = inside_w.clamp(min=0) * inside_h.clamp(min=0) / area.clamp(min=1e-9)
+    window = plain.new_tensor([left, top, left + width, top + height])
+    visible = overlap_area(plain, window) / box_area(plain).clamp(min=1e-9)
     cropped = tv.crop(boxes, top, left, height, width)
     return tv.crop(image, top, left, height, width), cropped, visible

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,11 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cora.detector.config import DetectorConfig
-from cora.errors import ModelError
+from cora.errors import CoraError, ModelError
+from cora.files import write_safetensors
 
 FORMAT = "cora-detector"
 FORMAT_VERSION = 1
@@ -135,18 +133,10 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: dict[st
         ModelError: the file cannot be written.
     """
     whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    part = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as handle:
-            part = handle.name
-        save_file(whole, part, metadata=metadata)
-        os.chmod(part, 0o644)
-        os.replace(part, target)
-    except (OSError, SafetensorError) as error:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
-        raise ModelError(f"file {target}: cannot be written ({error}); is the folder writable?") from error
+        write_safetensors(target, whole, metadata)
+    except CoraError as error:
+        raise ModelError(str(error)) from error
 
 
 def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]]:

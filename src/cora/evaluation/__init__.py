@@ -1,3 +1,1 @@
-"""What a detector is worth: box AP of base and novel classes, region accuracy, synonyms; losses are never
-computed here.
-"""
+"""Evaluation: box AP of base and novel classes, region accuracy, synonyms. It never computes losses."""

@@ -1,8 +1,8 @@
-"""The score threshold at which right detections and missing ones balance best: the greatest F1 of all classes pooled.
+"""The score threshold of the greatest F1 over all classes together.
 
-F1 = 2 TP / (detections above the threshold + true boxes), micro-averaged: every detection counts alike, whatever its
-class. Matching is greedy by falling score, so the partners of detections above a threshold do not depend on those below
-it, and one matching serves all thresholds.
+F1 = 2 TP / (detections above the threshold + true boxes), micro-averaged: all detections have the same weight. Matching
+is greedy in order of score, so matches above a threshold do not depend on detections below it: one matching serves all
+thresholds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cora.evaluation.bootstrap import BoolArray, FloatArray
 from cora.evaluation.coco_ap import match_boxes
 from cora.evaluation.matching import Matched
 
-#: No threshold is lower, since more than noise has to be above it, and none is higher, since something has to be.
+#: Bounds on the threshold: lower ones would let noise through, higher ones would let nothing through.
 LOWEST, HIGHEST = 0.05, 0.9
 
 _MOST_DIGITS = 17
@@ -25,7 +25,7 @@ _MOST_DIGITS = 17
 
 @dataclass(frozen=True, kw_only=True)
 class BestThreshold:
-    """A threshold and what is above it.
+    """A score threshold and the metrics of the detections above it.
 
     Attributes:
         threshold: only detections above it count, 0..1.
@@ -47,10 +47,10 @@ class BestThreshold:
 def best_threshold(
     scores: FloatArray, right: BoolArray, positives: int, *, lowest: float = LOWEST, highest: float = HIGHEST
 ) -> BestThreshold | None:
-    """The threshold of the greatest F1; of equally good ones the highest range.
+    """The threshold of the greatest F1; among equal ones, of the highest range.
 
-    All thresholds between two neighbouring scores are equal. The answer is the shortest number near the middle of its
-    range, so that small differences between machines move nothing over it.
+    All thresholds between two neighbouring scores are equal. The result is the shortest number near the middle of its
+    range, so that rounding differences between machines do not change it.
 
     Args:
         scores: [N] of the detections, 0..1, in any order; those that are neither right nor wrong left out.

@@ -1,10 +1,10 @@
-"""Percentile bootstrap over images: how far a measured number would move with another sample of photos.
+"""Percentile bootstrap over images: how much a metric varies between samples of images.
 
-A resample is a vector of multiplicities, how often each image was drawn (Efron & Tibshirani, 1993).
-Metrics that take a weight per image are re-evaluated from such vectors; nothing is matched again.
-AP of classes with few boxes rises a little in resamples (repeated images repeat lucky hits), so a low AP
-tends to lie in the lower half of its interval; intervals are reported as they fall, without a correction.
-Two metrics given the same vectors are compared in pairs, so their ratio has a meaningful interval.
+A resample is a vector of counts, how often each image was drawn (Efron & Tibshirani, 1993). Metrics that take a weight
+per image are evaluated with these counts; nothing is matched again.
+AP of classes with few boxes rises a little in resamples (repeated images repeat lucky hits), so a low AP tends to lie
+in the lower half of its interval; intervals are not corrected for this.
+Two metrics with the same counts are compared in pairs, so their ratio has a meaningful interval.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""COCO and LVIS box AP: the numbers by hotcoco, and the matches at IoU 0.5 that resamples and diagnoses start from.
+"""COCO and LVIS box AP by hotcoco, and the matches at IoU 0.5 for resampling and diagnosis.
 
 The metric is COCO's (Lin et al., 2014): 101 recall thresholds, greedy matching in order of score, crowd boxes
 ignored; for LVIS (Gupta et al., 2019) classes that were not looked for in an image do not count there.
@@ -40,7 +40,7 @@ AREAS = ("all", "small", "medium", "large")
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a class has, and as a mean a group of classes: each in 0..1, None where there is no box (of that size)."""
+    """Metrics of a class, or their mean over a group of classes: each in 0..1, None without a box (of that size)."""
 
     ap: float | None
     ar: float | None
@@ -159,11 +159,11 @@ def _match(
 ) -> _Match:
     image_ids = sorted(int(image["id"]) for image in ground_truth["images"])
     places = {image_id: place for place, image_id in enumerate(image_ids)}
-    strangers = {int(result["image_id"]) for result in results} - places.keys()
-    if strangers:
+    unknown = {int(result["image_id"]) for result in results} - places.keys()
+    if unknown:
         raise DataError(
-            f"expected results of the {len(places)} annotated images, got {len(strangers)} other image ids "
-            f"(first: {min(strangers)}); evaluate with the annotation file that the results were made for"
+            f"expected results of the {len(places)} annotated images, got {len(unknown)} other image ids "
+            f"(first: {min(unknown)}); evaluate with the annotation file that the results were made for"
         )
     limit = detection_limit(ground_truth) if max_detections is None else max_detections
     labels = {category: place for place, category in enumerate(classes.values())}

@@ -1,4 +1,4 @@
-"""Confusion of the region classifier: given the true boxes, which class is taken for which?"""
+"""Confusion of the region classifier on ground-truth boxes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def region_confusion(
 
     Args:
         detector: towers and prompt are used, the localizer is not.
-        dataset: annotated photos.
+        dataset: annotated images.
         vocabulary: of the dataset's classes, in its order.
-        indices: which photos, all by default.
+        indices: which images, all by default.
         progress: wraps the indices.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Oracles: what would detections be worth if one step were perfect? They read the truth and recombine the rest.
+"""Oracles: detections with one perfect step. They use the ground truth for it and the detector for the rest.
 
 Each is a list of COCO results for the same evaluator, made from the public steps of the detector:
 
@@ -66,9 +66,9 @@ def predict_oracles(
 
     Args:
         detector: comes back in the mode it was in.
-        dataset: annotated photos.
+        dataset: annotated images.
         classes: names to search for, one for each class of the dataset.
-        indices: which photos, all by default.
+        indices: which images, all by default.
         score: lowest score kept.
         nms_iou: per-class suppression; true boxes are not suppressed.
         max_detections: kept in an image, except by the best-box oracles, which give one box for each object.
@@ -133,7 +133,7 @@ def predict_with_true_classes(
 
 @dataclass(frozen=True, kw_only=True)
 class _Photo:
-    """A photo on its way through the detector, up to pre-matching, and its true boxes; size: (height, width)."""
+    """An image on its way through the detector, up to pre-matching, and its true boxes; size: (height, width)."""
 
     detector: Detector
     vocabulary: Vocabulary
@@ -181,7 +181,7 @@ def _predict(
     indices: Sequence[int] | None,
     progress: Progress,
 ) -> dict[str, Predictions]:
-    """What the oracles answer to every photo, one after the other."""
+    """Results of the oracles for every image."""
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices

@@ -37,7 +37,7 @@ class Predictions:
 
     @property
     def seconds_per_image(self) -> float:
-        """Mean seconds an image, reading the file not included."""
+        """Mean seconds per image, without reading the file."""
         return self.seconds / max(1, self.images)
 
 

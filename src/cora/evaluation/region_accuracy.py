@@ -1,9 +1,8 @@
-"""Region accuracy: given the true boxes, how often is the class named right? It isolates classification.
+"""Region accuracy: how often ground-truth boxes get the right class. It measures classification alone.
 
-Every ground-truth box of an image (crowds excepted) is pooled exactly (METHOD section 3) and compared with
-all classes; top-1 and top-5, over the boxes and as a mean over classes, with and without the region prompt, and for
-comparison with every box cut out of the photo and encoded as an image of its own.
-The intervals resample images, since boxes of one photo are not independent.
+Every ground-truth box (crowds excepted) is pooled exactly (METHOD section 3) and compared with all classes. The metrics
+are top-1 and top-5, over boxes and as a mean over classes, with and without the region prompt, and for comparison of
+crops that are encoded as separate images. The intervals resample images, since boxes of one image are not independent.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cora.boxes import box_area
 from cora.data.coco import CocoDataset
 from cora.detector.variants.crops import CropDetector
 from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate, mean_of_known
@@ -63,7 +63,7 @@ def no_prompt(detector: Detector) -> Iterator[None]:
 def ranks(scores: Tensor, classes: Tensor) -> IntArray:
     """Rank of `classes` [M] in `scores` [M, C]: [M], 0 the best.
 
-    What is not strictly below ranks before: neither a constant scorer nor one that gives NaN earns anything.
+    Equal scores and NaN rank before the true class, so a constant classifier is never right.
     """
     below = (scores < scores.gather(1, classes[:, None])).sum(dim=1)
     answer: IntArray = (scores.shape[1] - 1 - below).cpu().numpy().astype(np.int64)
@@ -81,7 +81,7 @@ def rank_regions(
 ) -> RegionRanks:
     """Rank the true class of every ground-truth box of `dataset` among all of `dataset.class_names`.
 
-    crops: also of the boxes as crops of the photo, without prompt, which costs a tower run a box.
+    crops: also of the boxes as crops of the image, without prompt, which costs one pass of the tower per box.
     """
     vocabulary = detector.vocabulary_encoder.encode(dataset.class_names).to(detector.device)
     chosen = range(len(dataset)) if indices is None else indices
@@ -99,9 +99,8 @@ def rank_regions(
             plain.append(ranks(detector.classify(c3, boxes, vocabulary)[0], labels))
         if cropping is not None:
             cut.append(ranks(cropping.classify(c3, boxes, vocabulary)[0], labels))
-        sides = record.boxes_xyxy_px[:, 2:] - record.boxes_xyxy_px[:, :2]
         classes.append(targets.classes.numpy())
-        areas.append(sides.prod(dim=1).double().numpy())
+        areas.append(box_area(record.boxes_xyxy_px).double().numpy())
         image_index.append(np.full(len(targets), position))
     return RegionRanks(
         with_prompt=_joined(prompted),

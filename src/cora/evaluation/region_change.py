@@ -1,4 +1,4 @@
-"""What a change of the class embeddings does to region accuracy, in pairs: the same boxes, the same resamples."""
+"""Effect of changed class embeddings on region accuracy, paired: same boxes, same resamples."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def region_change(
     Args:
         regions: [n, D] unit embeddings of ground-truth boxes.
         labels: [n] int64 into `class_names`.
-        image_index: [n] int64, the photo of each box.
+        image_index: [n] int64, the image of each box.
         before, after: [C, D] unit embeddings of `class_names`.
         class_names: the C classes.
         chosen: those whose boxes count.

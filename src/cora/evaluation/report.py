@@ -1,6 +1,6 @@
-"""One HTML file that needs nothing else: tables, plots as inline SVG, pictures as data, light and dark, any width.
+"""A self-contained HTML report: tables, plots as inline SVG, embedded images, light and dark mode, any width.
 
-Only text that is passed as `html` is trusted; everything else is escaped, names of classes and files among it.
+Only text that is passed as `html` is trusted; everything else, such as class and file names, is escaped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cora.evaluation.matching import RECALL_THRESHOLDS
 
 #: Colours of series that are no groups, in the order in which they are given out.
 _COLOURS = ("base", "novel", "all", "other")
-#: Longest side of an embedded picture in pixels, and its JPEG quality.
+#: Longest side of an embedded image in pixels, and its JPEG quality.
 _PICTURE_SIDE, _QUALITY = 480, 72
 
 _STYLE = """
@@ -149,7 +149,7 @@ def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
 
 
 def picture(image: Image.Image, caption: str) -> str:
-    """A picture as small JPEG inside the file, with its caption."""
+    """An image as small JPEG inside the file, with its caption."""
     small = image.convert("RGB")
     small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
     buffer = io.BytesIO()
@@ -161,12 +161,12 @@ def picture(image: Image.Image, caption: str) -> str:
 
 
 def folded(summary: str, html: str) -> str:
-    """Content that opens when its summary is touched."""
+    """Content that is folded behind its summary."""
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 
 def gallery(pictures: Sequence[str]) -> str:
-    """Pictures of `picture` in as many columns as there is room for."""
+    """Images of `picture` in as many columns as there is room for."""
     return f'<div class="pictures">{"".join(pictures)}</div>'
 
 

@@ -1,4 +1,4 @@
-"""Detections that were made elsewhere: a COCO results file, checked against the ground truth before it is believed."""
+"""Detections of other tools: a COCO results file, checked against the ground truth."""
 
 from __future__ import annotations
 

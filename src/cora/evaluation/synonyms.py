@@ -1,4 +1,4 @@
-"""Other words for the same things: does the detector understand names, or has it learned a list?
+"""Synonyms of class names: a test of whether a detector understands names or has learned a fixed list.
 
 The shipped file `data/coco_synonyms.json` maps COCO class names to one everyday word of the same look (couch
 -> sofa, cat -> kitten). A model that claims open vocabulary must not have seen those words in training.

@@ -5,11 +5,11 @@ Every false positive has exactly one kind, the first that fits:
 *localization* (overlaps a box of its class by 0.1 to 0.5), *classification* (overlaps a box of another class by 0.5 or
 more), *duplicate* (overlaps a box of its class that a better one has taken), *background* (overlaps no box by more than
 0.1), and *both* (what remains: wrong class and loose). A true box that no detection matches, and none of the first two
-kinds would match once mended, is *missed*. How much a kind costs is the AP50 that mending it alone gives back:
-classification and localization errors become right (or vanish, where the box is taken already or a better one is mended
-to it), other false positives vanish, missed boxes no longer count.
+kinds would match once corrected, is *missed*. The cost of a kind is the AP50 gained by correcting it alone:
+classification and localization errors become right (or are removed, if their box is matched already or a better
+detection is corrected to it), other false positives are removed, missed boxes no longer count.
 
-Shares are of the sum over the kinds. Kinds interact, so the sum is not what mending all of them would give.
+Shares are of the sum over the kinds. Kinds interact, so the sum is not the gain of correcting all of them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class ErrorShares:
-    """What mending each kind of error gives back, for a group of classes.
+    """AP50 gained by correcting each kind of error, for a group of classes.
 
     ap50: as it is, 0..1; gains: kind -> AP50 gained, 0..1; shares: kind -> part of the sum of gains, summing to 1,
     or all 0 where nothing would gain; counts: kind -> number of errors, in classes without a true box, too.
@@ -148,7 +148,7 @@ def _best(count: int, detection: IntArray, box: IntArray, iou: FloatArray) -> tu
 
 
 def _mended(errors: Errors, place: int) -> tuple[ClassMatches, ...]:
-    """The matches with all errors of one kind mended, and no other."""
+    """The matches with all errors of one kind corrected."""
     matched = errors.matched
     order = matched.found.by_score()
     label, true, keep = matched.found.label.copy(), matched.true.copy(), np.ones(len(order), dtype=bool)

@@ -1,4 +1,4 @@
-"""Ground truth as a file has it: its own boxes and areas, so that numbers are those of the benchmark's own tools.
+"""Ground truth with the boxes and areas of the file itself, so that metrics equal those of the benchmark's tools.
 
 `predict.ground_truth` gives the same for a dataset of any format, with boxes clipped and areas of boxes.
 """

@@ -1,4 +1,4 @@
-"""Anchor boxes: learned ones in logit space, and how to start them."""
+"""Learned anchor boxes, stored as logits, and two ways to initialise them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cora.errors import ModelError
 
 
 def inverse_sigmoid(probabilities: Tensor, *, margin: float) -> Tensor:
-    """Logit of values in 0..1; closer to 0 or 1 than `margin`, the distance counts as `margin`.
+    """Logit of values in 0..1. Values closer to 0 or 1 than `margin` are clamped to that distance.
 
     Args:
         probabilities: any shape.
@@ -22,7 +22,7 @@ def inverse_sigmoid(probabilities: Tensor, *, margin: float) -> Tensor:
 
 
 class LearnedAnchors(nn.Module):
-    """Anchors that training moves, the same for every image.
+    """Learned anchors, the same for every image.
 
     Args:
         count: number of anchors.
@@ -85,7 +85,7 @@ def grid_anchors(count: int, *, sizes: Sequence[float] = (0.08, 0.16, 0.32, 0.6)
 
 
 def kmeans_anchors(boxes_cxcywh: Tensor, count: int, *, iterations: int = 20, seed: int = 0) -> Tensor:
-    """Anchors where the boxes of a training set are: k-means of (cx, cy, w, h).
+    """Anchors at the centres of k-means over the (cx, cy, w, h) of a training set's boxes.
 
     Args:
         boxes_cxcywh: [T, 4], 0..1, at least `count` of them.

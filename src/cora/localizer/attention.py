@@ -42,10 +42,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None,
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
-    """The same by plain products: of one head and a few queries at a time, so that their scores stay in the cache.
+    """`attend` by plain matrix products, one head and a block of queries at a time, so that the scores fit the CPU
+    cache.
 
-    In inference on a CPU in bfloat16 this is faster than the fused kernel. Training keeps that one, which does not
-    store the scores.
+    This is faster than the fused kernel for inference on a CPU in bfloat16. Training uses the fused kernel, which does
+    not store the scores.
     """
     query, key = query * query.shape[-1] ** -0.5, key.transpose(-1, -2)
     if visible is not None:
@@ -64,7 +65,7 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, visible: Tensor
 
 
 class _Residual(nn.Module):
-    """What the blocks share: output projection, dropout, residual, norm.
+    """Base class of the attention blocks: output projection, dropout, residual, norm.
 
     Args:
         head_dim: width of a head; 0 stands for dim / heads. Pruned blocks have fewer heads of the same width.
@@ -109,7 +110,7 @@ class MapAttention(_Residual):
 
 
 class QueryAttention(_Residual):
-    """Self-attention of the decoder: content and position have projections of their own and are added."""
+    """Self-attention of the decoder: content and position are projected separately, then added."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
         super().__init__(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
@@ -134,7 +135,7 @@ class QueryAttention(_Residual):
 class CrossAttention(_Residual):
     """Conditional cross-attention (DAB-DETR): content and sine parts are concatenated in every head.
 
-    In the first layer, whose content says nothing about places yet, positions are added to it as well.
+    In the first layer the positions are added to the content as well, since the content holds no position yet.
 
     Args:
         first: whether this is the first layer of the decoder.
@@ -159,7 +160,7 @@ class CrossAttention(_Residual):
         memory_positions: Tensor,
         visible: Tensor | None,
     ) -> Tensor:
-        """Look the queries up in the map.
+        """Let the queries attend to the map.
 
         Args:
             content: [B, N, dim].

@@ -1,4 +1,4 @@
-"""The decoder: queries are anchor boxes that every layer refines (DAB-DETR, Liu et al., 2022)."""
+"""The decoder: every layer refines the anchor boxes that the queries start from (DAB-DETR, Liu et al., 2022)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READ_OUT_MARGIN = 1e-5
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the decoder says of every query after each of its L layers.
+    """Output of the decoder for every query, after each of its L layers.
 
     Attributes:
         hidden: [L, B, N, dim] normalised content.

@@ -1,4 +1,4 @@
-"""The encoder: self-attention over the cells of the map, with positions scaled by what the cells contain."""
+"""The encoder: self-attention over the cells of the map; an MLP of the content scales the position encodings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cora.localizer.feed_forward import MLP, FeedForward
 
 @dataclass(frozen=True)
 class Memory:
-    """The encoded map that queries look at.
+    """The encoded map that queries attend to.
 
     Attributes:
         tokens: [B, M, dim] cells row by row, M = height * width of the padded map.

@@ -1,4 +1,4 @@
-"""The two small networks that every part of the localizer is made of."""
+"""The two small networks that all parts of the localizer use."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The localizer as it runs fastest: the products of its layers in half precision, what places a box in float32.
+"""The localizer for fast inference: matrix products in half precision, everything that determines box positions in
+float32.
 
-Of the work nearly all is in the layers of encoder and decoder and in the convolutions that propose anchors, and a
-rounding there is one of many that are summed.
-Tokens and queries between the layers, norms, positions, anchors and the heads that read boxes and objectness out keep
-their type: a box is only as precise as they are.
+Nearly all work is in the encoder and decoder layers and in the convolutions that propose anchors; there rounding errors
+average out. Tokens and queries between the layers, norms, positions, anchors and the heads for boxes and objectness
+stay in float32, since they limit the precision of a box.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from cora.localizer.pyramid import PyramidEncoder
 
 
 def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
-    """A copy of a localizer in float32 that takes maps in `dtype` and whose layers multiply in it.
+    """A copy of a float32 localizer that takes maps in `dtype` and runs its matrix products in it.
 
-    Boxes, objectness and hidden states come out in float32. Where `dtype` is that, or the localizer is in another type
-    already, it is the localizer itself.
+    Boxes, objectness and hidden states are float32. Returns the localizer itself if `dtype` is float32 or the localizer
+    has another type already.
     """
     if dtype == torch.float32 or localizer.dtype != torch.float32:
         return localizer

@@ -88,7 +88,7 @@ class LocalizerConfig:
 
 @dataclass(frozen=True)
 class LocalizerOutput:
-    """What the localizer says of every query after each of its L decoder layers; the last layer counts.
+    """Output of the localizer for every query, after each of its L decoder layers. The last layer is the result.
 
     Attributes:
         boxes_cxcywh: [L, B, N, 4], 0..1 of the unpadded image.
@@ -192,9 +192,9 @@ class Localizer(nn.Module):
         )
 
     def anchors(self, memory: Memory) -> Tensor:
-        """Anchors [B, N, 4], cxcywh in 0..1 of the unpadded image: learned, or the best that the map proposes.
+        """Anchors [B, N, 4], cxcywh in 0..1 of the unpadded image: the learned ones, or the best proposals of the map.
 
-        Proposed ones carry no gradient: their own loss teaches them.
+        Proposed anchors carry no gradient; they have their own loss.
         """
         if self.learned_anchors is not None:
             anchors: Tensor = self.learned_anchors(memory.tokens.shape[0])
@@ -206,7 +206,7 @@ class Localizer(nn.Module):
             return self.propose(memory).best(count, considered=considered)
 
     def propose(self, memory: Memory) -> Proposals:
-        """What every cell of the encoded map proposes as an anchor.
+        """The anchor proposals of all cells of the encoded map.
 
         Raises:
             ModelError: this localizer has learned anchors.
@@ -228,7 +228,7 @@ class Localizer(nn.Module):
     def decode(
         self, memory: Memory, anchors_cxcywh: Tensor, content: Tensor, blocked_queries: Tensor | None = None
     ) -> LocalizerOutput:
-        """Decode queries into boxes; they may be any number, the learned ones, others, or both.
+        """Decode any number of queries into boxes: learned anchors, other boxes, or both.
 
         Args:
             memory: from `encode`.

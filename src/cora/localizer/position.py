@@ -30,7 +30,7 @@ def sine_features(values: Tensor, *, features: int, temperature: float) -> Tenso
 def map_positions(extents_hw: Tensor, *, height: int, width: int, dim: int) -> Tensor:
     """Position of every cell centre of a padded map, relative to the unpadded extent of its image.
 
-    Padded cells get coordinates beyond 1; nothing attends to them, so adding padding changes no result.
+    Padded cells get coordinates beyond 1. Attention masks them, so padding changes no result.
 
     Args:
         extents_hw: [B, 2] cells (height, width) that are not padding.

@@ -1,4 +1,4 @@
-"""Anchor pre-matching: every anchor is given the class that its region looks most like (CORA)."""
+"""Anchor pre-matching: every anchor gets the class that is most similar to its region (CORA)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Anchors proposed from the encoder's own map ("two-stage"), instead of learned ones that are the same for every image.
 
-Every cell of the map says how likely an object lies around it and how far its box reaches to the four sides; the best
-of these boxes become the anchors that are pre-matched and refined. The heads know no class.
+Every cell predicts an objectness and the distances from its centre to the four sides of a box. The best boxes become
+the anchors, which are pre-matched and refined. The heads are class-agnostic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torchvision.ops import nms
 from cora.boxes import cxcywh_to_xyxy
 from cora.localizer.encoder import Memory
 
-#: Reach of a fresh box to each side, in cells of the map: what a cell sees does not depend on the size of the image.
+#: Initial distance to each side of a box, in cells of the map: a cell's receptive field does not depend on the image
+#: size.
 #: Training moves it within a factor of e^±4.
 START_REACH, MAX_LOG_REACH = 2.5, 4.0
 OBJECTNESS_PRIOR = 0.01
@@ -25,7 +26,7 @@ SMALLEST_SIDE = 1e-3
 
 @dataclass(frozen=True)
 class Proposals:
-    """What every cell of a map proposes.
+    """The proposals of all cells of a map.
 
     Attributes:
         boxes_cxcywh: [B, M, 4], 0..1 of the unpadded image, cells row by row.
@@ -40,14 +41,14 @@ class Proposals:
     inside: Tensor
 
     def best(self, count: int, *, iou: float = 0.7, considered: int | None = None) -> Tensor:
-        """The `count` boxes [B, count, 4] of highest objectness, no two of IoU above `iou` while there are others.
+        """The `count` boxes [B, count, 4] of highest objectness after suppression of boxes with an IoU above `iou`.
 
-        Where that leaves too few, suppressed boxes follow, best first, then (on a tiny map) repetitions.
+        If too few are left, suppressed boxes follow, best first, then (on a tiny map) repetitions.
 
         Args:
             count: boxes of an image.
             iou: overlap from which a box counts as covered by a better one.
-            considered: look at so many cells only, those of highest objectness; all if None.
+            considered: use only this many cells, those of highest objectness; all if None.
         """
         chosen = []
         scores = self.objectness.masked_fill(~self.inside, -torch.inf).float()
@@ -99,18 +100,20 @@ class AnchorProposals(nn.Module):
         reach = self.reach_head(hidden).flatten(2).transpose(1, 2).float()
         cells = memory.extents_hw.float().flip(-1).repeat(1, 2)[:, None]
         reach = START_REACH * reach.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp() / cells
-        left, top, right, bottom = reach.unbind(-1)
         centres, inside = _cells(memory)
-        x, y = centres.unbind(-1)
-        x0, y0 = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
-        x1, y1 = (x + right).clamp(0, 1), (y + bottom).clamp(0, 1)
-        sides = torch.stack([x1 - x0, y1 - y0], dim=-1).clamp(min=SMALLEST_SIDE)
         return Proposals(
-            boxes_cxcywh=torch.cat([torch.stack([(x0 + x1) / 2, (y0 + y1) / 2], dim=-1), sides], dim=-1),
+            boxes_cxcywh=boxes_between(centres - reach[..., :2], centres + reach[..., 2:]),
             objectness=self.objectness_head(hidden).flatten(1).float(),
             centres=centres,
             inside=inside,
         )
+
+
+def boxes_between(first: Tensor, last: Tensor) -> Tensor:
+    """Boxes [..., 4] cxcywh from their corners [..., 2] each, clipped to the image and no smaller than
+    `SMALLEST_SIDE`."""
+    lower, upper = first.clamp(0, 1), last.clamp(0, 1)
+    return torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
 
 
 def _cells(memory: Memory) -> tuple[Tensor, Tensor]:

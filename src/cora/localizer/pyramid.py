@@ -1,8 +1,8 @@
 """The localizer's encoder for maps of several strides, and the anchors that their cells propose.
 
-Laterals bring every level to one width; a top-down and a bottom-up pass of separable convolutions mix neighbouring
-levels. Every cell proposes a box: its objectness and its reach to four sides, learned as corrections of the boxes that
-the tower itself sees (`DenseBoxes`), or from nothing where it sees none.
+Lateral convolutions bring every level to one width; a top-down and a bottom-up pass of separable convolutions mix
+neighbouring levels. Every cell proposes a box by its objectness and its distances to the four sides. If the tower
+predicts boxes itself (`DenseBoxes`), the cells learn corrections of these.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from torch.nn import functional as F
 from cora.boxes import batched_iou, cxcywh_to_xyxy
 from cora.localizer.encoder import Memory
 from cora.localizer.position import map_positions
-from cora.localizer.proposals import OBJECTNESS_PRIOR, SMALLEST_SIDE, START_REACH, Proposals
+from cora.localizer.proposals import OBJECTNESS_PRIOR, START_REACH, Proposals, boxes_between
 from cora.pyramid import STRIDE, PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
 #: Corrections of a reach stay within a factor of e^±2, of a fresh one within e^±4.
 MAX_LOG_CORRECTION, MAX_LOG_REACH = 2.0, 4.0
-#: Finer levels propose boxes but are no memory: they hold most of the cells and little that coarser ones lack.
+#: Finer levels propose boxes, but queries do not attend to them: they hold most of the cells and add little.
 FINEST_MEMORY = 16
 TRUNK_BLOCKS = 3
 
 
 @dataclass(frozen=True)
 class PyramidMemory(Memory):
-    """The encoded pyramid that queries look at: levels of stride 16 and coarser of the first look, one after the other.
+    """The encoded pyramid that queries attend to: the levels of stride 16 and coarser of the first look, concatenated.
 
     Attributes:
-        proposals: what every cell of all levels proposes.
+        proposals: of all cells of all levels.
     """
 
     proposals: Proposals
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each cell, whatever lies around it: padding changes nothing."""
+    """Layer norm over the channels of each cell. It does not depend on other cells, so padding changes nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, h, w] to the same."""
@@ -71,7 +71,7 @@ class SeparableBlock(nn.Module):
 
 
 class PyramidEncoder(nn.Module):
-    """Maps of several strides in, as many of one width out.
+    """Encodes maps of several strides into maps of one width.
 
     Args:
         layout: strides and channels of the maps.
@@ -118,7 +118,7 @@ class PyramidEncoder(nn.Module):
 
 
 class Trunk(nn.Sequential):
-    """Blocks one after the other, each of which is told what is padding."""
+    """A sequence of blocks that all get the padding mask."""
 
     def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """[B, dim, h, w] to the same; `inside` as in `SeparableBlock`."""
@@ -128,7 +128,7 @@ class Trunk(nn.Sequential):
 
 
 class PyramidProposals(nn.Module):
-    """Anchors from the cells of all levels; the layers are shared by the levels, the last ones are not.
+    """Proposes anchors from the cells of all levels. The levels share the trunk; each has its own heads.
 
     Args:
         dim: width of the encoded maps.
@@ -186,10 +186,8 @@ class PyramidProposals(nn.Module):
             reach = start.reach * correction.clamp(-MAX_LOG_CORRECTION, MAX_LOG_CORRECTION).exp()
             objectness = objectness + start.objectness
         extents = extents_hw.float().flip(-1).unsqueeze(1)
-        lower = ((centres - reach[..., :2]) / extents).clamp(0, 1)
-        upper = ((centres + reach[..., 2:]) / extents).clamp(0, 1)
         inside = ~torch.cat([mask.flatten(1) for mask in masks], dim=1)
-        boxes = torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
+        boxes = boxes_between((centres - reach[..., :2]) / extents, (centres + reach[..., 2:]) / extents)
         return Proposals(boxes, objectness, (centres / extents).expand(objectness.shape[0], -1, -1), inside)
 
 
@@ -225,25 +223,25 @@ def encode_pyramid(
 
 
 def first_look(strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a tower's first look at an image: those of a second one begin with a finer one again."""
+    """Strides of a tower's first look at an image. A second look begins where the strides become finer again."""
     ends = [place for place in range(1, len(strides)) if strides[place] <= strides[place - 1]]
     return strides[: ends[0]] if ends else strides
 
 
 def objectness_at(anchors_cxcywh: Tensor, proposals: Proposals) -> Tensor:
-    """Objectness [B, N] that the proposals give to boxes [B, N, 4]: of the one that overlaps each most.
+    """Objectness [B, N] of boxes [B, N, 4]: that of the proposal with the highest IoU.
 
-    An anchor that was proposed finds itself; others, of denoising for instance, find their neighbour.
+    A proposed anchor finds itself; other boxes, for instance those of denoising, find their nearest proposal.
     """
     overlap = batched_iou(cxcywh_to_xyxy(anchors_cxcywh), cxcywh_to_xyxy(proposals.boxes_cxcywh))
     return proposals.objectness.gather(1, overlap.argmax(dim=-1))
 
 
 def visible_cells(hidden: Tensor) -> Tensor | None:
-    """Attention mask [B, 1, 1, M] of padded cells [B, M]; None where it would say nothing.
+    """Attention mask [B, 1, 1, M] of padded cells [B, M]; None on a CPU if no cell is padded.
 
-    A single image is never padded, and on the CPU attention without a mask is a quarter faster. Asking makes
-    a GPU wait, and a traced graph must not depend on the answer.
+    Attention without a mask is a quarter faster on a CPU. On a GPU the check would force a synchronisation, and a
+    traced graph must not depend on it.
     """
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     traced = torch.compiler.is_compiling() or tracing

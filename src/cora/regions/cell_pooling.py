@@ -1,8 +1,9 @@
-"""Embeddings of regions for towers that pool before their head's convolution (`TimmTower`).
+"""Region embeddings for towers that pool before their head's convolution (`TimmTower`).
 
-RoIAlign of the backbone's last map to S x S cells; the region prompt is added to the cells; the head's convolution and
-its nonlinearity follow, then the mean over the cells and the way into the text space. Pooling before the last stages,
-as a CLIP ResNet wants it, names fewer regions right with such backbones, so one way is both exact and fast pooling.
+RoIAlign pools the backbone's last map to S x S cells. The region prompt is added to the cells; then follow the head's
+convolution, its nonlinearity, the mean over the cells and the projection into the text space. With such backbones,
+pooling before the last stages (as for a CLIP ResNet) classifies fewer regions correctly, so exact and fast pooling are
+the same.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ CHUNK = 128
 
 @dataclass(frozen=True)
 class CellMap:
-    """What regions are pooled from, made once for a batch.
+    """The input of region pooling, computed once for a batch.
 
     Attributes:
         deep: [B, C, h, w] last map of the backbone.
         extents_hw: [B, 2] cells of each map that are not padding.
-        witnesses: what the detector beside the backbone saw, if there is one.
+        witnesses: output of the detector beside the backbone, if there is one.
     """
 
     deep: Tensor

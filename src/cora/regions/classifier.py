@@ -29,7 +29,7 @@ class RegionClassifier(nn.Module):
         return self.scale * regions @ class_embeddings.to(regions.dtype).T
 
     def forward(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
-        """Probabilities [..., C] of the classes; what they lack to 1 is background."""
+        """Probabilities [..., C] of the classes; the rest up to 1 is background."""
         logits = self.logits(regions, class_embeddings)
         nothing = torch.full_like(logits[..., :1], self.background_logit)
         with_background = torch.cat([logits, nothing], dim=-1)

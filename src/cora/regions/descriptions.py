@@ -1,6 +1,6 @@
-"""Descriptions of classes: sentences that say what a thing looks like (Menon & Vondrick, 2023; Pratt et al., 2023).
+"""Descriptions of classes: sentences that say how an object looks (Menon & Vondrick, 2023; Pratt et al., 2023).
 
-A name that the text tower hardly knows, or knows in another sense, is helped by a sentence about it:
+They help where the text tower hardly knows a name, or knows it in another sense:
 `{"mouse": ["a computer mouse on a desk"]}`. `{}` in a sentence stands for the name.
 """
 
@@ -41,7 +41,7 @@ def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read ``{"dog": ["a close-up photo of a golden retriever"]}``.
+    """Read ``{"dog": ["a close-up image of a golden retriever"]}``.
 
     Raises:
         VocabularyError: the file is missing or not such JSON, or its sentences cannot be used.
@@ -58,18 +58,19 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[str]:
-    """Described names that are no class here. Some are harmless, for one file may serve many lists of classes.
+    """Names that have a description but are no class here. Some may remain, since one file can serve several lists of
+    classes.
 
     Raises:
         VocabularyError: none of the class names is described: that is a mistake.
     """
-    strangers = names_without(descriptions, names)
-    if len(strangers) == len(descriptions):
-        got = ", ".join(strangers[:5]) or "nothing"
+    unknown = names_without(descriptions, names)
+    if len(unknown) == len(descriptions):
+        got = ", ".join(unknown[:5]) or "nothing"
         raise VocabularyError(
             f"descriptions: expected some of the {len(names)} class names, got {shorten(got)}; check the spelling"
         )
-    return strangers
+    return unknown
 
 
 def _sentences(name: str, given: object) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def _sentences(name: str, given: object) -> tuple[str, ...]:
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """JSON objects may say a key twice, of which Python keeps the last: sentences would be lost in silence."""
+    """Refuse repeated keys of a JSON object: Python would silently keep only the last."""
     counts = Counter(name for name, _ in pairs)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:

@@ -1,4 +1,4 @@
-"""Names of everyday things: what else may be in a picture when only a few classes are asked for."""
+"""Names of everyday objects: likely other content of an image when only a few classes are searched for."""
 
 EVERYDAY_NAMES = (
     "person", "hand", "face", "hair", "shirt", "trousers", "shoe", "hat", "glasses", "bag",

@@ -1,9 +1,9 @@
-"""Fast alignment: embeddings of fast pooling, moved to where exact pooling would put them.
+"""Fast alignment: a linear map that moves embeddings of fast pooling towards those of exact pooling.
 
-Fast pooling reads a region off one map of the whole photo, exact pooling sends it through layer4 by itself. What the
-two make of a region differs, and much of the difference is the same for all regions of a size and place. A linear map
-learns that part in closed form, from photos without labels; scores of boxes that are not pooled exactly then come close
-to exact ones. The paper has no such map: at zero, where it starts, fast pooling is as published.
+Fast pooling reads a region from one map of the whole image; exact pooling runs layer4 on each region. Much of the
+difference depends only on the size and place of a region. A linear map learns that part in closed form, from images
+without labels. The scores of boxes that are not pooled exactly then come close to exact ones. The paper has no such
+map; it starts at zero, where fast pooling is as published.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 #: Strength of the pull to the start, in shares of the mean square of all inputs, box and constant included.
 RIDGE = 0.01
-#: Regions from which the pull stops growing against them: a handful of photos cannot bend the map.
+#: Number of regions up to which the pull grows, so that a few images cannot change the map much.
 FEW_REGIONS = 10_000
 SMALLEST_SIDE = 1e-4
 
@@ -41,18 +41,18 @@ class FastAlignment(nn.Module):
 
 
 def features(regions: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-    """What the shift is linear in: [..., D] and boxes [..., 4] to [..., D + 4]."""
+    """Inputs of the linear map: [..., D] and boxes [..., 4] to [..., D + 4]."""
     places, sides = boxes_cxcywh.split(2, dim=-1)
     return torch.cat([regions, places.to(regions), sides.clamp(min=SMALLEST_SIDE).log().to(regions)], dim=-1)
 
 
 class AlignmentFit:
-    """Ridge regression of exact on fast embeddings, in sums over regions: memory does not grow with them.
+    """Ridge regression of exact on fast embeddings. It keeps sums only, so memory does not grow with the regions.
 
     Minimises sum |exact - fast - shift(fast, box)|^2 + pull |shift - start|^2 (Hoerl & Kennard, 1970).
 
     Args:
-        start: what few regions leave as it is.
+        start: the alignment that few regions hardly change.
     """
 
     def __init__(self, start: FastAlignment) -> None:
@@ -62,7 +62,7 @@ class AlignmentFit:
         self._outputs = torch.zeros(width, embed_dim, dtype=torch.float64)
 
     def add(self, fast: Tensor, exact: Tensor, boxes_cxcywh: Tensor) -> None:
-        """Count regions in: both embeddings [N, D], unit norm, of boxes [N, 4]."""
+        """Add regions: both embeddings [N, D], unit norm, of boxes [N, 4]."""
         inputs = features(fast, boxes_cxcywh).detach().cpu().double()
         inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
         self.regions += len(inputs)

@@ -1,7 +1,7 @@
 """Class groups: spherical k-means of class embeddings (METHOD section 6).
 
-Names whose embeddings lie close together are names that the tower tells apart badly. Relaxed matching lets queries of a
-class take boxes of its group; by themselves groups show which of one's classes will be mixed up.
+The tower confuses names whose embeddings are close. Relaxed matching lets queries of a class match boxes of its group;
+the groups also show which classes of a vocabulary will be confused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cora.regions.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Clusters:
-    """A division of directions.
+    """Result of clustering directions.
 
     Attributes:
         labels: [C] int64 cluster of each direction, numbered in order of first appearance, none empty.
@@ -98,7 +98,7 @@ def _spread(directions: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 def _assigned(directions: Tensor, centres: Tensor) -> Tensor:
-    """Nearest centre of each direction [C]; a centre that nobody is nearest to takes the direction served worst."""
+    """Nearest centre of each direction [C]; an empty cluster takes the direction farthest from its centre."""
     cosine = directions @ centres.T
     labels = cosine.argmax(dim=1)
     for cluster in range(len(centres)):

@@ -22,7 +22,7 @@ from cora.towers.text_tower import TextTower, byte_pair_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedTextConfig:
-    """From which the learned part is rebuilt, its weights apart.
+    """Sizes from which the learned part is rebuilt before its weights are loaded.
 
     Attributes:
         kind: "context" or "offsets".

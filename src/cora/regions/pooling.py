@@ -64,7 +64,7 @@ def _align(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
 
 
 def _align_by_products(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
-    """The same as one product over rows and one over columns: [R, C, bins, bins], channels last in memory."""
+    """`_align` as one matrix product over rows and one over columns: [R, C, bins, bins], channels last in memory."""
     batch, channels, height, width = features.shape
     # Channels last, so that every product reads and writes whole cells.
     rows_of_cells = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
@@ -81,7 +81,7 @@ def _align_by_products(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ProjectedMap:
-    """C4 behind the projections of the attention pool, made once for a map: what `fast_pooling` reads.
+    """C4 after the projections of the attention pool: the input of `fast_pooling`, computed once for a map.
 
     Attributes:
         queries: [B, heads, H * W, d]; `keys` and `values` likewise.

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class RegionPrompt(nn.Module):
-    """What is added to the pooled cells of a region before a nonlinearity, zero at the start: v = Pool(f + p).
+    """A learned offset, initially zero, that is added to the pooled cells of a region before a nonlinearity: v = Pool(f
+    + p).
 
     A CLIP ResNet's attention pool adds its positional table to the cells f, so p joins the table, which has a row for
     the mean token, too. Published checkpoints hold the sum of both, which is the same model with an offset of zero.

@@ -1,4 +1,4 @@
-"""One way to embed regions for every kind of image tower."""
+"""One interface that embeds regions for every kind of image tower."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cora.regions.pooling import ProjectedMap, exact_pooling, fast_pooling, proj
 from cora.structures import FeatureMap
 from cora.towers import ImageTower, ResNetTower, TimmTower
 
-#: What fast pooling reads, made once for a map.
+#: The input of fast pooling, computed once for a map.
 Prepared = ProjectedMap | CellMap
 
 
@@ -24,11 +24,11 @@ class RegionPooling(Protocol):
         ...
 
     def prepare(self, c4: FeatureMap) -> Prepared:
-        """What `fast` reads."""
+        """The input of `fast`."""
         ...
 
     def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
-        """As `exact`, at a cost that every anchor can bear."""
+        """As `exact`, but cheap enough for all anchors."""
         ...
 
 
@@ -62,7 +62,7 @@ class _Attention:
 
 
 class _Cells:
-    """timm backbones: one way for both, as it costs no stage of the network for each box."""
+    """timm backbones: exact and fast pooling are the same, since no stage of the network runs per box."""
 
     def __init__(self, tower: TimmTower) -> None:
         self.tower = tower

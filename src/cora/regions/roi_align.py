@@ -1,8 +1,8 @@
-"""RoIAlign as two products of matrices, one for the rows and one for the columns of the grid of bins.
+"""RoIAlign as two matrix products, one for the rows and one for the columns of the grid of bins.
 
-RoIAlign averages a regular grid of bilinear samples, hence splits into a weighted sum over rows and one over columns.
-The numbers are those of torchvision's `roi_align(aligned=True)` with its adaptive number of samples; only the order of
-the sums differs. Shapes do not depend on values, so that any runtime can execute it and sizes may stay open.
+RoIAlign averages a regular grid of bilinear samples, so it splits into a weighted sum over rows and one over columns.
+The results equal torchvision's `roi_align(aligned=True)` with its adaptive number of samples; only the order of the
+sums differs. No shape depends on values, so any runtime can execute it with dynamic sizes.
 """
 
 from __future__ import annotations

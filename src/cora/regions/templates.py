@@ -1,6 +1,5 @@
-"""Sentences around a class name: the 80 of CLIP for ImageNet (Radford et al., 2021), the bare "a NAME", or one's own.
-
-`{}` stands for the name; it is replaced, not formatted, so that no text of a file is ever evaluated.
+"""Sentences around a class name: the 80 of CLIP for ImageNet (Radford et al., 2021), the plain "a NAME", or a list of
+your own. `{}` stands for the name; it is replaced, not formatted, so that no text of a file is evaluated.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ TEMPLATE_SETS = MappingProxyType({"imagenet": IMAGENET_TEMPLATES, "plain": ("a {
 
 
 def clean_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a set by name ("imagenet", "plain"), or one's own, stripped and checked.
+    """The sentences of a set by name ("imagenet", "plain"), or given ones, stripped and checked.
 
     Raises:
         VocabularyError: an unknown name, no sentence or too many, or one that is blank, too long, or whose braces
@@ -124,7 +123,7 @@ def clean_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def clean_sentence(text: object, place: str) -> str:
-    """A sentence without spaces at its ends; `place` says in the message where it stood.
+    """A stripped and checked sentence; `place` names its origin in error messages.
 
     Raises:
         VocabularyError: no text, a blank one, or one of more than `MAX_LENGTH` characters.
@@ -142,7 +141,7 @@ def clean_sentence(text: object, place: str) -> str:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """The text, cut with dots to `length` characters: messages stay one line."""
+    """The text, cut to `length` characters with dots, for messages of one line."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
@@ -175,7 +174,7 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
 
 
 def read_text(path: Path, wanted: str) -> str:
-    """The text of a UTF-8 file; `wanted` says in the message what was expected.
+    """The text of a UTF-8 file; `wanted` names the expected content in error messages.
 
     Raises:
         VocabularyError: it cannot be read.

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cora.errors import VocabularyError
+from cora.errors import CoraError, VocabularyError
+from cora.files import write_whole
 from cora.names import name_key, names_without, repeated_names, spoken_name
 from cora.regions.descriptions import Descriptions, check_described, clean_descriptions
 from cora.regions.learned_text import LearnedContext, LearnedOffsets, LearnedText
@@ -73,7 +73,7 @@ class Vocabulary:
         return self.embeddings if self.distractors is None else torch.cat([self.embeddings, self.distractors])
 
     def beside(self, encoder: VocabularyEncoder, distractors: Sequence[str]) -> Vocabulary:
-        """The same vocabulary with distractors; of those, names that are classes here are left out."""
+        """The same vocabulary with distractors; names that are classes here are left out."""
         others = names_without(distractors, self.names)
         if not others:
             return self
@@ -129,18 +129,18 @@ def default_cache_dir() -> Path:
 
 
 class _ClassText(NamedTuple):
-    """A class as the tower gets it: its spoken name, and what it looks like."""
+    """Text of a class: its name as spoken, and its descriptions."""
 
     name: str
     descriptions: tuple[str, ...]
 
 
 class VocabularyEncoder:
-    """Turns class names into embeddings: for every template the unit embedding, averaged, unit norm again.
+    """Turns class names into embeddings: the mean of the unit embeddings of all templates, normalised.
 
     Descriptions of a class are averaged in the same way; its embedding is then a mixture of both parts, whatever
-    the number of sentences in each. A cache that cannot be read or written costs time, never a result: it is
-    logged and done without.
+    the number of sentences in each. If the cache cannot be read or written, this is logged and the embedding is
+    computed.
 
     Args:
         text_tower: the tower; its weights' hash is part of every cache key.
@@ -237,13 +237,13 @@ class VocabularyEncoder:
         self.text_tower.__dict__.pop("fingerprint", None)
 
     def _start(self) -> str:
-        """Hash of what is the same for all names: the tower, and its learned context or the templates."""
+        """Hash of the inputs that all names share: the tower, and its learned context or the templates."""
         context = self.learned.fingerprint if isinstance(self.learned, LearnedContext) else None
         content = [self.text_tower.fingerprint, context or list(self._sentences)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _key(self, text: _ClassText, start: str) -> str:
-        """Name of an embedding in the caches: everything that it depends on, learned offsets apart."""
+        """Name of an embedding in the caches: a hash of all its inputs except learned offsets."""
         # JSON, since joined texts could be cut in more than one way. Tokens are those of lower case.
         content = [
             start,
@@ -317,11 +317,7 @@ class VocabularyEncoder:
         if file is None:
             return
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # A reader must never meet half a file: write beside it, then rename.
-            with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-                np.save(part, embedding.numpy())
-            os.replace(part.name, file)
-        except OSError as error:
+            write_whole(file, lambda part: np.save(part, embedding.numpy()))
+        except CoraError as error:
             _LOG.warning("class embeddings cannot be cached in %s: %s", file.parent, error)
             self.cache_dir = None

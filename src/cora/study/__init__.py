@@ -1,1 +1,2 @@
-"""Is a detector limited by classification or by localization? The class is given away, the boxes are measured."""
+"""A study of whether classification or localization limits a detector: the true class is given, the boxes are
+measured."""

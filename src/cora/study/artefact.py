@@ -20,7 +20,7 @@ FORMAT = "cora-study"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedStudy:
-    """What `cora study train` leaves.
+    """The result of `cora study train`.
 
     Attributes:
         config: of the study; the frozen part is rebuilt from it.

@@ -1,4 +1,4 @@
-"""The frozen and the trainable part from a configuration."""
+"""Builds the frozen and the trainable part from a configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cora.towers.vit_tower import known_vits, load_vit
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenPart:
-    """A tower with surgery, what embeds class names for it, and what turns pictures into its pixels.
+    """A tower with surgery, its text encoder and its preprocessor.
 
     Attributes:
         tower: on the CPU.
@@ -73,7 +73,7 @@ def build_frozen(part: TowerPart) -> FrozenPart:
 def build_model(
     part: ModelPart, *, feature_width: int, seed: int, prior_wh: tuple[float, float] = (0.3, 0.3)
 ) -> StudyModel:
-    """A fresh trainable part; the same arguments give the same weights, whatever was drawn before."""
+    """A new trainable part. Its weights depend on the arguments only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return StudyModel(

@@ -1,7 +1,7 @@
-"""Class activation maps by CLIP Surgery: what the frozen part gives the study (METHOD section 8).
+"""Class activation maps by CLIP Surgery, the frozen part of the study (METHOD section 8).
 
-Feature surgery takes away what all classes have in common at a patch: the redundant features that make plain CLIP
-maps noisy. One text alone has nothing in common with others; there an empty prompt stands for the redundant.
+Feature surgery subtracts the features that all classes share at a patch; they make plain CLIP maps noisy. With a single
+class the embedding of an empty prompt stands for the shared features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLASS_SHARPNESS = 2.0
 
 @dataclass(frozen=True)
 class FrozenMaps:
-    """What the frozen part says of B images of one size.
+    """Output of the frozen part for B images of one size.
 
     Attributes:
         cams: [B, C, h, w] in 0..1, one map for every class of the vocabulary.
@@ -67,7 +67,7 @@ def feature_surgery(tokens: Tensor, texts: Tensor, redundant: Tensor | None = No
 def to_maps(similarity: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     """Similarity of patches [B, h*w, C] to maps [B, C, h, w]: 0 at a class's least patch, 1 at its greatest.
 
-    A class that is alike everywhere has a map of zeros.
+    A class with the same similarity everywhere has a map of zeros.
     """
     low, high = similarity.amin(dim=1, keepdim=True), similarity.amax(dim=1, keepdim=True)
     spread = high - low
@@ -115,7 +115,7 @@ class CamTower(FrozenModule):
 
     @property
     def classes(self) -> int:
-        """C, maps an image."""
+        """C, the number of maps per image."""
         return len(self.texts)
 
     def forward(self, pixels: Tensor) -> FrozenMaps:
@@ -128,7 +128,8 @@ class CamTower(FrozenModule):
             return FrozenMaps(cams=cams, features=found.features.transpose(1, 2).unflatten(-1, found.grid_hw))
 
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """What a feature cache keeps of images without padding: features with maps behind them, and the pixels."""
+        """Tensors that a feature cache stores for images without padding: features with maps appended, and the
+        pixels."""
         maps = self(batch.pixels)
         joined = torch.cat([maps.features, maps.cams], dim=1)
         inside = torch.zeros(len(joined), *joined.shape[-2:], dtype=torch.bool, device=joined.device)

@@ -1,4 +1,4 @@
-"""Everything that makes a study: the frozen tower with its weights, the trainable part, the loss, the training."""
+"""Configuration of a study: frozen tower and its weights, trainable part, loss, training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TowerPart:
             `cora.load` takes ("RN50-quickgelu", the file of a detector), whose own tower must be a CLIP ResNet.
         checkpoint: file of a ViT's weights in open_clip's format, such as RemoteCLIP-ViT-B-32.pt; None for OpenAI's,
             which are downloaded. Nothing but tensors is unpickled.
-        image_size: (height, width) in pixels that photos are resized to, whatever their shape: multiples of the
+        image_size: (height, width) in pixels that images are resized to, whatever their shape: multiples of the
             tower's patches (32 for ResNets). IoU does not change when both boxes are stretched alike.
         layers: last layers whose activation maps are averaged.
         sharpened: ResNets only, see `cora.towers.surgery.ResNetSurgery`.
@@ -89,11 +89,11 @@ class TrainPart:
     """How it is learned: AdamW, cosine schedule.
 
     Attributes:
-        epochs, batch: passes over the photos, photos a step.
+        epochs, batch: passes over the images, images a step.
         lr, weight_decay: of AdamW.
         warmup_steps: linear rise of the rate.
         grad_clip: bound on the norm of the gradient.
-        versions: flipped and cropped versions of every photo, of which the frozen part's maps are kept on disk; an
+        versions: flipped and cropped versions of every image, of which the frozen part's maps are kept on disk; an
             epoch sees one of them.
         max_gigabytes: bound on these files.
         workers: processes that read.

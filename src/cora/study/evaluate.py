@@ -1,7 +1,7 @@
-"""How well boxes fit once the class is given away: per ground-truth box the best prediction of its own class.
+"""Fit of boxes when the class is given: for every ground-truth box the best prediction of its own class.
 
-The reading (METHOD section 8): if more than 70 % of the boxes are above IoU 0.5, classification is what limits a
-detector; if less than 50 % are, localization is; in between both are.
+The verdict (METHOD section 8): if more than 70 % of the boxes are above IoU 0.5, classification limits a detector; if
+less than 50 % are, localization does; in between both do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class BoxFits:
         ious: [M] in 0..1.
         classes: [M] int64 into `class_names`.
         image_index: [M] int64 in 0..images-1.
-        images: photos looked at, those without a box included.
+        images: images looked at, those without a box included.
         class_names: of the dataset.
     """
 
@@ -59,11 +59,11 @@ class BoxFits:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSummary:
-    """What is told of a group of boxes.
+    """Summary of a group of boxes.
 
     Attributes:
         boxes: their number.
-        mean_iou: with an interval over photos.
+        mean_iou: with an interval over images.
         shares: threshold -> share of boxes whose IoU is above it, in 0..1.
         histogram: boxes in `BINS` equal bins over 0..1.
         limit: the verdict; None without boxes.
@@ -87,7 +87,7 @@ class FitSummary:
         }
 
     def sentence(self) -> str:
-        """The verdict in words, with what it rests on."""
+        """The verdict in words, with its numbers."""
         share = self.shares[VERDICT_IOU]
         if self.limit is None or share.value is None or share.low is None or share.high is None:
             return "No box to measure, no verdict."
@@ -155,8 +155,8 @@ def measure_study(
     Args:
         study: trained.
         frozen: its tower.
-        dataset: photos and boxes; all its classes are the vocabulary, trained on or not.
-        indices: which photos; all by default.
+        dataset: images and boxes; all its classes are the vocabulary, trained on or not.
+        indices: which images; all by default.
         device: where to compute.
         progress: wraps the indices.
 
@@ -190,9 +190,9 @@ def measure_detector(
     indices: Sequence[int] | None = None,
     progress: Progress = iter,
 ) -> BoxFits:
-    """The same for CORA: pre-matching knows only the true classes of each photo, the best boxes by objectness count.
+    """The same for CORA: pre-matching knows only the true classes of each image, the best boxes by objectness count.
 
-    As many boxes of a photo count as the detector would return at most; a class that no anchor was matched to has
+    As many boxes of an image count as the detector would return at most; a class that no anchor was matched to has
     none.
     """
     detector.eval()
@@ -223,7 +223,7 @@ def measure_detector(
 
 
 class _Collected:
-    """Best IoUs, photo by photo."""
+    """Best IoUs, image by image."""
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.class_names = dataset.class_names
@@ -247,7 +247,7 @@ class _Collected:
 
 
 def _mean(fits: BoxFits, values: np.ndarray, counts: IntArray) -> Estimate:
-    """Mean over boxes; the interval resamples photos, since boxes of one are not independent."""
+    """Mean over boxes; the interval resamples images, since boxes of one are not independent."""
     if not len(values):
         return Estimate(value=None, low=None, high=None)
     boxes, totals = np.zeros(fits.images), np.zeros(fits.images)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cora.boxes import aligned_giou, aligned_iou, cxcywh_to_xyxy
+from cora.boxes import aligned_iou, cxcywh_to_xyxy
 from cora.study.config import LossPart
+from cora.training.losses import giou_loss
 
 
 def cell_iou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor) -> Tensor:
@@ -15,17 +16,14 @@ def cell_iou(boxes_cxcywh: Tensor, targets_cxcywh: Tensor) -> Tensor:
 
     Boxes are clipped to the image, as a detector's are.
     """
-    size = boxes_cxcywh.shape[:3]
-    found = cxcywh_to_xyxy(boxes_cxcywh).clamp(0, 1).flatten(0, 2)
-    wanted = cxcywh_to_xyxy(targets_cxcywh)[:, None, None].expand(*size, 4).flatten(0, 2)
-    return aligned_iou(found, wanted).view(size)
+    return aligned_iou(cxcywh_to_xyxy(boxes_cxcywh).clamp(0, 1), cxcywh_to_xyxy(targets_cxcywh)[:, None, None])
 
 
 def responsible_cells(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, *, radius: int, threshold: float) -> Tensor:
     """Which cells learn from a box: the one of highest IoU, and those within `radius` of it if that IoU passes.
 
-    Below the threshold the best cell learns alone, for otherwise nothing would ever begin to learn. Where no box
-    overlaps the target at all, the cell that the target's centre lies in counts as the best.
+    Below the threshold only the best cell learns, so that training can start. If no box overlaps the target, the cell
+    of the target's centre is the best.
 
     Args:
         boxes_cxcywh: [T, H, W, 4] of the target's own class in its image.
@@ -65,7 +63,7 @@ def study_loss(boxes_cxcywh: Tensor, targets_cxcywh: Tensor, config: LossPart) -
     found, wanted = boxes_cxcywh[cells], targets_cxcywh[of_target]
     share = 1.0 / cells.sum(dim=(1, 2)).to(found.dtype)[of_target] / len(targets_cxcywh)
     l1 = (F.l1_loss(found, wanted, reduction="none").sum(dim=1) * share).sum()
-    giou = ((1 - aligned_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))) * share).sum()
+    giou = (giou_loss(found, wanted) * share).sum()
     with torch.no_grad():
         best = cell_iou(boxes_cxcywh, targets_cxcywh).flatten(1).amax(dim=1).mean()
     return {

@@ -18,7 +18,7 @@ _REACH = 30.0
 
 
 class ImageEncoder(nn.Module):
-    """RGB to features at the resolution of the maps: what the frozen patches are too coarse for.
+    """RGB to features at the resolution of the maps, which is finer than that of the frozen patches.
 
     Args:
         channels: of the features.

@@ -1,4 +1,4 @@
-"""Pictures of a study: how well boxes fit, and where classes were seen."""
+"""Plots of a study: fit of the boxes, and activation maps."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def draw_histogram(summaries: Mapping[str, FitSummary], *, title: str) -> Image.
 
 
 def draw_maps(image: Image.Image, names: Sequence[str], maps: Tensor) -> Image.Image:
-    """A picture with the activation map of every class laid over it, one panel a class, three in a row.
+    """An image with the activation map of every class laid over it, one panel a class, three in a row.
 
     Args:
         image: RGB.
         names: C classes.
-        maps: [C, h, w] in 0..1, stretched over the picture.
+        maps: [C, h, w] in 0..1, stretched over the image.
 
     Raises:
         ValueError: not one map a name, or no name.

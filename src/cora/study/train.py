@@ -30,15 +30,16 @@ from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, bu
 #: The parts that learn.
 LEARNS = ("model.image_encoder.", "model.head.")
 CACHE = "maps"
-#: Share of photos that are cropped, and the least share of a box that must stay.
+#: Share of images that are cropped, and the least share of a box that must stay.
 _CROPPED, _VISIBLE = 0.5, 0.3
 
-#: Photos, or the frozen part's maps of them from a cache, with what they hold.
+#: Images, or the frozen part's maps of them from a cache, with what they hold.
 StudyBatch = tuple[ImageBatch, tuple[Targets, ...]] | FeatureBatch
 
 
 class Stretch:
-    """Resize to one size whatever the shape, after an augmentation; boxes, as fractions of the photo, stay."""
+    """Resize to one size without keeping the aspect ratio, after an augmentation; boxes, as fractions of the image,
+    stay."""
 
     def __init__(self, *, size_hw: tuple[int, int], augment: TrainTransform | None = None) -> None:
         self.size_hw, self.augment = size_hw, augment
@@ -113,17 +114,17 @@ def train_study(
     progress: bool = True,
     tensorboard: bool = True,
 ) -> tuple[TrainedStudy, TrainResult]:
-    """Train on the boxes of a dataset, from the start or from where `run_dir` left off.
+    """Train on the boxes of a dataset. Resumes if `run_dir` has a checkpoint.
 
     The frozen part's maps are computed once into `run_dir/maps`.
 
     Args:
         config: of the study.
         frozen: its tower, as `build_frozen` gives it.
-        dataset: photos and boxes; its classes are the vocabulary.
+        dataset: images and boxes; its classes are the vocabulary.
         run_dir: checkpoint, metrics, maps.
         device: where to compute.
-        on_progress: called with (photos done, in all) while the maps are made.
+        on_progress: called with (images done, in all) while the maps are made.
         progress, tensorboard: as for `cora.training.loop.train`.
 
     Raises:
@@ -178,7 +179,7 @@ def train_study(
 
 
 def _identity(config: StudyConfig, dataset: CocoDataset) -> dict[str, Any]:
-    """What a run is made of: settings that change no number are left out."""
+    """Settings that identify a run, without those that do not change its result."""
     content = config.to_dict()
     for name in ("workers", "max_gigabytes"):
         del content["train"][name]
@@ -192,7 +193,7 @@ def cam_tower_of(frozen: FrozenPart, class_names: tuple[str, ...]) -> CamTower:
 
 
 def mean_size(dataset: CocoDataset) -> tuple[float, float]:
-    """Geometric mean of the boxes' widths and heights, 0..1 of their photos.
+    """Geometric mean of the boxes' widths and heights, 0..1 of their images.
 
     Raises:
         DataError: no box.

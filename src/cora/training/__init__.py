@@ -1,1 +1,1 @@
-"""Training: tasks turn a batch into losses, the loop knows nothing of detection."""
+"""Training. A task turns a batch into losses; the loop runs any task and does not depend on detection."""

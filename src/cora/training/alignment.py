@@ -1,4 +1,4 @@
-"""Fitting the fast alignment of a detector: its own boxes on photos without labels, pooled both ways."""
+"""Fit a detector's fast alignment on its own boxes: each is pooled fast and exactly. Images need no labels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cora.data.order import evenly
+from cora.data.order import subsample
 from cora.detector import Detector
 from cora.errors import TrainingError
 from cora.regions import AlignmentFit, FastAlignment, Vocabulary
 
-#: Boxes of a photo that are pooled both ways, spread evenly from the surest to the least sure.
+#: Boxes of an image that are pooled both ways, spread evenly from the surest to the least sure.
 BOXES_A_PHOTO = 64
-#: Photos that an alignment is fitted to beside other work, at most: a minute, and more change little.
+#: Images that an alignment is fitted to beside other work, at most: a minute, and more change little.
 ALIGNED_PHOTOS = 200
 
 
@@ -27,16 +27,16 @@ def fit_alignment(
     *,
     on_photo: Callable[[int], None] | None = None,
 ) -> None:
-    """Fit the detector's fast alignment, from the present one if it has one; everything else stays as it is.
+    """Fit the detector's fast alignment, starting from its present one. Nothing else of the detector changes.
 
     Args:
         detector: changed in place.
-        pictures: photos of the kind that the model will see; hundreds are enough.
+        pictures: images of the kind that the model will see; hundreds are enough.
         vocabulary: names that anchors are pre-matched with.
-        on_photo: told how many photos are done.
+        on_photo: told how many images are done.
 
     Raises:
-        TrainingError: no photo.
+        TrainingError: no image.
     """
     fit, done = AlignmentFit(_start(detector)), 0
     with detector.evaluating():
@@ -58,29 +58,29 @@ def refit_alignment(
     *,
     report: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Fit the alignment of a detector that has one to what it has become; `fit_alignment` on some of its photos.
+    """Fit an existing alignment again after training; does nothing for a detector without one.
 
     Args:
         detector: changed in place.
-        read: the photo of a place.
-        count: places, of which `ALIGNED_PHOTOS` at most are read, from all over them.
+        read: returns the image of an index.
+        count: number of images; at most `ALIGNED_PHOTOS`, evenly spread, are read.
         vocabulary: names that anchors are pre-matched with.
         report: told (step, done, of all).
     """
     if detector.fast_alignment is None:
         return
-    places = evenly(range(count), ALIGNED_PHOTOS)
+    places = subsample(range(count), ALIGNED_PHOTOS)
     on_photo = None if report is None else lambda done: report("alignment", done, len(places))
     fit_alignment(detector, map(read, places), vocabulary, on_photo=on_photo)
 
 
 @torch.no_grad()
 def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit embeddings [N, D] of a photo's boxes [N, 4], 0..1: fast ones, not aligned, exact ones, and the boxes.
+    """Embed the detector's boxes in an image by fast and by exact pooling.
 
     Args:
         detector: in evaluation mode, in the precision that it is to work in.
-        picture: the photo.
+        picture: the image.
         vocabulary: names that anchors are pre-matched with.
     """
     c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
@@ -95,10 +95,10 @@ def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabul
 
 @torch.no_grad()
 def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabulary: Vocabulary) -> float:
-    """Mean cosine, -1..1, of fast embeddings, aligned if the detector can, to exact ones.
+    """Mean cosine, -1..1, of fast and exact embeddings; fast ones are aligned if the detector has an alignment.
 
     Raises:
-        TrainingError: no photo.
+        TrainingError: no image.
     """
     found = []
     with detector.evaluating():

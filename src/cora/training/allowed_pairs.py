@@ -1,4 +1,4 @@
-"""Which queries may match which boxes: of the same class, or of one that CLIP hardly tells apart (METHOD section 6)."""
+"""Which queries may match which boxes: those of the same class or of a similar one (METHOD section 6)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def similar_classes(embeddings: Tensor, *, cosine: float | None = None, groups: 
 
 
 def allowed_pairs(query_classes: Tensor, targets: Sequence[Targets], similar: Tensor) -> list[Tensor]:
-    """Mask for the matcher: may this query match this box?
+    """Mask for the matcher: True where a query may match a box.
 
     Args:
         query_classes: [B, N] int64 pre-matched class of every query.

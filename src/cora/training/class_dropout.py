@@ -1,4 +1,4 @@
-"""Class dropout: queries must obey the classes they are given (METHOD section 6)."""
+"""Class dropout: teaches queries to find only the classes they are given (METHOD section 6)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor, distributed
 def complementary_groups(count: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Split `count` classes at random into two groups: bool masks [count], each class in exactly one.
 
-    Every class goes to either group with probability 1/2, whatever the others do, so the groups need not be of one
-    size, and with few classes one may be empty. Processes that train together draw the same groups, as one process
-    with their whole batch would.
+    Every class goes to either group with probability 1/2, independently. The groups may differ in size, and one may be
+    empty. Processes that train together draw the same groups.
     """
     seed = int(first_process_draw(torch.randint(2**62, ()).to(device)))
     first = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -19,7 +18,7 @@ def complementary_groups(count: int, *, device: torch.device | str = "cpu") -> t
 
 
 def first_process_draw(drawn: Tensor) -> Tensor:
-    """What the first process drew at random, in all processes: they must go the same way."""
+    """Broadcast a random draw of the first process, so that all processes take the same branch."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.broadcast(drawn, src=0)
     return drawn

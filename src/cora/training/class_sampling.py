@@ -1,4 +1,4 @@
-"""Class sampling: with very many classes a step tells only some of them apart (METHOD section 6; LVIS: 100)."""
+"""Class sampling: with very many classes a step uses only some of them (METHOD section 6; LVIS: 100)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sample_classes(present: Tensor, count: int, wanted: int | None) -> Tensor:
-    """Draw the classes of a step: those present come first, others at random fill up.
+    """Draw the classes of a step: classes present in the batch first, then random others.
 
     Args:
         present: [...] int64 classes of the boxes at hand, repeats allowed.

@@ -1,4 +1,4 @@
-"""The training objective of the localizer: every layer is matched on its own and learns from its matches."""
+"""The training objective of the localizer. Every decoder layer is matched separately and learns from its matches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cora.localizer import LocalizerOutput
 from cora.structures import Targets
 from cora.training.losses import LossWeights, giou_loss, l1_loss, mean_over_processes, sigmoid_focal_loss
-from cora.training.matching import MatchingCosts, assign, matching_cost
+from cora.training.matching import assign, matching_cost
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class Matches:
 
     def __len__(self) -> int:
         return self.query.shape[0]
+
+    def of(self, targets: Sequence[Targets]) -> Targets:
+        """The matched boxes [K] of a batch's targets, in the order of the matches."""
+        starts = torch.tensor([0] + [len(one) for one in targets], device=self.image.device).cumsum(0)
+        index = starts[self.image] + self.target
+        return Targets(
+            boxes_cxcywh=torch.cat([one.boxes_cxcywh for one in targets])[index],
+            classes=torch.cat([one.classes for one in targets])[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -51,17 +60,15 @@ class LossSums:
 class Criterion(nn.Module):
     """Focal loss on objectness, L1 and GIoU on matched boxes, of all layers (METHOD section 6).
 
-    What says "object" is two methods, `query_logits` and `query_loss`, for heads that know classes.
+    Heads with class logits override `query_logits` and `query_loss`.
 
     Args:
-        weights: of the losses in the total.
-        costs: of the terms in the matching.
+        weights: of the losses in the total; the matching always uses the default weights.
     """
 
-    def __init__(self, *, weights: LossWeights | None = None, costs: MatchingCosts | None = None) -> None:
+    def __init__(self, *, weights: LossWeights | None = None) -> None:
         super().__init__()
         self.weights = weights or LossWeights()
-        self.costs = costs or MatchingCosts()
 
     def forward(
         self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]
@@ -95,10 +102,10 @@ class Criterion(nn.Module):
         return LossSums(losses, matched=len(matches[-1]), boxes=sum(len(one) for one in targets))
 
     def normalised(self, copies: Sequence[LossSums]) -> dict[str, Tensor]:
-        """Losses of all copies of a batch together, as of one batch that holds them all; results as of `forward`.
+        """Losses of all copies of a batch, as if they were one larger batch. Returns what `forward` returns.
 
-        There is one divisor, the boxes matched in any copy: the published code normalises the doubled batch of class
-        dropout so. A copy with few boxes thus counts for little, and not for half.
+        The one divisor is the number of boxes matched in all copies, as in the published code: a copy with few boxes
+        has a small weight.
         """
         some = next(iter(copies[0].losses.values()))
         matched = sum(copy.matched for copy in copies)
@@ -112,7 +119,7 @@ class Criterion(nn.Module):
         return {**losses, "total": total, "matched_share": total.new_tensor(share)}
 
     def match(self, output: LocalizerOutput, targets: Sequence[Targets], allowed: Sequence[Tensor]) -> list[Matches]:
-        """Match every layer on its own; arguments as for `forward`."""
+        """Match every layer separately. Takes the arguments of `forward`."""
         layers, batch, _ = output.objectness.shape
         if not len(targets) == len(allowed) == batch:
             raise ValueError(
@@ -126,7 +133,7 @@ class Criterion(nn.Module):
                 self.query_logits(output, image, one).flatten(0, 1),
                 output.boxes_cxcywh[:, image].flatten(0, 1),
                 one.boxes_cxcywh,
-                self.costs,
+                LossWeights(),
             )
             costs, gious, may = cost.cpu().chunk(layers), giou.cpu().chunk(layers), pairs_allowed.cpu()
             for layer in range(layers):
@@ -134,7 +141,7 @@ class Criterion(nn.Module):
         return [_join(layer, output.objectness.device) for layer in pairs]
 
     def query_logits(self, output: LocalizerOutput, image: int, targets: Targets) -> Tensor:
-        """What the matching takes for the logit of a query being the object: [L, N], or [L, N, T] for each box."""
+        """Logit that a query is the object, for the matching: [L, N], or [L, N, T] where it depends on the box."""
         return output.objectness[:, image]
 
     def query_loss(self, output: LocalizerOutput, layer: int, targets: Sequence[Targets], matches: Matches) -> Tensor:
@@ -148,12 +155,11 @@ class Criterion(nn.Module):
         self, output: LocalizerOutput, layer: int, targets: Sequence[Targets], matches: Matches
     ) -> dict[str, Tensor]:
         found = output.boxes_cxcywh[layer, matches.image, matches.query]
-        starts = torch.tensor([0] + [len(one) for one in targets], device=matches.image.device).cumsum(0)
-        wanted = torch.cat([one.boxes_cxcywh for one in targets])[starts[matches.image] + matches.target]
+        wanted = matches.of(targets).boxes_cxcywh
         return {
             "objectness": self.query_loss(output, layer, targets, matches),
             "l1": l1_loss(found, wanted),
-            "giou": giou_loss(found, wanted),
+            "giou": giou_loss(found, wanted).sum(),
         }
 
 

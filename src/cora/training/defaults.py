@@ -1,4 +1,4 @@
-"""Recipes for whoever gives none: by the size of the model's photos, and for fine-tuning by the number of photos."""
+"""Default recipes. They depend on the model's image size and, for fine-tuning, on the number of images."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cora.training.recipe import (
     TrainRecipe,
 )
 
-#: Models whose photos are smaller than this train on a CPU, from a feature cache and with helps for few photos.
+#: Models with smaller images than this train on a CPU: from a feature cache, with denoising for small datasets.
 SMALL_SIDE_PX = 512
-#: Steps of fine-tuning, and the bounds on its epochs: many for few photos, not for ever.
+#: Steps of fine-tuning, and the bounds on its epochs.
 FINETUNE_STEPS = 1200
 FINETUNE_EPOCHS = (12, 120)
 
 _COSINE = StageSchedule(kind="cosine", warmup_steps=50)
 
-#: The prompt of a small model, and the localizer's losses with helps for few photos.
+#: The prompt of a small model, and the localizer's losses with helps for few images.
 SMALL_PROMPTS = PromptStage(
     epochs=16,
     batch=16,
@@ -40,7 +40,7 @@ SMALL_TASK = LocalizerTaskConfig(
 )
 
 
-#: The published hyper-parameters (Wu et al., CVPR 2023; METHOD sections 3, 5, 6); batches of 32 are 4 photos on each of
+#: The published hyper-parameters (Wu et al., CVPR 2023; METHOD sections 3, 5, 6); batches of 32 are 4 images on each of
 #: 8 processes.
 PUBLISHED_AUGMENT = AugmentConfig(
     short_sides=tuple(range(480, 801, 32)),
@@ -78,7 +78,7 @@ def published_recipe(model: str) -> TrainRecipe:
 
 
 def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
-    """The published training's numbers for models with large photos, those of nano's recipe for small ones."""
+    """The published hyper-parameters for models with large images, those of nano for models with small ones."""
     if short_side >= SMALL_SIDE_PX:
         return TrainRecipe(model=model)
     return TrainRecipe(
@@ -98,9 +98,9 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
 
 
 def finetune_recipe(model: str, *, short_side: int, photos: int) -> TrainRecipe:
-    """From a trained model to a small set of one's own: its names, then its boxes; the prompt stays.
+    """Fine-tune a trained model on a small dataset: first its class names, then its boxes. The prompt stays frozen.
 
-    The epochs follow from the photos: `FINETUNE_STEPS` steps of the localizer, within `FINETUNE_EPOCHS`.
+    The number of epochs makes about `FINETUNE_STEPS` steps of the localizer, within `FINETUNE_EPOCHS`.
     """
     batch = max(1, min(4, photos))
     steps_an_epoch = max(1, photos // batch)
@@ -132,7 +132,7 @@ def finetune_recipe(model: str, *, short_side: int, photos: int) -> TrainRecipe:
 
 
 def small_augment(short_side: int) -> AugmentConfig:
-    """Scales, flips and crops around the size at which a model sees photos (its short side in pixels)."""
+    """Scales, flips and crops around the size at which a model sees images (its short side in pixels)."""
 
     def sides(*factors: float) -> tuple[int, ...]:
         return tuple(round(short_side * factor) for factor in factors)

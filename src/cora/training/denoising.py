@@ -1,10 +1,10 @@
 """Denoising queries: noised ground-truth boxes as extra anchors that need no matching.
 
-In the manner of contrastive denoising (DN-DETR, arXiv 2203.01305; DINO, arXiv 2203.03605): beside the
-anchors the decoder gets, in several groups, a slightly moved copy of every box, which must return to the
-box, and a further moved one, which must say "no object". Both carry the content query of the box's class.
-With few photos this teaches the decoder to refine boxes long before matching settles. Groups see neither
-each other nor the anchors, and the anchors do not see them, so that inference is unchanged.
+In the manner of contrastive denoising (DN-DETR, arXiv 2203.01305; DINO, arXiv 2203.03605): besides the anchors the
+decoder gets several groups of extra queries. A group holds two copies of every box: a slightly moved one, which the
+decoder must return to the box, and one moved further, which it must classify as "no object". Both carry the content
+query of the box's class. With few images this teaches the decoder to refine boxes before the matching is stable. The
+groups and the anchors are masked from each other, so inference is unchanged.
 """
 
 from __future__ import annotations
@@ -106,15 +106,10 @@ def make_queries(targets: Sequence[Targets], config: DenoisingConfig) -> Denoisi
     )
 
 
-def denoising_loss(output: LocalizerOutput, noised: DenoisingQueries, weights: LossWeights) -> Tensor:
-    """`denoising_sum` divided by the positives."""
-    return denoising_sum(output, noised, weights) / noised.positive.sum().clamp(min=1)
-
-
 def denoising_sum(output: LocalizerOutput, noised: DenoisingQueries, weights: LossWeights) -> Tensor:
-    """Weighted losses of all layers on denoising queries, whose boxes are known without matching.
+    """Sum of the weighted losses of all layers on denoising queries; these need no matching.
 
-    Positives must return to their boxes and say "object", negatives "no object".
+    Positives learn their box and "object", negatives "no object".
     """
     valid, positive = noised.positive | noised.negative, noised.positive
     wanted = noised.boxes_cxcywh[positive]
@@ -123,7 +118,7 @@ def denoising_sum(output: LocalizerOutput, noised: DenoisingQueries, weights: Lo
         focal = sigmoid_focal_loss(objectness[valid], positive[valid]).sum()
         found = boxes[positive]
         total = total + weights.objectness * focal
-        total = total + weights.l1 * l1_loss(found, wanted) + weights.giou * giou_loss(found, wanted)
+        total = total + weights.l1 * l1_loss(found, wanted) + weights.giou * giou_loss(found, wanted).sum()
     return total
 
 

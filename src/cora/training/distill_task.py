@@ -1,7 +1,7 @@
-"""Distillation: a large detector, or any model that names regions, teaches a small image tower and localizer.
+"""Distillation: a large detector, or any model that classifies regions, teaches a small image tower and localizer.
 
-Photos need no labels. The teacher looks at a photo and gives a lesson: regions with its class probabilities and
-embeddings, and, if it finds boxes, where it would move any anchors and how sure it is of an object there.
+Images need no labels. The teacher's output for an image has regions with class probabilities and embeddings. If the
+teacher finds boxes, it also says where it moves given anchors and how likely an object is there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cora.boxes import aligned_giou, cxcywh_to_xyxy
 from cora.detector import Detector
 from cora.localizer import Memory
 from cora.regions import Vocabulary
@@ -22,11 +21,12 @@ from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.towers import resnet_of
 from cora.training.criterion import Criterion
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
+from cora.training.losses import giou_loss
 from cora.training.proposal_loss import proposal_losses
 
-#: The student's photos and whatever the teacher looks at instead: its own resizing of them, or answers stored before.
+#: The student's images and whatever the teacher looks at instead: its own resizing of them, or answers stored before.
 DistillBatch = tuple[ImageBatch, Any]
-#: Random regions cover this share of a photo, least and greatest.
+#: Random regions cover this share of an image, least and greatest.
 REGION_AREA = (0.01, 0.7)
 #: Classes of which a mean embedding is made (ConSE, Norouzi et al., 2014, arXiv 1312.5650).
 BEST_CLASSES = 10
@@ -44,7 +44,7 @@ class DistillConfig:
         kl: weight of KL(teacher, student) over the classes of a vocabulary.
         cosine: weight of 1 - cosine to the teacher's embedding, in the student's space.
         box: weight of everything about boxes.
-        regions: regions a photo.
+        regions: regions an image.
         least_objectness: boxes of the teacher above it are targets.
     """
 
@@ -72,7 +72,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Names that regions are told apart by.
+    """Class names among which regions are classified.
 
     Attributes:
         embeddings: [C, D] unit, in the student's space.
@@ -85,10 +85,10 @@ class Lexicon:
 
 @dataclass(frozen=True)
 class Followed:
-    """Where the teacher moves given anchors.
+    """The teacher's boxes for given anchors.
 
     Attributes:
-        classes: [B, N] int64 what each query looked for.
+        classes: [B, N] int64 class that each query looked for.
         boxes_cxcywh: [B, N, 4], 0..1.
         objectness: [B, N] probability.
     """
@@ -99,15 +99,15 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a teacher says of a batch.
+class TeacherOutput:
+    """The output of a teacher for a batch.
 
     Attributes:
-        boxes_cxcywh: [B, R, 4] regions, 0..1 of the unpadded photo.
+        boxes_cxcywh: [B, R, 4] regions, 0..1 of the unpadded image.
         log_probabilities: of the classes of every lexicon [B, R, C], by its name.
         embeddings: [B, R, D] unit, in the student's space; None if the teacher has none.
         follow: moves anchors [B, N, 4]; None if the teacher finds no boxes.
-        targets: the teacher's best boxes of every photo; empty if it finds none.
+        targets: the teacher's best boxes of every image; empty if it finds none.
     """
 
     boxes_cxcywh: Tensor
@@ -118,24 +118,24 @@ class Lesson:
 
 
 class Teacher(nn.Module):
-    """Whoever gives lessons: frozen, and in evaluation mode whatever `.train()` says."""
+    """Base class for distillation teachers: frozen, and always in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode; `mode` is accepted because parents call this on all of their children."""
         return super().train(False)
 
-    def lesson(self, seen: Any, regions: int) -> Lesson:
-        """Say of `regions` regions a photo what is in them; without gradients.
+    def lesson(self, seen: Any, regions: int) -> TeacherOutput:
+        """Classify `regions` regions of every image, without gradients.
 
         Args:
             seen: second part of a batch.
-            regions: how many of each photo.
+            regions: how many of each image.
         """
         raise NotImplementedError
 
 
 class CoraTeacher(Teacher):
-    """A detector, or a CLIP tower without a trained localizer, as teacher.
+    """Teacher made of a detector, or of a CLIP tower without a trained localizer.
 
     Args:
         detector: never changed.
@@ -158,7 +158,7 @@ class CoraTeacher(Teacher):
         self.detector = detector.requires_grad_(False).eval()
         self.vocabulary, self.localizes, self.least_objectness = vocabulary, localizes, least_objectness
         own = vocabulary.embeddings
-        #: Whether both name things in one space: then embeddings are handed on as they are.
+        #: Whether teacher and student share a text space; embeddings then need no conversion.
         self.same_space = own.shape == student_embeddings.shape and bool(
             torch.allclose(own, student_embeddings.to(own), atol=1e-3)
         )
@@ -166,8 +166,8 @@ class CoraTeacher(Teacher):
         self.student_embeddings: Tensor
 
     @torch.no_grad()
-    def lesson(self, seen: ImageBatch, regions: int) -> Lesson:
-        """Half of the regions are the teacher's own boxes, if it finds any; the others are drawn at random."""
+    def lesson(self, seen: ImageBatch, regions: int) -> TeacherOutput:
+        """Classify regions: half are the teacher's own boxes, if it finds any, the others are random."""
         detector, vocabulary = self.detector, self.vocabulary.to(seen.pixels.device)
         c3, c4 = detector.encode(seen)
         boxes = random_regions(len(seen), regions, device=seen.pixels.device)
@@ -195,7 +195,7 @@ class CoraTeacher(Teacher):
         embeddings = detector.embed_exact(c3, boxes)
         logits = detector.classifier.logits(embeddings, vocabulary.embeddings)
         log_probabilities = logits.log_softmax(dim=-1)
-        return Lesson(
+        return TeacherOutput(
             boxes_cxcywh=boxes,
             log_probabilities={"names": log_probabilities},
             embeddings=embeddings if self.same_space else mean_embedding(log_probabilities, self.student_embeddings),
@@ -211,7 +211,7 @@ def mean_embedding(log_probabilities: Tensor, class_embeddings: Tensor) -> Tenso
 
 
 def random_regions(images: int, count: int, *, device: torch.device | None = None) -> Tensor:
-    """Boxes [images, count, 4] cxcywh in 0..1 inside the photo: areas even in their logarithm, sides up to 1 : 2."""
+    """Boxes [images, count, 4] cxcywh in 0..1 inside the image: areas even in their logarithm, sides up to 1 : 2."""
     least, greatest = (torch.tensor(area).log() for area in REGION_AREA)
     area = (least + (greatest - least) * torch.rand(images, count)).exp()
     ratio = (torch.rand(images, count) - 0.5).mul(torch.tensor(2.0).log()).exp()
@@ -221,15 +221,15 @@ def random_regions(images: int, count: int, *, device: torch.device | None = Non
 
 
 class DistillTask(nn.Module):
-    """Losses of a student against a teacher's lessons; see `DistillConfig` for the parts.
+    """Losses of a student against a teacher's outputs; `DistillConfig` lists the parts.
 
-    Of the tower BatchNorm's statistics are learned too. The student's text tower and prompt, and all of the
-    teacher, stay bit-identical.
+    The tower's BatchNorm statistics are learned too. The student's text tower and prompt and the whole teacher stay
+    bit-identical.
 
     Args:
         student: learns, as far as the configuration says.
-        teacher: gives the lessons; stays bit-identical.
-        lexicons: by name; those of the teacher's lessons.
+        teacher: stays bit-identical.
+        lexicons: by name; those of the teacher's outputs.
         config: what is distilled.
 
     Raises:
@@ -269,7 +269,7 @@ class DistillTask(nn.Module):
         teacher.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode of what learns; a frozen tower's other users must find it in evaluation mode again."""
+        """Set the training mode of the parts that learn. Called with False it returns the tower to evaluation mode."""
         super().train(mode)
         # The tower itself refuses, since it is frozen everywhere else.
         if self.config.tower:
@@ -290,8 +290,8 @@ class DistillTask(nn.Module):
             losses |= {name: self.config.box * value for name, value in found.items()}
         return losses | {"loss": torch.stack([value for value in losses.values()]).sum()}
 
-    def _region_losses(self, c3: FeatureMap, lesson: Lesson) -> dict[str, Tensor]:
-        """KL over every lexicon, and the cosine, of the lesson's regions."""
+    def _region_losses(self, c3: FeatureMap, lesson: TeacherOutput) -> dict[str, Tensor]:
+        """KL over every lexicon, and the cosine, of the teacher's regions."""
         regions = self.student.embed_exact(c3, lesson.boxes_cxcywh)
         losses = {}
         for name, wanted in lesson.log_probabilities.items():
@@ -302,12 +302,12 @@ class DistillTask(nn.Module):
             losses["cosine"] = self.config.cosine * (1 - (regions * lesson.embeddings).sum(dim=-1)).mean()
         return losses
 
-    def _matched(self, memory: Memory, c4: FeatureMap, lesson: Lesson) -> dict[str, Tensor]:
+    def _matched(self, memory: Memory, c4: FeatureMap, lesson: TeacherOutput) -> dict[str, Tensor]:
         assert self.matching is not None
         _wanted(lesson)
         return {"boxes": self.matching.learn(memory, c4, lesson.targets)["total"]}
 
-    def _direct(self, memory: Memory, lesson: Lesson) -> dict[str, Tensor]:
+    def _direct(self, memory: Memory, lesson: TeacherOutput) -> dict[str, Tensor]:
         """Query by query, after every layer of the student: its box and objectness against the teacher's last."""
         localizer = self.student.localizer
         anchors = localizer.anchors(memory)
@@ -323,7 +323,7 @@ class DistillTask(nn.Module):
         return self.get_buffer(f"lexicon_{name}")
 
 
-def _wanted(lesson: Lesson) -> Callable[[Tensor], Followed]:
+def _wanted(lesson: TeacherOutput) -> Callable[[Tensor], Followed]:
     if lesson.follow is None:
         raise ValueError("distillation of the localizer: expected a teacher that finds boxes, got one that does not")
     return lesson.follow
@@ -339,10 +339,9 @@ def direct_losses(boxes_cxcywh: Tensor, objectness: Tensor, followed: Followed) 
     wanted = followed.boxes_cxcywh.expand_as(boxes_cxcywh)
     boxes, logits = boxes_cxcywh.float(), objectness.float()
     count = followed.objectness.sum().clamp(min=1) * len(boxes)
-    giou = aligned_giou(cxcywh_to_xyxy(boxes.flatten(0, -2)), cxcywh_to_xyxy(wanted.flatten(0, -2))).view_as(sure)
     entropy = F.binary_cross_entropy_with_logits(logits, sure, reduction="none")
     return {
         "l1": 5 * (sure[..., None] * (boxes - wanted).abs()).sum() / count,
-        "giou": 2 * (sure * (1 - giou)).sum() / count,
+        "giou": 2 * (sure * giou_loss(boxes, wanted)).sum() / count,
         "objectness": 2 * ((sure - logits.sigmoid()).abs().square() * entropy).sum() / count,
     }

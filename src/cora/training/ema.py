@@ -15,7 +15,7 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """Parameters that require a gradient and the buffers beside them, by name (the module's own tensors, no
     copies).
 
-    Frozen towers are left out: they are rebuilt from their own weights and would only swell a checkpoint.
+    Frozen towers are left out: they are rebuilt from their own weights.
     """
     state: dict[str, Tensor] = {}
     for prefix, part in module.named_modules():
@@ -54,8 +54,7 @@ def load_trainable_state(module: nn.Module, state: dict[str, Tensor], *, source:
 class Ema:
     """Shadow weights: shadow <- d * shadow + (1 - d) * weights after every optimiser step.
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not dominated by its random
-    start.
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the random start does not dominate short runs.
 
     Args:
         module: whose trainable weights are averaged; tensors that are not floating point are copied.
@@ -85,12 +84,12 @@ class Ema:
         self.updates += 1
 
     def apply_to(self, module: nn.Module) -> None:
-        """Let the module go on with the averaged weights."""
+        """Copy the averaged weights into the module."""
         load_trainable_state(module, self.shadow, source="the moving average")
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:
-        """Let the module hold the averaged weights inside the block and its own again after it."""
+        """Inside the block the module has the averaged weights; after it, its own again."""
         kept = {name: tensor.clone() for name, tensor in trainable_state(module).items()}
         self.apply_to(module)
         try:

@@ -1,7 +1,7 @@
 """Several processes on one or more machines: PyTorch's DDP, started and kept together by Lightning Fabric.
 
-What the loop needs of an engine is little: a wrapped task whose backward pass averages gradients, a mean and an
-exchange of small objects over processes. `Engine` itself is the engine of a single process and needs nothing.
+An engine wraps the task so that its backward pass averages gradients, and computes means and exchanges small objects
+over processes. `Engine` itself serves a single process and has no dependencies.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Engine:
         loss.backward()
 
     def without_averaging(self, wrapped: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
-        """Inside the block gradients stay in their process, for all but the last part of an accumulated step."""
+        """Inside the block gradients are not averaged; for all but the last batch of an accumulated step."""
         return nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:

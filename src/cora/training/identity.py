@@ -1,4 +1,4 @@
-"""What a run is made of, as short hashes, and the start of its random numbers."""
+"""Hashes that identify the inputs of a run, and the seeds of its stages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from cora.data.coco import CocoDataset
 
 
 def seed_stage(seed: int, name: str) -> None:
-    """Seed torch for a stage: whether an earlier one ran in this process makes no difference."""
+    """Seed torch for a stage, so that its numbers do not depend on earlier stages in the same process."""
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:6], "big"))
 
 
 def boxes_hash(dataset: CocoDataset) -> str:
-    """First 16 hex digits of the SHA-256 over class names, photo names, boxes and labels."""
+    """First 16 hex digits of the SHA-256 over class names, image names, boxes and labels."""
     digest = hashlib.sha256("\n".join(dataset.class_names).encode())
     for record in dataset.records:
         digest.update(record.path.name.encode())

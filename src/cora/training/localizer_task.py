@@ -1,4 +1,4 @@
-"""Training the localizer: pre-match anchors, decode, match within classes, learn (CORA, sections 3.3 and 3.4)."""
+"""Training of the localizer: pre-match anchors, decode, match within classes (CORA, sections 3.3 and 3.4)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cora.training.denoising import DenoisingConfig, denoising_sum, make_queries
 from cora.training.proposal_loss import proposal_losses
 from cora.training.recompute import recomputed
 
-#: Photos, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
+#: Images, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
 LocalizerBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
 
 
@@ -67,7 +67,7 @@ class LocalizerTaskConfig:
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy of a batch: what its queries are given, and what they are to find.
+    """One copy of a batch: the inputs of its queries and their targets.
 
     Attributes:
         memory: encoded maps of B images.
@@ -85,7 +85,7 @@ class Copy:
 
 
 class NoisedSum(NamedTuple):
-    """Loss of a copy's denoising queries before it is divided, and how many of them are to return to a box."""
+    """Loss of a copy's denoising queries before it is divided, and the number of positive ones."""
 
     loss: Tensor
     positives: Tensor
@@ -94,8 +94,8 @@ class NoisedSum(NamedTuple):
 class LocalizerTask(nn.Module):
     """Losses of the localizer on a batch; towers and prompt stay frozen.
 
-    The steps `anchors`, `pre_match`, `copies` and `decode` are public: comparisons change one of them
-    (`cora.training.variants`).
+    The steps `anchors`, `pre_match`, `copies` and `decode` are public, so that the comparisons of
+    `cora.training.variants` can replace one of them.
 
     Args:
         detector: whose localizer learns.
@@ -127,7 +127,7 @@ class LocalizerTask(nn.Module):
         self.similar: Tensor
 
     def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:
-        """Losses of a batch of photos, or of maps from a feature cache; "loss" is the one to minimise."""
+        """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
         c3, c4, targets = self._features(batch)
         with self._lean(), self._mixed(c3.features.device):
             memory = self.detector.encode_map(c3)
@@ -135,7 +135,7 @@ class LocalizerTask(nn.Module):
         return losses | {"loss": losses["total"]}
 
     def learn(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
-        """Losses of encoded maps, "total" among them; the copies of the batch count as one larger batch."""
+        """Losses of encoded maps; "total" is their weighted sum. The copies of the batch count as one larger batch."""
         # First, with gradients: mixed precision would keep the casts of the anchors' gradient-free pass.
         proposed = self._proposal_losses(memory, targets)
         found = [(copy, *self.decode_all(copy)) for copy in self.copies(memory, c4, targets)]
@@ -154,7 +154,7 @@ class LocalizerTask(nn.Module):
         return losses | proposed
 
     def _proposal_losses(self, memory: Memory, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
-        """All objects teach the proposals, whatever classes the copies are given; nothing where anchors are learned."""
+        """Losses of the proposals, from the objects of all classes; none where the anchors are learned."""
         if self.detector.localizer.proposals is None:
             return {}
         with self._mixed(memory.tokens.device):
@@ -167,22 +167,22 @@ class LocalizerTask(nn.Module):
             return self.detector.localizer.anchors(memory)
 
     def pre_match(self, regions: Tensor, anchors_cxcywh: Tensor, known: Tensor, targets: Sequence[Targets]) -> Tensor:
-        """Class [B, N] of every anchor: of the `known` ones that which its region [B, N, D] looks most like."""
+        """Class [B, N] of every anchor: the one of `known` that is most similar to its region [B, N, D]."""
         return known[pre_match(regions, self.class_embeddings[known])]
 
     def copies(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> list[Copy]:
-        """What is decoded in this step: the batch once, or twice with a group of the classes each."""
+        """The batch to decode in this step: once, or twice with one group of the classes each."""
         anchors = self.anchors(memory)
         with torch.no_grad():
             regions = self.detector.embed_fast(c4, anchors.detach())
         copies = []
         for known in self._known_classes(targets):
-            mine = tuple(only(one, known) for one in targets)
+            mine = tuple(filter_classes(one, known) for one in targets)
             copies.append(Copy(memory, anchors, self.pre_match(regions, anchors.detach(), known, mine), known, mine))
         return copies
 
     def decode_all(self, copy: Copy) -> tuple[LocalizerOutput, NoisedSum | None]:
-        """What a copy's own queries say, and the loss of its denoising queries, if there are any."""
+        """Output of a copy's own queries, and the loss of its denoising queries, if there are any."""
         count = copy.anchors_cxcywh.shape[1]
         noised = make_queries(copy.targets, self.config.denoising) if self.config.denoising and self.training else None
         if noised is None:
@@ -196,7 +196,7 @@ class LocalizerTask(nn.Module):
     def decode(
         self, copy: Copy, anchors_cxcywh: Tensor, classes: Tensor, blocked_queries: Tensor | None = None
     ) -> LocalizerOutput:
-        """Decode queries [B, M] of a copy, its own and those of denoising; float32 whatever it ran in."""
+        """Decode queries [B, M] of a copy, its own and those of denoising; returns float32 in any precision."""
         with self._lean(), self._mixed(anchors_cxcywh.device):
             content = self.detector.localizer.query_content(self.class_embeddings, classes)
             output = self.detector.localizer.decode(copy.memory, anchors_cxcywh, content, blocked_queries)
@@ -215,7 +215,7 @@ class LocalizerTask(nn.Module):
     def matching(
         self, output: LocalizerOutput, copy: Copy
     ) -> tuple[LocalizerOutput, Sequence[Targets], Sequence[Tensor]]:
-        """What the criterion is given for a copy: boxes of its classes are to be found, others are not."""
+        """Arguments of the criterion for a copy: boxes of its known classes are targets, others are not."""
         wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
         return output, wanted, allowed_pairs(copy.classes, wanted, self.similar)
 
@@ -251,7 +251,7 @@ class LocalizerTask(nn.Module):
         return recomputed([*(encoder.layers if isinstance(encoder, Encoder) else [encoder]), *localizer.decoder.layers])
 
 
-def only(targets: Targets, known: Tensor) -> Targets:
+def filter_classes(targets: Targets, known: Tensor) -> Targets:
     """The boxes of the known classes."""
     kept = torch.isin(targets.classes, known)
     return Targets(boxes_cxcywh=targets.boxes_cxcywh[kept], classes=targets.classes[kept])
@@ -263,5 +263,5 @@ def _part(output: LocalizerOutput, queries: slice) -> LocalizerOutput:
 
 
 def repeat(targets: Targets, times: int) -> Targets:
-    """Every box several times, so that as many queries may match it."""
+    """Repeat every box, so that as many queries may match it."""
     return Targets(boxes_cxcywh=targets.boxes_cxcywh.repeat(times, 1), classes=targets.classes.repeat(times))

@@ -1,14 +1,12 @@
-"""The training loop. It knows no detection: a task is a module from a batch to a dict of losses.
+"""The training loop. It runs any task, a module that maps a batch to a dictionary of losses.
 
-An interrupted or killed run that goes on gives the weights of an uninterrupted one: a checkpoint holds the
-trainable weights, optimiser, schedule, moving average, the states of all random generators and the position in
-the epoch, and is replaced in one piece.
+A resumed run gives the same weights as an uninterrupted one. A checkpoint holds the trainable weights, optimiser,
+schedule, moving average, the states of all random generators and the position in the epoch; it is written atomically.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import time
@@ -28,7 +26,13 @@ from cora.files import write_json
 from cora.training.ema import Ema
 from cora.training.engine import Engine, check_shared_folder
 from cora.training.metrics import METRICS, Metrics
-from cora.training.run_state import Position, RunState, capture_random_state, restore_random_state
+from cora.training.run_state import (
+    Position,
+    RunState,
+    capture_random_state,
+    differing_setting,
+    restore_random_state,
+)
 from cora.training.step import Precision, Step, Stepper
 from cora.training.terminal import bar, stop_signal
 
@@ -56,7 +60,7 @@ class Loader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """How a call of `train` ended: steps taken and epochs completed in all, and if it was interrupted."""
+    """Result of `train`: total steps and epochs, and whether the run was interrupted."""
 
     steps: int
     epochs: int
@@ -85,11 +89,11 @@ def train(
     progress: bool = True,
     tensorboard: bool = True,
 ) -> TrainResult:
-    """Train to the end of `epochs`, from the start or from where `run_dir` left off.
+    """Train until `epochs` are done. Resumes if `run_dir` has a checkpoint.
 
     Writes `last.pt` (atomically), `metrics.jsonl` (one JSON object a line), the folder `tensorboard` and
     `run.json` (the config) to `run_dir`. SIGINT (Ctrl-C) and SIGTERM finish the step, save and return with
-    `interrupted`; a second one stops at once. After a kill the run goes on from the last checkpoint.
+    `interrupted`; a second one stops at once. A killed run resumes from the last checkpoint.
 
     Args:
         task: batch -> losses, of which "loss" is minimised; lives on one device.
@@ -238,15 +242,7 @@ def _check(loader: Loader, engine: Engine, *, accumulate: int, best: str | None,
 def _check_config(path: Path, config: Mapping[str, Any] | None) -> None:
     if config is None:
         return
-    content = json.loads(json.dumps(dict(config)))
-    if path.exists():
-        existing = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(k for k in existing.keys() | content.keys() if existing.get(k) != content.get(k))
-        if differing:
-            key = differing[0]
-            raise TrainingError(
-                f"{path.parent} is a run of another configuration: {key} was {existing.get(key)}, now "
-                f"{content.get(key)}; use another run folder"
-            )
-    else:
-        write_json(path, content)
+    if not path.exists():
+        write_json(path, dict(config))
+    elif differing := differing_setting(path, config):
+        raise TrainingError(f"{path.parent} is a run of another configuration: {differing}; use another run folder")

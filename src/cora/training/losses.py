@@ -1,4 +1,4 @@
-"""The three losses of the localizer, summed and not yet divided by the number of matched boxes."""
+"""The three losses of the localizer, before they are divided by the number of matched boxes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision import ops
 
-from cora.boxes import aligned_giou, cxcywh_to_xyxy
+from cora.boxes import cxcywh_to_xyxy
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
@@ -17,33 +18,27 @@ FOCAL_GAMMA = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the losses in the total, the same for every layer."""
+    """Weights of the three terms, in the total loss and in the cost of the matching; the same for every layer."""
 
     objectness: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
 
 
-def sigmoid_focal_loss(
-    logits: Tensor, is_object: Tensor, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA
-) -> Tensor:
-    """Focal loss (Lin et al., 2017) of every element: -alpha_t (1 - p_t)^gamma log p_t.
+def sigmoid_focal_loss(logits: Tensor, is_object: Tensor) -> Tensor:
+    """Focal loss (Lin et al., 2017) of every element, in float32.
+
+    Half precision would overflow in sums over many queries.
 
     Args:
-        logits: [...].
+        logits: [...] of any floating type.
         is_object: [...] targets, 0 or 1, bool or float.
-        alpha: weight of objects; background weighs 1 - alpha.
-        gamma: how much less easy elements count.
 
     Returns:
-        [...], not reduced; float32 whatever the logits, for sums over many queries overflow half precision.
+        [...], not reduced.
     """
-    logits, target = logits.float(), is_object.float()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    probability = logits.sigmoid()
-    surprise = torch.where(target > 0.5, 1 - probability, probability)
-    weight = torch.where(target > 0.5, alpha, 1 - alpha)
-    return weight * surprise**gamma * entropy
+    losses: Tensor = ops.sigmoid_focal_loss(logits.float(), is_object.float(), alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
+    return losses
 
 
 def l1_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
@@ -52,16 +47,25 @@ def l1_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
 
 
 def giou_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
-    """Sum of 1 - GIoU (Rezatofighi et al., 2019) of row i with row i, [K, 4] and [K, 4] to a scalar."""
-    first, second = cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_boxes_cxcywh.float())
-    return (1 - aligned_giou(first, second)).sum()
+    """1 - GIoU (Rezatofighi et al., 2019) of every box and its target, in float32.
+
+    Args:
+        boxes_cxcywh: [..., 4] predicted boxes.
+        target_boxes_cxcywh: [..., 4] of the same shape.
+
+    Returns:
+        [...] in 0..2, not reduced.
+    """
+    found, wanted = cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_boxes_cxcywh.float())
+    # The default eps is of the size of a small box's area in 0..1 units and would change its loss.
+    losses: Tensor = ops.generalized_box_iou_loss(found, wanted, eps=torch.finfo(found.dtype).tiny)
+    return losses
 
 
 def mean_over_processes(total: Tensor) -> Tensor:
-    """What to divide a sum by: the mean of a count over all processes.
+    """Divisor of a sum of losses: the mean of a count over all processes.
 
-    At least one of all processes together, not of each: their mean gradient is then that of one process that saw
-    all images.
+    The total over all processes is at least 1. The averaged gradient is then that of one process with all images.
     """
     processes = 1
     if dist.is_available() and dist.is_initialized():

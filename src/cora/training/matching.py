@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,61 +10,22 @@ from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_giou
 from cora.errors import TrainingError
-from cora.training.losses import FOCAL_ALPHA, FOCAL_GAMMA
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchingCosts:
-    """Weights of the terms of the cost."""
-
-    objectness: float = 2.0
-    l1: float = 5.0
-    giou: float = 2.0
-
-
-def hungarian(
-    objectness: Tensor,
-    boxes_cxcywh: Tensor,
-    target_boxes_cxcywh: Tensor,
-    allowed: Tensor,
-    costs: MatchingCosts | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Match the queries of one image to its boxes, each at most once.
-
-    A box that no allowed query overlaps (GIoU > 0) is left out. Of the rest as many as possible are matched,
-    and of all such matchings one of least cost is taken.
-
-    Args:
-        objectness: [N] logits.
-        boxes_cxcywh: [N, 4] predicted boxes, 0..1.
-        target_boxes_cxcywh: [T, 4] boxes to be found, 0..1.
-        allowed: [N, T] bool, which pairs may match.
-        costs: weights of the terms; the published ones by default.
-
-    Returns:
-        Indices of matched queries [K], rising, and of their boxes [K]; int64 on the device of `objectness`.
-
-    Raises:
-        TrainingError: an objectness or box that is not finite.
-    """
-    cost, giou = matching_cost(objectness, boxes_cxcywh, target_boxes_cxcywh, costs or MatchingCosts())
-    query, target = assign(cost, giou, allowed)
-    return query.to(objectness.device), target.to(objectness.device)
+from cora.training.losses import FOCAL_ALPHA, FOCAL_GAMMA, LossWeights
 
 
 @torch.no_grad()
 def matching_cost(
-    objectness: Tensor, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor, costs: MatchingCosts
+    objectness: Tensor, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Tensor]:
     """Cost and GIoU of every pair, for the queries of any number of layers together.
 
-    The focal term is what the focal loss of a query changes by when it counts as an object.
+    The focal term is the change of a query's focal loss when it becomes an object.
 
     Args:
         objectness: [N] logits, or [N, T] where they depend on the box (a head that knows classes).
         boxes_cxcywh: [N, 4], 0..1.
         target_boxes_cxcywh: [T, 4], 0..1.
-        costs: weights of the terms.
+        weights: of the terms.
 
     Returns:
         Cost [N, T] and GIoU [N, T], float32.
@@ -79,20 +38,25 @@ def matching_cost(
     giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
     l1 = torch.cdist(boxes, targets, p=1)
     gained = as_object - as_background
-    cost = costs.objectness * (gained if gained.ndim == 2 else gained[:, None]) + costs.l1 * l1 - costs.giou * giou
+    cost = (
+        weights.objectness * (gained if gained.ndim == 2 else gained[:, None]) + weights.l1 * l1 - weights.giou * giou
+    )
     return cost, giou
 
 
 def assign(cost: Tensor, giou: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Best one-to-one assignment; see `hungarian` for the rules. Its arguments are only read.
+    """Match the queries of one image to its boxes, each at most once. The arguments are only read.
+
+    A box that no allowed query overlaps (GIoU > 0) stays without a query. Of the other boxes as many as possible
+    are matched; among all such matchings the one of least cost wins.
 
     Args:
-        cost: [N, T].
-        giou: [N, T].
-        allowed: [N, T] bool.
+        cost: [N, T] of matching query n to box t, from `matching_cost`.
+        giou: [N, T] of the predicted box and the box to be found.
+        allowed: [N, T] bool, which pairs may match.
 
     Returns:
-        Indices of queries [K], rising, and boxes [K]; int64 on the CPU.
+        Indices of matched queries [K], rising, and of their boxes [K]; int64 on the CPU.
 
     Raises:
         TrainingError: a cost that is not finite.

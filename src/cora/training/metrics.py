@@ -1,4 +1,4 @@
-"""Numbers of a run over time: JSON lines, and TensorBoard beside them."""
+"""Metrics of a run over time, as JSON lines and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TENSORBOARD = "tensorboard"
 
 
 class Metrics:
-    """Means over windows of steps, a line each; lines of steps that a resumed run repeats go.
+    """Writes means over windows of steps, one line each. A resumed run removes the lines of steps that it repeats.
 
     Args:
         run_dir: holds `metrics.jsonl` and the folder `tensorboard`.

@@ -1,4 +1,4 @@
-"""Real boxes and pseudo boxes in one annotation file: the classes that only pseudo boxes have become extra classes."""
+"""Merge real and pseudo boxes into one annotation file. Classes that only pseudo boxes have become extra classes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cora.boxes import pairwise_iou
+from cora.boxes import pairwise_iou, xywh_to_xyxy
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto
 from cora.data.coco import CocoImage
 from cora.errors import DataError
-from cora.training.pseudo_boxes import real_photos, xywh_to_xyxy
+from cora.training.pseudo_boxes import real_photos
 
 #: What happens to names of the evaluation's novel classes: an error, left out, or used and counted.
 NovelNames = Literal["refuse", "drop", "keep"]
@@ -63,7 +63,7 @@ class Mixed:
         class_names: base names in the real order, then the extra ones, those with most boxes first.
         extra: of them, names without a real category.
         pseudo_boxes: pseudo boxes that joined, by name.
-        new_photos: photos that the real annotations do not have.
+        new_photos: images that the real annotations do not have.
         left_out: pseudo boxes that did not join, by reason.
         novel: pseudo boxes of novel names, by name, whether dropped or kept.
     """
@@ -91,8 +91,8 @@ def mix_annotations(
 ) -> Mixed:
     """Add pseudo boxes to real ones.
 
-    Photos are the same if their file names are, classes if their names are (whatever the case and number: "Dogs" joins
-    "dog"). Real ids stay; colliding ids of new photos change. Neither argument is changed.
+    Images are the same if their file names are, classes if their names are (whatever the case and number: "Dogs" joins
+    "dog"). Real ids stay; colliding ids of new images change. Neither argument is changed.
 
     Args:
         real: COCO content, e.g. `dataset.to_coco()`.
@@ -101,7 +101,7 @@ def mix_annotations(
         novel: names of the classes that are evaluated as unseen (the open-vocabulary protocol).
 
     Raises:
-        DataError: pseudo boxes of novel names while `config.novel` refuses them; or a photo whose sizes differ.
+        DataError: pseudo boxes of novel names while `config.novel` refuses them; or an image whose sizes differ.
     """
     config = MixConfig() if config is None else config
     fold = english_nouns().fold
@@ -146,13 +146,13 @@ def mix_annotations(
 def without_novel(
     photos: Sequence[NamedPhoto], novel: Sequence[str], policy: NovelNames
 ) -> tuple[tuple[NamedPhoto, ...], Counter[str]]:
-    """Apply the open-vocabulary protocol to the names of photos before any of them is labelled.
+    """Apply the open-vocabulary protocol to the names of images before any of them is labelled.
 
     Returns:
-        The photos that still have a name, and in how many photos each novel name was.
+        The images that still have a name, and in how many images each novel name was.
 
     Raises:
-        DataError: there are novel names and the policy refuses them, or no photo is left.
+        DataError: there are novel names and the policy refuses them, or no image is left.
     """
     fold = english_nouns().fold
     unseen = {fold(name) for name in novel}
@@ -177,7 +177,7 @@ def without_novel(
 
 
 def photo_weights(content: Mapping[str, Any], records: Sequence[CocoImage], *, pseudo: float) -> Tensor:
-    """How often a photo is drawn, for a loader that samples by weight: 1 for photos of the real annotations, `pseudo`
+    """How often an image is drawn, for a loader that samples by weight: 1 for images of the real annotations, `pseudo`
     for those that have pseudo boxes only; [n] float64 in the order of the records."""
     if not 0 < pseudo < float("inf"):
         raise ValueError(f"pseudo: expected a weight above 0, got {pseudo}")

@@ -1,4 +1,4 @@
-"""Teaching names: learn where the names of one's own classes lie among the regions of one's own photos.
+"""Teaching names: learn where the names of one's own classes lie among the regions of one's own images.
 
 A class of a small set ("RBC", "rolled-in scale") often means nothing to the text tower, and a prompt, which all
 names share, cannot tell such classes apart without moving every other name. An offset of the class's own
@@ -71,7 +71,7 @@ class NamesTask(nn.Module):
         self.loss_weights: Tensor
 
     def forward(self, batch: PromptBatch) -> dict[str, Tensor]:
-        """Loss, and accuracy of exact and fast pooling, of a batch of photos or of cached maps."""
+        """Loss, and accuracy of exact and fast pooling, of a batch of images or of cached maps."""
         c3, c4, targets = self._features(batch)
         labels = torch.cat([one.classes for one in targets])
         embeddings = torch.cat([self.offsets(self.class_embeddings, self.names), self.others])

@@ -11,7 +11,7 @@ from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.class_sampling import sample_classes
 
-#: Photos, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
+#: Images, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
 PromptBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
 
 
@@ -60,7 +60,7 @@ class PromptTask(nn.Module):
         self.class_counts: Tensor | None
 
     def forward(self, batch: PromptBatch) -> dict[str, Tensor]:
-        """Loss and accuracy of a batch of photos, or of maps from a feature cache."""
+        """Loss and accuracy of a batch of images, or of maps from a feature cache."""
         c3, targets = self._features(batch)
         boxes, labels = self._sample(targets)
         if not len(labels):

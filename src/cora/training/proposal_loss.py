@@ -7,30 +7,22 @@ Assignment by centre sampling (FCOS, Tian et al. 2019), objectness towards the o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cora.boxes import aligned_giou, aligned_iou, cxcywh_to_xyxy, pairwise_iou
+from cora.boxes import aligned_iou, cxcywh_to_xyxy, pairwise_iou
 from cora.localizer import Proposals
 from cora.structures import Targets
-from cora.training.losses import mean_over_processes
+from cora.training.losses import giou_loss, mean_over_processes
 
 #: Share of a box, around its centre, whose cells are responsible for it.
 CENTRAL_SHARE = 0.5
+#: Weight of each of the three losses in the total.
+WEIGHT = 2.0
 #: Cells of a pyramid that find a box together.
 ALIGNED_CELLS = 9
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProposalLossWeights:
-    """Weights of the terms in the total."""
-
-    objectness: float = 2.0
-    l1: float = 2.0
-    giou: float = 2.0
 
 
 def assign_cells(centres: Tensor, inside: Tensor, boxes_cxcywh: Tensor) -> Tensor:
@@ -86,21 +78,14 @@ def assign_aligned(proposals: Proposals, image: int, boxes_cxcywh: Tensor) -> Te
     return torch.where(claimed.values >= 0, claimed.indices, torch.full_like(claimed.indices, -1))
 
 
-def proposal_losses(
-    proposals: Proposals,
-    targets: Sequence[Targets],
-    weights: ProposalLossWeights | None = None,
-    *,
-    aligned: bool = False,
-) -> dict[str, Tensor]:
+def proposal_losses(proposals: Proposals, targets: Sequence[Targets], *, aligned: bool = False) -> dict[str, Tensor]:
     """Losses of the proposals of a batch, each cell weighed by (cells of its object)^-0.5, divided by the sum of these
     weights over all assigned cells (averaged over processes, at least 1).
 
     Returns:
-        Scalars `proposal_objectness`, `proposal_l1`, `proposal_giou`, unweighted, and `proposals`, their weighted sum;
+        Scalars `proposal_objectness`, `proposal_l1`, `proposal_giou` and `proposals`, `WEIGHT` times their sum;
         `proposal_iou`, the mean overlap of assigned cells (for reading only).
     """
-    weights = weights or ProposalLossWeights()
     assigned = torch.stack(
         [
             assign_aligned(proposals, place, one.boxes_cxcywh)
@@ -124,15 +109,10 @@ def proposal_losses(
     weight = torch.ones_like(quality)
     weight[image, cell] = share
     divisor = mean_over_processes(share.sum())
-    giou = aligned_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
     losses = {
         "proposal_objectness": (weight * surprise * entropy * proposals.inside).sum() / divisor,
         "proposal_l1": (share[:, None] * (found - wanted).abs()).sum() / divisor,
-        "proposal_giou": (share * (1 - giou)).sum() / divisor,
+        "proposal_giou": (share * giou_loss(found, wanted)).sum() / divisor,
     }
-    total = (
-        weights.objectness * losses["proposal_objectness"]
-        + weights.l1 * losses["proposal_l1"]
-        + weights.giou * losses["proposal_giou"]
-    )
+    total = WEIGHT * torch.stack(list(losses.values())).sum()
     return losses | {"proposals": total, "proposal_iou": overlap.sum() / max(len(image), 1)}

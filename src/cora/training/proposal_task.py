@@ -36,7 +36,7 @@ class ProposalTask(nn.Module):
         self.detector, self.mixed_precision = detector, mixed_precision
 
     def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:
-        """Losses of a batch of photos, or of maps from a feature cache; "loss" is the one to minimise."""
+        """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
         if isinstance(batch[0], FeatureMap):
             c3 = batch[0]
         else:

@@ -1,8 +1,7 @@
-"""CORA+: boxes that a trained detector finds in photos whose captions, tags or class list name what is there (METHOD
-section 6).
+"""CORA+: a trained detector labels images whose captions, tags or class lists name their objects (METHOD section 6).
 
-A teacher labels one photo after the other with the photo's own names. Boxes above a threshold that overlap no better
-box of their class and no real box become a COCO annotation file in which every box says where it comes from.
+A teacher searches each image for the image's own names. Boxes above a score threshold that overlap no better box of
+their class and no real box are written to a COCO annotation file, with the source of every box.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from cora.boxes import clip_to_image, pairwise_iou
+from cora.boxes import clip_to_image, pairwise_iou, xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.problems import Problems
 from cora.detector import Detector
@@ -40,9 +39,9 @@ class PseudoBoxConfig:
         score: least score of a box.
         class_scores: least score of the boxes of some names, in place of `score`.
         nms_iou: a box that overlaps a better one of its name by more is dropped.
-        real_iou: a box that overlaps a real box of its photo by as much, whatever the class, is dropped.
+        real_iou: a box that overlaps a real box of its image by as much, whatever the class, is dropped.
         min_side_px: boxes with a shorter side are dropped.
-        max_per_photo: boxes kept per photo, best first.
+        max_per_photo: boxes kept per image, best first.
     """
 
     score: float = 0.5
@@ -70,49 +69,49 @@ class PseudoBoxConfig:
 
     @property
     def least_score(self) -> float:
-        """The lowest of all thresholds: what a teacher has to report."""
+        """The lowest of all score thresholds; a teacher returns all boxes above it."""
         return min([self.score, *self.class_scores.values()])
 
 
-class Teacher(Protocol):
-    """Something that finds boxes of a photo's names; `model` says what it is, in every box's provenance."""
+class BoxTeacher(Protocol):
+    """Finds boxes of an image's own names. `model` describes it in the source of every box."""
 
     model: str
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """Boxes of a photo with a score of at least `least_score`, as far as the teacher has such."""
+        """Boxes of an image with a score of at least `least_score`."""
         ...
 
 
 class DetectorTeacher:
-    """A detector of this package as the teacher.
+    """Teacher that is a detector of this package.
 
     Args:
         detector: trained, on its device.
         model: name that goes into the provenance.
         distractors: names of other things that compete; None for the model's own choice, which keeps a caption with a
-            single noun from claiming every object of its photo.
+            single noun from claiming every object of its image.
     """
 
     def __init__(self, *, detector: Detector, model: str, distractors: Sequence[str] | None = None) -> None:
         self.detector, self.model, self._distractors = detector, model, distractors
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """The detector's boxes of the photo's names; see `Teacher`."""
+        """The detector's boxes of the image's names; see `BoxTeacher`."""
         return self.detector.predict(photo.path, tuple(photo.names), score=least_score, distractors=self._distractors)
 
 
 @dataclass
 class PseudoReport:
-    """What labelling gave.
+    """Counts of a labelling run.
 
     Attributes:
-        photos: photos that were looked at.
-        labelled: of them, photos with a box.
+        photos: images that were looked at.
+        labelled: of them, images with a box.
         boxes: boxes kept, by name.
         on_real: boxes dropped because they overlap a real one.
-        problems: photos that could not be used, by kind.
-        resumed: photos that an earlier, interrupted run had done.
+        problems: images that could not be used, by kind.
+        resumed: images that an earlier, interrupted run had done.
     """
 
     photos: int = 0
@@ -125,7 +124,7 @@ class PseudoReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RealPhoto:
-    """A photo of the annotated set: its id, its (height, width) and its boxes [T, 4] xyxy in pixels, crowds too."""
+    """An image of the annotated set: its id, its (height, width) and its boxes [T, 4] xyxy in pixels, crowds too."""
 
     image_id: int
     size: tuple[int, int]
@@ -147,39 +146,33 @@ def real_photos(content: Mapping[str, Any]) -> dict[str, RealPhoto]:
     }
 
 
-def xywh_to_xyxy(boxes_xywh_px: Sequence[Sequence[float]]) -> Tensor:
-    """COCO's corner and size to two corners: [T, 4] float64, exact enough that thresholds hold after a file."""
-    boxes = torch.tensor(boxes_xywh_px, dtype=torch.float64).reshape(-1, 4)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
-
-
 def pseudo_label(
     *,
     photos: Sequence[NamedPhoto],
-    teacher: Teacher,
+    teacher: BoxTeacher,
     output: Path,
     config: PseudoBoxConfig,
     real: Mapping[str, Any] | None = None,
     made_by: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PseudoReport:
-    """Write the teacher's boxes as a COCO annotation file; go on where an interrupted run of the same kind stopped.
+    """Write the teacher's boxes as a COCO annotation file. Resumes an interrupted run with the same settings.
 
-    Every photo done is a line of `OUTPUT.part`, so a stop costs one photo; photos are read one at a time. The file has
-    the photos with a box; those that the real annotations know keep their image ids, as names keep category ids.
+    Every image done is a line of `OUTPUT.part`, so a stop costs one image; images are read one at a time. The file has
+    the images with a box; those that the real annotations know keep their image ids, as names keep category ids.
 
     Args:
-        photos: photos and their names; file names must differ.
+        photos: images and their names; file names must differ.
         teacher: finds the boxes.
         output: new file, there only when everything is done.
         config: which boxes are kept.
         real: COCO content whose boxes must not be overlapped.
         made_by: more about how the file was made, for its `info`; part of what makes a run the same.
-        on_progress: called with (photos done, photos in all).
+        on_progress: called with (images done, images in all).
 
     Raises:
         TrainingError: the partial file belongs to another run.
-        DataError: names with a threshold are in no photo, file names repeat, or no photo can be used.
+        DataError: names with a threshold are in no image, file names repeat, or no image can be used.
     """
     known = real_photos(real) if real is not None else {}
     _check(photos, config)
@@ -235,15 +228,15 @@ def _check(photos: Sequence[NamedPhoto], config: PseudoBoxConfig) -> None:
     repeated = [name for name, n in Counter(photo.file_name for photo in photos).items() if n > 1]
     if repeated:
         raise DataError(f"expected every photo once, got {len(repeated)} file names repeated (first: {repeated[0]})")
-    strangers = names_without(config.class_scores, {name for photo in photos for name in photo.names})
-    if strangers:
+    unknown = names_without(config.class_scores, {name for photo in photos for name in photo.names})
+    if unknown:
         raise DataError(
-            f"thresholds: expected names that a photo has, got {len(strangers)} others: "
-            f"{', '.join(sorted(strangers)[:5])}; check their spelling"
+            f"thresholds: expected names that a photo has, got {len(unknown)} others: "
+            f"{', '.join(sorted(unknown)[:5])}; check their spelling"
         )
 
 
-def _info(teacher: Teacher, config: PseudoBoxConfig, made_by: Mapping[str, Any] | None) -> dict[str, Any]:
+def _info(teacher: BoxTeacher, config: PseudoBoxConfig, made_by: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "description": "Boxes found by a detector, not drawn by people",
         "teacher": teacher.model,
@@ -257,7 +250,7 @@ def _digest(value: object) -> str:
 
 
 def _resume(partial: Path, header: Mapping[str, str]) -> int:
-    """Number of photos in the partial file, begun if there is none; a last line without an end is cut off."""
+    """Number of images in the partial file, begun if there is none; a last line without an end is cut off."""
     if not partial.exists():
         partial.write_text(json.dumps(header) + "\n", encoding="utf-8")
         return 0
@@ -286,7 +279,7 @@ def _lines(partial: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _label(photo: NamedPhoto, teacher: Teacher, config: PseudoBoxConfig, real: RealPhoto | None) -> dict[str, Any]:
+def _label(photo: NamedPhoto, teacher: BoxTeacher, config: PseudoBoxConfig, real: RealPhoto | None) -> dict[str, Any]:
     try:
         found = teacher.label(photo, config.least_score)
     except ImageError as error:
@@ -306,7 +299,7 @@ def _label(photo: NamedPhoto, teacher: Teacher, config: PseudoBoxConfig, real: R
 def _assemble(
     photos: Sequence[NamedPhoto],
     lines: Iterator[dict[str, Any]],
-    teacher: Teacher,
+    teacher: BoxTeacher,
     config: PseudoBoxConfig,
     known: Mapping[str, RealPhoto],
     real: Mapping[str, Any] | None,
@@ -354,7 +347,7 @@ def _assemble(
 
 
 def _image_ids(photos: Sequence[NamedPhoto], known: Mapping[str, RealPhoto]) -> list[int]:
-    """Ids of the real annotations where they know the photo, else the photo's own if it is free, else a new one."""
+    """Ids of the real annotations where they know the image, else the image's own if it is free, else a new one."""
     taken = {photo.image_id for photo in known.values()}
     following = max([0, *taken, *(photo.image_id for photo in photos)]) + 1
     ids = []

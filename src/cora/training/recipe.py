@@ -1,7 +1,7 @@
-"""What a training run is made of: frozen dataclasses, read from a recipe file, changed by plain options.
+"""The settings of a training run: frozen dataclasses, read from a recipe file and changed by options.
 
-A recipe file is Python that defines ``def recipe() -> TrainRecipe``. It is a program: it runs with the rights of
-whoever reads it, so read only files that you would run.
+A recipe file is Python that defines ``def recipe() -> TrainRecipe``. It is a program that runs with your rights, so
+load only files that you trust.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from cora.training.optim import ScheduleConfig
 
 Settings = typing.TypeVar("Settings")
 Precision = Literal["32", "bf16", "16"]
-#: How photos are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
+#: How images are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
 Sampling = Literal["uniform", "repeat-factor", "equal-classes", "small-objects"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataStage:
-    """How photos become batches; the same for all stages.
+    """How images become batches; the same for all stages.
 
     Attributes:
-        augment: multi-scale and crop policy of the localizer's photos.
-        versions: augmented versions of every photo whose maps are kept on disk, so that the frozen tower runs
+        augment: multi-scale and crop policy of the localizer's images.
+        versions: augmented versions of every image whose maps are kept on disk, so that the frozen tower runs
             once for each; 0 runs the tower in every step.
         cache_gigabytes: bound on those maps.
-        sampling: see `Sampling`; of the localizer's photos.
-        small_factor: for "small-objects", how much oftener a photo full of small boxes is drawn.
-        workers: processes that read photos; 0 reads in the training process.
+        sampling: see `Sampling`; of the localizer's images.
+        small_factor: for "small-objects", how much oftener an image full of small boxes is drawn.
+        workers: processes that read images; 0 reads in the training process.
     """
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -102,8 +102,8 @@ class Stage:
     """What prompt and localizer training share.
 
     Attributes:
-        epochs: passes over the photos.
-        batch: photos a step and process.
+        epochs: passes over the images.
+        batch: images a step and process.
         lr: learning rate of AdamW.
         weight_decay: of AdamW.
         schedule: of the learning rate.
@@ -217,18 +217,19 @@ class LocalizerStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """A whole run: prompts -> names -> relabel -> localizer; a stage that is None is left out.
+    """A whole run: prompts -> names -> relabel -> localizer. A stage that is None is skipped.
 
     Attributes:
         model: name or path of the detector to start from.
-        fresh: forget the model's prompt and localizer, as far as they are trained here; False goes on from them.
+        fresh: start the prompt and the localizer, as far as they are trained here, from new weights; False continues
+        from the model's.
         data: augmentation, feature cache, sampling.
         prompts: region prompting.
         names: learned offsets of the class names (fine-tuning).
         relabel: CLIP-aligned labels for the localizer.
         localizer: of the boxes.
         seed: of everything drawn at random.
-        evaluate_every: epochs between two measurements on the held-out photos.
+        evaluate_every: epochs between two measurements on the held-out images.
         checkpoint_minutes: time between two saves within an epoch.
     """
 

@@ -1,6 +1,6 @@
-"""Activation checkpointing: layers forget what they computed and compute it again in the backward pass.
+"""Activation checkpointing: layers keep only their inputs and recompute the rest in the backward pass.
 
-A layer then holds its inputs only, which costs one more forward pass and saves most of the memory.
+This costs one more forward pass and saves most of the memory.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def recomputed(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside the block every call of one of the layers is recomputed in the backward pass, wherever that runs.
+    """Inside the block every call of one of the layers is recomputed in the backward pass.
 
-    Gradients are those without it: dropout draws the same numbers again. The layers themselves stay what they
-    are, so that parameter names, copies and saved files do not know of it.
+    The gradients are the same: dropout draws the same numbers again. Parameter names, copies and saved files do not
+    change.
     """
     changed = list(layers)
     for layer in changed:

@@ -1,4 +1,4 @@
-"""Embeddings of ground-truth regions, computed once: what the text side learns from while the image side is frozen.
+"""Embeddings of ground-truth regions, computed once. Text training learns from them while the image tower is frozen.
 
 A box costs D numbers instead of feature maps: 100 000 boxes of RN50 are 400 MB, and an epoch takes seconds.
 """
@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from cora.boxes import box_area
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
-from cora.files import write_whole
+from cora.files import write_safetensors
 from cora.images import read_image
 
 logger = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ class RegionEmbeddings:
     Attributes:
         regions: [n, D] float32, unit norm, by exact pooling with the prompt.
         labels: [n] int64 into `class_names`.
-        image_index: [n] int64, place of the photo in the dataset.
-        areas_px: [n] float32, px² of the original photo.
-        images: photos in the dataset, those without a box included.
+        image_index: [n] int64, place of the image in the dataset.
+        areas_px: [n] float32, px² of the original image.
+        images: images in the dataset, those without a box included.
         class_names: of the dataset.
     """
 
@@ -99,13 +99,13 @@ def embed_regions(
 
     Args:
         detector: its image tower and prompt are used, in evaluation mode.
-        dataset: photos, boxes, classes.
+        dataset: images, boxes, classes.
         file: where the embeddings are kept; a file of another tower, prompt or dataset is made again.
-        on_progress: called with (photos done, photos in all); not called if the file serves.
+        on_progress: called with (images done, images in all); not called if the file serves.
 
     Raises:
-        ImageError: a photo cannot be read.
-        DataError: the file cannot be written.
+        ImageError: an image cannot be read.
+        CoraError: the file cannot be written.
     """
     fingerprint = _fingerprint(detector, dataset)
     tensors = _read(file, fingerprint) if file is not None else None
@@ -136,7 +136,7 @@ def _compute(
         "regions": torch.cat(regions),
         "labels": torch.cat([torch.zeros(0, dtype=torch.int64), *(record.classes for record in dataset.records)]),
         "image_index": torch.cat([torch.zeros(0, dtype=torch.int64), *places]),
-        "areas_px": (boxes[:, 2:] - boxes[:, :2]).prod(dim=1),
+        "areas_px": box_area(boxes),
     }
 
 
@@ -147,7 +147,7 @@ def _fingerprint(detector: Detector, dataset: CocoDataset) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     for record in dataset.records:
-        # The name alone: the same photos reached by another path are the same photos.
+        # The name alone: the same images reached by another path are the same images.
         digest.update(f"{record.path.name} {record.size}".encode())
         digest.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())
     return digest.hexdigest()[:32]
@@ -167,7 +167,4 @@ def _read(file: Path, fingerprint: str) -> dict[str, Tensor] | None:
 
 
 def _write(file: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
-    try:
-        write_whole(file, lambda part: save_file(tensors, part, metadata={"fingerprint": fingerprint}))
-    except SafetensorError as error:  # its name for a full disk, among others
-        raise DataError(f"expected to write {file}, got {error}; free or choose another place") from error
+    write_safetensors(file, tensors, {"fingerprint": fingerprint})

@@ -1,5 +1,4 @@
-"""CLIP-aligned labelling: give every base box the class that the region classifier sees in it (METHOD
-section 6).
+"""CLIP-aligned labelling: give every base box the class that the region classifier predicts (METHOD section 6).
 
 Annotators and CLIP disagree on some boxes; anchors over such boxes are pre-matched to another class than the
 box and never match it. With labels that agree with the classifier more anchors take part in training.
@@ -84,7 +83,7 @@ def relabel(
         vocabulary: the base classes, in the dataset's order.
         dataset: of the annotation file.
         output: new file, written at once at the end; must not be the dataset's own.
-        on_progress: called with (photos done, photos in all).
+        on_progress: called with (images done, images in all).
 
     Raises:
         DataError: other classes than the dataset's, or the output would replace the original.
@@ -117,7 +116,7 @@ def relabel(
 
 
 def relabelled(dataset: CocoDataset, path: Path) -> CocoDataset:
-    """The same photos and boxes, with the classes of the file that `relabel` wrote of them."""
+    """The same images and boxes, with the classes of the file that `relabel` wrote of them."""
     annotations = read_json(path)["annotations"]
     index_of = {dataset.category_ids[name]: index for index, name in enumerate(dataset.class_names)}
     other = copy.copy(dataset)
@@ -132,7 +131,7 @@ def _content(dataset: CocoDataset) -> dict[str, Any]:
     """What the new file starts from."""
     if not _is_file(dataset):
         return dataset.to_coco()
-    # The file itself, so that whatever else it says of photos and boxes is kept.
+    # The file itself, so that whatever else it says of images and boxes is kept.
     content: dict[str, Any] = json.loads(dataset.annotations.read_text(encoding="utf-8"))
     return content
 

@@ -1,4 +1,4 @@
-"""Boxes of any other detector as the teacher: COCO results and the list of their photos."""
+"""Boxes of any other detector as a teacher, read from COCO results and the list of their images."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
+from cora.boxes import xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.problems import PhotoFolder, Problems, is_number, is_whole, read_text
 from cora.errors import DataError
 from cora.structures import Detections
-from cora.training.pseudo_boxes import xywh_to_xyxy
 
 _MAX_BYTES = 4 * 2**30
 
 
 class ResultTeacher:
-    """Boxes that were found elsewhere.
+    """Teacher that returns stored boxes.
 
     Args:
         model: name of what found them, for the provenance.
-        sizes: (height, width) of every photo by image id.
-        boxes: (name, x, y, width, height in pixels, score) of every photo by image id.
+        sizes: (height, width) of every image by image id.
+        boxes: (name, x, y, width, height in pixels, score) of every image by image id.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ResultTeacher:
         self.model, self._sizes, self._boxes = model, sizes, boxes
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """The photo's boxes of its names, best first; see `cora.training.pseudo_boxes.Teacher`."""
+        """The image's boxes of its names, best first; see `cora.training.pseudo_boxes.BoxTeacher`."""
         found = [box for box in self._boxes[photo.image_id] if box[2] >= least_score and box[0] in photo.names]
         found.sort(key=lambda box: -box[2])
         names = tuple(photo.names)
@@ -65,11 +65,11 @@ def read_results(
         skip_bad: leave out what cannot be used instead of failing.
 
     Returns:
-        The photos that have a box, and the teacher that knows the boxes.
+        The images that have a box, and the teacher that knows the boxes.
 
     Raises:
-        DataError: unreadable files; entries that are incomplete, of unknown photos or categories, without a usable box
-            or a score in 0..1; missing photos (each kind counted in one message); or no box at all.
+        DataError: unreadable files; entries that are incomplete, of unknown images or categories, without a usable box
+            or a score in 0..1; missing images (each kind counted in one message); or no box at all.
     """
     content = _read(results)
     if isinstance(content, list):

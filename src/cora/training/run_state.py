@@ -1,10 +1,10 @@
-"""What a checkpoint of a run holds: weights, optimiser, schedule, moving average, random states, position."""
+"""The state of a run: weights, optimiser, schedule, moving average, random states and position."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cora.errors import TrainingError
+from cora.files import write_whole
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
 
@@ -31,7 +32,7 @@ class Position:
 
 
 class RunState:
-    """Everything whose state a run consists of.
+    """The state of a run and its checkpoints.
 
     Args:
         task: its trainable weights are saved.
@@ -58,7 +59,7 @@ class RunState:
         self.best: float | None = None
 
     def start(self, path: Path) -> Position:
-        """Go on from a checkpoint, or begin if there is none.
+        """Resume from a checkpoint, or begin if there is none.
 
         Raises:
             TrainingError: the checkpoint is damaged or of another configuration.
@@ -75,7 +76,7 @@ class RunState:
         return Position()
 
     def is_best(self, name: str, values: Mapping[str, float]) -> bool:
-        """Whether the number of that name is greater than ever before, which is remembered; not without any numbers.
+        """Whether the metric of that name is the greatest so far, which is remembered; False without any metrics.
 
         Raises:
             TrainingError: numbers, but none of that name.
@@ -94,7 +95,7 @@ class RunState:
         return True
 
     def save(self, path: Path, position: Position, random_state: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint in one piece; to be called by all processes."""
+        """Write a checkpoint atomically. All processes must call this."""
         random_states = self.engine.gather(random_state or capture_random_state())
         if not self.engine.is_main:
             return
@@ -109,15 +110,10 @@ class RunState:
             "random_of_others": random_states[1:],
             "position": dataclasses.asdict(position),
         }
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, lambda file: torch.save(state, file), temporary=path.with_suffix(".part"), durable=True)
 
     def load(self, path: Path) -> Position:
-        """Take over a checkpoint; the position it was written at."""
+        """Load a checkpoint and return its position."""
         state = _read_checkpoint(path)
         position = Position(**state["position"])
         random_states = [state["random"], *state.get("random_of_others", [])]
@@ -181,12 +177,15 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def load_weights(path: Path, task: nn.Module, *, averaged: bool = True) -> None:
-    """Load the trainable weights of a checkpoint that `train` wrote, the averaged ones if there are any.
+def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:
+    """Compare a configuration with the JSON file of an earlier run.
 
-    Raises:
-        TrainingError: no checkpoint, or one of another configuration.
+    Returns:
+        The first difference as "KEY was OLD, now NEW"; None if there is none.
     """
-    state = _read_checkpoint(path)
-    weights = state["ema"]["shadow"] if averaged and state["ema"] is not None else state["model"]
-    load_trainable_state(task, weights, source=str(path))
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(json.dumps(dict(config)))
+    for key in sorted(existing.keys() | content.keys()):
+        if existing.get(key) != content.get(key):
+            return f"{key} was {existing.get(key)}, now {content.get(key)}"
+    return None

@@ -14,7 +14,7 @@ from cora.training.engine import Device, Engine, launch
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """What a job asks Slurm for; None leaves it to the cluster's defaults.
+    """Resources of a Slurm job; None takes the cluster's default.
 
     Attributes:
         name: of the job.
@@ -23,7 +23,7 @@ class SlurmConfig:
         device: "cuda" or "cpu".
         cpus_per_process: cores, for the process and its loading workers.
         memory_gb: of a machine.
-        minutes: after which Slurm ends the job; it is then put in the queue again and goes on.
+        minutes: after which Slurm ends the job; it is then queued again and resumes.
         restarts: how often that happens before it is given up; preemption is not counted.
         partition: queue.
         account: who is charged.
@@ -57,7 +57,7 @@ class SlurmConfig:
 
 
 class ResumableTraining:
-    """What the job runs in each of its processes, and again after it was stopped: the run folder says how far it was.
+    """The function that every process of the job runs. It runs again after a stop and resumes from the run folder.
 
     Args:
         function: what `cora.training.engine.launch` runs.

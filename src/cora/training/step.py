@@ -21,7 +21,7 @@ LEAST_SCALE = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What came of a step.
+    """Result of a step.
 
     Attributes:
         losses: mean over the batches of the step, "loss" over all processes, too.
@@ -37,7 +37,7 @@ class Step:
 
 
 class Stepper:
-    """Takes steps.
+    """Runs optimiser steps.
 
     The loss of a step is the mean of the losses of its `accumulate` batches. One batch of all their items would
     give the same where losses are means over items. It differs where they are divided by something else: the

@@ -1,4 +1,4 @@
-"""What a run shares with the person who started it: a progress bar, and Ctrl-C."""
+"""Progress bar and Ctrl-C handling of a run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Learned text on boxes of base classes; everything but the learned part stays frozen.
 
-Cross-entropy over the base classes of scale * cos(region, class embedding), as in region prompting, but it is the
-class embeddings that move. What is learned on base classes is of use only if other names keep their place, so a
-second term holds all embeddings, also those of names without boxes, near the hand-written ones (KgCoOp, Yao et
+The loss is the cross-entropy over the base classes of scale * cos(region, class embedding), as in region prompting, but
+the class embeddings learn. A second term keeps all embeddings, also those of names without boxes, near the hand-written
+ones, so that other names still work (KgCoOp, Yao et
 al., 2023): loss = cross-entropy + keep * mean(1 - cos(learned, hand-written)).
 """
 
@@ -26,7 +26,7 @@ from cora.training.region_embeddings import RegionBatch
 
 
 class TextTask(nn.Module, ABC):
-    """What the three ways share: the two losses, the names, the frozen rest.
+    """Base class of the three text tasks: names, the two losses, the frozen detector.
 
     Args:
         detector: its text tower, templates and classifier are used; all of it is frozen.
@@ -92,7 +92,7 @@ class ContextTask(TextTask):
 
     Args:
         context: text whose words the context starts from; its number of tokens is that of the vectors. None takes
-            the words before the name of a detector's only template, "a photo of a" where it has several.
+            the words before the name of a detector's only template, "an image of a" where it has several.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class TextTowerTask(TextTask):
 
 
 def default_context(templates: str | Sequence[str]) -> str:
-    """Where a context starts without a choice: at the detector's own words, if they are the same for all names."""
+    """Default text that a context starts from: the words of the detector's only template, else "a photo of a"."""
     sentences = clean_templates(templates)
     words = sentences[0].removesuffix(PLACEHOLDER).strip()
     return words if len(sentences) == 1 and words and PLACEHOLDER not in words else "a photo of a"

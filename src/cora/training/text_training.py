@@ -1,4 +1,4 @@
-"""Train one of the text tasks on region embeddings: seconds to minutes, for only texts pass through a network."""
+"""Train a text task on region embeddings. It takes seconds to minutes, since only texts pass through a network."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def class_balance(counts: Tensor, power: float) -> Tensor:
 
 
 def train_text(task: TextTask, data: RegionEmbeddings, config: TextTrainConfig, run_dir: Path) -> TrainResult:
-    """Train to the end of the epochs; `run_dir` gets metrics and checkpoints, a stopped run goes on there.
+    """Train until the epochs are done. `run_dir` gets metrics and checkpoints; a stopped run resumes there.
 
     Raises:
         TrainingError: the loss is not finite, or `run_dir` belongs to another run.

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from cora.files import whole_file
 from cora.video.reader import Frame
 from cora.video.summary import TrackSummary
 from cora.video.tracker import TrackedFrame, TrackedObject
-from cora.video.whole_file import whole_file
 
 CSV_COLUMNS = ("frame", "seconds", "track", "class", "score", "left", "top", "right", "bottom", "frame_class")
 
@@ -72,7 +72,10 @@ class JsonRecords:
 @contextmanager
 def text_file(path: Path) -> Iterator[TextIO]:
     """A text file in UTF-8 that appears under its name when the context ends without an error."""
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        whole_file(path, keep_interrupted=True) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         yield file
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from cora.errors import CoraError
+from cora.files import whole_file
 from cora.video.errors import VideoError
 from cora.video.gif import GifFile
 from cora.video.reader import Frame, VideoReader
-from cora.video.whole_file import whole_file
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -110,7 +110,7 @@ class VideoWriter:
             )
         self._stack = ExitStack()
         self._target: _Target | None = None
-        self._temporary = self._stack.enter_context(whole_file(self.path))
+        self._temporary = self._stack.enter_context(whole_file(self.path, keep_interrupted=True))
 
     def __enter__(self) -> Self:
         return self

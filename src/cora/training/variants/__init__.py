@@ -1,7 +1,7 @@
 """Comparisons: the rows of the paper's ablation table, each a task and a detector that differ from CORA in one step.
 
 A row of the table `VARIANTS` says how to train and how to predict. All rows take the same configuration, maps or
-photos and number of steps, so that one loop measures them under one budget:
+images and number of steps, so that one loop measures them under one budget:
 
     for name, variant in VARIANTS.items():
         if variant.weights_of is None:
@@ -16,8 +16,8 @@ photos and number of steps, so that one loop measures them under one budget:
 
 `predict_dataset` is in `cora.evaluation.predict`, `predict_with_true_classes` in `cora.evaluation.oracles`; both take
 the same arguments. `start` is a detector with trained prompt and fresh localizer. The tasks are `LocalizerTask`s:
-batches of photos and of cached maps will do, `trainable_state` and checkpoints work as for it. The row "crops" predicts
-from photos only, as `predict_dataset` does.
+batches of images and of cached maps will do, `trainable_state` and checkpoints work as for it. The row "crops" predicts
+from images only, as `predict_dataset` does.
 """
 
 from cora.training.variants.conditional import ConditionalTask

@@ -13,13 +13,14 @@ from cora.regions import Vocabulary
 from cora.structures import FeatureMap, Targets
 from cora.training.class_sampling import sample_classes
 from cora.training.criterion import Criterion
-from cora.training.localizer_task import Copy, LocalizerTask, LocalizerTaskConfig, only
+from cora.training.localizer_task import Copy, LocalizerTask, LocalizerTaskConfig, filter_classes
 
 
 class ConditionalTask(LocalizerTask):
-    """Decodes every image once for each class in it and for a few that it lacks; each time only their boxes count.
+    """Decodes every image once for each of its classes and for a few absent ones; each time only boxes of that class
+    are targets.
 
-    Class dropout and class sampling are not used: absent classes teach what they would.
+    Class dropout and class sampling are not used: the absent classes have the same effect.
 
     Args:
         detector: whose localizer learns.
@@ -50,7 +51,7 @@ class ConditionalTask(LocalizerTask):
         for image, one in enumerate(targets):
             drawn = sample_classes(one.classes, len(self.class_embeddings), self._drawn(one.classes))
             pairs += [(image, index) for index in drawn.tolist()]
-            wanted += [only(one, index) for index in drawn.split(1)]
+            wanted += [filter_classes(one, index) for index in drawn.split(1)]
         image_index, classes = torch.tensor(pairs, device=memory.tokens.device).reshape(-1, 2).unbind(1)
         anchors = self.anchors(memory)[image_index]
         return [

@@ -21,7 +21,7 @@ from cora.training.losses import sigmoid_focal_loss
 
 @dataclass(frozen=True)
 class ClassifiedOutput(LocalizerOutput):
-    """What a localizer with an end-to-end head says.
+    """Output of a localizer with an end-to-end head.
 
     Attributes:
         class_logits: [L, B, N, K] of the K classes that a copy of the batch is given. `objectness` is that of the
@@ -42,9 +42,7 @@ class EndToEndCriterion(Criterion):
         """Sum over all queries and classes: a matched query is an object of its box's class and of no other."""
         logits = _classified(output).class_logits[layer]
         is_object = torch.zeros_like(logits, dtype=torch.bool)
-        starts = torch.tensor([0] + [len(one) for one in targets], device=logits.device).cumsum(0)
-        classes = torch.cat([one.classes for one in targets])[starts[matches.image] + matches.target]
-        is_object[matches.image, matches.query, classes] = True
+        is_object[matches.image, matches.query, matches.of(targets).classes] = True
         return sigmoid_focal_loss(logits, is_object).sum()
 
 

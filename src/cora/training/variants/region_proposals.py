@@ -15,7 +15,7 @@ from cora.training.localizer_task import LocalizerBatch, LocalizerTask, Localize
 class RegionProposalTask(LocalizerTask):
     """Trains a localizer that finds objects of any class: CORA with a vocabulary of one word.
 
-    Class dropout, class sampling and relaxed matching have nothing to act on.
+    Class dropout, class sampling and relaxed matching have no effect with one class.
 
     Args:
         detector: whose localizer learns.
@@ -38,7 +38,7 @@ class RegionProposalTask(LocalizerTask):
         )
 
     def forward(self, batch: LocalizerBatch) -> dict[str, torch.Tensor]:
-        """Losses of a batch, whose classes are not looked at."""
+        """Losses of a batch; its classes are ignored."""
         *features, targets = batch
         objects = tuple(
             Targets(boxes_cxcywh=one.boxes_cxcywh, classes=torch.zeros_like(one.classes)) for one in targets

@@ -1,7 +1,7 @@
-"""The pictures that tell most: what was found well, what was missed, what was taken for something else.
+"""Example images for a report: well found, missed and confused objects.
 
-A picture is judged by as many of its best detections as it has true boxes (at least three), the number that a perfect
-detector would need; a long tail of low scores says little.
+An image is judged by its best detections, as many as it has ground-truth boxes (at least three). More would only add
+detections of low score.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cora.evaluation.tide import KINDS, Errors
 
 Kind = Literal["best", "missed", "confused"]
 
-#: Detections of a picture that are looked at, at least.
+#: Detections of an image that are looked at, at least.
 _FEWEST = 3
 _CLASSIFICATION = KINDS.index("classification")
 
 
 @dataclass(frozen=True)
-class Telling:
-    """One picture and the boxes to draw on it.
+class Example:
+    """One image and the boxes to draw on it.
 
     image: place among the images; kind; found: indices of detections; missed: indices of true boxes; caption: one
     line.
@@ -39,7 +39,7 @@ class Telling:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What the boxes of one class were taken for, among the detections that are looked at.
+    """The classes that boxes of one class were confused with, among the best detections.
 
     name; boxes: true boxes; found: of them found under their own name; taken_for: (other name, how often), most
     frequent first.
@@ -63,8 +63,8 @@ def looked_at(errors: Errors) -> BoolArray:
     return answer
 
 
-def choose_pictures(errors: Errors, class_names: Sequence[str], *, each: int = 8) -> list[Telling]:
-    """Up to `each` pictures of every kind, none twice.
+def choose_examples(errors: Errors, class_names: Sequence[str], *, each: int = 8) -> list[Example]:
+    """Up to `each` images of every kind, none twice.
 
     confused: most score lost on objects of another class; best: most true boxes found among the detections looked at,
     by share, then number; missed: most true boxes not found.
@@ -82,7 +82,7 @@ def choose_pictures(errors: Errors, class_names: Sequence[str], *, each: int = 8
     unseen = ~reached & ~truth.crowd
     share = np.divide(hits, boxes, out=np.zeros(matched.images), where=boxes > 0)
 
-    chosen: list[Telling] = []
+    chosen: list[Example] = []
     used: set[int] = set()
     rankings: tuple[tuple[Kind, tuple[FloatArray | IntArray, ...]], ...] = (
         ("confused", (lost,)),
@@ -101,7 +101,7 @@ def choose_pictures(errors: Errors, class_names: Sequence[str], *, each: int = 8
             caption = f"{hits[image]} of {boxes[image]} found"
             if kind == "confused":
                 caption = ", ".join(_mistakes(errors, taken, class_names))
-            chosen.append(Telling(image, kind, taken, missed, caption))
+            chosen.append(Example(image, kind, taken, missed, caption))
     return chosen
 
 

@@ -1,7 +1,7 @@
-"""The steps of a run over one folder: region prompt -> names -> CLIP-aligned labels -> localizer.
+"""The stages of a training run: region prompt -> names -> CLIP-aligned labels -> localizer.
 
-Every step leaves a file in the folder and goes on where it stopped: the same call after a kill at any moment gives
-the same result as an uninterrupted one. Towers are frozen; with `data.versions` their maps are computed once.
+Every stage writes a file to the run folder and resumes after a stop: the same call after a kill gives the same result
+as an uninterrupted run. Towers are frozen; with `data.versions` their maps are computed once.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
 PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
 
-#: Numbers of a detector on held-out photos; the app binds it, since training knows no evaluation.
+#: Metrics of a detector on held-out images. The app provides it, since training does not import evaluation.
 Measure = Callable[[Detector], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the app adds to a run.
+    """Callbacks of the app.
 
     Attributes:
         measure_prompts: every `evaluate_every` epochs, and at the end, of the region prompt.
@@ -70,13 +70,13 @@ class Hooks:
     say: Callable[[str], None] | None = None
 
 
-class Chain:
+class TrainingPipeline:
     """Runs the stages of a recipe on a detector, which they change.
 
     Args:
         recipe: of the run.
         detector: to start from, on the device to train on.
-        dataset: annotated photos, restricted to the classes to learn.
+        dataset: annotated images, restricted to the classes to learn.
         run: folder of the run.
         hooks: measuring and reporting.
         engine: of this process, when several train together: the first builds maps and writes files.
@@ -208,7 +208,7 @@ class Chain:
         return self._save(MODEL)
 
     def _refresh(self) -> None:
-        """Start what this run trains from nothing, the same for a seed."""
+        """Replace what this run trains by new weights, which depend on the seed only."""
         seed_stage(self.recipe.seed, "fresh")
         if self.recipe.prompts is not None:
             nn.init.zeros_(self.detector.prompt.offset)
@@ -219,7 +219,7 @@ class Chain:
             self.detector.align_fast_pooling(FastAlignment(embed_dim=self.detector.config.tower.embed_dim))
 
     def _start_anchors(self) -> None:
-        """Put the anchors where boxes of the photos, and of their mirror images, crowd."""
+        """Put the anchors where boxes of the images, and of their mirror images, crowd."""
         anchors = self.detector.localizer.learned_anchors
         if anchors is None:
             raise TrainingError("anchors 'kmeans' are for models with learned anchors, got one that proposes them")
@@ -231,8 +231,7 @@ class Chain:
         return self.detector.vocabulary_encoder.encode(self.dataset.class_names).to(self.detector.device)
 
     def _resize(self) -> Transform:
-        config = self.detector.preprocessor.config
-        return ResizeTransform(short_side=config.short_side, long_side=config.long_side)
+        return ResizeTransform(preprocessor=self.detector.preprocessor)
 
     def _augmented(self) -> tuple[str, Transform, int]:
         return "augmented", TrainTransform(config=self.recipe.data.augment), self.recipe.data.versions
@@ -252,6 +251,7 @@ class Chain:
     ) -> EpochLoader[Any]:
         recipe, to_batch = self.recipe, self.detector.preprocessor.collate
         rank, world = self.engine.rank, self.engine.world
+        pin_memory = self.detector.device.type == "cuda"
         if not versions:
             blocks = self.dataset.blocks if isinstance(self.dataset, ShardDataset) and weights is None else None
             return EpochLoader(
@@ -260,7 +260,7 @@ class Chain:
                 collate=ImageCollate(to_batch=to_batch),
                 seed=recipe.seed,
                 workers=recipe.data.workers,
-                pin_memory=self.detector.device.type == "cuda",
+                pin_memory=pin_memory,
                 weights=weights,
                 blocks=blocks,
                 rank=rank,
@@ -290,6 +290,7 @@ class Chain:
             shape_key=cache.aspect,
             seed=recipe.seed,
             workers=recipe.data.workers,
+            pin_memory=pin_memory,
             weights=weights,
             rank=rank,
             world=world,
@@ -341,9 +342,10 @@ class Chain:
             load_trainable_state(task, final, source="the mean of start and end")
 
     def _config(self, name: Literal["prompts", "names", "localizer"] | str) -> dict[str, Any]:
-        """What must not change under a run that goes on.
+        """Settings that must be the same when a run resumes.
 
-        More epochs may come, where the rate does not depend on them; another `keep` mixes what is trained anew.
+        The number of epochs may change where the learning rate does not depend on it; `keep` may, since it acts after
+        training.
         """
         whole = self.recipe.to_dict()
         stage = whole[name]
