@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cora.apps.kinds import drawn_by_cora
+from cora.apps.name_file import SUFFIXES, read_name_file
 from cora.errors import CoraError, ImageError, VocabularyError
 from cora.images import IMAGE_SUFFIXES
+from cora.names import names_in
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,16 @@ def find_images(sources: Iterable[str]) -> Sources:
 
 
 def parse_classes(text: str) -> list[str]:
-    """Names from "cat, remote control" or from @FILE with a name a line, whose empty lines do not count.
+    """Names from "cat, remote control" (also divided by semicolons, `|` or " . ") or from @FILE in any usual form.
 
     Raises:
-        VocabularyError: the file cannot be read, or there is no name in it.
+        VocabularyError: the file cannot be read, there is no name in it, or the text is a file's name without @.
     """
-    if not text.startswith("@"):
-        return [name.strip() for name in text.split(",")] if text.strip() else []
-    path = Path(text[1:])
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise VocabularyError(
-            f"expected a file of class names, got {error.strerror or error}: {path}; check the path"
-        ) from None
-    except UnicodeDecodeError:
-        raise VocabularyError(f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8") from None
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise VocabularyError(f"expected one class name a line, got none in {path}; write some into it")
-    return names
+    if text.startswith("@"):
+        return read_name_file(Path(text[1:]))
+    if text.strip().lower().endswith(SUFFIXES) and Path(text.strip()).is_file():
+        raise VocabularyError(f"expected class names, got the name of a file: {text}; for its names write @{text}")
+    return names_in(text)
 
 
 def output_names(paths: Sequence[Path], folder: Path, suffix: str) -> dict[Path, Path]:

@@ -20,7 +20,8 @@ from cora.data.problems import Findings, check_folder, listed
 from cora.data.raw import RawAnnotations, RawImage
 from cora.data.shards import ShardDataset
 from cora.data.voc import read_voc
-from cora.data.yolo import NAMES_FILES, find_names, labels_beside, read_yolo
+from cora.data.yolo import labels_beside, read_yolo
+from cora.data.yolo_names import NAMES_FILES, find_names
 from cora.errors import DataError, ImageError
 from cora.images import read_size
 

@@ -7,32 +7,19 @@ is a place in the names of data.yaml or classes.txt.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cora.data.problems import Findings, check_folder, check_names, is_number, read_text, shown
+from cora.data.problems import Findings, check_folder, check_names, is_number, read_text
 from cora.data.raw import RawAnnotations, RawBox, RawImage
+from cora.data.yolo_names import NAMES_FILES, NumberedNames, find_names, read_numbered_names
 from cora.errors import DataError, ImageError
 from cora.images import IMAGE_SUFFIXES, read_size
 
 MAX_LABEL_BYTES = 16 * 2**20
-MAX_NAMES_BYTES = 2**20
-
-#: Where names are looked for if nobody says.
-NAMES_FILES = ("data.yaml", "data.yml", "classes.txt")
-
 #: Rounded coordinates pass the border a little; what passes it by more is not in fractions.
 BORDER = 0.01
 
 _NO_LABELS = frozenset(("classes.txt", "train.txt", "val.txt", "test.txt"))
-
-
-@dataclass(frozen=True)
-class _Names:
-    names: dict[int, str]
-    #: Key points follow the box on every line, so that a long line is no outline.
-    pose: bool = False
 
 
 def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> RawAnnotations:
@@ -56,7 +43,7 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
         raise DataError(f"expected photos in {folder}, got none; name the folder they lie in")
     labels = _labels_folder(annotations, folder, photos)
     source = _names_file(annotations, folder, labels)
-    names = _read_yaml(source, findings) if source.suffix.lower() in (".yaml", ".yml") else _read_list(source)
+    names = read_numbered_names(source, findings)
     check_names(list(names.names.values()), findings.faults)
     images: list[RawImage] = []
     entries = 0
@@ -89,11 +76,6 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
         category_ids={name: number for number, name in names.names.items()},
         images=images,
     )
-
-
-def find_names(*folders: Path) -> Path | None:
-    """The first data.yaml, data.yml or classes.txt in these folders."""
-    return next((f / name for f in folders for name in NAMES_FILES if (f / name).is_file()), None)
 
 
 def labels_beside(folder: Path) -> list[Path]:
@@ -144,44 +126,6 @@ def _names_file(annotations: Path | None, folder: Path, labels: Path) -> Path:
     return found
 
 
-def _read_list(path: Path) -> _Names:
-    text = read_text(path, max_bytes=MAX_NAMES_BYTES, expected="list of class names")
-    names = [line.strip() for line in text.splitlines()]
-    while names and not names[-1]:
-        names.pop()
-    if not names:
-        raise DataError(f"{path}: expected one class name a line, got none; write some into it")
-    return _Names(dict(enumerate(names)))
-
-
-def _read_yaml(path: Path, findings: Findings) -> _Names:
-    import yaml  # type: ignore[import-untyped]  # here, since only this format needs it
-
-    text = read_text(path, max_bytes=MAX_NAMES_BYTES, expected="YAML file with class names")
-    try:
-        # The base loader knows text, lists and mappings only: nothing is built or expanded, and `no` is a name.
-        content: Any = yaml.BaseLoader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as YAML ({shown(error)}); expected names: [...]") from error
-    names = content.get("names") if isinstance(content, dict) else None
-    if not isinstance(names, list | dict) or not names:
-        got = f"an empty {type(names).__name__}" if isinstance(names, list | dict) else type(names).__name__
-        raise DataError(f"{path}: expected class names under names, got {got}; write names: [cat, dog]")
-    if isinstance(names, list):
-        names = {str(number): name for number, name in enumerate(names)}
-    numbered: dict[int, str] = {}
-    for key, name in names.items():
-        number = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 9 else None
-        if number is None or number in numbered or not isinstance(name, str):
-            findings.faults.add("names that are not a whole number and a text", key)
-        else:
-            numbered[number] = name.strip()
-    count = content.get("nc")
-    if count is not None and str(count) != str(len(names)):
-        findings.faults.add("numbers of classes (nc) unlike the names", f"{count} for {len(names)} names")
-    return _Names(dict(sorted(numbered.items())), pose="kpt_shape" in content)
-
-
 def _image(path: Path, image_id: int, findings: Findings) -> RawImage | None:
     try:
         return RawImage(image_id=image_id, path=path, size=read_size(path), measured=True)
@@ -191,7 +135,7 @@ def _image(path: Path, image_id: int, findings: Findings) -> RawImage | None:
 
 
 def _lines(
-    path: Path, names: _Names, findings: Findings
+    path: Path, names: NumberedNames, findings: Findings
 ) -> Iterator[tuple[str, str, tuple[float, float, float, float]]]:
     """(what to call it, class name, corners in fractions of the photo) of every sound line."""
     try:
