@@ -190,7 +190,6 @@ def test_bad_files_are_refused_or_left_out(tmp_path: Path, kind: str) -> None:
         ("names: {a: cat}", r"1 names that are not a whole number and a text \(first: a\)"),
         ("names: [[cat], dog]", "1 names that are not a whole number"),
         ("names: {0: cat, 00: dog}", "1 names that are not a whole number"),
-        ("names: [cat, dog, cat]", r"1 class names used twice \(first: cat\)"),
         ("names: [cat, '', dog]", "1 blank class names"),
         ("nc: 4\nnames: [cat, dog, bus]", r"1 numbers of classes \(nc\) unlike the names \(first: 4 for 3 names\)"),
         ("names: [cat]", "2 unknown category ids"),
@@ -208,6 +207,17 @@ def test_names_by_number_and_names_that_yaml_takes_for_something_else(tmp_path: 
     names.write_text("names:\n  0: no\n  1: 7\n  5: 'null'\n")
     dataset = read_dataset(images=folder, annotations=names)
     assert dataset.category_ids == {"no": 0, "7": 1, "null": 5}
+
+
+@pytest.mark.parametrize("names", ["[cat, dog, Cat]", "[cat, dog, 'cat ']", "[cat, dog, cat]"])
+def test_names_that_differ_in_case_or_blanks_are_one_class(tmp_path: Path, names: str) -> None:
+    folder, path = write_yolo(tmp_path, two_photos())
+    path.write_text(f"names: {names}\n")
+    (tmp_path / "labels" / "b.txt").write_text("2 .5 .5 .2 .2\n")
+    dataset = read_dataset(images=folder, annotations=path)
+    assert dataset.category_ids == {"cat": 0, "dog": 1}
+    assert dataset.class_counts().tolist() == [2, 1]
+    assert sum(dataset.repairs.values()) == 1
 
 
 def test_a_yaml_builds_nothing(tmp_path: Path) -> None:

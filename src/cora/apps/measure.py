@@ -19,7 +19,7 @@ from cora.apps.files import check_writable
 from cora.apps.text_options import TextOptions, read_text_options
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
-from cora.data.coco_json import read_json
+from cora.data.coco_content import read_json
 from cora.data.lvis import is_lvis
 from cora.data.read import read_dataset
 from cora.detector.fingerprint import weights_fingerprint

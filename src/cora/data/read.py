@@ -8,13 +8,16 @@ Example:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from cora.data.coco import CocoDataset
-from cora.data.coco_json import read_coco, read_json
+from cora.data.coco_content import read_json
+from cora.data.coco_json import read_coco
+from cora.data.listing import files_ending
 from cora.data.lvis import is_lvis, read_lvis
 from cora.data.problems import Findings, check_folder, listed
 from cora.data.raw import RawAnnotations, RawImage
@@ -32,6 +35,9 @@ _Kind = Literal["json", "voc", "yolo"]
 
 _KIND_OF: dict[str, _Kind] = {"coco": "json", "lvis": "json", "voc": "voc", "yolo": "yolo"}
 
+#: JSON files up to this size are looked into before they are taken for annotations.
+_SMALL_BYTES = 2**20
+
 _WANTED = {
     "json": "a JSON file in COCO or LVIS format",
     "voc": "a folder of Pascal VOC XML files",
@@ -45,7 +51,7 @@ def read_dataset(
     annotations: Path | None = None,
     class_names: Sequence[str] | None = None,
     format: Format = "auto",
-    skip_bad: bool = False,
+    skip_bad: bool | None = None,
     keep_empty: bool = True,
     check_photos: bool = True,
 ) -> CocoDataset:
@@ -63,6 +69,7 @@ def read_dataset(
         class_names: classes to keep, in the order of the target indices; all of the source by default.
         format: by name, or recognised.
         skip_bad: leave out bad photos, boxes and lines; `dropped` of the dataset counts them, a warning names them.
+            False refuses them and offers that (--skip-bad), None refuses them.
         keep_empty: keep photos without a box of these classes.
         check_photos: read every photo's header (a millisecond or less each); without it, missing files are still
             noticed, damaged ones when they are loaded.
@@ -70,7 +77,7 @@ def read_dataset(
     Raises:
         DataError: as above, or the format cannot be told.
     """
-    if format == "shards" or (format == "auto" and annotations is None and any(images.glob("*.tar"))):
+    if format == "shards" or (format == "auto" and annotations is None and files_ending(images, ".tar")):
         return _read_shards(images, annotations, class_names, skip_bad=skip_bad, keep_empty=keep_empty)
     findings = Findings()
     raw = _read(images, annotations, format, findings)
@@ -84,7 +91,12 @@ def read_dataset(
 
 
 def _read_shards(
-    images: Path, annotations: Path | None, class_names: Sequence[str] | None, *, skip_bad: bool, keep_empty: bool
+    images: Path,
+    annotations: Path | None,
+    class_names: Sequence[str] | None,
+    *,
+    skip_bad: bool | None,
+    keep_empty: bool,
 ) -> ShardDataset:
     if annotations is not None:
         raise DataError(f"expected shards without annotations, which are in them, got {annotations}; leave these out")
@@ -123,8 +135,8 @@ def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
     if annotations is None:
         return _only(_look_around(images), f"in or beside {images}")
     if annotations.is_dir():
-        yolo = find_names(annotations) or next(annotations.rglob("*.txt"), None)
-        voc = next(annotations.glob("*.xml"), None)
+        yolo = find_names(annotations) or files_ending(annotations, ".txt", deep=True)
+        voc = files_ending(annotations, ".xml")
         inside: dict[_Kind, list[Path]] = {"voc": [annotations] if voc else [], "yolo": [annotations] if yolo else []}
         return _only(inside, f"in {annotations}")
     if not annotations.is_file():
@@ -141,18 +153,33 @@ def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
 def _look_around(images: Path) -> dict[_Kind, list[Path]]:
     """Kind -> where its annotations are, in or beside the folder of photos."""
     check_folder(images)
-    xml = [folder for folder in (images, images.parent / "Annotations") if any(folder.glob("*.xml"))]
+    xml = [folder for folder in (images, images.parent / "Annotations") if files_ending(folder, ".xml")]
     labels = [
         folder
         for folder in labels_beside(images)
         if find_names(folder, folder.parent, images.parent, images.parent.parent)
-        and any(path.name not in NAMES_FILES for path in folder.rglob("*.txt"))
+        and any(path.name not in NAMES_FILES for path in files_ending(folder, ".txt", deep=True))
     ]
-    return {
-        "json": sorted(images.glob("*.json")) or sorted(images.parent.glob("*.json")),
+    found: dict[_Kind, list[Path]] = {
+        "json": files_ending(images, ".json") or files_ending(images.parent, ".json"),
         "voc": xml,
         "yolo": labels[:1],
     }
+    if sum(map(len, found.values())) > 1:
+        # Label Studio writes its notes beside the labels.
+        found["json"] = [path for path in found["json"] if _may_be_coco(path)]
+    return found
+
+
+def _may_be_coco(path: Path) -> bool:
+    """False for small JSON files of another form."""
+    try:
+        if path.stat().st_size > _SMALL_BYTES:
+            return True
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True  # it is named with what is wrong with it
+    return isinstance(content, dict) and any(isinstance(content.get(key), list) for key in ("images", "annotations"))
 
 
 def _only(found: Mapping[_Kind, Sequence[Path]], where: str) -> tuple[_Kind, Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cora.data.coco_json import MAX_JSON_BYTES
+from cora.data.coco_content import MAX_JSON_BYTES
 from cora.data.problems import Problems, is_number, read_text
 from cora.errors import DataError
 from cora.evaluation.truth import is_box

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cora.data.coco_json import read_json
+from cora.data.coco_content import read_json
 from cora.data.lvis import FREQUENCIES
 from cora.data.problems import Problems, is_number, is_whole, listed
 from cora.errors import DataError
