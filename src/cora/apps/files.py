@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cora.apps.kinds import drawn_by_cora
 from cora.apps.name_file import SUFFIXES, read_name_file
+from cora.data.listing import list_images
 from cora.errors import CoraError, ImageError, VocabularyError
-from cora.images import IMAGE_SUFFIXES
 from cora.names import names_in
 
 
@@ -19,7 +19,7 @@ class Sources:
 
     Attributes:
         paths: the pictures, each once, in the order given.
-        problems: one message for every source that stands for nothing.
+        problems: one message for every source that stands for nothing, and every folder that cannot be looked into.
     """
 
     paths: tuple[Path, ...]
@@ -27,7 +27,9 @@ class Sources:
 
 
 def find_images(sources: Iterable[str]) -> Sources:
-    """Files as they are, folders for the pictures directly in them, patterns for the files that match.
+    """Files as they are, folders for the images directly in them, patterns for the files that match.
+
+    What is passed over in a folder is told in the log.
 
     Raises:
         ImageError: there is only one source, or none of them stands for anything.
@@ -37,8 +39,10 @@ def find_images(sources: Iterable[str]) -> Sources:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            problem = f"expected a folder with images, got none directly in {source}; name the files"
+            found, unreadable = list_images(path, deep=False)
+            problem = (
+                "; ".join(unreadable) or f"expected a folder with images, got none directly in {source}; name the files"
+            )
         elif path.exists():
             found, problem = [path], ""
         elif glob.has_magic(source):

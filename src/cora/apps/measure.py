@@ -76,7 +76,8 @@ def prepare(args: argparse.Namespace) -> Setting:
     names = split.all if split is not None else None
     photos = None if args.images is None else read_annotated(args.images, args.annotations, names)
     if photos is None or photos.format in ("coco", "lvis"):
-        whole = read_truth(args.annotations, class_names=names)
+        sizes = None if photos is None else {record.image_id: record.size for record in photos.records}
+        whole = read_truth(args.annotations, class_names=names, sizes=sizes)
     else:
         whole = ground_truth(photos)
     class_names = tuple(category["name"] for category in whole["categories"])

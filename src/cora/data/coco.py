@@ -76,8 +76,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
             order.
         strict: refuse boxes that need repair, too.
         keep_empty: keep photos without a box of these classes (they teach what is background).
-        skip_bad: leave out what cannot be used instead of refusing the file; counted in `dropped` and logged. False
-            refuses and offers that (--skip-bad), None refuses.
+        skip_bad: leave out what cannot be used instead of refusing the file; counted in `dropped` and logged.
 
     Attributes:
         format: coco, lvis, voc or yolo.
@@ -101,7 +100,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         class_names: Sequence[str] | None = None,
         strict: bool = False,
         keep_empty: bool = True,
-        skip_bad: bool | None = None,
+        skip_bad: bool = False,
     ) -> None:
         findings = Findings()
         raw = read_coco(read_json(annotations), source=annotations, folder=images, findings=findings)
@@ -115,7 +114,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         *,
         class_names: Sequence[str] | None = None,
         keep_empty: bool = True,
-        skip_bad: bool | None = None,
+        skip_bad: bool = False,
     ) -> CocoDataset:
         """The dataset of what a reader read and found wrong; boxes without an area inside the photo are bad.
 
@@ -133,7 +132,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         class_names: Sequence[str] | None,
         strict: bool,
         keep_empty: bool,
-        skip_bad: bool | None,
+        skip_bad: bool,
         *,
         empty_boxes: Literal["drop", "refuse"],
     ) -> None:
@@ -151,7 +150,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         index_of = {given.get(name, name): index for index, name in enumerate(self.class_names)}
         self.records = [_record(image, index_of, findings.repairs, empty) for image in raw.images]
         if not skip_bad:
-            _refuse(raw, findings.bad, ", or leave them out (--skip-bad)" if skip_bad is not None else "")
+            _refuse(raw, findings.bad, ", or leave them out (--skip-bad)")
         if strict and findings.repairs:
             raise DataError(f"{raw.source}: {findings.repairs}; mend the boxes or read with strict=False")
         for kind, found in (("left out", findings.bad), ("left out with them", findings.lost), ("", findings.repairs)):

@@ -82,14 +82,15 @@ def walk_images(
             passed_over.add(f"files of kinds that cannot be read, as {suffix}", entry.name)
 
 
-def list_images(folder: Path, *, deep: bool = True) -> tuple[list[Path], list[str]]:
+def list_images(folder: Path, *, deep: bool = True, tell: bool = True) -> tuple[list[Path], list[str]]:
     """The images of a folder, and a line for every folder in it that cannot be looked into.
 
-    What is passed over is told in a line of the log.
+    With `tell` a line of the log says what is passed over.
     """
     passed_over = Problems()
     entries = list(walk_images(str(folder), deep=deep, passed_over=passed_over))
-    tell_passed_over(folder, passed_over)
+    if tell:
+        tell_passed_over(folder, passed_over)
     return [Path(entry.path) for entry in entries if not entry.problem], [e.problem for e in entries if e.problem]
 
 

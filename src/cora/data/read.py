@@ -51,7 +51,7 @@ def read_dataset(
     annotations: Path | None = None,
     class_names: Sequence[str] | None = None,
     format: Format = "auto",
-    skip_bad: bool | None = None,
+    skip_bad: bool = False,
     keep_empty: bool = True,
     check_photos: bool = True,
 ) -> CocoDataset:
@@ -69,7 +69,6 @@ def read_dataset(
         class_names: classes to keep, in the order of the target indices; all of the source by default.
         format: by name, or recognised.
         skip_bad: leave out bad photos, boxes and lines; `dropped` of the dataset counts them, a warning names them.
-            False refuses them and offers that (--skip-bad), None refuses them.
         keep_empty: keep photos without a box of these classes.
         check_photos: read every photo's header (a millisecond or less each); without it, missing files are still
             noticed, damaged ones when they are loaded.
@@ -91,12 +90,7 @@ def read_dataset(
 
 
 def _read_shards(
-    images: Path,
-    annotations: Path | None,
-    class_names: Sequence[str] | None,
-    *,
-    skip_bad: bool | None,
-    keep_empty: bool,
+    images: Path, annotations: Path | None, class_names: Sequence[str] | None, *, skip_bad: bool, keep_empty: bool
 ) -> ShardDataset:
     if annotations is not None:
         raise DataError(f"expected shards without annotations, which are in them, got {annotations}; leave these out")

@@ -66,7 +66,7 @@ class ShardDataset(CocoDataset):
         folder: Path,
         class_names: Sequence[str] | None = None,
         keep_empty: bool = True,
-        skip_bad: bool | None = None,
+        skip_bad: bool = False,
     ) -> None:
         shards = files_ending(folder, ".tar") if folder.is_dir() else []
         if not shards:
