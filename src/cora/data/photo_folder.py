@@ -188,6 +188,12 @@ def name_of_file(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def original_name(name: str) -> str | None:
+    """Name, without an ending, of the image that Roboflow made this one of; None where it did not."""
+    found = _ROBOFLOW.fullmatch(PurePosixPath(name_of_file(name)).stem)
+    return None if found is None else found[1]
+
+
 def bare_name(name: str) -> str:
     """The key of a name without what an upload added to it."""
     path = PurePosixPath(name_of_file(name))
