@@ -21,7 +21,7 @@ from cora.data.listing import files_ending
 from cora.data.lvis import is_lvis, read_lvis
 from cora.data.problems import Findings, check_folder, listed
 from cora.data.raw import RawAnnotations, RawImage
-from cora.data.same_content import count_copies
+from cora.data.same_content import tell_copies
 from cora.data.shards import ShardDataset
 from cora.data.voc import read_voc
 from cora.data.yolo import labels_beside, read_yolo
@@ -85,7 +85,7 @@ def read_dataset(
         raise DataError(f"{raw.source}: expected photos, got none; is {images} the right folder?")
     if check_photos:
         raw = _without_unreadable(raw, findings)
-        count_copies([image.path for image in raw.images], findings.repairs)
+        tell_copies(raw.source, [image.path for image in raw.images])
     dataset = CocoDataset.from_raw(raw, findings, class_names=class_names, keep_empty=keep_empty, skip_bad=skip_bad)
     _check_boxes(dataset, raw)
     return dataset

@@ -53,11 +53,14 @@ def image_groups(paths: Sequence[Path]) -> list[list[int]]:
     return list(groups.values())
 
 
-def count_copies(paths: Sequence[Path], repairs: Problems) -> None:
-    """Count in `repairs` the images with the bytes of another, which stay what they are."""
+def tell_copies(source: Path, paths: Sequence[Path]) -> None:
+    """A line in the log where images of a set have the bytes of another of it."""
+    copies = Problems()
     for place, first in enumerate(first_of_same(paths)):
         if first != place:
-            repairs.add("images with the content of another, kept", f"{paths[place].name}: {paths[first].name}")
+            copies.add("images with the content of another", f"{paths[place].name}: {paths[first].name}")
+    if copies:
+        logger.warning("%s: %s; each keeps its own boxes", source, copies)
 
 
 def tell_shared(learned: CocoDataset, measured: CocoDataset) -> None:
