@@ -1,11 +1,12 @@
 """One normal form of class names: `coffee_cup`, "coffee  cup" and "Coffee cup" are one class.
 
 Annotation files write underscores for blanks (LVIS: `bow_(decorative_ribbons)`); a text tower has learned words. People
-get names back as they wrote them.
+get names back as they wrote them. `names_in` takes a list apart that somebody typed.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -45,3 +46,73 @@ def spelled_as(names: Sequence[str], among: Iterable[str]) -> dict[str, str]:
         for name in names
         if name in exact or name_key(name) in by_key
     }
+
+
+#: What stands between names, also the comma, the list comma and the semicolon of Chinese keyboards.
+_DIVIDERS = ",;|\uff0c\u3001\uff1b"
+_QUOTED = re.compile(rf"""\s*("[^"]*"|'[^']*')\s*(?:[{_DIVIDERS}]|$)""")
+#: Words whose dot belongs to them: "St. Bernard" is one name, "cat. dog." are two.
+_ABBREVIATIONS = frozenset(
+    (
+        *("approx", "ave", "blvd", "capt", "co", "dr", "fig", "ft", "gen", "inc", "jr", "lt", "ltd"),
+        *("mr", "mrs", "ms", "mt", "no", "prof", "rd", "sgt", "sr", "st", "vol", "vs"),
+    )
+)
+
+
+def names_in(text: str) -> list[str]:
+    """The names of a list as people write it.
+
+    Names are divided by commas, semicolons, `|`, line breaks, or dots with a blank behind them; a divider at the end is
+    no name. A list in brackets is one, too. In quotes everything belongs to the name. In `mug = cup | coffee cup`,
+    where a name stands for several prompts, `|` divides no names.
+
+    Example:
+        >>> names_in("cat . remote control ."), names_in("cat; cup;"), names_in('"salt, fine", St. Bernard')
+        (['cat', 'remote control'], ['cat', 'cup'], ['salt, fine', 'St. Bernard'])
+    """
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    return [name for line in text.splitlines() for name in _in_line(line)]
+
+
+def _in_line(text: str) -> list[str]:
+    dividers = _DIVIDERS.replace("|", "") if "=" in text else _DIVIDERS
+    plain = re.compile(rf"([^{dividers}]*)(?:[{dividers}]|$)")
+    alone = not any(divider in text for divider in dividers)
+    names: list[str] = []
+    start = 0
+    while start < len(text) and (found := (quoted := _QUOTED.match(text, start)) or plain.match(text, start)):
+        start = found.end()
+        names += [found[1][1:-1]] if quoted else _between_dots(found[1], all_dots=alone, last=start >= len(text))
+    names = [name.strip() for name in names]
+    # A blank one in the middle stays, for whoever checks names: it may be one that was forgotten.
+    while names and not names[-1].strip("."):
+        names.pop()
+    return names[1:] if names and not names[0] else names
+
+
+def _between_dots(text: str, *, all_dots: bool, last: bool) -> list[str]:
+    """Names divided by dots that stand alone or, with `all_dots`, end a word."""
+    pieces = re.split(r"(?:(?<=\s)|^)\.(?=\s|$)", text)
+    if all_dots:
+        pieces = [name for piece in pieces for name in _between_sentences(piece)]
+    return [piece.rstrip().removesuffix(".") if last and _ends(piece) else piece for piece in pieces]
+
+
+def _between_sentences(text: str) -> list[str]:
+    names = [""]
+    for part in re.split(r"(?<=\.)\s+", text):
+        names[-1] = f"{names[-1]} {part}".strip()
+        if _ends(part):
+            names[-1] = names[-1].removesuffix(".")
+            names.append("")
+    return names
+
+
+def _ends(text: str) -> bool:
+    """Whether a text ends in a dot that is no part of its last word."""
+    *_, word = ("", *text.split())
+    bare = word.removesuffix(".")
+    return bare != word and len(bare) > 1 and "." not in bare and bare.casefold() not in _ABBREVIATIONS

@@ -111,7 +111,7 @@ CAPTIONS = ["--captions", "captions.csv"]
         ([*CAPTIONS, "--output", "new.txt"], "expected a name that ends with .json, got 'new.txt'"),
         ([*CAPTIONS, "--real", "real.json", "--output", "real.json"], "got real.json, which is read"),
         ([*CAPTIONS, "--nouns-from", "none.txt"], "expected a file of class names, got No such file"),
-        ([*CAPTIONS, "--nouns-from", "captions.csv"], "expected captions that name things, got none in the 2"),
+        ([*CAPTIONS, "--nouns-from", "split.json"], "split.json: expected a JSON list of class names"),
         ([*CAPTIONS, "--class-scores", "none.json"], "cannot read none.json"),
         ([*CAPTIONS, "--class-scores", "results.json"], "expected a score in 0..1"),
         ([*CAPTIONS, "--device", "abacus"], "expected a device"),

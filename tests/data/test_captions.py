@@ -119,7 +119,7 @@ def test_a_byte_order_mark_does_no_harm(images: Path) -> None:
         (b",a dog\nb.jpg,a cat\n", r"1 lines without a file name \(first: line 1\)"),
         (b"file,id,text\na.jpg\nb.jpg,1,a cat\n", r"1 lines without file and text \(first: line 2\)"),
         (b"z.jpg,a dog\nz.jpg,a dog\ny.jpg,a cat\n", r"2 missing image files \(first: z.jpg\)"),
-        (b"../a.jpg,a dog\n", "1 file names that leave the image folder"),
+        (b"../gone.jpg,a dog\n", "1 file names that leave the image folder"),
         (b"file,tags\na.jpg,one two three four five six seven eight nine\n", "1 tags of more than 8 words"),
         (b"a.jpg,it rains\nb.jpg,quickly\n", "expected captions that name things, got none in the 2"),
         (b'{"images": [', "cannot be read as JSON"),

@@ -122,8 +122,18 @@ def test_classes_are_found_however_they_are_spelled(tmp_path: Path) -> None:
     assert list(found.category_ids.values()) == list(plain.category_ids.values())
 
 
-def test_two_spellings_of_a_class_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["Cat", "cat ", "c a t", "cat"])
+def test_names_that_differ_in_case_or_blanks_are_one_class(tmp_path: Path, other: str) -> None:
     data = content()
-    data["categories"] += [{"id": 901, "name": "coffee_cup"}, {"id": 902, "name": "coffee cup"}]
-    with pytest.raises(DataError, match="class names must differ, got 2 repeated: coffee_cup, coffee cup"):
-        read(tmp_path, data)
+    first = next(category for category in data["categories"] if category["name"] == "cat")
+    first["name"] = "c_a_t" if " " in other.strip() else "cat"
+    data["categories"].append({"id": 901, "name": other})
+    size = next(image for image in data["images"] if image["id"] == 7)
+    assert (size["width"], size["height"]) == (40, 20)
+    data["annotations"].append({"id": 99, "image_id": 7, "category_id": 901, "bbox": [1, 2, 3, 4]})
+    before = read(tmp_path, content()).class_counts().tolist()
+    dataset = read(tmp_path, data)
+    assert dataset.class_names == (first["name"], "dog")
+    assert dataset.class_counts().tolist() == [before[0] + 1, before[1]]
+    assert dataset.category_ids[first["name"]] == first["id"]
+    assert dataset.repairs == {"classes named like another but for case and blanks, merged into it": 1}

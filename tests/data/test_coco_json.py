@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
+from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError
 from tests.data.writers import NAMES, Photo, boxes_of, coco_content, random_photos, same_boxes, two_photos, write_coco
@@ -35,21 +36,22 @@ BAD: dict[str, tuple[Change, str, int]] = {
     "parent folder": (image(file_name="../out.png"), r"1 file names that leave the image folder \(first: ../out", 1),
     "absolute name": (image(file_name="/etc/passwd"), "1 file names that leave the image folder", 1),
     "name is a number": (image(file_name=3), "1 file names that leave the image folder", 1),
-    "no name": (lambda c: c["images"][0].pop("file_name"), "1 images without id, file_name, width or height", 1),
-    "image is text": (more("images", "a.png"), r"1 images without id, .* \(first: entry 2\)", 3),
+    "no name": (lambda c: c["images"][0].pop("file_name"), "1 images without id or file_name", 1),
+    "image is text": (more("images", "a.png"), r"1 images without id or .* \(first: entry 2\)", 3),
     "duplicate image": (lambda c: c["images"].append(c["images"][0]), "1 duplicate image ids", 3),
     "image id is text": (more("images", {"id": [], "file_name": "a.png", "width": 1, "height": 1}), "1 image ids", 3),
     "no area": (image(width=0), "1 images without an area", 1),
     "width is text": (image(width="40"), "1 images without an area", 1),
     "huge width": (image(width=10**400), "1 images without an area", 1),
     "other size": (image(width=41), "1 photos of another size than their file says .first: a.png: 41x20, is 40x20", 1),
+    "crowd or not": (box(iscrowd="maybe"), r"1 values of iscrowd that are neither 0 nor 1 \(first: .* 1: maybe\)", 2),
     "unknown category": (box(category_id=99), r"1 unknown category ids \(first: annotation 1: 99\)", 2),
     "category is a list": (box(category_id=[1]), "1 unknown category ids", 2),
     "unknown image": (box(image_id=5), r"1 annotations of unknown images \(first: 1\)", 2),
     "image id is a list": (box(image_id=[]), "1 annotations of unknown images", 2),
     "duplicate box": (lambda c: c["annotations"].append(c["annotations"][0]), "1 duplicate annotation ids", 3),
     "annotation id is a list": (box(id=[]), "1 annotation ids that are no numbers", 2),
-    "no bbox": (lambda c: c["annotations"][0].pop("bbox"), "1 annotations without image_id, category_id or bbox", 2),
+    "no bbox": (lambda c: c["annotations"][0].pop("bbox"), "1 annotations without image_id, category_id, or bbox", 2),
     "three numbers": (box(bbox=[1, 2, 3]), "1 boxes that are not four finite numbers", 2),
     "not a number": (box(bbox=[1, 2, float("nan"), 3]), "1 boxes that are not four finite numbers", 2),
     "huge number": (box(bbox=[1, 2, 10**400, 3]), "1 boxes that are not four finite numbers", 2),
@@ -83,7 +85,6 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "category without name": (more("categories", {"id": 8}), "1 categories without id or name"),
     "category is text": (more("categories", "bus"), "1 categories without id or name"),
     "category id is a list": (more("categories", {"id": [], "name": "bus"}), "1 categories without id or name"),
-    "name twice": (more("categories", {"id": 8, "name": "cat"}), r"1 class names used twice \(first: cat\)"),
     "blank name": (more("categories", {"id": 8, "name": " "}), "1 blank class names"),
     "no annotations": (lambda c: c["annotations"].clear(), r"expected boxes .*, got none in 2 photos"),
     "no images": (lambda c: (c["images"].clear(), c["annotations"].clear()), "expected photos, got none"),
@@ -120,7 +121,7 @@ def test_what_is_no_json(tmp_path: Path, data: bytes) -> None:
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, path = write_coco(tmp_path, two_photos())
-    monkeypatch.setattr("cora.data.coco_json.MAX_JSON_BYTES", 100)
+    monkeypatch.setattr("cora.data.coco_content.MAX_JSON_BYTES", 100)
     with pytest.raises(DataError, match="of at most 100 bytes, got"):
         read_dataset(images=folder, annotations=path)
 
@@ -190,3 +191,149 @@ def test_photos_without_boxes_stay_unless_unwanted(tmp_path: Path) -> None:
     assert boxes_of(dataset)["c.png"] == []
     assert (dataset.class_names, dataset.format) == (NAMES, "coco")
     assert len(read_dataset(images=folder, annotations=path, keep_empty=False)) == 2
+
+
+def set_of(content: dict[str, Any], tmp_path: Path) -> CocoDataset:
+    folder, path = write_coco(tmp_path, two_photos(), content)
+    return read_dataset(images=folder, annotations=path)
+
+
+def all_of(key: str, change: Callable[[dict[str, Any]], object]) -> Change:
+    return lambda content: [change(entry) for entry in content[key]]
+
+
+def outlined(entry: dict[str, Any]) -> None:
+    x, y, w, h = entry.pop("bbox")
+    entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def ids(content: dict[str, Any], of: Callable[[int], object]) -> None:
+    for part in ("images", "categories"):
+        for entry in content[part]:
+            entry["id"] = of(entry["id"])
+    for entry in content["annotations"]:
+        entry["image_id"], entry["category_id"] = of(entry["image_id"]), of(entry["category_id"])
+
+
+#: change that leaves what the file says, and what is told of it, with the number
+SAME: dict[str, tuple[Change, dict[str, int]]] = {
+    "no sizes": (
+        all_of("images", lambda e: (e.pop("width"), e.pop("height"))),
+        {"images without width or height, measured": 2},
+    ),
+    "sizes of null": (
+        all_of("images", lambda e: e.update(width=None)),
+        {"images without width or height, measured": 2},
+    ),
+    "outlines only": (all_of("annotations", outlined), {"objects without a box, given that of their outline": 3}),
+    "boxes of null": (
+        all_of("annotations", lambda e: (outlined(e), e.update(bbox=None))),
+        {"objects without a box, given that of their outline": 3},
+    ),
+    "ids in quotes": (
+        lambda c: ids(c, str),
+        {"image ids that are no whole numbers, numbered": 2, "category ids that are no whole numbers, numbered": 3},
+    ),
+    "words as ids": (
+        lambda c: ids(c, lambda number: f"n{number}"),
+        {"image ids that are no whole numbers, numbered": 2, "category ids that are no whole numbers, numbered": 3},
+    ),
+    "ids with a point": (
+        lambda c: ids(c, float),
+        {"image ids that are no whole numbers, numbered": 2, "category ids that are no whole numbers, numbered": 3},
+    ),
+    "quotes in the boxes alone": (all_of("annotations", lambda e: e.update(image_id=str(e["image_id"]))), {}),
+    "no crowds, as text": (all_of("annotations", lambda e: e.update(iscrowd="0")), {}),
+    "no crowds, as words": (all_of("annotations", lambda e: e.update(iscrowd="false")), {}),
+    "no crowds, as null": (all_of("annotations", lambda e: e.update(iscrowd=None)), {}),
+    "no ids of boxes": (all_of("annotations", lambda e: e.update(id=None)), {}),
+    "names with blanks": (all_of("categories", lambda e: e.update(name=f" {e['name']} ")), {}),
+    "folders": (
+        all_of("images", lambda e: e.update(file_name=f"x/{e['file_name']}")),
+        {"images found under another name": 2},
+    ),
+    "boxes twice": (
+        lambda c: c["annotations"].extend({**e, "id": e["id"] + 50} for e in list(c["annotations"])),
+        {"boxes given twice, kept once": 3},
+    ),
+    "images twice": (
+        lambda c: (
+            c["images"].extend({**e, "id": e["id"] + 50} for e in list(c["images"])),
+            c["annotations"][0].update(image_id=c["annotations"][0]["image_id"] + 50),
+        ),
+        {"images listed twice, merged": 2},
+    ),
+    "a parent of all": (
+        lambda c: (
+            all_of("categories", lambda e: e.update(supercategory="things"))(c),
+            c["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"}),
+        ),
+        {"classes without a box that only group others, left out": 1},
+    ),
+    "a parent called like a class": (
+        lambda c: (
+            all_of("categories", lambda e: e.update(supercategory="Cat"))(c),
+            c["categories"].insert(0, {"id": 0, "name": "cat", "supercategory": "none"}),
+        ),
+        {"classes without a box that only group others, left out": 1},
+    ),
+    "a class twice": (
+        lambda c: (
+            c["categories"].append({"id": 99, "name": "Cat_"}),
+            c["annotations"][0].update(category_id=99),
+        ),
+        {"classes named like another but for case and blanks, merged into it": 1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_files_that_say_the_same_in_another_way(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    change, told = SAME[kind]
+    content = coco_content(two_photos())
+    change(content)
+    dataset = set_of(content, tmp_path)
+    found, expected = boxes_of(dataset), boxes_of(set_of(coco_content(two_photos()), tmp_path / "plain"))
+    assert {name: sorted(boxes) for name, boxes in found.items()} == {n: sorted(b) for n, b in expected.items()}
+    assert dataset.class_names == NAMES
+    assert dataset.repairs == told
+    for what, count in told.items():
+        assert f"{count} {what} (first: " in caplog.text
+    assert not dataset.dropped
+
+
+@pytest.mark.parametrize("value", ["1", "true", True, 1, 1.0])
+def test_crowds_are_told_by_any_truth_value(tmp_path: Path, value: object) -> None:
+    content = coco_content(two_photos())
+    content["annotations"][0]["iscrowd"] = value
+    assert [len(record.crowd_classes) for record in set_of(content, tmp_path).records] == [1, 0]
+
+
+def test_a_parent_with_boxes_or_asked_for_is_a_class(tmp_path: Path) -> None:
+    content = coco_content(two_photos())
+    for entry in content["categories"]:
+        entry["supercategory"] = "things"
+    content["categories"].append({"id": 99, "name": "things", "supercategory": "none"})
+    folder, path = write_coco(tmp_path, two_photos(), content)
+    assert read_dataset(images=folder, annotations=path).class_names == NAMES
+    asked = read_dataset(images=folder, annotations=path, class_names=["things", "cat"])
+    assert asked.class_names == ("things", "cat")
+    content["annotations"][0]["category_id"] = 99
+    assert set_of(content, tmp_path).class_names == (*NAMES, "things")
+
+
+def test_one_image_with_two_sizes_is_refused(tmp_path: Path) -> None:
+    content = coco_content(two_photos())
+    content["images"].append({**content["images"][0], "id": 500, "width": 41})
+    with pytest.raises(DataError, match=r"1 images listed twice, with different sizes \(first: a.png: ids 100, 500\)"):
+        set_of(content, tmp_path)
+
+
+def test_texts_that_differ_are_different_ids(tmp_path: Path) -> None:
+    content = coco_content(two_photos())
+    content["images"][0]["id"], content["images"][1]["id"] = "7", "007"
+    for entry in content["annotations"]:
+        entry["image_id"] = "7" if entry["image_id"] == 100 else "007"
+    dataset = set_of(content, tmp_path)
+    assert [record.image_id for record in dataset.records] == [7, 1]
+    same_boxes(dataset, two_photos())

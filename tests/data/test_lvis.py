@@ -101,7 +101,7 @@ def test_malformed_images_are_counted_as_in_coco(tmp_path: Path) -> None:
     content = lvis_content()
     content["images"] += ["text", {"id": [], "coco_url": "http://x/y/a.png", "width": 1, "height": 1}]
     folder, path = write_coco(tmp_path, two_photos(), content)
-    with pytest.raises(DataError, match=r"1 images without id.*1 image ids that are no whole numbers"):
+    with pytest.raises(DataError, match=r"1 images without id.*1 image ids that are neither whole numbers"):
         read_dataset(images=folder, annotations=path)
     same_boxes(read_dataset(images=folder, annotations=path, skip_bad=True), two_photos())
 

@@ -153,3 +153,85 @@ def test_no_objects_at_all(tmp_path: Path) -> None:
     folder, annotations = write_voc(tmp_path, [Photo("a.png", (20, 40))])
     with pytest.raises(DataError, match="got none in 1 photos"):
         read_dataset(images=folder, annotations=annotations)
+
+
+def one_object(body: str, name: str = "dog") -> str:
+    return (
+        "<annotation><filename>b.png</filename><size><width>30</width><height>30</height></size>"
+        f"<object><name>{name}</name>{body}</object></annotation>"
+    )
+
+
+#: what stands in the place of a box of the pixels 3..12 across and 5..20 down
+OUTLINES = {
+    "numbered points": "<polygon><x1>3</x1><y1>5</y1><x2>12</x2><y2>5</y2><x3>7</x3><y3>20</y3></polygon>",
+    "points": "<polygon><pt><x>3</x><y>5</y></pt><pt><x>12</x><y>9</y></pt><pt><x>4</x><y>20</y></pt></polygon>",
+    "named points": "<polygon><point><x>3</x><y>20</y></point><point><x>12</x><y>5</y></point></polygon>",
+    "two parts": "<polygon><x1>3</x1><y1>5</y1><x2>4</x2><y2>5</y2></polygon>"
+    "<polygon><x1>8</x1><y1>9</y1><x2>12</x2><y2>20</y2></polygon>",
+    "turned by nothing": "<robndbox><cx>7.5</cx><cy>12.5</cy><w>9</w><h>15</h><angle>0</angle></robndbox>",
+    "turned by a quarter": "<robndbox><cx>7.5</cx><cy>12.5</cy><w>15</w><h>9</h><angle>1.5707963268</angle></robndbox>",
+    "a box, too": "<polygon><x1>1</x1><y1>1</y1><x2>2</x2><y2>2</y2></polygon>"
+    "<bndbox><xmin>3</xmin><ymin>5</ymin><xmax>12</xmax><ymax>20</ymax></bndbox>",
+}
+
+
+@pytest.mark.parametrize("kind", OUTLINES)
+def test_an_outline_gives_its_box(tmp_path: Path, kind: str) -> None:
+    folder, annotations = write_voc(tmp_path, two_photos())
+    (annotations / "b.xml").write_text(one_object(OUTLINES[kind]))
+    box = read_dataset(images=folder, annotations=annotations).records[1].boxes_xyxy_px.tolist()
+    assert box == [pytest.approx([2, 4, 12, 20], abs=1e-4)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("<polygon/>", "<polygon><x1>3</x1><y1>5</y1></polygon>", "<polygon><x1>3</x1><x2>5</x2><y1>2</y1></polygon>"),
+        *("<polygon><x1>a</x1><y1>5</y1><x2>3</x2><y2>5</y2></polygon>", "<robndbox><cx>3</cx></robndbox>"),
+    ],
+)
+def test_outlines_that_cannot_be_used_are_counted(tmp_path: Path, body: str) -> None:
+    folder, annotations = write_voc(tmp_path, two_photos())
+    (annotations / "b.xml").write_text(one_object(body))
+    with pytest.raises(DataError, match=r"1 boxes that are not four finite numbers \(first: b.xml, object 1\)"):
+        read_dataset(images=folder, annotations=annotations)
+
+
+BOX = "<bndbox><xmin>3</xmin><ymin>5</ymin><xmax>12</xmax><ymax>20</ymax></bndbox>"
+
+
+@pytest.mark.parametrize(("value", "crowd"), [("0", 0), ("false", 0), ("", 0), ("1", 1), ("True", 1), (" 1 ", 1)])
+def test_difficult_is_told_by_any_truth_value(tmp_path: Path, value: str, crowd: int) -> None:
+    folder, annotations = write_voc(tmp_path, two_photos())
+    (annotations / "b.xml").write_text(one_object(f"<difficult>{value}</difficult>{BOX}"))
+    assert len(read_dataset(images=folder, annotations=annotations).records[1].crowd_classes) == crowd
+
+
+def test_other_values_of_difficult_are_counted(tmp_path: Path) -> None:
+    folder, annotations = write_voc(tmp_path, two_photos())
+    (annotations / "b.xml").write_text(one_object(f"<difficult>often</difficult>{BOX}"))
+    message = r"1 values of difficult that are neither 0 nor 1 \(first: b.xml, object 1: often\)"
+    with pytest.raises(DataError, match=message):
+        read_dataset(images=folder, annotations=annotations)
+
+
+@pytest.mark.parametrize("name", ["C:\\set\\b.png", "..\\b.png", "/home/x/b.png", "https://x.org/b.png", "B.PNG"])
+def test_photos_under_the_names_of_other_systems(tmp_path: Path, name: str) -> None:
+    folder, annotations = write_voc(tmp_path, two_photos())
+    (annotations / "b.xml").rename(annotations / "other.XML")
+    (annotations / "other.XML").write_text(voc_xml(Photo(name, (30, 30), two_photos()[1].boxes)))
+    (annotations / "._a.xml").write_bytes(b"\0\5")
+    same_boxes(read_dataset(images=folder, annotations=annotations), two_photos())
+
+
+def test_spellings_of_one_class_become_the_commonest(tmp_path: Path) -> None:
+    folder, annotations = write_voc(tmp_path, two_photos())
+    (annotations / "b.xml").write_text(
+        one_object(BOX, name="Dog ").replace("</annotation>", f"<object><name>DOG</name>{BOX}</object></annotation>")
+    )
+    dataset = read_dataset(images=folder, annotations=annotations)
+    assert len(dataset.class_names) == 2
+    assert {name.casefold() for name in dataset.class_names} == {"cat", "dog"}
+    assert dataset.repairs["classes named like another but for case and blanks, merged into it"] == 2
+    assert dataset.repairs["boxes given twice, kept once"] == 1

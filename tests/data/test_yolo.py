@@ -190,7 +190,6 @@ def test_bad_files_are_refused_or_left_out(tmp_path: Path, kind: str) -> None:
         ("names: {a: cat}", r"1 names that are not a whole number and a text \(first: a\)"),
         ("names: [[cat], dog]", "1 names that are not a whole number"),
         ("names: {0: cat, 00: dog}", "1 names that are not a whole number"),
-        ("names: [cat, dog, cat]", r"1 class names used twice \(first: cat\)"),
         ("names: [cat, '', dog]", "1 blank class names"),
         ("nc: 4\nnames: [cat, dog, bus]", r"1 numbers of classes \(nc\) unlike the names \(first: 4 for 3 names\)"),
         ("names: [cat]", "2 unknown category ids"),
@@ -208,6 +207,17 @@ def test_names_by_number_and_names_that_yaml_takes_for_something_else(tmp_path: 
     names.write_text("names:\n  0: no\n  1: 7\n  5: 'null'\n")
     dataset = read_dataset(images=folder, annotations=names)
     assert dataset.category_ids == {"no": 0, "7": 1, "null": 5}
+
+
+@pytest.mark.parametrize("names", ["[cat, dog, Cat]", "[cat, dog, 'cat ']", "[cat, dog, cat]"])
+def test_names_that_differ_in_case_or_blanks_are_one_class(tmp_path: Path, names: str) -> None:
+    folder, path = write_yolo(tmp_path, two_photos())
+    path.write_text(f"names: {names}\n")
+    (tmp_path / "labels" / "b.txt").write_text("2 .5 .5 .2 .2\n")
+    dataset = read_dataset(images=folder, annotations=path)
+    assert dataset.category_ids == {"cat": 0, "dog": 1}
+    assert dataset.class_counts().tolist() == [2, 1]
+    assert sum(dataset.repairs.values()) == 1
 
 
 def test_a_yaml_builds_nothing(tmp_path: Path) -> None:
@@ -241,3 +251,62 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         label.unlink()
     with pytest.raises(DataError, match=r"expected label files \(photo.txt\) for the 2 photos"):
         read_dataset(images=folder, annotations=tmp_path / "classes.txt")
+
+
+def label_studio(root: Path, *, labels: str = "cb06a1b2-", images: str = "cb06a1b2-") -> None:
+    """What Label Studio exports: classes.txt, notes.json, images/, labels/."""
+    root.mkdir()
+    photos = two_photos()
+    write_yolo(root, photos)
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("\n".join(NAMES) + "\n")
+    (root / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}], "info": {"version": "1.0"}}')
+    for photo in photos:
+        path = root / "images" / photo.name
+        path.rename(path.with_name(f"{images}{path.name}"))
+        label = (root / "labels" / photo.name).with_suffix(".txt")
+        label.rename(label.with_name(f"{labels}{label.name}"))
+
+
+@pytest.mark.parametrize("prefixes", [("cb06a1b2-", "cb06a1b2-"), ("cb06a1b2-", ""), ("", "0a1b2c3d-")])
+@pytest.mark.parametrize("given", ["images", "images, labels", "root", "root, classes"])
+def test_label_studios_export_as_it_is(tmp_path: Path, given: str, prefixes: tuple[str, str]) -> None:
+    root = tmp_path / "export"
+    label_studio(root, labels=prefixes[0], images=prefixes[1])
+    images, _, annotations = given.partition(", ")
+    dataset = read_dataset(
+        images=root if images == "root" else root / "images",
+        annotations={"": None, "labels": root / "labels", "classes": root / "classes.txt"}[annotations],
+    )
+    assert dataset.class_counts().tolist() == [1, 2, 0]
+    assert [len(record.classes) for record in dataset.records] == [2, 1]
+    told = dataset.repairs.get("label files found under another name", 0)
+    assert told == (0 if prefixes[0] == prefixes[1] else 2)
+
+
+def test_parts_of_a_set_by_its_root(tmp_path: Path) -> None:
+    for part, photo in zip(("train", "valid"), two_photos(), strict=True):
+        (tmp_path / part).mkdir()
+        write_yolo(tmp_path / part, [photo])
+        (tmp_path / part / "data.yaml").rename(tmp_path / "data.yaml")
+    dataset = read_dataset(images=tmp_path, annotations=tmp_path / "data.yaml")
+    assert dataset.class_counts().tolist() == [1, 2, 0]
+
+
+def test_endings_in_capitals_and_hidden_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, names = write_yolo(tmp_path, two_photos())
+    (folder / "a.png").rename(folder / "A.PNG")
+    (tmp_path / "labels" / "b.txt").rename(tmp_path / "labels" / "B.TXT")
+    (folder / "._a.png").write_bytes(b"\0\5\26\7")
+    (tmp_path / "labels" / "._a.txt").write_bytes(b"\0\5\26\7")
+    dataset = read_dataset(images=folder, annotations=names)
+    assert dataset.class_counts().tolist() == [1, 2, 0]
+    assert "passed over 1 hidden files (first: ._a.png)" in caplog.text
+
+
+def test_two_photos_that_differ_in_case_keep_their_labels(tmp_path: Path) -> None:
+    photos = [*two_photos(), Photo("A.png", (10, 10), [("cat", 1, 1, 5, 5, False)])]
+    folder, names = write_yolo(tmp_path, photos)
+    if len(list(folder.iterdir())) == 3:  # a disk that tells them apart
+        found = boxes_of(read_dataset(images=folder, annotations=names))
+        assert (len(found["a.png"]), len(found["A.png"])) == (2, 1)

@@ -80,7 +80,7 @@ def test_names_that_the_file_lacks_are_refused(annotations):
 def test_good_results_are_taken_and_counted(annotations, tmp_path):
     truth = read_truth(annotations, class_names=["bus", "cat"])
     over = result(bbox=[-4, 5, 20, 20])
-    path = written(tmp_path, [result(), over, result(category_id=14), result(category_id=21, score=7)])
+    path = written(tmp_path, [result(), over, result(category_id=14), result(category_id=21, score=1)])
     found = read_results(path, truth)
     assert [r["category_id"] for r in found.results] == [2, 2, 1]
     assert (found.other_classes, found.reaching_over) == (1, 1)
@@ -119,3 +119,82 @@ def test_other_files_are_refused(annotations, tmp_path, text, message):
         read_results(path, read_truth(annotations))
     with pytest.raises(DataError, match="no COCO results file"):
         read_results(tmp_path / "none.json", read_truth(annotations))
+
+
+def small(tmp_path, **changes):
+    """One image with one box of one class, changed."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    for part, entry in changes.items():
+        content[part].append(entry) if part != "only" else [content[key][0].update(new) for key, new in entry.items()]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "crowd"), [("0", 0), ("false", 0), (False, 0), (None, 0), ("1", 1), (True, 1), (1, 1)]
+)
+def test_crowds_are_told_by_any_truth_value(tmp_path, value, crowd):
+    truth = read_truth(small(tmp_path, only={"annotations": {"iscrowd": value}}))
+    assert [box["iscrowd"] for box in truth["annotations"]] == [crowd]
+
+
+def test_other_values_of_crowds_are_counted(tmp_path):
+    with pytest.raises(DataError, match=r"1 values of iscrowd that are neither 0 nor 1 \(first: 1: maybe\)"):
+        read_truth(small(tmp_path, only={"annotations": {"iscrowd": "maybe"}}))
+
+
+def test_texts_as_ids_are_those_of_the_results(tmp_path):
+    changed = {"images": {"id": "a"}, "annotations": {"image_id": "a", "category_id": "c"}, "categories": {"id": "c"}}
+    truth = read_truth(small(tmp_path, only=changed))
+    found = read_results(written(tmp_path, [result(image_id="a", category_id="c")]), truth)
+    assert found.results == [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.5}]
+    with pytest.raises(DataError, match="1 unknown image ids "):
+        read_results(written(tmp_path, [result(image_id="b", category_id="c")]), truth)
+
+
+def test_sizes_that_the_file_lacks_are_those_measured(tmp_path):
+    path = small(tmp_path, only={"images": {"width": None, "height": None}})
+    with pytest.raises(DataError, match=r"1 images without width or height, which can be measured \(--images\)"):
+        read_truth(path)
+    assert read_truth(path, sizes={1: (48, 64)})["images"] == [
+        {"id": 1, "height": 48, "width": 64, "file_name": "a.jpg"}
+    ]
+
+
+def test_an_image_listed_twice_counts_once(tmp_path, caplog):
+    path = small(tmp_path, images={"id": 2, "file_name": "a.jpg", "width": 64, "height": 48})
+    content = json.loads(path.read_text())
+    content["annotations"].append({"id": 2, "image_id": 2, "category_id": 1, "bbox": [30, 5, 10, 10]})
+    content["annotations"].append({"id": 3, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]})
+    path.write_text(json.dumps(content))
+    truth = read_truth(path)
+    assert [image["id"] for image in truth["images"]] == [1]
+    assert [box["image_id"] for box in truth["annotations"]] == [1, 1, 1]
+    assert "1 images listed twice, merged (first: a.jpg: ids 1, 2)" in caplog.text
+    assert "1 boxes given twice, counted twice (first: 3)" in caplog.text
+    found = read_results(
+        written(tmp_path, [result(image_id=1, category_id=1), result(image_id=2, category_id=1)]), truth
+    )
+    assert (len(found.results), found.again) == (1, 1)
+
+
+def test_classes_of_one_name_and_parents(tmp_path):
+    path = small(tmp_path, categories={"id": 5, "name": "Cup "}, only={"categories": {"supercategory": "tableware"}})
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 9, "name": "tableware", "supercategory": "none"})
+    path.write_text(json.dumps(content))
+    truth = read_truth(path)
+    assert [category["name"] for category in truth["categories"]] == ["cup"]
+    found = read_results(written(tmp_path, [result(image_id=1, category_id=5)]), truth)
+    assert [one["category_id"] for one in found.results] == [1]
+    assert [c["name"] for c in read_truth(path, class_names=["tableware", "cup"])["categories"]] == ["tableware", "cup"]
+
+
+def test_scores_outside_their_range_are_refused(annotations, tmp_path):
+    with pytest.raises(DataError, match=r"1 scores outside 0..1 \(first: 87 in entry 0\)"):
+        read_results(written(tmp_path, [result(score=87)]), read_truth(annotations))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cora.apps.kinds import drawn_by_cora
+from cora.apps.name_file import SUFFIXES, read_name_file
+from cora.data.listing import list_images
 from cora.errors import CoraError, ImageError, VocabularyError
-from cora.images import IMAGE_SUFFIXES
+from cora.names import names_in
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Sources:
 
     Attributes:
         paths: the pictures, each once, in the order given.
-        problems: one message for every source that stands for nothing.
+        problems: one message for every source that stands for nothing, and every folder that cannot be looked into.
     """
 
     paths: tuple[Path, ...]
@@ -25,7 +27,9 @@ class Sources:
 
 
 def find_images(sources: Iterable[str]) -> Sources:
-    """Files as they are, folders for the pictures directly in them, patterns for the files that match.
+    """Files as they are, folders for the images directly in them, patterns for the files that match.
+
+    What is passed over in a folder is told in the log.
 
     Raises:
         ImageError: there is only one source, or none of them stands for anything.
@@ -35,8 +39,10 @@ def find_images(sources: Iterable[str]) -> Sources:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            problem = f"expected a folder with images, got none directly in {source}; name the files"
+            found, unreadable = list_images(path, deep=False)
+            problem = (
+                "; ".join(unreadable) or f"expected a folder with images, got none directly in {source}; name the files"
+            )
         elif path.exists():
             found, problem = [path], ""
         elif glob.has_magic(source):
@@ -53,26 +59,16 @@ def find_images(sources: Iterable[str]) -> Sources:
 
 
 def parse_classes(text: str) -> list[str]:
-    """Names from "cat, remote control" or from @FILE with a name a line, whose empty lines do not count.
+    """Names from "cat, remote control" (also divided by semicolons, `|` or " . ") or from @FILE in any usual form.
 
     Raises:
-        VocabularyError: the file cannot be read, or there is no name in it.
+        VocabularyError: the file cannot be read, there is no name in it, or the text is a file's name without @.
     """
-    if not text.startswith("@"):
-        return [name.strip() for name in text.split(",")] if text.strip() else []
-    path = Path(text[1:])
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise VocabularyError(
-            f"expected a file of class names, got {error.strerror or error}: {path}; check the path"
-        ) from None
-    except UnicodeDecodeError:
-        raise VocabularyError(f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8") from None
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise VocabularyError(f"expected one class name a line, got none in {path}; write some into it")
-    return names
+    if text.startswith("@"):
+        return read_name_file(Path(text[1:]))
+    if text.strip().lower().endswith(SUFFIXES) and Path(text.strip()).is_file():
+        raise VocabularyError(f"expected class names, got the name of a file: {text}; for its names write @{text}")
+    return names_in(text)
 
 
 def output_names(paths: Sequence[Path], folder: Path, suffix: str) -> dict[Path, Path]:

@@ -25,6 +25,7 @@ from cora.apps.train_run import read_photos
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
+from cora.data.same_content import image_groups, tell_shared
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
@@ -189,8 +190,12 @@ def _divide_photos(
     if args.val_annotations is not None:
         dataset = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=(*base, *novel))
         held_out = HeldOut(dataset=dataset, groups=groups)
-    elif args.hold_out and len(whole) >= FEWEST_TO_DIVIDE:
-        chosen = set(divide([r.classes.tolist() for r in whole.records], share=args.hold_out, seed=args.seed or 0))
+        tell_shared(learned, dataset)
+    elif args.hold_out and len(together := image_groups([r.path for r in whole.records])) >= FEWEST_TO_DIVIDE:
+        # Copies of an image are on one side.
+        classes = [[c for place in group for c in whole.records[place].classes.tolist()] for group in together]
+        drawn = divide(classes, share=args.hold_out, seed=args.seed or 0)
+        chosen = {place for number in drawn for place in together[number]}
         held_out = HeldOut(dataset=_subset(whole, lambda place: place in chosen), groups=groups)
     # A photo whose boxes are all of novel classes would teach that these are background.
     empty = {place for place, record in enumerate(whole.records) if not len(record.classes)}

@@ -28,10 +28,10 @@ from cora.batch import parse_thresholds
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto, folder_photos, read_captions
 from cora.data.class_split import open_split
+from cora.data.listing import list_images
 from cora.data.read import read_dataset
 from cora.errors import CoraError, DataError
 from cora.files import write_json
-from cora.images import IMAGE_SUFFIXES
 from cora.names import name_key
 from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
 from cora.training.pseudo_boxes import BoxTeacher, DetectorTeacher, PseudoBoxConfig, PseudoReport, pseudo_label
@@ -155,9 +155,10 @@ def _prepare(args: argparse.Namespace) -> _Work:
         notes += [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
     elif args.classes is not None:
         names = read_names(args.classes)
-        files = sorted(p for p in args.images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files, problems = list_images(args.images)
         if not files:
             raise DataError(f"expected a folder with photos, got none in {args.images}")
+        notes += problems
         photos = folder_photos(args.images, files, names)
     else:
         photos, teacher = read_results(

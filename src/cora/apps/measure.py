@@ -19,7 +19,7 @@ from cora.apps.files import check_writable
 from cora.apps.text_options import TextOptions, read_text_options
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
-from cora.data.coco_json import read_json
+from cora.data.coco_content import read_json
 from cora.data.lvis import is_lvis
 from cora.data.read import read_dataset
 from cora.detector.fingerprint import weights_fingerprint
@@ -76,7 +76,8 @@ def prepare(args: argparse.Namespace) -> Setting:
     names = split.all if split is not None else None
     photos = None if args.images is None else read_annotated(args.images, args.annotations, names)
     if photos is None or photos.format in ("coco", "lvis"):
-        whole = read_truth(args.annotations, class_names=names)
+        sizes = None if photos is None else {record.image_id: record.size for record in photos.records}
+        whole = read_truth(args.annotations, class_names=names, sizes=sizes)
     else:
         whole = ground_truth(photos)
     class_names = tuple(category["name"] for category in whole["categories"])

@@ -15,6 +15,7 @@ from cora.apps.train_options import settings
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
+from cora.data.same_content import tell_shared
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
 from cora.names import names_without
@@ -77,6 +78,8 @@ class _Run:
         split = None if args.split is None else open_split(args.split)
         self.dataset = read_photos(args, _learned(args, split))
         self.held_out = read_held_out(args, split, self.dataset)
+        if self.held_out is not None:
+            tell_shared(self.dataset, self.held_out.dataset)
         self.detector = cora.load(_model(args, recipe))
         self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
         short_side = self.detector.preprocessor.config.usual_short_side

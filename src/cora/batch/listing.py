@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cora.batch.items import Item, flat, name_problem
+from cora.data.listing import LISTED_SUFFIXES, tell_passed_over, walk_images
+from cora.data.problems import Problems
 from cora.errors import DataError
-from cora.images import IMAGE_SUFFIXES
 
 SHARD_SUFFIX = ".tar"
 _MAX_LIST_BYTES = 4 * 2**30
@@ -66,7 +67,9 @@ def list_inputs(sources: Iterable[str], *, file: Path, exclude: Path) -> Listing
     with closing(sqlite3.connect("")) as table:  # no name: a file of its own that ends with the connection
         table.execute("CREATE TABLE found (path BLOB, member BLOB, size, start, problem, UNIQUE (path, member))")
         table.execute("CREATE TABLE stems (stem BLOB UNIQUE)")
-        root = _collect(sources, table, os.path.abspath(exclude))
+        passed_over = Problems()
+        root = _collect(sources, table, os.path.abspath(exclude), passed_over)
+        tell_passed_over(root, passed_over)
         digest, count = hashlib.sha256(), 0
         with file.open("w", encoding="ascii") as output:
             for count, found in enumerate(_rows(table), start=1):
@@ -79,11 +82,11 @@ def list_inputs(sources: Iterable[str], *, file: Path, exclude: Path) -> Listing
     return Listing(file=file, root=Path(root), count=count, digest=digest.hexdigest())
 
 
-def _collect(sources: Iterable[str], table: sqlite3.Connection, exclude: str) -> str:
+def _collect(sources: Iterable[str], table: sqlite3.Connection, exclude: str, passed_over: Problems) -> str:
     """Fill the table; returns the folder that all lie in."""
     root = ""
     for source in sources:
-        for home, found in _of_source(source, exclude):
+        for home, found in _of_source(source, exclude, passed_over):
             if not root or os.path.commonpath((root, home)) != root:
                 root = home if not root else os.path.commonpath((root, home))
             row = (os.fsencode(found.path), os.fsencode(found.member), found.size, found.start, found.problem)
@@ -91,21 +94,21 @@ def _collect(sources: Iterable[str], table: sqlite3.Connection, exclude: str) ->
     return root
 
 
-def _of_source(source: str, exclude: str) -> Iterator[tuple[str, _Found]]:
+def _of_source(source: str, exclude: str, passed_over: Problems) -> Iterator[tuple[str, _Found]]:
     """(folder that names should be relative to, picture) of one input."""
     if source.startswith("@"):
         for line in _lines(Path(source[1:])):
-            yield from _of_path(os.path.abspath(line), exclude)
+            yield from _of_path(os.path.abspath(line), exclude, passed_over)
         return
     path = os.path.abspath(source)
     if not os.path.exists(path):
         raise DataError(f"expected a folder, a picture, a shard or @LIST, got nothing at {source}; check the path")
-    yield from _of_path(path, exclude)
+    yield from _of_path(path, exclude, passed_over)
 
 
-def _of_path(path: str, exclude: str) -> Iterator[tuple[str, _Found]]:
+def _of_path(path: str, exclude: str, passed_over: Problems) -> Iterator[tuple[str, _Found]]:
     if os.path.isdir(path):
-        yield from ((path, found) for found in _folder(path, exclude))
+        yield from ((path, found) for found in _folder(path, exclude, passed_over))
     else:
         yield from ((os.path.dirname(path), found) for found in _file(path))
 
@@ -120,19 +123,14 @@ def _lines(path: Path) -> Iterator[str]:
         raise DataError(f"expected a list of paths, got {error.strerror or error}: {path}; check the path") from None
 
 
-def _folder(path: str, exclude: str) -> Iterator[_Found]:
+def _folder(path: str, exclude: str, passed_over: Problems) -> Iterator[_Found]:
     if path == exclude:
         return
-    try:
-        with os.scandir(path) as entries:
-            inside = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        yield _Found(path, problem=f"expected a readable folder, got {error.strerror or error}")
-        return
-    for entry in inside:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _folder(entry.path, exclude)
-        elif os.path.splitext(entry.name)[1].lower() in {SHARD_SUFFIX, *IMAGE_SUFFIXES} and not entry.is_dir():
+    suffixes = {SHARD_SUFFIX, *LISTED_SUFFIXES}
+    for entry in walk_images(path, suffixes=suffixes, exclude=exclude, passed_over=passed_over):
+        if entry.problem:
+            yield _Found(entry.path, problem=entry.problem)
+        else:
             yield from _file(entry.path)
 
 
@@ -156,7 +154,7 @@ def _members(path: str) -> Iterator[_Found]:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it remembers every member; a shard may have a million
                 name = member.name.removeprefix("./")
-                if member.isdir() or PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
+                if member.isdir() or PurePosixPath(name).suffix.lower() not in LISTED_SUFFIXES:
                     continue
                 problem = name_problem(name)
                 if not member.isreg() or member.issparse():

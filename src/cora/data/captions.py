@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cora.data.caption_nouns import NounFinder, english_nouns
-from cora.data.problems import PhotoFolder, Problems, is_whole, read_text
+from cora.data.photo_folder import PhotoFolder
+from cora.data.problems import Problems, is_whole, read_text
 from cora.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 TextKind = Literal["auto", "captions", "tags"]
 
@@ -100,14 +104,16 @@ def read_captions(
             unknown or repeated ids (each kind counted in one message); no photo with a name is left.
     """
     finder = english_nouns() if nouns is None else nouns
-    folder = PhotoFolder(images)
-    bad = Problems()
+    bad, repairs = Problems(), Problems()
     text = read_text(source, max_bytes=MAX_BYTES, expected="caption file")
     if text.lstrip()[:1] in ("{", "["):
         captions, tagged = list(_coco_captions(text, source, bad)), kind == "tags"
     else:
         captions, tagged = _table(text, source, kind, bad)
-    photos, nameless = _named_photos(captions, finder, folder, tagged, bad)
+    folder = PhotoFolder(images, (caption.file_name for caption in captions))
+    photos, nameless = _named_photos(captions, finder, folder, tagged, bad, repairs)
+    if repairs:
+        logger.warning("%s: %s", source, repairs)
     if bad and not skip_bad:
         raise DataError(f"{source}: {bad}; mend the file or the image folder {images}, or leave these out (--skip-bad)")
     if not photos:
@@ -129,7 +135,12 @@ def folder_photos(images: Path, files: Sequence[Path], names: Sequence[str]) -> 
 
 
 def _named_photos(
-    captions: Sequence[_Caption], finder: NounFinder, folder: PhotoFolder, tagged: bool, bad: Problems
+    captions: Sequence[_Caption],
+    finder: NounFinder,
+    folder: PhotoFolder,
+    tagged: bool,
+    bad: Problems,
+    repairs: Problems,
 ) -> tuple[list[NamedPhoto], int]:
     names: dict[str, dict[str, list[int]]] = {}
     paths: dict[str, Path] = {}
@@ -139,7 +150,7 @@ def _named_photos(
         if name not in names:
             names[name] = {}
             ids[name] = caption.image_id if caption.image_id is not None else len(names)
-            path = folder.find(name, bad)
+            path = folder.find(name, bad, repairs)
             if path is not None:
                 paths[name] = path
         mentioned = _tags(caption, finder, bad) if tagged else finder.find(caption.text)

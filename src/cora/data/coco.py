@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cora.data.coco_json import read_coco, read_json
+from cora.data.coco_content import read_json
+from cora.data.coco_json import read_coco
 from cora.data.problems import Findings, Problems, listed
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError
@@ -81,7 +82,8 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         format: coco, lvis, voc or yolo.
         category_ids: class name -> id of the source, for the classes kept.
         frequencies: class name -> f, c or r (frequent, common, rare), where the source says so (LVIS).
-        repairs: kind -> boxes mended.
+        repairs: kind -> boxes, images or names mended.
+        own_ids: whether ids are numbers in place of the source's texts.
         dropped: kind -> photos, boxes or lines left out; one with two faults counts under both kinds.
         records: the photos.
 
@@ -136,7 +138,9 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
     ) -> None:
         self.annotations, self.images, self.format = raw.source, raw.folder, raw.format
         _refuse(raw, findings.faults)
-        self.class_names = tuple(class_names) if class_names is not None else tuple(raw.category_ids)
+        self.own_ids = raw.own_ids
+        named = [name for name in raw.category_ids if name not in raw.unused_parents]
+        self.class_names = tuple(named if class_names is None else class_names)
         if repeated := repeated_names(self.class_names):
             raise DataError(f"class names must differ, got {len(repeated)} repeated: {', '.join(repeated[:5])}")
         if class_names is not None or raw.declared:
@@ -264,11 +268,14 @@ def _check_class_names(class_names: Sequence[str], raw: RawAnnotations) -> None:
 
 
 def _record(image: RawImage, index_of: dict[str, int], repairs: Problems, empty: Problems) -> CocoImage:
-    kept = [
-        box._replace(xyxy_px=clipped)
-        for box in image.boxes
-        if box.class_name in index_of and (clipped := _clipped(box, image, repairs, empty)) is not None
-    ]
+    kept = _once(
+        [
+            box._replace(xyxy_px=clipped)
+            for box in image.boxes
+            if box.class_name in index_of and (clipped := _clipped(box, image, repairs, empty)) is not None
+        ],
+        repairs,
+    )
     single = [box for box in kept if not box.crowd]
     crowd = [box for box in kept if box.crowd]
     return CocoImage(
@@ -283,6 +290,16 @@ def _record(image: RawImage, index_of: dict[str, int], repairs: Problems, empty:
         negative_classes=tuple(index_of[name] for name in image.negative if name in index_of),
         not_exhaustive_classes=tuple(index_of[name] for name in image.not_exhaustive if name in index_of),
     )
+
+
+def _once(boxes: list[RawBox], repairs: Problems) -> list[RawBox]:
+    """Each box of a class once: those with the same corners, to a hundredth of a pixel, are one."""
+    kept: dict[tuple[object, ...], RawBox] = {}
+    for box in boxes:
+        place = (box.class_name, box.crowd, *(round(corner, 2) for corner in box.xyxy_px))
+        if kept.setdefault(place, box) is not box:
+            repairs.add("boxes given twice, kept once", box.where)
+    return list(kept.values())
 
 
 def _clipped(

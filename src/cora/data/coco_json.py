@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cora.data.problems import Findings, PhotoFolder, check_names, is_number, is_whole, read_text
+from cora.data.coco_content import CocoContent, classes_of
+from cora.data.photo_folder import PhotoFolder
+from cora.data.problems import Findings, is_number, is_whole, truth_value
 from cora.data.raw import RawAnnotations, RawBox, RawImage
-from cora.errors import DataError
-
-#: LVIS v1 has 1.1 GB, the largest public sets twice that.
-MAX_JSON_BYTES = 4 * 2**30
-
-#: What has to be there.
-LISTS = ("images", "annotations", "categories")
+from cora.errors import ImageError
+from cora.images import read_size
 
 #: (image entry, folder of the photos) -> the file name to look for there.
 NameOfImage = Callable[[dict[str, Any], PhotoFolder], object]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO or LVIS file; masks, which nothing here uses, are dropped while it is read.
-
-    Raises:
-        DataError: no such file, too large, no JSON, or without one of the three lists.
-    """
-    text = read_text(path, max_bytes=MAX_JSON_BYTES, expected="annotation file")
-    try:
-        content = json.loads(text, object_hook=_without_mask)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); expected a COCO annotation file") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in LISTS):
-        raise DataError(f"{path}: expected a COCO object with the lists {', '.join(LISTS)}")
-    return content
-
-
 def read_coco(
-    content: dict[str, Any],
+    content: CocoContent,
     *,
     source: Path,
     folder: Path,
@@ -50,64 +30,77 @@ def read_coco(
     Raises:
         DataError: there is no image folder.
     """
-    names = _categories(content["categories"], findings)
-    images, known = _images(content["images"], PhotoFolder(folder), name_of_image, findings)
-    _add_boxes(content["annotations"], images, known, names, findings)
+    findings.repairs.update(content.repairs)
+    classes = classes_of(content["categories"], content["annotations"], findings.faults, findings.repairs)
+    images, known, again = _images(content["images"], folder, name_of_image, findings)
+    _add_boxes(content["annotations"], images, known, classes.names, findings)
     return RawAnnotations(
         format="coco",
         source=source,
         folder=folder,
-        category_ids={name: number for number, name in names.items()},
-        images=list(images.values()),
+        category_ids={name: number for number, name in classes.names.items() if number not in classes.merged},
+        images=list({id(image): image for image in images.values()}.values()),
+        unused_parents=classes.unused_parents,
+        again=again,
+        own_ids=bool(content.image_numbers or content.category_numbers),
     )
 
 
-def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    # Polygons are nine tenths of a large file and as Python lists several times its size.
-    entry.pop("segmentation", None)
-    return entry
-
-
-def _categories(entries: list[Any], findings: Findings) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
-            findings.faults.add("categories without id or name", f"entry {position}")
-        elif entry["id"] in names:
-            findings.faults.add("duplicate category ids", entry["id"])
-        else:
-            names[entry["id"]] = entry["name"]
-    check_names(list(names.values()), findings.faults)
-    return names
-
-
 def _images(
-    entries: list[Any], folder: PhotoFolder, name_of_image: NameOfImage, findings: Findings
-) -> tuple[dict[int, RawImage], set[int]]:
-    """Usable images by id, and the ids of all."""
+    entries: list[Any], folder: Path, name_of_image: NameOfImage, findings: Findings
+) -> tuple[dict[int, RawImage], set[int], dict[int, int]]:
+    """Usable images by id, the ids of all, and those of images that are listed again."""
+    photos = PhotoFolder(folder)
+    names = [name_of_image(entry, photos) if isinstance(entry, dict) else None for entry in entries]
+    photos.settle(names)
     images: dict[int, RawImage] = {}
+    of_path: dict[Path, RawImage] = {}
     known: set[int] = set()
-    for position, entry in enumerate(entries):
-        name = name_of_image(entry, folder) if isinstance(entry, dict) else None
-        if name is None or not {"id", "width", "height"} <= entry.keys():
-            findings.bad.add("images without id, file_name, width or height", f"entry {position}")
+    again: dict[int, int] = {}
+    for position, (entry, name) in enumerate(zip(entries, names, strict=True)):
+        if name is None or "id" not in entry:
+            findings.bad.add("images without id or file_name", f"entry {position}")
             continue
         image_id = entry["id"]
         if not is_whole(image_id):
-            findings.bad.add("image ids that are no whole numbers", repr(image_id))
+            findings.bad.add("image ids that are neither whole numbers nor texts", repr(image_id))
             continue
         if image_id in known:
             findings.bad.add("duplicate image ids", image_id)
             continue
         known.add(image_id)
-        sides = entry["height"], entry["width"]
-        area = all(is_number(side) and side >= 1 for side in sides)
-        if not area:
-            findings.bad.add("images without an area", name)
-        path = folder.find(name, findings.bad)
-        if path is not None and area:
-            images[image_id] = RawImage(image_id=image_id, path=path, size=(int(sides[0]), int(sides[1])))
-    return images, known
+        image = _image(entry, name, photos, findings)
+        if image is None:
+            continue
+        first = of_path.setdefault(image.path, image)
+        if first.size != image.size:
+            findings.bad.add("images listed twice, with different sizes", f"{name}: ids {first.image_id}, {image_id}")
+            continue
+        if first is not image:
+            findings.repairs.add("images listed twice, merged", f"{name}: ids {first.image_id}, {image_id}")
+            again[image_id] = first.image_id
+        images[image_id] = first
+    return images, known, again
+
+
+def _image(entry: dict[str, Any], name: object, photos: PhotoFolder, findings: Findings) -> RawImage | None:
+    sides = entry.get("height"), entry.get("width")
+    measured = None in sides
+    area = measured or all(is_number(side) and side >= 1 for side in sides)  # type: ignore[operator]
+    if not area:
+        findings.bad.add("images without an area", name)
+    path = photos.find(name, findings.bad, findings.repairs)
+    if path is None or not area:
+        return None
+    if not measured:
+        return RawImage(image_id=entry["id"], path=path, size=(int(entry["height"]), int(entry["width"])))
+    try:
+        size = read_size(path)
+    except ImageError as error:
+        findings.bad.add("photos that cannot be read", f"{path.name}: {error}")
+        return None
+    findings.repairs.add("images without width or height, measured", name)
+    return RawImage(image_id=entry["id"], path=path, size=size, measured=True)
 
 
 def _add_boxes(
@@ -115,11 +108,11 @@ def _add_boxes(
 ) -> None:
     seen: set[object] = set()
     for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not {"image_id", "category_id", "bbox"} <= entry.keys():
-            findings.bad.add("annotations without image_id, category_id or bbox", f"entry {position}")
+        if not isinstance(entry, dict) or not {"image_id", "category_id"} <= entry.keys() or not entry.get("bbox"):
+            findings.bad.add("annotations without image_id, category_id, or bbox and outline", f"entry {position}")
             continue
-        identity = entry.get("id", f"(no id, annotation {position})")
-        if not isinstance(identity, int | str):
+        identity = f"(no id, annotation {position})" if entry.get("id") is None else entry["id"]
+        if not isinstance(identity, int | float | str):
             findings.bad.add("annotation ids that are no numbers", f"entry {position}")
             continue
         duplicate = identity in seen
@@ -133,11 +126,12 @@ def _add_boxes(
             findings.bad.add("unknown category ids", f"annotation {identity}: {category_id}")
         elif not _is_box(entry["bbox"]):
             findings.bad.add("boxes that are not four finite numbers", identity)
+        elif (crowd := truth_value(entry.get("iscrowd"))) is None:
+            findings.bad.add("values of iscrowd that are neither 0 nor 1", f"annotation {identity}: {entry['iscrowd']}")
         elif image_id not in images:
             findings.lost.add("boxes of photos left out", identity)
         elif not duplicate:
             x, y, w, h = entry["bbox"]
-            crowd = bool(entry.get("iscrowd", 0))
             box = RawBox(names[category_id], (x, y, x + w, y + h), crowd, position, f"annotation {identity}")
             images[image_id].boxes.append(box)
 

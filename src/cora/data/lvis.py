@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cora.data.coco_content import CocoContent
 from cora.data.coco_json import read_coco
-from cora.data.problems import Findings, PhotoFolder, is_whole
+from cora.data.photo_folder import PhotoFolder
+from cora.data.problems import Findings, is_whole
 from cora.data.raw import RawAnnotations
 from cora.errors import DataError
 
@@ -28,7 +30,7 @@ def is_lvis(content: dict[str, Any]) -> bool:
     )
 
 
-def read_lvis(content: dict[str, Any], *, source: Path, folder: Path, findings: Findings) -> RawAnnotations:
+def read_lvis(content: CocoContent, *, source: Path, folder: Path, findings: Findings) -> RawAnnotations:
     """Photos, boxes and lists of a file's content; what cannot be used is counted in `findings` and left out.
 
     Raises:
@@ -40,14 +42,16 @@ def read_lvis(content: dict[str, Any], *, source: Path, folder: Path, findings: 
         )
     raw = read_coco(content, source=source, folder=folder, findings=findings, name_of_image=_file_name)
     name_of = {number: name for name, number in raw.category_ids.items()}
-    entry_of: dict[int, dict[str, Any]] = {}
+    image_of = {image.image_id: image for image in raw.images}
+    image_of |= {number: image_of[first] for number, first in raw.again.items()}
+    seen: set[int] = set()
     for entry in content["images"]:
-        if isinstance(entry, dict) and is_whole(entry.get("id")):
-            entry_of.setdefault(entry["id"], entry)
-    for image in raw.images:
-        entry = entry_of[image.image_id]
-        image.negative = _names(entry, "neg_category_ids", name_of, findings)
-        image.not_exhaustive = _names(entry, "not_exhaustive_category_ids", name_of, findings)
+        number = entry.get("id") if isinstance(entry, dict) else None
+        if is_whole(number) and number in image_of and number not in seen:
+            seen.add(number)
+            image = image_of[number]
+            image.negative += _names(entry, "neg_category_ids", name_of, findings)
+            image.not_exhaustive += _names(entry, "not_exhaustive_category_ids", name_of, findings)
     frequencies = {
         entry["name"]: entry["frequency"]
         for entry in content["categories"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from cora.errors import DataError
 
@@ -28,6 +27,11 @@ class Problems:
         self.counts[kind] += 1
         if kind not in self.examples:
             self.examples[kind] = shown(example)
+
+    def update(self, others: Problems) -> None:
+        """Count those of others, too."""
+        self.counts.update(others.counts)
+        self.examples = {**others.examples, **self.examples}
 
     def __bool__(self) -> bool:
         return bool(self.counts)
@@ -52,46 +56,6 @@ class Findings:
     bad: Problems = field(default_factory=Problems)
     lost: Problems = field(default_factory=Problems)
     repairs: Problems = field(default_factory=Problems)
-
-
-class PhotoFolder:
-    """The folder that file names of an annotation file are relative to; nothing outside it is reached by a name.
-
-    Args:
-        folder: read once, so that the photos directly in it cost no further look at the disk.
-
-    Raises:
-        DataError: there is no such folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        check_folder(folder)
-        self.folder = folder
-        with os.scandir(folder) as entries:
-            self.names = frozenset(entry.name for entry in entries if entry.is_file())
-
-    def __contains__(self, name: object) -> bool:
-        path = self.path(name) if isinstance(name, str) else None
-        return path is not None and (name in self.names or _is_file(path))
-
-    def path(self, name: str) -> Path | None:
-        """Where a photo of this name lies or would lie; None if the name points outside the folder."""
-        # Windows' rules know both slashes and drive letters, and files travel between systems.
-        parts = PureWindowsPath(name)
-        if not parts.parts or parts.drive or parts.root or ".." in parts.parts or "\0" in name:
-            return None
-        return self.folder.joinpath(*parts.parts)
-
-    def find(self, name: object, bad: Problems) -> Path | None:
-        """The path of the photo called `name`, or None after counting in `bad` why there is none."""
-        path = self.path(name) if isinstance(name, str) else None
-        if path is None:
-            bad.add("file names that leave the image folder", name)
-        elif name in self.names or _is_file(path):
-            return path
-        else:
-            bad.add("missing image files", name)
-        return None
 
 
 def check_folder(folder: Path) -> None:
@@ -130,13 +94,19 @@ def read_text(path: Path, *, max_bytes: int, expected: str) -> str:
         raise DataError(f"{path}: expected {expected} in UTF-8, got other bytes; save it as UTF-8") from error
 
 
+def truth_value(value: object) -> bool | None:
+    """What a file says by 0, 1, false, true, or one of these as text; False for nothing, None for anything else."""
+    text = "" if value is None else str(value).strip().casefold()
+    if text in ("", "0", "0.0", "false", "no"):
+        return False
+    return True if text in ("1", "1.0", "true", "yes") else None
+
+
 def check_names(names: Sequence[str], faults: Problems) -> None:
-    """Count blank class names and those used twice."""
-    for name, count in Counter(names).items():
+    """Count blank class names."""
+    for name in names:
         if not name.strip():
             faults.add("blank class names", repr(name))
-        elif count > 1:
-            faults.add("class names used twice", name)
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
@@ -150,10 +120,3 @@ def shown(value: object) -> str:
     """Text of a stranger's file for a message: one short line without control characters."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(value)[: 2 * EXAMPLE_LENGTH].split()))
     return text if len(text) <= EXAMPLE_LENGTH else f"{text[:EXAMPLE_LENGTH]}..."
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have: too long, or not encodable
-        return False

@@ -61,6 +61,9 @@ class RawAnnotations:
         declared: whether the file lists its classes; otherwise they are those of its boxes.
         images: in the file's order.
         frequencies: class name -> f, c or r: frequent, common or rare in training (LVIS).
+        unused_parents: names of `category_ids` that only group others: no classes unless they are asked for.
+        again: id of an image that the file lists again -> the id that it is kept under.
+        own_ids: whether ids are numbers in place of the file's texts.
     """
 
     format: str
@@ -70,3 +73,6 @@ class RawAnnotations:
     images: list[RawImage]
     declared: bool = True
     frequencies: Mapping[str, str] = field(default_factory=dict)
+    unused_parents: frozenset[str] = frozenset()
+    again: Mapping[int, int] = field(default_factory=dict)
+    own_ids: bool = False

@@ -8,19 +8,24 @@ Example:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from cora.data.coco import CocoDataset
-from cora.data.coco_json import read_coco, read_json
+from cora.data.coco_content import read_json
+from cora.data.coco_json import read_coco
+from cora.data.listing import files_ending
 from cora.data.lvis import is_lvis, read_lvis
 from cora.data.problems import Findings, check_folder, listed
 from cora.data.raw import RawAnnotations, RawImage
+from cora.data.same_content import tell_copies
 from cora.data.shards import ShardDataset
 from cora.data.voc import read_voc
-from cora.data.yolo import NAMES_FILES, find_names, labels_beside, read_yolo
+from cora.data.yolo import labels_beside, read_yolo
+from cora.data.yolo_names import NAMES_FILES, find_names
 from cora.errors import DataError, ImageError
 from cora.images import read_size
 
@@ -30,6 +35,9 @@ Format = Literal["auto", "coco", "lvis", "voc", "yolo", "shards"]
 _Kind = Literal["json", "voc", "yolo"]
 
 _KIND_OF: dict[str, _Kind] = {"coco": "json", "lvis": "json", "voc": "voc", "yolo": "yolo"}
+
+#: JSON files up to this size are looked into before they are taken for annotations.
+_SMALL_BYTES = 2**20
 
 _WANTED = {
     "json": "a JSON file in COCO or LVIS format",
@@ -69,7 +77,7 @@ def read_dataset(
     Raises:
         DataError: as above, or the format cannot be told.
     """
-    if format == "shards" or (format == "auto" and annotations is None and any(images.glob("*.tar"))):
+    if format == "shards" or (format == "auto" and annotations is None and files_ending(images, ".tar")):
         return _read_shards(images, annotations, class_names, skip_bad=skip_bad, keep_empty=keep_empty)
     findings = Findings()
     raw = _read(images, annotations, format, findings)
@@ -77,6 +85,7 @@ def read_dataset(
         raise DataError(f"{raw.source}: expected photos, got none; is {images} the right folder?")
     if check_photos:
         raw = _without_unreadable(raw, findings)
+        tell_copies(raw.source, [image.path for image in raw.images])
     dataset = CocoDataset.from_raw(raw, findings, class_names=class_names, keep_empty=keep_empty, skip_bad=skip_bad)
     _check_boxes(dataset, raw)
     return dataset
@@ -122,8 +131,8 @@ def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
     if annotations is None:
         return _only(_look_around(images), f"in or beside {images}")
     if annotations.is_dir():
-        yolo = find_names(annotations) or next(annotations.rglob("*.txt"), None)
-        voc = next(annotations.glob("*.xml"), None)
+        yolo = find_names(annotations) or files_ending(annotations, ".txt", deep=True)
+        voc = files_ending(annotations, ".xml")
         inside: dict[_Kind, list[Path]] = {"voc": [annotations] if voc else [], "yolo": [annotations] if yolo else []}
         return _only(inside, f"in {annotations}")
     if not annotations.is_file():
@@ -140,18 +149,33 @@ def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
 def _look_around(images: Path) -> dict[_Kind, list[Path]]:
     """Kind -> where its annotations are, in or beside the folder of photos."""
     check_folder(images)
-    xml = [folder for folder in (images, images.parent / "Annotations") if any(folder.glob("*.xml"))]
+    xml = [folder for folder in (images, images.parent / "Annotations") if files_ending(folder, ".xml")]
     labels = [
         folder
         for folder in labels_beside(images)
         if find_names(folder, folder.parent, images.parent, images.parent.parent)
-        and any(path.name not in NAMES_FILES for path in folder.rglob("*.txt"))
+        and any(path.name not in NAMES_FILES for path in files_ending(folder, ".txt", deep=True))
     ]
-    return {
-        "json": sorted(images.glob("*.json")) or sorted(images.parent.glob("*.json")),
+    found: dict[_Kind, list[Path]] = {
+        "json": files_ending(images, ".json") or files_ending(images.parent, ".json"),
         "voc": xml,
         "yolo": labels[:1],
     }
+    if sum(map(len, found.values())) > 1:
+        # Label Studio writes its notes beside the labels.
+        found["json"] = [path for path in found["json"] if _may_be_coco(path)]
+    return found
+
+
+def _may_be_coco(path: Path) -> bool:
+    """False for small JSON files of another form."""
+    try:
+        if path.stat().st_size > _SMALL_BYTES:
+            return True
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True  # it is named with what is wrong with it
+    return isinstance(content, dict) and any(isinstance(content.get(key), list) for key in ("images", "annotations"))
 
 
 def _only(found: Mapping[_Kind, Sequence[Path]], where: str) -> tuple[_Kind, Path]:

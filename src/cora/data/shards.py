@@ -20,7 +20,9 @@ import numpy as np
 from PIL import Image
 
 from cora.data.coco import CocoDataset, CocoImage, targets_of
-from cora.data.problems import Findings, PhotoFolder, is_number, is_whole, read_text
+from cora.data.listing import files_ending
+from cora.data.photo_folder import PhotoFolder
+from cora.data.problems import Findings, is_number, is_whole, read_text
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError, ImageError
 from cora.files import whole_file, write_text
@@ -67,7 +69,7 @@ class ShardDataset(CocoDataset):
         keep_empty: bool = True,
         skip_bad: bool = False,
     ) -> None:
-        shards = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+        shards = files_ending(folder, ".tar") if folder.is_dir() else []
         if not shards:
             raise DataError(f"expected shards (*.tar) in {folder}, got none; write them with 'cora shards'")
         findings, photos = Findings(), PhotoFolder(folder)

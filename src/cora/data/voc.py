@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cora.data.problems import Findings, PhotoFolder, check_names, is_number, read_text
+from cora.data.coco_content import merge_names
+from cora.data.listing import LISTED_SUFFIXES, files_ending, is_hidden
+from cora.data.photo_folder import PhotoFolder, name_of_file
+from cora.data.problems import Findings, check_names, is_number, read_text, truth_value
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError, ImageError
-from cora.images import IMAGE_SUFFIXES, read_size
+from cora.images import read_size
 
 #: A photo with ten thousand boxes takes 3 MB.
 MAX_XML_BYTES = 16 * 2**20
+
+#: Coordinates of an outline's points: x1, y1, x2, ... or x, y in each point.
+_COORDINATE = re.compile(r"[xy]\d*")
 
 
 def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnotations:
     """Photos and boxes of all XML files directly in `annotations`; what cannot be used is counted in `findings`.
 
     A pixel has its number's place: a box from 1 to 1 covers the first pixel, 0..1 in continuous coordinates.
-    Boxes marked `difficult` become crowd boxes: no targets, and no false alarms where they are found. Classes are
-    those of the boxes, in alphabetical order; photos without a file are no part of the set. The photo is the one
-    called `filename`, or that of the XML file's own name.
+    Boxes marked `difficult` become crowd boxes: no targets, and no false alarms where they are found. An object with
+    an outline alone has the box around it. Classes are those of the boxes, in alphabetical order; photos without a
+    file are no part of the set. The photo is the one called `filename`, or that of the XML file's own name.
 
     Raises:
         DataError: there is no image folder, or no XML file.
     """
-    files = sorted(path for path in annotations.glob("*.xml") if path.is_file())
+    files = files_ending(annotations, ".xml")
     if not files:
         raise DataError(f"expected a folder of XML files, got none in {annotations}; name the folder they lie in")
-    photos = PhotoFolder(folder)
-    by_stem: dict[str, str] = {}
-    for name in sorted(photos.names, reverse=True):
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-            by_stem[Path(name).stem] = name
+    told = list(_read_files(files, findings))
+    photos = PhotoFolder(folder, (one.name for one in told))
+    by_stem = {
+        name_of_file(Path(name).stem): name
+        for name in sorted(photos.names, reverse=True)
+        if Path(name).suffix.lower() in LISTED_SUFFIXES and not is_hidden(name)
+    }
     images: dict[Path, RawImage] = {}
-    entries = 0
-    for path in files:
-        root = _parse(path, findings)
-        if root is None:
-            continue
-        objects = root.findall("object")
-        image = _image(root, path, photos, by_stem, findings)
+    for one in told:
+        image = _image(one, photos, by_stem, findings)
         if image is not None and image.path in images:
-            findings.bad.add("photos with two XML files", f"{path.name}: {image.path.name}")
+            findings.bad.add("photos with two XML files", f"{one.xml.name}: {image.path.name}")
             image = None
-        for number, element in enumerate(objects, start=1):
-            box = _box(element, f"{path.name}, object {number}", entries, findings)
-            entries += 1
-            if box is not None and image is not None:
-                image.boxes.append(box)
-            elif box is not None:
+        if image is None:
+            for box in one.boxes:
                 findings.lost.add("boxes of photos left out", box.where)
-        if image is not None:
-            image.image_id = len(images) + 1
-            images[image.path] = image
-    names = sorted({box.class_name for image in images.values() for box in image.boxes})
+            continue
+        image.boxes, image.image_id = one.boxes, len(images) + 1
+        images[image.path] = image
+    names = _one_spelling(list(images.values()), findings)
     check_names(names, findings.faults)
     return RawAnnotations(
         format="voc",
@@ -64,6 +68,45 @@ def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnot
         images=list(images.values()),
         declared=False,
     )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a file says: `name` of the photo, `size` (height, width) where that is told."""
+
+    xml: Path
+    name: str
+    size: tuple[int, int] | None
+    boxes: list[RawBox]
+
+
+def _read_files(files: Sequence[Path], findings: Findings) -> Iterator[_Told]:
+    entries = 0
+    for path in files:
+        root = _parse(path, findings)
+        if root is None:
+            continue
+        boxes = []
+        for number, element in enumerate(root.findall("object"), start=1):
+            box = _box(element, f"{path.name}, object {number}", entries, findings)
+            entries += 1
+            boxes += [box] if box is not None else []
+        name = (root.findtext("filename") or "").strip() or path.stem
+        height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
+        told = height is not None and width is not None and min(height, width) >= 1
+        yield _Told(path, name, (int(height or 0), int(width or 0)) if told else None, boxes)
+
+
+def _one_spelling(images: Sequence[RawImage], findings: Findings) -> list[str]:
+    """Give every class its commonest spelling; returns the names in alphabetical order."""
+    counts = Counter(box.class_name for image in images for box in image.boxes)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    spelled, merged = merge_names(dict(enumerate(names)), findings.repairs)
+    if merged:
+        canonical = {name: spelled[number] for number, name in enumerate(names)}
+        for image in images:
+            image.boxes = [box._replace(class_name=canonical[box.class_name]) for box in image.boxes]
+    return sorted(set(spelled.values()))
 
 
 def _parse(path: Path, findings: Findings) -> ElementTree.Element | None:
@@ -84,19 +127,16 @@ def _parse(path: Path, findings: Findings) -> ElementTree.Element | None:
     return root
 
 
-def _image(
-    root: ElementTree.Element, xml: Path, photos: PhotoFolder, by_stem: dict[str, str], findings: Findings
-) -> RawImage | None:
-    name = (root.findtext("filename") or "").strip() or xml.stem
+def _image(told: _Told, photos: PhotoFolder, by_stem: dict[str, str], findings: Findings) -> RawImage | None:
+    name = told.name
     if name not in photos and photos.path(name) is not None:
         # Tools write names without an ending, or keep that of a photo converted since.
-        name = by_stem.get(xml.stem, name)
-    path = photos.find(name, findings.bad)
+        name = by_stem.get(name_of_file(told.xml.stem), name)
+    path = photos.find(name, findings.bad, findings.repairs)
     if path is None:
         return None
-    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
-    if height is not None and width is not None and min(height, width) >= 1:
-        return RawImage(image_id=0, path=path, size=(int(height), int(width)))
+    if told.size is not None:
+        return RawImage(image_id=0, path=path, size=told.size)
     try:
         return RawImage(image_id=0, path=path, size=read_size(path), measured=True)
     except ImageError as error:
@@ -109,14 +149,39 @@ def _box(element: ElementTree.Element, where: str, entry: int, findings: Finding
     if not name:
         findings.bad.add("objects without a name", where)
         return None
-    corners = [_number(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
-    known = [corner for corner in corners if corner is not None]
-    if len(known) < 4:
+    corners = _corners(element)
+    if corners is None:
         findings.bad.add("boxes that are not four finite numbers", where)
         return None
-    x0, y0, x1, y1 = known
-    crowd = (element.findtext("difficult") or "").strip() == "1"
+    crowd = truth_value(element.findtext("difficult"))
+    if crowd is None:
+        findings.bad.add("values of difficult that are neither 0 nor 1", f"{where}: {element.findtext('difficult')}")
+        return None
+    x0, y0, x1, y1 = corners
     return RawBox(name, (x0 - 1, y0 - 1, x1, y1), crowd, entry, where)
+
+
+def _corners(element: ElementTree.Element) -> tuple[float, float, float, float] | None:
+    """First and last pixel of an object, across and down: of its box, else around its turned box or its outline."""
+    sides = [_number(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+    known = [side for side in sides if side is not None]
+    if len(known) == 4:
+        return known[0], known[1], known[2], known[3]
+    if element.find("bndbox") is not None:
+        return None
+    turned = [_number(element.findtext(f"robndbox/{side}")) for side in ("cx", "cy", "w", "h", "angle")]
+    known = [side for side in turned if side is not None]
+    if len(known) == 5:
+        cx, cy, w, h, angle = known
+        sine, cosine = abs(math.sin(angle)), abs(math.cos(angle))
+        across, down = (w * cosine + h * sine) / 2, (w * sine + h * cosine) / 2
+        return cx - across, cy - down, cx + across, cy + down
+    points = [(part.tag, _number(part.text)) for outline in element.findall("polygon") for part in outline.iter()]
+    xs, ys = ([n for tag, n in points if _COORDINATE.fullmatch(tag) and tag[0] == axis] for axis in "xy")
+    if len(xs) != len(ys) or len(xs) < 2 or None in (*xs, *ys):
+        return None
+    across_px, down_px = [n for n in xs if n is not None], [n for n in ys if n is not None]
+    return min(across_px), min(down_px), max(across_px), max(down_px)
 
 
 def _number(text: str | None) -> float | None:

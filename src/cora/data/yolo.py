@@ -6,33 +6,26 @@ is a place in the names of data.yaml or classes.txt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote
 
-from cora.data.problems import Findings, check_folder, check_names, is_number, read_text, shown
+from cora.data.coco_content import merge_names
+from cora.data.listing import files_ending, list_images
+from cora.data.photo_folder import bare_name, name_of_file
+from cora.data.problems import Findings, check_folder, check_names, is_number, read_text
 from cora.data.raw import RawAnnotations, RawBox, RawImage
+from cora.data.yolo_names import NAMES_FILES, NumberedNames, find_names, read_numbered_names
 from cora.errors import DataError, ImageError
-from cora.images import IMAGE_SUFFIXES, read_size
+from cora.images import read_size
 
 MAX_LABEL_BYTES = 16 * 2**20
-MAX_NAMES_BYTES = 2**20
-
-#: Where names are looked for if nobody says.
-NAMES_FILES = ("data.yaml", "data.yml", "classes.txt")
-
 #: Rounded coordinates pass the border a little; what passes it by more is not in fractions.
 BORDER = 0.01
 
 _NO_LABELS = frozenset(("classes.txt", "train.txt", "val.txt", "test.txt"))
-
-
-@dataclass(frozen=True)
-class _Names:
-    names: dict[int, str]
-    #: Key points follow the box on every line, so that a long line is no outline.
-    pose: bool = False
 
 
 def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> RawAnnotations:
@@ -51,23 +44,27 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
         DataError: there are no photos, no names, or no label files.
     """
     check_folder(folder)
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    photos, problems = list_images(folder)
+    for problem in problems:
+        findings.bad.add("folders that cannot be read", problem)
     if not photos:
         raise DataError(f"expected photos in {folder}, got none; name the folder they lie in")
-    labels = _labels_folder(annotations, folder, photos)
-    source = _names_file(annotations, folder, labels)
-    names = _read_yaml(source, findings) if source.suffix.lower() in (".yaml", ".yml") else _read_list(source)
+    labels = _labels(annotations, folder, photos)
+    source = _names_file(annotations, folder, labels.root)
+    names = read_numbered_names(source, findings)
     check_names(list(names.names.values()), findings.faults)
+    spelled, merged = merge_names(names.names, findings.repairs)
+    names = replace(names, names=spelled)
     images: list[RawImage] = []
     entries = 0
     used: set[Path] = set()
-    for path in photos:
-        label = _label_of(path, folder, labels)
+    for path, label in labels.of_photos(photos, findings).items():
         if label in used:
             findings.bad.add("photos that share a label file with another", path.relative_to(folder))
             continue
-        used.add(label)
-        lines = list(_lines(label, names, findings)) if label.is_file() else []
+        if label is not None:
+            used.add(label)
+        lines = list(_lines(label, names, findings)) if label is not None else []
         image = _image(path, len(images) + 1, findings)
         if image is None:
             for where, *_ in lines:
@@ -79,21 +76,16 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
             image.boxes.append(RawBox(class_name, corners, False, entries, where))
             entries += 1
         images.append(image)
-    for label in _all_labels(labels):
+    for label in labels.files.values():
         if label not in used:
-            findings.bad.add("missing image files", f"that of {label.relative_to(labels)}")
+            findings.bad.add("missing image files", f"that of {label.relative_to(labels.root)}")
     return RawAnnotations(
         format="yolo",
         source=source,
         folder=folder,
-        category_ids={name: number for number, name in names.names.items()},
+        category_ids={name: number for number, name in spelled.items() if number not in merged},
         images=images,
     )
-
-
-def find_names(*folders: Path) -> Path | None:
-    """The first data.yaml, data.yml or classes.txt in these folders."""
-    return next((f / name for f in folders for name in NAMES_FILES if (f / name).is_file()), None)
 
 
 def labels_beside(folder: Path) -> list[Path]:
@@ -106,29 +98,78 @@ def labels_beside(folder: Path) -> list[Path]:
     return [candidate for candidate in candidates if candidate.is_dir()]
 
 
-def _labels_folder(annotations: Path | None, folder: Path, photos: list[Path]) -> Path:
+class _Labels:
+    """Label files below a folder, by their paths in it without the ending.
+
+    A photo's is in the same place below the folder of photos, be it called `images` or `labels` on the way; a single
+    one is also told by what its name has in common with a photo's but for what an upload put before it.
+    """
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root, self.folder = root, folder
+        self.files: dict[str, Path] = {}
+        self._in_any_case: dict[str, list[Path]] = defaultdict(list)
+        for path in files_ending(root, ".txt", deep=True):
+            if path.name.lower() not in _NO_LABELS and not path.name.lower().startswith("readme"):
+                name = path.relative_to(root).with_suffix("").as_posix()
+                self.files.setdefault(name, path)
+                self._in_any_case[name_of_file(name)].append(path)
+
+    def fit(self, photos: Sequence[Path], *, alike: bool) -> bool:
+        """Whether a photo has a label file, with `alike` under a like name."""
+        if alike:
+            names = {_like(path) for path in photos}
+            return any(_like(path) in names for path in self.files.values())
+        return any(self._same_place(photo) for photo in photos)
+
+    def of_photos(self, photos: Sequence[Path], findings: Findings) -> dict[Path, Path | None]:
+        """Photo -> its label file, if it has one; those under a like name are counted."""
+        found = {photo: self._same_place(photo) for photo in photos}
+        used = set(found.values())
+        lonely, left = defaultdict(list), defaultdict(list)
+        for photo, label in found.items():
+            if label is None:
+                lonely[_like(photo)].append(photo)
+        for label in self.files.values():
+            if label not in used:
+                left[_like(label)].append(label)
+        for name, labels in left.items():
+            if len(labels) == len(lonely.get(name, ())) == 1:
+                found[lonely[name][0]] = labels[0]
+                findings.repairs.add(
+                    "label files found under another name", f"{lonely[name][0].name}: {labels[0].name}"
+                )
+        return found
+
+    def _same_place(self, photo: Path) -> Path | None:
+        parts = photo.relative_to(self.folder).with_suffix("").parts
+        swapped = tuple("labels" if part == "images" else part for part in parts[:-1])
+        without = tuple(part for part in parts[:-1] if part != "images")
+        names = ["/".join((*places, parts[-1])) for places in (parts[:-1], swapped, without)]
+        exact = next((self.files[name] for name in names if name in self.files), None)
+        alike = (self._in_any_case.get(name_of_file(name), []) for name in names)
+        return exact or next((found[0] for found in alike if len(found) == 1), None)
+
+
+def _like(path: Path) -> str:
+    return bare_name(unquote(path.stem))
+
+
+def _labels(annotations: Path | None, folder: Path, photos: Sequence[Path]) -> _Labels:
     candidates = labels_beside(folder)
     if annotations is not None and annotations.is_dir():
         # The folder of the whole set, with its list of names, is as good as that list.
         candidates = [annotations, *(candidates if find_names(annotations) else [])]
-    for candidate in candidates:
-        if any(_label_of(photo, folder, candidate).is_file() for photo in photos):
-            return candidate
-    looked = ", ".join(str(candidate) for candidate in candidates)
+    looked = [_Labels(candidate, folder) for candidate in candidates]
+    for alike in (False, True):
+        for labels in looked:
+            if labels.fit(photos, alike=alike):
+                return labels
+    where = ", ".join(str(candidate) for candidate in candidates)
     raise DataError(
-        f"expected label files (photo.txt) for the {len(photos)} photos in {folder}, got none in {looked}; "
+        f"expected label files (photo.txt) for the {len(photos)} photos in {folder}, got none in {where}; "
         "put them into labels/ beside images/, or name their folder"
     )
-
-
-def _label_of(photo: Path, folder: Path, labels: Path) -> Path:
-    return labels / photo.relative_to(folder).with_suffix(".txt")
-
-
-def _all_labels(labels: Path) -> Iterator[Path]:
-    for path in sorted(labels.rglob("*.txt")):
-        if path.name.lower() not in _NO_LABELS and not path.name.lower().startswith("readme"):
-            yield path
 
 
 def _names_file(annotations: Path | None, folder: Path, labels: Path) -> Path:
@@ -144,44 +185,6 @@ def _names_file(annotations: Path | None, folder: Path, labels: Path) -> Path:
     return found
 
 
-def _read_list(path: Path) -> _Names:
-    text = read_text(path, max_bytes=MAX_NAMES_BYTES, expected="list of class names")
-    names = [line.strip() for line in text.splitlines()]
-    while names and not names[-1]:
-        names.pop()
-    if not names:
-        raise DataError(f"{path}: expected one class name a line, got none; write some into it")
-    return _Names(dict(enumerate(names)))
-
-
-def _read_yaml(path: Path, findings: Findings) -> _Names:
-    import yaml  # type: ignore[import-untyped]  # here, since only this format needs it
-
-    text = read_text(path, max_bytes=MAX_NAMES_BYTES, expected="YAML file with class names")
-    try:
-        # The base loader knows text, lists and mappings only: nothing is built or expanded, and `no` is a name.
-        content: Any = yaml.BaseLoader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as YAML ({shown(error)}); expected names: [...]") from error
-    names = content.get("names") if isinstance(content, dict) else None
-    if not isinstance(names, list | dict) or not names:
-        got = f"an empty {type(names).__name__}" if isinstance(names, list | dict) else type(names).__name__
-        raise DataError(f"{path}: expected class names under names, got {got}; write names: [cat, dog]")
-    if isinstance(names, list):
-        names = {str(number): name for number, name in enumerate(names)}
-    numbered: dict[int, str] = {}
-    for key, name in names.items():
-        number = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 9 else None
-        if number is None or number in numbered or not isinstance(name, str):
-            findings.faults.add("names that are not a whole number and a text", key)
-        else:
-            numbered[number] = name.strip()
-    count = content.get("nc")
-    if count is not None and str(count) != str(len(names)):
-        findings.faults.add("numbers of classes (nc) unlike the names", f"{count} for {len(names)} names")
-    return _Names(dict(sorted(numbered.items())), pose="kpt_shape" in content)
-
-
 def _image(path: Path, image_id: int, findings: Findings) -> RawImage | None:
     try:
         return RawImage(image_id=image_id, path=path, size=read_size(path), measured=True)
@@ -191,7 +194,7 @@ def _image(path: Path, image_id: int, findings: Findings) -> RawImage | None:
 
 
 def _lines(
-    path: Path, names: _Names, findings: Findings
+    path: Path, names: NumberedNames, findings: Findings
 ) -> Iterator[tuple[str, str, tuple[float, float, float, float]]]:
     """(what to call it, class name, corners in fractions of the photo) of every sound line."""
     try:

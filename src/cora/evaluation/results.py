@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cora.data.coco_json import MAX_JSON_BYTES
+from cora.data.coco_content import MAX_JSON_BYTES, whole_id
 from cora.data.problems import Problems, is_number, read_text
 from cora.errors import DataError
 from cora.evaluation.truth import is_box
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class ForeignResults:
     """Results with category id = place in the class list + 1.
 
     other_classes: how many were of classes that are annotated but not measured; reaching_over: how many boxes reach
-    over the border of their image by more than a pixel (they count as they are).
+    over the border of their image by more than a pixel (they count as they are); again: how many were of images that
+    the truth lists a second time (they do not count).
     """
 
     results: list[dict[str, Any]]
     other_classes: int
     reaching_over: int
+    again: int = 0
 
 
 def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
@@ -42,26 +47,37 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
     entries = _entries(path)
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     place_of = {category.get("source_id", category["id"]): category["id"] for category in truth["categories"]}
+    merged = truth.get("merged_category_ids", {})
+    place_of |= {number: place_of[first] for number, first in merged.items() if first in place_of}
     others = frozenset(truth.get("other_category_ids", ()))
+    numbers = [truth.get(key, {}) for key in ("image_numbers", "category_numbers")]
     problems = Problems()
     results: list[dict[str, Any]] = []
-    other_classes = reaching_over = 0
+    other_classes = reaching_over = again = 0
     for number, entry in enumerate(entries):
         where = f"entry {number}"
         if not isinstance(entry, dict):
             problems.add("entries that are no objects", where)
             continue
         image, category, bbox, score = (entry.get(key) for key in ("image_id", "category_id", "bbox", "score"))
-        if isinstance(image, bool) or not isinstance(image, int) or image not in sizes:
-            problems.add("unknown image ids", repr(image))  # quotes tell texts from numbers
+        # Where the truth has texts for ids, so have the results.
+        image, category = (
+            whole_id(given, known) if known else given for given, known in zip((image, category), numbers, strict=True)
+        )
+        if isinstance(image, int) and image in truth.get("again", {}):
+            again += 1
+        elif isinstance(image, bool) or not isinstance(image, int) or image not in sizes:
+            problems.add("unknown image ids", repr(entry.get("image_id")))  # quotes tell texts from numbers
         elif (
             isinstance(category, bool)
             or not isinstance(category, int)
             or (category not in place_of and category not in others)
         ):
-            problems.add("unknown category ids", repr(category))
+            problems.add("unknown category ids", repr(entry.get("category_id")))
         elif not isinstance(score, int | float) or isinstance(score, bool) or not is_number(score):
             problems.add("scores that are no finite number", f"{score} in {where}")
+        elif not 0 <= score <= 1:
+            problems.add("scores outside 0..1", f"{score} in {where}")
         elif not isinstance(bbox, list) or not is_box(bbox):
             problems.add("boxes that are no four finite numbers with sides of 0 or more", f"{bbox} in {where}")
         else:
@@ -81,7 +97,9 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
             f"{path}: expected COCO results for the annotation file, got {problems} among {len(entries)} entries; "
             "boxes are x, y, width, height in pixels of the original image"
         )
-    return ForeignResults(results, other_classes, reaching_over)
+    if again:
+        logger.warning("%s: %d results of images that the annotations list a second time do not count", path, again)
+    return ForeignResults(results, other_classes, reaching_over, again)
 
 
 def _entries(path: Path) -> list[Any]:

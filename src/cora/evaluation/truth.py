@@ -5,40 +5,53 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cora.data.coco_json import read_json
+from cora.data.coco_content import Classes, classes_of, read_json
 from cora.data.lvis import FREQUENCIES
-from cora.data.problems import Problems, is_number, is_whole, listed
+from cora.data.problems import Problems, is_number, is_whole, listed, truth_value
 from cora.errors import DataError
 from cora.names import names_without, spelled_as
+
+logger = logging.getLogger(__name__)
 
 #: What an image of LVIS says besides its boxes: lists of category ids.
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
-def read_truth(annotations: Path, *, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+def read_truth(
+    annotations: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    sizes: Mapping[int, tuple[int, int]] | None = None,
+) -> dict[str, Any]:
     """Read a COCO or LVIS file as a COCO dictionary; category id = place in the class list + 1.
 
     Args:
         annotations: the file.
         class_names: classes to keep, in this order; all, in the file's order, if None.
+        sizes: image id -> (height, width) in pixels, measured, for images whose size the file lacks.
 
     Returns:
         images with id, width, height and file_name, those of LVIS with `neg_category_ids` and
         `not_exhaustive_category_ids`; annotations with image_id, category_id, bbox, area and iscrowd; categories
         with id, name, `source_id` (the file's) and, of LVIS, frequency; `other_category_ids`, the file's ids of
-        classes that are not kept.
+        classes that are not kept; `merged_category_ids` and `again`, ids of classes and images that are there twice
+        -> the first's; `image_numbers` and `category_numbers`, text of the file's ids -> number, where they are texts.
 
     Raises:
         DataError: the file cannot be read, lacks classes, or has entries that cannot be used, counted by kind.
     """
     content = read_json(annotations)
-    problems = Problems()
-    categories = _categories(content["categories"], problems)
-    names = tuple(categories) if class_names is None else tuple(class_names)
+    problems, repairs = Problems(), Problems()
+    repairs.update(content.repairs)
+    classes = classes_of(content["categories"], content["annotations"], problems, repairs)
+    categories = _categories(content["categories"], classes)
+    usual = [name for name in categories if name not in classes.unused_parents]
+    names = tuple(usual if class_names is None else class_names)
     absent = names_without(names, categories)
     if absent:
         raise DataError(
@@ -47,13 +60,20 @@ def read_truth(annotations: Path, *, class_names: Sequence[str] | None = None) -
         )
     spelled = spelled_as(names, categories)
     place_of = {categories[spelled[name]]["id"]: place for place, name in enumerate(names, start=1)}
-    images = _images(content["images"], place_of, problems)
-    known = {entry["id"] for entry in categories.values()}
-    boxes = _boxes(content["annotations"], images, known, problems)
+    place_of |= {number: place_of[first] for number, first in classes.merged.items() if first in place_of}
+    images, again = _images(content["images"], place_of, sizes or {}, problems, repairs)
+    boxes = _boxes(content["annotations"], images.keys() | again.keys(), classes.names, problems, repairs)
     if problems:
         raise DataError(f"{annotations}: {problems}; mend the file")
+    if repairs:
+        logger.warning("%s: %s", annotations, repairs)
     kept = [
-        {**box, "id": number, "category_id": place_of[box["category_id"]]}
+        {
+            **box,
+            "id": number,
+            "image_id": again.get(box["image_id"], box["image_id"]),
+            "category_id": place_of[box["category_id"]],
+        }
         for number, box in enumerate(boxes, start=1)
         if box["category_id"] in place_of
     ]
@@ -64,7 +84,11 @@ def read_truth(annotations: Path, *, class_names: Sequence[str] | None = None) -
             {**categories[spelled[name]], "name": name, "source_id": categories[spelled[name]]["id"], "id": place}
             for place, name in enumerate(names, start=1)
         ],
-        "other_category_ids": sorted(known - place_of.keys()),
+        "other_category_ids": sorted(classes.names.keys() - place_of.keys()),
+        "merged_category_ids": classes.merged,
+        "again": again,
+        "image_numbers": content.image_numbers,
+        "category_numbers": content.category_numbers,
     }
 
 
@@ -82,53 +106,82 @@ def frequencies_of(truth: Mapping[str, Any]) -> dict[str, str]:
     return {c["name"]: c["frequency"] for c in truth["categories"] if c.get("frequency") in FREQUENCIES}
 
 
-def _categories(entries: Sequence[Any], problems: Problems) -> dict[str, dict[str, Any]]:
+def _categories(entries: Sequence[Any], classes: Classes) -> dict[str, dict[str, Any]]:
+    """Name -> id, name and frequency of the classes that were found usable, each once."""
     found: dict[str, dict[str, Any]] = {}
-    numbers = set()
     for entry in entries:
-        if not isinstance(entry, dict) or not is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
-            problems.add("categories without id or name", entry)
-        elif entry["name"] in found or entry["id"] in numbers:
-            problems.add("categories that are listed twice", entry["name"])
-        else:
-            numbers.add(entry["id"])
-            found[entry["name"]] = {key: entry[key] for key in ("id", "name", "frequency") if key in entry}
+        number = entry.get("id") if isinstance(entry, dict) else None
+        if is_whole(number) and number in classes.names and number not in classes.merged:
+            name = classes.names[number]
+            kept = {key: entry[key] for key in ("frequency",) if key in entry}
+            found.setdefault(name, {"id": number, "name": name, **kept})
     return found
 
 
-def _images(entries: Sequence[Any], place_of: Mapping[int, int], problems: Problems) -> dict[int, dict[str, Any]]:
+def _images(
+    entries: Sequence[Any],
+    place_of: Mapping[int, int],
+    sizes: Mapping[int, tuple[int, int]],
+    problems: Problems,
+    repairs: Problems,
+) -> tuple[dict[int, dict[str, Any]], dict[int, int]]:
+    """Images by id, and ids of those that are listed again -> the first's."""
     found: dict[int, dict[str, Any]] = {}
+    again: dict[int, int] = {}
+    of_name: dict[str, int] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not all(is_whole(entry.get(key)) for key in ("id", "width", "height")):
-            problems.add("images without id, width or height", entry)
-        elif entry["id"] in found:
-            problems.add("duplicate image ids", entry["id"])
+        if not isinstance(entry, dict) or not is_whole(entry.get("id")):
+            problems.add("images without id", entry)
+            continue
+        number, name = entry["id"], entry.get("file_name")
+        first = of_name.setdefault(name, number) if isinstance(name, str) else number
+        size = dict(zip(("height", "width"), sizes.get(first, (None, None)), strict=True))
+        size |= {side: entry[side] for side in size if entry.get(side) is not None}
+        if number in found or number in again:
+            problems.add("duplicate image ids", number)
+        elif not all(is_whole(side) for side in size.values()):
+            problems.add("images without width or height, which can be measured (--images)", name or number)
+        elif first != number:
+            again[number] = first
+            repairs.add("images listed twice, merged", f"{name}: ids {first}, {number}")
         else:
-            image = {key: entry[key] for key in ("id", "width", "height", "file_name") if key in entry}
+            image = {"id": number, **size, **({"file_name": entry["file_name"]} if "file_name" in entry else {})}
             for key in FEDERATED:
                 if isinstance(entry.get(key), list):
                     image[key] = [place_of[number] for number in entry[key] if number in place_of]
-            found[entry["id"]] = image
-    return found
+            found[number] = image
+    return found, again
 
 
 def _boxes(
-    entries: Sequence[Any], images: Collection[int], categories: Collection[int], problems: Problems
+    entries: Sequence[Any],
+    images: Collection[int],
+    categories: Collection[int],
+    problems: Problems,
+    repairs: Problems,
 ) -> list[dict[str, Any]]:
     found = []
+    seen: set[tuple[object, ...]] = set()
     for place, entry in enumerate(entries):
         where = entry.get("id", f"entry {place}") if isinstance(entry, dict) else f"entry {place}"
         if not isinstance(entry, dict) or not is_box(entry.get("bbox")):
-            problems.add("annotations without a box of four numbers, sides 0 or more", where)
+            problems.add("annotations without a box of four numbers, sides 0 or more, or an outline", where)
         elif entry.get("image_id") not in images:
             problems.add("annotations of unknown images", where)
         elif entry.get("category_id") not in categories:
             problems.add("annotations of unknown categories", where)
         elif not is_number(area := entry.get("area", entry["bbox"][2] * entry["bbox"][3])):
             problems.add("annotations whose area is no number", where)
+        elif (crowd := truth_value(entry.get("iscrowd"))) is None:
+            problems.add("values of iscrowd that are neither 0 nor 1", f"{where}: {entry['iscrowd']}")
         else:
             plain = {key: entry[key] for key in ("image_id", "category_id", "bbox")}
-            found.append({**plain, "area": area, "iscrowd": int(bool(entry.get("iscrowd", 0)))})
+            found.append({**plain, "area": area, "iscrowd": int(crowd)})
+            one = (entry["image_id"], entry["category_id"], *entry["bbox"], crowd)
+            if one in seen:
+                # COCO's own tools count both; so do the numbers of this file elsewhere.
+                repairs.add("boxes given twice, counted twice", where)
+            seen.add(one)
     return found
 
 

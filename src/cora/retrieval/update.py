@@ -8,7 +8,6 @@ stopped, by whatever means, goes on where it was.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from typing import IO
 
 from PIL import Image
 
+from cora.data.listing import list_images
 from cora.errors import ImageError
-from cora.images import IMAGE_SUFFIXES, read_image
+from cora.images import read_image
 from cora.retrieval.manifest import LOCK, RetrievalError
 from cora.retrieval.regions import Regions
 from cora.retrieval.store import PictureFile, RegionStore
@@ -74,7 +74,7 @@ def update(
         ImageError: there is no picture in the folder.
         RetrievalError: the index cannot be read or written.
     """
-    files = list_pictures(folder)
+    files = list_pictures(folder, tell=True)
     if not files:
         raise no_pictures(folder)
     store.drop_orphans()
@@ -86,8 +86,10 @@ def no_pictures(folder: Path) -> ImageError:
     return ImageError(f"expected a folder with pictures, got none in or below {folder}; check the path")
 
 
-def list_pictures(folder: Path) -> list[str]:
-    """Pictures in all levels of a folder, by their endings: paths below it with forward slashes, in order.
+def list_pictures(folder: Path, *, tell: bool = False) -> list[str]:
+    """Images in all levels of a folder, by their endings: paths below it with forward slashes, in order.
+
+    With `tell` a line of the log says what is passed over.
 
     Raises:
         ImageError: it is no folder, or cannot be listed.
@@ -95,14 +97,10 @@ def list_pictures(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ImageError(f"expected a folder with pictures, got {'a file' if folder.exists() else 'nothing'}: {folder}")
 
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"expected a readable folder, got {error.strerror or error}: {error.filename}") from None
-
-    found = []
-    for place, _, names in os.walk(folder, onerror=refuse):
-        paths = (Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-        found += [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
-    return sorted(found)
+    images, problems = list_images(folder, tell=tell)
+    if problems:
+        raise ImageError(problems[0])
+    return sorted(path.relative_to(folder).as_posix() for path in images)
 
 
 def content_hash(path: Path) -> str:

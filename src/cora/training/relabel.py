@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cora.data.coco import CocoDataset, targets_of
-from cora.data.coco_json import read_json
+from cora.data.coco_content import read_json
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.files import write_json, write_picture
@@ -148,5 +148,5 @@ def _places(dataset: CocoDataset) -> list[list[int]]:
 
 
 def _is_file(dataset: CocoDataset) -> bool:
-    """Whether the dataset is a COCO or LVIS file; shards are a folder."""
-    return dataset.format in ("coco", "lvis") and dataset.annotations.is_file()
+    """Whether the dataset is a COCO or LVIS file with ids that are numbers; shards are a folder."""
+    return dataset.format in ("coco", "lvis") and dataset.annotations.is_file() and not dataset.own_ids

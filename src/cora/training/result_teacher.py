@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import torch
 
 from cora.boxes import xywh_to_xyxy
 from cora.data.captions import NamedPhoto
-from cora.data.problems import PhotoFolder, Problems, is_number, is_whole, read_text
+from cora.data.photo_folder import PhotoFolder
+from cora.data.problems import Problems, is_number, is_whole, read_text
 from cora.errors import DataError
 from cora.structures import Detections
+
+logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 4 * 2**30
 
@@ -86,9 +90,12 @@ def read_results(
     place = results if listing is content else image_list
     if not isinstance(listing, dict) or not all(isinstance(listing.get(key), list) for key in ("images", "categories")):
         raise DataError(f"{place}: expected a COCO object with the lists images and categories")
-    bad = Problems()
+    bad, repairs = Problems(), Problems()
     names = _categories(listing["categories"], bad)
-    photos, sizes = _photos(listing["images"], PhotoFolder(images), bad)
+    folder = PhotoFolder(images, (entry.get("file_name") for entry in listing["images"] if isinstance(entry, dict)))
+    photos, sizes = _photos(listing["images"], folder, bad, repairs)
+    if repairs:
+        logger.warning("%s: %s", place, repairs)
     boxes = _boxes(entries, photos, {entry["id"] for entry in listing["images"] if _has_id(entry)}, names, bad)
     if bad and not skip_bad:
         raise DataError(
@@ -136,7 +143,7 @@ def _categories(entries: Sequence[Any], bad: Problems) -> dict[int, str]:
 
 
 def _photos(
-    entries: Sequence[Any], folder: PhotoFolder, bad: Problems
+    entries: Sequence[Any], folder: PhotoFolder, bad: Problems, repairs: Problems
 ) -> tuple[dict[int, tuple[str, Path]], dict[int, tuple[int, int]]]:
     photos: dict[int, tuple[str, Path]] = {}
     sizes: dict[int, tuple[int, int]] = {}
@@ -146,7 +153,7 @@ def _photos(
             bad.add("images without id, width or height", f"entry {position}")
         elif entry["id"] in photos:
             bad.add("duplicate image ids", entry["id"])
-        elif (path := folder.find(entry.get("file_name"), bad)) is not None:
+        elif (path := folder.find(entry.get("file_name"), bad, repairs)) is not None:
             photos[entry["id"]] = entry["file_name"], path
             sizes[entry["id"]] = int(entry["height"]), int(entry["width"])
     return photos, sizes

@@ -1,0 +1,127 @@
+"""Files of class names, in the forms that people have: lists, numbered or not, JSON, data.yaml, label maps."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cora.errors import CoraError, VocabularyError
+from cora.names import names_in
+
+#: Endings of files that are no names themselves.
+SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".names", ".pbtxt", ".csv")
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_BULLET = re.compile(r"[-*•]\s+(.+)")
+#: "1. cat", "1) cat", "(1) cat", "1: cat", "1, cat"; or only a blank between.
+_NUMBER = re.compile(r"\(?(\d{1,6})(?:\s*[.):,\t]\s*|\s+)(.+)")
+_MARKED_NUMBER = re.compile(r"\(?\d+\s*[.):,\t]")
+_LABEL_MAP = re.compile(r"item\s*\{([^}]*)\}")
+_LABEL = re.compile(r"""\b(display_name|name)\s*:\s*["']([^"']*)["']""")
+
+
+def read_name_file(path: Path) -> list[str]:
+    """The names of a file: one a line or divided as in `names_in`, numbered, with `#` comments; a JSON list or object;
+    `names` of a data.yaml; a COCO file's categories; a label map (pbtxt).
+
+    Raises:
+        VocabularyError: the file cannot be read, or there is no name in it.
+    """
+    path = path.expanduser()
+    text = _text(path)
+    if path.suffix.lower() in (".yaml", ".yml") or re.match(r"(?:[^\n]*\n)*?names\s*:", text):
+        names = _of_yaml(path)
+    elif text.lstrip().startswith("{") or (text.lstrip().startswith("[") and path.suffix.lower() == ".json"):
+        names = _of_json(path, text)
+    elif items := _LABEL_MAP.findall(text):
+        names = [_label(item) for item in items]
+    else:
+        names = _of_list(text)
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise VocabularyError(f"expected one class name a line, got none in {path}; write some into it")
+    return names
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise VocabularyError(
+            f"expected a file of class names, got {getattr(error, 'strerror', None) or error}: {path}; check the path"
+        ) from None
+    try:
+        # PowerShell writes UTF-16, and says so in the first two bytes.
+        return data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise VocabularyError(f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8") from None
+
+
+def _of_list(text: str) -> list[str]:
+    if text.lstrip().startswith("["):
+        return names_in(" ".join(_COMMENT.sub("", line) for line in text.splitlines()))
+    lines = [line for raw in text.splitlines() if (line := _COMMENT.sub("", raw).strip())]
+    return [name for line in _without_marks(lines) for name in names_in(line)]
+
+
+def _without_marks(lines: list[str]) -> list[str]:
+    """Lines without bullets or numbers, where all have them; numbers have to count up."""
+    bullets = [_BULLET.fullmatch(line) for line in lines]
+    if all(bullets):
+        return [found[1] for found in bullets if found is not None]
+    numbered = [_NUMBER.fullmatch(line) for line in lines]
+    numbers = [int(found[1]) for found in numbered if found is not None]
+    counts_up = len(numbers) == len(lines) and all(b == a + 1 for a, b in pairwise(numbers))
+    # "7 up" alone may be a name, "1. cat" is none.
+    if counts_up and (len(lines) > 1 or all(map(_MARKED_NUMBER.match, lines))):
+        return [found[2] for found in numbered if found is not None]
+    return lines
+
+
+def _of_yaml(path: Path) -> list[str]:
+    from cora.data.problems import Findings
+    from cora.data.yolo_names import read_yaml_names
+
+    findings = Findings()
+    try:
+        names = read_yaml_names(path, findings)
+    except CoraError as error:
+        raise VocabularyError(str(error)) from None
+    if findings.faults:
+        raise VocabularyError(f"{path}: {findings.faults}; mend the file")
+    return list(names.names.values())
+
+
+def _of_json(path: Path, text: str) -> list[str]:
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(f"{path} cannot be read as JSON ({error}); expected a list of class names") from None
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("names", "categories", "classes") if key in content), content)
+    if isinstance(content, dict):
+        content = _in_order(content)
+    if isinstance(content, list):
+        content = [entry.get("name") if isinstance(entry, dict) else entry for entry in content]
+        if all(isinstance(name, str) for name in content):
+            return content
+    raise VocabularyError(f'{path}: expected a JSON list of class names, got something else; write ["cat", "dog"]')
+
+
+def _in_order(content: dict[str, Any]) -> list[Any] | None:
+    """Names of {"0": "cat"} or {"cat": 0}, by number; None for anything else."""
+    if all(key.isdecimal() for key in content):
+        return [content[key] for key in sorted(content, key=int)]
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
+        return sorted(content, key=lambda name: content[name])
+    return None
+
+
+def _label(item: str) -> str:
+    found = dict(_LABEL.findall(item))
+    return found.get("display_name") or found.get("name", "")

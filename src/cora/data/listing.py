@@ -1,0 +1,106 @@
+"""The images of a folder: one way to list them for all commands, which tells what it passes over."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cora.data.problems import Problems
+from cora.images import IMAGE_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+#: Endings of images, in lower case: also of kinds that need an extra, since their reader says which one.
+LISTED_SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".heic", ".heif", ".hif"))
+
+#: Endings of images that nothing here can read.
+OTHER_IMAGES = frozenset(
+    (
+        *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw"),
+        *(".ai", ".dcm", ".eps", ".exr", ".hdr", ".jxl", ".pdf", ".psd", ".svg", ".xcf"),
+    )
+)
+
+
+class Entry(NamedTuple):
+    """An image file, or a folder that cannot be looked into, and why."""
+
+    path: str
+    problem: str = ""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file of this name is one that systems make for themselves (`._a.jpg`, `.DS_Store`)."""
+    return name.startswith(".")
+
+
+def walk_images(
+    folder: str,
+    *,
+    deep: bool = True,
+    suffixes: Collection[str] = LISTED_SUFFIXES,
+    exclude: str = "",
+    passed_over: Problems,
+) -> Iterator[Entry]:
+    """The images in a folder, by name; linked files count, linked folders do not.
+
+    Args:
+        folder: to look into.
+        deep: also in all folders below.
+        suffixes: endings that count, in lower case.
+        exclude: path of a folder that is left out.
+        passed_over: counts images that are hidden or of kinds that cannot be read, and folders.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        yield Entry(folder, f"expected a readable folder, got {error.strerror or error}: {folder}")
+        return
+    for entry in inside:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.is_dir():
+            if entry.path == exclude:
+                continue
+            if is_hidden(entry.name) or entry.is_symlink():
+                passed_over.add("hidden folders" if is_hidden(entry.name) else "linked folders", entry.name)
+            elif deep:
+                yield from walk_images(
+                    entry.path, suffixes=suffixes, exclude=exclude, passed_over=passed_over
+                )  # fmt: skip
+            else:
+                passed_over.add("folders, whose images have to be named", entry.name)
+        elif suffix in suffixes:
+            if is_hidden(entry.name):
+                passed_over.add("hidden files", entry.name)
+            else:
+                yield Entry(entry.path)
+        elif suffix in OTHER_IMAGES:
+            passed_over.add(f"files of kinds that cannot be read, as {suffix}", entry.name)
+
+
+def list_images(folder: Path, *, deep: bool = True, tell: bool = True) -> tuple[list[Path], list[str]]:
+    """The images of a folder, and a line for every folder in it that cannot be looked into.
+
+    With `tell` a line of the log says what is passed over.
+    """
+    passed_over = Problems()
+    entries = list(walk_images(str(folder), deep=deep, passed_over=passed_over))
+    if tell:
+        tell_passed_over(folder, passed_over)
+    return [Path(entry.path) for entry in entries if not entry.problem], [e.problem for e in entries if e.problem]
+
+
+def files_ending(folder: Path, suffix: str, *, deep: bool = False) -> list[Path]:
+    """Files of a folder with this ending in small letters or capitals, by name; hidden ones are passed over."""
+    found = folder.rglob("*") if deep else folder.glob("*")
+    return sorted(p for p in found if p.suffix.lower() == suffix and not is_hidden(p.name) and p.is_file())
+
+
+def tell_passed_over(folder: object, passed_over: Problems) -> None:
+    """One line in the log, if anything was passed over."""
+    if passed_over:
+        logger.warning("%s: passed over %s", folder, passed_over)

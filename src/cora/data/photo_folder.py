@@ -1,0 +1,209 @@
+"""Where the images lie that an annotation file names: under that name, or under another that only one image fits."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from cora.data.listing import LISTED_SUFFIXES, walk_images
+from cora.data.problems import Problems, check_folder, listed
+
+#: What tools put before the name of a file that is sent to them: some hexadecimal digits.
+_UPLOAD = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{4,36}-(?=.)")
+#: What Roboflow makes of a.jpg: a_jpg.rf.0123456789abcdef.jpg.
+_ROBOFLOW = re.compile(r"(.+)_(?:jpe?g|png|bmp|webp|tiff?|heic|avif|mpo)\.rf\.[0-9a-z]{6,}")
+#: Parts of a set: an image of one is none of another, though they be called the same.
+_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class PhotoFolder:
+    """The folder that file names of an annotation file are relative to; nothing outside it is reached by a name.
+
+    A name that is not there stands for an image below the folder that it nearly is: in another folder, as other systems
+    or addresses write it, with or without what an upload put before it, in other case, or with another ending. Only
+    one image may fit, and no other name may fit that one.
+
+    Args:
+        folder: read once, so that the photos directly in it cost no further look at the disk.
+        names: all that will be looked for, as far as they are known.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[object] = ()) -> None:
+        check_folder(folder)
+        self.folder = folder
+        with os.scandir(folder) as entries:
+            self.names = frozenset(entry.name for entry in entries if entry.is_file())
+        self._index: _Index | None = None
+        self._paths: dict[str, Path | str] = {}
+        self._owners: dict[Path, str] = {}
+        self.settle(names)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._exact(name) is not None
+
+    def path(self, name: str) -> Path | None:
+        """Where a photo of this name lies or would lie; None if the name points outside the folder."""
+        # Windows' rules know both slashes and drive letters, and files travel between systems.
+        parts = PureWindowsPath(name)
+        if not parts.parts or parts.drive or parts.root or ".." in parts.parts or "\0" in name:
+            return None
+        return self.folder.joinpath(*parts.parts)
+
+    def find(self, name: object, bad: Problems, repairs: Problems) -> Path | None:
+        """The path of the photo called `name`, or None after counting in `bad` why there is none.
+
+        One that lies under another name is counted in `repairs`.
+        """
+        if not isinstance(name, str):
+            bad.add("file names that leave the image folder", name)
+            return None
+        if name not in self._paths:
+            self.settle([name])
+        found = self._paths[name]
+        if isinstance(found, str):
+            bad.add(*self._missing(name, found))
+            return None
+        if found != self.path(name):
+            repairs.add("images found under another name", f"{name}: {found.relative_to(self.folder).as_posix()}")
+        return found
+
+    def _missing(self, name: str, why: str) -> tuple[str, str]:
+        """Kind and example of a problem."""
+        if why:
+            return "file names that more than one image fits, or that fit one image together", f"{name}: {why}"
+        path = self.path(name)
+        if path is None:
+            return "file names that leave the image folder", name
+        above = self.folder.absolute().parent
+        if _is_file(above / path.relative_to(self.folder)):
+            return "missing image files", f"{name}: is the image folder (--images) the one above, {above}?"
+        return "missing image files", name
+
+    def settle(self, names: Iterable[object]) -> None:
+        """Find all of these names: first those that are there, then what others stand for."""
+        texts = [name for name in dict.fromkeys(n for n in names if isinstance(n, str)) if name not in self._paths]
+        others = []
+        for name in texts:
+            if (path := self._exact(name)) is None:
+                others.append(name)
+            else:
+                self._paths[name] = path
+                self._owners[path] = name
+        nearly = {name: self._nearly(name) for name in others}
+        wanted = Counter(found[0] for found in nearly.values() if len(found) == 1)
+        for name, found in nearly.items():
+            if len(found) == 1 and wanted[found[0]] == 1 and found[0] not in self._owners:
+                self._paths[name] = found[0]
+                self._owners[found[0]] = name
+            else:
+                self._paths[name] = listed(path.relative_to(self.folder).as_posix() for path in found)
+
+    def _exact(self, name: str) -> Path | None:
+        path = self.path(name)
+        return path if path is not None and (name in self.names or _is_file(path)) else None
+
+    def _nearly(self, name: str) -> list[Path]:
+        """Images that the name may stand for; one where that is sure."""
+        parts = _plain_parts(name)
+        if not parts or "\0" in name:
+            return []
+        if self._index is None:
+            self._index = _Index(self.folder)
+        for candidates in self._index.candidates(parts[-1]):
+            fitting = [path for path in candidates if not self._other_part(parts, path)]
+            if fitting:
+                return _most_alike(fitting, parts)
+        return []
+
+    def _other_part(self, parts: Sequence[str], path: Path) -> bool:
+        """Whether an image is of the validation part of a set where the name is of the training part, or the like."""
+        named = {_PARTS[part.lower()] for part in parts[:-1] if part.lower() in _PARTS}
+        there = (self.folder.absolute().name, *path.relative_to(self.folder).parts[:-1])
+        lies = {_PARTS[part.lower()] for part in there if part.lower() in _PARTS}
+        return bool(named and lies) and not named & lies
+
+
+class _Index:
+    """Images in all levels of a folder by their names."""
+
+    def __init__(self, folder: Path) -> None:
+        entries = walk_images(str(folder), passed_over=Problems())
+        paths = [Path(entry.path) for entry in entries if not entry.problem]
+        self.by_name, self.by_bare_name, self.by_stem = (defaultdict[str, list[Path]](list) for _ in range(3))
+        for path in paths:
+            self.by_name[name_of_file(path.name)].append(path)
+            self.by_bare_name[bare_name(path.name)].append(path)
+            self.by_stem[name_of_file(path.stem)].append(path)
+
+    def candidates(self, name: str) -> Iterable[list[Path]]:
+        """Images that may be meant, likeliest first."""
+        yield self.by_name.get(name_of_file(name), [])
+        # What tools added is either in the name or on the disk: two different additions are two images.
+        bare = bare_name(name)
+        yield self.by_name.get(bare, []) if bare != name_of_file(name) else []
+        yield [
+            path
+            for path in self.by_bare_name.get(name_of_file(name), [])
+            if name_of_file(path.name) != name_of_file(name)
+        ]
+        stem = PurePosixPath(name).stem if PurePosixPath(name).suffix.lower() in LISTED_SUFFIXES else name
+        yield self.by_stem.get(name_of_file(stem), [])
+
+
+def _plain_parts(name: str) -> list[str]:
+    """Folders and file that a path of any system, or an address, ends with."""
+    if "://" in name:
+        address = urlsplit(name)
+        # Label Studio's local files: /data/local-files/?d=folder/a.jpg
+        name = parse_qs(address.query).get("d", [address.path])[0]
+    elif "?d=" in name:
+        name = name.partition("?d=")[2]
+    parts = unquote(name).replace("\\", "/").split("/")
+    return [part for part in parts if part not in ("", ".", "..")]
+
+
+def _most_alike(paths: list[Path], parts: Sequence[str]) -> list[Path]:
+    """Those that share most of their last folders with a name."""
+
+    def shared(path: Path) -> int:
+        pairs = zip(reversed(path.parts[:-1]), reversed(parts[:-1]), strict=False)
+        return next((n for n, (a, b) in enumerate(pairs) if name_of_file(a) != name_of_file(b)), len(parts) - 1)
+
+    most = max(map(shared, paths))
+    best = [path for path in paths if shared(path) == most]
+    same_case = [path for path in best if path.name == parts[-1]]
+    return same_case or best
+
+
+def name_of_file(name: str) -> str:
+    """A name in one case and one form: macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def original_name(name: str) -> str | None:
+    """Name, without an ending, of the image that Roboflow made this one of; None where it did not."""
+    found = _ROBOFLOW.fullmatch(PurePosixPath(name_of_file(name)).stem)
+    return None if found is None else found[1]
+
+
+def bare_name(name: str) -> str:
+    """The key of a name without what an upload added to it."""
+    path = PurePosixPath(name_of_file(name))
+    stem = _UPLOAD.sub("", path.stem, count=1) if _UPLOAD.match(path.stem) else path.stem
+    found = _ROBOFLOW.fullmatch(stem)
+    return (found[1] if found else stem) + path.suffix
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have: too long, or not encodable
+        return False
