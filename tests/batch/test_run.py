@@ -100,6 +100,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_ray_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Ray lets its workers wait for all others; on a busy machine the test would wait for ever.

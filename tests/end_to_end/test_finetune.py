@@ -18,6 +18,8 @@ from cora.detector import Detector
 from cora.evaluation.best_threshold import BestThreshold
 from cora.training.ema import Ema
 
+pytestmark = pytest.mark.integration
+
 Capture = pytest.CaptureFixture[str]
 
 

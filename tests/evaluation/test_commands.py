@@ -261,7 +261,7 @@ def test_predictions_made_elsewhere_need_no_photos_and_no_model(arguments, predi
     assert "img" in Page((folder / "report.html").read_text(encoding="utf-8")).tags
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+@pytest.mark.browser
 def test_the_report_opens_in_a_browser(arguments, predictions, tmp_path):
     folder = tmp_path / "report"
     assert main(["evaluate", *arguments, "--predictions", str(predictions), "--report", str(folder)]) == 0
@@ -311,6 +311,7 @@ def test_a_model_needs_photos(arguments, capsys):
     assert "name it with --images" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_several_processes_give_the_same_numbers(tmp_path):
     model = tmp_path / "tiny.safetensors"
     tiny_detector(tmp_path / "cache").save(model, dtype=torch.float32)

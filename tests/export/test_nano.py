@@ -20,6 +20,8 @@ from tests.export.conftest import manifest_of
 from tests.export.test_runtime import assert_same
 from tests.toy_nano import NAMES, nano_config, picture, toy_nano
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Detector:

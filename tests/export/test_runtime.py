@@ -20,6 +20,8 @@ from cora.export.suppression import kept_boxes
 from cora.regions import Vocabulary
 from tests.export.conftest import NAMES, manifest_of, picture, toy_detector
 
+pytestmark = pytest.mark.integration
+
 
 class Eager:
     """The graph itself, called with arrays."""
