@@ -20,12 +20,6 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of the tests that ask for one (default: cpu)")
-    parser.addoption(
-        "--dtype",
-        default="float32",
-        choices=("float32", "float64", "bfloat16", "float16"),
-        help="dtype of the tests that ask for one (default: float32)",
-    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -66,13 +60,6 @@ def _unless_skipped_in_ci(report: Report) -> Report:
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device"))
-
-
-@pytest.fixture(scope="session")
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    found = getattr(torch, request.config.getoption("--dtype"))
-    assert isinstance(found, torch.dtype)
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from cora.boxes import (
     scale_to_pixels,
     xyxy_to_cxcywh,
 )
+from tests.tolerances import assert_near
 
 unit = st.floats(0.0, 1.0, width=32)
 
@@ -30,7 +31,7 @@ def boxes(draw: st.DrawFn, *, count: int | None = None) -> Tensor:
 
 @given(boxes())
 def test_formats_are_inverses(boxes_cxcywh: Tensor) -> None:
-    torch.testing.assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes_cxcywh)), boxes_cxcywh, atol=1e-6, rtol=0)
+    assert_near(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes_cxcywh)), boxes_cxcywh)
 
 
 @given(boxes(), boxes())
@@ -50,9 +51,7 @@ def test_aligned_overlaps_are_the_diagonal_of_the_pairwise(first: Tensor, second
     second[:, 2:] += 0.01
     first, second = cxcywh_to_xyxy(first), cxcywh_to_xyxy(second)
     torch.testing.assert_close(aligned_iou(first, second), pairwise_iou(first, second).diagonal())
-    torch.testing.assert_close(
-        aligned_giou(first, second), pairwise_giou(first, second).diagonal(), atol=1e-5, rtol=1e-5
-    )
+    assert_near(aligned_giou(first, second), pairwise_giou(first, second).diagonal())
 
 
 @given(boxes())

@@ -78,8 +78,16 @@ def _forgotten() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_forgotten")
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    asked: list[None] = []
+
+    def library(name: None) -> SimpleNamespace:
+        asked.append(name)
+        return SimpleNamespace()  # without malloc_trim
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
     memory.give_back()
+    memory.give_back()
+    assert asked == [None]
 
 
 @pytest.mark.usefixtures("_forgotten")

@@ -18,6 +18,7 @@ from cora.training.engine import Engine
 from cora.training.loop import BEST, LAST, METRICS, NON_FINITE, TrainResult, train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
 from cora.training.run_state import load_weights
+from tests.tolerances import assert_near
 from tests.training import two_processes
 from tests.training.toy_run import BATCHES, Batches, Regression, run
 
@@ -169,7 +170,7 @@ def plain(folder: Path, batches: Any, **options: Any) -> dict[str, Tensor]:
 def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
     whole, halves = plain(tmp_path / "whole", Batches()), plain(tmp_path / "halves", Halves(), accumulate=2)
     for name, tensor in whole.items():
-        torch.testing.assert_close(halves[name], tensor, rtol=1e-5, atol=1e-6)
+        assert_near(halves[name], tensor)
     lines = [
         [json.loads(line) for line in (tmp_path / name / METRICS).read_text().splitlines()]
         for name in ("whole", "halves")
