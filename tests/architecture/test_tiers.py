@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -31,6 +32,15 @@ def test_ci_runs_every_tier() -> None:
         marks = {tier: bool(chosen >> place & 1) for place, tier in enumerate(TIERS)}
         in_default, in_others = (eval(expression, {}, marks) for expression in (default_expression(), others[1]))
         assert in_default != in_others, marks
+
+
+def test_the_workflow_runs_what_the_package_says_it_supports() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))["jobs"]
+    prefix = "Programming Language :: Python :: 3."
+    supported = [f"3.{line.removeprefix(prefix)}" for line in PROJECT["project"]["classifiers"] if prefix in line]
+    assert jobs["default"]["strategy"]["matrix"]["python"] == supported
+    steps = [step.get("run", "") for step in jobs["default"]["steps"]]
+    assert any(f'-m "{default_expression()} and not needs_shared"' in step for step in steps)
 
 
 def test_files_of_tests_import_no_large_package() -> None:

@@ -126,6 +126,7 @@ def test_the_signal_handler_is_put_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.integration
 def test_a_run_killed_at_any_moment_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", Batches(), checkpoint_steps=3, best="noise")
     root = Path(__file__).resolve().parents[2]
