@@ -35,6 +35,7 @@ def objects() -> Counter[str]:
     return Counter(type(thing).__name__ for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_requests_leave_no_objects(tiny: Detector) -> None:
     with TestClient(make_app(make_service(tiny))) as client:
         for number in range(12):
