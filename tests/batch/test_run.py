@@ -88,7 +88,7 @@ def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path: Pat
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def wait_for(condition: object, seconds: float = 60.0) -> None:
+def wait_for(condition: object, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "did not happen"
