@@ -20,8 +20,8 @@ LARGE |= {"schemathesis", "tensorrt", "torchao"}
 
 
 def default_expression() -> str:
-    [found] = [option for option in PROJECT["tool"]["pytest"]["ini_options"]["addopts"] if option.startswith("-m=")]
-    return str(found).removeprefix("-m=")
+    options: list[str] = PROJECT["tool"]["pytest"]["ini_options"]["addopts"]
+    return options[options.index("-m") + 1]
 
 
 def test_ci_runs_every_tier() -> None:
