@@ -9,7 +9,7 @@ The same by the command line, with all its options:
 
 Towers are frozen, so their maps are made once and kept in the run folder, 3 for every photo. The same command goes on
 where it stopped.
-Numbers: of an earlier nano (commit ccbc669, 384 pixels) and its learned anchors, with `--set prompts.epochs=8 --set
+Measured: of an earlier nano (commit ccbc669, 384 pixels) and its learned anchors, with `--set prompts.epochs=8 --set
 localizer.epochs=2` (40 minutes of a busy CPU core, seed 0) 45 % of the boxes keep their class, regions of base / novel
 classes named right 19.5 / 8.7 % (mean over classes), AP50 novel / base / all 1.0 / 0.4 / 0.5 on `val` after 550 steps
 of the localizer. All 24 epochs were not run with this file; the shipped nano was made by `recipes/nano`, see its model

@@ -7,7 +7,8 @@ Batch 32 is 4 photos on each of 8 GPUs. On fewer, keep it with accumulation: `--
 --set prompts.accumulate=4`; where memory is short, `--set localizer.precision=bf16 --set
 localizer.task.activation_checkpointing=True`.
 
-Published: 35.1 AP50 novel, 35.4 all. Not run here yet: it needs GPUs and CLIP's weights.
+Published: 35.1 AP50 novel, 35.4 all.
+Not run: it needs GPUs and CLIP's weights.
 """
 
 from cora.training.defaults import published_recipe

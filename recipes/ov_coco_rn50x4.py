@@ -3,7 +3,8 @@
     cora train all recipes/ov_coco_rn50x4.py --images train2017 --annotations instances_train2017.json --split coco \\
         --val-images val2017 --val-annotations instances_val2017.json --every 5 --processes 8 --run runs/ov_coco_rn50x4
 
-Published: 41.7 AP50 novel, 43.8 all. Not run here yet: it needs GPUs and CLIP's weights.
+Published: 41.7 AP50 novel, 43.8 all.
+Not run: it needs GPUs and CLIP's weights.
 """
 
 from cora.training.defaults import published_recipe

@@ -6,7 +6,8 @@
 What LVIS needs beside COCO's: photos of rare classes repeated (threshold 0.001), classes drawn with equal weight for
 the prompt, 100 classes a step, and queries that may match a box of a similar class (cosine above 0.7).
 
-Published (with extra data, CORA+): 28.1 APr. Not run here yet: it needs GPUs and CLIP's weights.
+Published (with extra data, CORA+): 28.1 APr.
+Not run: it needs GPUs and CLIP's weights.
 """
 
 from dataclasses import replace

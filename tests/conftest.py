@@ -1,8 +1,10 @@
 """Options and markers that every test shares."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -10,36 +12,54 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+#: Reasons that hold on an ordinary machine with all packages of the extra `test-all`.
+MAY_BE_SKIPPED_IN_CI = ("GPU", "extra nano", "compares with ncnn", "this file system", "this build", "'tkinter'")
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of the tests that ask for one (default: cpu)")
-    parser.addoption(
-        "--dtype",
-        default="float32",
-        choices=("float32", "float64", "bfloat16", "float16"),
-        help="dtype of the tests that ask for one (default: float32)",
-    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("needs_shared") is None or SHARED.is_dir():
-        return
-    # A user without the data may skip; a CI that silently skips parity would be no CI.
-    if os.environ.get("CI"):
-        pytest.fail(f"needs the folder {SHARED}, and CI must not skip this test", pytrace=False)
-    pytest.skip(f"needs the folder {SHARED}")
+    if item.get_closest_marker("needs_shared") and not SHARED.is_dir():
+        pytest.skip(f"needs the folder {SHARED}")
+    if item.get_closest_marker("browser"):
+        pytest.importorskip("playwright", reason="needs the package playwright: pip install -e '.[test-all]'")
+        if shutil.which("chromium") is None:
+            pytest.skip("needs the browser chromium")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _unless_skipped_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    # The default run does without the packages of other tiers, and reads the files of their tests all the same.
+    default = "not integration" in collector.config.getoption("markexpr")
+    return report if default else _unless_skipped_in_ci(report)
+
+
+def _unless_skipped_in_ci(report: Report) -> Report:
+    """A user may skip what the machine cannot run; a CI that skips in silence would be none."""
+    if not (os.environ.get("CI") and report.skipped) or hasattr(report, "wasxfail"):
+        return report
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(part in reason for part in MAY_BE_SKIPPED_IN_CI):
+        report.outcome = "failed"
+        report.longrepr = f"CI must not skip this test ({reason.removeprefix('Skipped: ')})"
+    return report
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device"))
-
-
-@pytest.fixture(scope="session")
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    found = getattr(torch, request.config.getoption("--dtype"))
-    assert isinstance(found, torch.dtype)
-    return found
 
 
 @pytest.fixture(scope="session")

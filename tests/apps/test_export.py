@@ -9,6 +9,8 @@ import pytest
 from cora.apps.cli import main
 from tests.export.conftest import picture, toy_config, toy_detector
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

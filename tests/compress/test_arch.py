@@ -112,6 +112,7 @@ def test_budget_is_held_and_the_best_is_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / RESULTS).read_text()) == [one.to_dict() for one in found]
 
 
+@pytest.mark.slow
 def test_it_learns_where_to_look(tmp_path: Path) -> None:
     found = go(tmp_path, FakeBench(), trials=60)
     halves = [[one.quality for one in part if one.quality is not None] for part in (found[:30], found[30:])]
@@ -177,6 +178,7 @@ def test_the_picture_shows_front_and_budget() -> None:
         draw_search([candidate(90, None)], whole=candidate(60, 1.0), **options)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, photos, run = tmp_path / "toy.safetensors", tmp_path / "photos", tmp_path / "run"
     toy = toy_detector(tmp_path / "cache")

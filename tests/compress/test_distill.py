@@ -74,6 +74,7 @@ def train(task: DistillTask, data: tuple[Any, Any], steps: int = 25) -> list[dic
 
 
 @pytest.mark.parametrize("boxes", ["direct", "targets"])
+@pytest.mark.slow
 def test_the_student_learns_and_nothing_else_changes(boxes: Any, student: Detector, teacher: Detector) -> None:
     config = DistillConfig(boxes=boxes, regions=6, least_objectness=0.2)
     task = build_task(student, teacher, NAMES, localizes=True, config=config)
@@ -189,6 +190,7 @@ def test_proposed_anchors_learn_too(tmp_path: Path, teacher: Detector) -> None:
     assert history[-1]["proposals"] < history[0]["proposals"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_stop_to_the_same_weights(
     student: Detector, teacher: Detector, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +242,7 @@ def test_impossible_settings(wrong: dict[str, Any]) -> None:
         DistillConfig(**wrong)
 
 
+@pytest.mark.slow
 def test_the_command(teacher: Detector, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher.align_fast_pooling(FastAlignment(embed_dim=16))
     teacher.save(tmp_path / "teacher.safetensors")

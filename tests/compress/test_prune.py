@@ -74,6 +74,7 @@ def test_nothing_removed_is_the_same_bit_for_bit(
 
 
 @pytest.mark.parametrize("change", SMALLER.values(), ids=SMALLER.keys())
+@pytest.mark.slow
 def test_every_kind_gives_a_model_file_that_detects(
     change: dict[str, object], detector: Detector, vocabulary: Vocabulary, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_agreement(detector: Detector, vocabulary: Vocabulary, pictures: list[Im
     assert agreement(mine, nothing).value == 0
 
 
+@pytest.mark.slow
 def test_costs_fall(detector: Detector, vocabulary: Vocabulary, pictures: list[Image.Image]) -> None:
     sizes = replace(Architecture.of(detector.config), ff=4, width=4, dec_layers=1)
     smaller = prune(detector, sizes, rank_units(detector, pictures, vocabulary, shrinking=shrinking(detector, sizes)))
@@ -280,6 +282,7 @@ def boxes(folder: Path, photos: Path) -> Path:
     return folder / "boxes.json"
 
 
+@pytest.mark.slow
 def test_the_command_prunes_tunes_and_measures(
     detector: Detector, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,8 @@ from cora.evaluation.coco_ap import evaluate_boxes
 from cora.structures import Detections
 from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results
 
+pytestmark = pytest.mark.integration
+
 SIDE = 200
 Results = Sequence[dict[str, Any]]
 

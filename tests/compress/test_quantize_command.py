@@ -15,6 +15,8 @@ from cora.compress.quantize_torch import Int8Detector, quantize_detector
 from tests.detector.conftest import tiny_detector
 from tests.evaluation.coco_data import truth_near, write_noise
 
+pytestmark = pytest.mark.integration
+
 NAMES = "cat, dog, bus"
 
 

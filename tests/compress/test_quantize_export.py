@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import rich
-from onnx import helper, numpy_helper
 from PIL import Image
 
 from cora.compress.quantize import SUFFIXES, calibration_feeds, export_folded, files_of, quantize_model
@@ -22,6 +19,11 @@ from cora.export import ExportSettings, load_exported
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import read_openvino_manifest, write_openvino
 from tests.detector.conftest import tiny_detector
+
+pytestmark = pytest.mark.integration
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
 NAMES = ["cat", "dog", "bus"]
 

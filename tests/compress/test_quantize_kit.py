@@ -16,6 +16,8 @@ from cora.evaluation.base_novel import class_groups
 from cora.evaluation.predict import ground_truth
 from cora.export import ExportSettings, load_exported
 
+pytestmark = pytest.mark.integration
+
 PHOTOS, CALIBRATION = 6, 4
 #: The limits of `cora quantize`.
 MAX_LOSS, MIN_AGREEMENT = 1.0, 50.0

@@ -24,6 +24,8 @@ from cora.detector import Detector
 from cora.errors import MissingExtraError, ModelError
 from tests.detector.conftest import tiny_detector
 
+pytestmark = pytest.mark.integration
+
 NAMES = ["cat", "dog", "bus"]
 
 

@@ -6,49 +6,35 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cora.detector import Detector, DetectorConfig
+from cora.detector import Detector
 from cora.images import PreprocessConfig
-from cora.localizer import LocalizerConfig
-from cora.towers import TowerConfig
+from tests import toys
 
 
 def toy_detector(cache: Path, *, seed: int = 0, anchors: str = "learned", width: int = 8) -> Detector:
-    torch.manual_seed(seed)
-    tower = TowerConfig(
-        layers=(1, 2, 2, 1),
-        width=width,
-        image_size=64,
-        embed_dim=16,
-        text_width=16,
-        text_heads=2,
-        text_layers=1,
-        templates="plain",
+    config = toys.toy_config(
+        tower={"layers": (1, 2, 2, 1), "width": width},
+        localizer={
+            "dim": 32,
+            "heads": 4,
+            "ff": 24,
+            "enc_layers": 2,
+            "dec_layers": 3,
+            "anchors": anchors,
+            "dropout": 0.0,
+        },
+        preprocess=PreprocessConfig(short_side=64, long_side=96),
     )
-    localizer = LocalizerConfig(
-        c3_channels=16 * width,
-        embed_dim=16,
-        dim=32,
-        heads=4,
-        ff=24,
-        enc_layers=2,
-        dec_layers=3,
-        num_queries=20,
-        anchors=anchors,  # type: ignore[arg-type]
-        dropout=0.0,
-    )
-    config = DetectorConfig(tower=tower, localizer=localizer, preprocess=PreprocessConfig(short_side=64, long_side=96))
-    detector = Detector.build(config, cache_dir=cache)
+    detector = toys.toy_detector(config, cache, seed=seed, residual=0.5)
     with torch.no_grad():
         for name, value in detector.named_parameters():
-            if name.endswith("bn3.weight"):  # zero in a fresh tower: every photo would look the same
-                value.fill_(0.5)
             if "box_heads" in name and name.endswith("layers.2.weight"):  # zero too: boxes would be anchors
                 value.normal_(std=0.2)
             if name.endswith("objectness_head.weight"):
                 value.normal_(std=0.5)
             if name.endswith("objectness_head.bias"):  # a prior of 0.01: nothing would be found
                 value.zero_()
-    return detector.eval()
+    return detector
 
 
 NAMES = ("red square", "green square", "blue square")

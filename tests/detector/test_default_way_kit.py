@@ -16,6 +16,8 @@ from cora.detector import Detector
 from cora.detector.inference import scoring_all_boxes
 from cora.evaluation.base_novel import class_groups
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = 30
 #: Points of AP50 that the default way (folded norms, boxes left out of exact pooling) may cost.
 MAX_LOSS = 0.1

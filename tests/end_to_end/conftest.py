@@ -5,37 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from cora.detector import Detector, DetectorConfig
 from cora.images import PreprocessConfig
-from cora.localizer import LocalizerConfig
-from cora.towers import TowerConfig
+from tests import toys
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a detector that boxes whatever its random weights like."""
     folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(1)
-    tower = TowerConfig(
-        layers=(1, 1, 1, 2),
-        width=8,
-        image_size=64,
-        embed_dim=16,
-        text_width=16,
-        text_heads=2,
-        text_layers=1,
-        templates="plain",
+    config = toys.toy_config(
+        tower={"layers": (1, 1, 1, 2)},
+        preprocess=PreprocessConfig(short_side=96, long_side=160),
+        fast_alignment=True,
     )
-    localizer = LocalizerConfig(
-        c3_channels=128, embed_dim=16, dim=16, heads=2, ff=16, enc_layers=1, dec_layers=1, num_queries=20
-    )
-    preprocess = PreprocessConfig(short_side=96, long_side=160)
-    config = DetectorConfig(tower=tower, localizer=localizer, preprocess=preprocess, fast_alignment=True)
     path = folder / "tiny.safetensors"
-    Detector.build(config, cache_dir=folder).save(path)
+    toys.toy_detector(config, folder, seed=1).save(path)
     return path
 
 

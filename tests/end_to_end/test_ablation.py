@@ -11,6 +11,8 @@ import pytest
 from cora.training.recipe import PromptStage, StageSchedule
 from cora.training.variants import VARIANTS
 
+pytestmark = pytest.mark.integration
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "ablation.py"
 
 

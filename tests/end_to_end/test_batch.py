@@ -9,6 +9,8 @@ import pytest
 import cora
 from cora.apps.cli import main
 
+pytestmark = pytest.mark.integration
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = ["cat", "coffee cup", "astronaut"]
 

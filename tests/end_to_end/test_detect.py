@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 import cora
 from cora.apps.cli import main
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples").glob("*.jpg"))
 NAMES = ["cat", "coffee cup", "astronaut"]

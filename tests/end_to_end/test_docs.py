@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "<!-- command: run -->"
 _BLOCK = re.compile(rf"^{re.escape(MARK)}\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -16,6 +16,8 @@ from cora.training.localizer_task import LocalizerTask
 from cora.training.mix_annotations import photo_weights
 from cora.training.pseudo_boxes import DetectorTeacher
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def captions(tmp_path: Path, boxed_photos: Path) -> Path:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from cora.apps.cli import main
 from cora.study.artefact import read_study
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = {
     "tower": {"image_size": [64, 64], "layers": 1},
     "model": {"cam_resolution": [8, 8], "image_channels": 8, "hidden": 8},

@@ -21,6 +21,8 @@ from cora.data.loader import EpochLoader
 from cora.data.shards import write_shards
 from cora.training.ema import Ema
 
+pytestmark = pytest.mark.integration
+
 #: Few and small steps; the maps of the frozen tower are cached.
 RECIPE = """
 from cora.data.transforms import AugmentConfig

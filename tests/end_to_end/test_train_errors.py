@@ -7,6 +7,8 @@ import pytest
 
 from cora.apps.cli import main
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def folder(tmp_path: Path, boxed_photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

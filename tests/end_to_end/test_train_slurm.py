@@ -10,6 +10,8 @@ import pytest
 import cora
 from cora.apps.cli import main
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

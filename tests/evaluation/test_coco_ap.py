@@ -92,6 +92,7 @@ def test_numbers_equal_pycocotools_on_the_kit(shared):
 
 
 @pytest.mark.needs_shared
+@pytest.mark.slow
 def test_numbers_equal_pycocotools_on_predictions_of_nano(shared):
     """Photos with crowds and without a box among them."""
     kit = shared / "kit/coco_ovd_mini"

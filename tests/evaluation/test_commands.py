@@ -1,7 +1,6 @@
 """`cora evaluate` and `cora region-accuracy` from the command line, with a tiny random model."""
 
 import json
-import shutil
 import subprocess
 
 import pytest
@@ -14,12 +13,10 @@ from cora.apps.measure import fingerprint
 from cora.apps.predict_processes import Predictor, Request
 from cora.apps.text_options import TextOptions
 from cora.data.coco import CocoDataset
-from cora.detector import Detector, DetectorConfig
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.oracles import AS_IT_IS, ORACLES
 from cora.evaluation.tide import KINDS
-from cora.localizer import LocalizerConfig
-from cora.towers import TowerConfig
+from tests import toys
 from tests.detector.conftest import tiny_detector
 from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results, write_folder, write_noise
 from tests.evaluation.test_report import Page
@@ -27,24 +24,8 @@ from tests.evaluation.test_report import Page
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    tower = TowerConfig(
-        layers=(1, 1, 1, 1), width=8, image_size=64, embed_dim=16, text_width=16, text_heads=2, text_layers=1,
-        context_length=16, vocab_size=1000, templates="plain",
-    )  # fmt: skip
-    localizer = LocalizerConfig(
-        c3_channels=128,
-        embed_dim=16,
-        dim=16,
-        heads=2,
-        ff=16,
-        enc_layers=1,
-        dec_layers=1,
-        num_queries=9,
-    )
-    return Detector.build(
-        DetectorConfig(tower=tower, localizer=localizer), cache_dir=tmp_path_factory.mktemp("cache")
-    ).eval()
+    config = toys.toy_config(tower={"context_length": 16, "vocab_size": 1000}, localizer={"num_queries": 9})
+    return toys.toy_detector(config, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -261,7 +242,7 @@ def test_predictions_made_elsewhere_need_no_photos_and_no_model(arguments, predi
     assert "img" in Page((folder / "report.html").read_text(encoding="utf-8")).tags
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+@pytest.mark.browser
 def test_the_report_opens_in_a_browser(arguments, predictions, tmp_path):
     folder = tmp_path / "report"
     assert main(["evaluate", *arguments, "--predictions", str(predictions), "--report", str(folder)]) == 0
@@ -311,6 +292,7 @@ def test_a_model_needs_photos(arguments, capsys):
     assert "name it with --images" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_several_processes_give_the_same_numbers(tmp_path):
     model = tmp_path / "tiny.safetensors"
     tiny_detector(tmp_path / "cache").save(model, dtype=torch.float32)

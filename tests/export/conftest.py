@@ -1,57 +1,33 @@
 """A detector with random weights whose boxes differ, and what is made of it once for many tests."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from cora.detector import Detector, DetectorConfig, PostprocessConfig, config_for_tower
+from cora.detector import Detector, DetectorConfig, PostprocessConfig
 from cora.export import ExportSettings, Manifest, export_detector
 from cora.export.write import describe
 from cora.images import PreprocessConfig
-from cora.localizer import LocalizerConfig
 from cora.regions import Vocabulary
-from cora.towers import TowerConfig
+from tests import toys
 
 NAMES = ("cat", "dog", "house")
 
 
 def toy_config(**localizer: object) -> DetectorConfig:
-    tower = TowerConfig(
-        layers=(1, 1, 1, 1),
-        width=8,
-        image_size=64,
-        embed_dim=32,
-        text_width=32,
-        text_heads=1,
-        text_layers=1,
-        context_length=16,
-        vocab_size=1000,
-        templates="plain",
-        logit_scale=10.0,  # every name is found somewhere
-    )
-    sizes = {"dim": 32, "heads": 2, "ff": 32, "enc_layers": 1, "dec_layers": 1, "num_queries": 20, "class_hidden": 16}
-    config = config_for_tower(tower, LocalizerConfig(**(sizes | localizer)))  # type: ignore[arg-type]
-    return replace(
-        config,
+    tower = {"embed_dim": 32, "text_width": 32, "text_heads": 1, "context_length": 16, "vocab_size": 1000}
+    return toys.toy_config(
+        tower={**tower, "logit_scale": 10.0},  # every name is found somewhere
+        localizer={"dim": 32, "ff": 32, "class_hidden": 16, **localizer},
         preprocess=PreprocessConfig(short_side=160, long_side=224),
         postprocess=PostprocessConfig(max_scored_boxes=12, exact_boxes=0, min_score=1e-4, nms_iou=0.4),
     )
 
 
 def toy_detector(cache_dir: Path, config: DetectorConfig | None = None) -> Detector:
-    torch.manual_seed(0)
-    detector = Detector.build(config or toy_config(), cache_dir=cache_dir)
-    with torch.no_grad():
-        for name, value in detector.named_parameters():
-            if name.endswith("bn3.weight"):  # zero in a fresh tower: every image would look the same
-                value.fill_(1.0)
-            if "box_heads" in name or name.startswith("localizer.objectness_head"):
-                value.normal_(0, 0.3)  # zero in a fresh localizer: all boxes would be anchors
-    return detector.eval()
+    return toys.toy_detector(config or toy_config(), cache_dir, residual=1.0, heads=0.3)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:

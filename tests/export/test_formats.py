@@ -17,6 +17,8 @@ from cora.export.tensorrt_engine import profile_shapes
 from tests.export.conftest import NAMES, manifest_of, picture, toy_config, toy_detector
 from tests.export.test_runtime import assert_same
 
+pytestmark = pytest.mark.integration
+
 FIXED = ExportSettings(size_hw=(160, 224), batch=1)
 
 

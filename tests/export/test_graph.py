@@ -10,6 +10,7 @@ from cora.export.graph import COMPETES, DetectorGraph, FixedVocabularyGraph, cla
 from cora.export.suppression import kept_boxes
 from cora.regions import FastAlignment
 from tests.export.conftest import NAMES, manifest_of, picture, toy_config, toy_detector
+from tests.tolerances import assert_near
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -31,8 +32,8 @@ def test_graph_is_the_detector(tmp_path: Path, anchors: str, exact_boxes: int, a
         expected = plain_detector(detector, manifest)(batch, vocabulary)
     assert boxes.shape == (2, 12, 4)
     assert scores.shape == (2, 12, 5)  # the distractors' scores are cut off outside
-    torch.testing.assert_close(boxes, expected.boxes_cxcywh, rtol=0, atol=1e-5)
-    torch.testing.assert_close(scores[..., :3], expected.scores, rtol=1e-4, atol=1e-6)
+    assert_near(boxes, expected.boxes_cxcywh)
+    assert_near(scores[..., :3], expected.scores)
 
 
 def test_a_fixed_vocabulary_gives_the_scores_of_its_classes(toy: Detector) -> None:

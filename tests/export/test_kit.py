@@ -19,6 +19,8 @@ from cora.export.backends import Arrays
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import write_openvino
 
+pytestmark = pytest.mark.integration
+
 PHOTOS = 6
 
 

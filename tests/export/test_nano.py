@@ -18,7 +18,10 @@ from cora.export.openvino_file import write_openvino
 from cora.export.suppression import kept_boxes
 from tests.export.conftest import manifest_of
 from tests.export.test_runtime import assert_same
+from tests.tolerances import assert_near
 from tests.toy_nano import NAMES, nano_config, picture, toy_nano
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +48,8 @@ def test_graph_is_the_detector(tmp_path: Path, looks: int, exact_boxes: int) -> 
     with torch.no_grad():
         boxes, scores = graph(batch.pixels, torch.tensor(batch.sizes), *class_inputs(vocabulary))
         expected = plain_detector(detector, manifest)(batch, vocabulary)
-    torch.testing.assert_close(boxes, expected.boxes_cxcywh, rtol=0, atol=1e-5)
-    torch.testing.assert_close(scores[..., :3], expected.scores, rtol=1e-4, atol=1e-6)
+    assert_near(boxes, expected.boxes_cxcywh)
+    assert_near(scores[..., :3], expected.scores)
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])

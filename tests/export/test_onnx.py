@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -16,6 +15,9 @@ from cora.export.onnx_file import OPSET, read_onnx_manifest, write_manifest
 from cora.export.openvino_file import companions, write_openvino
 from tests.export.conftest import NAMES, manifest_of, picture
 from tests.export.test_runtime import assert_same
+
+pytestmark = pytest.mark.integration
+onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,9 @@ from cora.export.program import input_names
 from cora.export.suppression import kept_boxes
 from cora.regions import Vocabulary
 from tests.export.conftest import NAMES, manifest_of, picture, toy_detector
+from tests.tolerances import assert_near
+
+pytestmark = pytest.mark.integration
 
 
 class Eager:
@@ -50,7 +53,7 @@ def exported(detector: Detector, vocabulary: Vocabulary | None = None, **setting
 def assert_same(found: Any, expected: Any) -> None:
     assert len(found) == len(expected) > 0
     assert found.names == expected.names
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
+    assert_near(found.scores, expected.scores)
     torch.testing.assert_close(found.boxes_xyxy_px, expected.boxes_xyxy_px, rtol=1e-4, atol=0.01)
     assert found.image_size == expected.image_size
 

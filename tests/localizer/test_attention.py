@@ -7,6 +7,7 @@ import torch
 
 from cora.localizer import attention
 from cora.localizer.attention import attend
+from tests.tolerances import assert_near
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -24,7 +25,7 @@ def test_blocks_are_the_whole(queries: int, keys: int, width: int, masked: bool)
     wanted = attend(query.float(), key.float(), value.float(), visible=visible, dropout=0.0)
     assert found.dtype == torch.bfloat16
     assert found.shape == (2, queries, 3 * width)
-    torch.testing.assert_close(found.float(), wanted, rtol=0.02, atol=0.03)
+    assert_near(found.float(), wanted, computed_in=torch.bfloat16)
 
 
 def test_a_key_that_is_not_visible_is_not_looked_at() -> None:

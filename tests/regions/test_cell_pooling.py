@@ -10,6 +10,7 @@ from cora.regions.cell_pooling import cell_map, cell_pooling
 from cora.regions.roi_align import roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
+from tests.tolerances import assert_near
 from tests.toy_nano import toy_tower
 
 
@@ -78,15 +79,15 @@ def test_roi_align_is_torchvisions(height: int, width: int, bins: int) -> None:
 def test_boxes_in_lists_and_in_a_batch(tower: TimmTower) -> None:
     prompt = 0.1 * torch.randn(tower.prompt_shape)
     batch = embed(tower, boxes(), prompt)
-    torch.testing.assert_close(embed(tower, list(boxes()), prompt), batch, rtol=1e-4, atol=1e-5)
+    assert_near(embed(tower, list(boxes()), prompt), batch)
     uneven = embed(tower, [boxes()[0, :2], boxes()[1]], prompt)
-    torch.testing.assert_close(uneven, torch.cat([batch[:2], batch[5:]]), rtol=1e-4, atol=1e-5)
+    assert_near(uneven, torch.cat([batch[:2], batch[5:]]))
     none = embed(tower, [boxes()[0, :0], boxes()[1, :0]], prompt)
     assert none.shape == (0, tower.embed_dim)
     half = embed(tower, [boxes()[0], boxes()[1, :0]], prompt)
-    torch.testing.assert_close(half, batch[:5], rtol=1e-4, atol=1e-5)
+    assert_near(half, batch[:5])
     many = embed(tower, boxes().repeat(1, 60, 1), prompt)  # more than one chunk
-    torch.testing.assert_close(many.view(2, 60, 5, -1)[:, 59].flatten(0, 1), batch, rtol=1e-4, atol=1e-5)
+    assert_near(many.view(2, 60, 5, -1)[:, 59].flatten(0, 1), batch)
     with pytest.raises(ValueError, match="expected boxes for 2 images, got 1"):
         embed(tower, boxes()[:1], prompt)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from cora.regions import AlignmentFit, FastAlignment
 from cora.regions.fast_alignment import features
+from tests.tolerances import assert_near
 
 WIDTH = 16
 
@@ -30,7 +31,7 @@ def drawn(seed: int = 1, size: float = 0.05) -> FastAlignment:
 
 def test_at_the_start_it_changes_nothing() -> None:
     fast, boxes = regions(50)
-    torch.testing.assert_close(FastAlignment(embed_dim=WIDTH)(fast, boxes), fast, rtol=0, atol=1e-6)
+    assert_near(FastAlignment(embed_dim=WIDTH)(fast, boxes), fast)
 
 
 def test_it_is_never_trained_by_descent() -> None:
@@ -84,7 +85,7 @@ def test_results_are_unit_and_finite_for_any_box(seed: int, tiny: bool) -> None:
     if tiny:
         boxes = boxes * torch.tensor([1.0, 1.0, 0.0, 0.0])
     moved = drawn(seed)(fast, boxes)
-    torch.testing.assert_close(moved.norm(dim=-1), torch.ones(8), rtol=0, atol=1e-5)
+    assert_near(moved.norm(dim=-1), torch.ones(8))
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (0,), (5,)])

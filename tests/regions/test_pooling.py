@@ -13,6 +13,7 @@ from cora.regions import RegionClassifier, RegionPrompt, exact_pooling, fast_poo
 from cora.regions.pooling import _align_by_products
 from cora.structures import FeatureMap
 from cora.towers import ResNetTower, TowerConfig, build_towers
+from tests.tolerances import assert_near
 
 CONFIG = TowerConfig(
     layers=(1, 1, 1, 1), width=8, image_size=96, embed_dim=32, text_width=32, text_heads=1, text_layers=1
@@ -182,4 +183,4 @@ def test_align_by_products_is_roi_align(seed: int, bins: int, regions: int) -> N
     images = torch.randint(0, 2, (regions, 1), generator=generator).float()
     rois = torch.cat([images, low, high], dim=1)
     expected = roi_align(features, rois, (bins, bins), aligned=True)
-    torch.testing.assert_close(_align_by_products(features, rois, bins=bins), expected, rtol=1e-4, atol=1e-5)
+    assert_near(_align_by_products(features, rois, bins=bins), expected)

@@ -19,6 +19,8 @@ from cora.retrieval.manifest import MANIFEST
 from tests.detector.conftest import tiny_detector
 from tests.retrieval.conftest import write_picture
 
+pytestmark = pytest.mark.integration
+
 OPTIONS = ("--score", "0", "--device", "cpu")
 
 

@@ -18,6 +18,8 @@ from cora.retrieval.store import PictureFile
 from tests.detector.conftest import tiny_detector
 from tests.retrieval.conftest import regions, write_picture
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = RegionSettings(score=0, nms_iou=1, max_regions=5)
 
 

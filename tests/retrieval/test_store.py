@@ -17,6 +17,8 @@ from cora.retrieval.regions import Regions
 from cora.retrieval.store import PictureFile, RegionStore
 from tests.retrieval.conftest import WIDTH, manifest, regions
 
+pytestmark = pytest.mark.integration
+
 
 def put(store: RegionStore, content: str, *files: str, seed: int = 0, count: int = 3) -> Regions:
     found = regions(seed, count)

@@ -20,6 +20,8 @@ from cora.retrieval.store import RegionStore
 from cora.retrieval.update import UpdateReport, content_hash, list_pictures, only_writer, update
 from tests.retrieval.conftest import Finder, regions, write_picture
 
+pytestmark = pytest.mark.integration
+
 
 def state(store: RegionStore) -> dict[str, list[tuple[float, ...]]]:
     """File -> its boxes: all that an index knows, in an order of its own."""

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
 import cora
-from cora.detector import Detector, DetectorConfig
+from cora.detector import Detector
 from cora.images import PreprocessConfig
-from cora.localizer import LocalizerConfig
 from cora.service.app import create_app
 from cora.service.limits import Limits
 from cora.service.service import Service
 from cora.service.worker import CallJob
-from cora.towers import TowerConfig
+from tests import toys
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -36,29 +34,8 @@ def nano() -> Detector:
 @pytest.fixture(scope="session")
 def tiny() -> Detector:
     """A whole detector of toy size with random weights: a pass takes milliseconds."""
-    torch.manual_seed(0)
-    tower = TowerConfig(
-        layers=(1, 1, 1, 1),
-        width=8,
-        image_size=64,
-        embed_dim=16,
-        text_width=16,
-        text_heads=2,
-        text_layers=1,
-        templates="plain",
-    )
-    localizer = LocalizerConfig(
-        c3_channels=128, embed_dim=16, dim=16, heads=2, ff=16, enc_layers=1, dec_layers=1, num_queries=20
-    )
-    preprocess = PreprocessConfig(short_side=64, long_side=96)
-    detector = Detector.build(DetectorConfig(tower=tower, localizer=localizer, preprocess=preprocess)).eval()
-    with torch.no_grad():
-        for name, value in detector.named_parameters():
-            if name.endswith("bn3.weight"):  # zero in a fresh tower: all pictures would look the same
-                value.fill_(1.0)
-            if "box_heads" in name or name.startswith("localizer.objectness_head"):
-                value.normal_(0, 0.3)  # zero in a fresh localizer: all boxes would be anchors
-    return detector
+    config = toys.toy_config(preprocess=PreprocessConfig(short_side=64, long_side=96))
+    return toys.toy_detector(config, residual=1.0, heads=0.3)
 
 
 def make_service(detector: Detector, *, index: Any = None, max_batch: int = 8, **limits: Any) -> Service:
@@ -91,7 +68,7 @@ def busy(service: Service) -> Iterator[threading.Event]:
         go.set()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

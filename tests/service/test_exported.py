@@ -14,6 +14,8 @@ from cora.detector import Detector
 from cora.export import ExportSettings, export_detector
 from tests.service.conftest import EXAMPLES, make_app, make_service, upload
 
+pytestmark = pytest.mark.integration
+
 NAMES = ["cat", "dog"]
 SCORE = 0.01
 

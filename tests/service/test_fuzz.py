@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from tests.service.conftest import image_file, make_app, make_service
 STATUSES = {200, 400, 404, 405, 413, 415, 422}
 PNG = base64.b64encode(image_file((9, 7))).decode()
 SEEN: Counter[int] = Counter()
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,8 @@ def test_paths(client: TestClient, method: str, path: str) -> None:
 
 
 def test_what_the_description_allows(client: TestClient) -> None:
+    import schemathesis
+
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
 
     for operation in schema.get_all_operations():

@@ -1,13 +1,14 @@
 """The page in a real browser: a real upload, boxes that follow the slider, the keyboard, a phone."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cora.detector import Detector
 from cora.draw import class_colour, text_colour
@@ -15,16 +16,20 @@ from cora.retrieval import RegionIndex, RegionSettings
 from cora.service.service import Service
 from tests.service.conftest import EXAMPLES, busy, live, make_app, make_service
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
 
 TOKEN = "correct-horse-battery"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         yield launched
         launched.close()
 

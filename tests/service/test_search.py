@@ -16,6 +16,8 @@ from cora.detector import Detector
 from cora.retrieval import RegionIndex, RegionSettings
 from tests.service.conftest import EXAMPLES, make_app, make_service
 
+pytestmark = pytest.mark.integration
+
 CAT = (EXAMPLES / "cat.jpg").read_bytes()
 
 

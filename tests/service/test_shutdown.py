@@ -17,6 +17,8 @@ from cora.apps.cli import main
 from cora.detector import Detector
 from tests.service.conftest import image_file, upload, wait_until
 
+pytestmark = pytest.mark.integration
+
 
 @contextmanager
 def serving(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:

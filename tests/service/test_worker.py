@@ -14,6 +14,7 @@ from cora.service.pictures import Picture, shrink
 from cora.service.refusal import RefusedError
 from cora.service.vocabularies import VocabularyCache
 from cora.service.worker import CallJob, DetectJob, ModelWorker, Query
+from tests.tolerances import assert_near
 
 CAT = Query(classes=("cat", "dog"), score=0.0)
 CUP = Query(classes=("cup",), score=0.0)
@@ -64,7 +65,7 @@ def test_answers_do_not_depend_on_the_company(tiny: Detector) -> None:
         assert found.names == expected.names
         assert found.image_size == picture.size_hw
         assert found.image is None
-        torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+        assert_near(found.scores, expected.scores)
         torch.testing.assert_close(found.boxes_xyxy_px, expected.boxes_xyxy_px, atol=1e-2, rtol=1e-4)
 
 

@@ -9,15 +9,14 @@ import torch
 from PIL import Image
 
 from cora.data.coco import CocoDataset
-from cora.detector import Detector, DetectorConfig
+from cora.detector import Detector
 from cora.images import PreprocessConfig, Preprocessor
-from cora.localizer import LocalizerConfig
 from cora.regions import VocabularyEncoder
 from cora.study.build import FrozenPart
 from cora.study.config import ModelPart, StudyConfig, TowerPart, TrainPart
-from cora.towers import TowerConfig
 from cora.towers.surgery import ResNetSurgery
 from cora.towers.vit_tower import build_vit
+from tests import toys
 
 COLOURS = {"red square": (200, 30, 30), "green square": (30, 180, 40), "blue square": (30, 40, 200)}
 TEXT = {"context_length": 12, "vocab_size": 600, "width": 16, "heads": 2, "layers": 1}
@@ -31,16 +30,12 @@ CONFIG = StudyConfig(
 
 @pytest.fixture
 def detector() -> Detector:
-    torch.manual_seed(0)
-    tower = TowerConfig(
-        layers=(1, 1, 1, 2), width=4, image_size=64, embed_dim=16, text_width=16, text_heads=2, text_layers=1,
-        context_length=12, vocab_size=600, templates="plain",
-    )  # fmt: skip
-    localizer = LocalizerConfig(
-        c3_channels=64, embed_dim=16, dim=16, heads=2, ff=16, enc_layers=1, dec_layers=1, num_queries=12, dropout=0.0
+    config = toys.toy_config(
+        tower={"layers": (1, 1, 1, 2), "width": 4, "context_length": 12, "vocab_size": 600},
+        localizer={"num_queries": 12, "dropout": 0.0},
+        preprocess=PreprocessConfig(short_side=64, long_side=128),
     )
-    preprocess = PreprocessConfig(short_side=64, long_side=128)
-    return Detector.build(DetectorConfig(tower=tower, localizer=localizer, preprocess=preprocess)).eval()
+    return toys.toy_detector(config)
 
 
 @pytest.fixture(params=["resnet", "vit"])

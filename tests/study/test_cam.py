@@ -11,6 +11,7 @@ from cora.structures import ImageBatch
 from cora.study.build import FrozenPart
 from cora.study.cam import CamTower, empty_prompt, feature_surgery, to_maps, upsample
 from cora.study.train import cam_tower_of
+from tests.tolerances import assert_near
 
 NAMES = ("red square", "green square", "blue square")
 many = settings(max_examples=25, deadline=None)
@@ -25,9 +26,9 @@ def unit(*shape: int, seed: int) -> Tensor:
 def test_what_classes_share_is_gone(seed: int, classes: int, patches: int) -> None:
     tokens, texts = unit(2, 1 + patches, 8, seed=seed), unit(classes, 8, seed=seed + 1)
     found = feature_surgery(tokens, texts)
-    torch.testing.assert_close(found.sum(dim=-1), torch.zeros(2, 1 + patches), atol=1e-5, rtol=0)
+    assert_near(found.sum(dim=-1), torch.zeros(2, 1 + patches))
     same = feature_surgery(tokens, texts[:1].expand(classes, -1))
-    torch.testing.assert_close(same, torch.zeros_like(same), atol=1e-6, rtol=0)
+    assert_near(same, torch.zeros_like(same))
 
 
 @many

@@ -10,6 +10,7 @@ from cora.study.build import build_model
 from cora.study.cam import FrozenMaps
 from cora.study.config import ModelPart
 from cora.study.model import StudyModel, cell_centres
+from tests.tolerances import assert_near
 
 PART = ModelPart(cam_resolution=(5, 7), image_channels=16, hidden=8)
 
@@ -51,7 +52,7 @@ def test_sides_are_left_top_right_bottom() -> None:
         moved = cxcywh_to_xyxy(head.boxes(logits)) - plain
         others = [other for other in range(4) if other != side]
         assert bool((sign * moved[..., side] > 0).all())
-        torch.testing.assert_close(moved[..., others], torch.zeros(5, 7, 3), atol=1e-6, rtol=0)
+        assert_near(moved[..., others], torch.zeros(5, 7, 3))
 
 
 def test_training_begins_near_boxes_of_the_prior_size() -> None:
@@ -75,14 +76,14 @@ def test_a_class_does_not_see_the_others() -> None:
     turned = model(pixels, FrozenMaps(cams=maps.cams[:, order], features=maps.features))
     torch.testing.assert_close(turned, whole[:, order])
     alone = model(pixels[1:], FrozenMaps(cams=maps.cams[1:, :1], features=maps.features[1:]))
-    torch.testing.assert_close(alone, whole[1:, :1], atol=1e-5, rtol=1e-5)
+    assert_near(alone, whole[1:, :1])
 
 
 def test_chosen_classes_are_those_of_the_whole() -> None:
     model, (pixels, maps) = make(), inputs()
     rows, classes = torch.tensor([1, 0, 1]), torch.tensor([2, 2, 0])
     found = model.of_classes(pixels, maps, rows, classes)
-    torch.testing.assert_close(found, model(pixels, maps)[rows, classes], atol=1e-5, rtol=1e-5)
+    assert_near(found, model(pixels, maps)[rows, classes])
 
 
 def test_the_map_of_a_class_counts() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from cora.structures import ImageBatch
 from cora.towers import ResNetTower, TowerConfig, build_towers
 from cora.towers.folding import fold_batch_norms, inference_dtype
+from tests.tolerances import assert_near
 
 CONFIG = TowerConfig(
     layers=(1, 2, 1, 1), width=8, image_size=64, embed_dim=16, text_width=16, text_heads=1, text_layers=1
@@ -39,7 +40,7 @@ def test_folding_changes_rounding_only(tower: ResNetTower, batch: ImageBatch) ->
     folded = tower.for_inference(torch.float32)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     for mine, its in zip(tower.features(batch), folded.features(batch), strict=True):
-        torch.testing.assert_close(its.features, mine.features, rtol=1e-4, atol=1e-5)
+        assert_near(its.features, mine.features)
         assert torch.equal(its.mask, mine.mask)
 
 

@@ -9,6 +9,7 @@ from cora.boxes import batched_iou
 from cora.structures import ImageBatch
 from cora.towers import TimmTower
 from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, WITNESSES, TowerMap, build_backbone, seen_in
+from tests.tolerances import assert_near
 from tests.toy_nano import toy_tower
 
 
@@ -45,7 +46,7 @@ def test_folding_changes_rounding_only(tower: TimmTower) -> None:
     mine, its = tower.features(batch())[0].features, folded.features(batch())[0].features
     assert (mine - its).norm() < 1e-5 * mine.norm()
     cells = torch.randn(3, tower.deep_channels, 3, 3)
-    torch.testing.assert_close(folded.head(cells), tower.head(cells), rtol=1e-4, atol=1e-5)
+    assert_near(folded.head(cells), tower.head(cells))
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
 
 

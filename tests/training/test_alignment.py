@@ -152,6 +152,7 @@ def folder(detector: Detector, photos: list[Image.Image], tmp_path: Path) -> Pat
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command_fits_measures_and_writes(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

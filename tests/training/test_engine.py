@@ -14,6 +14,8 @@ from cora.errors import MissingExtraError, TrainingError
 from cora.training.engine import Engine, check_shared_folder, launch
 from tests.training import two_processes
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:

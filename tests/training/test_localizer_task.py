@@ -186,6 +186,7 @@ def test_no_boxes_still_teach_that_there_is_nothing(detector: Detector, vocabula
     assert loss > 0
 
 
+@pytest.mark.slow
 def test_learns_two_pictures_by_heart(detector: Detector, vocabulary: Vocabulary) -> None:
     inputs = batch()
     task = LocalizerTask(

@@ -17,6 +17,7 @@ from cora.training.ema import Ema, trainable_state
 from cora.training.engine import Engine
 from cora.training.loop import BEST, LAST, METRICS, NON_FINITE, TrainResult, train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
+from tests.tolerances import assert_near
 from tests.training import two_processes
 from tests.training.toy_run import BATCHES, Batches, Regression, run
 
@@ -123,6 +124,7 @@ def test_the_signal_handler_is_put_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.integration
 def test_a_run_killed_at_any_moment_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", Batches(), checkpoint_steps=3, best="noise")
     root = Path(__file__).resolve().parents[2]
@@ -167,7 +169,7 @@ def plain(folder: Path, batches: Any, **options: Any) -> dict[str, Tensor]:
 def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
     whole, halves = plain(tmp_path / "whole", Batches()), plain(tmp_path / "halves", Halves(), accumulate=2)
     for name, tensor in whole.items():
-        torch.testing.assert_close(halves[name], tensor, rtol=1e-5, atol=1e-6)
+        assert_near(halves[name], tensor)
     lines = [
         [json.loads(line) for line in (tmp_path / name / METRICS).read_text().splitlines()]
         for name in ("whole", "halves")

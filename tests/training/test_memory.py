@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -60,6 +61,7 @@ def peak_bytes(task: LocalizerTask) -> int:
     return most
 
 
+@pytest.mark.slow
 def test_frozen_towers_and_recomputed_layers_halve_the_peak(tmp_path: Path) -> None:
     kept = peak_bytes(task(TrainedTower, tmp_path, recompute=False))
     frozen = peak_bytes(task(LocalizerTask, tmp_path, recompute=False))

@@ -15,16 +15,15 @@ from torch.optim import SGD, Optimizer
 
 from cora.data.feature_cache import CachedItem, collate_features
 from cora.data.loader import EpochLoader
-from cora.detector import Detector, DetectorConfig
-from cora.localizer import LocalizerConfig
+from cora.detector import Detector
 from cora.regions import Vocabulary
 from cora.structures import Targets
-from cora.towers import TowerConfig
 from cora.training.ema import Ema, trainable_state
 from cora.training.engine import Engine
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.loop import TrainResult, train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
+from tests import toys
 
 #: Items of a global batch; processes share them.
 BATCH = 4
@@ -79,12 +78,11 @@ class Maps:
 
 
 def localizer_task(cache_dir: Path) -> LocalizerTask:
-    sizes = {"image_size": 64, "embed_dim": 16, "text_width": 16, "text_heads": 2, "text_layers": 1}
-    tower = TowerConfig(layers=(1, 1, 1, 1), width=4, context_length=8, vocab_size=600, templates="plain", **sizes)
-    localizer = LocalizerConfig(
-        c3_channels=64, embed_dim=16, dim=16, heads=2, ff=16, enc_layers=1, dec_layers=2, num_queries=12, dropout=0.0
+    config = toys.toy_config(
+        tower={"width": 4, "context_length": 8, "vocab_size": 600},
+        localizer={"dec_layers": 2, "num_queries": 12, "dropout": 0.0},
     )
-    detector = Detector.build(DetectorConfig(tower=tower, localizer=localizer), cache_dir=cache_dir)
+    detector = Detector.build(config, cache_dir=cache_dir)
     names = tuple(f"class {i}" for i in range(5))
     vocabulary = Vocabulary(names, nn.functional.normalize(torch.randn(5, 16), dim=-1))
     return LocalizerTask(detector=detector, vocabulary=vocabulary, config=LocalizerTaskConfig(class_dropout=0.5))

@@ -272,6 +272,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
+@pytest.mark.integration
 def test_ctrl_c_leaves_finished_files(folder: Path) -> None:
     count = 120
     make_clip(Path("a.mp4"), times=[STEP * n for n in range(count)], pictures=[scene(n % 20) for n in range(count)])

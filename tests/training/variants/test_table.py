@@ -63,6 +63,7 @@ def test_all_that_may_learn_does_and_the_rest_stays_bit_identical(
 
 
 @pytest.mark.parametrize("name", ["region proposals", "conditional", "end-to-end", "oracle", "top 2"])
+@pytest.mark.slow
 def test_learns_by_heart(name: str, detector: Detector, vocabulary: Vocabulary) -> None:
     # Without class dropout: with so few boxes its copies sometimes match none, and losses jump.
     config = replace(CONFIG, class_dropout=0.0)
