@@ -10,8 +10,8 @@ import cora
 from cora.apps.cli import main
 from cora.apps.tile_options import set_short_side
 from cora.detector import Detector
-from cora.detector.tiling import Tiles
 from cora.errors import CoraError
+from cora.predictor.tiling import Tiles
 from tests.evaluation.coco_data import ground_truth, write_folder
 
 DETECT = ("detect", "photos/white.jpg", "--classes", "cat")

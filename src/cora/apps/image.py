@@ -15,12 +15,10 @@ from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import set_short_side
-from cora.detector.exemplars import Exemplars
-from cora.detector.inference import score_of
-from cora.detector.tiling import Tiles
 from cora.errors import ImageError, VocabularyError
 from cora.files import write_json, write_picture
 from cora.images import read_image
+from cora.predictor import Exemplars, Tiles
 from cora.regions.vocabulary import Vocabulary
 from cora.structures import Detections
 
@@ -94,7 +92,7 @@ def detect(
     if exemplars:
         looked_for = detector.vocabulary(names, distractors=others, exemplars=exemplars)
         names = looked_for.names
-    least = score_of(detector, score)
+    least = detector.config.postprocess.score_threshold if score is None else score
     tell_distractors(detector, names, others)
 
     results: list[_Found] = []

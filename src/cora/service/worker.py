@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
+from cora.predictor import Predictor
 from cora.service.memory import give_back
 from cora.service.pictures import Picture
 from cora.service.refusal import RefusedError
@@ -103,7 +104,7 @@ class ModelWorker:
     def __init__(
         self,
         *,
-        detector: Detector,
+        detector: Predictor | Detector,
         max_batch: int = 8,
         gather_s: float = 0.004,
         on_batch: Callable[[int, float], None] = lambda pictures, seconds: None,
@@ -111,8 +112,8 @@ class ModelWorker:
     ) -> None:
         self.max_batch = max_batch
         self.gather_s = gather_s
-        self._detector = detector
-        self._vocabularies = VocabularyCache(detector=detector)
+        self._detector = Predictor.of(detector)
+        self._vocabularies = VocabularyCache(detector=self._detector)
         self._on_batch = on_batch
         self._tidy = tidy
         self._passes = 0

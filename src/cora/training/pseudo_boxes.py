@@ -26,6 +26,7 @@ from cora.detector import Detector
 from cora.errors import DataError, ImageError, TrainingError, VocabularyError
 from cora.files import write_json
 from cora.names import name_key, names_without
+from cora.predictor import Predictor
 from cora.structures import Detections
 
 _DECIMALS = 2
@@ -94,8 +95,8 @@ class DetectorTeacher:
             single noun from claiming every object of its photo.
     """
 
-    def __init__(self, *, detector: Detector, model: str, distractors: Sequence[str] | None = None) -> None:
-        self.detector, self.model, self._distractors = detector, model, distractors
+    def __init__(self, *, detector: Predictor | Detector, model: str, distractors: Sequence[str] | None = None) -> None:
+        self.detector, self.model, self._distractors = Predictor.of(detector), model, distractors
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
         """The detector's boxes of the photo's names; see `Teacher`."""
