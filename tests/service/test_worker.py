@@ -150,7 +150,7 @@ def test_models_with_fixed_names(tiny: Detector) -> None:
 
 
 def test_vocabularies_are_kept_while_in_use(tiny: Detector) -> None:
-    cache = VocabularyCache(detector=tiny, max_names=6)
+    cache = VocabularyCache(detector=Predictor(tiny), max_names=6)
     first = cache.get(("cat", "dog"), ())
     assert cache.get(("cat", "dog"), ()) is first
     assert cache.get(("cat", "dog"), ("tree",)) is not first

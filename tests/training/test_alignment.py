@@ -23,7 +23,7 @@ from cora.retrieval.identity import model_identity
 from cora.training import alignment
 from cora.training.alignment import cosine_to_exact, fit_alignment
 from tests.detector.conftest import tiny_detector
-from tests.detector.test_inference import NAMES, picture, postprocessing
+from tests.predictor.test_inference import NAMES, picture, postprocessing
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def detect(
     short_side: int | None = None,
     exemplars: Exemplars | None = None,
     text_model: str | None = None,
+    class_agnostic: bool = False,
 ) -> int:
     """Detect, print and write; everything that can be checked is checked before the first picture is written.
 
@@ -65,6 +66,7 @@ def detect(
         short_side: length in pixels that the shorter side of pictures is resized to; None for the model's.
         exemplars: pictures of classes, by name.
         text_model: name or path of the model whose text tower embeds names for an exported file.
+        class_agnostic: suppress between classes, too.
 
     Returns:
         Exit code: 0, or 1 if some pictures of several could not be read.
@@ -112,7 +114,9 @@ def detect(
                 report(progress.console, str(error))
                 failures += 1
                 continue
-            detections = detector.predict(image, looked_for, score=least, distractors=others, tiles=tiles)
+            detections = detector.predict(
+                image, looked_for, score=least, distractors=others, tiles=tiles, class_agnostic=class_agnostic
+            )
             write_picture(targets[path], detections.draw(image, fill=fill))
             # Thousands of results may be kept; the pictures that they refer to may not.
             results.append(_Found(path, replace(detections, image=None)))

@@ -233,4 +233,4 @@ def _unknown(function: str, name: str, known: Sequence[str]) -> str:
         hint = f"use {_ELSEWHERE[word]}"
     else:
         hint = f"use {close[0]!r}" if close else "leave it out"
-    return f"{function}: expected one of its options ({', '.join(known)}), got {name!r}; {hint}"
+    return f"{function}: expected an option that it has, got {name!r}; {hint} (it has {', '.join(known)})"

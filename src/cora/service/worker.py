@@ -44,6 +44,7 @@ class Query:
         distractors: names that compete with them; None for the model's own.
         nms_iou: per-class suppression threshold; None for the model's own.
         max_detections: boxes kept of a picture; None for the model's own.
+        class_agnostic: suppress between classes, too.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +52,7 @@ class Query:
     distractors: tuple[str, ...] | None = None
     nms_iou: float | None = None
     max_detections: int | None = None
+    class_agnostic: bool = False
 
 
 @dataclass(eq=False)
@@ -235,6 +237,7 @@ class ModelWorker:
             score=query.score,
             nms_iou=query.nms_iou,
             max_detections=query.max_detections,
+            class_agnostic=query.class_agnostic,
             batch_size=len(jobs),
         )
         self._on_batch(len(jobs), time.perf_counter() - start)
