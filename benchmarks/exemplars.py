@@ -9,10 +9,10 @@ pixels or more). Three kinds of vocabulary:
   alone   every class by pictures;
   mixed   a random quarter of the classes by pictures, the others by words; right names of both parts, and how often a
           class by pictures was named beside how often that is true: a way that lets them claim everything is no use;
-  both    every class by words and pictures, these counting a quarter (as in `cora.detector.exemplars`) or a half.
+  both    every class by words and pictures, these counting a quarter (as in `cora.predictor.exemplars`) or a half.
 
 The ways: words (no pictures), as it is (the unit mean of the exemplars), centred (the mean of all regions of the first
-half subtracted, that of the names added), in words (what `cora.detector.exemplars` does).
+half subtracted, that of the names added), in words (what `cora.predictor.exemplars` does).
 
 Last, one thing instead of a class: each of up to 300 boxes is a class by itself beside all classes by words; what must
 be found is the box in the photo, and no box of another photo. Its exemplar is the box cut out of the photo ("cut out"),
@@ -34,8 +34,8 @@ from torch.nn import functional as F
 import cora
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
-from cora.detector.exemplars import PICTURE_SHARE, embed_region, in_words
 from cora.evaluation.bootstrap import estimate, resample_counts
+from cora.predictor.exemplars import PICTURE_SHARE, embed_region, in_words
 from cora.regions.everyday import EVERYDAY_NAMES
 
 LEAST_SIDE_PX, THINGS, SWITCHED_OFF = 24, 300, -9.0
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    detector = cora.load(arguments.model)
+    detector = cora.load(arguments.model).detector
     dataset = CocoDataset(annotations=arguments.annotations, images=arguments.images)
     with torch.no_grad():
         boxes = embed(detector, dataset, arguments.photos or len(dataset))

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first photos")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    detector = cora.load(arguments.model)
+    detector = cora.load(arguments.model).detector
     detector.precision = "float32"
     size = None if arguments.size is None else (arguments.size[0], arguments.size[1])
     settings = ExportSettings(size_hw=size, batch=None if size is None else 1, exact_boxes=arguments.exact_boxes)

@@ -52,7 +52,9 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    detector = cora.load("nano") if arguments.model == "nano" else new_detector(arguments.model, pretrained=None)
+    detector = (
+        cora.load("nano").detector if arguments.model == "nano" else new_detector(arguments.model, pretrained=None)
+    )
     embeddings = torch.nn.functional.normalize(torch.randn(CLASSES, detector.image_tower.embed_dim), dim=-1)
     vocabulary = Vocabulary(tuple(map(str, range(CLASSES))), embeddings)
     config = LocalizerTaskConfig(class_dropout=0.0, activation_checkpointing=arguments.checkpointing)

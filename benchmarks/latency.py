@@ -58,10 +58,10 @@ import cora
 from cora.compress.prune_measure import count_gmac
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
-from cora.detector.inference import scoring_all_boxes
-from cora.detector.postprocess import combine_scores
+from cora.detector.postprocess import combine_scores, suppress
 from cora.detector.presets import new_detector
 from cora.images import read_image
+from cora.predictor import at_precision, scoring_all_boxes
 from cora.regions import Vocabulary
 from cora.regions.pooling import _rois
 from cora.structures import FeatureMap
@@ -117,7 +117,7 @@ class PublishedDetector(Detector):
 def in_way(detector: Detector, way: str) -> Detector:
     """A view of the detector that works in one of the three ways."""
     if way == DEFAULT:
-        return detector.at_precision(detector.precision)
+        return at_precision(detector, detector.precision)
     view = scoring_all_boxes(detector)
     if way == PUBLISHED:
         view = copy.copy(view)
@@ -132,7 +132,7 @@ def ways_of(model: str) -> tuple[str, ...]:
 
 def build(model: str) -> Detector:
     if model == "nano":
-        return cora.load("nano")
+        return cora.load("nano").detector
     torch.manual_seed(0)
     detector = new_detector(model, pretrained=None).eval()
     detector.precision = "auto"
@@ -211,8 +211,7 @@ def run_once(detector: Detector, file: Path, batch_size: int, vocabulary: Vocabu
             probabilities = detector.classify_best(c3, projected, boxes, objectness, vocabulary, SCORE)
         with stages.stage("NMS"):
             scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
-            output = type("Output", (), {"boxes_cxcywh": boxes, "scores": scores})
-            detector.postprocess(output, batch.original_sizes, score=SCORE)  # type: ignore[arg-type]
+            suppress(boxes, scores, batch.original_sizes, detector.config.postprocess, score=SCORE)
     stages.finish()
 
 
@@ -341,7 +340,7 @@ def machine(threads: int) -> str:
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    dtype = "bfloat16" if build("nano").at_precision("auto").image_tower.dtype == torch.bfloat16 else "float32"
+    dtype = "bfloat16" if at_precision(build("nano"), "auto").image_tower.dtype == torch.bfloat16 else "float32"
     return f"{name}, threads: {threads}, torch {torch.__version__}, default way in {dtype}"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import cora
 from cora.compress.quantize_check import Contender, compare
-from cora.detector.inference import PredictOptions
+from cora.predictor import PredictOptions, Predictor, at_precision
 from cora.towers.folding import inference_dtype
 
 #: Of an evaluation: nothing is left out because a user would not see it.
@@ -46,9 +46,9 @@ def rounding(kit: Path, photos: int = 20) -> dict[str, dict[str, float]]:
     from cora.data.read import read_dataset
 
     dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")
-    plain = cora.load("nano").at_precision("float32")
-    halves = plain.at_precision("bfloat16")
-    vocabulary = plain.vocabulary(dataset.class_names)
+    plain = at_precision(cora.load("nano").detector, "float32")
+    halves = at_precision(plain, "bfloat16")
+    vocabulary = Predictor(plain).vocabulary(dataset.class_names)
     moved: dict[str, list[Tensor]] = defaultdict(list)
     with torch.inference_mode():
         for index in range(photos):

@@ -90,7 +90,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Measured]:
         truth=ground_truth(dataset, indices=range(count)),
         groups=class_groups(split.base, split.novel),
     )
-    detector = cora.load(arguments.model)
+    detector = cora.load(arguments.model).detector
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "stored.safetensors"
     detector.save(stored)
@@ -112,9 +112,10 @@ def make(
     from cora.data.order import subsample
     from cora.errors import ModelError
     from cora.export import ExportedDetector, load_exported
+    from cora.predictor import Predictor
 
     calibration = subsample(sorted(arguments.calibration.glob("*.jpg")), arguments.calibration_limit)
-    vocabulary = detector.vocabulary(classes, distractors=())
+    vocabulary = Predictor(detector).vocabulary(classes, distractors=())
 
     def opened(path: Path) -> ExportedDetector:
         return load_exported(path, load_text_model=lambda _: detector, threads=arguments.threads)

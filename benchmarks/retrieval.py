@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    detector = cora.load(arguments.model)
+    detector = cora.load(arguments.model).detector
     if arguments.annotations is not None:
         rank_by_words(
             detector, CocoDataset(annotations=arguments.annotations, images=arguments.photos), arguments.pictures

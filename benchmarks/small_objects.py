@@ -31,12 +31,12 @@ from cora.apps.tile_options import set_short_side
 from cora.data.class_split import known_split, read_class_split
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
-from cora.detector.tiling import Tiles
 from cora.evaluation.bootstrap import FloatArray, estimate, mean_of_known, resample_counts
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.predict import predict_dataset
 from cora.evaluation.truth import only_images, read_truth
 from cora.files import write_json
+from cora.predictor.tiling import Tiles
 
 Entries = Sequence[Mapping[str, Any]]
 #: COCO results, and seconds.

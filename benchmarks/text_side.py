@@ -86,7 +86,7 @@ def compare(
     model: str, row: Row, train: RegionEmbeddings, val: RegionEmbeddings, split: ClassSplit, seed: int
 ) -> dict[str, RegionChange]:
     """The change that a row makes to a fresh detector."""
-    detector = cora.load(model)
+    detector = cora.load(model).detector
     before = detector.vocabulary_encoder.encode(split.all).embeddings
     row(detector, train, split, seed)
     return measure_change(val, split, before, detector.vocabulary_encoder.encode(split.all).embeddings)
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each learned row (default: %(default)s)")
     arguments = parser.parse_args()
     split = read_class_split(arguments.kit / "class_split.json")
-    detector, console = cora.load(arguments.model), Console(stderr=True)
+    detector, console = cora.load(arguments.model).detector, Console(stderr=True)
     embedded = {}
     for name, file, names in (("train", "train_base.json", split.base), ("val", "val.json", split.all)):
         dataset = read_dataset(

@@ -113,7 +113,7 @@ class Ablation:
 
     def _prompted(self, model: str) -> Detector:
         """The detector with a prompt of its own, trained once for all rows."""
-        detector = cora.load(model)
+        detector = cora.load(model).detector
         resnet_of(detector.image_tower, "the ablation")
         if detector.localizer.learned_anchors is None:
             raise ModelError(f"{model}: expected a detector with learned anchors, got one that proposes them")

@@ -2,8 +2,8 @@
 
 Example:
     >>> import cora
-    >>> detector = cora.load("nano")
-    >>> detections = detector.predict("kitchen.jpg", classes=["cat", "remote control"])
+    >>> predictor = cora.load("nano")
+    >>> detections = predictor.predict("kitchen.jpg", classes=["cat", "remote control"])
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cora.detector.cora import Detector
-    from cora.detector.presets import load
+    from cora.predictor.load import load
+    from cora.predictor.predictor import Predictor
+    from cora.predictor.tiling import Tiles
     from cora.regions.vocabulary import Vocabulary
     from cora.structures import Detections
 
@@ -23,13 +25,15 @@ try:
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0.0.0"
 
-__all__ = ["Detections", "Detector", "Vocabulary", "__version__", "load"]
+__all__ = ["Detections", "Detector", "Predictor", "Tiles", "Vocabulary", "__version__", "load"]
 
 _HOME = {
     "Detections": "cora.structures",
     "Detector": "cora.detector.cora",
     "Vocabulary": "cora.regions.vocabulary",
-    "load": "cora.detector.presets",
+    "Predictor": "cora.predictor.predictor",
+    "Tiles": "cora.predictor.tiling",
+    "load": "cora.predictor.load",
 }
 
 

@@ -15,6 +15,7 @@ from cora.apps.cli import main
 from cora.detector import Detector, PostprocessConfig, load_checkpoint, presets, read_checkpoint
 from cora.detector.checkpoint import read_config
 from cora.export import load_exported
+from cora.predictor import Predictor
 from cora.regions import EVERYDAY_NAMES
 from tests.apps.conftest import FakeDetector
 from tests.export.conftest import picture, toy_config, toy_detector
@@ -128,7 +129,7 @@ class TestExports:
     @pytest.fixture
     def file(self, sure: Path) -> str:
         detector = load_checkpoint("toy.safetensors")
-        scores = detector.predict(Image.open("photos/0.png"), ["cat", "dog"], score=0.0).scores
+        scores = Predictor(detector).predict(Image.open("photos/0.png"), ["cat", "dog"], score=0.0).scores
         with_postprocess("toy.safetensors", score_threshold=round(float(scores.median()), 3), distractors="everyday")
         return "toy.safetensors"
 
@@ -139,7 +140,7 @@ class TestExports:
         postprocess = exported.config.postprocess
         assert postprocess == original.config.postprocess
         photo = Image.open("photos/0.png")
-        found, expected = exported.predict(photo, ["cat", "dog"]), original.predict(photo, ["cat", "dog"])
+        found, expected = exported.predict(photo, ["cat", "dog"]), Predictor(original).predict(photo, ["cat", "dog"])
         assert len(found) == len(expected)
         capsys.readouterr()
         assert main(["detect", "photos/0.png", "--classes", "cat, dog", "--model", "free.onnx"]) == 0

@@ -9,9 +9,8 @@ import pytest
 import cora
 from cora.apps.cli import main
 from cora.apps.tile_options import set_short_side
-from cora.detector import Detector
-from cora.detector.tiling import Tiles
 from cora.errors import CoraError
+from cora.predictor import Predictor, Tiles
 from tests.evaluation.coco_data import ground_truth, write_folder
 
 DETECT = ("detect", "photos/white.jpg", "--classes", "cat")
@@ -101,13 +100,13 @@ def annotated(tmp_path: Path) -> list[str]:
 
 @pytest.mark.integration
 def test_evaluate_with_tiles_says_so(annotated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports, given, predict = {}, [], Detector.predict
+    reports, given, predict = {}, [], Predictor.predict
 
     def seen(*args: Any, **options: Any) -> Any:
         given.append(options["tiles"])
         return predict(*args, **options)
 
-    monkeypatch.setattr(Detector, "predict", seen)
+    monkeypatch.setattr(Predictor, "predict", seen)
     for name, options in {"plain": [], "tiled": ["--tiles", "1x2", "--tile-overlap", "0.4"]}.items():
         file = tmp_path / f"{name}.json"
         assert main(["evaluate", *annotated, "--short-side", "64", *options, "--json", str(file)]) == 0

@@ -18,6 +18,7 @@ from cora.compress.prune_importance import rank_units
 from cora.compress.prune_measure import agreement, costs, detect_all
 from cora.detector import Detector
 from cora.errors import ModelError
+from cora.predictor import Predictor
 from cora.regions import FastAlignment, Vocabulary
 from tests.compress.toy_smaller import NAMES, toy_detector, toy_pictures
 
@@ -89,7 +90,7 @@ def test_every_kind_gives_a_model_file_that_detects(
     loaded.precision = "float32"
     assert Architecture.of(loaded.config) == sizes
     found = loaded.predict(pictures[0], list(vocabulary.names), score=0.0001, distractors=())
-    expected = smaller.predict(pictures[0], vocabulary, score=0.0001, distractors=())
+    expected = Predictor(smaller).predict(pictures[0], vocabulary, score=0.0001, distractors=())
     assert len(found) > 0
     assert torch.equal(found.boxes_xyxy_px, expected.boxes_xyxy_px)
 
@@ -185,7 +186,7 @@ def test_proposed_anchors_are_counted_only(tmp_path: Path, vocabulary: Vocabular
     smaller = prune(detector, sizes, importance)
     assert smaller.localizer.proposals is not None
     assert smaller.localizer.proposals.count == 5
-    assert len(smaller.predict(pictures[0], vocabulary, score=0.0001, distractors=())) <= 5 * len(vocabulary)
+    assert len(Predictor(smaller).predict(pictures[0], vocabulary, score=0.0001, distractors=())) <= 5 * len(vocabulary)
 
 
 def test_importance_does_not_depend_on_the_order_of_photos_of_one_seed(

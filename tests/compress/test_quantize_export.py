@@ -18,6 +18,7 @@ from cora.errors import ImageError, ModelError
 from cora.export import ExportSettings, load_exported
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import read_openvino_manifest, write_openvino
+from cora.predictor import Predictor
 from tests.detector.conftest import tiny_detector
 
 pytestmark = pytest.mark.integration
@@ -108,7 +109,7 @@ def test_a_weight_with_several_users_is_not_turned_round_for_one(
 
 
 def test_feeds_are_the_inputs_of_the_graph(detector: Detector, plain_onnx: Path) -> None:
-    vocabulary = detector.vocabulary(NAMES, distractors=())
+    vocabulary = Predictor(detector).vocabulary(NAMES, distractors=())
     [feed] = calibration_feeds(detector.preprocessor, vocabulary, [photo(0)])
     inputs = {entry.name for entry in onnx.load_model(str(plain_onnx)).graph.input}
     assert feed.keys() == inputs
@@ -130,7 +131,7 @@ def test_boxes_stay_close(
     plain, quantize = (
         (plain_onnx, quantize_onnx_file) if backend == "onnxruntime" else (plain_xml, quantize_openvino_file)
     )
-    vocabulary = detector.vocabulary(NAMES, distractors=())
+    vocabulary = Predictor(detector).vocabulary(NAMES, distractors=())
     original = load_exported(plain, load_text_model=lambda _: detector)
     feeds = None
     if mode == "static":
@@ -162,7 +163,7 @@ def test_what_goes_wrong_in_a_tool_is_one_line(
         if backend == "onnxruntime"
         else (plain_xml, quantize_openvino_file, "NNCF")
     )
-    vocabulary = detector.vocabulary(NAMES, distractors=())
+    vocabulary = Predictor(detector).vocabulary(NAMES, distractors=())
     [feed] = calibration_feeds(detector.preprocessor, vocabulary, [photo(0)])
     wrong = {**feed, "pixels": feed["pixels"][:, :1]}  # one channel instead of three
     quiet = rich.get_console().quiet
@@ -175,7 +176,7 @@ def test_what_goes_wrong_in_a_tool_is_one_line(
 def test_unreadable_pictures_are_not_blamed_on_the_tool(
     detector: Detector, plain_onnx: Path, plain_xml: Path, tmp_path: Path
 ) -> None:
-    vocabulary = detector.vocabulary(NAMES, distractors=())
+    vocabulary = Predictor(detector).vocabulary(NAMES, distractors=())
     for plain, quantize in ((plain_onnx, quantize_onnx_file), (plain_xml, quantize_openvino_file)):
         feeds = calibration_feeds(detector.preprocessor, vocabulary, [tmp_path / "nothing.jpg"])
         with pytest.raises(ImageError):

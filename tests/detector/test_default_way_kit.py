@@ -13,8 +13,8 @@ from cora.apps.held_out import HeldOut
 from cora.data.class_split import read_class_split
 from cora.data.read import read_dataset
 from cora.detector import Detector
-from cora.detector.inference import scoring_all_boxes
 from cora.evaluation.base_novel import class_groups
+from cora.predictor import scoring_all_boxes
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cora.detector import Detector
 from cora.errors import ImageError, VocabularyError
+from cora.predictor import Predictor
 from cora.structures import Detections, ImageBatch
 from tests.tolerances import assert_near
 
@@ -99,27 +100,27 @@ def test_a_step_changes_prompt_and_localizer_only(detector: Detector) -> None:
 
 def test_one_in_one_out_and_many_in_many_out(detector: Detector, tmp_path: Path) -> None:
     picture().save(tmp_path / "one.png")
-    single = detector.predict(tmp_path / "one.png", NAMES, score=0.0)
+    single = Predictor(detector).predict(tmp_path / "one.png", NAMES, score=0.0)
     assert isinstance(single, Detections)
     assert single.path == str(tmp_path / "one.png")
     assert single.image_size == (80, 100)
     assert single.class_names == tuple(NAMES)
     sources = [str(tmp_path / "one.png"), picture(), np.asarray(picture(60, 90, 3))]
-    many = detector.predict(sources, NAMES, score=0.0, batch_size=2)
+    many = Predictor(detector).predict(sources, NAMES, score=0.0, batch_size=2)
     assert [found.image_size for found in many] == [(80, 100), (80, 100), (60, 90)]
     assert [found.path is None for found in many] == [False, True, True]
     torch.testing.assert_close(many[0].scores, single.scores, atol=1e-5, rtol=1e-3)
-    assert detector.predict([], NAMES) == []
-    assert len(detector.predict(picture(), NAMES, score=0.0, max_detections=2)) <= 2
+    assert Predictor(detector).predict([], NAMES) == []
+    assert len(Predictor(detector).predict(picture(), NAMES, score=0.0, max_detections=2)) <= 2
 
 
 def test_predict_keeps_the_mode_and_takes_a_vocabulary(detector: Detector) -> None:
     detector.train()
     vocabulary = detector.vocabulary_encoder.encode(NAMES)
-    first = detector.predict(picture(), vocabulary, score=0.0)
+    first = Predictor(detector).predict(picture(), vocabulary, score=0.0)
     assert detector.training
     detector.eval()
-    second = detector.predict(picture(), NAMES, score=0.0, class_weights={"dog": 1.0})
+    second = Predictor(detector).predict(picture(), NAMES, score=0.0, class_weights={"dog": 1.0})
     torch.testing.assert_close(first.scores, second.scores)
 
 
@@ -139,20 +140,20 @@ def test_class_weights_turn_the_pre_matching(detector: Detector) -> None:
 
 def test_errors_of_predict(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(ImageError):
-        detector.predict(tmp_path / "none.jpg", NAMES)
+        Predictor(detector).predict(tmp_path / "none.jpg", NAMES)
     with pytest.raises(VocabularyError, match="empty list"):
-        detector.predict(picture(), [])
+        Predictor(detector).predict(picture(), [])
     with pytest.raises(VocabularyError, match="context of 16 tokens"):
-        detector.predict(picture(), ["word " * 30])
+        Predictor(detector).predict(picture(), ["word " * 30])
     with pytest.raises(VocabularyError, match="got bird"):
-        detector.predict(picture(), NAMES, class_weights={"bird": 2.0})
+        Predictor(detector).predict(picture(), NAMES, class_weights={"bird": 2.0})
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
-        detector.predict(picture(), NAMES, batch_size=0)
+        Predictor(detector).predict(picture(), NAMES, batch_size=0)
 
 
 def test_distractors_take_probability_and_are_never_reported(detector: Detector) -> None:
-    alone = detector.predict(picture(), ["cat"], score=0.0, nms_iou=1.0, distractors=())
-    beside = detector.predict(picture(), ["cat"], score=0.0, nms_iou=1.0, distractors=["dog", "tree"])
+    alone = Predictor(detector).predict(picture(), ["cat"], score=0.0, nms_iou=1.0, distractors=())
+    beside = Predictor(detector).predict(picture(), ["cat"], score=0.0, nms_iou=1.0, distractors=["dog", "tree"])
     assert set(beside.labels.tolist()) <= {0}
     assert beside.scores.sum() < alone.scores.sum()
 

@@ -11,6 +11,7 @@ import cora
 from cora.detector import Detector, DetectorConfig
 from cora.detector.text_artefact import TextArtefact, tower_digest
 from cora.errors import ModelError, VocabularyError
+from cora.predictor import Predictor
 from cora.regions import LearnedContext, LearnedOffsets, LearnedTextConfig
 from tests.detector.conftest import tiny_config, tiny_detector
 from tests.detector.test_detector import picture
@@ -150,9 +151,9 @@ def test_digest_survives_half_precision(detector: Detector, stored: Path) -> Non
 def test_descriptions_in_predict(detector: Detector) -> None:
     described = {"dog": ["a golden retriever"]}
     vocabulary = detector.vocabulary_encoder.encode(NAMES, descriptions=described)
-    one = detector.predict(picture(), NAMES, score=0.0, descriptions=described)
-    same = detector.predict(picture(), vocabulary, score=0.0)
+    one = Predictor(detector).predict(picture(), NAMES, score=0.0, descriptions=described)
+    same = Predictor(detector).predict(picture(), vocabulary, score=0.0)
     assert torch.equal(one.scores, same.scores)
-    assert not torch.equal(one.scores, detector.predict(picture(), NAMES, score=0.0).scores)
+    assert not torch.equal(one.scores, Predictor(detector).predict(picture(), NAMES, score=0.0).scores)
     with pytest.raises(VocabularyError, match="expected names of classes beside them, got an encoded vocabulary"):
-        detector.predict(picture(), vocabulary, descriptions=described)
+        Predictor(detector).predict(picture(), vocabulary, descriptions=described)

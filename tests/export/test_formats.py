@@ -14,6 +14,7 @@ from cora.export.backends import OnnxRuntime, Program
 from cora.export.check import plain_detector
 from cora.export.manifest import METADATA_KEY
 from cora.export.tensorrt_engine import profile_shapes
+from cora.predictor import Predictor
 from tests.export.conftest import NAMES, manifest_of, picture, toy_config, toy_detector
 from tests.export.test_runtime import assert_same
 
@@ -31,7 +32,7 @@ def test_everything_in_an_onnx_graph(tmp_path: Path) -> None:
     config = toy_config(anchors="proposed")
     config = replace(config, postprocess=replace(config.postprocess, exact_boxes=4))
     detector = toy_detector(tmp_path / "cache", config)
-    vocabulary = detector.vocabulary(NAMES, distractors=["tree"], class_weights={"cat": 2.0})
+    vocabulary = Predictor(detector).vocabulary(NAMES, distractors=["tree"], class_weights={"cat": 2.0})
     path = tmp_path / "out" / "toy.onnx"
     settings = replace(FIXED, nms="inside")
     written = export_detector(detector, path, format="onnx", model="toy", settings=settings, vocabulary=vocabulary)
@@ -42,7 +43,7 @@ def test_everything_in_an_onnx_graph(tmp_path: Path) -> None:
     original = plain_detector(detector, model.manifest)
     original.preprocessor = model.preprocessor
     found = model.predict([picture(120, 160), picture(101, 150)], score=0.001)
-    expected = original.predict([picture(120, 160), picture(101, 150)], vocabulary, score=0.001)
+    expected = Predictor(original).predict([picture(120, 160), picture(101, 150)], vocabulary, score=0.001)
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
 
@@ -57,7 +58,7 @@ def test_openvino(toy: Detector, tmp_path: Path) -> None:
     original = plain_detector(toy, model.manifest)
     original.preprocessor = model.preprocessor
     photo = picture(300, 400)
-    assert_same(model.predict(photo, ["bus"], score=0.001), original.predict(photo, ["bus"], score=0.001))
+    assert_same(model.predict(photo, ["bus"], score=0.001), Predictor(original).predict(photo, ["bus"], score=0.001))
 
 
 def test_exported_program(toy: Detector, tmp_path: Path) -> None:
@@ -73,7 +74,9 @@ def test_exported_program(toy: Detector, tmp_path: Path) -> None:
     original.preprocessor = model.preprocessor
     photos = [picture(120, 160), picture(101, 150), picture(64, 64)]
     found = model.predict(photos, ["bus", "cat"], score=0.001, batch_size=3)
-    for one, other in zip(found, original.predict(photos, ["bus", "cat"], score=0.001, batch_size=3), strict=True):
+    for one, other in zip(
+        found, Predictor(original).predict(photos, ["bus", "cat"], score=0.001, batch_size=3), strict=True
+    ):
         assert_same(one, other)
     with pytest.raises(ModelError, match=r"ends in \.onnx or \.xml"):  # its archive may hold pickles
         load_exported(path, load_text_model=lambda _: toy)
@@ -125,7 +128,7 @@ def test_profiles_of_an_engine_name_every_input(toy: Detector) -> None:
     shapes = profile_shapes(manifest_of(toy))
     assert shapes["pixels"] == [(1, 3, 160, 160), (1, 3, 160, 224), (8, 3, 224, 224)]
     assert shapes["embeddings"] == [(1, 32), (65, 32), (2048, 32)]
-    fixed = profile_shapes(manifest_of(toy, toy.vocabulary(NAMES), size_hw=(160, 224), batch=2))
+    fixed = profile_shapes(manifest_of(toy, Predictor(toy).vocabulary(NAMES), size_hw=(160, 224), batch=2))
     assert fixed == {"pixels": [(2, 3, 160, 224)] * 3, "sizes_hw": [(2, 2)] * 3}
 
 

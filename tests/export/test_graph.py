@@ -8,6 +8,7 @@ from cora.detector import Detector
 from cora.export.check import plain_detector
 from cora.export.graph import COMPETES, DetectorGraph, FixedVocabularyGraph, class_inputs
 from cora.export.suppression import kept_boxes
+from cora.predictor import Predictor
 from cora.regions import FastAlignment
 from tests.export.conftest import NAMES, manifest_of, picture, toy_config, toy_detector
 from tests.tolerances import assert_near
@@ -26,7 +27,7 @@ def test_graph_is_the_detector(tmp_path: Path, anchors: str, exact_boxes: int, a
     manifest = manifest_of(detector, exact_boxes=exact_boxes)
     graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
     batch = detector.preprocessor([picture(120, 160), picture(151, 101, seed=1)])  # padded in both directions
-    vocabulary = detector.vocabulary(NAMES, class_weights={"dog": 3.0}, distractors=["tree", "sky"])
+    vocabulary = Predictor(detector).vocabulary(NAMES, class_weights={"dog": 3.0}, distractors=["tree", "sky"])
     with torch.no_grad():
         boxes, scores = graph(batch.pixels, torch.tensor(batch.sizes), *class_inputs(vocabulary))
         expected = plain_detector(detector, manifest)(batch, vocabulary)
@@ -37,7 +38,7 @@ def test_graph_is_the_detector(tmp_path: Path, anchors: str, exact_boxes: int, a
 
 
 def test_a_fixed_vocabulary_gives_the_scores_of_its_classes(toy: Detector) -> None:
-    vocabulary = toy.vocabulary(NAMES, distractors=["tree"])
+    vocabulary = Predictor(toy).vocabulary(NAMES, distractors=["tree"])
     graph = DetectorGraph(detector=toy, manifest=manifest_of(toy, vocabulary), suppress=kept_boxes)
     batch = toy.preprocessor([picture(120, 160)])
     sizes = torch.tensor(batch.sizes)
@@ -49,7 +50,7 @@ def test_a_fixed_vocabulary_gives_the_scores_of_its_classes(toy: Detector) -> No
 
 
 def test_what_competes_is_neither_looked_for_nor_reported(toy: Detector) -> None:
-    vocabulary = toy.vocabulary(NAMES[:1], distractors=["tree", "sky"])
+    vocabulary = Predictor(toy).vocabulary(NAMES[:1], distractors=["tree", "sky"])
     embeddings, log_weights = class_inputs(vocabulary)
     assert log_weights.tolist() == [0.0, COMPETES, COMPETES]
     graph = DetectorGraph(detector=toy, manifest=manifest_of(toy, nms="inside"), suppress=kept_boxes)

@@ -9,11 +9,12 @@ from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import ModelError
 from cora.export import ExportSettings, Manifest
 from cora.export.manifest import MAX_TEXT
+from cora.predictor import Predictor
 from tests.export.conftest import NAMES, manifest_of
 
 
 def test_comes_back_from_its_text(toy: Detector) -> None:
-    vocabulary = toy.vocabulary(NAMES, distractors=["tree"])
+    vocabulary = Predictor(toy).vocabulary(NAMES, distractors=["tree"])
     manifest = manifest_of(toy, vocabulary, size_hw=(160, 224), batch=2, boxes=7, exact_boxes=3, nms="inside")
     assert Manifest.from_json(manifest.to_json(), "file") == manifest
     assert manifest.class_names == NAMES

@@ -16,6 +16,7 @@ from cora.export.graph import DetectorGraph, class_inputs
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import write_openvino
 from cora.export.suppression import kept_boxes
+from cora.predictor import Predictor
 from tests.export.conftest import manifest_of
 from tests.export.test_runtime import assert_same
 from tests.tolerances import assert_near
@@ -44,7 +45,7 @@ def test_graph_is_the_detector(tmp_path: Path, looks: int, exact_boxes: int) -> 
     assert manifest.boxes == 20
     graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
     batch = detector.preprocessor([picture(120, 160), picture(151, 101, seed=1)])  # padded in both directions
-    vocabulary = detector.vocabulary(NAMES, class_weights={"dog": 3.0}, distractors=["tree", "sky"])
+    vocabulary = Predictor(detector).vocabulary(NAMES, class_weights={"dog": 3.0}, distractors=["tree", "sky"])
     with torch.no_grad():
         boxes, scores = graph(batch.pixels, torch.tensor(batch.sizes), *class_inputs(vocabulary))
         expected = plain_detector(detector, manifest)(batch, vocabulary)
@@ -63,10 +64,12 @@ def test_any_size_batch_and_names(nano: Detector, open_nano: Path, runtime: str)
         photos = [picture(height, width, seed=seed) for seed, (height, width) in enumerate(sizes)]
         options: dict[str, Any] = {"score": 0.001, "batch_size": len(photos), "distractors": ["sky"]}
         for found, expected in zip(
-            model.predict(photos, NAMES, **options), nano.predict(photos, NAMES, **options), strict=True
+            model.predict(photos, NAMES, **options), Predictor(nano).predict(photos, NAMES, **options), strict=True
         ):
             assert_same(found, expected)
-    assert_same(model.predict(photos[0], ["bus"], score=0.001), nano.predict(photos[0], ["bus"], score=0.001))
+    assert_same(
+        model.predict(photos[0], ["bus"], score=0.001), Predictor(nano).predict(photos[0], ["bus"], score=0.001)
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_any_size_batch_and_names(nano: Detector, open_nano: Path, runtime: str)
 )
 def test_fixed_size_and_names(tmp_path: Path, format: Any, ending: str, looks: int) -> None:
     detector = toy_nano(tmp_path, nano_config(detector=looks > 0, looks=max(looks, 1)), seed=1)
-    vocabulary = detector.vocabulary(NAMES, distractors=["tree"])
+    vocabulary = Predictor(detector).vocabulary(NAMES, distractors=["tree"])
     settings = ExportSettings(size_hw=(128, 160), batch=1, nms="inside")
     written = export_detector(
         detector,

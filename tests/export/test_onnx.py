@@ -13,6 +13,7 @@ from cora.errors import CoraError, MissingExtraError, ModelError, VocabularyErro
 from cora.export import ExportedDetector, load_exported
 from cora.export.onnx_file import OPSET, read_onnx_manifest, write_manifest
 from cora.export.openvino_file import companions, write_openvino
+from cora.predictor import Predictor
 from tests.export.conftest import NAMES, manifest_of, picture
 from tests.export.test_runtime import assert_same
 
@@ -42,7 +43,7 @@ def test_any_size_and_batch(toy: Detector, model: ExportedDetector, sizes: list[
     photos = [picture(height, width, seed=seed) for seed, (height, width) in enumerate(sizes)]
     options: dict[str, Any] = {"score": 0.001, "batch_size": len(photos)}
     for found, expected in zip(
-        model.predict(photos, NAMES, **options), toy.predict(photos, NAMES, **options), strict=True
+        model.predict(photos, NAMES, **options), Predictor(toy).predict(photos, NAMES, **options), strict=True
     ):
         assert_same(found, expected)
 
@@ -50,7 +51,9 @@ def test_any_size_and_batch(toy: Detector, model: ExportedDetector, sizes: list[
 @pytest.mark.parametrize("names", [["bus"], [f"thing {number}" for number in range(40)]], ids=["one", "forty"])
 def test_the_vocabulary_changes_without_an_export(toy: Detector, model: ExportedDetector, names: list[str]) -> None:
     options: dict[str, Any] = {"score": 1e-4, "class_weights": {names[0]: 3.0}, "distractors": ["tree", "sky"]}
-    assert_same(model.predict(picture(120, 160), names, **options), toy.predict(picture(120, 160), names, **options))
+    assert_same(
+        model.predict(picture(120, 160), names, **options), Predictor(toy).predict(picture(120, 160), names, **options)
+    )
 
 
 def test_the_graph_is_standard_and_says_what_it_is(toy: Detector, open_onnx: Path) -> None:
@@ -124,7 +127,8 @@ def test_commands_open_it_by_its_ending(toy: Detector, open_onnx: Path, tmp_path
     toy.save(tmp_path / "toy.safetensors", dtype=torch.float32)
     model = open_detector(str(open_onnx), text_model=str(tmp_path / "toy.safetensors"))
     assert_same(
-        model.predict(picture(120, 160), NAMES, score=0.001), toy.predict(picture(120, 160), NAMES, score=0.001)
+        model.predict(picture(120, 160), NAMES, score=0.001),
+        Predictor(toy).predict(picture(120, 160), NAMES, score=0.001),
     )
     with pytest.raises(VocabularyError, match="none of its own; give --classes"):
         fixed_names(model)

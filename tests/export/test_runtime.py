@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from cora.detector import Detector
-from cora.detector.tiling import Tiles
 from cora.errors import CoraError, ModelError, VocabularyError
 from cora.export import ExportedDetector, Manifest
 from cora.export.backends import Arrays, OnnxRuntime
@@ -17,6 +16,8 @@ from cora.export.check import compare, drawn_pictures, plain_detector
 from cora.export.graph import DetectorGraph, FixedVocabularyGraph
 from cora.export.program import input_names
 from cora.export.suppression import kept_boxes
+from cora.predictor import Predictor
+from cora.predictor.tiling import Tiles
 from cora.regions import Vocabulary
 from tests.export.conftest import NAMES, manifest_of, picture, toy_detector
 from tests.tolerances import assert_near
@@ -64,22 +65,22 @@ def test_predicts_what_the_detector_predicts(toy: Detector, nms: str) -> None:
     photos = [picture(120, 160), picture(90, 160, seed=1), picture(151, 101, seed=2)]
     options: dict[str, Any] = {"score": 0.001, "distractors": ["tree"], "class_weights": {"dog": 2.0}, "batch_size": 2}
     for found, expected in zip(
-        model.predict(photos, NAMES, **options), toy.predict(photos, NAMES, **options), strict=True
+        model.predict(photos, NAMES, **options), Predictor(toy).predict(photos, NAMES, **options), strict=True
     ):
         assert_same(found, expected)
-    assert model.backend.batches == [2, 1]  # type: ignore[attr-defined]
+    assert model.backend.batches == [1, 1, 1]  # images of different sizes never share a pass
     other = model.predict(photos[0], ["bus", "lamp"], score=0.001)  # other names, other number of them
-    assert_same(other, toy.predict(photos[0], ["bus", "lamp"], score=0.001))
+    assert_same(other, Predictor(toy).predict(photos[0], ["bus", "lamp"], score=0.001))
     encoded = model.vocabulary(["bus", "lamp"])
     assert_same(model.predict(photos[0], encoded, score=0.001), other)
 
 
 @pytest.mark.parametrize("nms", ["outside", "inside"])
 def test_a_choice_of_fixed_names(toy: Detector, nms: str) -> None:
-    model = exported(toy, toy.vocabulary(NAMES, distractors=()), nms=nms)
+    model = exported(toy, Predictor(toy).vocabulary(NAMES, distractors=()), nms=nms)
     assert model.class_names == NAMES
     everything = model.predict(picture(120, 160), score=0.001)
-    assert_same(everything, toy.predict(picture(120, 160), NAMES, score=0.001))
+    assert_same(everything, Predictor(toy).predict(picture(120, 160), NAMES, score=0.001))
     chosen = model.predict(picture(120, 160), ["HOUSE", "cat"], score=0.001, distractors=())
     assert chosen.class_names == ("HOUSE", "cat")
     expected = [(name.casefold(), score, box) for name, score, box in everything if name != "dog"]
@@ -94,20 +95,20 @@ def test_a_fixed_batch_is_filled_and_divided(toy: Detector) -> None:
     assert model.backend.batches == [2, 2]  # type: ignore[attr-defined]
     padded = plain_detector(toy, model.manifest)
     padded.preprocessor = model.preprocessor
-    for one, expected in zip(found, padded.predict(photos, NAMES, score=0.001), strict=True):
+    for one, expected in zip(found, Predictor(padded).predict(photos, NAMES, score=0.001), strict=True):
         assert_same(one, expected)
 
 
 def test_tiles(toy: Detector) -> None:
     tiles = Tiles(count=(2, 2))
     found = exported(toy).predict(picture(300, 400), NAMES, score=0.001, tiles=tiles)
-    assert_same(found, toy.predict(picture(300, 400), NAMES, score=0.001, tiles=tiles))
+    assert_same(found, Predictor(toy).predict(picture(300, 400), NAMES, score=0.001, tiles=tiles))
 
 
 def test_exemplars_are_embedded_by_the_model_that_was_exported(toy: Detector, tmp_path: Path) -> None:
     exemplars = {"logo": [picture(64, 64, seed=5)]}
     found = exported(toy).predict(picture(120, 160), ["cat"], score=0.001, exemplars=exemplars)
-    assert_same(found, toy.predict(picture(120, 160), ["cat"], score=0.001, exemplars=exemplars))
+    assert_same(found, Predictor(toy).predict(picture(120, 160), ["cat"], score=0.001, exemplars=exemplars))
     manifest = replace(manifest_of(toy), fingerprint="another")
     model = ExportedDetector(
         backend=Eager(toy, manifest, None), manifest=manifest, load_text_model=lambda _: toy_detector(tmp_path)
@@ -117,7 +118,7 @@ def test_exemplars_are_embedded_by_the_model_that_was_exported(toy: Detector, tm
 
 
 def test_fixed_names_cannot_be_changed(toy: Detector) -> None:
-    model = exported(toy, toy.vocabulary(NAMES, distractors=["tree"]))
+    model = exported(toy, Predictor(toy).vocabulary(NAMES, distractors=["tree"]))
     with pytest.raises(VocabularyError, match="some of the 3 that were exported with the model, got 'bus'"):
         model.predict(picture(120, 160), ["cat", "bus"])
     for name, value in (("distractors", []), ("class_weights", {"cat": 2.0}), ("descriptions", {"cat": ["a pet"]})):
@@ -155,7 +156,7 @@ def test_options_that_a_graph_has_not_are_refused(toy: Detector, options: dict[s
 
 def test_the_check_finds_a_graph_that_is_wrong(toy: Detector) -> None:
     model = exported(toy)
-    vocabularies = [toy.vocabulary(NAMES), toy.vocabulary(["bus"])]
+    vocabularies = [Predictor(toy).vocabulary(NAMES), Predictor(toy).vocabulary(["bus"])]
     right = compare(toy, model, drawn_pictures(), vocabularies)
     assert right.passes
     assert right.off == 0

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cora.errors import ModelError
 from cora.localizer import Localizer, LocalizerConfig, inference_localizer
 from cora.localizer.pyramid import PyramidMemory, PyramidProposals, objectness_at
+from cora.predictor import Predictor
 from cora.pyramid import PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap, Targets
 from cora.towers import TimmTower
@@ -175,7 +176,7 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path: Path, beside: bool,
     detector.localizer.proposals.reach_heads[-1].bias.data.fill_(0.0 if beside else -1.5)
     task = LocalizerTask(
         detector=detector,
-        vocabulary=detector.vocabulary(NAMES, distractors=()),
+        vocabulary=Predictor(detector).vocabulary(NAMES, distractors=()),
         config=LocalizerTaskConfig(
             class_dropout=0.0, activation_checkpointing=recompute, denoising=DenoisingConfig(), target_repeats=2
         ),

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from cora.detector import Detector
-from cora.detector.exemplars import embed_region
 from cora.errors import ImageError, VocabularyError
+from cora.predictor.exemplars import embed_region
 from cora.retrieval import Hit, RegionIndex, RegionSettings, RetrievalError, UpdateReport
 from cora.retrieval.identity import model_identity
 from cora.retrieval.manifest import MANIFEST

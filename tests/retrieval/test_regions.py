@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from cora.detector import Detector
-from cora.detector.exemplars import embed_region
+from cora.predictor import Predictor
+from cora.predictor.exemplars import embed_region
 from cora.retrieval import RegionSettings
 from cora.retrieval.regions import RegionFinder, Regions
 from tests.detector.conftest import tiny_detector
@@ -49,7 +50,7 @@ def test_names_label_regions_and_score_them(detector: Detector) -> None:
     found = RegionFinder(detector=detector, settings=RegionSettings(classes=("cat", "dog"), score=0))(picture())
     assert set(found.labels) <= {"cat", "dog"}
     # The same boxes with the same scores as `predict` finds them, whose best class counts.
-    best = detector.predict(picture(), ["cat", "dog"], score=0, nms_iou=1)
+    best = Predictor(detector).predict(picture(), ["cat", "dog"], score=0, nms_iou=1)
     assert float(found.scores[0]) == pytest.approx(float(best.scores[0]), rel=1e-3)
     assert found.labels[0] == best.names[0]
 

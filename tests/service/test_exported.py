@@ -12,6 +12,7 @@ from PIL import Image
 from cora.apps.serve_run import _load
 from cora.detector import Detector
 from cora.export import ExportSettings, export_detector
+from cora.predictor import Predictor
 from tests.service.conftest import EXAMPLES, make_app, make_service, upload
 
 pytestmark = pytest.mark.integration
@@ -24,7 +25,7 @@ SCORE = 0.01
 def file(tiny: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Names in the graph, and one picture in a pass."""
     path = tmp_path_factory.mktemp("secret-place") / "tiny.onnx"
-    vocabulary = tiny.vocabulary(NAMES, distractors=["tree"])
+    vocabulary = Predictor(tiny).vocabulary(NAMES, distractors=["tree"])
     export_detector(tiny, path, format="onnx", model="tiny", settings=ExportSettings(batch=1), vocabulary=vocabulary)
     return path
 
@@ -41,9 +42,9 @@ def test_answers_are_those_of_the_original(client: TestClient, tiny: Detector) -
     content = upload(*[(EXAMPLES / photo).read_bytes() for photo in photos])
     answer = client.post("/detect", files=content, data={"classes": "dog, cat", "score": str(SCORE)})
     assert answer.status_code == 200, answer.text
-    vocabulary = tiny.vocabulary(["dog", "cat"], distractors=["tree"])
+    vocabulary = Predictor(tiny).vocabulary(["dog", "cat"], distractors=["tree"])
     for entry, photo in zip(answer.json()["images"], photos, strict=True):
-        expected = tiny.predict(Image.open(EXAMPLES / photo), vocabulary, score=SCORE)
+        expected = Predictor(tiny).predict(Image.open(EXAMPLES / photo), vocabulary, score=SCORE)
         found = entry["detections"]
         assert [one["name"] for one in found] == expected.names != []
         scores, boxes = torch.tensor([one["score"] for one in found]), torch.tensor([one["box"] for one in found])

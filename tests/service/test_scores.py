@@ -11,6 +11,7 @@ from PIL import Image
 
 from cora.apps.competing import distractors_line
 from cora.detector import Detector
+from cora.predictor import Predictor
 from cora.regions import EVERYDAY_NAMES
 from tests.service.conftest import EXAMPLES, make_app, make_service, upload
 
@@ -21,7 +22,7 @@ CAT = EXAMPLES / "cat.jpg"
 def strict(tiny: Detector) -> Detector:
     """The toy, half of whose boxes of a cat or dog are below its threshold."""
     detector = copy.copy(tiny)
-    scores = tiny.predict(Image.open(CAT), ["cat", "dog"], score=0.0).scores
+    scores = Predictor(tiny).predict(Image.open(CAT), ["cat", "dog"], score=0.0).scores
     postprocess = replace(tiny.config.postprocess, score_threshold=float(scores.median()), distractors="everyday")
     detector.config = replace(tiny.config, postprocess=postprocess)
     return detector
@@ -35,7 +36,7 @@ def test_threshold_and_distractors_are_the_models(strict: Detector) -> None:
         asked = {"classes": "cat, dog"}
         answer = client.post("/detect", files=upload(CAT.read_bytes()), data=asked).json()
         assert (answer["score"], answer["distractors"]) == (own, len(EVERYDAY_NAMES) - 2)
-        expected = strict.predict(Image.open(CAT), ["cat", "dog"])
+        expected = Predictor(strict).predict(Image.open(CAT), ["cat", "dog"])
         assert len(answer["images"][0]["detections"]) == len(expected)
         alone = {**asked, "distractors": "", "score": "0.01"}
         answer = client.post("/detect", files=upload(CAT.read_bytes()), data=alone).json()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cora.detector import Detector
 from cora.errors import ImageError, VocabularyError
+from cora.predictor import Predictor
 from cora.service.pictures import Picture, shrink
 from cora.service.refusal import RefusedError
 from cora.service.vocabularies import VocabularyCache
@@ -74,7 +75,7 @@ def test_boxes_are_those_of_the_picture_as_sent(tiny: Detector) -> None:
     image.paste("red", (50, 50, 200, 150))
     job = DetectJob(picture=shrink(image, tiny.preprocessor.resize), query=CAT)
     run(tiny, [job])
-    expected = tiny.predict(image, CAT.classes, score=0.0)
+    expected = Predictor(tiny).predict(image, CAT.classes, score=0.0)
     assert job.future.result().image_size == (250, 400)
     torch.testing.assert_close(job.future.result().boxes_xyxy_px, expected.boxes_xyxy_px, atol=1e-2, rtol=1e-4)
 
@@ -137,8 +138,8 @@ class FixedNames:
     def __init__(self, detector: Detector) -> None:
         self.vocabulary_encoder = object()
         self.preprocessor = detector.preprocessor
-        self.vocabulary = detector.vocabulary
-        self.predict = detector.predict
+        self.vocabulary = Predictor(detector).vocabulary
+        self.predict = Predictor(detector).predict
 
 
 def test_models_with_fixed_names(tiny: Detector) -> None:
@@ -150,7 +151,7 @@ def test_models_with_fixed_names(tiny: Detector) -> None:
 
 
 def test_vocabularies_are_kept_while_in_use(tiny: Detector) -> None:
-    cache = VocabularyCache(detector=tiny, max_names=6)
+    cache = VocabularyCache(detector=Predictor(tiny), max_names=6)
     first = cache.get(("cat", "dog"), ())
     assert cache.get(("cat", "dog"), ()) is first
     assert cache.get(("cat", "dog"), ("tree",)) is not first

@@ -17,12 +17,13 @@ from cora.detector import Detector, DetectorConfig
 from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.variants.unprompted import without_prompt
 from cora.errors import TrainingError
+from cora.predictor import Predictor
 from cora.regions import FastAlignment
 from cora.retrieval.identity import model_identity
 from cora.training import alignment
 from cora.training.alignment import cosine_to_exact, fit_alignment
 from tests.detector.conftest import tiny_detector
-from tests.detector.test_inference import NAMES, picture, postprocessing
+from tests.predictor.test_inference import NAMES, picture, postprocessing
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def photos() -> list[Image.Image]:
 
 
 def test_it_brings_fast_embeddings_nearer_on_new_photos(detector: Detector, photos: list[Image.Image]) -> None:
-    vocabulary, new = detector.vocabulary(NAMES), [picture(seed) for seed in range(100, 110)]
+    vocabulary, new = Predictor(detector).vocabulary(NAMES), [picture(seed) for seed in range(100, 110)]
     before = cosine_to_exact(detector, new, vocabulary)
     detector.train()
     fit_alignment(detector, photos, vocabulary)
@@ -47,7 +48,7 @@ def test_it_brings_fast_embeddings_nearer_on_new_photos(detector: Detector, phot
 def test_it_changes_scores_of_boxes_that_are_not_pooled_exactly_and_nothing_else(
     detector: Detector, photos: list[Image.Image]
 ) -> None:
-    some, vocabulary = postprocessing(detector, exact_boxes=3), detector.vocabulary(NAMES)
+    some, vocabulary = postprocessing(detector, exact_boxes=3), Predictor(detector).vocabulary(NAMES)
     batch = some.preprocessor([picture(77)])
     with torch.inference_mode():
         plain, exact = some(batch, vocabulary), postprocessing(some, exact_boxes=0)(batch, vocabulary)
@@ -63,7 +64,7 @@ def test_files_keep_it_and_files_without_it_stay_readable(
     detector: Detector, photos: list[Image.Image], tmp_path: Path
 ) -> None:
     assert "fast_alignment" not in detector.config.to_dict()
-    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    fit_alignment(detector, photos[:3], Predictor(detector).vocabulary(NAMES))
     detector.save(tmp_path / "aligned.safetensors", dtype=torch.float32)
     loaded = cora.load(tmp_path / "aligned.safetensors")
     assert loaded.fast_alignment is not None
@@ -76,7 +77,7 @@ def test_files_keep_it_and_files_without_it_stay_readable(
 
 
 def test_a_detector_without_prompt_has_none(detector: Detector, photos: list[Image.Image]) -> None:
-    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    fit_alignment(detector, photos[:3], Predictor(detector).vocabulary(NAMES))
     bare = without_prompt(detector)
     assert bare.fast_alignment is None
     assert not bare.config.fast_alignment
@@ -84,7 +85,7 @@ def test_a_detector_without_prompt_has_none(detector: Detector, photos: list[Ima
 
 
 def test_an_aligned_detector_takes_weights_and_gradients(detector: Detector, photos: list[Image.Image]) -> None:
-    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    fit_alignment(detector, photos[:3], Predictor(detector).vocabulary(NAMES))
     detector.load_state_dict(detector.state_dict())
     detector.prompt.requires_grad_(True)
     _, c4 = detector.encode(detector.preprocessor([photos[0]]))
@@ -101,13 +102,13 @@ def test_an_alignment_of_another_width_is_refused(detector: Detector) -> None:
 
 def test_it_is_not_part_of_what_an_index_is_held_against(detector: Detector, photos: list[Image.Image]) -> None:
     before, weights = model_identity(detector), weights_fingerprint(detector)
-    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    fit_alignment(detector, photos[:3], Predictor(detector).vocabulary(NAMES))
     assert model_identity(detector) == before
     assert weights_fingerprint(detector) != weights
 
 
 def test_int8_keeps_it_float(detector: Detector, photos: list[Image.Image]) -> None:
-    fit_alignment(detector, photos[:3], detector.vocabulary(NAMES))
+    fit_alignment(detector, photos[:3], Predictor(detector).vocabulary(NAMES))
     assert detector.fast_alignment is not None
     weight = detector.fast_alignment.shift.weight.numpy()
     assert weight in FloatWeights(detector)
@@ -117,9 +118,9 @@ def test_int8_keeps_it_float(detector: Detector, photos: list[Image.Image]) -> N
 
 def test_no_photo_is_an_error(detector: Detector) -> None:
     with pytest.raises(TrainingError, match="at least one photo"):
-        fit_alignment(detector, [], detector.vocabulary(NAMES))
+        fit_alignment(detector, [], Predictor(detector).vocabulary(NAMES))
     with pytest.raises(TrainingError, match="at least one photo"):
-        cosine_to_exact(detector, [], detector.vocabulary(NAMES))
+        cosine_to_exact(detector, [], Predictor(detector).vocabulary(NAMES))
 
 
 def test_only_a_detector_that_has_one_is_fitted_again(
@@ -132,11 +133,11 @@ def test_only_a_detector_that_has_one_is_fitted_again(
         return photos[place]
 
     monkeypatch.setattr(alignment, "ALIGNED_PHOTOS", 3)
-    alignment.refit_alignment(detector, reading, 7, detector.vocabulary(NAMES))
+    alignment.refit_alignment(detector, reading, 7, Predictor(detector).vocabulary(NAMES))
     assert read == []
     assert detector.fast_alignment is None
     detector.align_fast_pooling(FastAlignment(embed_dim=32))
-    alignment.refit_alignment(detector, reading, 7, detector.vocabulary(NAMES))
+    alignment.refit_alignment(detector, reading, 7, Predictor(detector).vocabulary(NAMES))
     assert read == [0, 2, 4]
     assert bool(detector.fast_alignment.shift.weight.any())
 

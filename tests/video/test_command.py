@@ -20,7 +20,7 @@ from cora.apps import video_run
 from cora.apps.cli import main
 from cora.apps.open_model import open_detector
 from cora.detector import PostprocessConfig
-from cora.detector.tiling import Tiles
+from cora.predictor.tiling import Tiles
 from cora.video import VideoError, VideoReader
 from tests.conftest import ROOT
 from tests.video.clips import STEP, make_clip, make_sound, packets, scene

@@ -17,11 +17,11 @@ from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, say
 from cora.apps.prune_report import check_output, draw_paths, names_for, percent, read_measured
 from cora.detector import Detector
-from cora.detector.inference import scoring_all_boxes
 from cora.errors import ModelError
 from cora.evaluation.base_novel import GroupScore
 from cora.files import write_json
 from cora.images import read_image
+from cora.predictor import scoring_all_boxes
 from cora.regions import Vocabulary
 from cora.towers import TimmTower
 from cora.training.alignment import cosine_to_exact, fit_alignment
@@ -56,17 +56,16 @@ def align_model(args: argparse.Namespace) -> int:
     if held_out is not None:
         scores["all boxes exactly"] = held_out.scores(scoring_all_boxes(detector))
         scores["before"] = held_out.scores(detector)
+    aligned = detector.with_parts()  # the loaded model stays as it is
     with progress_report() as report:
-        fit_alignment(
-            detector, _pictures(fitted), vocabulary, on_photo=lambda done: report("photos", done, len(fitted))
-        )
+        fit_alignment(aligned, _pictures(fitted), vocabulary, on_photo=lambda done: report("photos", done, len(fitted)))
     if args.exact_boxes is not None:
-        postprocess = replace(detector.config.postprocess, exact_boxes=args.exact_boxes)
-        detector.config = replace(detector.config, postprocess=postprocess)
-    cosines["after"] = _cosine(detector, new, vocabulary)
+        postprocess = replace(aligned.config.postprocess, exact_boxes=args.exact_boxes)
+        aligned.config = replace(aligned.config, postprocess=postprocess)
+    cosines["after"] = _cosine(aligned, new, vocabulary)
     if held_out is not None:
-        scores["after"] = held_out.scores(detector)
-    detector.save(args.output)
+        scores["after"] = held_out.scores(aligned)
+    aligned.save(args.output)
     say(console, f"Fitted to {len(fitted)} photos")
     if new:
         before, after = (f"{cosine:.3f} {when}" for when, cosine in cosines.items())

@@ -15,11 +15,9 @@ from PIL import Image
 from cora.apps.open_model import open_detector
 from cora.apps.text_options import TextOptions
 from cora.apps.tile_options import set_short_side
-from cora.detector import Detector
-from cora.detector.exemplars import Exemplars
 from cora.detector.fingerprint import weights_fingerprint
-from cora.detector.tiling import Tiles
 from cora.errors import ImageError
+from cora.predictor import Exemplars, Predictor, Tiles
 from cora.regions.vocabulary import Vocabulary
 from cora.structures import Detections
 
@@ -62,7 +60,7 @@ class ModelChoice:
         self.text.apply(detector.vocabulary_encoder)
         return BatchModel(detector, self)
 
-    def made_with(self, detector: Detector) -> dict[str, str]:
+    def made_with(self, detector: Predictor) -> dict[str, str]:
         """What binds results to the model and its options: hashes, and what was asked for besides."""
         said = {
             "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(_settings(detector))}",
@@ -89,7 +87,7 @@ class ModelChoice:
 class BatchModel:
     """A detector that looks for the exemplars, too, and at tiles; see `cora.batch.labeller.Model`."""
 
-    def __init__(self, detector: Detector, choice: ModelChoice) -> None:
+    def __init__(self, detector: Predictor, choice: ModelChoice) -> None:
         self.detector, self._choice = detector, choice
 
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Vocabulary:
@@ -132,7 +130,7 @@ def _files_hash(model: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _settings(detector: Detector) -> dict[str, Any]:
+def _settings(detector: Predictor) -> dict[str, Any]:
     """The configuration without the score threshold: which boxes are kept is the batch's own affair."""
     values = asdict(detector.config)
     del values["postprocess"]["score_threshold"]

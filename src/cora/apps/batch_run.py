@@ -30,7 +30,6 @@ from cora.batch import (
     parse_thresholds,
     run_batch,
 )
-from cora.detector.inference import score_of
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
 
@@ -70,7 +69,7 @@ def batch(args: argparse.Namespace) -> int:
     vocabulary = model.detector.vocabulary(words, distractors=distractors, exemplars=exemplars or None)
     names = tuple(vocabulary.names)
     if args.score is None:  # until the model is open, nobody knows its threshold
-        usual = score_of(model.detector, None)
+        usual = model.detector.config.postprocess.score_threshold
         export = replace(export, thresholds=replace(export.thresholds, usual=usual))
     settings = DetectSettings(
         classes=names,

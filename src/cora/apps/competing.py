@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 from cora.apps.progress import output_console, say
 from cora.detector import Detector
-from cora.detector.inference import count_distractors
-from cora.export import ExportedDetector
+from cora.predictor import Predictor, count_distractors
 
 #: How the commands that have the option switch everyday names off.
 SWITCH = "--distractors none switches them off"
 
 
 def tell_distractors(
-    detector: Detector, names: Sequence[str], asked: Sequence[str] | None, *, switch: str = SWITCH
+    detector: Predictor | Detector, names: Sequence[str], asked: Sequence[str] | None, *, switch: str = SWITCH
 ) -> None:
     """Print one line where the model's own choice lets other names compete; nothing where the user chose.
 
@@ -30,13 +29,13 @@ def tell_distractors(
 
 
 def distractors_line(
-    detector: Detector, names: Sequence[str], *, switch: str = SWITCH, yours: str = "yours"
+    detector: Predictor | Detector, names: Sequence[str], *, switch: str = SWITCH, yours: str = "yours"
 ) -> str | None:
     """The line of `tell_distractors`; None where nothing competes. `yours`: what they compete with."""
     count = count_distractors(detector, names)
     if not count:
         return None
-    if isinstance(detector, ExportedDetector) and detector.manifest.vocabulary == "fixed":
+    if getattr(detector, "class_names", ()):
         kind, switch = "other", "they are part of the file; an export with --distractors none has none"
     else:
         kind = "everyday"

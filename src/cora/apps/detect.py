@@ -8,6 +8,7 @@ from pathlib import Path
 from cora.apps.argument_types import score
 from cora.apps.exemplar_options import add_exemplar_option, gather
 from cora.apps.model_options import (
+    add_class_agnostic_option,
     add_classes_option,
     add_device_option,
     add_distractors_option,
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_text_model_option(parser)
     add_score_option(parser, "that is shown")
+    add_class_agnostic_option(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -60,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         exemplars=gather(arguments.exemplar),
         model=arguments.model,
         score=arguments.score,
+        class_agnostic=arguments.class_agnostic,
         output=arguments.output,
         json_path=arguments.json,
         device=arguments.device,

@@ -15,6 +15,7 @@ from cora.errors import CoraError, ImageError
 from cora.export.manifest import ExportSettings
 from cora.export.write import check_output, export_detector
 from cora.images import read_image
+from cora.predictor import Predictor
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,7 +50,7 @@ def export(args: argparse.Namespace) -> int:
     vocabulary = None
     if names is not None:
         options.apply(detector.vocabulary_encoder)
-        vocabulary = detector.vocabulary(names, distractors=others)
+        vocabulary = Predictor(detector).vocabulary(names, distractors=others)
         tell_distractors(detector, names, others)
     errors = error_console()
     with errors.status(f"exporting {args.model} to {args.format}, then comparing"):

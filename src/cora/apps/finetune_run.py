@@ -62,7 +62,7 @@ def finetune(args: argparse.Namespace) -> int:
     base, novel = _divide_classes(whole.class_names, parse_classes(args.novel) if args.novel else [])
     train_set, held_out = _divide_photos(args, whole, base, novel)
     remembered = _remembered(args)
-    detector = cora.load(args.model).to(device)
+    detector = cora.load(args.model).detector.to(device)
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(args, detector, photos=len(train_set))
     console = output_console()

@@ -88,7 +88,7 @@ def group_classes(args: argparse.Namespace) -> int:
         names = list(dataset.class_names)
     elif names is None:
         raise VocabularyError("expected --classes, or --images with --annotations, got neither; name the classes")
-    detector = cora.load(args.model).to(device)
+    detector = cora.load(args.model).detector.to(device)
     vocabulary = detector.vocabulary_encoder.encode(names).to(device)
     clusters = spherical_kmeans(vocabulary.embeddings, args.groups, seed=args.seed)
     confusion = None

@@ -15,12 +15,10 @@ from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import set_short_side
-from cora.detector.exemplars import Exemplars
-from cora.detector.inference import score_of
-from cora.detector.tiling import Tiles
 from cora.errors import ImageError, VocabularyError
 from cora.files import write_json, write_picture
 from cora.images import read_image
+from cora.predictor import Exemplars, Tiles
 from cora.regions.vocabulary import Vocabulary
 from cora.structures import Detections
 
@@ -48,6 +46,7 @@ def detect(
     short_side: int | None = None,
     exemplars: Exemplars | None = None,
     text_model: str | None = None,
+    class_agnostic: bool = False,
 ) -> int:
     """Detect, print and write; everything that can be checked is checked before the first picture is written.
 
@@ -67,6 +66,7 @@ def detect(
         short_side: length in pixels that the shorter side of pictures is resized to; None for the model's.
         exemplars: pictures of classes, by name.
         text_model: name or path of the model whose text tower embeds names for an exported file.
+        class_agnostic: suppress between classes, too.
 
     Returns:
         Exit code: 0, or 1 if some pictures of several could not be read.
@@ -94,7 +94,7 @@ def detect(
     if exemplars:
         looked_for = detector.vocabulary(names, distractors=others, exemplars=exemplars)
         names = looked_for.names
-    least = score_of(detector, score)
+    least = detector.config.postprocess.score_threshold if score is None else score
     tell_distractors(detector, names, others)
 
     results: list[_Found] = []
@@ -114,7 +114,9 @@ def detect(
                 report(progress.console, str(error))
                 failures += 1
                 continue
-            detections = detector.predict(image, looked_for, score=least, distractors=others, tiles=tiles)
+            detections = detector.predict(
+                image, looked_for, score=least, distractors=others, tiles=tiles, class_agnostic=class_agnostic
+            )
             write_picture(targets[path], detections.draw(image, fill=fill))
             # Thousands of results may be kept; the pictures that they refer to may not.
             results.append(_Found(path, replace(detections, image=None)))

@@ -20,7 +20,7 @@ def measure_regions(args: argparse.Namespace) -> int:
     """Accuracy of ground-truth boxes among all classes, with and without the prompt; returns exit code 0."""
     setting = prepare(args)
     names = setting.dataset.class_names
-    detector = cora.load(args.model).to(setting.device)
+    detector = cora.load(args.model).detector.to(setting.device)
     if args.crops:
         resnet_of(detector.image_tower, "--crops")
     setting.text.apply(detector.vocabulary_encoder)

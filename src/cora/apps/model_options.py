@@ -70,6 +70,15 @@ def add_score_option(parser: _Options, what: str) -> None:
     )
 
 
+def add_class_agnostic_option(parser: _Options) -> None:
+    """`--class-agnostic`."""
+    parser.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="drop a box also for a better one of another class, so that one object has one name",
+    )
+
+
 def read_names(text: str) -> tuple[str, ...]:
     """Class names of `--classes` and the like: divided by commas, or @FILE with one a line.
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import cora
 from cora.apps.device import pick_device
 from cora.compress.quantize_torch import is_int8_file, load_int8
 from cora.detector import Detector
 from cora.errors import ModelError, VocabularyError
 from cora.export import load_exported
+from cora.predictor import Predictor
 
 #: Endings of files that `cora export` writes and that `--model` takes.
 EXPORTED = (".onnx", ".xml")
 
 
-def open_detector(model: str, device: str = "auto", *, text_model: str | None = None) -> Detector:
+def open_detector(model: str, device: str = "auto", *, text_model: str | None = None) -> Predictor:
     """Load the model that `--model` names, on a device, ready to predict.
 
-    An exported file comes as an `ExportedDetector`, which stands for a detector wherever `predict` and `vocabulary` are
-    used; what needs the parts of a detector calls `open_torch_detector`.
+    What needs the network itself calls `open_torch_detector`.
 
     Args:
         model: name (see `cora models`), checkpoint, or an exported file: *.onnx, or OpenVINO's *.xml.
@@ -33,14 +31,11 @@ def open_detector(model: str, device: str = "auto", *, text_model: str | None = 
     """
     if is_exported(model):
         runs_on = "cpu" if device == "auto" else device
-        exported = load_exported(model, load_text_model=cora.load, text_model=text_model, device=runs_on)
-        return cast(Detector, exported)
+        return load_exported(model, load_text_model=cora.load, text_model=text_model, device=runs_on)
     if text_model is not None:
         raise ModelError(f"--text-model {text_model}: expected an exported file as --model, got {model}; leave it out")
-    if is_int8_file(model):
-        where = pick_device(device)
-        return load_int8(model).to(where)
-    return open_torch_detector(model, device)
+    where = pick_device(device)
+    return Predictor(load_int8(model).to(where)) if is_int8_file(model) else cora.load(model).to(where)
 
 
 def is_exported(model: str) -> bool:
@@ -48,7 +43,7 @@ def is_exported(model: str) -> bool:
     return model.lower().endswith(EXPORTED)
 
 
-def fixed_names(detector: Detector) -> tuple[str, ...]:
+def fixed_names(detector: Predictor) -> tuple[str, ...]:
     """Names that were fixed when a model was exported.
 
     Raises:
@@ -61,7 +56,7 @@ def fixed_names(detector: Detector) -> tuple[str, ...]:
 
 
 def open_torch_detector(model: str, device: str = "auto", *, needs: str = "this command") -> Detector:
-    """The same for what needs the parts of a detector, which an exported file does not have.
+    """The network of a model, for what needs its parts, which an exported file does not have.
 
     Args:
         model: name or checkpoint.
@@ -78,4 +73,4 @@ def open_torch_detector(model: str, device: str = "auto", *, needs: str = "this 
     if is_int8_file(model):
         raise ModelError(f"{needs}: expected a model of floats, got the INT8 copy {model}; name what it was made of")
     where = pick_device(device)
-    return cora.load(model).to(where)
+    return cora.load(model).detector.to(where)

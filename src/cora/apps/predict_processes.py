@@ -16,10 +16,10 @@ from cora.apps.scoring_options import Scoring
 from cora.apps.text_options import TextOptions
 from cora.apps.tile_options import set_short_side
 from cora.data.coco import CocoDataset
-from cora.detector import Detector
-from cora.detector.tiling import Tiles
 from cora.evaluation.oracles import AS_IT_IS, predict_oracles
 from cora.evaluation.predict import Predictions, Progress, predict_dataset
+from cora.predictor import Predictor as Model
+from cora.predictor import Tiles
 
 #: (indices, title) -> the indices, shown as they are done.
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -51,7 +51,7 @@ class Predictor:
     """
 
     model: str
-    detector: Detector
+    detector: Model
     text: TextOptions
     dataset: CocoDataset
     indices: Sequence[int]
@@ -64,7 +64,7 @@ class Predictor:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        self.scoring.apply(self.detector)
+        object.__setattr__(self, "detector", self.scoring.applied(self.detector))
 
     def predict(self, request: Request, title: str, track: Track) -> dict[str, Predictions]:
         """Name -> results; without oracles the only name is `AS_IT_IS`."""
@@ -106,7 +106,7 @@ class Predictor:
 
 
 def _run(
-    detector: Detector,
+    detector: Model,
     dataset: CocoDataset,
     request: Request,
     indices: Sequence[int],
@@ -160,7 +160,7 @@ def _start(work: bytes, threads: int, started: Any) -> None:
             started.value += 1
     detector = open_detector(model, device)
     set_short_side(detector, short_side)
-    scoring.apply(detector)
+    detector = scoring.applied(detector)
     text.apply(detector.vocabulary_encoder)
     _loaded[:] = [detector, dataset, options]
 

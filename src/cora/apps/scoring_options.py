@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cora.detector import Detector
+    from cora.predictor import Predictor
 
 
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +30,14 @@ class Scoring:
     precision: Any = "float32"
     all_boxes: bool = False
 
-    def apply(self, detector: Detector) -> None:
-        """Set a detector so, for all its predictions."""
-        detector.precision = self.precision
-        if self.all_boxes:
-            every = replace(detector.config.postprocess, max_scored_boxes=0, exact_boxes=0)
-            detector.config = replace(detector.config, postprocess=every)
+    def applied(self, predictor: Predictor) -> Predictor:
+        """A predictor of the same weights that scores so."""
+        from cora.predictor import TorchModel
+
+        if not isinstance(predictor.model, TorchModel) and not self.all_boxes:
+            return predictor  # the precision of an exported file is its own
+        changes = {"max_scored_boxes": 0, "exact_boxes": 0} if self.all_boxes else {}
+        return predictor.with_postprocess(precision=self.precision, **changes)
 
 
 def read_scoring(args: argparse.Namespace) -> Scoring:

@@ -16,10 +16,10 @@ from cora.apps.competing import distractors_line
 from cora.apps.open_model import open_detector, open_torch_detector
 from cora.apps.progress import error_console, output_console
 from cora.errors import CoraError, MissingExtraError
-from cora.export import ExportedDetector
+from cora.export.runtime import ExportedModel
+from cora.predictor import Predictor
 
 if TYPE_CHECKING:
-    from cora.detector import Detector
     from cora.retrieval import RegionIndex
 
 TOKEN_VARIABLE = "CORA_TOKEN"
@@ -121,20 +121,20 @@ def serve(
     return 0
 
 
-def _load(model: str, text_model: str | None, device: str, db: Path | None) -> tuple[Detector, RegionIndex | None]:
+def _load(model: str, text_model: str | None, device: str, db: Path | None) -> tuple[Predictor, RegionIndex | None]:
     if db is None:
         detector, index = open_detector(model, device, text_model=text_model), None
-        if isinstance(detector, ExportedDetector):
+        if isinstance(detector.model, ExportedModel):
             # Clients read it in messages; where the file lies is no concern of theirs.
-            detector.source = Path(model).name
+            detector.model.source = Path(model).name
     else:
         from cora.retrieval import RegionIndex
 
         index = RegionIndex.open(db)
-        detector = open_torch_detector(model, device, needs="cora serve --db")
+        detector = Predictor(open_torch_detector(model, device, needs="cora serve --db"))
         index.check_model(detector)
     # The first pass prepares what later ones use; nobody should wait for it.
-    detector.predict(Image.new("RGB", (640, 480)), getattr(detector, "class_names", ()) or ("object",))
+    detector.predict(Image.new("RGB", (640, 480)), detector.class_names or ("object",))
     return detector, index
 
 

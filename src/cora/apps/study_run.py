@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> int:
     if args.val_annotations is not None:
         held_out = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=names)
     frozen = build_frozen(config.tower)
-    detector = None if args.detector is None else cora.load(args.detector)
+    detector = None if args.detector is None else cora.load(args.detector).detector
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
     console = output_console()
     boxes = int(dataset.class_counts().sum())
@@ -122,7 +122,7 @@ def evaluate(args: argparse.Namespace) -> int:
     split = None if args.split is None else open_split(args.split)
     dataset = read_photos(args, None if split is None else split.all)
     frozen = build_frozen(study.config.tower)
-    detector = None if args.detector is None else cora.load(args.detector)
+    detector = None if args.detector is None else cora.load(args.detector).detector
     groups = groups_of(dataset.class_names if split is None else split.base, () if split is None else split.novel)
     measured = _measure(study, frozen, dataset, groups, detector, args)
     _tell(measured, study, args, json_path=args.json, plot_path=args.plot)

@@ -50,7 +50,7 @@ def learn_text(args: argparse.Namespace) -> int:
     if args.val_annotations is not None:
         val_set = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=split.all)
     config = text_config(args)
-    detector = cora.load(args.model).to(device)
+    detector = cora.load(args.model).detector.to(device)
     console = error_console()
     data = embed_dataset(detector, train_set, args.cache, "train", console)
     torch.manual_seed(args.seed)

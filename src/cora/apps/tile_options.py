@@ -10,8 +10,7 @@ from cora.apps.argument_types import positive, share
 from cora.errors import CoraError
 
 if TYPE_CHECKING:
-    from cora.detector import Detector
-    from cora.detector.tiling import Tiles
+    from cora.predictor import Predictor, Tiles
 
 _OVERLAP, _MOST_OVERLAP = 0.2, 0.9
 _MOST = 32
@@ -56,24 +55,24 @@ def read_tiles(args: argparse.Namespace) -> Tiles | None:
                 f"expected --tiles or --tile-size beside --tile-overlap {args.tile_overlap:g}, got neither; name one"
             )
         return None
-    from cora.detector.tiling import Tiles
+    from cora.predictor import Tiles
 
     overlap = _OVERLAP if args.tile_overlap is None else args.tile_overlap
     return Tiles(size_px=args.tile_size, count=args.tiles, overlap=overlap)
 
 
-def set_short_side(detector: Detector, short_side: int | None) -> None:
-    """Let the detector resize pictures to another shorter side; the limit of the longer one changes in proportion.
+def set_short_side(detector: Predictor, short_side: int | None) -> None:
+    """Let a predictor resize pictures to another shorter side; the limit of the longer one changes in proportion.
 
     Raises:
         CoraError: the detector is an exported file, whose input has one size.
     """
     if short_side is None:
         return
-    from cora.detector import Detector as OwnDetector
     from cora.images import Preprocessor
+    from cora.predictor import TorchModel
 
-    if not isinstance(detector, OwnDetector):
+    if not isinstance(getattr(detector, "model", None), TorchModel):
         raise CoraError(
             f"--short-side {short_side}: expected a model by name or a checkpoint, got an exported file, whose input "
             "is fixed; export it for that size"

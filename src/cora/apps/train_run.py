@@ -80,7 +80,7 @@ class _Run:
         self.held_out = read_held_out(args, split, self.dataset)
         if self.held_out is not None:
             tell_shared(self.dataset, self.held_out.dataset)
-        self.detector = cora.load(_model(args, recipe))
+        self.detector = cora.load(_model(args, recipe)).detector
         self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
         short_side = self.detector.preprocessor.config.usual_short_side
         self.recipe = _staged(recipe or default_recipe(_model(args, None), short_side=short_side), args)
@@ -127,7 +127,7 @@ def run_relabelling(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     dataset = read_photos(args, split.base if split is not None else None)
-    detector = cora.load(args.model).to(device)
+    detector = cora.load(args.model).detector.to(device)
     with progress_report() as report:
         agreement = relabel(
             detector=detector,

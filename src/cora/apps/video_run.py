@@ -28,9 +28,8 @@ from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, report, say
 from cora.apps.text_options import TextOptions, read_text_options
 from cora.apps.tile_options import read_tiles, set_short_side
-from cora.detector.exemplars import Exemplars
-from cora.detector.tiling import Tiles
 from cora.errors import CoraError, VocabularyError
+from cora.predictor import Exemplars, Tiles
 from cora.video import ObjectTracker, VideoReader, VideoWriter, draw_objects
 from cora.video.records import CsvRecords, JsonRecords, text_file
 from cora.video.summary import TrackSummaries

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cora.boxes import pairwise_iou
 from cora.detector import Detector
 from cora.evaluation.bootstrap import resample_counts
+from cora.predictor import Predictor
 from cora.regions import Vocabulary
 from cora.structures import Detections
 
@@ -102,10 +103,11 @@ def median_ms(
 ) -> dict[str, float]:
     """Median milliseconds of an image; see `costs`."""
     times: dict[str, list[float]] = {name: [] for name in detectors}
+    predictors = {name: Predictor(detector) for name, detector in detectors.items()}
     for turn in range(repeats + 1):
-        for name, detector in detectors.items():
+        for name, predictor in predictors.items():
             start = time.perf_counter()
-            detector.predict(picture, vocabularies[name], score=LEAST_SCORE, distractors=())
+            predictor.predict(picture, vocabularies[name], score=LEAST_SCORE, distractors=())
             if turn:
                 times[name].append(1000 * (time.perf_counter() - start))
     return {name: median(taken) for name, taken in times.items()}
@@ -127,7 +129,7 @@ def _count(module: torch.nn.Module | None) -> int:
 
 def detect_all(detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Detections]:
     """Detections of every image, those of low score too."""
-    return detector.predict(list(pictures), vocabulary, score=LEAST_SCORE, distractors=())
+    return Predictor(detector).predict(list(pictures), vocabulary, score=LEAST_SCORE, distractors=())
 
 
 def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, resamples: int = 200) -> Agreement:

@@ -23,6 +23,7 @@ from cora.export.program import trace
 from cora.export.suppression import kept_boxes_operator
 from cora.export.write import describe
 from cora.images import ImageSource, Preprocessor, read_image
+from cora.predictor import Predictor, at_precision
 from cora.regions import Vocabulary
 
 Backend = Literal["onnxruntime", "openvino", "torchao"]
@@ -63,7 +64,7 @@ def quantize_model(
     """
     if mode == "static" and not calibration:
         raise ModelError("static quantization: expected pictures to calibrate with, got none")
-    vocabulary = detector.vocabulary(classes, distractors=())
+    vocabulary = Predictor(detector).vocabulary(classes, distractors=())
     if backend == "torchao":
         quantize_detector(detector, mode=mode, vocabulary=vocabulary, calibration=calibration).save(target)
         return None
@@ -82,7 +83,7 @@ def export_folded(detector: Detector, path: Path, *, model: str, settings: Expor
     """
     manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=None)
     with torch.no_grad():
-        program = trace(detector.at_precision("float32"), manifest, None, suppress=kept_boxes_operator)
+        program = trace(at_precision(detector, "float32"), manifest, None, suppress=kept_boxes_operator)
     onnx_path = path.with_suffix(".onnx")
     write_onnx(program, manifest, onnx_path)
     if path.suffix == ".xml":

@@ -21,6 +21,7 @@ from cora.evaluation.base_novel import resampled_ap50
 from cora.evaluation.bootstrap import RESAMPLES, Estimate, FloatArray, estimate, mean_of_known, resample_counts
 from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
 from cora.evaluation.predict import MIN_SCORE
+from cora.predictor import Predictor
 from cora.structures import Detections
 
 #: Best boxes of an image that count for agreement. A number of boxes and not a score, since models differ in how
@@ -92,12 +93,13 @@ class _Run:
     seconds: list[float] = field(default_factory=list)
 
 
-def contender(name: str, detector: Detector, files: Sequence[Path], classes: Sequence[str]) -> Contender:
-    """A model with encoded class names and no distractors."""
-    vocabulary = detector.vocabulary(classes, distractors=())
+def contender(name: str, detector: Predictor | Detector, files: Sequence[Path], classes: Sequence[str]) -> Contender:
+    """A model with its class names encoded, nothing beside them in the vocabulary."""
+    predictor = Predictor.of(detector)
+    vocabulary = predictor.vocabulary(classes, distractors=())
 
     def predict(image: Image.Image) -> Detections:
-        return detector.predict(image, vocabulary, score=MIN_SCORE, distractors=())
+        return predictor.predict(image, vocabulary, score=MIN_SCORE, distractors=())
 
     return Contender(name=name, predict=predict, files=tuple(files))
 

@@ -1,15 +1,16 @@
 """CORA: a frozen CLIP, region prompting, anchor pre-matching and a DAB-DETR localizer (Wu et al., CVPR 2023).
 
-The steps of the paper's figure are public methods; evaluation, feature caches and oracles recombine them.
+The steps of the paper's figure are public methods, tensors in and tensors out; evaluation, feature caches and oracles
+recombine them. What people call, with images and names, is `cora.predictor.Predictor`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, Unpack, overload
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,8 @@ from torch import Tensor, nn
 from cora.detector.checkpoint import write_checkpoint
 from cora.detector.config import DetectorConfig
 from cora.detector.fast_scoring import scatter_rows, worth_exact_pooling
-from cora.detector.inference import PredictOptions, VocabularyOptions, at_precision, build_vocabulary, predict_pictures
-from cora.detector.postprocess import best_boxes, combine_scores, select_detections
-from cora.images import ImageSource, Preprocessor
+from cora.detector.postprocess import best_boxes, combine_scores
+from cora.images import Preprocessor
 from cora.localizer import Localizer, LocalizerOutput, Memory, pre_match
 from cora.regions import (
     FastAlignment,
@@ -34,7 +34,7 @@ from cora.regions import (
     default_cache_dir,
     region_pooling,
 )
-from cora.structures import Detections, FeatureMap, ImageBatch
+from cora.structures import FeatureMap, ImageBatch
 from cora.towers import ImageTower, TextTower, build_towers
 from cora.towers.folding import Precision
 
@@ -72,14 +72,14 @@ class DetectorOutput:
 
 
 class Detector(nn.Module):
-    """Open-vocabulary detector; the parts are injected, see `Detector.build` for a fresh one.
+    """The network; its parts are injected, see `Detector.build` for a fresh one.
 
     Attributes:
-        precision: type that image tower and localizer's layers run in when `predict` is not told otherwise.
+        precision: type that image tower and localizer's layers run in where a `Predictor` is not told otherwise.
 
     Example:
-        >>> detector = cora.load("nano")
-        >>> detections = detector.predict("kitchen.jpg", classes=["cat", "remote control"])
+        >>> network = cora.load("nano").detector
+        >>> c3, c4 = network.encode(network.preprocessor([image]))
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Detector(nn.Module):
         preprocessor: Preprocessor,
         config: DetectorConfig,
         fast_alignment: FastAlignment | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.image_tower = image_tower
@@ -106,9 +107,7 @@ class Detector(nn.Module):
         self.fast_alignment = fast_alignment
         self.preprocessor = preprocessor
         self.config = config
-        self.precision: Precision = "float32"
-        self.inference_parts: dict[str, tuple[object, nn.Module]] = {}
-        """Tower and localizer as they run fastest, each behind what it was made of; kept by `at_precision`."""
+        self.precision = precision
 
     @classmethod
     def build(
@@ -117,6 +116,7 @@ class Detector(nn.Module):
         *,
         towers: tuple[ImageTower, TextTower] | None = None,
         cache_dir: str | Path | None = None,
+        precision: Precision = "float32",
     ) -> Self:
         """A detector with the given towers (random ones if None), a zero prompt and a fresh localizer.
 
@@ -124,6 +124,7 @@ class Detector(nn.Module):
             config: all sizes.
             towers: image and text tower that fit `config.tower`.
             cache_dir: folder of cached class embeddings; the user's cache folder if None.
+            precision: of predictions, where nothing else is asked for.
         """
         image_tower, text_tower = towers or build_towers(config.tower)
         return cls(
@@ -141,6 +142,7 @@ class Detector(nn.Module):
             preprocessor=Preprocessor.from_config(config.preprocess),
             config=config,
             fast_alignment=FastAlignment(embed_dim=config.tower.embed_dim) if config.fast_alignment else None,
+            precision=precision,
         )
 
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
@@ -267,37 +269,6 @@ class Detector(nn.Module):
         positions: Tensor = self.prompt(self.image_tower.positions)
         return positions.to(self.image_tower.dtype)
 
-    def postprocess(
-        self,
-        output: DetectorOutput,
-        sizes_hw: Sequence[tuple[int, int]],
-        *,
-        score: float | None = None,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes [K, 4] xyxy in pixels, scores [K] and labels [K] of every image; None: as configured.
-
-        Args:
-            output: of `forward`.
-            sizes_hw: (height, width) of the original images in pixels.
-            score: only scores above it count.
-            nms_iou: per-class suppression threshold.
-            max_detections: boxes kept per image.
-        """
-        config = self.config.postprocess
-        return [
-            select_detections(
-                boxes,
-                scores,
-                size,
-                min_score=config.min_score if score is None else score,
-                nms_iou=config.nms_iou if nms_iou is None else nms_iou,
-                max_detections=max_detections or config.max_detections,
-            )
-            for boxes, scores, size in zip(output.boxes_cxcywh, output.scores, sizes_hw, strict=True)
-        ]
-
     def trainable_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters that may learn: prompt and localizer."""
         return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
@@ -307,65 +278,13 @@ class Detector(nn.Module):
         """Where the weights are."""
         return self.prompt.offset.device
 
-    @overload
-    def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one picture
-        self, images: ImageSource, classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
-    ) -> Detections: ...
-
-    @overload
-    def predict(
-        self, images: Sequence[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
-    ) -> list[Detections]: ...
-
-    def predict(
-        self,
-        images: ImageSource | Sequence[ImageSource],
-        classes: Sequence[str] | Vocabulary = (),
-        **options: Unpack[PredictOptions],
-    ) -> Detections | list[Detections]:
-        """Find named objects in one picture or in several.
-
-        Args:
-            images: path, PIL image or uint8 RGB array, or a list of such.
-            classes: names to look for, or what `vocabulary` made of them; may be left out where there are exemplars.
-            options: score, tiles, exemplars and more, see `PredictOptions`.
-
-        Returns:
-            One `Detections` for one picture, a list for a list, in its order.
-
-        Raises:
-            ImageError: a picture cannot be read.
-            VocabularyError: the names are unusable.
-        """
-        single = not isinstance(images, list | tuple)
-        sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
-        with self.evaluating():
-            found = predict_pictures(self, sources, build_vocabulary(self, classes, options), options)
-        return found[0] if single else found
-
-    def vocabulary(self, classes: Sequence[str] | Vocabulary = (), **options: Unpack[VocabularyOptions]) -> Vocabulary:
-        """Encode names once for many calls of `predict`, with distractors and all, on the detector's device.
-
-        Raises:
-            VocabularyError: the names are unusable.
-            ImageError: a picture of an exemplar cannot be read.
-        """
-        with self.evaluating(), torch.inference_mode():
-            return build_vocabulary(self, classes, options)
-
-    def at_precision(self, precision: Precision) -> Self:
-        """A view for inference: image tower folded and channels last, it and the localizer's layers in `precision`."""
-        return at_precision(self, precision)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode for a while, whatever the mode before."""
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
+    def with_parts(self, **parts: Any) -> Self:
+        """A detector that shares everything with this one but the parts that are named; this one stays as it is."""
+        shared = [*self.children(), *(value for name, value in vars(self).items() if not name.startswith("_"))]
+        view = copy.deepcopy(self, {id(part): part for part in shared})
+        for name, part in parts.items():
+            setattr(view, name, part)
+        return view
 
     def learn_text(self, learned: LearnedText | None) -> None:
         """Take a learned part of the class embeddings, frozen, in place of the one there is; None for no such part.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,10 @@ class PostprocessConfig:
                 raise ValueError(f"{name}: expected 0 (all) or more, got {getattr(self, name)}")
 
 
+#: Boxes [K, 4] xyxy in pixels, scores [K] in descending order, and labels [K] int64 of one image.
+Found = tuple[Tensor, Tensor, Tensor]
+
+
 def combine_scores(probabilities: Tensor, objectness: Tensor, power: float = 1.0) -> Tensor:
     """Class probability * objectness^alpha: [B, N, C] and logits [B, N] to scores [B, N, C] in 0..1."""
     return probabilities * objectness.sigmoid().pow(power).unsqueeze(-1)
@@ -72,7 +77,8 @@ def select_detections(
     nms_iou: float,
     max_detections: int,
     clip: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
+    class_agnostic: bool = False,
+) -> Found:
     """Detections of one image.
 
     Args:
@@ -83,6 +89,7 @@ def select_detections(
         nms_iou: per-class suppression threshold.
         max_detections: how many are kept.
         clip: limit boxes to the image.
+        class_agnostic: a box is also dropped for a better one of another class.
 
     Returns:
         Boxes [K, 4] xyxy in pixels, scores [K] in descending order, labels [K] int64.
@@ -90,9 +97,47 @@ def select_detections(
     boxes = scale_to_pixels(boxes_cxcywh, size_hw)
     rows, labels = (scores > min_score).nonzero(as_tuple=True)
     candidates, candidate_scores = boxes[rows].float(), scores[rows, labels].float()
-    keep = _best_after_nms(candidates, candidate_scores, labels, nms_iou, max_detections)
+    groups = torch.zeros_like(labels) if class_agnostic else labels
+    keep = _best_after_nms(candidates, candidate_scores, groups, nms_iou, max_detections)
     kept = candidates[keep]
     return clip_to_image(kept, size_hw) if clip else kept, candidate_scores[keep], labels[keep]
+
+
+def suppress(
+    boxes_cxcywh: Tensor,
+    scores: Tensor,
+    sizes_hw: Sequence[tuple[int, int]],
+    config: PostprocessConfig,
+    *,
+    score: float | None = None,
+    nms_iou: float | None = None,
+    max_detections: int | None = None,
+    class_agnostic: bool = False,
+) -> list[Found]:
+    """`select_detections` for every image of a batch; None: as configured.
+
+    Args:
+        boxes_cxcywh: [B, N, 4], 0..1 of the unpadded image.
+        scores: [B, N, C] in 0..1.
+        sizes_hw: (height, width) of the original images in pixels.
+        config: of the model.
+        score: only scores above it count.
+        nms_iou: suppression threshold.
+        max_detections: boxes kept per image.
+        class_agnostic: suppress between classes, too.
+    """
+    return [
+        select_detections(
+            boxes,
+            of_image,
+            size,
+            min_score=config.min_score if score is None else score,
+            nms_iou=config.nms_iou if nms_iou is None else nms_iou,
+            max_detections=config.max_detections if max_detections is None else max_detections,
+            class_agnostic=class_agnostic,
+        )
+        for boxes, of_image, size in zip(boxes_cxcywh, scores, sizes_hw, strict=True)
+    ]
 
 
 def _best_after_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, count: int) -> Tensor:

@@ -50,7 +50,7 @@ def known_models() -> list[str]:
 
 
 def load(name_or_path: str | Path = DEFAULT) -> Detector:
-    """Load a detector in evaluation mode.
+    """Load a network in evaluation mode; `cora.load` puts a predictor around it.
 
     Args:
         name_or_path: "nano" or "nano-ovcoco" (embedded, no download), a file that `Detector.save` wrote, or the name of
@@ -82,9 +82,8 @@ def load_checkpoint(path: str | Path) -> Detector:
     """
     config, weights = read_checkpoint(path)
     with Undrawn():
-        detector = Detector.build(config)
+        detector = Detector.build(config, precision="auto")
     load_checked(detector, weights, source=f"checkpoint {path}", assign=True)
-    detector.precision = "auto"
     return detector.eval()
 
 

@@ -26,11 +26,13 @@ from torch import Tensor
 from cora.boxes import clip_to_image, cxcywh_to_xyxy, pairwise_iou, scale_to_pixels
 from cora.data.coco import CocoDataset
 from cora.detector import Detector, DetectorOutput, PreMatched, combine_scores
+from cora.detector.postprocess import suppress
 from cora.detector.variants.true_classes import classes_of_boxes
 from cora.errors import DataError
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.evaluation.predict import MIN_SCORE, Predictions, Progress
 from cora.localizer import Memory
+from cora.predictor import Predictor, at_precision
 from cora.regions import Prepared, Vocabulary
 from cora.structures import Detections, FeatureMap, Targets
 
@@ -52,7 +54,7 @@ _CERTAIN = 100.0
 
 @torch.inference_mode()
 def predict_oracles(
-    detector: Detector,
+    detector: Predictor | Detector,
     dataset: CocoDataset,
     classes: Sequence[str],
     *,
@@ -65,7 +67,7 @@ def predict_oracles(
     """Results of all `ORACLES` in one pass over the images; `AS_IT_IS` is what `predict_dataset` finds.
 
     Args:
-        detector: comes back in the mode it was in.
+        detector: the model; it stays as it is.
         dataset: annotated images.
         classes: names to search for, one for each class of the dataset.
         indices: which images, all by default.
@@ -102,7 +104,7 @@ def predict_oracles(
 
 @torch.inference_mode()
 def predict_with_true_classes(
-    detector: Detector,
+    detector: Predictor | Detector,
     dataset: CocoDataset,
     classes: Sequence[str],
     *,
@@ -155,8 +157,14 @@ class _Photo:
 
     def kept(self, output: DetectorOutput, score: float, nms_iou: float, max_detections: int) -> list[dict[str, Any]]:
         """COCO results of what suppression leaves."""
-        ((boxes, scores, labels),) = self.detector.postprocess(
-            output, [self.size], score=score, nms_iou=nms_iou, max_detections=max_detections
+        ((boxes, scores, labels),) = suppress(
+            output.boxes_cxcywh,
+            output.scores,
+            [self.size],
+            self.detector.config.postprocess,
+            score=score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
         )
         return self.results(boxes, scores, labels)
 
@@ -173,7 +181,7 @@ class _Photo:
 
 
 def _predict(
-    given: Detector,
+    given: Predictor | Detector,
     dataset: CocoDataset,
     vocabulary: Vocabulary,
     answer: Callable[[_Photo], dict[str, list[dict[str, Any]]]],
@@ -185,12 +193,12 @@ def _predict(
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
-    training = given.training
-    detector = given.eval().at_precision(given.precision)
+    predictor = Predictor.of(given)
+    detector, preprocessor = at_precision(predictor.detector, predictor.precision), predictor.preprocessor
     for index in progress(chosen):
         image, targets, image_id = dataset[index]
         start = time.perf_counter()
-        batch = detector.preprocessor([image]).to(detector.device)
+        batch = preprocessor([image]).to(detector.device)
         c3, c4 = detector.encode(batch)
         memory, projected = detector.encode_map(c3), detector.project(c4)
         photo = _Photo(
@@ -207,12 +215,14 @@ def _predict(
         for oracle, found in answer(photo).items():
             results[oracle] += found
         seconds += time.perf_counter() - start
-    given.train(training)
     return {oracle: Predictions(results=results[oracle], images=len(chosen), seconds=seconds) for oracle in oracles}
 
 
 def _vocabulary(
-    detector: Detector, dataset: CocoDataset, classes: Sequence[str], class_weights: Mapping[str, float] | None
+    detector: Predictor | Detector,
+    dataset: CocoDataset,
+    classes: Sequence[str],
+    class_weights: Mapping[str, float] | None,
 ) -> Vocabulary:
     if len(classes) != len(dataset.class_names):
         raise DataError(

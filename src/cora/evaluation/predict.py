@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cora.data.coco import CocoDataset, CocoImage
-from cora.detector.tiling import Tiles
 from cora.evaluation.coco_ap import MAX_DETECTIONS
+from cora.predictor import Predictor, Tiles
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,7 @@ class Predictions:
 
 
 def predict_dataset(
-    detector: Detector,
+    detector: Predictor | Detector,
     dataset: CocoDataset,
     classes: Sequence[str],
     *,
@@ -66,6 +66,7 @@ def predict_dataset(
     classes of a benchmark compete with each other alone, and None for the model's own choice.
     Raises: DataError where an image has another size than its annotation says.
     """
+    predictor = Predictor.of(detector)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
     answers: dict[int, list[dict[str, Any]]] = {}
@@ -73,7 +74,7 @@ def predict_dataset(
 
     def predict(group: list[_Waiting]) -> float:
         start = time.perf_counter()
-        found = detector.predict(
+        found = predictor.predict(
             [image for _, image, _ in group],
             classes,
             score=score,
@@ -91,7 +92,7 @@ def predict_dataset(
 
     for place, index in enumerate(progress(chosen)):
         image, _, image_id = dataset[index]
-        size = None if batch_size == 1 else detector.preprocessor.resized_size(image.height, image.width)
+        size = None if batch_size == 1 else predictor.preprocessor.resized_size(image.height, image.width)
         group = waiting.setdefault(size, [])
         group.append((place, image, image_id))
         if len(group) == batch_size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -90,9 +89,7 @@ def plain_detector(detector: Detector, manifest: Manifest) -> Detector:
         max_scored_boxes=manifest.boxes,
         exact_boxes=0 if everything else manifest.exact_boxes,
     )
-    plain = copy.copy(detector)
-    plain.config = replace(detector.config, postprocess=wanted)
-    return plain
+    return detector.with_parts(config=replace(detector.config, postprocess=wanted))
 
 
 def drawn_pictures() -> list[Image.Image]:

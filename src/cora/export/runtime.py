@@ -1,20 +1,20 @@
-"""An exported detector with the interface of the original: the same pictures in, the same detections out."""
+"""An exported file as a model of a `Predictor`: the same batches in, the same boxes out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector import Detector, DetectorConfig
 from cora.detector.fingerprint import weights_fingerprint
-from cora.detector.inference import PredictOptions, VocabularyOptions, build_vocabulary, predict_in_tiles, score_of
-from cora.detector.postprocess import select_detections
+from cora.detector.postprocess import Found, suppress
 from cora.errors import ModelError, VocabularyError
 from cora.export.backends import Backend, OnnxRuntime, OpenVino
 from cora.export.fixed_size import FixedSizePreprocessor
@@ -22,18 +22,22 @@ from cora.export.graph import class_inputs
 from cora.export.manifest import Manifest
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import read_openvino_manifest
-from cora.images import ImageSource, Preprocessor, read_image
+from cora.images import Preprocessor
 from cora.names import name_key
+from cora.predictor import Predictor, PredictSettings, VocabularySettings, network_of
+from cora.predictor.exemplars import exemplar_embeddings
+from cora.predictor.vocabulary import build_vocabulary
 from cora.regions import Descriptions, Vocabulary, VocabularyEncoder, clean_names
-from cora.structures import Detections, ImageBatch
+from cora.structures import ImageBatch
+from cora.towers.folding import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-#: Gives the detector whose text tower embeds names, by its name or path.
-LoadDetector = Callable[[str], Detector]
+#: Gives the model whose text tower embeds names, by its name or path.
+LoadDetector = Callable[[str], Predictor | Detector]
 
 
 def load_exported(
@@ -113,13 +117,13 @@ class FixedVocabularyEncoder:
         return VocabularyError(f"{what}: expected none, since names are fixed in the exported model; export anew")
 
 
-class ExportedDetector:
-    """A detector that another runtime executes; `predict` and `vocabulary` are those of `Detector`.
+class ExportedDetector(Predictor):
+    """A predictor whose network another runtime executes; what is constant in the graph cannot be asked for otherwise.
 
     Args:
         backend: runs the graph.
         manifest: what the file says of itself.
-        load_text_model: gives the detector that embeds names, where the vocabulary is an input.
+        load_text_model: gives the model that embeds names, where the vocabulary is an input.
         text_model: its name; None for the one in the manifest.
         source: path of the file, for messages.
     """
@@ -133,6 +137,33 @@ class ExportedDetector:
         text_model: str | None = None,
         source: str = "exported model",
     ) -> None:
+        exported = ExportedModel(
+            backend=backend,
+            manifest=manifest,
+            load_text_model=load_text_model,
+            text_model=text_model or manifest.model,
+            source=source,
+        )
+        super().__init__(exported)
+
+
+class ExportedModel:
+    """A graph that a runtime executes; see `cora.predictor.Model`.
+
+    Args:
+        backend: runs the graph.
+        manifest: what the file says of itself.
+        load_text_model: gives the model that embeds names, where the vocabulary is an input.
+        text_model: its name.
+        source: path of the file, for messages.
+    """
+
+    #: What runs is fixed in the graph.
+    precision: Precision = "float32"
+
+    def __init__(
+        self, *, backend: Backend, manifest: Manifest, load_text_model: LoadDetector, text_model: str, source: str
+    ) -> None:
         self.backend = backend
         self.manifest = manifest
         self.source = source
@@ -141,7 +172,7 @@ class ExportedDetector:
             Preprocessor.from_config(config) if size is None else FixedSizePreprocessor(config=config, size_hw=size)
         )
         self._load_text_model = load_text_model
-        self._text_model = text_model or manifest.model
+        self._text_model = text_model
         self._encoder: VocabularyEncoder | FixedVocabularyEncoder | None = (
             FixedVocabularyEncoder(manifest) if manifest.vocabulary == "fixed" else None
         )
@@ -160,6 +191,11 @@ class ExportedDetector:
     def class_names(self) -> tuple[str, ...]:
         """The names of a fixed vocabulary; empty where names are given at run time."""
         return self.manifest.class_names
+
+    @property
+    def fixed_distractors(self) -> int | None:
+        """Names that compete with those of a fixed vocabulary, whatever is asked; else None."""
+        return self.manifest.distractors if self.manifest.vocabulary == "fixed" else None
 
     @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
@@ -183,86 +219,45 @@ class ExportedDetector:
             self._encoder = encoder
         return cast(VocabularyEncoder, self._encoder)
 
-    def vocabulary(self, classes: Sequence[str] | Vocabulary = (), **options: Unpack[VocabularyOptions]) -> Vocabulary:
-        """As `Detector.vocabulary`; of a fixed vocabulary, a choice of its names (all if none are given).
+    def vocabulary(
+        self, classes: Sequence[str] | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
+    ) -> Vocabulary:
+        """A vocabulary as in PyTorch; of a fixed one, a choice of its names (all if none are given).
 
         Raises:
             VocabularyError: unusable names, or options that only names at run time can have.
         """
-        if self.manifest.vocabulary == "input":
-            source = self._original() if options.get("exemplars") else cast(Detector, self)
-            return build_vocabulary(source, classes, options).to(self.device)
-        self._check_fixed(options)
-        if isinstance(classes, Vocabulary):
-            return self.vocabulary_encoder.encode(classes.names)
-        return self.vocabulary_encoder.encode(classes or self.class_names)
+        if self.manifest.vocabulary == "fixed":
+            self._check_fixed(settings)
+            names = classes.names if isinstance(classes, Vocabulary) else classes
+            return self.vocabulary_encoder.encode(names or self.class_names)
+        encoder = self.vocabulary_encoder
+        pictured = {}
+        if settings.exemplars:
+            # As at any size and in PyTorch: the graph's own size is for its own input.
+            pictured = exemplar_embeddings(self._original(), settings.exemplars, encoder=encoder)
+        return build_vocabulary(classes, settings, encoder=encoder, config=self.config, pictured=pictured).to(
+            self.device
+        )
 
-    @overload
-    def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one picture
-        self, images: ImageSource, classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
-    ) -> Detections: ...
-
-    @overload
-    def predict(
-        self, images: Sequence[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
-    ) -> list[Detections]: ...
-
-    def predict(
-        self,
-        images: ImageSource | Sequence[ImageSource],
-        classes: Sequence[str] | Vocabulary = (),
-        **options: Unpack[PredictOptions],
-    ) -> Detections | list[Detections]:
-        """As `Detector.predict`. What is constant in the graph cannot be asked for otherwise.
+    def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
+        """Boxes, scores and labels of every image.
 
         Raises:
-            ImageError: a picture cannot be read.
-            VocabularyError: the names are unusable.
-            ModelError: an option asks for what the graph has not.
+            ModelError: an option asks for what the graph does not have.
         """
-        if options.get("score_all_boxes") or options.get("precision") not in (None, "float32"):
+        if settings.score_all_boxes or settings.precision not in (None, "float32"):
             raise ModelError(f"{self.source}: boxes that are scored and precision were fixed when it was exported")
-        batch_size, tiles = options.get("batch_size", 1), options.get("tiles")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        single = not isinstance(images, list | tuple)
-        sources: Sequence[ImageSource] = [images] if single else images  # type: ignore[list-item, assignment]
-        vocabulary = self.vocabulary(classes, **_vocabulary_options(options))
-        if tiles is not None:
-            found = predict_in_tiles(
-                lambda parts: self._predict(parts, vocabulary, options, batch_size),
-                sources,
-                tiles=tiles,
-                max_detections=options.get("max_detections") or self.config.postprocess.max_detections,
-            )
-        else:
-            found = self._predict(sources, vocabulary, options, batch_size)
-        return found[0] if single else found
+        return self.postprocess(
+            self.run(batch, vocabulary),
+            batch.original_sizes,
+            score=settings.score,
+            nms_iou=settings.nms_iou,
+            max_detections=settings.max_detections,
+            class_agnostic=settings.class_agnostic,
+        )
 
-    def _predict(
-        self, sources: Sequence[ImageSource], vocabulary: Vocabulary, options: PredictOptions, batch_size: int
-    ) -> list[Detections]:
-        """Detections of every picture, in order."""
-        found: list[Detections] = []
-        for start in range(0, len(sources), batch_size):
-            part = sources[start : start + batch_size]
-            pictures = [read_image(source) for source in part]
-            batch = self.preprocessor(pictures)
-            kept = self.postprocess(
-                self(batch, vocabulary),
-                batch.original_sizes,
-                score=score_of(cast(Detector, self), options.get("score")),
-                nms_iou=options.get("nms_iou"),
-                max_detections=options.get("max_detections"),
-            )
-            for source, picture, size, (boxes, scores, labels) in zip(
-                part, pictures, batch.original_sizes, kept, strict=True
-            ):
-                path = str(source) if isinstance(source, str | Path) else None
-                found.append(Detections(boxes, scores, labels, vocabulary.names, size, image=picture, path=path))
-        return found
-
-    def __call__(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> ExportedOutput:
+    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> ExportedOutput:
         """Run the graph on a batch; `least_score` can save it nothing.
 
         Raises:
@@ -292,46 +287,49 @@ class ExportedDetector:
         score: float | None = None,
         nms_iou: float | None = None,
         max_detections: int | None = None,
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """As `Detector.postprocess`.
+        class_agnostic: bool = False,
+    ) -> list[Found]:
+        """`cora.detector.postprocess.suppress` of what a pass gave.
 
         Raises:
             ModelError: suppression is in the graph, and something is asked of it that it was not exported with.
         """
         config = self.config.postprocess
-        least = config.min_score if score is None else score
         if output.labels is None:
-            return [
-                select_detections(
-                    boxes,
-                    scores,
-                    size,
-                    min_score=least,
-                    nms_iou=config.nms_iou if nms_iou is None else nms_iou,
-                    max_detections=max_detections or config.max_detections,
-                )
-                for boxes, scores, size in zip(output.boxes_cxcywh, output.scores, sizes_hw, strict=True)
-            ]
-        most = config.max_detections
+            return suppress(
+                output.boxes_cxcywh,
+                output.scores,
+                sizes_hw,
+                config,
+                score=score,
+                nms_iou=nms_iou,
+                max_detections=max_detections,
+                class_agnostic=class_agnostic,
+            )
+        least = config.min_score if score is None else score
+        most = config.max_detections if max_detections is None else max_detections
         self._check_inside(least, nms_iou, max_detections)
         found = []
         for boxes, scores, labels, size in zip(
             output.boxes_cxcywh, output.scores, output.labels, sizes_hw, strict=True
         ):
-            kept = ((scores > least) & (labels >= 0)).nonzero()[:, 0][: max_detections or most]
-            corners = clip_to_image(scale_to_pixels(boxes[kept], size), size)
+            kept = ((scores > least) & (labels >= 0)).nonzero()[:, 0]
+            corners = scale_to_pixels(boxes[kept], size)
+            if class_agnostic:  # among what suppression within classes left
+                apart = nms(corners, scores[kept], config.nms_iou)
+                kept, corners = kept[apart], corners[apart]
+            kept, corners = kept[:most], clip_to_image(corners[:most], size)
             found.append((corners, scores[kept], labels[kept]))
         return found
 
     def _original(self) -> Detector:
         """The model that was exported, whose image tower embeds exemplars."""
-        encoder, detector = self.vocabulary_encoder, self._load_text_model(self._text_model)
+        detector = network_of(self._load_text_model(self._text_model))
         if weights_fingerprint(detector) != self.manifest.fingerprint:
             raise ModelError(
                 f"{self.source}: exemplars need the model that was exported, {self._text_model} is another; "
                 "name it with --text-model"
             )
-        detector.vocabulary_encoder = encoder
         return detector
 
     def _run(self, batch: ImageBatch, start: int, size: int, vocabulary: Vocabulary) -> list[Tensor]:
@@ -351,10 +349,10 @@ class ExportedDetector:
             raise ModelError(f"{self.source}: expected outputs for {size} pictures, {self.backend.name} gave {shapes}")
         return outputs
 
-    def _check_fixed(self, options: VocabularyOptions) -> None:
+    def _check_fixed(self, settings: VocabularySettings) -> None:
         """Options that a fixed vocabulary cannot have; distractors may be left out where there are none."""
-        asked = [name for name in ("class_weights", "descriptions", "exemplars") if options.get(name)]
-        others = options.get("distractors")
+        asked = [name for name in ("class_weights", "descriptions", "exemplars") if getattr(settings, name)]
+        others = settings.distractors
         if others or (others is not None and self.manifest.distractors):
             asked.append("distractors")
         if asked:
@@ -392,8 +390,3 @@ class ExportedOutput:
     boxes_cxcywh: Tensor
     scores: Tensor
     labels: Tensor | None
-
-
-def _vocabulary_options(options: PredictOptions) -> VocabularyOptions:
-    chosen = {name: value for name, value in options.items() if name in VocabularyOptions.__optional_keys__}
-    return cast(VocabularyOptions, chosen)

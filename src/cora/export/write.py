@@ -26,6 +26,7 @@ from cora.export.program import trace
 from cora.export.runtime import ExportedDetector
 from cora.export.suppression import kept_boxes, kept_boxes_operator
 from cora.export.tensorrt_engine import check_tensorrt, write_engine
+from cora.predictor import Predictor, network_of
 from cora.regions import Vocabulary
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Written:
 
 
 def export_detector(
-    detector: Detector,
+    detector: Predictor | Detector,
     output: Path,
     *,
     format: Format,
@@ -83,7 +84,7 @@ def export_detector(
         CoraError: the files cannot be written, or there is no GPU for TensorRT.
     """
     check_output(output, format)
-    detector = detector.eval()
+    detector = network_of(detector).eval()
     manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=vocabulary)
     operator = kept_boxes if format == "exported-program" else kept_boxes_operator
     with _staged(output) as staged:  # around the tracing, too: a folder that cannot be written fails before the work
@@ -92,7 +93,9 @@ def export_detector(
         exported = ExportedDetector(
             backend=backend, manifest=manifest, load_text_model=lambda _: detector, source=str(output)
         )
-        vocabularies = [vocabulary] if vocabulary is not None else [detector.vocabulary(names) for names in _NAMES]
+        vocabularies = (
+            [vocabulary] if vocabulary is not None else [Predictor(detector).vocabulary(names) for names in _NAMES]
+        )
         difference = compare(detector, exported, pictures or drawn_pictures(), vocabularies)
         if not difference.passes and not force:
             raise ModelError(

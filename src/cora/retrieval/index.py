@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from cora.detector.exemplars import embed_region
 from cora.errors import VocabularyError
 from cora.images import ImageSource
+from cora.predictor import Predictor, network_of
+from cora.predictor.exemplars import Box, embed_region
 from cora.regions.everyday import EVERYDAY_NAMES
 from cora.retrieval.identity import model_identity
 from cora.retrieval.manifest import MANIFEST, Manifest, RegionSettings, RetrievalError
@@ -23,7 +24,6 @@ from cora.retrieval.update import Progress, UpdateReport, list_pictures, no_pict
 
 if TYPE_CHECKING:
     from cora.detector import Detector
-    from cora.detector.exemplars import Box
 
 _ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)  # the templates bring their own
 
@@ -78,7 +78,7 @@ class RegionIndex:
         cls,
         path: str | Path,
         folder: str | Path,
-        detector: Detector,
+        detector: Predictor | Detector,
         *,
         settings: RegionSettings | None = None,
         model_name: str = "the same model",
@@ -102,6 +102,7 @@ class RegionIndex:
             VocabularyError: unusable names in `settings`.
             MissingExtraError: LanceDB is not installed.
         """
+        detector = network_of(detector)
         place, pictures = Path(path), Path(folder)
         if not list_pictures(pictures):
             raise no_pictures(pictures)
@@ -144,7 +145,9 @@ class RegionIndex:
         """Name or file of the model, as it was given when the index was made."""
         return self._store.manifest.model_name
 
-    def search_text(self, detector: Detector, text: str, top: int = 10, *, per_picture: int | None = None) -> list[Hit]:
+    def search_text(
+        self, detector: Predictor | Detector, text: str, top: int = 10, *, per_picture: int | None = None
+    ) -> list[Hit]:
         """Regions that look like a text, best first.
 
         Args:
@@ -168,7 +171,7 @@ class RegionIndex:
 
     def search_image(
         self,
-        detector: Detector,
+        detector: Predictor | Detector,
         image: ImageSource,
         box: Box | None = None,
         top: int = 10,
@@ -189,7 +192,7 @@ class RegionIndex:
             RetrievalError: the index is of another model, or damaged.
         """
         self.check_model(detector)
-        return self.search(embed_region(detector, image, box), top, per_picture=per_picture)
+        return self.search(embed_region(network_of(detector), image, box), top, per_picture=per_picture)
 
     def search(
         self, embedding: Tensor, top: int = 10, *, per_picture: int | None = None, exact: bool = False
@@ -220,12 +223,13 @@ class RegionIndex:
                 return hits[:top]
             wanted *= 4
 
-    def check_model(self, detector: Detector) -> None:
+    def check_model(self, detector: Predictor | Detector) -> None:
         """Refuse a model that did not make the index: its embeddings mean something else.
 
         Raises:
             RetrievalError: it is another one.
         """
+        detector = network_of(detector)
         if self._accepted is not None and self._accepted() is detector:
             return
         _check_identity(self._store, model_identity(detector))

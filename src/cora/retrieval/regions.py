@@ -12,6 +12,7 @@ from torchvision.ops import nms
 
 from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector.postprocess import combine_scores
+from cora.predictor import Predictor
 from cora.regions.everyday import EVERYDAY_NAMES
 from cora.retrieval.manifest import RegionSettings
 
@@ -51,7 +52,7 @@ class RegionFinder:
     def __init__(self, *, detector: Detector, settings: RegionSettings) -> None:
         self.detector = detector
         self.settings = settings
-        self.vocabulary = detector.vocabulary(settings.classes or EVERYDAY_NAMES)
+        self.vocabulary = Predictor(detector).vocabulary(settings.classes or EVERYDAY_NAMES)
 
     @torch.inference_mode()
     def __call__(self, picture: Image.Image) -> Regions:

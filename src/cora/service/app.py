@@ -190,6 +190,7 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
                 distractors=None if options.distractors is None else _names(options.distractors),
                 nms_iou=options.nms_iou,
                 max_detections=options.max_detections,
+                class_agnostic=options.class_agnostic,
             )
             found = await _unless_gone(request, service.detect(images, query, deadline))
             return DetectResponse(

@@ -32,6 +32,7 @@ class DetectOptions(_Asked):
     score: Share | None = Field(None, description="only detections above it; none: the model's own threshold")
     nms_iou: Share | None = Field(None, description="overlap above which the worse of two boxes of a class is dropped")
     max_detections: int | None = Field(None, ge=1, le=1000, description="boxes kept of a picture")
+    class_agnostic: bool = Field(False, description="drop a box also for a better one of another class")
 
 
 class DetectRequest(DetectOptions):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from cora.detector.inference import count_distractors, score_of
 from cora.errors import ImageError
 from cora.images import read_image
+from cora.predictor import Predictor, count_distractors
 from cora.service.admission import Admission
 from cora.service.limits import Limits
 from cora.service.metrics import Metrics
@@ -80,12 +80,13 @@ class Service:
     def __init__(
         self,
         *,
-        detector: Detector,
+        detector: Predictor | Detector,
         limits: Limits,
         max_batch: int = 8,
         gather_s: float = 0.004,
         index: RegionIndex | None = None,
     ) -> None:
+        detector = Predictor.of(detector)
         self.limits = limits
         self.index = index
         self.admission = Admission(capacity=limits.max_waiting)
@@ -97,7 +98,7 @@ class Service:
 
     def score(self, asked: float | None) -> float:
         """Score above which detections are reported: as asked, or the model's own threshold."""
-        return score_of(self._detector, asked)
+        return self._detector.config.postprocess.score_threshold if asked is None else asked
 
     def distractors(self, classes: Sequence[str], asked: Sequence[str] | None) -> int:
         """How many names compete with the classes; `asked` is None for the model's own choice."""
@@ -140,7 +141,7 @@ class Service:
         if query.image is not None:
             (image,) = await self._decode([query.image], lambda picture: picture, deadline)
 
-        def call(detector: Detector) -> list[Hit]:
+        def call(detector: Predictor) -> list[Hit]:
             if image is None:
                 return index.search_text(detector, query.text or "", top=query.top, per_picture=query.per_picture)
             return index.search_image(detector, image, box=query.box, top=query.top, per_picture=query.per_picture)

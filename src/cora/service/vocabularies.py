@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cora.regions import Vocabulary, VocabularyEncoder
 
 if TYPE_CHECKING:
-    from cora.detector import Detector
+    from cora.predictor import Predictor
 
 
 class VocabularyCache:
@@ -23,7 +23,7 @@ class VocabularyCache:
         max_names: class names kept in all; their embeddings take a few kilobytes each.
     """
 
-    def __init__(self, *, detector: Detector, max_names: int = 20_000) -> None:
+    def __init__(self, *, detector: Predictor, max_names: int = 20_000) -> None:
         self.max_names = max_names
         self._detector = detector
         encoder = detector.vocabulary_encoder

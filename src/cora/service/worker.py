@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
+from cora.predictor import Predictor
 from cora.service.memory import give_back
 from cora.service.pictures import Picture
 from cora.service.refusal import RefusedError
@@ -43,6 +44,7 @@ class Query:
         distractors: names that compete with them; None for the model's own.
         nms_iou: per-class suppression threshold; None for the model's own.
         max_detections: boxes kept of a picture; None for the model's own.
+        class_agnostic: suppress between classes, too.
     """
 
     classes: tuple[str, ...]
@@ -50,6 +52,7 @@ class Query:
     distractors: tuple[str, ...] | None = None
     nms_iou: float | None = None
     max_detections: int | None = None
+    class_agnostic: bool = False
 
 
 @dataclass(eq=False)
@@ -103,7 +106,7 @@ class ModelWorker:
     def __init__(
         self,
         *,
-        detector: Detector,
+        detector: Predictor | Detector,
         max_batch: int = 8,
         gather_s: float = 0.004,
         on_batch: Callable[[int, float], None] = lambda pictures, seconds: None,
@@ -111,8 +114,8 @@ class ModelWorker:
     ) -> None:
         self.max_batch = max_batch
         self.gather_s = gather_s
-        self._detector = detector
-        self._vocabularies = VocabularyCache(detector=detector)
+        self._detector = Predictor.of(detector)
+        self._vocabularies = VocabularyCache(detector=self._detector)
         self._on_batch = on_batch
         self._tidy = tidy
         self._passes = 0
@@ -234,6 +237,7 @@ class ModelWorker:
             score=query.score,
             nms_iou=query.nms_iou,
             max_detections=query.max_detections,
+            class_agnostic=query.class_agnostic,
             batch_size=len(jobs),
         )
         self._on_batch(len(jobs), time.perf_counter() - start)

@@ -11,6 +11,7 @@ from torch import Tensor
 from cora.data.order import subsample
 from cora.detector import Detector
 from cora.errors import TrainingError
+from cora.predictor import at_precision
 from cora.regions import AlignmentFit, FastAlignment, Vocabulary
 
 #: Boxes of an image that are pooled both ways, spread evenly from the surest to the least sure.
@@ -39,12 +40,11 @@ def fit_alignment(
         TrainingError: no image.
     """
     fit, done = AlignmentFit(_start(detector)), 0
-    with detector.evaluating():
-        view = detector.at_precision(detector.precision)
-        for done, picture in enumerate(pictures, start=1):
-            fit.add(*pool_both_ways(view, picture, vocabulary))
-            if on_photo is not None:
-                on_photo(done)
+    view = at_precision(detector, detector.precision)
+    for done, picture in enumerate(pictures, start=1):
+        fit.add(*pool_both_ways(view, picture, vocabulary))
+        if on_photo is not None:
+            on_photo(done)
     if not done:
         raise TrainingError("fast alignment: expected at least one photo, got none")
     detector.align_fast_pooling(fit.solve())
@@ -101,13 +101,12 @@ def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabul
         TrainingError: no image.
     """
     found = []
-    with detector.evaluating():
-        view = detector.at_precision(detector.precision)
-        for picture in pictures:
-            fast, exact, boxes = pool_both_ways(view, picture, vocabulary)
-            if detector.fast_alignment is not None:
-                fast = detector.fast_alignment(fast, boxes)
-            found.append((fast * exact).sum(dim=-1))
+    view = at_precision(detector, detector.precision)
+    for picture in pictures:
+        fast, exact, boxes = pool_both_ways(view, picture, vocabulary)
+        if detector.fast_alignment is not None:
+            fast = detector.fast_alignment(fast, boxes)
+        found.append((fast * exact).sum(dim=-1))
     if not found:
         raise TrainingError("fast alignment: expected at least one photo to measure on, got none")
     return float(torch.cat(found).mean())

@@ -25,6 +25,7 @@ from cora.detector import Detector
 from cora.errors import DataError, ImageError, TrainingError, VocabularyError
 from cora.files import write_json
 from cora.names import name_key, names_without
+from cora.predictor import Predictor
 from cora.structures import Detections
 
 _DECIMALS = 2
@@ -93,8 +94,8 @@ class DetectorTeacher:
             single noun from claiming every object of its image.
     """
 
-    def __init__(self, *, detector: Detector, model: str, distractors: Sequence[str] | None = None) -> None:
-        self.detector, self.model, self._distractors = detector, model, distractors
+    def __init__(self, *, detector: Predictor | Detector, model: str, distractors: Sequence[str] | None = None) -> None:
+        self.detector, self.model, self._distractors = Predictor.of(detector), model, distractors
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
         """The detector's boxes of the image's names; see `BoxTeacher`."""

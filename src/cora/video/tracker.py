@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from cora.detector.inference import score_of
 from cora.draw import draw_boxes
 from cora.images import ImageSource, read_image
+from cora.predictor import Exemplars, Predictor, Tiles
 from cora.video.byte_track import ByteTrack
 from cora.video.history import ClassHistory
 from cora.video.reuse import ChangeGate
@@ -18,8 +18,6 @@ from cora.video.sightings import Sightings, merge_classes
 
 if TYPE_CHECKING:
     from cora.detector import Detector
-    from cora.detector.exemplars import Exemplars
-    from cora.detector.tiling import Tiles
     from cora.regions import Vocabulary
 
 #: Boxes with this share of the wanted score may continue a track, not start one.
@@ -94,7 +92,7 @@ class ObjectTracker:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Predictor | Detector,
         classes: Sequence[str] | Vocabulary,
         *,
         score: float | None = None,
@@ -108,11 +106,11 @@ class ObjectTracker:
         exemplars: Exemplars | None = None,
         tiles: Tiles | None = None,
     ) -> None:
-        self._detector, self._tiles = detector, tiles
-        self._vocabulary = detector.vocabulary(
+        self._detector, self._tiles = Predictor.of(detector), tiles
+        self._vocabulary = self._detector.vocabulary(
             classes, distractors=distractors, class_weights=class_weights, exemplars=exemplars
         )
-        self.score = score_of(detector, score)
+        self.score = detector.config.postprocess.score_threshold if score is None else score
         self._tracks = ByteTrack(start_score=self.score, rate=rate, lost_seconds=lost_seconds)
         self._gate = ChangeGate(reuse)
         self._half_life, self._margin, self._lost_seconds = half_life, margin, lost_seconds

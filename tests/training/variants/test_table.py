@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from cora.detector import Detector
+from cora.predictor import Predictor
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, Targets
 from cora.training.denoising import DenoisingConfig
@@ -85,7 +86,7 @@ def test_predicts_named_boxes_best_first(name: str, detector: Detector) -> None:
     variant = VARIANTS[name]
     own = variant.detector(detector)
     photo = Image.effect_noise((96, 64), 80).convert("RGB")
-    found = own.predict(photo, ["cat", "dog", "bus"], score=0.0, max_detections=20)
+    found = Predictor(own).predict(photo, ["cat", "dog", "bus"], score=0.0, max_detections=20)
     assert len(found) > 0
     assert found.class_names == ("cat", "dog", "bus")
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cora.detector.tiling import Predict, Tiles, predict_tiled
+from cora.predictor.tiling import Predict, Tiles, predict_tiled
 from cora.structures import Detections
 
 Box = tuple[float, float, float, float]

@@ -9,15 +9,15 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cora.detector import Detector
-from cora.detector.exemplars import (
+from cora.errors import ImageError, VocabularyError
+from cora.predictor import Predictor
+from cora.predictor.exemplars import (
     PICTURE_SHARE,
     embed_exemplars,
     embed_region,
-    exemplar_vocabulary,
     in_words,
     with_exemplars,
 )
-from cora.errors import ImageError, VocabularyError
 from cora.regions import Vocabulary
 from cora.regions.everyday import EVERYDAY_NAMES
 
@@ -66,7 +66,7 @@ def test_in_words_is_a_mean_of_words_nearest_first() -> None:
 
 
 def test_words_pictures_and_both(detector: Detector) -> None:
-    vocabulary = exemplar_vocabulary(detector, ["cat", "cup"], {"My Logo": [picture()], "CUP": [picture(1)]})
+    vocabulary = Predictor(detector).vocabulary(["cat", "cup"], exemplars={"My Logo": [picture()], "CUP": [picture(1)]})
     assert vocabulary.names == ("cat", "cup", "My Logo")
     encode = detector.vocabulary_encoder.encode
     words = encode(["cat", "cup"]).embeddings
@@ -81,18 +81,18 @@ def test_words_pictures_and_both(detector: Detector) -> None:
 
 
 def test_pictures_alone_and_words_alone(detector: Detector) -> None:
-    assert exemplar_vocabulary(detector, [], {"logo": [picture()]}).names == ("logo",)
+    assert Predictor(detector).vocabulary([], exemplars={"logo": [picture()]}).names == ("logo",)
     encoded = detector.vocabulary_encoder.encode(["cat"])
-    assert exemplar_vocabulary(detector, encoded, {}) is encoded
-    torch.testing.assert_close(exemplar_vocabulary(detector, ["cat"], {}).embeddings, encoded.embeddings)
+    torch.testing.assert_close(Predictor(detector).vocabulary(encoded, exemplars={}).embeddings, encoded.embeddings)
+    torch.testing.assert_close(Predictor(detector).vocabulary(["cat"], exemplars={}).embeddings, encoded.embeddings)
     with pytest.raises(VocabularyError, match="at least one, got an empty list"):
-        exemplar_vocabulary(detector, [], {})
+        Predictor(detector).vocabulary([], exemplars={})
 
 
 def test_an_encoded_vocabulary_keeps_weights_and_distractors(detector: Detector) -> None:
     encoder = detector.vocabulary_encoder
     before = encoder.encode(["cat", "cup"]).weighted({"cup": 3}).beside(encoder, ["tree"])
-    after = exemplar_vocabulary(detector, before, {"logo": [picture()]})
+    after = Predictor(detector).vocabulary(before, exemplars={"logo": [picture()]})
     assert after.weights is not None
     assert after.weights.tolist() == [1, 3, 1]
     torch.testing.assert_close(after.distractors, before.distractors)
@@ -100,11 +100,13 @@ def test_an_encoded_vocabulary_keeps_weights_and_distractors(detector: Detector)
 
 
 def test_predict_finds_classes_by_pictures(detector: Detector) -> None:
-    found = detector.predict(picture(), ["cat"], exemplars={"logo": [(picture(), (10, 10, 60, 60))]}, score=0)
+    found = Predictor(detector).predict(
+        picture(), ["cat"], exemplars={"logo": [(picture(), (10, 10, 60, 60))]}, score=0
+    )
     assert found.class_names == ("cat", "logo")
     assert set(found.names) == {"cat", "logo"}
     with torch.inference_mode():  # kept vocabularies may be used in training later
-        vocabulary = exemplar_vocabulary(detector, ["cat"], {"logo": [picture()]})
+        vocabulary = Predictor(detector).vocabulary(["cat"], exemplars={"logo": [picture()]})
     assert not vocabulary.embeddings.is_inference()
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from cora.structures import Detections
 
@@ -123,6 +123,23 @@ def predict_tiled(
         class_names=found[0].class_names,
         image_size=(image.height, image.width),
         image=image,
+    )
+
+
+def suppress_between_classes(detections: Detections, iou: float, max_detections: int | None = None) -> Detections:
+    """Without the boxes that overlap a better one, of any class, by more than `iou`; best first.
+
+    Args:
+        detections: of one image.
+        iou: 0..1.
+        max_detections: boxes kept, best first; all if None.
+    """
+    kept = nms(detections.boxes_xyxy_px, detections.scores, iou)[:max_detections]
+    return replace(
+        detections,
+        boxes_xyxy_px=detections.boxes_xyxy_px[kept],
+        scores=detections.scores[kept],
+        labels=detections.labels[kept],
     )
 
 

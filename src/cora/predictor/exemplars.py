@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -22,15 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cora.boxes import xyxy_to_cxcywh
+from cora.detector import Detector
 from cora.errors import ImageError, VocabularyError
-from cora.images import ImageSource, read_image
+from cora.images import ImageSource, Preprocessor, read_image
 from cora.names import name_key
-from cora.regions.descriptions import Descriptions
 from cora.regions.everyday import EVERYDAY_NAMES
-from cora.regions.vocabulary import Vocabulary, clean_names
-
-if TYPE_CHECKING:
-    from cora.detector.cora import Detector
+from cora.regions.vocabulary import Vocabulary, VocabularyEncoder, clean_names
 
 #: Left, top, right, bottom in pixels of the upright picture.
 Box = Sequence[float]
@@ -46,43 +42,38 @@ _ROUNDING_PX = 1.0  # how far a box may reach over the border of its picture
 # What is embedded here may be kept and used in training later, so it must not be born as an inference tensor.
 @torch.inference_mode(False)
 @torch.no_grad()
-def exemplar_vocabulary(
+def exemplar_embeddings(
     detector: Detector,
-    classes: Sequence[str] | Vocabulary,
     exemplars: Exemplars,
-    descriptions: Descriptions | None = None,
-) -> Vocabulary:
-    """The vocabulary of names and exemplars.
-
-    A name in `classes` alone is a class by words, a name in `exemplars` alone one by pictures, and a name in both is a
-    class by words and pictures. The classes come first, in their order, then those by pictures alone.
+    *,
+    encoder: VocabularyEncoder | None = None,
+    preprocessor: Preprocessor | None = None,
+) -> dict[str, Tensor]:
+    """Unit embedding [D], among those of names, of every class that is given by images.
 
     Args:
-        detector: whose towers embed both.
-        classes: names, or a vocabulary that was encoded before; may be empty where there are exemplars.
-        exemplars: name -> pictures of it.
-        descriptions: sentences on what some of the classes look like.
+        detector: embeds the images.
+        exemplars: name -> images of it.
+        encoder: embeds the everyday names that images are said in; the detector's own if None.
+        preprocessor: how images become batches; the detector's own way if None.
 
     Raises:
-        VocabularyError: unusable names, a class without a picture.
-        ImageError: a picture cannot be read, a box that is not in its picture.
+        VocabularyError: unusable names, a class without an image.
+        ImageError: an image cannot be read, a box that is not in its image.
     """
-    vocabulary = classes if isinstance(classes, Vocabulary) else None
-    if vocabulary is None and (classes or not exemplars):
-        vocabulary = detector.vocabulary_encoder.encode(classes, descriptions=descriptions)  # type: ignore[arg-type]
     if not exemplars:
-        assert vocabulary is not None  # an empty list of names has raised
-        return vocabulary
-    words = detector.vocabulary_encoder.encode(EVERYDAY_NAMES).embeddings.to(detector.device)
+        return {}
+    words = (encoder or detector.vocabulary_encoder).encode(EVERYDAY_NAMES).embeddings.to(detector.device)
     scale = detector.config.tower.logit_scale
-    pictures = embed_exemplars(detector, exemplars)
-    pictured = {name: in_words(embedding, words, scale=scale) for name, embedding in pictures.items()}
-    return with_exemplars(vocabulary, pictured)
+    pictures = embed_exemplars(detector, exemplars, preprocessor=preprocessor)
+    return {name: in_words(embedding, words, scale=scale) for name, embedding in pictures.items()}
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def embed_exemplars(detector: Detector, exemplars: Exemplars) -> dict[str, Tensor]:
+def embed_exemplars(
+    detector: Detector, exemplars: Exemplars, *, preprocessor: Preprocessor | None = None
+) -> dict[str, Tensor]:
     """Unit embedding [D] of every class that is given by pictures.
 
     Several exemplars of a class are averaged on the unit sphere: the mean of their unit embeddings, made unit again.
@@ -100,7 +91,13 @@ def embed_exemplars(detector: Detector, exemplars: Exemplars) -> dict[str, Tenso
             )
         if not pictures:
             raise VocabularyError(f"exemplars of {name!r}: expected at least one picture, got an empty list")
-        embeddings[name] = F.normalize(torch.stack([_embed(detector, one) for one in pictures]).mean(dim=0), dim=-1)
+        if _is_boxed(pictures):
+            raise VocabularyError(
+                f"exemplars of {name!r}: expected a list of pictures, got a picture with its box; put it in a list: "
+                "[(image, (left, top, right, bottom))]"
+            )
+        found = torch.stack([_embed(detector, one, preprocessor) for one in pictures])
+        embeddings[name] = F.normalize(found.mean(dim=0), dim=-1)
     return embeddings
 
 
@@ -119,30 +116,45 @@ def in_words(embedding: Tensor, words: Tensor, *, scale: float) -> Tensor:
     return F.normalize((scale * words @ embedding).softmax(dim=0) @ words, dim=0)
 
 
-def embed_region(detector: Detector, image: ImageSource, box_xyxy_px: Box | None = None) -> Tensor:
+def embed_region(
+    detector: Detector,
+    image: ImageSource,
+    box_xyxy_px: Box | None = None,
+    *,
+    preprocessor: Preprocessor | None = None,
+) -> Tensor:
     """Unit embedding [D], float32, of a region of a picture, or of the whole picture.
 
     Args:
         detector: its tower, exact pooling and region prompt are used.
         image: path, Pillow image or uint8 RGB array.
         box_xyxy_px: left, top, right, bottom in pixels of the upright picture; None for all of it.
+        preprocessor: how it becomes a batch; the detector's own way if None.
 
     Raises:
         ImageError: the picture cannot be read, or the box is not in it.
     """
-    return _embed(detector, image if box_xyxy_px is None else (image, box_xyxy_px))
+    return _embed(detector, image if box_xyxy_px is None else (image, box_xyxy_px), preprocessor)
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _embed(detector: Detector, exemplar: Exemplar) -> Tensor:
+def _embed(detector: Detector, exemplar: Exemplar, preprocessor: Preprocessor | None) -> Tensor:
     source, box = exemplar if isinstance(exemplar, tuple) else (exemplar, None)
     picture = read_image(source)
     corners = torch.tensor([0.0, 0.0, picture.width, picture.height]) if box is None else _checked(box, picture, source)
     scale = corners.new_tensor([picture.width, picture.height] * 2)
     boxes_cxcywh = xyxy_to_cxcywh(corners / scale).view(1, 1, 4).to(detector.device)
-    c3, _ = detector.encode(detector.preprocessor([picture]).to(detector.device))
+    c3, _ = detector.encode((preprocessor or detector.preprocessor)([picture]).to(detector.device))
     return detector.embed_exact(c3, boxes_cxcywh)[0, 0].float()
+
+
+def _is_boxed(pictures: Sequence[object]) -> bool:
+    """Whether (image, box) stands where a list of them belongs."""
+    if not isinstance(pictures, tuple) or len(pictures) != 2:
+        return False
+    box = pictures[1]
+    return isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
 
 
 def _checked(box_xyxy_px: Box, picture: Image.Image, source: ImageSource) -> Tensor:

@@ -1,0 +1,39 @@
+"""What people call: images, names and options in, detections out, from the network in PyTorch or an exported one."""
+
+from cora.predictor.exemplars import Exemplars, embed_region
+from cora.predictor.images import Unreadable, UnreadableImagesError
+from cora.predictor.load import load
+from cora.predictor.model import Model, TorchModel
+from cora.predictor.precision import at_precision, scoring_all_boxes
+from cora.predictor.predictor import Predictor, count_distractors, network_of
+from cora.predictor.settings import (
+    OptionError,
+    PredictOptions,
+    PredictSettings,
+    UnknownOptionError,
+    VocabularyOptions,
+    VocabularySettings,
+)
+from cora.predictor.tiling import Tiles
+
+__all__ = [
+    "Exemplars",
+    "Model",
+    "OptionError",
+    "PredictOptions",
+    "PredictSettings",
+    "Predictor",
+    "Tiles",
+    "TorchModel",
+    "UnknownOptionError",
+    "Unreadable",
+    "UnreadableImagesError",
+    "VocabularyOptions",
+    "VocabularySettings",
+    "at_precision",
+    "count_distractors",
+    "embed_region",
+    "load",
+    "network_of",
+    "scoring_all_boxes",
+]

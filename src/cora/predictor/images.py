@@ -1,0 +1,106 @@
+"""Images on their way in: what is one and what are several, read in order, the next ones beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cora.errors import ImageError
+from cora.images import ImageSource, read_image
+from cora.structures import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class Unreadable(Detections):
+    """Stands for an image that cannot be read among the results of others: no boxes, and why.
+
+    Attributes:
+        error: what is wrong with it.
+    """
+
+    error: ImageError | None = None
+
+    @classmethod
+    def of(cls, error: ImageError, source: ImageSource, class_names: tuple[str, ...]) -> Unreadable:
+        """The place of an image in the results."""
+        nothing = torch.zeros(0)
+        labels = torch.zeros(0, dtype=torch.int64)
+        return cls(nothing.view(0, 4), nothing, labels, class_names, (0, 0), path=path_of(source), error=error)
+
+
+class UnreadableImagesError(ImageError):
+    """Some images of a list cannot be read; the others were answered, and nothing of that is lost.
+
+    Attributes:
+        found: results in the order of the list; `Unreadable` where an image cannot be read.
+    """
+
+    def __init__(self, found: Sequence[Detections]) -> None:
+        self.found = list(found)
+        errors = [one.error for one in found if isinstance(one, Unreadable)]
+        super().__init__(
+            str(errors[0])
+            if len(found) == 1
+            else f"{len(errors)} of {len(found)} images cannot be read, the results of the others are in `found` of "
+            f"this error; the first: {errors[0]}"
+        )
+
+
+@dataclass(frozen=True)
+class Read:
+    """An image as it was given and as it was read; or why it cannot be."""
+
+    source: ImageSource
+    image: Image.Image | ImageError
+
+
+def is_one(images: object) -> bool:
+    """Whether what `predict` was given is one image."""
+    kinds = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
+    return isinstance(images, kinds) or hasattr(images, "read") or not isinstance(images, Iterable)
+
+
+def chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Parts of `size`, the last one shorter; nothing is taken before its part is asked for."""
+    iterator = iter(sources)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def read_all(sources: Sequence[ImageSource]) -> list[Read]:
+    """Read images; what cannot be read does not lose the others."""
+    return [Read(source, _read(source)) for source in sources]
+
+
+def read_ahead(sources: Sequence[ImageSource], size: int) -> Iterator[list[Read]]:
+    """Images by `size`, the next ones read in a thread beside the model: decoding releases Python's lock."""
+    parts = list(chunks(sources, size))
+    if len(parts) < 2:
+        yield from map(read_all, parts)
+        return
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = reader.submit(read_all, parts[0])
+        for part in parts[1:]:
+            read, ahead = ahead.result(), reader.submit(read_all, part)
+            yield read
+        yield ahead.result()
+
+
+def path_of(source: ImageSource) -> str | None:
+    """Where an image came from, if from a file."""
+    return str(source) if isinstance(source, str | Path) else None
+
+
+def _read(source: ImageSource) -> Image.Image | ImageError:
+    try:
+        return read_image(source)
+    except ImageError as error:
+        return error

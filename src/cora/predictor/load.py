@@ -1,0 +1,36 @@
+"""`cora.load`: a predictor by name or file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cora.detector.presets import DEFAULT
+from cora.detector.presets import load as load_network
+from cora.errors import CoraError
+from cora.predictor.predictor import Predictor
+from cora.predictor.settings import named_options
+
+
+@named_options
+def load(name_or_path: str | Path = DEFAULT, *, device: str | torch.device | None = None) -> Predictor:
+    """Load a model, ready to predict.
+
+    Args:
+        name_or_path: "nano" or "nano-ovcoco" (embedded, no download), a file that `Predictor.save` wrote, or the name
+            of a CLIP tower such as "RN50-quickgelu": published settings, OpenAI's weights, a localizer still to train.
+        device: where it computes, such as "cuda"; None for the CPU.
+
+    Raises:
+        ModelError: unknown name (the known are listed), weights that cannot be had, a file that does not fit.
+        CoraError: there is no such device.
+    """
+    predictor = Predictor(load_network(name_or_path))
+    if device is None:
+        return predictor
+    try:
+        return predictor.to(device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()
+        raise CoraError(f"device: expected one that PyTorch has here, got {device!r} ({(reason or [''])[0]})") from None

@@ -1,0 +1,149 @@
+"""What a predictor runs: one protocol, and the network in PyTorch; an exported file is the other kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from cora.detector import Detector, DetectorConfig
+from cora.detector.postprocess import Found, suppress
+from cora.errors import ModelError
+from cora.images import Preprocessor
+from cora.predictor.exemplars import exemplar_embeddings
+from cora.predictor.precision import FastParts, scoring_all_boxes
+from cora.predictor.settings import PredictSettings, VocabularySettings
+from cora.predictor.vocabulary import build_vocabulary
+from cora.regions import Vocabulary, VocabularyEncoder
+from cora.structures import ImageBatch
+from cora.towers.folding import Precision
+
+
+class Model(Protocol):
+    """Batches in, boxes out. A `Predictor` does everything around it."""
+
+    @property
+    def config(self) -> DetectorConfig:
+        """Sizes and settings of the network."""
+        ...
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """How images become batches, unless a predictor has its own way."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches and vocabularies belong."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Type that it runs in, unless a predictor says otherwise."""
+        ...
+
+    @property
+    def vocabulary_encoder(self) -> VocabularyEncoder:
+        """What embeds names."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names that were fixed when the model was made; empty where names are given at run time."""
+        ...
+
+    @property
+    def fixed_distractors(self) -> int | None:
+        """Number of names that compete whatever is asked, where they were fixed with the names; else None."""
+        ...
+
+    def vocabulary(
+        self, classes: Sequence[str] | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
+    ) -> Vocabulary:
+        """Encode names and everything that goes beside them; of fixed names, choose."""
+        ...
+
+    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
+        """One pass, before suppression."""
+        ...
+
+    def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
+        """What suppression leaves of every image; `settings.score` and `settings.precision` are given."""
+        ...
+
+
+class TorchModel:
+    """The network in PyTorch. It is never changed, whatever is asked for.
+
+    Args:
+        detector: the network, in any mode, on any device.
+    """
+
+    class_names: tuple[str, ...] = ()
+    fixed_distractors: int | None = None
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self._fast = FastParts()
+
+    @property
+    def config(self) -> DetectorConfig:
+        return self.detector.config
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        return self.detector.preprocessor
+
+    @property
+    def device(self) -> torch.device:
+        return self.detector.device
+
+    @property
+    def precision(self) -> Precision:
+        return self.detector.precision
+
+    @property
+    def vocabulary_encoder(self) -> VocabularyEncoder:
+        return self.detector.vocabulary_encoder
+
+    def vocabulary(
+        self, classes: Sequence[str] | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
+    ) -> Vocabulary:
+        self._check_weights()
+        detector = self.detector
+        pictured = exemplar_embeddings(detector, settings.exemplars or {}, preprocessor=preprocessor)
+        return build_vocabulary(
+            classes, settings, encoder=detector.vocabulary_encoder, config=detector.config, pictured=pictured
+        ).to(detector.device)
+
+    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
+        return self.detector(batch, vocabulary, least_score=least_score)
+
+    def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
+        self._check_weights()
+        view = (
+            scoring_all_boxes(self.detector)
+            if settings.score_all_boxes
+            else self._fast.view(self.detector, settings.precision or self.precision)
+        )
+        output = view(batch.to(self.device), vocabulary, least_score=settings.score or 0.0)
+        return suppress(
+            output.boxes_cxcywh,
+            output.scores,
+            batch.original_sizes,
+            self.config.postprocess,
+            score=settings.score,
+            nms_iou=settings.nms_iou,
+            max_detections=settings.max_detections,
+            class_agnostic=settings.class_agnostic,
+        )
+
+    def _check_weights(self) -> None:
+        dtype = self.detector.prompt.offset.dtype
+        if dtype != torch.float32:
+            name = str(dtype).removeprefix("torch.")
+            raise ModelError(
+                f"predict: expected a model with weights in float32, got {name}; call .float() on it, "
+                "and choose with precision= what its layers run in"
+            )

@@ -1,0 +1,388 @@
+"""What people call: images and names in, detections out, whatever runs the network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack, overload
+
+import torch
+from PIL import Image
+from torch import nn
+
+from cora.detector import Detector, DetectorConfig
+from cora.detector.postprocess import Found
+from cora.errors import ImageError, ModelError
+from cora.images import ImageSource, Preprocessor
+from cora.names import names_without
+from cora.predictor.exemplars import Exemplars
+from cora.predictor.images import Read, Unreadable, UnreadableImagesError, chunks, is_one, path_of, read_ahead, read_all
+from cora.predictor.model import Model, TorchModel
+from cora.predictor.settings import PredictOptions, PredictSettings, VocabularySettings, as_names, named_options
+from cora.predictor.tiling import Tiles, predict_tiled, suppress_between_classes
+from cora.predictor.vocabulary import own_distractors
+from cora.regions import Descriptions, Vocabulary, VocabularyEncoder
+from cora.structures import Detections, ImageBatch
+from cora.towers.folding import Precision
+
+_LOG = logging.getLogger(__name__)
+
+
+class Predictor(nn.Module):
+    """Finds named objects in images.
+
+    It holds no weights of its own: `detector` is the network, whose attributes (steps, towers, ...) are reached through
+    the predictor, too. Predicting never changes the network, not even its mode, and may be done in several threads.
+
+    Args:
+        model: the network, or what else runs one, such as an exported file.
+        precision: type that the image tower and the localizer's layers run in; None for the model's own.
+        preprocessor: how images become batches; None for the model's own way.
+
+    Example:
+        >>> predictor = cora.load("nano")
+        >>> detections = predictor.predict("kitchen.jpg", classes=["cat", "remote control"])
+    """
+
+    def __init__(
+        self,
+        model: Detector | Model,
+        *,
+        precision: Precision | None = None,
+        preprocessor: Preprocessor | None = None,
+    ) -> None:
+        super().__init__()
+        self.model: Model = TorchModel(model) if isinstance(model, Detector) else model
+        if isinstance(self.model, TorchModel):
+            self._network = self.model.detector  # registered, so that `.to(device)` and the like reach it
+        self._precision, self._preprocessor = precision, preprocessor
+
+    @classmethod
+    def of(cls, model: Predictor | Detector) -> Predictor:
+        """A predictor for a network; a predictor is its own."""
+        return Predictor(model) if isinstance(model, Detector) else model
+
+    @property
+    def detector(self) -> Detector:
+        """The network.
+
+        Raises:
+            ModelError: the model is an exported file, which has none.
+        """
+        if not isinstance(self.model, TorchModel):
+            raise ModelError("expected a model by name or a checkpoint, got an exported file; name what it was made of")
+        return self.model.detector
+
+    @property
+    def config(self) -> DetectorConfig:
+        """Sizes and settings of the network."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    @property
+    def vocabulary_encoder(self) -> VocabularyEncoder:
+        """What embeds names."""
+        return self.model.vocabulary_encoder
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names that were fixed when the model was exported; empty where names are given at run time."""
+        return self.model.class_names
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """How images become batches. Another one may be set; the network keeps its own."""
+        return self._preprocessor or self.model.preprocessor
+
+    @preprocessor.setter
+    def preprocessor(self, preprocessor: Preprocessor) -> None:
+        self._preprocessor = preprocessor
+
+    @property
+    def precision(self) -> Precision:
+        """Type that image tower and localizer's layers run in, unless `predict` is told otherwise."""
+        return self._precision or self.model.precision
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        self._precision = PredictSettings(precision=precision).precision
+
+    def with_postprocess(self, *, precision: Precision | None = None, **changes: Any) -> Predictor:
+        """A predictor of the same weights with other settings; this one and its network stay as they are.
+
+        Args:
+            precision: None for this predictor's.
+            changes: fields of `PostprocessConfig`, such as `exact_boxes`.
+        """
+        own = self.detector
+        config = replace(own.config, postprocess=replace(own.config.postprocess, **changes))
+        network = own.with_parts(config=config) if changes else own
+        return Predictor(network, precision=precision or self._precision, preprocessor=self._preprocessor)
+
+    def score_of(self, asked: float | None) -> float:
+        """Score above which detections are reported: as asked, or the model's own threshold."""
+        return self.config.postprocess.score_threshold if asked is None else asked
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one image
+        self, images: ImageSource, classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+    ) -> Detections: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a list is iterable, too; its results come as a list
+        self, images: Sequence[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+    ) -> list[Detections]: ...
+
+    @overload
+    def predict(
+        self, images: Iterable[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+    ) -> Iterator[Detections]: ...
+
+    @named_options
+    def predict(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        classes: Sequence[str] | Vocabulary = (),
+        *,
+        score: float | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        class_agnostic: bool = False,
+        tiles: Tiles | None = None,
+        batch_size: int = 1,
+        score_all_boxes: bool = False,
+        precision: Precision | None = None,
+        class_weights: Mapping[str, float] | None = None,
+        distractors: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+        exemplars: Exemplars | None = None,
+    ) -> Detections | list[Detections] | Iterator[Detections]:
+        """Find named objects in one image or in several.
+
+        An image gives the same boxes alone and in any batch: only images of one size after resizing share a pass.
+        Results of one image keep it, for drawing; those of several do not, so that thousands fit in memory.
+
+        Args:
+            images: path, Pillow image or uint8 RGB array; a list of such; or an iterator of such, whose results are
+                streamed: no image is taken before its turn, none is kept.
+            classes: names to look for, or what `vocabulary` made of them; may be left out where there are exemplars
+                or the model has names of its own.
+            score: only detections above it, 0..1; None for the model's own threshold.
+            nms_iou: a box that overlaps a better one of its class by more is dropped, 0..1; None for the model's own.
+            max_detections: boxes kept per image; None for the model's own.
+            class_agnostic: a box is also dropped for a better one of another class, so that an object has one name.
+            tiles: look at overlapping parts of an image, too, for small objects: `cora.Tiles(count=(2, 2))`.
+            batch_size: images in one pass, at most.
+            score_all_boxes: pool every box exactly: the published way, in the precision of the weights.
+            precision: "auto", "float32", "bfloat16" or "float16": type that the image tower and the localizer's layers
+                run in; None for the predictor's own.
+            class_weights: factor by name on a class's score in anchor pre-matching, {"cup": 2.0}.
+            distractors: names of other things that may be in the images; they compete with the classes and are never
+                reported. None takes the model's choice, () none.
+            descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}.
+            exemplars: images of classes by name, {"my logo": ["logo.png", (image, (left, top, right, bottom))]}.
+
+        Returns:
+            One `Detections` for one image, a list in its order for a list, an iterator for an iterator. There an image
+            that cannot be read gives `Unreadable`: no boxes, and `error` says why; it is also logged.
+
+        Raises:
+            ImageError: the image cannot be read; for a list `UnreadableImagesError`, after all others were answered,
+                with their results in `found`.
+            VocabularyError: the names are unusable.
+            OptionError: an option has a value of the wrong type or out of range.
+            UnknownOptionError: there is no such option; the message names the one meant.
+            ModelError: an option asks for what an exported model does not have.
+        """
+        settings = PredictSettings(
+            score=self.score_of(score),
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            class_agnostic=class_agnostic,
+            tiles=tiles,
+            batch_size=batch_size,
+            score_all_boxes=score_all_boxes,
+            precision=precision,
+        )
+        vocabulary = self.vocabulary(
+            classes,
+            class_weights=class_weights,
+            distractors=distractors,
+            descriptions=descriptions,
+            exemplars=exemplars,
+        )
+        if is_one(images):
+            return self._one(images, vocabulary, settings)  # type: ignore[arg-type]
+        if not isinstance(images, Sequence):
+            return self._stream(images, vocabulary, settings)  # type: ignore[arg-type]
+        parts = read_ahead(images, batch_size)
+        found = [one for part in parts for one in self._answer(part, vocabulary, settings)]
+        if any(isinstance(one, Unreadable) for one in found):
+            raise UnreadableImagesError(found)
+        return found
+
+    @named_options
+    def vocabulary(
+        self,
+        classes: Sequence[str] | Vocabulary = (),
+        *,
+        class_weights: Mapping[str, float] | None = None,
+        distractors: Sequence[str] | None = None,
+        descriptions: Descriptions | None = None,
+        exemplars: Exemplars | None = None,
+    ) -> Vocabulary:
+        """Encode names once for many calls of `predict`, with distractors and all, on the model's device.
+
+        Args:
+            classes: names, or a vocabulary that was encoded before, which is completed. Of a model with fixed names,
+                some of these; all if none are given.
+            class_weights: as in `predict`.
+            distractors: as in `predict`.
+            descriptions: as in `predict`.
+            exemplars: as in `predict`.
+
+        Raises:
+            VocabularyError: the names are unusable.
+            ImageError: an image of an exemplar cannot be read.
+            UnknownOptionError: there is no such option; the message names the one meant.
+        """
+        settings = VocabularySettings(
+            class_weights=class_weights, distractors=distractors, descriptions=descriptions, exemplars=exemplars
+        )
+        given = classes if isinstance(classes, Vocabulary) else as_names("class names", classes)
+        # Ordinary tensors, since a vocabulary may be used in training later.
+        with torch.inference_mode(False), torch.no_grad():
+            return self.model.vocabulary(given, settings, self.preprocessor)
+
+    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
+        """One pass of the model, before suppression."""
+        return self.model.run(batch, vocabulary, least_score=least_score)
+
+    def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Write the network: config, templates included, and weights, as one safetensors file."""
+        self.detector.save(path, dtype=dtype)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's."""
+        return self.detector.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """The network's."""
+        return self.detector.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the network, or the exported model, has."""
+        model = self.__dict__.get("model")
+        if name.startswith("_") or model is None:
+            return super().__getattr__(name)
+        return getattr(model.detector if isinstance(model, TorchModel) else model, name)
+
+    def _one(self, source: ImageSource, vocabulary: Vocabulary, settings: PredictSettings) -> Detections:
+        (read,) = read_all([source])
+        if isinstance(read.image, ImageError):
+            raise read.image
+        (found,) = self._answer([read], vocabulary, settings)
+        return replace(found, image=read.image)
+
+    def _stream(
+        self, sources: Iterable[ImageSource], vocabulary: Vocabulary, settings: PredictSettings
+    ) -> Iterator[Detections]:
+        for part in chunks(sources, settings.batch_size):
+            for found in self._answer(read_all(part), vocabulary, settings):
+                if isinstance(found, Unreadable):
+                    _LOG.warning("%s", found.error)
+                yield found
+
+    def _answer(self, part: Sequence[Read], vocabulary: Vocabulary, settings: PredictSettings) -> list[Detections]:
+        """Results of images in their order, without the images."""
+        images = [read.image for read in part if not isinstance(read.image, ImageError)]
+        if settings.tiles is None:
+            answers = iter(self._detect(images, vocabulary, settings))
+        else:
+            answers = (self._detect_tiled(image, settings.tiles, vocabulary, settings) for image in images)
+        return [
+            Unreadable.of(read.image, read.source, vocabulary.names)
+            if isinstance(read.image, ImageError)
+            else replace(next(answers), path=path_of(read.source))
+            for read in part
+        ]
+
+    def _detect_tiled(
+        self, image: Image.Image, tiles: Tiles, vocabulary: Vocabulary, settings: PredictSettings
+    ) -> Detections:
+        config = self.config.postprocess
+        most = settings.max_detections or config.max_detections
+
+        def predict(parts: Sequence[Image.Image]) -> list[Detections]:
+            groups = chunks(parts, settings.batch_size)
+            return [found for group in groups for found in self._detect(group, vocabulary, settings)]
+
+        if not settings.class_agnostic:
+            found = predict_tiled(predict, image, tiles=tiles, max_detections=most)
+        else:
+            iou = config.nms_iou if settings.nms_iou is None else settings.nms_iou
+            found = suppress_between_classes(predict_tiled(predict, image, tiles=tiles), iou, most)
+        return replace(found, image=None)
+
+    def _detect(
+        self, images: Sequence[Image.Image], vocabulary: Vocabulary, settings: PredictSettings
+    ) -> list[Detections]:
+        """Detections of images, those of one size together: padding changes what a tower sees near the border."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, image in enumerate(images):
+            groups.setdefault(self._padded_size(image), []).append(place)
+        found: dict[int, Detections] = {}
+        for places in groups.values():
+            answers = self._pass([images[place] for place in places], vocabulary, settings)
+            found |= dict(zip(places, answers, strict=True))
+        return [found[place] for place in range(len(images))]
+
+    def _padded_size(self, image: Image.Image) -> tuple[int, int]:
+        """(height, width) of a batch of this image alone."""
+        fixed: tuple[int, int] | None = getattr(self.preprocessor, "size_hw", None)
+        if fixed is not None:
+            return fixed
+        step = self.preprocessor.config.multiple
+        height, width = self.preprocessor.resized_size(image.height, image.width)
+        return -(-height // step) * step, -(-width // step) * step
+
+    def _pass(
+        self, images: Sequence[Image.Image], vocabulary: Vocabulary, settings: PredictSettings
+    ) -> list[Detections]:
+        with torch.inference_mode():
+            batch = self.preprocessor(images)
+            kept = self.model.detect(
+                batch, vocabulary, replace(settings, precision=settings.precision or self._precision)
+            )
+        return [_detections(one, vocabulary.names, size) for one, size in zip(kept, batch.original_sizes, strict=True)]
+
+
+def _detections(found: Found, names: tuple[str, ...], size_hw: tuple[int, int]) -> Detections:
+    # Copies outside of inference mode are ordinary tensors, which anything may be done with.
+    boxes, scores, labels = (value.cpu().clone() for value in found)
+    return Detections(boxes, scores, labels, names, size_hw)
+
+
+def network_of(model: Predictor | Detector) -> Detector:
+    """The network of a predictor; a network is its own."""
+    return model if isinstance(model, Detector) else model.detector
+
+
+def count_distractors(model: Predictor | Detector, classes: Sequence[str], asked: Sequence[str] | None = None) -> int:
+    """How many names compete with the classes of a call and are never reported.
+
+    Args:
+        model: that is called.
+        classes: names to look for; of them none competes with itself.
+        asked: the distractors of the call; None for the model's own choice.
+    """
+    fixed: int | None = getattr(model, "fixed_distractors", None)
+    if fixed is not None:
+        return fixed
+    return len(names_without(own_distractors(model.config) if asked is None else asked, classes))

@@ -1,0 +1,236 @@
+"""Options of `Predictor.predict` and `Predictor.vocabulary`: every default, and every check, once."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import ParamSpec, TypedDict, TypeVar, get_args
+
+from cora.errors import CoraError, VocabularyError
+from cora.predictor.exemplars import Exemplars
+from cora.predictor.tiling import Tiles
+from cora.regions import Descriptions
+from cora.towers.folding import Precision
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+class OptionError(CoraError, ValueError):
+    """An option has a value of the wrong type, or out of range."""
+
+
+class UnknownOptionError(CoraError, TypeError):
+    """There is no option of that name; the message names the one meant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """How boxes are found, checked; the attributes are the options of `Predictor.predict`.
+
+    Attributes:
+        score: only detections above it, 0..1; None for the model's own threshold.
+        nms_iou: suppression threshold, 0..1; None for the model's own.
+        max_detections: boxes kept per image; None for the model's own.
+        class_agnostic: suppress between classes, too, so that one object has one name.
+        tiles: look at overlapping parts of an image, too, for small objects.
+        batch_size: images in one pass, at most.
+        score_all_boxes: pool every box exactly: the published way, in the precision of the weights.
+        precision: type that the image tower and the localizer's layers run in; None for the predictor's own.
+    """
+
+    score: float | None = None
+    nms_iou: float | None = None
+    max_detections: int | None = None
+    class_agnostic: bool = False
+    tiles: Tiles | None = None
+    batch_size: int = 1
+    score_all_boxes: bool = False
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("score", "nms_iou"):
+            _check_share(name, getattr(self, name))
+        for name in ("class_agnostic", "score_all_boxes"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name}: expected True or False, got {_shown(getattr(self, name))}")
+        _check_count("batch_size", self.batch_size)
+        if self.max_detections is not None:
+            _check_count("max_detections", self.max_detections)
+        if self.tiles is not None and not isinstance(self.tiles, Tiles):
+            raise OptionError(
+                f"tiles: expected cora.Tiles, such as Tiles(count=(2, 2)) or Tiles(size_px=512), "
+                f"got {_shown(self.tiles)}"
+            )
+        if self.precision is not None and self.precision not in get_args(Precision):
+            raise OptionError(
+                f"precision: expected one of {', '.join(get_args(Precision))}, got {_shown(self.precision)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularySettings:
+    """How names become a vocabulary, checked; the attributes are the options of `Predictor.vocabulary`.
+
+    Attributes:
+        class_weights: factor by name on a class's score in anchor pre-matching (METHOD section 7).
+        distractors: names of other things that may be in the images. They take their share of a region's class
+            probability and are never reported, which keeps a short list of classes from claiming everything.
+            None takes the model's choice, () none.
+        descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}; they share in the
+            embeddings of those classes.
+        exemplars: images of classes, {"my logo": ["logo.png"]}: of classes that have no name in the list, or that
+            have one, too; see `cora.predictor.exemplars`.
+    """
+
+    class_weights: Mapping[str, float] | None = None
+    distractors: Sequence[str] | None = None
+    descriptions: Descriptions | None = None
+    exemplars: Exemplars | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("class_weights", "exemplars"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Mapping):
+                shape = '{"cup": 2.0}' if name == "class_weights" else '{"cup": ["cup.jpg"]}'
+                raise VocabularyError(f"{name}: expected names with values, {shape}, got {_shown(value)}")
+            _check_texts(f"names of {name}", value or ())
+        for name, weight in (self.class_weights or {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, Real):
+                raise VocabularyError(f"class_weights: expected a number for {name!r}, got {_shown(weight)}")
+        if self.distractors is not None:
+            object.__setattr__(self, "distractors", as_names("distractors", self.distractors))
+
+
+class VocabularyOptions(TypedDict, total=False):
+    """Types of the fields of `VocabularySettings`, for signatures."""
+
+    class_weights: Mapping[str, float] | None
+    distractors: Sequence[str] | None
+    descriptions: Descriptions | None
+    exemplars: Exemplars | None
+
+
+class PredictOptions(VocabularyOptions, total=False):
+    """Types of the options of `Predictor.predict`, for signatures."""
+
+    score: float | None
+    nms_iou: float | None
+    max_detections: int | None
+    class_agnostic: bool
+    tiles: Tiles | None
+    batch_size: int
+    score_all_boxes: bool
+    precision: Precision | None
+
+
+def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
+    """A list of names, checked for its type; what the names say is checked where they are encoded.
+
+    Raises:
+        VocabularyError: a text where a list belongs, or something that is no text in the list.
+    """
+    if isinstance(names, str | bytes):
+        parts = names if isinstance(names, str) else names.decode(errors="replace")
+        for mark in (" . ", ";", "|", ","):
+            parts = parts.replace(mark, "\n")
+        found = [part.strip(" .") for part in parts.split("\n")]
+        raise VocabularyError(
+            f"{what}: expected a list of names, got the text {_shown(names)}; "
+            f"put it in a list: {[part for part in found if part]}"
+        )
+    if not isinstance(names, Iterable):
+        raise VocabularyError(f'{what}: expected a list of names, ["cup", "dog"], got {_shown(names)}')
+    listed = tuple(names)
+    _check_texts(what, listed)
+    return listed
+
+
+def _check_texts(what: str, names: Iterable[object]) -> None:
+    for place, name in enumerate(names, start=1):
+        if not isinstance(name, str):
+            raise VocabularyError(f"{what}: expected a text in each place, got {_shown(name)} at place {place}")
+
+
+def _check_share(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise OptionError(f"{name}: expected a number in 0..1, got {_shown(value)}")
+    if not 0 <= float(value) <= 1:  # nor is NaN
+        raise OptionError(f"{name}: expected a number in 0..1, got {float(value):g}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise OptionError(f"{name}: expected a whole number of at least 1, got {_shown(value)}")
+    if value < 1:
+        raise OptionError(f"{name}: expected at least 1, got {value}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return text if isinstance(value, str | bytes | bool | int | float | None) else f"{type(value).__name__} {text}"
+
+
+#: What other tools call an option -> how it is said here.
+_MEANT = {
+    **dict.fromkeys(
+        ("conf", "confidence", "conf_thres", "threshold", "box_threshold", "text_threshold", "score_threshold"),
+        "score",
+    ),
+    **dict.fromkeys(("min_score", "score_thr", "least_score", "scores"), "score"),
+    **dict.fromkeys(("iou", "iou_thres", "iou_threshold", "nms", "nms_threshold", "nms_thr"), "nms_iou"),
+    **dict.fromkeys(("max_det", "max_dets", "top_k", "topk", "limit", "num_select"), "max_detections"),
+    **dict.fromkeys(("agnostic_nms", "agnostic", "class_agnostic_nms", "with_nms"), "class_agnostic"),
+    **dict.fromkeys(
+        ("text_prompt", "text_prompts", "prompt", "prompts", "text", "texts", "text_labels", "candidate_labels"),
+        "classes",
+    ),
+    **dict.fromkeys(("labels", "names", "class_names", "caption", "queries"), "classes"),
+    **dict.fromkeys(("source", "sources", "img", "imgs", "image", "input", "inputs"), "images"),
+    **dict.fromkeys(("batch", "bs"), "batch_size"),
+    **dict.fromkeys(("half", "fp16", "dtype"), "precision"),
+    **dict.fromkeys(("slice", "slices", "sahi", "slicer", "tile"), "tiles"),
+    **dict.fromkeys(("weights",), "class_weights"),
+    **dict.fromkeys(("visual_prompts", "query_image", "prompts_images"), "exemplars"),
+    **dict.fromkeys(("negatives", "negative_labels", "background"), "distractors"),
+}
+_ELSEWHERE = {
+    **dict.fromkeys(("device",), "cora.load(device=...)"),
+    **dict.fromkeys(
+        ("imgsz", "img_size", "image_size", "size", "short_side"), "a Predictor with another preprocessor, or 'tiles'"
+    ),
+    **dict.fromkeys(("stream",), "an iterator as 'images'"),
+    **dict.fromkeys(("verbose", "show", "save"), "Detections.draw"),
+}
+
+
+def named_options(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Let a function refuse an option that it has not by naming the one meant."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        for name in kwargs:
+            if name not in known:
+                raise UnknownOptionError(_unknown(function.__name__, name, known))
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _unknown(function: str, name: str, known: Sequence[str]) -> str:
+    word = name.lower()
+    meant = _MEANT.get(word, word)
+    close = [meant] if meant in known else difflib.get_close_matches(word, known, n=1)
+    if word in _ELSEWHERE and meant not in known:
+        hint = f"use {_ELSEWHERE[word]}"
+    else:
+        hint = f"use {close[0]!r}" if close else "leave it out"
+    return f"{function}: expected an option that it has, got {name!r}; {hint} (it has {', '.join(known)})"

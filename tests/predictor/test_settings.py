@@ -1,0 +1,164 @@
+"""Options: one signature, every value checked, other tools' words understood."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cora.errors import CoraError, VocabularyError
+from cora.predictor import (
+    OptionError,
+    PredictOptions,
+    Predictor,
+    PredictSettings,
+    Tiles,
+    UnknownOptionError,
+    VocabularyOptions,
+    VocabularySettings,
+    load,
+)
+
+IMAGE = Image.new("RGB", (100, 80), "red")
+
+
+def options_of(function: Any) -> dict[str, inspect.Parameter]:
+    found = inspect.signature(function).parameters
+    return {name: one for name, one in found.items() if one.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_options_stand_once() -> None:
+    predict, vocabulary = options_of(Predictor.predict), options_of(Predictor.vocabulary)
+    beside = {one.name: one.default for one in fields(VocabularySettings)}
+    asked = {one.name: one.default for one in fields(PredictSettings)}
+    assert {name: one.default for name, one in predict.items()} == asked | beside
+    assert {name: one.default for name, one in vocabulary.items()} == beside
+    assert set(VocabularyOptions.__annotations__) == set(beside)
+    assert set(PredictOptions.__annotations__) == {*asked, *beside}
+
+
+def test_help_says_what_each_option_means(predictor: Predictor) -> None:
+    shown = inspect.getdoc(predictor.predict) or ""
+    for name in options_of(predictor.predict):
+        assert f"    {name}: " in shown
+        assert name in str(inspect.signature(predictor.predict))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ({"conf": 0.5}, "'score'"),
+        ({"threshold": 0.5}, "'score'"),
+        ({"box_threshold": 0.5}, "'score'"),
+        ({"scores": 0.5}, "'score'"),
+        ({"Score": 0.5}, "'score'"),
+        ({"iou": 0.5}, "'nms_iou'"),
+        ({"max_det": 5}, "'max_detections'"),
+        ({"max_detection": 5}, "'max_detections'"),
+        ({"agnostic_nms": True}, "'class_agnostic'"),
+        ({"imgsz": 640}, "'tiles'"),
+        ({"text_prompt": "cup"}, "'classes'"),
+        ({"distractor": ["wall"]}, "'distractors'"),
+        ({"device": "cuda"}, "cora.load(device=...)"),
+        ({"half": True}, "'precision'"),
+        ({"nonsense": 1}, "leave it out"),
+    ],
+)
+def test_an_unknown_option_names_the_one_meant(predictor: Predictor, wrong: dict[str, Any], meant: str) -> None:
+    with pytest.raises(TypeError) as error:
+        predictor.predict(IMAGE, ["cup"], **wrong)
+    assert isinstance(error.value, UnknownOptionError | CoraError)
+    assert repr(next(iter(wrong))) in str(error.value)
+    assert meant in str(error.value).partition("; ")[2]
+    assert "\n" not in str(error.value)
+
+
+def test_vocabulary_and_load_name_the_option_meant_too(predictor: Predictor) -> None:
+    with pytest.raises(UnknownOptionError, match=r"vocabulary: .* got 'negatives'; use 'distractors'"):
+        predictor.vocabulary(["cup"], negatives=["wall"])  # type: ignore[call-arg]
+    with pytest.raises(UnknownOptionError, match=r"load: .* got 'devices'; use 'device'"):
+        load("nano", devices="cpu")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"score": float("nan")}, "score: expected a number in 0..1, got nan"),
+        ({"score": -1}, "score: expected a number in 0..1, got -1"),
+        ({"score": 30}, "score: expected a number in 0..1, got 30"),
+        ({"score": "0.1"}, "score: expected a number in 0..1, got '0.1'"),
+        ({"score": True}, "score: expected a number in 0..1, got True"),
+        ({"score": [0.1]}, r"score: expected a number in 0..1, got list \[0.1\]"),
+        ({"nms_iou": 2.0}, "nms_iou: expected a number in 0..1, got 2"),
+        ({"nms_iou": float("inf")}, "nms_iou: expected a number in 0..1, got inf"),
+        ({"max_detections": 0}, "max_detections: expected at least 1, got 0"),
+        ({"max_detections": -1}, "max_detections: expected at least 1, got -1"),
+        ({"max_detections": 2.5}, "max_detections: expected a whole number of at least 1, got 2.5"),
+        ({"max_detections": True}, "max_detections: expected a whole number"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": None}, "batch_size: expected a whole number"),
+        ({"tiles": (2, 2)}, r"tiles: expected cora.Tiles, .* got tuple \(2, 2\)"),
+        ({"tiles": "2x2"}, "tiles: expected cora.Tiles, .* got '2x2'"),
+        ({"class_agnostic": "yes"}, "class_agnostic: expected True or False, got 'yes'"),
+        ({"class_agnostic": 1}, "class_agnostic: expected True or False, got 1"),
+        ({"score_all_boxes": None}, "score_all_boxes: expected True or False, got None"),
+        ({"precision": "int4"}, "precision: expected one of auto, float32, bfloat16, float16, got 'int4'"),
+        ({"exemplars": "cup"}, "exemplars: expected names with values"),
+        ({"exemplars": {"my": (IMAGE, (10, 10, 50, 50))}}, "'my': expected a list of pictures, got a picture with its"),
+        ({"exemplars": {3: [IMAGE]}}, "names of exemplars: expected a text in each place, got 3 at place 1"),
+        ({"class_weights": ["cup"]}, "class_weights: expected names with values"),
+        ({"class_weights": {"cup": "2"}}, "class_weights: expected a number for 'cup', got '2'"),
+        ({"class_weights": {"cup": float("nan")}}, "class weights: expected positive numbers, got nan"),
+        ({"distractors": "dog"}, r"distractors: .* got the text 'dog'; put it in a list: \['dog'\]"),
+        ({"distractors": 3}, "distractors: expected a list of names"),
+        ({"distractors": ["dog", None]}, "distractors: expected a text in each place, got None at place 2"),
+        ({"descriptions": "dog"}, "descriptions: expected names with lists of sentences"),
+        ({"descriptions": {"cup": "a cup"}}, "expected a list of sentences"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(predictor: Predictor, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(CoraError, match=message) as error:
+        predictor.predict(IMAGE, ["cup"], **wrong)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("cup", r"class names: .* got the text 'cup'; put it in a list: \['cup'\]"),
+        ("cat . cup .", r"put it in a list: \['cat', 'cup'\]"),
+        ("cat; cup", r"put it in a list: \['cat', 'cup'\]"),
+        (b"cup", r"put it in a list: \['cup'\]"),
+        (None, "class names: expected a list of names, .* got None"),
+        (3, "class names: expected a list of names, .* got 3"),
+        ([None], "class names: expected a text in each place, got None at place 1"),
+        ([["cup"]], r"got list \['cup'\] at place 1"),
+        (["cup", b"cat"], "got b'cat' at place 2"),
+        ([float("nan")], "got nan at place 1"),
+        ([], "class names: expected at least one, got an empty list"),
+    ],
+)
+def test_names_of_other_types_are_refused_in_one_line(predictor: Predictor, classes: Any, message: str) -> None:
+    for call in (lambda: predictor.predict(IMAGE, classes), lambda: predictor.vocabulary(classes)):
+        with pytest.raises(VocabularyError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_lists_of_any_kind_are_lists(predictor: Predictor) -> None:
+    for names in (("cat", "cup"), np.array(["cat", "cup"]).tolist(), iter(["cat", "cup"]), {"cat": 0, "cup": 1}.keys()):
+        assert predictor.vocabulary(names).names == ("cat", "cup")  # type: ignore[arg-type]
+    predictor.predict(IMAGE, ["cup"], score=np.float32(0.5), max_detections=np.int64(3))  # type: ignore[call-overload]
+
+
+def test_settings_are_frozen_and_keep_what_was_given() -> None:
+    settings = PredictSettings(score=0.25, tiles=Tiles(count=(1, 2)))
+    assert (settings.score, settings.batch_size) == (0.25, 1)
+    with pytest.raises(AttributeError):
+        settings.score = 0.5  # type: ignore[misc]
+    assert issubclass(OptionError, ValueError)
