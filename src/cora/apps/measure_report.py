@@ -8,7 +8,7 @@ from typing import Any
 
 from cora.apps.measure import Setting
 from cora.apps.measure_tables import classes, percent, plain
-from cora.draw import draw_boxes
+from cora.draw import class_colours, draw_boxes
 from cora.evaluation.base_novel import GroupScore, mean_curve
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
@@ -193,15 +193,18 @@ def _drawn(setting: Setting, errors: Errors, telling: Telling) -> str:
     ids = sorted(image["id"] for image in setting.truth["images"])
     record = next(r for r in setting.dataset.records if r.image_id == ids[telling.image])
     boxes: list[Sequence[float]] = []
-    labels = []
+    labels, classes_drawn = [], []
     for place in telling.found.tolist():
         boxes.append(found.xywh[place].tolist())
         name = names[found.label[place]]
+        classes_drawn.append(name)
         target = errors.target[place]
         labels.append(name if target < 0 else f"{name}, is {names[truth.label[target]]}")
     for place in telling.missed.tolist():
         boxes.append(truth.xywh[place].tolist())
-        labels.append(f"missed: {names[truth.label[place]]}")
+        classes_drawn.append(names[truth.label[place]])
+        labels.append(f"missed: {classes_drawn[-1]}")
     corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
-    image = draw_boxes(read_image(record.path), corners, labels)
+    colours = class_colours(names)
+    image = draw_boxes(read_image(record.path), corners, labels, colours=[colours[name] for name in classes_drawn])
     return picture(image, f"{record.path.name}: {telling.caption}")
