@@ -1,5 +1,6 @@
 """The report's building blocks, and which pictures and classes it shows."""
 
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from cora.evaluation.base_novel import mean_curve
 from cora.evaluation.coco_ap import evaluate_boxes
-from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
+from cora.evaluation.report import Section, bars, curves, folded, gallery, histogram, page, picture, table
 from cora.evaluation.telling import choose_pictures, looked_at, worst_confusions
 from cora.evaluation.tide import find_errors
 from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results, perfect_results
@@ -73,6 +74,17 @@ def test_the_area_below_the_mean_curve_is_the_ap50_of_the_group():
     assert curve.mean() == pytest.approx(np.mean([score.ap50 for score in evaluation.scores[:2]]))
     assert (np.diff(curve) <= 1e-12).all()
     assert mean_curve(evaluation, ["zebra"]) is None
+
+
+@pytest.mark.parametrize("highest", [0.0, 0.3, 1.4, 37.3, 40.0, 99.9, 100.0])
+def test_a_histogram_reaches_its_maximum_and_says_where_its_lines_are(highest: float):
+    drawn = histogram({"a": [highest, 0.0]}, label="share")
+    labels = [int(text) for text in re.findall(r'text-anchor="end">([^<]*)</text>', drawn)]
+    top = labels[-1]
+    assert highest <= top <= 100
+    assert [5 * label for label in labels] == [step * top for step in range(6)]
+    tall = float(re.findall(r'<rect [^>]*height="([\d.]+)"', drawn)[0])
+    assert tall == pytest.approx(220 * highest / top, abs=0.1)
 
 
 def test_as_many_detections_are_looked_at_as_there_are_boxes():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -125,12 +126,13 @@ def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
 def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
     """Shares in percent over equal bins of 0..1, beside each other: up to four series, one colour each."""
     left, top, width, height = 44, 12, 560, 220
-    highest = max((max(values) for values in shares.values()), default=0) or 1
+    # Five steps of whole percents, so that the labels say where their lines are.
+    highest = 5 * max(1, math.ceil(max((max(values) for values in shares.values()), default=0) / 5))
     parts = []
     for step in range(6):
         x, y = left + width * step / 5, top + height * (1 - step / 5)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{highest * step / 5:.0f}</text>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{highest * step // 5}</text>')
         parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{step / 5:.1f}</text>')
     colours = dict(zip(shares, _COLOURS, strict=False))
     for place, (name, values) in enumerate(shares.items()):
