@@ -88,6 +88,26 @@ def test_classes_of_a_list_are_told_apart(names: list[str]) -> None:
         assert colours[names[0]] == class_colour(names[0])
 
 
+def test_letters_of_a_given_height() -> None:
+    image, box = Image.new("RGB", (400, 300), "white"), [(100, 100, 300, 250)]
+    colour = class_colours(["cup"])["cup"]
+    heights = []
+    for letters in (10, 20, 40):
+        drawn = np.asarray(draw_boxes(image, box, ["cup"], letters_px=letters))[:100]
+        heights.append(np.flatnonzero((drawn == colour).all(axis=-1).any(axis=1)).size)
+    assert heights == sorted(set(heights))
+    assert heights[-1] >= 40
+
+
+def test_labels_of_10_megapixels_can_be_read_on_a_screen() -> None:
+    drawn = draw_boxes(Image.new("RGB", (3840, 2560), "white"), [(900, 900, 3000, 2000)], ["cup"], [0.5])
+    shown = np.asarray(drawn.resize((1200, 800), Image.Resampling.BOX)).astype(int)
+    near = np.abs(shown - class_colours(["cup"])["cup"]).max(axis=-1) < 30
+    rows = np.flatnonzero(near[:281, 281:400].any(axis=1))
+    assert rows.size >= 20  # pixels of the screen, letters and padding
+    assert np.flatnonzero(near[400, 270:300]).size >= 3  # the line
+
+
 def test_given_colours_are_drawn() -> None:
     boxes = [(10, 20, 60, 90), (100, 20, 160, 90)]
     drawn = draw_boxes(Image.new("RGB", (200, 100)), boxes, ["cat", "cat"], colours=[(1, 2, 3), (4, 5, 6)])

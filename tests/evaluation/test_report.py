@@ -114,7 +114,7 @@ def test_pictures_show_what_they_are_chosen_for():
             assert len(telling.missed)
         if telling.kind == "confused":
             assert (errors.target[telling.found] >= 0).all()
-            assert ", is " in telling.caption
+            assert " taken for " in telling.caption
 
 
 def test_perfect_predictions_leave_nothing_missed_or_confused():

@@ -38,6 +38,7 @@ def draw_boxes(
     captions: Sequence[str] | None = None,
     colours: Sequence[Colour] | None = None,
     fill: float = 0.0,
+    letters_px: int | None = None,
 ) -> Image.Image:
     """A copy of a picture with boxes and labels drawn on it.
 
@@ -55,6 +56,7 @@ def draw_boxes(
         colours: K colours (red, green, blue); those that `class_colours` gives the names if None. Where several
             pictures belong together, take the colours of all names from one call of it.
         fill: opacity 0..1 of the class's colour inside the boxes.
+        letters_px: height of the letters where there are few labels; a fortieth of the picture if None.
 
     Raises:
         ValueError: the numbers of boxes, names, scores, captions and colours differ, or the opacity is not in 0..1.
@@ -70,7 +72,8 @@ def draw_boxes(
     _draw_frames(picture, frames, colours, fill)
     digits = [""] * len(boxes) if numbers is None else [f"{number:.2f}" for number in numbers]
     texts = list(zip(names if captions is None else captions, digits, strict=True))
-    _draw_labels(picture, frames, names, texts, colours)
+    usual = letters_px or max(_USUAL_SIZE, round(math.sqrt(picture.width * picture.height) / 40))
+    _draw_labels(picture, frames, names, texts, colours, usual)
     return picture
 
 
@@ -98,9 +101,10 @@ def _draw_labels(
     names: Sequence[str],
     texts: Sequence[tuple[str, str]],
     colours: Sequence[Colour],
+    usual: int,
 ) -> None:
     canvas = ImageDraw.Draw(picture)
-    letters = _letters(texts, *picture.size)
+    letters = _letters(texts, *picture.size, usual)
     places = Places(frames=frames, width=picture.width, height=picture.height)
     room = _MOST_HIDDEN * picture.width * picture.height
     readable: set[str] = set()
@@ -124,9 +128,8 @@ def _draw_label(canvas: ImageDraw.ImageDraw, label: _Label, place: Box, colour: 
     canvas.text(origin, label.text, fill=text_colour(colour), font=label.font)
 
 
-def _letters(texts: Sequence[tuple[str, str]], width: int, height: int) -> int:
-    """Size of the letters in pixels: a fortieth of the picture, less where many labels would hide the picture."""
-    usual = max(_USUAL_SIZE, round(math.sqrt(width * height) / 40))
+def _letters(texts: Sequence[tuple[str, str]], width: int, height: int, usual: int) -> int:
+    """Size of the letters in pixels: the usual one, less where many labels would hide the picture."""
     area = sum((len(f"{name} {number}") * 0.55 + 0.4) * 1.4 * usual**2 for name, number in texts)
     crowded = math.sqrt(_MUCH_HIDDEN * width * height / area) if area else 1.0
     return max(_USUAL_SIZE, usual // 3, round(usual * min(1.0, crowded)))

@@ -20,8 +20,8 @@ from cora.evaluation.matching import RECALL_THRESHOLDS
 
 #: Colours of series that are no groups, in the order in which they are given out.
 _COLOURS = ("base", "novel", "all", "other")
-#: Longest side of an embedded picture in pixels, and its JPEG quality.
-_PICTURE_SIDE, _QUALITY = 480, 72
+#: Longest side of an embedded picture in pixels, and its JPEG quality. It is shown at about 0.7 of its size.
+PICTURE_SIDE, _QUALITY = 480, 72
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1c1f23; --faint: #667; --line: #d8dce2; --soft: #f3f5f8;
@@ -153,7 +153,7 @@ def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
 def picture(image: Image.Image, caption: str) -> str:
     """A picture as small JPEG inside the file, with its caption."""
     small = image.convert("RGB")
-    small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
