@@ -1,6 +1,7 @@
 """Drawn boxes: right place, same colour for a name, labels readable and inside at any size."""
 
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from cora.draw import class_colour, contact_sheet, draw_boxes, text_colour
+from cora.draw import class_colour, class_colours, contact_sheet, draw_boxes, numbered_colour, text_colour
+from cora.draw.colours import PALETTE, colour_distance
 from cora.draw.fonts import _choose, font_for, shorten
 from cora.draw.places import Box, Places
 from cora.errors import CoraError
@@ -42,10 +44,76 @@ def test_numbers_must_agree() -> None:
         draw_boxes(Image.new("RGB", (9, 9)), [[0, 0, 4, 4]], ["cat", "dog"], [0.5])
 
 
-def test_colour_depends_on_the_name_alone() -> None:
-    assert class_colour("remote control") == class_colour("remote control")
-    names = ["person", "cat", "dog", "car", "bus", "chair", "cup", "laptop", "tie", "bird"]
-    assert len({class_colour(name) for name in names}) == len(names)
+def test_a_name_by_itself_has_one_colour() -> None:
+    assert class_colour("remote control") == class_colour("remote control") == class_colours(["remote control"])[
+        "remote control"
+    ]  # fmt: skip
+    assert class_colours(["cat", "dog"])["cat"] == class_colour("cat")
+
+
+def test_distance_of_colours_is_that_of_oklab() -> None:
+    assert colour_distance((0, 0, 0), (255, 255, 255)) == pytest.approx(1, abs=1e-4)
+    # Ottosson's table: red is L 0.628, a 0.225, b 0.126; blue L 0.452, a -0.032, b -0.312.
+    expected = np.linalg.norm(np.array([0.62796, 0.22486, 0.12585]) - [0.45201, -0.03246, -0.31153])
+    assert colour_distance((255, 0, 0), (0, 0, 255)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_colours_that_follow_each_other_are_clearly_different() -> None:
+    assert colour_distance((34, 236, 155), (54, 250, 60)) < 0.11  # two greens, for comparison
+    for number in range(2 * len(PALETTE)):
+        assert colour_distance(numbered_colour(number), numbered_colour(number + 1)) > 0.25
+    pairs = [(a, b) for place, a in enumerate(PALETTE) for b in PALETTE[:place]]
+    assert min(colour_distance(a, b) for a, b in pairs) > 0.16
+
+
+@pytest.mark.parametrize(
+    "names", [["cup", "spoon"], ["cup", "spoon", "saucer"], ["cat", "dog", "person", "car", "bus"]]
+)
+def test_everyday_neighbours_are_clearly_different(names: list[str]) -> None:
+    colours = class_colours(names)
+    assert all(colour_distance(colours[a], colours[b]) > 0.25 for a, b in pairwise(names))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=12), unique=True, max_size=70))
+def test_classes_of_a_list_are_told_apart(names: list[str]) -> None:
+    colours = class_colours(names)
+    assert list(colours) == names
+    assert class_colours([*names, *names]) == colours  # a name has one colour, however often it comes
+    assert len({colours[name] for name in names[: len(PALETTE)]}) == min(len(names), len(PALETTE))
+    distances = [colour_distance(colours[a], colours[b]) for a, b in pairwise(names)]
+    assert all(distance > 0.16 for distance in distances)
+    assert all(distance > 0.25 for distance in distances[:10])
+    if names:
+        assert colours[names[0]] == class_colour(names[0])
+
+
+def test_letters_of_a_given_height() -> None:
+    image, box = Image.new("RGB", (400, 300), "white"), [(100, 100, 300, 250)]
+    colour = class_colours(["cup"])["cup"]
+    heights = []
+    for letters in (10, 20, 40):
+        drawn = np.asarray(draw_boxes(image, box, ["cup"], letters_px=letters))[:100]
+        heights.append(np.flatnonzero((drawn == colour).all(axis=-1).any(axis=1)).size)
+    assert heights == sorted(set(heights))
+    assert heights[-1] >= 40
+
+
+def test_labels_of_10_megapixels_can_be_read_on_a_screen() -> None:
+    drawn = draw_boxes(Image.new("RGB", (3840, 2560), "white"), [(900, 900, 3000, 2000)], ["cup"], [0.5])
+    shown = np.asarray(drawn.resize((1200, 800), Image.Resampling.BOX)).astype(int)
+    near = np.abs(shown - class_colours(["cup"])["cup"]).max(axis=-1) < 30
+    rows = np.flatnonzero(near[:281, 281:400].any(axis=1))
+    assert rows.size >= 20  # pixels of the screen, letters and padding
+    assert np.flatnonzero(near[400, 270:300]).size >= 3  # the line
+
+
+def test_given_colours_are_drawn() -> None:
+    boxes = [(10, 20, 60, 90), (100, 20, 160, 90)]
+    drawn = draw_boxes(Image.new("RGB", (200, 100)), boxes, ["cat", "cat"], colours=[(1, 2, 3), (4, 5, 6)])
+    assert [drawn.getpixel(place) for place in ((10, 60), (100, 60))] == [(1, 2, 3), (4, 5, 6)]
+    with pytest.raises(ValueError, match="got 1 boxes, 1 names, 2 colours"):
+        draw_boxes(Image.new("RGB", (9, 9)), [(0, 0, 4, 4)], ["cat"], colours=[(1, 2, 3)] * 2)
 
 
 @given(st.text(min_size=1, max_size=20))
@@ -139,8 +207,8 @@ def test_a_crowd_leaves_most_of_the_picture_visible_and_names_every_class() -> N
     assert len(boxes) == 500
     drawn = np.asarray(draw_boxes(Image.new("RGB", (640, 480), "white"), boxes, names, [0.5] * 500))
     assert (drawn == 255).all(axis=-1).mean() > 0.45
-    for name in set(names):
-        coloured = (drawn == class_colour(name)).all(axis=-1)
+    for name, colour in class_colours(names).items():
+        coloured = (drawn == colour).all(axis=-1)
         # A frame fills no 9 x 9 pixels; only a label does.
         windows = np.lib.stride_tricks.sliding_window_view(coloured, (9, 1)).all(axis=(-1, -2))
         assert windows.any(), name

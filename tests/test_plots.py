@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFont
 
 from cora.plots import draw_confusion, draw_matrix, side_by_side
 
@@ -51,7 +51,7 @@ def test_numbers_are_written_only_where_they_fit() -> None:
     few, without = (draw_matrix(identity(3), names(3), title="", number=number) for number in ("{:.2f}", "{:9.99f}"))
     assert ImageChops.difference(few.crop((0, 0, few.width, few.height - 60)), without.crop(
         (0, 0, few.width, few.height - 60))).getbbox()  # fmt: skip
-    many = [draw_matrix(identity(90), names(90), title="", number=n).crop((0, 0, 900, 900)) for n in ("{:.2f}", " ")]
+    many = [draw_matrix(identity(190), names(190), title="", number=n).crop((0, 0, 900, 900)) for n in ("{:.2f}", " ")]
     assert ImageChops.difference(*many).getbbox() is None
 
 
@@ -70,6 +70,23 @@ def test_breaks_are_lines_across() -> None:
     box = ImageChops.difference(plain, broken).getbbox()
     assert box is not None
     assert box[2] - box[0] == box[3] - box[1] == 4 * 40
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 40, 80])
+def test_every_cell_of_a_confusion_has_its_value(count: int) -> None:
+    counts = [[7 * int(i == j) for j in range(count)] for i in range(count)]
+    drawn = draw_confusion(counts, ["-"] * count, title="")
+    cell = min(40, 1800 // count)
+    right, below = drawn.width - 16, drawn.height - 64
+    if count < 12:
+        right = 16 + 8 + math.ceil(ImageFont.load_default(15).getlength("-")) + count * cell
+    for i in range(count):
+        for j in range(count):
+            corner = (right - (count - j) * cell, below - (count - i) * cell)
+            inside = drawn.crop((corner[0] + 1, corner[1] + 1, corner[0] + cell - 1, corner[1] + cell - 1))
+            shades = {colour for _, colour in inside.getcolors() or []}
+            assert (DARK if i == j else WHITE) in shades
+            assert len(shades) > 1, (i, j)
 
 
 def test_confusion_is_in_shares_of_a_row() -> None:

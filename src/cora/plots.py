@@ -11,8 +11,10 @@ from cora.draw import Colour, text_colour
 
 #: White to dark blue, evenly spaced; readable in grey and to colour-blind eyes, since it only darkens.
 _STOPS: tuple[Colour, ...] = ((255, 255, 255), (198, 219, 239), (66, 146, 198), (8, 48, 107))
-_INK, _FAINT, _MISSING = (30, 30, 30), (200, 200, 200), (238, 238, 238)
+_INK, _ZERO, _FAINT, _MISSING = (30, 30, 30), (150, 150, 150), (200, 200, 200), (238, 238, 238)
 _LARGEST_CELL, _LABELLED_CELL, _MARGIN = 40, 12, 16
+#: Letters of numbers in cells, in pixels: from the size of names down to what can be read.
+_SMALLEST_NUMBER = 8
 _LONGEST_NAME = 26
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -31,7 +33,7 @@ def draw_matrix(
     """A labelled picture of a matrix on a light background.
 
     Up to about 200 classes every row and column has its name; above that names would not be readable and are left
-    out. Numbers are written into cells that are large enough for them.
+    out. Numbers are written into all cells, in letters that let the longest of them fit, or into none.
 
     Args:
         values: C rows of C numbers; NaN is drawn as an empty grey cell.
@@ -50,7 +52,7 @@ def draw_matrix(
     if not count or len(values) != count or any(len(row) != count for row in values):
         got = f"{len(values)} rows of {sorted({len(row) for row in values})} numbers"
         raise ValueError(f"matrix: expected a row and a column for each of {count} names, got {got}")
-    cell = max(2, min(_LARGEST_CELL, max(14, 900 // count) if count <= 200 else 2400 // count))
+    cell = max(2, min(_LARGEST_CELL, max(14, 1800 // count) if count <= 200 else 2400 // count))
     labelled = cell >= _LABELLED_CELL
     font, heading = ImageFont.load_default(max(10, min(15, cell - 2))), ImageFont.load_default(20)
     shown = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]
@@ -62,15 +64,17 @@ def draw_matrix(
     canvas = ImageDraw.Draw(picture)
     canvas.text((_MARGIN, _MARGIN), title, fill=_INK, font=heading)
     canvas.text((_MARGIN, _MARGIN + 28), subtitle, fill=_INK, font=font)
+    texts = [["" if math.isnan(value) else number.format(value) for value in row] for row in values]
+    letters = _number_font({text for row in texts for text in row}, cell)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             colour = _MISSING if math.isnan(value) else _shade((value - low) / (high - low) if high > low else 0.0)
             x, y = left + j * cell, top + i * cell
             canvas.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
-            text = number.format(value)
-            if not math.isnan(value) and font.getlength(text) <= cell - 4:
+            if letters is not None:
                 middle = (x + cell / 2, y + cell / 2)
-                canvas.text(middle, text, fill=text_colour(colour), font=font, anchor="mm")
+                ink = text_colour(colour) if value else _ZERO  # most cells of a good matrix are zero
+                canvas.text(middle, texts[i][j], fill=ink, font=letters, anchor="mm")
     for place in breaks:
         at = place * cell
         canvas.line((left, top + at, left + side, top + at), fill=_INK)
@@ -97,13 +101,14 @@ def draw_confusion(
         title: first line.
         breaks: a line is drawn before each of these rows and columns.
     """
-    shares = [[value / sum(row) if sum(row) else math.nan for value in row] for row in counts]
+    shares = [[100 * value / sum(row) if sum(row) else math.nan for value in row] for row in counts]
     return draw_matrix(
         shares,
         names,
         title=title,
-        subtitle="rows: annotated, columns: chosen; % of the row's boxes",
-        number="{:.0%}",
+        subtitle="rows: annotated, columns: chosen; % of the row's boxes, grey: it has none",
+        high=100.0,
+        number="{:.0f}",
         breaks=breaks,
     )
 
@@ -131,6 +136,15 @@ def _shade(share: float) -> Colour:
     first, second, part = _STOPS[index], _STOPS[index + 1], place - index
     red, green, blue = (round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
     return red, green, blue
+
+
+def _number_font(texts: set[str], cell: int) -> _Font | None:
+    """The largest font in which all texts fit into a cell; None where that could not be read."""
+    for size in range(max(10, min(15, cell - 2)), _SMALLEST_NUMBER - 1, -1):
+        font = ImageFont.load_default(size)
+        if max(font.getlength(text) for text in texts) <= cell - 2:
+            return font
+    return None
 
 
 def _upright(text: str, font: _Font) -> Image.Image:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -24,7 +25,7 @@ from cora.compress.arch import (
     search,
     sizes_of,
 )
-from cora.compress.arch_plot import draw_search
+from cora.compress.arch_plot import BOTTOM, RIGHT, SIZE, draw_search
 from cora.compress.arch_sizes import Architecture
 from cora.errors import ModelError
 from cora.regions import FastAlignment
@@ -176,6 +177,17 @@ def test_the_picture_shows_front_and_budget() -> None:
     assert same.size == picture.size
     with pytest.raises(ValueError, match="got none"):
         draw_search([candidate(90, None)], whole=candidate(60, 1.0), **options)
+
+
+@pytest.mark.parametrize("longest", [0.013, 7.0, 29.9, 40.0, 41.7, 144.0, 990.0])
+def test_the_time_axis_ends_with_a_number_beyond_all(longest: float) -> None:
+    points = [candidate(longest / 2, 0.2), candidate(longest / 3, 0.1)]
+    whole = candidate(longest, 0.3)
+    drawn = draw_search(points, whole=whole, budget_ms=longest / 1.2, title="toy", quality="agreement, %")
+    end, below = SIZE[0] - RIGHT, SIZE[1] - BOTTOM + 4
+    assert drawn.getpixel((end, below)) == (150, 150, 150)
+    columns = np.flatnonzero((np.asarray(drawn) == (217, 95, 2)).all(axis=-1).any(axis=0))
+    assert columns.max() < end
 
 
 @pytest.mark.slow

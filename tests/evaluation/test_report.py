@@ -1,5 +1,6 @@
 """The report's building blocks, and which pictures and classes it shows."""
 
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from cora.evaluation.base_novel import mean_curve
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.examples import choose_examples, looked_at, worst_confusions
-from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
+from cora.evaluation.report import Section, bars, curves, folded, gallery, histogram, page, picture, table
 from cora.evaluation.tide import find_errors
 from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results, perfect_results
 
@@ -75,6 +76,17 @@ def test_the_area_below_the_mean_curve_is_the_ap50_of_the_group():
     assert mean_curve(evaluation, ["zebra"]) is None
 
 
+@pytest.mark.parametrize("highest", [0.0, 0.3, 1.4, 37.3, 40.0, 99.9, 100.0])
+def test_a_histogram_reaches_its_maximum_and_says_where_its_lines_are(highest: float):
+    drawn = histogram({"a": [highest, 0.0]}, label="share")
+    labels = [int(text) for text in re.findall(r'text-anchor="end">([^<]*)</text>', drawn)]
+    top = labels[-1]
+    assert highest <= top <= 100
+    assert [5 * label for label in labels] == [step * top for step in range(6)]
+    tall = float(re.findall(r'<rect [^>]*height="([\d.]+)"', drawn)[0])
+    assert tall == pytest.approx(220 * highest / top, abs=0.1)
+
+
 def test_as_many_detections_are_looked_at_as_there_are_boxes():
     truth = ground_truth(seed=5, images=20, crowds=False)
     errors = find_errors(evaluate_boxes(truth, noisy_results(truth, seed=5, extra=9), classes=CLASSES).matched)
@@ -102,7 +114,7 @@ def test_pictures_show_what_they_are_chosen_for():
             assert len(example.missed)
         if example.kind == "confused":
             assert (errors.target[example.found] >= 0).all()
-            assert ", is " in example.caption
+            assert " taken for " in example.caption
 
 
 def test_perfect_predictions_leave_nothing_missed_or_confused():

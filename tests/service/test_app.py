@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageColor
 
 from cora.detector import Detector
-from cora.draw import class_colour, text_colour
+from cora.draw import class_colours, text_colour
 from tests.service.conftest import EXAMPLES, image_file, make_app, make_service, upload
 
 CAT = (EXAMPLES / "cat.jpg").read_bytes()
@@ -68,9 +68,9 @@ def test_colours_are_those_of_drawn_pictures(client: TestClient) -> None:
     answer = client.post("/detect", json={"images": [base64.b64encode(CAT).decode()], "classes": [" cat ", *names[1:]]})
     colours = answer.json()["colours"]
     assert list(colours) == names
-    for name in names:
-        assert ImageColor.getrgb(colours[name]["box"]) == class_colour(name)
-        assert ImageColor.getrgb(colours[name]["text"]) == text_colour(class_colour(name))
+    for name, colour in class_colours(names).items():
+        assert ImageColor.getrgb(colours[name]["box"]) == colour
+        assert ImageColor.getrgb(colours[name]["text"]) == text_colour(colour)
 
 
 def test_distractors_compete(client: TestClient) -> None:

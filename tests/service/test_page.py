@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cora.detector import Detector
-from cora.draw import class_colour, text_colour
+from cora.draw import class_colours, text_colour
 from cora.retrieval import RegionIndex, RegionSettings
 from cora.service.service import Service
 from tests.service.conftest import EXAMPLES, busy, live, make_app, make_service
@@ -116,6 +116,7 @@ def test_boxes_follow_the_slider_without_a_request(page: Page, nano: Detector) -
 def test_colours_are_those_of_drawn_pictures(page: Page) -> None:
     look_for(page, "cat, Dog, coffee cup, sofa")
     slide(page, 0.01)
+    colours = class_colours(["cat", "Dog", "coffee cup", "sofa"])
     styles = page.locator(".box").evaluate_all(
         "boxes => boxes.map(box => [box.getAttribute('aria-label'), getComputedStyle(box).borderTopColor])"
     )
@@ -125,7 +126,7 @@ def test_colours_are_those_of_drawn_pictures(page: Page) -> None:
     )
     swatches = page.locator("#list i").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
     for (text, frame), label, swatch in zip(styles, labels, swatches, strict=True):
-        colour = class_colour(text.rpartition(" ")[0])
+        colour = colours[text.rpartition(" ")[0]]
         assert frame == swatch == f"rgb{colour}"
         assert label == [text, f"rgb{colour}", f"rgb{text_colour(colour)}"]
     assert len({frame for _, frame in styles}) > 1

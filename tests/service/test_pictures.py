@@ -68,6 +68,9 @@ def test_base64_comes_back(content: bytes) -> None:
     text = base64.b64encode(content).decode()
     assert from_base64(text) == content
     assert from_base64("data:image/png;base64," + text) == content
+    assert from_base64(base64.urlsafe_b64encode(content).decode()) == content
+    assert from_base64(base64.encodebytes(content).decode()) == content
+    assert from_base64(base64.encodebytes(content).decode().replace("\n", "\r\n")) == content
 
 
 @pytest.mark.parametrize("text", ["?", "abc", "ü", "a b=", "http://localhost/x.png"])

@@ -40,7 +40,26 @@ def test_maps_are_bright_where_they_are_high() -> None:
 def test_panels_stand_in_rows_of_three(count: int) -> None:
     drawn = draw_maps(Image.new("RGB", (80, 20)), ["a very long name of a class " * 3] * count, torch.rand(count, 1, 4))
     assert drawn.width == 10 + 410 * min(count, 3)
-    assert drawn.height == 10 + 140 * (1 if count <= 3 else 2)
+    assert drawn.height == 10 + 140 * (1 if count <= 3 else 2) + 34
+
+
+def test_maps_have_a_scale_of_all_their_colours() -> None:
+    maps = torch.linspace(0, 1, 400).repeat(3, 1)[None]
+    drawn = draw_maps(Image.new("RGB", (80, 20)), ["a"], maps)
+    scale = pixels(drawn)[-30, :, :]
+    shades = [row for row in scale.tolist() if row != [255, 255, 255]]
+    assert [20, 11, 53] in shades
+    assert [252, 255, 164] in shades
+    # The map's own colours are those of the scale, 60 % over a black image.
+    brightest = pixels(drawn)[60:120, 10:410].reshape(-1, 3).max(axis=0)
+    assert np.abs(brightest - 0.6 * np.array([252, 255, 164])).max() <= 2
+
+
+def test_a_panel_says_how_high_its_map_reaches() -> None:
+    one, other = (draw_maps(Image.new("RGB", (80, 20)), ["a"], torch.full((1, 2, 4), top)) for top in (0.25, 0.5))
+    captions = [pixels(drawn)[10:35, 300:] for drawn in (one, other)]
+    assert (captions[0] != captions[1]).any()
+    assert (pixels(one)[10:35, :300] == pixels(other)[10:35, :300]).all()
 
 
 def test_as_many_maps_as_names() -> None:

@@ -76,8 +76,9 @@ class ModelChoice:
         found = []
         for name, pictures in self.exemplars.items():
             for picture in pictures:
-                path, box = picture if isinstance(picture, tuple) else (picture, None)
-                content = _files_hash(str(path))
+                source, box = picture if isinstance(picture, tuple) else (picture, None)
+                path = str(source)
+                content = _files_hash(path)
                 if content is None:
                     raise ImageError(f"expected an image file, got no file at {path}; check the path of --exemplar")
                 found.append([name, content, box])

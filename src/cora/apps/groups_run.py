@@ -172,7 +172,6 @@ def _picture(found: _Found, model: str) -> Any:
             title=f"Names that {model} finds alike",
             subtitle="cosine of class embeddings; lines divide the groups",
             low=min(off_diagonal, default=0.0),
-            high=max(off_diagonal, default=1.0),
             breaks=found.breaks,
         )
     ]

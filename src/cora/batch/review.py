@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from cora.batch.records import NONE, Box
 from cora.batch.result_folder import ResultFolder
 from cora.batch.settings import ReviewSettings
-from cora.draw import class_colour, contact_sheet
+from cora.draw import Colour, class_colours, contact_sheet
 
 #: Surroundings of a box on the sheet, as a share of its longer side, and pixels at least.
 _CONTEXT, _LEAST_CONTEXT_PX = 0.4, 12
@@ -169,10 +169,11 @@ def draw_sheet(rows: Sequence[Uncertain], read: Callable[[int], Image.Image]) ->
     for row in rows:
         other = f"or {row.other_class} {row.other_score:.2f}" if row.other_class else f"threshold {row.threshold:g}"
         captions.append(f"{row.class_name} {row.score:.2f}\n{other}\n{Path(row.file).name}")
-    return contact_sheet((_region(read(row.image_id), row) for row in rows), captions)
+    colours = class_colours(row.class_name for row in rows)
+    return contact_sheet((_region(read(row.image_id), row, colours[row.class_name]) for row in rows), captions)
 
 
-def _region(picture: Image.Image, row: Uncertain) -> Image.Image:
+def _region(picture: Image.Image, row: Uncertain, colour: Colour) -> Image.Image:
     """The box with its surroundings, framed."""
     around = max(_LEAST_CONTEXT_PX, _CONTEXT * max(row.right - row.left, row.bottom - row.top))
     left, top = max(0, round(row.left - around)), max(0, round(row.top - around))
@@ -180,5 +181,5 @@ def _region(picture: Image.Image, row: Uncertain) -> Image.Image:
     region = picture.crop((left, top, right, bottom))
     frame = [round(row.left) - left, round(row.top) - top, round(row.right) - left, round(row.bottom) - top]
     line = max(1, round(max(region.size) / 80))  # as thick on the sheet, however small the region
-    ImageDraw.Draw(region).rectangle(frame, outline=class_colour(row.class_name), width=line)
+    ImageDraw.Draw(region).rectangle(frame, outline=colour, width=line)
     return region

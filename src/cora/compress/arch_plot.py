@@ -37,7 +37,9 @@ def draw_search(
     within = [one for one in candidates if one.quality is not None]
     if not within:
         raise ValueError("picture of a search: expected a candidate within the budget, got none")
-    right = 1.05 * max(budget_ms, whole.milliseconds, *(one.milliseconds for one in within))
+    longest = max(budget_ms, whole.milliseconds, *(one.milliseconds for one in within))
+    wide = _step(longest, 8)
+    right = wide * math.ceil(1.02 * longest / wide)
     values = [100 * (one.quality or 0.0) for one in (*within, whole)]
     step = _step(max(values) - min(values), 6)
     # A share ends at 100 %; the scale must show one step even where all are equal.
@@ -52,7 +54,7 @@ def draw_search(
     canvas.text((LEFT, 14), title, fill=_INK, font=ImageFont.load_default(20))
     over = len(candidates) - len(within)
     canvas.text((LEFT, 42), f"{len(within)} within the budget, {over} over it and not drawn", fill=_INK, font=font)
-    _axes(canvas, font, right, low, high, step, quality)
+    _axes(canvas, font, right, wide, low, high, step, quality)
     edge = _x(budget_ms, right)
     canvas.line((edge, TOP, edge, SIZE[1] - BOTTOM), fill=_BUDGET, width=2)
     canvas.text((edge - 6, TOP + 4), f"budget {budget_ms:g} ms", fill=_BUDGET, font=font, anchor="ra")
@@ -74,6 +76,7 @@ def _axes(
     canvas: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     right: float,
+    wide: float,
     low: float,
     high: float,
     step: float,
@@ -85,8 +88,7 @@ def _axes(
         y = _y(value, low, high)
         canvas.line((LEFT, y, end, y), fill=_GRID)
         canvas.text((LEFT - 8, y), f"{value:g}", fill=_INK, font=font, anchor="rm")
-    wide = _step(right, 8)
-    for number in range(math.floor(right / wide) + 1):
+    for number in range(round(right / wide) + 1):
         x = _x(number * wide, right)
         canvas.line((x, bottom, x, bottom + 5), fill=_FAINT)
         canvas.text((x, bottom + 8), f"{number * wide:g}", fill=_INK, font=font, anchor="ma")

@@ -1,7 +1,15 @@
 """All drawing on photos: boxes with names, contact sheets, the colour of a class."""
 
 from cora.draw.boxes import draw_boxes
-from cora.draw.colours import Colour, class_colour, text_colour
+from cora.draw.colours import Colour, class_colour, class_colours, numbered_colour, text_colour
 from cora.draw.sheet import contact_sheet
 
-__all__ = ["Colour", "class_colour", "contact_sheet", "draw_boxes", "text_colour"]
+__all__ = [
+    "Colour",
+    "class_colour",
+    "class_colours",
+    "contact_sheet",
+    "draw_boxes",
+    "numbered_colour",
+    "text_colour",
+]

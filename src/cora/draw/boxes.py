@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from cora.draw.colours import Colour, class_colour, text_colour
+from cora.draw.colours import Colour, class_colours, text_colour
 from cora.draw.fonts import SMALLEST, Font, font_for, shorten
 from cora.draw.places import Box, Places
 
@@ -36,11 +36,13 @@ def draw_boxes(
     scores: Any | None = None,
     *,
     captions: Sequence[str] | None = None,
+    colours: Sequence[Colour] | None = None,
     fill: float = 0.0,
+    letters_px: int | None = None,
 ) -> Image.Image:
     """A copy of a picture with boxes and labels drawn on it.
 
-    A name has the same colour in every picture. Labels stay inside the picture and avoid each other and other boxes;
+    Labels stay inside the picture and avoid each other and other boxes;
     where boxes come best first, the best get the first choice of place and lie on top. Letters shrink where there are
     many labels. A label is left out where it would hide another, and where labels hide much of the picture already and
     one of them has its name.
@@ -48,23 +50,30 @@ def draw_boxes(
     Args:
         image: any Pillow image.
         boxes_xyxy_px: K boxes [K, 4] (x1, y1, x2, y2) in pixels of `image`: tensor, array or nested list.
-        names: K names; a name gives its box its colour.
+        names: K names.
         scores: K numbers in 0..1, printed with two digits behind the names.
         captions: K texts to print in place of the names, such as a name with the number of a track.
+        colours: K colours (red, green, blue); those that `class_colours` gives the names if None. Where several
+            pictures belong together, take the colours of all names from one call of it.
         fill: opacity 0..1 of the class's colour inside the boxes.
+        letters_px: height of the letters where there are few labels; a fortieth of the picture if None.
 
     Raises:
-        ValueError: the numbers of boxes, names, scores and captions differ, or the opacity is not in 0..1.
+        ValueError: the numbers of boxes, names, scores, captions and colours differ, or the opacity is not in 0..1.
     """
     boxes = _rows(boxes_xyxy_px)
     numbers = None if scores is None else _rows(scores)
-    _check(len(boxes), {"names": names, "scores": numbers, "captions": captions}, fill)
+    _check(len(boxes), {"names": names, "scores": numbers, "captions": captions, "colours": colours}, fill)
     picture = image.convert("RGB") if image.mode != "RGB" else image.copy()
     frames = [_inside(box, *picture.size) for box in boxes]
-    _draw_frames(picture, frames, [class_colour(name) for name in names], fill)
+    if colours is None:
+        of_name = class_colours(names)
+        colours = [of_name[name] for name in names]
+    _draw_frames(picture, frames, colours, fill)
     digits = [""] * len(boxes) if numbers is None else [f"{number:.2f}" for number in numbers]
     texts = list(zip(names if captions is None else captions, digits, strict=True))
-    _draw_labels(picture, frames, names, texts)
+    usual = letters_px or max(_USUAL_SIZE, round(math.sqrt(picture.width * picture.height) / 40))
+    _draw_labels(picture, frames, names, texts, colours, usual)
     return picture
 
 
@@ -87,14 +96,19 @@ def _draw_frames(picture: Image.Image, frames: Sequence[Box], colours: Sequence[
 
 
 def _draw_labels(
-    picture: Image.Image, frames: list[Box], names: Sequence[str], texts: Sequence[tuple[str, str]]
+    picture: Image.Image,
+    frames: list[Box],
+    names: Sequence[str],
+    texts: Sequence[tuple[str, str]],
+    colours: Sequence[Colour],
+    usual: int,
 ) -> None:
     canvas = ImageDraw.Draw(picture)
-    letters = _letters(texts, *picture.size)
+    letters = _letters(texts, *picture.size, usual)
     places = Places(frames=frames, width=picture.width, height=picture.height)
     room = _MOST_HIDDEN * picture.width * picture.height
     readable: set[str] = set()
-    for frame, name, (text, number) in zip(frames, names, texts, strict=True):
+    for frame, name, (text, number), colour in zip(frames, names, texts, colours, strict=True):
         if name in readable and room <= 0:
             continue
         label = _label(text, number, letters, picture.width)
@@ -104,7 +118,7 @@ def _draw_labels(
         readable.add(name)
         room -= label.size[0] * label.size[1]
         places.take(place)
-        _draw_label(canvas, label, place, class_colour(name))
+        _draw_label(canvas, label, place, colour)
 
 
 def _draw_label(canvas: ImageDraw.ImageDraw, label: _Label, place: Box, colour: Colour) -> None:
@@ -114,9 +128,8 @@ def _draw_label(canvas: ImageDraw.ImageDraw, label: _Label, place: Box, colour: 
     canvas.text(origin, label.text, fill=text_colour(colour), font=label.font)
 
 
-def _letters(texts: Sequence[tuple[str, str]], width: int, height: int) -> int:
-    """Size of the letters in pixels: a fortieth of the picture, less where many labels would hide the picture."""
-    usual = max(_USUAL_SIZE, round(math.sqrt(width * height) / 40))
+def _letters(texts: Sequence[tuple[str, str]], width: int, height: int, usual: int) -> int:
+    """Size of the letters in pixels: the usual one, less where many labels would hide the picture."""
     area = sum((len(f"{name} {number}") * 0.55 + 0.4) * 1.4 * usual**2 for name, number in texts)
     crowded = math.sqrt(_MUCH_HIDDEN * width * height / area) if area else 1.0
     return max(_USUAL_SIZE, usual // 3, round(usual * min(1.0, crowded)))

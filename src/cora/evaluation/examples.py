@@ -140,7 +140,7 @@ def worst_confusions(
 def _mistakes(errors: Errors, detections: IntArray, class_names: Sequence[str]) -> list[str]:
     labels = errors.matched.truth.label
     pairs = [
-        f"{class_names[errors.matched.found.label[place]]}, is {class_names[labels[errors.target[place]]]}"
+        f"{class_names[labels[errors.target[place]]]} taken for {class_names[errors.matched.found.label[place]]}"
         for place in detections.tolist()
     ]
     return list(dict.fromkeys(pairs))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,8 +20,8 @@ from cora.evaluation.matching import RECALL_THRESHOLDS
 
 #: Colours of series that are no groups, in the order in which they are given out.
 _COLOURS = ("base", "novel", "all", "other")
-#: Longest side of an embedded image in pixels, and its JPEG quality.
-_PICTURE_SIDE, _QUALITY = 480, 72
+#: Longest side of an embedded image in pixels, and its JPEG quality. It is shown at about 0.7 of its size.
+PICTURE_SIDE, _QUALITY = 480, 72
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1c1f23; --faint: #667; --line: #d8dce2; --soft: #f3f5f8;
@@ -125,12 +126,13 @@ def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
 def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
     """Shares in percent over equal bins of 0..1, beside each other: up to four series, one colour each."""
     left, top, width, height = 44, 12, 560, 220
-    highest = max((max(values) for values in shares.values()), default=0) or 1
+    # Five steps of whole percents, so that the labels say where their lines are.
+    highest = 5 * max(1, math.ceil(max((max(values) for values in shares.values()), default=0) / 5))
     parts = []
     for step in range(6):
         x, y = left + width * step / 5, top + height * (1 - step / 5)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{highest * step / 5:.0f}</text>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{highest * step // 5}</text>')
         parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{step / 5:.1f}</text>')
     colours = dict(zip(shares, _COLOURS, strict=False))
     for place, (name, values) in enumerate(shares.items()):
@@ -151,7 +153,7 @@ def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
 def picture(image: Image.Image, caption: str) -> str:
     """An image as small JPEG inside the file, with its caption."""
     small = image.convert("RGB")
-    small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

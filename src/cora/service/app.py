@@ -195,7 +195,7 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             found = await _unless_gone(request, service.detect(images, query, deadline))
             return DetectResponse(
                 images=[_described(detections) for detections in found],
-                colours={name: ClassColour.of(name) for name in query.classes},
+                colours=ClassColour.of(query.classes),
                 score=query.score,
                 distractors=service.distractors(query.classes, query.distractors),
             )

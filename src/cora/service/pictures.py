@@ -18,6 +18,9 @@ from cora.service.refusal import RefusedError
 
 _LOG = logging.getLogger(__name__)
 
+#: Letters of base64 for URLs to those of base64; line breaks go.
+_ONE_ALPHABET = str.maketrans("-_", "+/", "\r\n")
+
 # Fewer than a user's own files may have: every decoder is something that strangers can attack.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 
@@ -75,13 +78,15 @@ def shrink(image: Image.Image, resize: Callable[[Image.Image], Image.Image]) -> 
 def from_base64(text: str) -> bytes:
     """The bytes of base64 text, with or without "data:image/...;base64," before it.
 
+    Lines may be broken, as `base64 FILE` and MIME do, and the letters may be those for URLs ("-" and "_").
+
     Raises:
         ImageError: it is something else, a path or an address for instance. Such are never opened.
     """
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(text.strip().translate(_ONE_ALPHABET), validate=True)
     except (binascii.Error, ValueError):
         raise ImageError("expected an image file in base64, got other text; paths and addresses are not read") from None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cora.draw import Colour, class_colour, text_colour
+from cora.draw import Colour, class_colours, text_colour
 
 Box = Annotated[
     list[float],
@@ -91,16 +91,15 @@ class FoundInImage(BaseModel):
 
 
 class ClassColour(BaseModel):
-    """What a class is drawn with, in every picture and on the page alike: colours as "#rrggbb"."""
+    """What a class is drawn with, in pictures and on the page alike: colours as "#rrggbb"."""
 
     box: str
     text: str = Field(description="black or white, whichever is easier to read on the colour of the box")
 
     @classmethod
-    def of(cls, name: str) -> Self:
-        """The colours of a class, which come from nothing but its name."""
-        box = class_colour(name)
-        return cls(box=_hex(box), text=_hex(text_colour(box)))
+    def of(cls, names: Sequence[str]) -> dict[str, Self]:
+        """The colours of all classes of a request, by name."""
+        return {name: cls(box=_hex(box), text=_hex(text_colour(box))) for name, box in class_colours(names).items()}
 
 
 class DetectResponse(BaseModel):

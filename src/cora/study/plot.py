@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,12 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cora.draw import Colour
+from cora.draw.fonts import font_for, shorten
 from cora.study.evaluate import THRESHOLDS, FitSummary
 
 _INK, _FAINT = (30, 30, 30), (205, 205, 205)
 #: Blue and orange differ in lightness, too; grey is for what is compared with.
 _COLOURS: tuple[Colour, ...] = ((33, 102, 172), (230, 126, 34), (150, 150, 150), (60, 140, 90))
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 470, 64, 24, 96, 58
+_SCALE_LENGTH, _SCALE_HEIGHT, _CAPTION_LETTERS = 160, 34, 18
 #: Dark to light through colours whose lightness only rises.
 _HEAT: tuple[Colour, ...] = ((20, 11, 53), (133, 33, 107), (229, 92, 48), (252, 255, 164))
 
@@ -30,7 +33,7 @@ def draw_histogram(summaries: Mapping[str, FitSummary], *, title: str) -> Image.
         raise ValueError("histogram: expected at least one summary with boxes, got none")
     shares = {name: [100 * n / one.boxes for n in one.histogram] for name, one in shown.items()}
     top = max(max(values) for values in shares.values())
-    top = 5 * (int(top / 5) + 1)
+    top = 5 * max(1, math.ceil(top / 5))
     picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     canvas.text((_LEFT, 14), title, fill=_INK, font=ImageFont.load_default(20))
@@ -68,6 +71,8 @@ def draw_histogram(summaries: Mapping[str, FitSummary], *, title: str) -> Image.
 def draw_maps(image: Image.Image, names: Sequence[str], maps: Tensor) -> Image.Image:
     """An image with the activation map of every class laid over it, one panel a class, three in a row.
 
+    Below them stands what the colours mean; every panel says how high its own map reaches.
+
     Args:
         image: RGB.
         names: C classes.
@@ -80,23 +85,37 @@ def draw_maps(image: Image.Image, names: Sequence[str], maps: Tensor) -> Image.I
         raise ValueError(f"maps: expected one for each of {len(names)} names (one or more), got {len(maps)}")
     width = 400
     height = max(1, round(image.height * width / image.width))
-    small, font, caption = image.resize((width, height)), ImageFont.load_default(18), 30
+    small, font, caption = image.resize((width, height)), ImageFont.load_default(_CAPTION_LETTERS), 30
     grey = np.asarray(small.convert("L").convert("RGB"), dtype=np.float32)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    whole = Image.new("RGB", (columns * (width + 10) + 10, rows * (height + caption + 10) + 10), "white")
+    below = rows * (height + caption + 10) + 10
+    whole = Image.new("RGB", (columns * (width + 10) + 10, below + _SCALE_HEIGHT), "white")
     canvas = ImageDraw.Draw(whole)
     for index, (name, one) in enumerate(zip(names, maps.float().cpu().clamp(0, 1), strict=True)):
         values = Image.fromarray((one.numpy() * 255).round().astype(np.uint8))
         heat = _heat(np.asarray(values.resize((width, height), Image.Resampling.BILINEAR)) / 255)
         mixed = Image.fromarray((0.4 * grey + 0.6 * heat).astype(np.uint8))
         x, y = 10 + index % columns * (width + 10), 10 + index // columns * (height + caption + 10)
-        shown = name
-        while len(shown) > 1 and font.getlength(shown) > width:
-            shown = shown[:-2] + "…"
-        canvas.text((x, y), shown, fill=_INK, font=font)
+        highest = f"max {float(one.max()):.2f}"
+        shown, letters = font_for(name, _CAPTION_LETTERS)
+        shown = shorten(shown, letters, width - font.getlength(highest) - 10)
+        canvas.text((x, y), shown, fill=_INK, font=letters)
+        canvas.text((x + width, y), highest, fill=_INK, font=font, anchor="ra")
         whole.paste(mixed, (x, y + caption))
+    _draw_scale(whole, 10, below)
     return whole
+
+
+def _draw_scale(whole: Image.Image, left: int, top: int) -> None:
+    """The colours of 0..1, least to greatest patch of a map, as they are without a picture below."""
+    canvas, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
+    ramp = np.broadcast_to(_heat(np.linspace(0, 1, _SCALE_LENGTH)), (14, _SCALE_LENGTH, 3))
+    start = left + math.ceil(font.getlength("0")) + 6
+    whole.paste(Image.fromarray(ramp.round().astype(np.uint8)), (start, top))
+    canvas.rectangle((start - 1, top - 1, start + _SCALE_LENGTH, top + 14), outline=_FAINT)
+    canvas.text((left, top + 7), "0", fill=_INK, font=font, anchor="lm")
+    canvas.text((start + _SCALE_LENGTH + 6, top + 7), "1", fill=_INK, font=font, anchor="lm")
 
 
 def _heat(values: np.ndarray) -> np.ndarray:

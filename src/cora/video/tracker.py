@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from cora.draw import draw_boxes
+from cora.draw import draw_boxes, numbered_colour
 from cora.images import ImageSource, read_image
 from cora.predictor import Exemplars, Predictor, Tiles
 from cora.video.byte_track import ByteTrack
@@ -173,12 +173,12 @@ class ObjectTracker:
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[TrackedObject], *, fill: float = 0.0) -> Image.Image:
-    """A copy of a picture with boxes; labels say number of the track, class and score.
+    """A copy of a picture with boxes in the colours of their tracks; labels say number of the track, class and score.
 
     Args:
         picture: RGB.
         objects: of this picture.
-        fill: opacity 0..1 of the class's colour inside the boxes.
+        fill: opacity 0..1 of the track's colour inside the boxes.
     """
     return draw_boxes(
         picture,
@@ -186,5 +186,6 @@ def draw_objects(picture: Image.Image, objects: Sequence[TrackedObject], *, fill
         [found.name for found in objects],
         [found.score for found in objects],
         captions=[f"#{found.track} {found.name}" for found in objects],
+        colours=[numbered_colour(found.track) for found in objects],
         fill=fill,
     )

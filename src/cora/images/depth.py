@@ -1,0 +1,81 @@
+"""Images of other depths than 8 bits: right, or refused, never nearly black.
+
+A file of 16 bits says nothing of how many of them it uses: cameras write 10, 12 or 14. The same holds of floats and of
+32-bit integers. Values that use more than a quarter of a usual range are taken for that range; others are refused,
+since scaled by the wrong range they would be nearly black.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cora.errors import ImageError
+
+_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
+_QUARTER_OF_8_BITS = 63
+
+
+def is_deep_grey(image: Image.Image) -> bool:
+    """Whether the image is grey with integers of 16 or 32 bits, or floats."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def has_16_bit_colours(image: Image.Image) -> bool:
+    """Whether Pillow is about to cut colours of 16 bits to their upper 8; known until the image is decoded."""
+    tiles = getattr(image, "tile", None) or ()
+    return image.mode in ("RGB", "RGBA") and any(";16" in str(tile.args) for tile in tiles)
+
+
+def check_cut_colours(image: Image.Image, what: str) -> None:
+    """Refuse colours whose upper 8 of 16 bits hold next to nothing.
+
+    Raises:
+        ImageError: no channel exceeds a quarter of the range.
+    """
+    highest = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
+    if highest <= _QUARTER_OF_8_BITS:
+        raise ImageError(
+            f"expected colours that use more than a quarter of 16 bits, got at most {highest * 256 + 255}: {what}; "
+            "scale them to 0..255 and save with 8 bits"
+        )
+
+
+def grey_to_8_bits(image: Image.Image, what: str) -> Image.Image:
+    """Grey of 16 or 32 bits or of floats to mode "L"; Pillow's own conversion would clip at 255.
+
+    Integers count in 0..255 if none is above, else in 0..65535, or in as many bits as a TIFF file declares; floats in
+    0..1 if none is above, else in 0..255.
+
+    Raises:
+        ImageError: values are outside, not finite, or use no more than a quarter of the range.
+    """
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    declared = _declared_top(image)
+    tops = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+    top = declared or (tops[0] if high <= tops[0] else tops[1])
+    usable = low >= 0 and high <= top and (declared or high == 0 or high > top / 4)  # also refuses NaN
+    if not usable:
+        ranges = " or ".join(f"0..{top:g}" for top in tops)
+        raise ImageError(
+            f"expected grey values in {ranges} that use more than a quarter of it, got {low:.9g}..{high:.9g}: {what}; "
+            "scale them to 0..255 and save with 8 bits"
+        )
+    scaled: NDArray[np.float32] = values.astype(np.float32) * np.float32(255 / top)
+    if _tags(image).get(_PHOTOMETRIC_TAG) == 0 and image.mode.startswith("I;16"):
+        scaled = 255 - scaled  # white is 0: Pillow inverts that for 8 bits only
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _declared_top(image: Image.Image) -> float:
+    """Greatest value of the bits that a TIFF file declares where they are fewer than those of its container; else 0."""
+    bits = _tags(image).get(_BITS_TAG, (16,))
+    count = int(bits[0] if isinstance(bits, tuple) else bits)
+    return float(2**count - 1) if image.mode.startswith("I;16") and 8 < count < 16 else 0.0
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    return getattr(image, "tag_v2", None) or {}

@@ -1,0 +1,97 @@
+"""Which image files are opened, and by which decoder."""
+
+import importlib
+import logging
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from PIL import Image, UnidentifiedImageError
+
+from cora.errors import ImageError
+
+_LOG = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx"),
+        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
+"""Endings, in lower case, by which images are found in a folder."""
+
+# Raster formats only: Pillow hands some of the others (EPS) to external programs.
+_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO"),
+    *("PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"),
+)
+
+#: Brands in the first box of a file of the HEIF family, by the codec inside.
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+_HEIC_BRANDS = frozenset((b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"))
+_HEAD_BYTES = 64
+
+
+def open_file(file: Path | IO[bytes], what: str) -> Image.Image:
+    """Open an image without decoding its pixels.
+
+    Args:
+        file: path or seekable file object.
+        what: what messages call it.
+
+    Raises:
+        UnidentifiedImageError: it is no image of a known format.
+        ImageError: it is an HEIC or AVIF image and the decoder is missing.
+        OSError: it cannot be read.
+    """
+    try:
+        return Image.open(file, formats=_known_formats())
+    except UnidentifiedImageError:
+        brands = _brands(_head(file))
+        if brands & _AVIF_BRANDS:
+            if "AVIF" in _known_formats():
+                raise
+            raise ImageError(
+                f"expected an image that can be read here, got AVIF, which this Pillow cannot decode: {what}; "
+                "install a newer one with: pip install -U pillow"
+            ) from None
+        if brands & _HEIC_BRANDS:
+            if not _register_heif():
+                raise ImageError(
+                    f"expected an image that can be read here, got HEIC, which needs an optional package: {what}; "
+                    "install it with: pip install 'cora-ovd[heif]'"
+                ) from None
+            return Image.open(file, formats=("HEIF",))
+        raise
+
+
+def _head(file: Path | IO[bytes]) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            return stream.read(_HEAD_BYTES)
+    file.seek(0)
+    return file.read(_HEAD_BYTES)
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Major and compatible brands of a file of the ISO base media format (ISO/IEC 14496-12, 4.3); else none."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[start : start + 4] for start in (8, *range(16, end, 4))}
+
+
+def _register_heif() -> bool:
+    """Let Pillow decode HEIC, where the extra `heif` is installed."""
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        _LOG.debug("pillow_heif cannot be imported", exc_info=True)
+        return False
+    return True
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
