@@ -91,7 +91,7 @@ def classes_of(entries: Sequence[Any], annotations: Sequence[Any], faults: Probl
         else:
             found[entry["id"]] = entry["name"].strip(), name_key(str(entry.get("supercategory") or ""))
     ids = (entry.get("category_id") for entry in annotations if isinstance(entry, dict))
-    used = {number for number in ids if is_whole(number)}
+    used = {int(number) for number in ids if number is not None and is_whole(number)}
     parents = _unused_parents(found, used) if used else []
     kept = {name_key(name) for number, (name, _) in found.items() if number not in parents}
     for number in parents:
