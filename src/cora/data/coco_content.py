@@ -197,11 +197,18 @@ def _says_number(key: str) -> bool:
 
 
 def _unused_parents(found: Mapping[int, tuple[str, str]], used: set[int]) -> list[int]:
-    """Categories without a box that others name as theirs, and that name no other: Roboflow writes them."""
-    return [
-        number
-        for number, (name, parent) in found.items()
-        if number not in used
-        and parent in (*_NO_PARENT, name_key(name))
-        and any(other != number and of == name_key(name) for other, (_, of) in found.items())
-    ]
+    """Categories without a box that others name as theirs, and that belong to no class: Roboflow writes them."""
+    parents: dict[int, str] = {}
+    for _ in found:
+        more = {
+            number: name_key(name)
+            for number, (name, parent) in found.items()
+            if number not in used
+            and number not in parents
+            and parent in (*_NO_PARENT, name_key(name), *parents.values())
+            and any(other != number and of == name_key(name) for other, (_, of) in found.items())
+        }
+        if not more:
+            break
+        parents |= more
+    return list(parents)
