@@ -212,3 +212,19 @@ def test_refusal_of_the_machine_is_one_line(
     monkeypatch.setattr(Path, "iterdir", refuse)
     assert main(["detect", "photos", *CLASSES]) == 2
     assert capsys.readouterr().err == "cora: error: Permission denied: photos\n"
+
+
+def test_what_a_folder_passes_over_is_told(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photos/._white.jpg").write_bytes(b"\0\5\26\7")
+    Path("photos/raw.CR2").write_bytes(b"II")
+    Path("photos/IMG_1.HEIC").write_bytes(b"....ftypheic")
+    Image.new("RGB", (8, 8), "white").save("photos/CAPITALS.PNG")
+    assert main(["detect", "photos", *CLASSES]) == 1
+    out, err = capsys.readouterr()
+    assert "CAPITALS.PNG" in out
+    assert "IMG_1.HEIC" in err
+    assert (
+        "photos: passed over 1 hidden files (first: ._white.jpg); 1 files of kinds that cannot be read" in caplog.text
+    )

@@ -191,3 +191,13 @@ def test_without_a_score_the_models_own_threshold_holds(
     assert capsys.readouterr().out.count("everyday names compete with yours") == 1
     assert boxes("strict", "--score", "0.3") == usual
     assert boxes("strict", "--thresholds", "cat=0.3") >= few
+
+
+def test_what_a_folder_passes_over_is_told(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in/._a.jpg").write_bytes(b"\0\5\26\7")
+    Path("in/IMG_1.HEIC").write_bytes(b"....ftypheic")
+    assert main(["batch", "in", *CLASSES, "--output", "coco"]) == 1
+    assert "in 9 pictures" in capsys.readouterr().out
+    assert "passed over 1 hidden files (first: ._a.jpg)" in caplog.text

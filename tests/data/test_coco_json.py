@@ -270,6 +270,14 @@ SAME: dict[str, tuple[Change, dict[str, int]]] = {
         ),
         {"classes without a box that only group others, left out": 1},
     ),
+    "parents of parents": (
+        lambda c: (
+            all_of("categories", lambda e: e.update(supercategory="small things"))(c),
+            c["categories"].insert(0, {"id": 0, "name": "Small_Things", "supercategory": "things"}),
+            c["categories"].insert(0, {"id": 1, "name": "things", "supercategory": ""}),
+        ),
+        {"classes without a box that only group others, left out": 2},
+    ),
     "a parent called like a class": (
         lambda c: (
             all_of("categories", lambda e: e.update(supercategory="Cat"))(c),

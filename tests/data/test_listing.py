@@ -80,8 +80,9 @@ def test_all_commands_list_the_same(names: list[str]) -> None:
         fill(folder, [name for name in names if not name.endswith("/")])
         listed = names_of(list_images(folder)[0], folder)
         expected = {
-            name for name in names
-            if Path(name).suffix.lower() in LISTED_SUFFIXES and not any(part.startswith(".") for part in Path(name).parts)
+            name
+            for name in names
+            if Path(name).suffix.lower() in LISTED_SUFFIXES and not any(p.startswith(".") for p in Path(name).parts)
         }  # fmt: skip
         assert set(listed) == expected
         assert len(listed) == len(expected)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 import cora
+from cora.apps import finetune_run
 from cora.apps.cli import main
 from cora.apps.finetune_run import divide, forgotten
 from cora.apps.held_out import HeldOut
+from cora.data.coco import CocoDataset
 from cora.detector import Detector
+from cora.errors import DataError
 from cora.evaluation.best_threshold import BestThreshold
 from cora.training.ema import Ema
 from tests.tolerances import assert_near
@@ -172,3 +176,31 @@ def test_a_tiny_set_is_not_divided(
     out = capsys.readouterr().out
     assert "none is held out" in out
     assert "AP50" not in out
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_copies_of_an_image_are_on_one_side(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: str
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(boxed_photos, folder)
+    content = json.loads((folder / "annotations.json").read_text())
+    for image in list(content["images"]):
+        copied = f"copy-{image['file_name']}"
+        shutil.copy(folder / "images" / image["file_name"], folder / "images" / copied)
+        content["images"].append({**image, "id": 1000 + image["id"], "file_name": copied})
+        boxes = [box for box in content["annotations"] if box["image_id"] == image["id"]]
+        content["annotations"] += [{**box, "id": 1000 + box["id"], "image_id": 1000 + image["id"]} for box in boxes]
+    (folder / "annotations.json").write_text(json.dumps(content))
+    learned: list[set[str]] = []
+
+    def stop(*, dataset: CocoDataset, **_: object) -> None:
+        learned.append({record.path.name for record in dataset.records})
+        raise DataError("enough seen")
+
+    monkeypatch.setattr(finetune_run, "Chain", stop)
+    assert main(command(tiny_model, folder, tmp_path / "run", "--seed", seed)) == 2
+    (names,) = learned
+    assert 0 < len(names) < len(content["images"])
+    for image in content["images"][: len(content["images"]) // 2]:
+        assert (image["file_name"] in names) == (f"copy-{image['file_name']}" in names)

@@ -107,9 +107,9 @@ def _of_json(path: Path, text: str) -> list[str]:
     if isinstance(content, dict):
         content = _in_order(content)
     if isinstance(content, list):
-        content = [entry.get("name") if isinstance(entry, dict) else entry for entry in content]
-        if all(isinstance(name, str) for name in content):
-            return content
+        names = [entry.get("name") if isinstance(entry, dict) else entry for entry in content]
+        if all(isinstance(name, str) for name in names):
+            return [str(name) for name in names]
     raise VocabularyError(f'{path}: expected a JSON list of class names, got something else; write ["cat", "dog"]')
 
 
@@ -123,5 +123,5 @@ def _in_order(content: dict[str, Any]) -> list[Any] | None:
 
 
 def _label(item: str) -> str:
-    found = dict(_LABEL.findall(item))
+    found: dict[str, str] = dict(_LABEL.findall(item))
     return found.get("display_name") or found.get("name", "")

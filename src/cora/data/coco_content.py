@@ -91,7 +91,7 @@ def classes_of(entries: Sequence[Any], annotations: Sequence[Any], faults: Probl
         else:
             found[entry["id"]] = entry["name"].strip(), name_key(str(entry.get("supercategory") or ""))
     ids = (entry.get("category_id") for entry in annotations if isinstance(entry, dict))
-    used = {number for number in ids if is_whole(number)}
+    used = {int(number) for number in ids if number is not None and is_whole(number)}
     parents = _unused_parents(found, used) if used else []
     kept = {name_key(name) for number, (name, _) in found.items() if number not in parents}
     for number in parents:
@@ -197,11 +197,18 @@ def _says_number(key: str) -> bool:
 
 
 def _unused_parents(found: Mapping[int, tuple[str, str]], used: set[int]) -> list[int]:
-    """Categories without a box that others name as theirs, and that name no other: Roboflow writes them."""
-    return [
-        number
-        for number, (name, parent) in found.items()
-        if number not in used
-        and parent in (*_NO_PARENT, name_key(name))
-        and any(other != number and of == name_key(name) for other, (_, of) in found.items())
-    ]
+    """Categories without a box that others name as theirs, and that belong to no class: Roboflow writes them."""
+    parents: dict[int, str] = {}
+    for _ in found:
+        more = {
+            number: name_key(name)
+            for number, (name, parent) in found.items()
+            if number not in used
+            and number not in parents
+            and parent in (*_NO_PARENT, name_key(name), *parents.values())
+            and any(other != number and of == name_key(name) for other, (_, of) in found.items())
+        }
+        if not more:
+            break
+        parents |= more
+    return list(parents)
