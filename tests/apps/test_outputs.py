@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from cora.apps import kinds
 from cora.apps.cli import main
 from cora.files import write_picture
-from tests.apps.test_documented_commands import COMMANDS
+from tests.apps.command_lines import COMMANDS
 
 PHOTOS = ("--images", "photos", "--annotations", "boxes.json")
 CLASSES = ("--classes", "cat")
