@@ -31,6 +31,41 @@ def test_one_picture(capsys: pytest.CaptureFixture[str]) -> None:
         assert drawn.size == (80, 60)
 
 
+def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        Image.new("RGB", (80, 60), "white").save(f"photos/z{number}.jpg")
+    read = image_module.read_image
+
+    def interrupted(path: Path) -> Image.Image:
+        if path.name == "z1.jpg":
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(image_module, "read_image", interrupted)
+    assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
+    err = capsys.readouterr().err
+    assert err == "cora: interrupted after 3 of 5 images; what was found is in cora-output and boxes.json\n"
+    found = json.loads(Path("boxes.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == [
+        "photos/black.png",
+        "photos/white.jpg",
+        "photos/z0.jpg",
+    ]
+    assert len(found["annotations"]) == 2
+
+
+def test_ctrl_c_at_the_first_image_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> Image.Image:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image_module, "read_image", interrupted)
+    assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
+    assert capsys.readouterr().err == "cora: interrupted after 0 of 2 images\n"
+    assert not Path("boxes.json").exists()
+
+
 def test_nothing_found_is_said_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "photos/black.png", *CLASSES, "--json", "boxes.json"]) == 0
     assert "Nothing found in 1 image with a score of 0.3 or more" in capsys.readouterr().out

@@ -88,7 +88,7 @@ def test_exemplars_are_classes_and_bind_the_folder(capsys: pytest.CaptureFixture
     assert [category["name"] for category in categories] == ["cat", "dog", "logo"]
     capsys.readouterr()
     assert main(["batch", "in", *CLASSES, *exemplar[:-1], "cat=in/004.png", "--to", "out"]) == 2
-    assert "got another exemplars" in capsys.readouterr().err
+    assert "got other exemplars" in capsys.readouterr().err
     assert main(["batch", "in", "--exemplar", "logo=none.png"]) == 2
     assert "got no file at none.png" in capsys.readouterr().err
 

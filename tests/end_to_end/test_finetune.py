@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,30 @@ def test_finetune_goes_on_after_ctrl_c_to_the_same_result(tiny_model: Path, boxe
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
     reports = [json.loads((run / "report.json").read_text()) for run in (whole, parts)]
     assert reports[0]["after"] == reports[1]["after"]
+
+
+def test_a_finished_run_says_so_and_one_of_other_data_what_differs(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = command(tiny_model, boxed_photos, tmp_path / "run")
+    assert main(run) == 0
+    assert "this run is finished" not in capsys.readouterr().err
+    assert not (tmp_path / "run" / "run.lock").exists()
+    before = (tmp_path / "run" / "before.json").read_bytes()
+    assert main(run) == 0
+    err = capsys.readouterr().err
+    for stage in ("names", "localizer"):
+        assert f"cora: {stage}: this run is finished, with " in err
+    content = json.loads((boxed_photos / "annotations.json").read_text())
+    content["annotations"] = content["annotations"][1:]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    run[run.index("--annotations") + 1] = str(other)
+    assert main(run) == 2
+    err = capsys.readouterr().err
+    assert "names is a run of another configuration: boxes was" in err
+    assert re.search(r": before \d+ boxes in 8 images, classes red square, .*, now \d+ boxes in 8 images", err)
+    assert (tmp_path / "run" / "before.json").read_bytes() == before  # nothing was measured in vain
 
 
 def test_keeping_a_share_of_the_old_localizer_trains_nothing_anew(

@@ -15,7 +15,7 @@ import cora
 from cora.apps.held_out import progress_report
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, say
-from cora.apps.prune_report import check_output, draw_paths, names_for, percent, read_measured
+from cora.apps.prune_report import check_model_file, draw_paths, names_for, percent, read_measured
 from cora.detector import Detector
 from cora.detector.inference import scoring_all_boxes
 from cora.errors import ModelError
@@ -36,7 +36,7 @@ def align_model(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is written.
     """
-    check_output(args.output, args.json)
+    check_model_file(args.output)
     held_out = read_measured(args)
     paths = draw_paths(args.images, args.photos, args.seed)
     count = max(1, len(paths) - len(paths) // KEPT_BACK)

@@ -11,7 +11,6 @@ from rich.progress import Progress
 from cora.apps.batch_model import BatchModel, ModelChoice
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.files import check_writable
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import fixed_names, is_exported
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
@@ -59,7 +58,6 @@ def batch(args: argparse.Namespace) -> int:
         tiles=read_tiles(args),
         short_side=args.short_side,
     )
-    check_writable(args.to, folder=True)
     kept = kept_score(args.to)
     model = choice.open(0)
     if not words and not exemplars:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cora.apps.competing import tell_distractors
-from cora.apps.files import check_writable, find_images
+from cora.apps.files import find_images
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import error_console, output_console
@@ -34,7 +34,6 @@ def export(args: argparse.Namespace) -> int:
     """
     settings = _settings(args)
     check_output(args.output, args.format)
-    check_writable(args.output, folder=False)
     if args.classes is None:
         beside = [name for name in ("distractors", "templates", "descriptions") if getattr(args, name) is not None]
         if beside:

@@ -16,9 +16,10 @@ from rich.table import Table
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes
+from cora.apps.files import parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
 from cora.apps.progress import output_console, say, tracked
+from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
 from cora.apps.train_run import read_photos
@@ -52,10 +53,7 @@ def finetune(args: argparse.Namespace) -> int:
     """
     check_extras("cora finetune", measures=True)
     output = args.output or args.run_dir / MODEL
-    if output.suffix != ".safetensors":
-        raise DataError(f"expected an output file *.safetensors, got {output}; change its suffix")
-    check_writable(args.run_dir, folder=True)
-    check_writable(output, folder=False)
+    check_model_file(output)
     device = pick_device(args.device)
     whole = read_photos(args, None)
     base, novel = _divide_classes(whole.class_names, parse_classes(args.novel) if args.novel else [])
@@ -74,6 +72,7 @@ def finetune(args: argparse.Namespace) -> int:
     sets = {"own photos": held_out, "remembered": remembered}
     with progress_report() as report:
         chain = Chain(recipe=recipe, detector=detector, dataset=train_set, run=args.run_dir, hooks=Hooks(report=report))
+        chain.check()
         before = _once(args.run_dir / BEFORE, _key(detector, sets), lambda: _scores(detector, sets))
         chain.all()
     after = _scores(detector, sets)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cora.apps.competing import tell_distractors
-from cora.apps.files import check_writable, find_images, output_names
+from cora.apps.files import find_images, output_names
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
@@ -80,9 +80,6 @@ def detect(
     others = read_distractors(distractors)
     options = read_text_options(templates, descriptions, names)
     found = find_images(sources)
-    check_writable(output, folder=True)
-    if json_path is not None:
-        check_writable(json_path, folder=False)
     detector = open_detector(model, device, text_model=text_model)
     if not names and not exemplars:
         names = fixed_names(detector)
@@ -102,26 +99,39 @@ def detect(
     is_batch = len(found.paths) + len(found.problems) > 1
     targets = output_names(found.paths, output, ".jpg")
     errors = error_console()
-    with progress_bar(errors, hidden=len(found.paths) == 1) as progress:
-        for problem in found.problems:
-            report(progress.console, problem)
-        for path in progress.track(found.paths, description="detecting"):
-            try:
-                image = read_image(path)
-            except ImageError as error:
-                if not is_batch:
-                    raise
-                report(progress.console, str(error))
-                failures += 1
-                continue
-            detections = detector.predict(image, looked_for, score=least, distractors=others, tiles=tiles)
-            write_picture(targets[path], detections.draw(image, fill=fill))
-            # Thousands of results may be kept; the pictures that they refer to may not.
-            results.append(_Found(path, replace(detections, image=None)))
-    if json_path is not None:
-        write_json(json_path, to_coco(results, names))
+    try:
+        with progress_bar(errors, hidden=len(found.paths) == 1) as progress:
+            for problem in found.problems:
+                report(progress.console, problem)
+            for path in progress.track(found.paths, description="detecting"):
+                try:
+                    image = read_image(path)
+                except ImageError as error:
+                    if not is_batch:
+                        raise
+                    report(progress.console, str(error))
+                    failures += 1
+                    continue
+                detections = detector.predict(image, looked_for, score=least, distractors=others, tiles=tiles)
+                write_picture(targets[path], detections.draw(image, fill=fill))
+                # Thousands of results may be kept; the pictures that they refer to may not.
+                results.append(_Found(path, replace(detections, image=None)))
+    except KeyboardInterrupt:
+        done = f"after {len(results) + failures} of {len(found.paths)} images"
+        if not results:
+            raise KeyboardInterrupt(done) from None
+        written = _write(results, names, output=output, json_path=json_path)
+        raise KeyboardInterrupt(f"{done}; what was found is in {' and '.join(map(str, written))}") from None
+    _write(results, names, output=output, json_path=json_path)
     _print(results, failures, score=least, output=output, json_path=json_path)
     return 1 if failures else 0
+
+
+def _write(results: Sequence[_Found], names: Sequence[str], *, output: Path, json_path: Path | None) -> list[Path]:
+    """Write what was found; gives all places that hold some of it, the drawn images included."""
+    if json_path is not None:
+        write_json(json_path, to_coco(results, names))
+    return [place for place in (output, json_path) if place is not None]
 
 
 def to_coco(results: Sequence[_Found], names: Sequence[str]) -> dict[str, Any]:

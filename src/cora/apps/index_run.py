@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cora.apps.competing import tell_distractors
-from cora.apps.files import check_writable, parse_classes
+from cora.apps.files import parse_classes
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
 from cora.data.class_split import known_split
@@ -53,7 +53,6 @@ def index(
     given = _given(classes, score, regions)
     if not list_pictures(folder):
         raise no_pictures(folder)
-    check_writable(db, folder=True)
     before = RegionIndex.open(db) if (db / MANIFEST).exists() else None
     # An index without a region yet is empty, hence false, but there.
     settings = replace(RegionSettings() if before is None else before.settings, **given)

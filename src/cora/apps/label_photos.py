@@ -20,7 +20,7 @@ from cora.apps import kinds
 from cora.apps.command import check_output, sources_of
 from cora.apps.competing import tell_distractors
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes
+from cora.apps.files import parse_classes
 from cora.apps.measure import fingerprint
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.progress import error_console, output_console, progress_bar, report, say
@@ -113,7 +113,6 @@ def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
     if args.novel_names != "refuse" and args.split is None:
         raise CoraError(f"--novel-names {args.novel_names}: expected a split with novel classes, got none; add --split")
     for output in dict.fromkeys((args.output, alone)):
-        check_writable(output, folder=False)
         if output.suffix.lower() != ".json":
             raise CoraError(f"--output: expected a name that ends with .json, got {output.name!r}")
         # That of the pseudo boxes alone is known only now.

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cora.apps import measure_tables as tables
-from cora.apps.files import check_writable
 from cora.apps.measure import Setting, header, prepare, read_class_weights
 from cora.apps.measure_report import write_report
 from cora.apps.measure_study import read_study
@@ -121,8 +120,6 @@ def measure_boxes(args: argparse.Namespace) -> int:
 def _check_options(args: argparse.Namespace) -> None:
     if args.study is not None and args.report is None:
         raise DataError("expected --report beside --study, which goes into the report; name a folder for it")
-    if args.report is not None:
-        check_writable(args.report, folder=True)
     if args.predictions is None:
         if args.images is None:
             raise DataError("expected a folder of photos to measure a model on, got none; name it with --images")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cora.apps.files import check_writable, find_images, parse_classes
+from cora.apps.files import find_images, parse_classes
 from cora.apps.held_out import HeldOut, groups_of
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
@@ -54,13 +54,10 @@ class Numbers:
         }
 
 
-def check_output(output: Path, json: Path | None) -> None:
-    """Fail before the work where its results could not be written."""
+def check_model_file(output: Path) -> None:
+    """Raise DataError unless the name of a model file to write ends as it should."""
     if output.suffix != ".safetensors":
         raise DataError(f"expected an output file *.safetensors, got {output}; change its suffix")
-    check_writable(output, folder=False)
-    if json is not None:
-        check_writable(json, folder=False)
 
 
 def draw_pictures(folder: Path, count: int, seed: int) -> list[Image.Image]:

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cora.apps.files import check_writable, find_images
+from cora.apps.files import find_images
 from cora.apps.measure import Setting, prepare
 from cora.apps.model_options import read_names
 from cora.apps.open_model import open_detector, open_torch_detector
@@ -99,8 +99,6 @@ def _check(args: argparse.Namespace) -> tuple[Path, ...]:
     suffix = SUFFIXES[args.backend]
     if args.output.suffix.lower() != suffix:
         raise CoraError(f"expected an output that ends in {suffix} for {args.backend}, got {args.output}; rename it")
-    for path in filter(None, (args.output, args.json)):
-        check_writable(path, folder=False)
     if args.annotations is not None and args.classes is not None:
         raise DataError("expected --classes or --annotations, got both; the annotations name their classes")
     if args.annotations is None and args.split is not None:

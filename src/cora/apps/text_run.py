@@ -15,7 +15,6 @@ from rich.table import Table
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable
 from cora.apps.progress import error_console, output_console
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
@@ -35,9 +34,6 @@ _INTERRUPTED = 130
 
 def learn_text(args: argparse.Namespace) -> int:
     """Run `cora text-prompts`; returns the exit code."""
-    for path in (args.output, args.save_model):
-        if path is not None:
-            check_writable(path, folder=False)
     if (args.val_images is None) != (args.val_annotations is None):
         raise DataError("expected --val-images and --val-annotations together, got one of them; add the other")
     device = pick_device(args.device)

@@ -8,7 +8,6 @@ from typing import Any
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable
 from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
 from cora.apps.progress import output_console, say
 from cora.apps.train_options import settings
@@ -33,7 +32,6 @@ def run_training(args: argparse.Namespace) -> int:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
     check_extras("cora train", measures=args.val_annotations is not None)
-    check_writable(args.run_dir, folder=True)
     if args.slurm is not None:
         return _submit(args)
     device = pick_device(args.device)
@@ -118,9 +116,6 @@ def run_relabelling(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is written.
     """
-    for path in (args.output, args.plot, args.json):
-        if path is not None:
-            check_writable(path, folder=False)
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     dataset = read_photos(args, split.base if split is not None else None)

@@ -22,7 +22,6 @@ from cora.apps import kinds
 from cora.apps.command import check_output
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.files import check_writable
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, report, say
@@ -224,8 +223,6 @@ def _output(arguments: argparse.Namespace, video: VideoReader) -> Path | None:
 
 
 def _check_targets(source: str, *targets: Path | None) -> None:
-    for target in filter(None, targets):
-        check_writable(target, folder=False)
     video, *tables = targets
     if video is not None:  # the default name is known only now
         check_output(video, kinds.VIDEO, [Path(source), *filter(None, tables)], flag="--output")

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cora.detector.config import DetectorConfig
-from cora.errors import ModelError
+from cora.errors import CoraError, ModelError
+from cora.files import write_whole
 
 FORMAT = "cora-detector"
 FORMAT_VERSION = 1
@@ -31,6 +30,12 @@ DTYPES = (torch.float16, torch.float32)
 WHOLE = "learned_text."
 #: Files come from anywhere: such a name can only mean a file of the same folder.
 _BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", re.ASCII)
+_OF_OTHER_RUNTIMES = {
+    ".pt2": "an exported PyTorch program (*.pt2)",
+    ".engine": "a TensorRT engine (*.engine)",
+    ".onnx": "an exported ONNX file (*.onnx)",
+    ".xml": "an exported OpenVINO file (*.xml)",
+}
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -135,18 +140,10 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: dict[st
         ModelError: the file cannot be written.
     """
     whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    part = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as handle:
-            part = handle.name
-        save_file(whole, part, metadata=metadata)
-        os.chmod(part, 0o644)
-        os.replace(part, target)
-    except (OSError, SafetensorError) as error:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
-        raise ModelError(f"file {target}: cannot be written ({error}); is the folder writable?") from error
+        write_whole(target, lambda part: save_file(whole, part, metadata=metadata))
+    except CoraError as error:
+        raise ModelError(str(error)) from None
 
 
 def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
@@ -226,6 +223,11 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """An open checkpoint of this format version, and its metadata."""
     if not file.is_file():
         raise ModelError(f"checkpoint {file}: expected an existing file, got none")
+    if file.suffix.lower() in _OF_OTHER_RUNTIMES:
+        raise ModelError(
+            f"model {file}: expected a checkpoint, got {_OF_OTHER_RUNTIMES[file.suffix.lower()]}, which does not run "
+            "here; name the model that it was made of, or an export to ONNX or OpenVINO where a command takes one"
+        )
     try:
         with safe_open(str(file), framework="pt") as content:
             metadata: dict[str, str] = content.metadata() or {}

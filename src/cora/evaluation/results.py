@@ -36,8 +36,8 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         truth: of `truth.read_truth`.
 
     Raises:
-        DataError: the file cannot be read; image or category ids that the truth lacks, scores that are no finite
-            number, boxes that are no four numbers or lie off their image; each kind is counted in one message.
+        DataError: the file cannot be read; image or category ids that the truth lacks, scores that are no
+            number in 0..1, boxes that are no four numbers or lie off their image; each kind is counted in one message.
     """
     entries = _entries(path)
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
@@ -62,6 +62,8 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
             problems.add("unknown category ids", repr(category))
         elif not isinstance(score, int | float) or isinstance(score, bool) or not is_number(score):
             problems.add("scores that are no finite number", f"{score} in {where}")
+        elif not 0 <= score <= 1:
+            problems.add("scores outside 0..1", f"{score} in {where}")
         elif not isinstance(bbox, list) or not is_box(bbox):
             problems.add("boxes that are no four finite numbers with sides of 0 or more", f"{bbox} in {where}")
         else:

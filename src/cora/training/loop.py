@@ -30,9 +30,9 @@ from cora.training.engine import Engine, check_shared_folder
 from cora.training.metrics import METRICS, Metrics
 from cora.training.run_state import Position, RunState, capture_random_state, restore_random_state
 from cora.training.step import Precision, Step, Stepper
-from cora.training.terminal import bar, stop_signal
+from cora.training.terminal import bar, stop_signal, tell_finished
 
-__all__ = ["BEST", "CONFIG", "LAST", "METRICS", "NON_FINITE", "Loader", "TrainResult", "train"]
+__all__ = ["BEST", "CONFIG", "LAST", "METRICS", "NON_FINITE", "Loader", "TrainResult", "check_config", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ LAST = "last.pt"
 BEST = "best.pt"
 NON_FINITE = "non_finite.pt"
 CONFIG = "run.json"
+_ABOUT = "about "
 
 
 class Loader(Protocol):
@@ -112,7 +113,7 @@ def train(
         on_epoch_end: (epoch from 0, task in evaluation mode with averaged weights) -> numbers for the
             metrics, or None where nothing was measured.
         best: name of a number of `on_epoch_end`; the epoch where it is greatest is kept in `best.pt`.
-        config: what the run is made of; a run folder of another config is refused.
+        config: what the run is made of; a run folder of another config is refused (see `check_config`).
         progress: show a bar on stderr, if that is a terminal.
         tensorboard: write for TensorBoard.
 
@@ -125,7 +126,9 @@ def train(
     _check(loader, engine, accumulate=accumulate, best=best, evaluates=on_epoch_end is not None)
     if engine.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
-        _check_config(run_dir / CONFIG, config)
+        check_config(run_dir, config)
+        if config is not None and not (run_dir / CONFIG).exists():
+            write_json(run_dir / CONFIG, dict(config))
     stepper = Stepper(
         task=task, optimiser=optimiser, engine=engine, grad_clip=grad_clip, accumulate=accumulate, precision=precision
     )
@@ -147,7 +150,10 @@ def train(
         metrics.write(position, lr=float(optimiser.param_groups[0]["lr"]))
 
     total = epochs * (len(loader) // accumulate)
-    with stop_signal() as stop, bar(progress and engine.is_main, total, position.step) as advance:
+    if position.epoch >= epochs and progress and engine.is_main:
+        tell_finished(run_dir, position.step)
+    left = position.epoch < epochs
+    with stop_signal() as stop, bar(progress and engine.is_main and left, total, position.step) as advance:
 
         def flags() -> tuple[bool, bool]:
             overdue = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
@@ -235,18 +241,31 @@ def _check(loader: Loader, engine: Engine, *, accumulate: int, best: str | None,
         raise TrainingError(f"best={best!r} needs on_epoch_end, which measures it; got none")
 
 
-def _check_config(path: Path, config: Mapping[str, Any] | None) -> None:
-    if config is None:
+def check_config(run_dir: Path, config: Mapping[str, Any] | None) -> None:
+    """Refuse a run folder that was started with another configuration; writes nothing.
+
+    A key "about KEY" is not compared: it says for people what a KEY is that is a hash.
+
+    Raises:
+        TrainingError: it was; the message says what differs.
+    """
+    path = run_dir / CONFIG
+    if config is None or not path.exists():
         return
-    content = json.loads(json.dumps(dict(config)))
-    if path.exists():
-        existing = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(k for k in existing.keys() | content.keys() if existing.get(k) != content.get(k))
-        if differing:
-            key = differing[0]
-            raise TrainingError(
-                f"{path.parent} is a run of another configuration: {key} was {existing.get(key)}, now "
-                f"{content.get(key)}; use another run folder"
-            )
-    else:
-        write_json(path, content)
+    now = json.loads(json.dumps(dict(config)))
+    before = json.loads(path.read_text(encoding="utf-8"))
+    keys = sorted(key for key in before.keys() | now.keys() if not key.startswith(_ABOUT))
+    differing = next((key for key in keys if before.get(key) != now.get(key)), None)
+    if differing is not None:
+        difference = _difference(differing, before, now)
+        raise TrainingError(f"{run_dir} is a run of another configuration: {difference}; use another run folder")
+
+
+def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    about = f"{_ABOUT}{key}"
+    hashes = f"{key} was {before.get(key)}, now {now.get(key)}"
+    if about not in before or about not in now:
+        return hashes
+    if before[about] == now[about]:
+        return f"{hashes}: both have {now[about]}, but not the same ones"
+    return f"{hashes}: before {before[about]}, now {now[about]}"

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cora.errors import TrainingError
+from cora.files import write_whole
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
 
@@ -109,12 +110,14 @@ class RunState:
             "random_of_others": random_states[1:],
             "position": dataclasses.asdict(position),
         }
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+
+        def write(part: Path) -> None:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+
+        write_whole(path, write)
 
     def load(self, path: Path) -> Position:
         """Take over a checkpoint; the position it was written at."""

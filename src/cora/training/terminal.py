@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -39,6 +40,12 @@ def stop_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def tell_finished(run_dir: Path, steps: int) -> None:
+    """Say that a run has nothing left to do."""
+    line = f"cora: {run_dir.name}: this run is finished, with {steps} steps; to train anew, use another run folder"
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
