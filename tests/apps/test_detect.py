@@ -185,7 +185,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
             [white, *CLASSES, "--json", "photos"],
             "expected a file to write to, got a folder",
         ),
-        "unknown option": ([white, *CLASSES, "--scroe", "1"], "unrecognized arguments: --scroe 1"),
+        "unknown option": ([white, *CLASSES, "--scroe", "1"], "unknown option --scroe, did you mean --score?"),
     }
 
 

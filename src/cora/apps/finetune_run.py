@@ -22,7 +22,7 @@ from cora.apps.progress import output_console, say, tracked
 from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
-from cora.apps.train_run import read_photos
+from cora.apps.train_run import read_photos, tell_annotations
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -63,6 +63,7 @@ def finetune(args: argparse.Namespace) -> int:
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(args, detector, photos=len(train_set))
     console = output_console()
+    tell_annotations(args, whole)
 
     tell = partial(say, console)
     tell(

@@ -15,7 +15,7 @@ import cora
 from cora.apps.device import pick_device
 from cora.apps.held_out import check_extras, groups_of, progress_report
 from cora.apps.progress import output_console, say, tracked
-from cora.apps.train_run import read_photos
+from cora.apps.train_run import read_photos, tell_annotations
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -78,6 +78,7 @@ def train(args: argparse.Namespace) -> int:
     detector = None if args.detector is None else cora.load(args.detector)
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
     console = output_console()
+    tell_annotations(args, dataset)
     boxes = int(dataset.class_counts().sum())
     say(console, f"{len(dataset)} photos, {boxes} boxes of {len(dataset.class_names)} classes")
     with progress_report() as report:

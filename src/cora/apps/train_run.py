@@ -55,6 +55,9 @@ def _submit(args: argparse.Namespace) -> int:
     return 0
 
 
+FORMAT_NAMES = {"coco": "COCO", "lvis": "LVIS", "voc": "Pascal VOC", "yolo": "YOLO"}
+
+
 class _Run:
     """What every process does; checked before processes are started, in which it is made again."""
 
@@ -88,6 +91,9 @@ class _Run:
             if engine.is_main:
                 say(console, line)
 
+        found = found_annotations(self.args, dataset)
+        if found is not None:
+            tell(found)
         tell(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
         with progress_report(show=engine.is_main) as report:
             hooks = Hooks(
@@ -106,8 +112,11 @@ class _Run:
                 engine=engine,
             ).all()
         if held_out is not None and engine.is_main:
-            found = {**held_out.region_accuracy(detector), **(held_out.ap50(detector) if self.recipe.localizer else {})}
-            tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items()))
+            scores = {
+                **held_out.region_accuracy(detector),
+                **(held_out.ap50(detector) if self.recipe.localizer else {}),
+            }
+            tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items()))
 
 
 def run_relabelling(args: argparse.Namespace) -> int:
@@ -119,6 +128,7 @@ def run_relabelling(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     dataset = read_photos(args, split.base if split is not None else None)
+    tell_annotations(args, dataset)
     detector = cora.load(args.model).to(device)
     with progress_report() as report:
         agreement = relabel(
@@ -146,6 +156,20 @@ def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -
         format=args.format,
         skip_bad=args.skip_bad,
     )
+
+
+def found_annotations(args: argparse.Namespace, dataset: CocoDataset) -> str | None:
+    """A line on the annotations that were found without being named; None where they were named."""
+    if args.annotations is not None or dataset.format == "shards":
+        return None
+    return f"Found annotations ({FORMAT_NAMES.get(dataset.format, dataset.format)}): {dataset.annotations}"
+
+
+def tell_annotations(args: argparse.Namespace, dataset: CocoDataset) -> None:
+    """Print the line of `found_annotations`, where there is one."""
+    line = found_annotations(args, dataset)
+    if line is not None:
+        say(output_console(), line)
 
 
 def _learned(args: argparse.Namespace, split: ClassSplit | None) -> tuple[str, ...] | None:
