@@ -54,6 +54,18 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert len(found["annotations"]) == 2
 
 
+def test_a_log_has_progress_of_long_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "photos", *CLASSES]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("cora.progress.FIRST", 0.0)
+    assert main(["detect", "photos", *CLASSES]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert err[0] == "cora: detecting: 0 of 2"
+    assert err[-1].startswith("cora: detecting: 2 of 2 in 0 s, ")
+    assert main(["detect", "photos/white.jpg", *CLASSES]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_ctrl_c_at_the_first_image_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +242,7 @@ def test_failed_write_leaves_nothing(
 def test_progress_bar_for_several_pictures_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
 
-    monkeypatch.setattr(image_module, "error_console", lambda: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr("cora.apps.progress.error_console", lambda: Console(file=screen, force_terminal=True, width=80))
     assert main(["detect", "photos/white.jpg", *CLASSES]) == 0
     assert screen.getvalue() == ""
     assert main(["detect", "photos", *CLASSES]) == 0

@@ -12,9 +12,8 @@ from PIL import Image
 from rich.table import Table
 
 import cora
-from cora.apps.held_out import progress_report
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, say
+from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file, draw_paths, names_for, percent, read_measured
 from cora.detector import Detector
 from cora.detector.inference import scoring_all_boxes
@@ -54,8 +53,8 @@ def align_model(args: argparse.Namespace) -> int:
     console = output_console()
     cosines, scores = {"before": _cosine(detector, new, vocabulary)}, {}
     if held_out is not None:
-        scores["all boxes exactly"] = held_out.scores(scoring_all_boxes(detector))
-        scores["before"] = held_out.scores(detector)
+        scores["all boxes exactly"] = held_out.scores(scoring_all_boxes(detector), progress=_measured)
+        scores["before"] = held_out.scores(detector, progress=_measured)
     with progress_report() as report:
         fit_alignment(
             detector, _pictures(fitted), vocabulary, on_photo=lambda done: report("photos", done, len(fitted))
@@ -65,7 +64,7 @@ def align_model(args: argparse.Namespace) -> int:
         detector.config = replace(detector.config, postprocess=postprocess)
     cosines["after"] = _cosine(detector, new, vocabulary)
     if held_out is not None:
-        scores["after"] = held_out.scores(detector)
+        scores["after"] = held_out.scores(detector, progress=_measured)
     detector.save(args.output)
     say(console, f"Fitted to {len(fitted)} photos")
     if new:
@@ -79,6 +78,10 @@ def align_model(args: argparse.Namespace) -> int:
         write_json(args.json, {**content, "cosine": cosines, "scores": groups})
     say(console, f"Wrote {args.output}")
     return 0
+
+
+def _measured(indices: Sequence[int]) -> Iterator[int]:
+    return tracked(indices, "measuring")
 
 
 def _cosine(detector: Detector, paths: Sequence[Path], vocabulary: Vocabulary) -> float | None:

@@ -17,8 +17,8 @@ from rich.table import Table
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import parse_classes
-from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
-from cora.apps.progress import output_console, say, tracked
+from cora.apps.held_out import HeldOut, check_extras, groups_of
+from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
@@ -230,7 +230,10 @@ def _recipe(args: argparse.Namespace, detector: Detector, *, photos: int) -> Tra
 def _scores(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Scores]:
     """Set -> group -> AP50 with its interval, AP and recall."""
     return {
-        name: {group: score.as_dict() for group, score in one.scores(detector).items()}
+        name: {
+            group: score.as_dict()
+            for group, score in one.scores(detector, progress=partial(tracked, title=f"measuring {name}")).items()
+        }
         for name, one in sets.items()
         if one is not None
     }

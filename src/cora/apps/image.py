@@ -12,7 +12,7 @@ from cora.apps.competing import tell_distractors
 from cora.apps.files import find_images, output_names
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import fixed_names, is_exported, open_detector
-from cora.apps.progress import error_console, output_console, progress_bar, report, say
+from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import set_short_side
 from cora.detector.exemplars import Exemplars
@@ -98,12 +98,11 @@ def detect(
     failures = len(found.problems)
     is_batch = len(found.paths) + len(found.problems) > 1
     targets = output_names(found.paths, output, ".jpg")
-    errors = error_console()
     try:
-        with progress_bar(errors, hidden=len(found.paths) == 1) as progress:
+        with Bars(hidden=len(found.paths) == 1) as progress:
             for problem in found.problems:
                 report(progress.console, problem)
-            for path in progress.track(found.paths, description="detecting"):
+            for path in progress.track(found.paths, "detecting"):
                 try:
                     image = read_image(path)
                 except ImageError as error:

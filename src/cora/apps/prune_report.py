@@ -6,6 +6,7 @@ import argparse
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from cora.apps.files import find_images, parse_classes
 from cora.apps.held_out import HeldOut, groups_of
+from cora.apps.progress import tracked
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
 from cora.data.class_split import open_split
@@ -119,10 +121,16 @@ def measure(
             sizes=Architecture.of(model.config),
             cost=cost[key],
             agreement=agreement(found[first], found[key]) if key != first else None,
-            scores=held_out.scores(model) if held_out is not None else {},
+            scores=_scores(held_out, model, key),
         )
         for key, model in models.items()
     }
+
+
+def _scores(held_out: HeldOut | None, model: Detector, name: str) -> Mapping[str, GroupScore]:
+    if held_out is None:
+        return {}
+    return held_out.scores(model, progress=partial(tracked, title=f"measuring, {name}"))
 
 
 def print_table(console: Console, columns: Mapping[str, Numbers]) -> None:

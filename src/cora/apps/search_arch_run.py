@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cora.apps.files import find_images
-from cora.apps.held_out import HeldOut, progress_report
+from cora.apps.held_out import HeldOut
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, say
+from cora.apps.progress import output_console, progress_report, say
 from cora.apps.prune_report import draw_pictures, names_for, read_measured
 from cora.compress.arch import BEST_MODEL, Bench, Candidate, best, choices, pareto_front, search
 from cora.compress.arch_plot import draw_search

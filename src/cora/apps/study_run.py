@@ -13,8 +13,8 @@ from rich.table import Table
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.held_out import check_extras, groups_of, progress_report
-from cora.apps.progress import output_console, say, tracked
+from cora.apps.held_out import check_extras, groups_of
+from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_run import read_photos, tell_annotations
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset

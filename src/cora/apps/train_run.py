@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
-from cora.apps.progress import output_console, say
+from cora.apps.held_out import HeldOut, check_extras, groups_of
+from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_options import settings
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
@@ -112,10 +113,9 @@ class _Run:
                 engine=engine,
             ).all()
         if held_out is not None and engine.is_main:
-            scores = {
-                **held_out.region_accuracy(detector),
-                **(held_out.ap50(detector) if self.recipe.localizer else {}),
-            }
+            scores = held_out.region_accuracy(detector, progress=partial(tracked, title="naming boxes"))
+            if self.recipe.localizer:
+                scores |= held_out.ap50(detector, progress=partial(tracked, title="measuring"))
             tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items()))
 
 

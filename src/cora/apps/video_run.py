@@ -30,6 +30,7 @@ from cora.apps.tile_options import read_tiles, set_short_side
 from cora.detector.exemplars import Exemplars
 from cora.detector.tiling import Tiles
 from cora.errors import CoraError, VocabularyError
+from cora.progress import ProgressLines
 from cora.video import ObjectTracker, VideoReader, VideoWriter, draw_objects
 from cora.video.records import CsvRecords, JsonRecords, text_file
 from cora.video.summary import TrackSummaries
@@ -193,8 +194,16 @@ def _stopping(stop: _Stop) -> Iterator[None]:
 
 @contextmanager
 def _progress(length: float | None) -> Iterator[Any]:
-    """A bar over the seconds of the video, on a terminal; gives a function of (seconds, pictures)."""
+    """A bar over the seconds of the video, or lines in a log; gives a function of (seconds, pictures)."""
     console = error_console()
+    if not console.is_terminal:
+        # In whole seconds: how many pictures a video has is rarely known.
+        lines = ProgressLines("following, seconds of the video", None if length is None else round(length))
+        try:
+            yield lambda seconds, _: lines.update(round(seconds))
+        finally:
+            lines.end()
+        return
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -203,7 +212,6 @@ def _progress(length: float | None) -> Iterator[Any]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task("following", total=length, pictures=0)

@@ -153,7 +153,8 @@ def train(
     if position.epoch >= epochs and progress and engine.is_main:
         tell_finished(run_dir, position.step)
     left = position.epoch < epochs
-    with stop_signal() as stop, bar(progress and engine.is_main and left, total, position.step) as advance:
+    shown = progress and engine.is_main and left
+    with stop_signal() as stop, bar(shown, total, position.step, title=f"training {run_dir.name}") as advance:
 
         def flags() -> tuple[bool, bool]:
             overdue = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
