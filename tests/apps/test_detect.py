@@ -1,5 +1,6 @@
 """`cora detect` through its real command line, with a stand-in for the network."""
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -52,6 +53,33 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         "photos/z0.jpg",
     ]
     assert len(found["annotations"]) == 2
+
+
+def test_many_images_are_counted_by_class(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(9):
+        Image.new("RGB", (80, 60), "white").save(f"photos/z{number}.jpg")
+    assert main(["detect", "photos", *CLASSES]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "cat" in line)
+    assert [cell.strip() for cell in row.strip("│ ").split("│")] == ["cat", "10", "10", "0.80", "photos/white.jpg"]
+    assert "z3.jpg" not in out
+    assert "10 objects in 11 images." in out
+    assert main(["detect", "photos/z*.jpg", *CLASSES]) == 0
+    out = capsys.readouterr().out
+    assert all(f"z{number}.jpg" in out for number in range(9))
+
+
+def test_csv_has_a_row_for_every_box(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/a, b.jpg").write_bytes(Path("photos/white.jpg").read_bytes())
+    for _ in range(2):  # the same command again may replace it
+        assert main(["detect", "photos", *CLASSES, "--csv", "new/boxes.csv", "--json", "boxes.json"]) == 0
+        assert "Pictures are in cora-output, boxes in boxes.json, boxes in new/boxes.csv." in capsys.readouterr().out
+    with Path("new/boxes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["photos/a, b.jpg", "photos/white.jpg"]
+    assert list(rows[0].values())[1:] == ["cat", "0.80000", "0.00", "0.00", "40.00", "60.00"]
+    assert main(["detect", "photos/black.png", *CLASSES, "--csv", "new/boxes.csv"]) == 0
+    assert Path("new/boxes.csv").read_text() == "file,class,score,left,top,right,bottom\n"
 
 
 def test_a_log_has_progress_of_long_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

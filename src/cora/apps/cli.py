@@ -85,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     pictures = commands.add_parser(
         "detect",
         help="find named objects in pictures",
-        description="Find named objects in pictures: prints a table and writes pictures with boxes.",
+        description="Find named objects in pictures: prints a table (of many pictures, by class) and draws the boxes.",
         epilog="Exit code: 0 done, even with nothing found; 1 some pictures of a batch failed; 2 bad input.",
     )
     detect.add_arguments(pictures)
-    set_command(pictures, detect.run, output=kinds.DRAWN, json=kinds.DETECTIONS)
+    set_command(pictures, detect.run, output=kinds.DRAWN, json=kinds.DETECTIONS, csv=kinds.DETECTION_TABLE)
 
     moving = commands.add_parser(
         "video",
