@@ -83,7 +83,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["models", "nano"], "unrecognized arguments: nano; see 'cora models --help'"),
         (["study", "train", "--rum", "a"], "unknown option --rum, did you mean --run?; see 'cora study train --help'"),
         (["detect", "a.jpg", "--score", "x"], "argument --score: expected a number in 0..1"),
-        (["evaluate", "--images", "a"], "required: --annotations; see 'cora evaluate --help'"),
+        (["calibrate", "--images", "a"], "required: --annotations, --output; see 'cora calibrate --help'"),
     ],
 )
 def test_wrong_command_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,21 @@ def test_finetune_measures_and_writes(
     assert "2 photos are held out" in out
     for row in ("own photos, base", "own photos, novel", "remembered, base", "remembered, novel", "before", "after"):
         assert row in out
+    assert "Held-out images, by class" in out
+    assert f"--model {output}" in out.splitlines()[-1]
+    assert out.splitlines()[-1].startswith("Next: cora detect ")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
+    kept = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert [Path(path).name for path in report["held_out"]] == [image["file_name"] for image in kept["images"]]
+    assert len(kept["images"]) == 2
+    assert set(report["classes_after"]) <= {"red square", "green square", "blue square"}
+    assert (tmp_path / "run" / "missed.jpg").is_file()
+    measured = tmp_path / "measured.json"
+    assert main(["evaluate", "--run", str(tmp_path / "run"), "--json", str(measured), "--device", "cpu"]) == 0
+    again = json.loads(measured.read_text())
+    assert again["model"]["name"] == str(tmp_path / "run" / "model.safetensors")
+    assert (again["images"], again["boxes"]) == (2, len(kept["annotations"]))
+    assert again["vocabulary"] == [category["name"] for category in kept["categories"]]
     assert report["classes"] == {"base": ["red square", "green square"], "novel": ["blue square"]}
     assert report["photos"]["held_out"] == 2
     assert report["score_threshold"].keys() == {"stored", "images", "held_out", "best"}
@@ -131,7 +145,7 @@ def test_a_finished_run_says_so_and_one_of_other_data_what_differs(
     assert main(run) == 2
     err = capsys.readouterr().err
     assert "names is a run of another configuration: boxes was" in err
-    assert re.search(r": before \d+ boxes in 8 images, classes red square, .*, now \d+ boxes in 8 images", err)
+    assert re.search(r": (before|both have) \d+ boxes in 8 images, classes red square, green square", err)
     assert (tmp_path / "run" / "before.json").read_bytes() == before  # nothing was measured in vain
 
 

@@ -13,7 +13,7 @@ from cora.errors import MissingExtraError
 from cora.evaluation.base_novel import GroupScore, group_scores, resampled_ap50
 from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_results
 from cora.evaluation.bootstrap import resample_counts
-from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.coco_ap import BoxEvaluation, evaluate_boxes
 from cora.evaluation.predict import Progress as OverImages
 from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.evaluation.region_accuracy import accuracy, rank_regions
@@ -43,13 +43,26 @@ class HeldOut:
 
     def scores(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, GroupScore]:
         """AP50 with intervals, AP and recall of every group; `progress` wraps the photos."""
+        return self.of_groups(self.evaluate(detector, progress=progress))
+
+    def evaluate(self, detector: Detector, *, progress: OverImages = iter) -> BoxEvaluation:
+        """Find the classes in all photos and match what is found with the boxes."""
         names = self.dataset.class_names
         found = predict_dataset(detector, self.dataset, names, progress=progress)
-        evaluation = evaluate_boxes(
-            ground_truth(self.dataset), found.results, classes={name: i for i, name in enumerate(names, start=1)}
-        )
+        numbers = {name: i for i, name in enumerate(names, start=1)}
+        return evaluate_boxes(ground_truth(self.dataset), found.results, classes=numbers)
+
+    def of_groups(
+        self, evaluation: BoxEvaluation, groups: Mapping[str, tuple[str, ...]] | None = None
+    ) -> dict[str, GroupScore]:
+        """Numbers of an evaluation for each group, by default of those that are measured."""
         counts = resample_counts(len(self.dataset), resamples=self.resamples)
-        return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups)
+        return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups if groups is None else groups)
+
+    def of_classes(self, evaluation: BoxEvaluation) -> dict[str, GroupScore]:
+        """Numbers of an evaluation for each class that has boxes."""
+        found = self.of_groups(evaluation, {name: (name,) for name in self.dataset.class_names})
+        return {name: score for name, score in found.items() if score.ap50.value is not None}
 
     def best_threshold(
         self,

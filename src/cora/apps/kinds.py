@@ -141,6 +141,12 @@ def _is_pseudo(path: Path) -> bool:
     return isinstance(info, dict) and ("pseudo" in info or "labelled" in info)
 
 
+def _is_hold_out(path: Path) -> bool:
+    content = _json(path)
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and "held_out" in info
+
+
 def _starts_with(start: bytes) -> Callable[[Path], bool]:
     return lambda path: _head(path).lstrip().startswith(start)
 
@@ -232,7 +238,11 @@ FINETUNE_RUN = _folder(
         "relabelled.json": RELABELLED,
         "agreement.json": AGREEMENT,
         "confusion.png": PICTURE,
+        "confused.jpg": PICTURE,
         "model.safetensors": MODEL,
+        "held_out.json": Kind(name="held-out images of 'cora finetune'", fits=_is_hold_out),
+        "found.jpg": PICTURE,
+        "missed.jpg": PICTURE,
         "before.json": _json_kind("numbers of 'cora finetune'", "key", "scores"),
         "report.json": _json_kind("numbers of 'cora finetune'", "recipe", "before", "after"),
     },

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cora.apps.measure import Setting
 from cora.apps.measure_tables import classes, percent, plain
-from cora.draw import draw_boxes
+from cora.apps.telling_images import draw_telling
 from cora.evaluation.base_novel import GroupScore, mean_curve
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
@@ -16,7 +16,6 @@ from cora.evaluation.report import Section, bars, curves, folded, gallery, page,
 from cora.evaluation.telling import Telling, choose_pictures, worst_confusions
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
 from cora.files import write_text
-from cora.images import read_image
 
 _KINDS = {
     "best": ("Found", "Pictures where the greatest share was found. Drawn: the right detections."),
@@ -189,19 +188,6 @@ def _picture_sections(setting: Setting, errors: Errors) -> list[Section]:
 
 
 def _drawn(setting: Setting, errors: Errors, telling: Telling) -> str:
-    found, truth, names = errors.matched.found, errors.matched.truth, setting.class_names
     ids = sorted(image["id"] for image in setting.truth["images"])
-    record = next(r for r in setting.dataset.records if r.image_id == ids[telling.image])
-    boxes: list[Sequence[float]] = []
-    labels = []
-    for place in telling.found.tolist():
-        boxes.append(found.xywh[place].tolist())
-        name = names[found.label[place]]
-        target = errors.target[place]
-        labels.append(name if target < 0 else f"{name}, is {names[truth.label[target]]}")
-    for place in telling.missed.tolist():
-        boxes.append(truth.xywh[place].tolist())
-        labels.append(f"missed: {names[truth.label[place]]}")
-    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
-    image = draw_boxes(read_image(record.path), corners, labels)
-    return picture(image, f"{record.path.name}: {telling.caption}")
+    path, image = draw_telling(errors, telling, setting.dataset, ids, setting.class_names)
+    return picture(image, f"{path.name}: {telling.caption}")
