@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 import cora
 from cora.apps.text_run import embed_dataset, kept_names, measure_change, percent
@@ -122,13 +121,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each learned row (default: %(default)s)")
     arguments = parser.parse_args()
     split = read_class_split(arguments.kit / "class_split.json")
-    detector, console = cora.load(arguments.model).detector, Console(stderr=True)
+    detector = cora.load(arguments.model).detector
     embedded = {}
     for name, file, names in (("train", "train_base.json", split.base), ("val", "val.json", split.all)):
         dataset = read_dataset(
             images=arguments.kit / name, annotations=arguments.kit / file, class_names=names, check_photos=False
         )
-        embedded[name] = embed_dataset(detector, dataset, arguments.cache, name, console)
+        embedded[name] = embed_dataset(detector, dataset, arguments.cache, name)
     train, val = embedded["train"], embedded["val"]
     if arguments.held_out is not None:
         train, val, split = held_out(train, arguments.held_out)

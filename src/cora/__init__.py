@@ -9,21 +9,17 @@ Example:
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
+
     from cora.detector.cora import Detector
     from cora.predictor.load import load
     from cora.predictor.predictor import Predictor
     from cora.predictor.tiling import Tiles
     from cora.regions.vocabulary import Vocabulary
     from cora.structures import Detections
-
-try:
-    __version__ = version("cora-ovd")
-except PackageNotFoundError:  # a checkout that was not installed
-    __version__ = "0.0.0"
 
 __all__ = ["Detections", "Detector", "Predictor", "Tiles", "Vocabulary", "__version__", "load"]
 
@@ -38,12 +34,24 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    # Loading torch takes seconds: `cora --help` and `cora.__version__` do without.
+    # Loading torch takes seconds, and finding the version a tenth of one: `cora --help` does without both.
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
         globals()[name] = value
         return value
+    if name == "__version__":
+        globals()[name] = found = _version()
+        return found
     raise AttributeError(f"module 'cora' has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("cora-ovd")
+    except PackageNotFoundError:  # a checkout that was not installed
+        return "0.0.0"
 
 
 def __dir__() -> list[str]:

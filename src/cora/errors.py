@@ -3,6 +3,9 @@
 The command line prints the message and exits with code 2; nothing else of the package catches them.
 """
 
+#: End of messages on faulty entries; commands without such an option cut it off.
+SKIP_BAD = ", or leave them out (--skip-bad)"
+
 
 class CoraError(Exception):
     """Base of every error that a user can cause and mend."""

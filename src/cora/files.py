@@ -5,8 +5,10 @@ A reader, or a run that resumes after a kill, thus never meets half a file under
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Comment in drawn images. It marks them as results, which a command may replace; other images are never replaced.
 PICTURE_MARK = "drawn by cora"
+
+#: Bytes; a disk with less is full.
+_FULL = 2**20
 
 
 @contextmanager
@@ -73,16 +78,73 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Raises:
         CoraError: the file cannot be written (permission, full disk).
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    def save(part: Path) -> None:
-        try:
-            save_file(dict(tensors), part, metadata=None if metadata is None else dict(metadata))
-        except SafetensorError as error:  # its name for a full disk, among others
-            raise OSError(str(error)) from error
+    text = None if metadata is None else dict(metadata)
+    write_whole(path, lambda part: save_file(dict(tensors), part, metadata=text))
 
-    write_whole(path, save)
+
+def _refused_by_disk(error: Exception, folder: Path) -> str | None:
+    """Why the disk refused a file, in words; None where it did not."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # PyTorch and safetensors tell of a full disk in words of their own, with places in their sources.
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error) or "os error" in str(error):
+        full = shutil.disk_usage(folder).free < _FULL
+        return os.strerror(errno.ENOSPC) if full else "an error of the disk"
+    return None
+
+
+def check_place(path: Path, *, folder: bool) -> None:
+    """Fail before the work, not after it: the path must be free for a file or folder, its place writable.
+
+    Args:
+        path: to write later; folders above it need not be there yet.
+        folder: whether it is one.
+
+    Raises:
+        CoraError: something else is there, or writing is not allowed.
+    """
+    if path.exists() and path.is_dir() != folder:
+        wanted, got = ("a folder", "a file") if folder else ("a file", "a folder")
+        raise CoraError(f"expected {wanted} to write to, got {got}: {path}")
+    place = path if folder else path.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise CoraError(f"expected a place to write to, got a file where {path} needs a folder: {place}")
+    try:
+        # Asked by trying: rights alone do not tell of read-only disks and of what the system keeps for itself.
+        handle, name = tempfile.mkstemp(dir=place, prefix=".cora-")
+        os.close(handle)
+        os.unlink(name)
+    except OSError as error:
+        raise CoraError(
+            f"expected a place to write to, got {error.strerror or error} in {place}; choose another for {path}"
+        ) from None
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Hold a lock file as long as this lasts; gives False where another process holds it.
+
+    The system lets go of it whatever ends the process; where it has no such locks (Windows) this is always True.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    with path.open("w") as file:
+        # Workers that live on for a moment after their parent was killed must not hold it.
+        os.register_at_fork(after_in_child=file.close)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        # Who held it before may have removed it meanwhile: then another may hold a new file of this name.
+        yield path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def write_text(path: Path, content: str) -> None:
@@ -121,13 +183,14 @@ def write_picture(path: Path, picture: Image.Image, *, quality: int = 92) -> Non
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Turn errors of the operating system into one line for people."""
+    """Turn a refusal of the disk into one line for people; other errors stay what they are."""
     try:
         yield
-    except OSError as error:
-        raise CoraError(
-            f"expected to write {path}, got {error.strerror or error}; free or choose another place"
-        ) from None
+    except Exception as error:
+        reason = _refused_by_disk(error, path.parent)
+        if reason is None:
+            raise
+        raise CoraError(f"expected to write {path}, got {reason}; free or choose another place") from None
 
 
 def _new_name(path: Path) -> Path:

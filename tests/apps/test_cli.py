@@ -38,7 +38,9 @@ def test_help_does_not_import_torch(arguments: list[str]) -> None:
         "import sys\n"
         "from cora.apps.cli import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as ending:\n    assert ending.code == 0\n"
-        "print('heavy:', sorted({'torch', 'numpy', 'PIL', 'rich', 'open_clip'} & set(sys.modules)))"
+        "heavy = {'torch', 'numpy', 'PIL', 'rich', 'open_clip'"
+        + ("}" if arguments == ["--version"] else ", 'importlib.metadata'}")
+        + "\nprint('heavy:', sorted(heavy & set(sys.modules)))"
     )
     assert run(code).splitlines()[-1] == "heavy: []"
 
@@ -66,7 +68,24 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"cora {cora.__version__}\n"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [([], "required: COMMAND"), (["dtect"], "invalid choice: 'dtect'")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND; see 'cora --help'"),
+        (["dtect"], "invalid choice: 'dtect', did you mean detect?; see 'cora --help'"),
+        (["xyzzy"], "invalid choice: 'xyzzy' (choose from detect, video, "),
+        (["train", "promts"], "invalid choice: 'promts', did you mean prompts?; see 'cora train --help'"),
+        (["detect", "a.jpg", "--clases", "cat"], "unknown option --clases, did you mean --classes?; see 'cora detect"),
+        (["detect", "a.jpg", "--clases=cat"], "unknown option --clases, did you mean --classes?; see 'cora detect"),
+        (["evaluate", "--anotations", "a"], "unknown option --anotations, did you mean --annotations?; see 'cora eval"),
+        (["train", "all", "--epoch", "3"], "unknown option --epoch; see 'cora train all --help'"),
+        (["models", "--verbosely"], "unknown option --verbosely; see 'cora models --help'"),
+        (["models", "nano"], "unrecognized arguments: nano; see 'cora models --help'"),
+        (["study", "train", "--rum", "a"], "unknown option --rum, did you mean --run?; see 'cora study train --help'"),
+        (["detect", "a.jpg", "--score", "x"], "argument --score: expected a number in 0..1"),
+        (["calibrate", "--images", "a"], "required: --annotations, --output; see 'cora calibrate --help'"),
+    ],
+)
 def test_wrong_command_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)

@@ -1,5 +1,6 @@
 """`cora detect` through its real command line, with a stand-in for the network."""
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -29,6 +30,80 @@ def test_one_picture(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
     with Image.open("cora-output/white.jpg") as drawn:
         assert drawn.size == (80, 60)
+
+
+def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        Image.new("RGB", (80, 60), "white").save(f"photos/z{number}.jpg")
+    read = image_module.read_image
+
+    def interrupted(path: Path) -> Image.Image:
+        if path.name == "z1.jpg":
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(image_module, "read_image", interrupted)
+    assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
+    err = capsys.readouterr().err
+    assert err == "cora: interrupted after 3 of 5 images; what was found is in cora-output and boxes.json\n"
+    found = json.loads(Path("boxes.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == [
+        "photos/black.png",
+        "photos/white.jpg",
+        "photos/z0.jpg",
+    ]
+    assert len(found["annotations"]) == 2
+
+
+def test_many_images_are_counted_by_class(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(9):
+        Image.new("RGB", (80, 60), "white").save(f"photos/z{number}.jpg")
+    assert main(["detect", "photos", *CLASSES]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "cat" in line)
+    assert [cell.strip() for cell in row.strip("│ ").split("│")] == ["cat", "10", "10", "0.80", "photos/white.jpg"]
+    assert "z3.jpg" not in out
+    assert "10 objects in 11 images." in out
+    assert main(["detect", "photos/z*.jpg", *CLASSES]) == 0
+    out = capsys.readouterr().out
+    assert all(f"z{number}.jpg" in out for number in range(9))
+
+
+def test_csv_has_a_row_for_every_box(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/a, b.jpg").write_bytes(Path("photos/white.jpg").read_bytes())
+    for _ in range(2):  # the same command again may replace it
+        assert main(["detect", "photos", *CLASSES, "--csv", "new/boxes.csv", "--json", "boxes.json"]) == 0
+        assert "Pictures are in cora-output, boxes in boxes.json, boxes in new/boxes.csv." in capsys.readouterr().out
+    with Path("new/boxes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["photos/a, b.jpg", "photos/white.jpg"]
+    assert list(rows[0].values())[1:] == ["cat", "0.80000", "0.00", "0.00", "40.00", "60.00"]
+    assert main(["detect", "photos/black.png", *CLASSES, "--csv", "new/boxes.csv"]) == 0
+    assert Path("new/boxes.csv").read_text() == "file,class,score,left,top,right,bottom\n"
+
+
+def test_a_log_has_progress_of_long_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "photos", *CLASSES]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("cora.progress.FIRST", 0.0)
+    assert main(["detect", "photos", *CLASSES]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert err[0] == "cora: detecting: 0 of 2"
+    assert err[-1].startswith("cora: detecting: 2 of 2 in 0 s, ")
+    assert main(["detect", "photos/white.jpg", *CLASSES]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_at_the_first_image_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> Image.Image:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image_module, "read_image", interrupted)
+    assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
+    assert capsys.readouterr().err == "cora: interrupted after 0 of 2 images\n"
+    assert not Path("boxes.json").exists()
 
 
 def test_nothing_found_is_said_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +225,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
             [white, *CLASSES, "--json", "photos"],
             "expected a file to write to, got a folder",
         ),
-        "unknown option": ([white, *CLASSES, "--scroe", "1"], "unrecognized arguments: --scroe 1"),
+        "unknown option": ([white, *CLASSES, "--scroe", "1"], "unknown option --scroe, did you mean --score?"),
     }
 
 
@@ -195,7 +270,7 @@ def test_failed_write_leaves_nothing(
 def test_progress_bar_for_several_pictures_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
 
-    monkeypatch.setattr(image_module, "error_console", lambda: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr("cora.apps.progress.error_console", lambda: Console(file=screen, force_terminal=True, width=80))
     assert main(["detect", "photos/white.jpg", *CLASSES]) == 0
     assert screen.getvalue() == ""
     assert main(["detect", "photos", *CLASSES]) == 0

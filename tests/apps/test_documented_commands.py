@@ -1,69 +1,18 @@
-"""Every command line that README, docs and recipes show is one that the real parser takes."""
+"""Every command line that README, docs and recipes show is one that the real parser takes, and means what it meant."""
 
 import argparse
-import ast
-import re
+import json
 import shlex
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cora.apps import cli
 from cora.apps.command import FUNCTION, OUTPUTS
+from tests.apps.command_lines import COMMANDS, TABLE, command_of, defaults, lines, meaning, mentioned, shown
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "recipes").rglob("*.*")),
-    *sorted((ROOT / "src/cora/assets").glob("*.md")),
-]
-_FENCED = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
-_COMMAND = re.compile(r"\s*(?:\$ )?(?:\S*/)?cora (?=[a-z-])(.*)")
-
-
-def texts() -> Iterator[tuple[str, str]]:
-    """Name of a page and its text; of a Python file its docstring."""
-    for page in PAGES:
-        if page.suffix in (".md", ".py"):
-            text = page.read_text(encoding="utf-8")
-            if page.suffix == ".py":
-                text = ast.get_docstring(ast.parse(text)) or ""
-            yield page.relative_to(ROOT).as_posix(), re.sub(r"\\\n\s*", " ", text)
-
-
-def shown() -> list[tuple[str, str]]:
-    """Command lines that stand by themselves, to be copied."""
-    found = []
-    for page, text in texts():
-        blocks = _FENCED.findall(text) if page.endswith(".md") else [re.sub(r"^\S.*$", "", text, flags=re.MULTILINE)]
-        for line in "\n".join(blocks).splitlines():
-            for part in re.split(r"&&|\||\s>\s|\s&$", line):
-                if command := _COMMAND.fullmatch(part):
-                    found.append((page, command.group(1)))
-    return found
-
-
-def mentioned() -> list[tuple[str, str]]:
-    """Commands inside a sentence, which may leave out what it is not about."""
-    return [
-        (page, re.sub(r"\s+", " ", command))
-        for page, text in texts()
-        for command in re.findall(r"`(?:\S*/)?cora ([a-z][^`]*)`", _FENCED.sub("", text))
-    ]
-
-
-def commands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """All commands that do something, by their whole names."""
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not below:
-        yield name, parser
-    for word, one in below[0].choices.items() if below else ():
-        yield from commands(one, f"{name} {word}".strip())
-
-
-COMMANDS = dict(commands(cli._parser()))
+FROZEN: dict[str, dict[str, Any]] = json.loads(TABLE.read_text(encoding="utf-8"))
+ANEW = "if that is meant: python -m tests.apps.command_lines"
 
 
 def test_there_is_something_to_test() -> None:
@@ -88,6 +37,21 @@ def test_shown_commands_parse(page: str, command: str, monkeypatch: pytest.Monke
     else:
         assert cli.main(words) == 0
         assert callable(getattr(ran[0], FUNCTION))
+
+
+def test_the_table_has_every_line_and_command() -> None:
+    assert set(lines()) == FROZEN["lines"].keys(), ANEW
+    assert COMMANDS.keys() == FROZEN["defaults"].keys(), ANEW
+
+
+@pytest.mark.parametrize("line", FROZEN["lines"])
+def test_a_line_means_what_it_meant(line: str) -> None:
+    assert meaning(line) == FROZEN["defaults"][command_of(line)] | FROZEN["lines"][line], ANEW
+
+
+@pytest.mark.parametrize("name", FROZEN["defaults"])
+def test_defaults_are_what_they_were(name: str) -> None:
+    assert defaults(name) == FROZEN["defaults"][name], ANEW
 
 
 @pytest.mark.parametrize(("page", "command"), mentioned())

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from safetensors.numpy import save_file
 
 from cora.apps import kinds
 from cora.apps.cli import main
-from cora.files import write_picture
-from tests.apps.test_documented_commands import COMMANDS
+from cora.files import lock, write_picture
+from tests.apps.command_lines import COMMANDS
 
 PHOTOS = ("--images", "photos", "--annotations", "boxes.json")
 CLASSES = ("--classes", "cat")
@@ -168,6 +170,72 @@ def test_folders_keep_what_is_not_theirs(here: Path, capsys: pytest.CaptureFixtu
     if kind.apart:
         assert "which is read" in refusal(capsys, command_line(name, flag, "photos"))
         assert sorted(os.listdir("photos")) == ["black.png", "white.jpg"]
+
+
+def all_outputs() -> list[tuple[str, str]]:
+    return sorted({*outputs(folders=False), *outputs(folders=True)})
+
+
+@pytest.mark.parametrize(("name", "flag"), all_outputs())
+def test_a_place_that_cannot_be_written_is_noticed_before_the_work(
+    here: Path, loaded: list[str], capsys: pytest.CaptureFixture[str], name: str, flag: str
+) -> None:
+    Path("occupied").write_text("a file where a folder has to be")
+    before = sorted(here.rglob("*"))
+    bad = ["occupied/new.json", "/proc/new.json", f"{'n' * 300}.json"]
+    bad.append("boxes.json" if (name, flag) in outputs(folders=True) else "photos")
+    for path in bad:
+        err = refusal(capsys, command_line(name, flag, path))
+        assert f"{flag}: expected" in err or "File name too long" in err
+        assert path in err
+    assert sorted(here.rglob("*")) == before
+    assert not loaded
+
+
+@pytest.mark.parametrize(("name", "flag"), [pair for pair in all_outputs() if pair[1] == "--run"])
+def test_a_second_run_in_one_folder_is_refused(
+    here: Path, loaded: list[str], capsys: pytest.CaptureFixture[str], name: str, flag: str
+) -> None:
+    Path("runs").mkdir()
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom cora.files import lock\n"
+        "with lock(Path('runs/run.lock')) as held:\n    print(held, flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "True\n"
+            err = refusal(capsys, command_line(name, flag, "runs"))
+            assert "--run: expected a folder that no other run works in, got runs" in err
+            assert os.listdir("runs") == ["run.lock"]
+            assert not loaded
+        finally:
+            other.kill()
+    # Killed, it holds the folder no longer, though its file is still there: now the input is what is wrong.
+    assert os.listdir("runs") == ["run.lock"]
+    monkeyed = command_line(name, flag, "runs")
+    Path("boxes.json").write_text("{}")
+    Path("photos/white.jpg").unlink()
+    Path("photos/black.png").unlink()
+    assert "no other run" not in refusal(capsys, monkeyed)
+    assert os.listdir("runs") == []
+
+
+def test_processes_that_belong_together_share_a_run(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("runs").mkdir()
+    Path("boxes.json").write_text("{}")
+    with lock(Path("runs/run.lock")) as held:
+        assert held
+        monkeypatch.setenv("RANK", "1")
+        assert "no other run" not in refusal(capsys, ["train", "all", *PHOTOS, "--run", "runs"])
+
+
+def test_bad_input_leaves_no_folder_of_a_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("boxes.json").write_text("{}")
+    refusal(capsys, ["train", "all", *PHOTOS, "--run", "new/run/s"])
+    assert not Path("new").exists()
 
 
 def test_drawn_pictures_never_replace_photos(here: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cora.apps import batch_model, batch_run
+from cora.apps import batch_model
 from cora.apps.cli import main
 from cora.detector import PostprocessConfig
 from cora.errors import ModelError
@@ -89,7 +89,7 @@ def test_exemplars_are_classes_and_bind_the_folder(capsys: pytest.CaptureFixture
     assert [category["name"] for category in categories] == ["cat", "dog", "logo"]
     capsys.readouterr()
     assert main(["batch", "in", *CLASSES, *exemplar[:-1], "cat=in/004.png", "--to", "out"]) == 2
-    assert "got another exemplars" in capsys.readouterr().err
+    assert "got other exemplars" in capsys.readouterr().err
     assert main(["batch", "in", "--exemplar", "logo=none.png"]) == 2
     assert "got no file at none.png" in capsys.readouterr().err
 
@@ -128,7 +128,7 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(batch_run, "error_console", lambda: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr("cora.apps.progress.error_console", lambda: Console(file=screen, force_terminal=True, width=80))
     assert main(["batch", "in", *CLASSES]) == 0
     assert "detecting" in screen.getvalue()
     assert "9/9" in screen.getvalue()

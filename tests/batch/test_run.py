@@ -169,7 +169,7 @@ def test_inputs_may_be_moved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ("cat", "dog")}, r"another classes \(cat, dog, it has cat, dog, traffic light\)"),
+        ({"classes": ("cat", "dog")}, r"other classes \(cat, dog, it has cat, dog, traffic light\)"),
         ({"distractors": ("tree",)}, "another distractors"),
         ({"made_with": {"model": "other"}}, r"another model \(other, it has None\)"),
         ({"batch_size": 2}, "another batch_size"),

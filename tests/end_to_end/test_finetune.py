@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -49,7 +50,21 @@ def test_finetune_measures_and_writes(
     assert "2 photos are held out" in out
     for row in ("own photos, base", "own photos, novel", "remembered, base", "remembered, novel", "before", "after"):
         assert row in out
+    assert "Held-out images, by class" in out
+    assert f"--model {output}" in out.splitlines()[-1]
+    assert out.splitlines()[-1].startswith("Next: cora detect ")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
+    kept = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert [Path(path).name for path in report["held_out"]] == [image["file_name"] for image in kept["images"]]
+    assert len(kept["images"]) == 2
+    assert set(report["classes_after"]) <= {"red square", "green square", "blue square"}
+    assert (tmp_path / "run" / "missed.jpg").is_file()
+    measured = tmp_path / "measured.json"
+    assert main(["evaluate", "--run", str(tmp_path / "run"), "--json", str(measured), "--device", "cpu"]) == 0
+    again = json.loads(measured.read_text())
+    assert again["model"]["name"] == str(tmp_path / "run" / "model.safetensors")
+    assert (again["images"], again["boxes"]) == (2, len(kept["annotations"]))
+    assert again["vocabulary"] == [category["name"] for category in kept["categories"]]
     assert report["classes"] == {"base": ["red square", "green square"], "novel": ["blue square"]}
     assert report["photos"]["held_out"] == 2
     assert report["score_threshold"].keys() == {"stored", "images", "held_out", "best"}
@@ -115,6 +130,30 @@ def test_finetune_goes_on_after_ctrl_c_to_the_same_result(tiny_model: Path, boxe
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
     reports = [json.loads((run / "report.json").read_text()) for run in (whole, parts)]
     assert reports[0]["after"] == reports[1]["after"]
+
+
+def test_a_finished_run_says_so_and_one_of_other_data_what_differs(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = command(tiny_model, boxed_photos, tmp_path / "run")
+    assert main(run) == 0
+    assert "this run is finished" not in capsys.readouterr().err
+    assert not (tmp_path / "run" / "run.lock").exists()
+    before = (tmp_path / "run" / "before.json").read_bytes()
+    assert main(run) == 0
+    err = capsys.readouterr().err
+    for stage in ("names", "localizer"):
+        assert f"cora: {stage}: this run is finished, with " in err
+    content = json.loads((boxed_photos / "annotations.json").read_text())
+    content["annotations"] = content["annotations"][1:]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    run[run.index("--annotations") + 1] = str(other)
+    assert main(run) == 2
+    err = capsys.readouterr().err
+    assert "names is a run of another configuration: boxes was" in err
+    assert re.search(r": (before|both have) \d+ boxes in 8 images, classes red square, green square", err)
+    assert (tmp_path / "run" / "before.json").read_bytes() == before  # nothing was measured in vain
 
 
 def test_keeping_a_share_of_the_old_localizer_trains_nothing_anew(

@@ -94,6 +94,8 @@ def test_good_results_are_taken_and_counted(annotations, tmp_path):
         ({"image_id": True}, "2 unknown image ids"),
         ({"category_id": 1}, "2 unknown category ids (first: 1)"),
         ({"score": float("nan")}, "2 scores that are no finite number (first: nan in entry 1)"),
+        ({"score": 1.5}, "2 scores outside 0..1 (first: 1.5 in entry 1)"),
+        ({"score": -0.1}, "2 scores outside 0..1"),
         ({"score": None}, "2 scores that are no finite number"),
         ({"bbox": [0, 0, -1, 5]}, "2 boxes that are no four finite numbers"),
         ({"bbox": None}, "2 boxes that are no four finite numbers"),

@@ -54,6 +54,32 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, at: t
     assert sum("evaluation" in line for line in lines) == 3
 
 
+def test_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "toy", Batches())
+    assert "finished" not in capsys.readouterr().err
+    run(tmp_path / "toy", Batches())
+    assert "cora: toy: this run is finished, with 15 steps; to train anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("boxes", "about", "message"),
+    [
+        ("b", "3 boxes", "boxes was a, now b: before 2 boxes, now 3 boxes; use another run folder"),
+        ("b", "2 boxes", "boxes was a, now b: both have 2 boxes, but not the same ones; use"),
+        ("b", None, "boxes was a, now b; use another run folder"),
+        ("a", "other words for the same", None),
+    ],
+)
+def test_what_differs_of_an_old_run_is_said(tmp_path: Path, boxes: str, about: str | None, message: str | None) -> None:
+    run(tmp_path, Batches(), config={"boxes": "a", "about boxes": "2 boxes", "decay": 0.9})
+    config = {"boxes": boxes, "decay": 0.9} | ({} if about is None else {"about boxes": about})
+    if message is None:
+        run(tmp_path, Batches(), config=config)
+    else:
+        with pytest.raises(TrainingError, match=message):
+            run(tmp_path, Batches(), config=config)
+
+
 def test_more_epochs_go_on(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", Batches())
     run(tmp_path / "parts", Batches(), epochs=1)

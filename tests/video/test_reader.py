@@ -140,6 +140,24 @@ def test_file_that_breaks_off(tmp_path: Path) -> None:
     assert any("it breaks off after" in problem for problem in video.problems)
 
 
+@pytest.mark.parametrize("packet", [188, 192])
+@pytest.mark.parametrize(("kept", "whole"), [(0.5, False), (0.98, False), (1.0, True)])
+def test_transport_stream_that_is_cut(tmp_path: Path, packet: int, kept: float, whole: bool) -> None:
+    pictures = [scene(n % 10) for n in range(60)]
+    plain = make_clip(tmp_path / "a.ts", times=[STEP * n for n in range(60)], pictures=pictures).read_bytes()
+    stamp = bytes(packet - 188)
+    content = b"".join(stamp + plain[place : place + 188] for place in range(0, len(plain), 188))
+    cut = len(content) if whole else int(kept * len(content)) // packet * packet + 100
+    (tmp_path / "cut.ts").write_bytes(content[:cut])
+    with VideoReader(tmp_path / "cut.ts") as video:
+        assert len(list(video)) > 20
+        assert [problem.endswith("s, within a packet") for problem in video.problems] == [True] * (not whole)
+    (tmp_path / "more.ts").write_bytes(content + b"what another program added" * 3)
+    with VideoReader(tmp_path / "more.ts") as video:
+        assert len(list(video)) == 60
+        assert not video.problems
+
+
 def test_pictures_of_damaged_headers_only(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mkv")
     content = bytearray(path.read_bytes())

@@ -12,10 +12,9 @@ from PIL import Image
 from rich.table import Table
 
 import cora
-from cora.apps.held_out import progress_report
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, say
-from cora.apps.prune_report import check_output, draw_paths, names_for, percent, read_measured
+from cora.apps.progress import output_console, progress_report, say, tracked
+from cora.apps.prune_report import check_model_file, draw_paths, names_for, percent, read_measured
 from cora.detector import Detector
 from cora.errors import ModelError
 from cora.evaluation.base_novel import GroupScore
@@ -36,7 +35,7 @@ def align_model(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is written.
     """
-    check_output(args.output, args.json)
+    check_model_file(args.output)
     held_out = read_measured(args)
     paths = draw_paths(args.images, args.photos, args.seed)
     count = max(1, len(paths) - len(paths) // KEPT_BACK)
@@ -54,8 +53,8 @@ def align_model(args: argparse.Namespace) -> int:
     console = output_console()
     cosines, scores = {"before": _cosine(detector, new, vocabulary)}, {}
     if held_out is not None:
-        scores["all boxes exactly"] = held_out.scores(scoring_all_boxes(detector))
-        scores["before"] = held_out.scores(detector)
+        scores["all boxes exactly"] = held_out.scores(scoring_all_boxes(detector), progress=_measured)
+        scores["before"] = held_out.scores(detector, progress=_measured)
     aligned = detector.with_parts()  # the loaded model stays as it is
     with progress_report() as report:
         fit_alignment(aligned, _pictures(fitted), vocabulary, on_photo=lambda done: report("photos", done, len(fitted)))
@@ -64,7 +63,7 @@ def align_model(args: argparse.Namespace) -> int:
         aligned.config = replace(aligned.config, postprocess=postprocess)
     cosines["after"] = _cosine(aligned, new, vocabulary)
     if held_out is not None:
-        scores["after"] = held_out.scores(aligned)
+        scores["after"] = held_out.scores(aligned, progress=_measured)
     aligned.save(args.output)
     say(console, f"Fitted to {len(fitted)} photos")
     if new:
@@ -78,6 +77,10 @@ def align_model(args: argparse.Namespace) -> int:
         write_json(args.json, {**content, "cosine": cosines, "scores": groups})
     say(console, f"Wrote {args.output}")
     return 0
+
+
+def _measured(indices: Sequence[int]) -> Iterator[int]:
+    return tracked(indices, "measuring")
 
 
 def _cosine(detector: Detector, paths: Sequence[Path], vocabulary: Vocabulary) -> float | None:

@@ -6,15 +6,12 @@ import argparse
 from dataclasses import replace
 from functools import partial
 
-from rich.progress import Progress
-
 from cora.apps.batch_model import BatchModel, ModelChoice
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.files import check_writable
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import fixed_names, is_exported
-from cora.apps.progress import error_console, output_console, progress_bar, report, say
+from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import read_tiles
 from cora.batch import (
@@ -58,7 +55,6 @@ def batch(args: argparse.Namespace) -> int:
         tiles=read_tiles(args),
         short_side=args.short_side,
     )
-    check_writable(args.to, folder=True)
     kept = kept_score(args.to)
     model = choice.open(0)
     if not words and not exemplars:
@@ -81,7 +77,7 @@ def batch(args: argparse.Namespace) -> int:
     check_export(settings, export)
     tell_distractors(model.detector, names, distractors)
     errors = error_console()
-    with progress_bar(errors) as bar:
+    with Bars() as bars:
         try:
             found = run_batch(
                 args.sources,
@@ -93,7 +89,7 @@ def batch(args: argparse.Namespace) -> int:
                 engine=args.engine,
                 processes=args.processes,
                 gpus=1.0 if args.device.startswith("cuda") else 0.0,
-                watch=_watch(bar),
+                watch=_watch(bars),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("while detecting; what is done is kept, the same command goes on") from None
@@ -129,18 +125,20 @@ def _between(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _watch(bar: Progress) -> Watch:
-    detecting = bar.add_task("detecting", total=None)
-    writing = bar.add_task("writing", total=None, visible=False)
+def _watch(bars: Bars) -> Watch:
+    count = earlier = 0
+    done = {"detecting": 0, "writing": 0}
 
-    def begin(count: int, earlier: int) -> None:
-        bar.update(detecting, total=count, completed=earlier)
-        bar.update(writing, total=count)
+    def begin(pictures: int, before: int) -> None:
+        nonlocal count, earlier
+        count, earlier = pictures, before
+        add("detecting", before)
 
-    def write(more: int) -> None:
-        bar.update(writing, advance=more, visible=True)
+    def add(title: str, more: int) -> None:
+        done[title] += more
+        bars.update(title, done[title], count, earlier=earlier if title == "detecting" else 0)
 
-    return Watch(begin=begin, detecting=lambda more: bar.update(detecting, advance=more), writing=write)
+    return Watch(begin=begin, detecting=partial(add, "detecting"), writing=partial(add, "writing"))
 
 
 def _print(args: argparse.Namespace, export: ExportSettings, found: BatchReport, kept: float | None) -> None:

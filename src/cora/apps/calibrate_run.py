@@ -17,7 +17,7 @@ from cora.apps.held_out import HeldOut
 from cora.apps.measure import read_annotated
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, say, tracked
-from cora.apps.prune_report import check_output
+from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
@@ -40,7 +40,7 @@ def calibrate(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is measured; or no detection is right, and nothing is written.
     """
-    check_output(args.output, args.json)
+    check_model_file(args.output)
     dataset = _read(args)
     detector = open_torch_detector(args.model, args.device, needs="cora calibrate")
     detector.vocabulary_encoder.encode(dataset.class_names)  # names too long for the tower fail here

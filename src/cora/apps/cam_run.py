@@ -7,7 +7,6 @@ import argparse
 from PIL import Image
 
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable
 from cora.apps.model_options import read_names
 from cora.apps.progress import output_console, say
 from cora.errors import CoraError
@@ -31,7 +30,6 @@ def draw_cams(args: argparse.Namespace) -> int:
     names = read_names(args.classes)
     if args.output.suffix.lower() != ".png":
         raise CoraError(f"expected a name that ends in .png for the picture, got {args.output}")
-    check_writable(args.output, folder=False)
     picture = read_image(args.image)
     device = pick_device(args.device)
     frozen = build_frozen(TowerPart(name=args.tower or DEFAULT_TOWER, checkpoint=args.checkpoint, layers=args.layers))

@@ -5,9 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from cora import __version__
 from cora.apps import (
     align,
     batch,
@@ -34,16 +33,20 @@ from cora.apps import (
     video,
 )
 from cora.apps.command import run_command, set_command
+from cora.apps.parser import Parser
 from cora.errors import CoraError
 
 _INTERRUPTED = 130  # the shell's convention for a program ended by Ctrl-C
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others of this program."""
+class _Version(argparse.Action):
+    """Print the version, which takes a while to find, and end."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"cora: error: {message}; see '{self.prog} --help'\n")
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from cora import __version__
+
+        sys.stdout.write(f"cora {__version__}\n")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,20 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="cora", description="Name the objects, get the boxes: open-vocabulary detection."
     )
-    parser.add_argument("--version", action="version", version=f"cora {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version and end"
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     pictures = commands.add_parser(
         "detect",
         help="find named objects in pictures",
-        description="Find named objects in pictures: prints a table and writes pictures with boxes.",
+        description="Find named objects in pictures: prints a table (of many pictures, by class) and draws the boxes.",
         epilog="Exit code: 0 done, even with nothing found; 1 some pictures of a batch failed; 2 bad input.",
     )
     detect.add_arguments(pictures)
-    set_command(pictures, detect.run, output=kinds.DRAWN, json=kinds.DETECTIONS)
+    set_command(pictures, detect.run, output=kinds.DRAWN, json=kinds.DETECTIONS, csv=kinds.DETECTION_TABLE)
 
     moving = commands.add_parser(
         "video",
@@ -129,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train the region prompt, the localizer, or all",
         description="Train the region prompt, the localizer, or all, from a recipe or plain options.",
     )
-    train.add_commands(stages, _Parser)
+    train.add_commands(stages, Parser)
 
     labels = commands.add_parser(
         "relabel",
@@ -204,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         help="is classification or localization the problem?",
         description="Is classification or localization the problem? Gives the true classes away and measures boxes.",
     )
-    study.add_commands(limits, _Parser)
+    study.add_commands(limits, Parser)
 
     maps = commands.add_parser(
         "cam",

@@ -8,15 +8,20 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cora.apps.kinds import Kind, described
-from cora.errors import CoraError
+from cora.errors import SKIP_BAD, CoraError
+from cora.files import check_place, lock
 
 FUNCTION, OUTPUTS = "the command's function", "the command's outputs"
 
+#: The option that names the folder of a run, and the file there that says that one is going on.
+RUN, LOCK = "run_dir", "run.lock"
+
 #: Options that are called otherwise than the attribute that holds their value.
-_FLAGS = {"run_dir": "--run"}
+_FLAGS = {RUN: "--run"}
 
 
 def set_command(
@@ -33,19 +38,47 @@ def set_command(
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run what was parsed, unless it would replace a source or a file of another kind; returns the exit code.
+    """Run what was parsed, unless its outputs cannot be written there; returns the exit code.
 
     Raises:
-        CoraError: bad input, before any work.
+        CoraError: bad input, before any work; or another process works in the folder of the run.
     """
     function: Callable[[argparse.Namespace], int] = vars(arguments).pop(FUNCTION)
     outputs: Mapping[str, Kind] = vars(arguments).pop(OUTPUTS)
     check_outputs(arguments, outputs)
-    return function(arguments)
+    try:
+        with _only_run(getattr(arguments, RUN, None)):
+            return function(arguments)
+    except CoraError as error:
+        if hasattr(arguments, "skip_bad") or SKIP_BAD not in str(error):
+            raise
+        raise CoraError(str(error).replace(SKIP_BAD, "")) from None
+
+
+@contextmanager
+def _only_run(folder: Path | None) -> Iterator[None]:
+    """Hold the folder of a run against a second process; what was made for that alone is gone afterwards."""
+    # Processes that torchrun or srun start together work together: the first holds the folder for all.
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    if folder is None or rank != "0":
+        yield
+        return
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / LOCK) as held:
+        if not held:
+            raise CoraError(f"--run: expected a folder that no other run works in, got {folder}; wait or name another")
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                for place in new:
+                    place.rmdir()
 
 
 def check_outputs(arguments: argparse.Namespace, outputs: Mapping[str, Kind]) -> None:
-    """Refuse outputs that are a source, an earlier output of this command line, or a file of another kind.
+    """Refuse outputs that are a source, an earlier one of this command line, of another kind, or cannot be written.
 
     Raises:
         CoraError: one is.
@@ -62,7 +95,7 @@ def check_outputs(arguments: argparse.Namespace, outputs: Mapping[str, Kind]) ->
 
 
 def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) -> None:
-    """Refuse one output; of a folder, the files that are written there.
+    """Refuse one output; of a folder, also the files that are written there.
 
     Args:
         path: to write.
@@ -71,7 +104,7 @@ def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) 
         flag: how people name the output.
 
     Raises:
-        CoraError: it is one of the sources, or a file of another kind.
+        CoraError: it is one of the sources, a file of another kind, or cannot be written.
     """
     sources = list(sources)
     # A file where a folder is to be, or the reverse, has an error of its own.
@@ -86,6 +119,10 @@ def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) 
     parts += [(path.with_suffix(suffix), part) for suffix, part in kind.beside.get(path.suffix.lower(), {}).items()]
     for place, part in parts:
         check_output(place, part, sources, flag=flag)
+    try:
+        check_place(path, folder=kind.folder)
+    except CoraError as error:
+        raise CoraError(f"{flag}: {error}") from None
 
 
 def sources_of(arguments: argparse.Namespace, *, but: Iterable[str] = ()) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from cora.apps.files import check_writable
 from cora.apps.progress import output_console, say
 from cora.detector.published import load_published
 from cora.errors import ModelError
@@ -13,13 +12,11 @@ def convert(*, checkpoint: Path, output: Path) -> int:
 
     Raises:
         ModelError: the checkpoint cannot be read or has another shape, or the output has another suffix.
-        CoraError: the output cannot be written.
     """
     if output.suffix != ".safetensors":
         raise ModelError(f"expected an output file *.safetensors, got {output}; change its suffix")
     if not checkpoint.is_file():
         raise ModelError(f"expected a checkpoint file, got no file at {checkpoint}; check the path")
-    check_writable(output, folder=False)
     load_published(checkpoint).save(output)
     say(output_console(), f"Wrote {output}; use it with --model {output}")
     return 0

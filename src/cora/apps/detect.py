@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_tile_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all boxes in COCO format")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row for every box")
     add_device_option(parser)
 
 
@@ -73,4 +74,5 @@ def run(arguments: argparse.Namespace) -> int:
         tiles=read_tiles(arguments),
         short_side=arguments.short_side,
         text_model=arguments.text_model,
+        csv_path=arguments.csv,
     )

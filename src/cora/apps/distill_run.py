@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import cora
-from cora.apps.files import check_writable, find_images
+from cora.apps.files import find_images
 from cora.apps.held_out import check_extras
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, say
-from cora.apps.prune_report import check_output, draw_pictures, measure, names_for, print_table, read_measured
+from cora.apps.prune_report import check_model_file, draw_pictures, measure, names_for, print_table, read_measured
 from cora.compress.arch_sizes import Architecture, read_architecture
 from cora.compress.distill import DistillRun, distill, new_student
 from cora.detector import Detector
@@ -32,8 +32,7 @@ def distill_model(args: argparse.Namespace) -> int:
     """
     check_extras("cora distill", measures=False)
     output = args.output or args.run_dir / MODEL
-    check_output(output, args.json)
-    check_writable(args.run_dir, folder=True)
+    check_model_file(output)
     held_out = read_measured(args)
     paths = sorted(find_images([str(args.images)]).paths)
     pictures = draw_pictures(args.images, args.photos, args.seed)

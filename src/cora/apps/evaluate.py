@@ -17,6 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora evaluate`."""
     _add_common(parser, photos=False)
     parser.add_argument(
+        "--run",
+        type=Path,
+        dest="finetuned",
+        metavar="DIR",
+        help="instead of --images and --annotations: the images that this run of 'cora finetune' held out, and its "
+        "model unless --model names another",
+    )
+    parser.add_argument(
         "--predictions",
         type=Path,
         metavar="FILE",
@@ -74,7 +82,7 @@ def _add_common(parser: argparse.ArgumentParser, *, photos: bool) -> None:
     parser.add_argument(
         "--annotations",
         type=Path,
-        required=True,
+        required=photos,
         metavar="FILE",
         help="annotation file: COCO, LVIS, or as for training",
     )

@@ -6,10 +6,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cora.apps.competing import tell_distractors
-from cora.apps.files import check_writable, find_images
+from cora.apps.files import find_images
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import error_console, output_console
+from cora.apps.progress import output_console, working
 from cora.apps.text_options import read_text_options
 from cora.errors import CoraError, ImageError
 from cora.export.manifest import ExportSettings
@@ -35,7 +35,6 @@ def export(args: argparse.Namespace) -> int:
     """
     settings = _settings(args)
     check_output(args.output, args.format)
-    check_writable(args.output, folder=False)
     if args.classes is None:
         beside = [name for name in ("distractors", "templates", "descriptions") if getattr(args, name) is not None]
         if beside:
@@ -52,8 +51,7 @@ def export(args: argparse.Namespace) -> int:
         options.apply(detector.vocabulary_encoder)
         vocabulary = Predictor(detector).vocabulary(names, distractors=others)
         tell_distractors(detector, names, others)
-    errors = error_console()
-    with errors.status(f"exporting {args.model} to {args.format}, then comparing"):
+    with working(f"exporting {args.model} to {args.format}, then comparing"):
         written = export_detector(
             detector,
             args.output,

@@ -1,7 +1,6 @@
 """Sources, class lists and outputs of the commands: found and checked before any work."""
 
 import glob
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from cora.apps.kinds import drawn_by_cora
 from cora.apps.name_file import SUFFIXES, read_name_file
 from cora.data.listing import list_images
-from cora.errors import CoraError, ImageError, VocabularyError
+from cora.errors import ImageError, VocabularyError
 from cora.names import names_in
 
 
@@ -83,19 +82,3 @@ def output_names(paths: Sequence[Path], folder: Path, suffix: str) -> dict[Path,
         taken.add(target.resolve())
         targets[path] = target
     return targets
-
-
-def check_writable(path: Path, *, folder: bool) -> None:
-    """Fail before the work, not after it: the path must be free for a file or folder, its place writable.
-
-    Raises:
-        CoraError: something else is there, or writing is not allowed.
-    """
-    wanted = "a folder" if folder else "a file"
-    if path.exists() and path.is_dir() != folder:
-        raise CoraError(f"expected {wanted} to write to, got {'a file' if folder else 'a folder'}: {path}")
-    place = path if path.exists() and folder else path.parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise CoraError(f"expected a place to write to, got no permission in {place}; choose another for {path}")

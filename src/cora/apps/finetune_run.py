@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,15 +14,19 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes
-from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
-from cora.apps.progress import output_console, say, tracked
+from cora.apps.example_images import write_sheets
+from cora.apps.files import parse_classes
+from cora.apps.held_out import HeldOut, check_extras, groups_of
+from cora.apps.hold_out import write_hold_out
+from cora.apps.progress import output_console, progress_report, say, tracked
+from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
-from cora.apps.train_run import read_photos
+from cora.apps.train_run import read_photos, tell_annotations
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -29,7 +34,9 @@ from cora.data.same_content import image_groups, tell_shared
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
+from cora.evaluation.base_novel import GroupScore
 from cora.evaluation.best_threshold import BestThreshold
+from cora.evaluation.coco_ap import BoxEvaluation
 from cora.files import write_json
 from cora.names import names_without
 from cora.training.defaults import finetune_recipe
@@ -41,6 +48,8 @@ FEWEST_TO_DIVIDE = 5
 #: Random divisions, of which the one that keeps the classes' shares best is taken.
 DRAWS = 64
 REPORT, BEFORE = "report.json", "before.json"
+#: Classes in the table by class, and names in the command that is shown next.
+SHOWN_CLASSES, SHOWN_NAMES = 30, 8
 
 Scores = dict[str, dict[str, Any]]
 
@@ -53,10 +62,7 @@ def finetune(args: argparse.Namespace) -> int:
     """
     check_extras("cora finetune", measures=True)
     output = args.output or args.run_dir / MODEL
-    if output.suffix != ".safetensors":
-        raise DataError(f"expected an output file *.safetensors, got {output}; change its suffix")
-    check_writable(args.run_dir, folder=True)
-    check_writable(output, folder=False)
+    check_model_file(output)
     device = pick_device(args.device)
     whole = read_photos(args, None)
     base, novel = _divide_classes(whole.class_names, parse_classes(args.novel) if args.novel else [])
@@ -66,6 +72,7 @@ def finetune(args: argparse.Namespace) -> int:
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(args, detector, photos=len(train_set))
     console = output_console()
+    tell_annotations(args, whole)
 
     tell = partial(say, console)
     tell(
@@ -77,15 +84,18 @@ def finetune(args: argparse.Namespace) -> int:
         pipeline = TrainingPipeline(
             recipe=recipe, detector=detector, dataset=train_set, run=args.run_dir, hooks=Hooks(report=report)
         )
-        before = _once(args.run_dir / BEFORE, _key(detector, sets), lambda: _scores(detector, sets))
+        pipeline.check()
+        before = _once(args.run_dir / BEFORE, _key(detector, sets), lambda: _grouped(_evaluated(detector, sets), sets))
         pipeline.all()
-    after = _scores(detector, sets)
+    found = _evaluated(detector, sets)
+    after = _grouped(found, sets)
     # The classes were taught against everyday names: these need not compete any more.
     judges = held_out if held_out is not None else HeldOut(dataset=train_set)
     best = judges.best_threshold(detector, progress=partial(tracked, title="score threshold"))
     store(detector, best, distractors="none")
     for file in dict.fromkeys((args.run_dir / MODEL, output)):
         detector.save(file)
+    by_class = {} if held_out is None else held_out.of_classes(found["own photos"])
     write_json(
         args.run_dir / REPORT,
         {
@@ -102,15 +112,34 @@ def finetune(args: argparse.Namespace) -> int:
             },
             "before": before,
             "after": after,
+            "classes_after": {name: score.as_dict() for name, score in by_class.items()},
+            "held_out": [] if held_out is None else [str(record.path) for record in held_out.dataset.records],
         },
     )
     if after:
         console.print(_table(before, after))
+    if len(by_class) > 1:
+        console.print(_class_table(by_class, held_out))
     if "remembered" in after and (lost := forgotten(before["remembered"], after["remembered"])):
         tell(f"Forgotten: {lost}. The same command with --keep 0.5 gives some of it back, without training again")
     tell(_told(best, detector, images=len(judges.dataset), held_out=held_out is not None))
+    if held_out is not None:
+        _keep_hold_out(args.run_dir, held_out, found["own photos"], tell)
     tell(f"Wrote {output}; use it with --model {output}")
+    example = (held_out.dataset if held_out is not None else train_set).records[0].path
+    names = ", ".join((*base, *novel)[:SHOWN_NAMES])
+    tell(f"Next: {shlex.join(['cora', 'detect', str(example), '--classes', names, '--model', str(output)])}")
     return 0
+
+
+def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell: Callable[[str], None]) -> None:
+    """Write which images were held out, and sheets of what was found there and what was not."""
+    file = write_hold_out(run, held_out.dataset)
+    sheets = write_sheets(run, evaluation, held_out.dataset)
+    if sheets:
+        tell(f"Held-out images with what was found, missed and confused: {', '.join(map(str, sheets))}")
+    if file is not None:
+        tell(f"The held-out images are listed in {file}; 'cora evaluate --run {run}' measures on them")
 
 
 def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
@@ -234,10 +263,18 @@ def _recipe(args: argparse.Namespace, detector: Detector, *, photos: int) -> Tra
     return override(recipe, [*kept, *settings(args, stage="localizer")])
 
 
-def _scores(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Scores]:
+def _evaluated(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, BoxEvaluation]:
+    return {
+        name: one.evaluate(detector, progress=partial(tracked, title=f"measuring {name}"))
+        for name, one in sets.items()
+        if one is not None
+    }
+
+
+def _grouped(found: Mapping[str, BoxEvaluation], sets: Mapping[str, HeldOut | None]) -> dict[str, Scores]:
     """Set -> group -> AP50 with its interval, AP and recall."""
     return {
-        name: {group: score.as_dict() for group, score in one.scores(detector).items()}
+        name: {group: score.as_dict() for group, score in one.of_groups(found[name]).items()}
         for name, one in sets.items()
         if one is not None
     }
@@ -268,6 +305,21 @@ def _table(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> Table:
         for group, score in groups.items():
             cells = (_percent(one[name][group]["ap50"]) for one in (before, after))
             table.add_row(f"{name}, {group}", str(score["classes"]), *cells)
+    return table
+
+
+def _class_table(by_class: Mapping[str, GroupScore], held_out: HeldOut | None) -> Table:
+    """AP50 of every class of the hold-out, the worst first."""
+    assert held_out is not None
+    counts = dict(zip(held_out.dataset.class_names, held_out.dataset.class_counts().tolist(), strict=True))
+    table = Table(title="Held-out images, by class", title_justify="left")
+    for column, justify in (("class", "left"), ("boxes", "right"), ("AP50, % (95 % interval)", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    worst = sorted(by_class.items(), key=lambda item: item[1].ap50.value or 0.0)
+    for name, score in worst[:SHOWN_CLASSES]:
+        table.add_row(Text(name), str(counts[name]), _percent(score.ap50.as_dict()))
+    if len(worst) > SHOWN_CLASSES:
+        table.add_row(f"{len(worst) - SHOWN_CLASSES} better ones", "", "in report.json")
     return table
 
 

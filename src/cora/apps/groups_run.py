@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes
+from cora.apps.files import parse_classes
 from cora.apps.progress import output_console, tracked
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -76,9 +76,6 @@ class _Found:
 
 def group_classes(args: argparse.Namespace) -> int:
     """Run `cora groups`; returns the exit code."""
-    for path in (args.json, args.picture):
-        if path is not None:
-            check_writable(path, folder=False)
     if args.picture is not None and args.picture.suffix.lower() != ".png":
         raise DataError(f"expected a name that ends in .png for the picture, got {args.picture}")
     device = pick_device(args.device)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from rich.progress import Progress, TaskID
-
-from cora.apps.progress import error_console
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
 from cora.evaluation.base_novel import GroupScore, group_scores, resampled_ap50
 from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_results
 from cora.evaluation.bootstrap import resample_counts
-from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.coco_ap import BoxEvaluation, evaluate_boxes
 from cora.evaluation.predict import Progress as OverImages
 from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.evaluation.region_accuracy import accuracy, rank_regions
@@ -37,23 +33,36 @@ class HeldOut:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     resamples: int = 200
 
-    def ap50(self, detector: Detector) -> dict[str, float]:
+    def ap50(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
         """AP50 of every group in 0..1; groups without a box are left out."""
         return {
             f"ap50_{group}": score.ap50.value
-            for group, score in self.scores(detector).items()
+            for group, score in self.scores(detector, progress=progress).items()
             if score.ap50.value is not None
         }
 
-    def scores(self, detector: Detector) -> dict[str, GroupScore]:
-        """AP50 with intervals, AP and recall of every group."""
+    def scores(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, GroupScore]:
+        """AP50 with intervals, AP and recall of every group; `progress` wraps the photos."""
+        return self.of_groups(self.evaluate(detector, progress=progress))
+
+    def evaluate(self, detector: Detector, *, progress: OverImages = iter) -> BoxEvaluation:
+        """Find the classes in all photos and match what is found with the boxes."""
         names = self.dataset.class_names
-        found = predict_dataset(detector, self.dataset, names)
-        evaluation = evaluate_boxes(
-            ground_truth(self.dataset), found.results, classes={name: i for i, name in enumerate(names, start=1)}
-        )
+        found = predict_dataset(detector, self.dataset, names, progress=progress)
+        numbers = {name: i for i, name in enumerate(names, start=1)}
+        return evaluate_boxes(ground_truth(self.dataset), found.results, classes=numbers)
+
+    def of_groups(
+        self, evaluation: BoxEvaluation, groups: Mapping[str, tuple[str, ...]] | None = None
+    ) -> dict[str, GroupScore]:
+        """Numbers of an evaluation for each group, by default of those that are measured."""
         counts = resample_counts(len(self.dataset), resamples=self.resamples)
-        return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups)
+        return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups if groups is None else groups)
+
+    def of_classes(self, evaluation: BoxEvaluation) -> dict[str, GroupScore]:
+        """Numbers of an evaluation for each class that has boxes."""
+        found = self.of_groups(evaluation, {name: (name,) for name in self.dataset.class_names})
+        return {name: score for name, score in found.items() if score.ap50.value is not None}
 
     def best_threshold(
         self,
@@ -90,9 +99,9 @@ class HeldOut:
             results += [{**one, "category_id": number[asked[one["category_id"] - 1]]} for one in found.results]
         return best_of_results(ground_truth(self.dataset), results, classes=number)
 
-    def region_accuracy(self, detector: Detector) -> dict[str, float]:
+    def region_accuracy(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
         """Share of ground-truth boxes named right among all classes, and its mean over classes, by group."""
-        ranks = rank_regions(detector, self.dataset)
+        ranks = rank_regions(detector, self.dataset, progress=progress)
         counts = resample_counts(len(self.dataset), resamples=2)
         answer: dict[str, float] = {}
         for group, names in self.groups.items():
@@ -109,26 +118,6 @@ def check_extras(feature: str, *, measures: bool) -> None:
         raise MissingExtraError(feature, extra="train")
     if measures and find_spec("hotcoco") is None:
         raise MissingExtraError(f"measuring in {feature}", extra="evaluate")
-
-
-@contextmanager
-def progress_report(*, show: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A report (step, done, of all) that draws bars on a terminal and nothing elsewhere."""
-    console = error_console()
-    if not (show and console.is_terminal):
-        yield lambda _step, _done, _total: None
-        return
-    bars: dict[str, TaskID] = {}
-    with Progress(console=console, transient=True) as progress:
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in bars:
-                bars[step] = progress.add_task(step, total=total)
-            progress.update(bars[step], completed=done)
-            if done >= total:
-                progress.remove_task(bars.pop(step))
-
-        yield report
 
 
 def groups_of(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:

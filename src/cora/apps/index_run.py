@@ -1,16 +1,13 @@
 """`cora index`: a folder of pictures in, an index of its regions out."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from cora.apps.competing import tell_distractors
-from cora.apps.files import check_writable, parse_classes
+from cora.apps.files import parse_classes
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import error_console, output_console, progress_bar, report, say
+from cora.apps.progress import error_console, output_console, report, say, tracked
 from cora.data.class_split import known_split
 from cora.names import spoken_name
 from cora.regions.vocabulary import clean_names
@@ -53,7 +50,6 @@ def index(
     given = _given(classes, score, regions)
     if not list_pictures(folder):
         raise no_pictures(folder)
-    check_writable(db, folder=True)
     before = RegionIndex.open(db) if (db / MANIFEST).exists() else None
     # An index without a region yet is empty, hence false, but there.
     settings = replace(RegionSettings() if before is None else before.settings, **given)
@@ -70,7 +66,7 @@ def index(
             settings=settings,
             model_name=str(Path(name).resolve()) if Path(name).is_file() else name,
             rehash=rehash,
-            progress=lambda files: _progress(errors, files),
+            progress=lambda files: tracked(files, "indexing"),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("; what is done is kept, the same command goes on") from None
@@ -107,8 +103,3 @@ def _told(done: UpdateReport) -> str:
     }
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"Pictures: {told or 'none'}."
-
-
-def _progress(console: Console, files: Sequence[str]) -> Iterator[str]:
-    with progress_bar(console) as bar:
-        yield from bar.track(files, description="indexing")

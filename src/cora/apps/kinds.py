@@ -141,6 +141,12 @@ def _is_pseudo(path: Path) -> bool:
     return isinstance(info, dict) and ("pseudo" in info or "labelled" in info)
 
 
+def _is_hold_out(path: Path) -> bool:
+    content = _json(path)
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and "held_out" in info
+
+
 def _starts_with(start: bytes) -> Callable[[Path], bool]:
     return lambda path: _head(path).lstrip().startswith(start)
 
@@ -164,6 +170,7 @@ MODEL = _tensors("a model file of cora", "cora-detector", "cora-detector-int8")
 TEXT = _tensors("learned text of 'cora text-prompts'", "cora-text")
 VIDEO = Kind(name="a video", fits=_is_video)
 TRACK_TABLE = Kind(name="a table of 'cora video'", fits=_starts_with(b"frame,seconds,track,class,score,"))
+DETECTION_TABLE = Kind(name="a table of 'cora detect'", fits=_starts_with(b"file,class,score,left,top,right,bottom"))
 TRACKS = _json_kind("tracks of 'cora video'", "video", "frames", "tracks")
 DETECTIONS = Kind(name="boxes of 'cora detect'", fits=_is_detections)
 RELABELLED = Kind(name="annotations of 'cora relabel'", fits=_is_relabelled)
@@ -231,7 +238,11 @@ FINETUNE_RUN = _folder(
         "relabelled.json": RELABELLED,
         "agreement.json": AGREEMENT,
         "confusion.png": PICTURE,
+        "confused.jpg": PICTURE,
         "model.safetensors": MODEL,
+        "held_out.json": Kind(name="held-out images of 'cora finetune'", fits=_is_hold_out),
+        "found.jpg": PICTURE,
+        "missed.jpg": PICTURE,
         "before.json": _json_kind("numbers of 'cora finetune'", "key", "scores"),
         "report.json": _json_kind("numbers of 'cora finetune'", "recipe", "before", "after"),
     },

@@ -20,10 +20,10 @@ from cora.apps import kinds
 from cora.apps.command import check_output, sources_of
 from cora.apps.competing import tell_distractors
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable, parse_classes
+from cora.apps.files import parse_classes
 from cora.apps.measure import fingerprint
 from cora.apps.model_options import read_distractors, read_names
-from cora.apps.progress import error_console, output_console, progress_bar, report, say
+from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.batch import parse_thresholds
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto, folder_photos, read_captions
@@ -87,8 +87,7 @@ def label_photos(args: argparse.Namespace) -> int:
 def _label(
     work: _Work, teacher: BoxTeacher, output: Path, config: PseudoBoxConfig, made_by: dict[str, Any], errors: Console
 ) -> PseudoReport:
-    with progress_bar(errors) as progress:
-        task = progress.add_task("labelling", total=len(work.photos))
+    with Bars() as progress:
         try:
             return pseudo_label(
                 photos=work.photos,
@@ -97,7 +96,7 @@ def _label(
                 config=config,
                 real=work.real,
                 made_by=made_by,
-                on_progress=lambda done, _: progress.update(task, completed=done),
+                on_progress=lambda done, total: progress.update("labelling", done, total),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("while labelling; what is done is kept, the same command goes on") from None
@@ -113,7 +112,6 @@ def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
     if args.novel_names != "refuse" and args.split is None:
         raise CoraError(f"--novel-names {args.novel_names}: expected a split with novel classes, got none; add --split")
     for output in dict.fromkeys((args.output, alone)):
-        check_writable(output, folder=False)
         if output.suffix.lower() != ".json":
             raise CoraError(f"--output: expected a name that ends with .json, got {output.name!r}")
         # That of the pseudo boxes alone is known only now.

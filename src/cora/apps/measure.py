@@ -15,7 +15,6 @@ import torch
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable
 from cora.apps.text_options import TextOptions, read_text_options
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
@@ -69,8 +68,6 @@ class Setting:
 
 def prepare(args: argparse.Namespace) -> Setting:
     """Check every input before the model is loaded, so that a bad argument costs no waiting."""
-    if args.json is not None:
-        check_writable(args.json, folder=False)
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     names = split.all if split is not None else None

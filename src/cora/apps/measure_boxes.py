@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cora.apps import measure_tables as tables
-from cora.apps.files import check_writable
+from cora.apps.hold_out import take_hold_out
 from cora.apps.measure import Setting, header, prepare, read_class_weights
 from cora.apps.measure_report import write_report
 from cora.apps.measure_study import read_study
@@ -18,6 +18,7 @@ from cora.apps.predict_processes import Predictor, Request
 from cora.apps.progress import output_console, tracked
 from cora.apps.scoring_options import read_scoring
 from cora.apps.tile_options import read_tiles, set_short_side
+from cora.detector.presets import DEFAULT
 from cora.errors import DataError
 from cora.evaluation.base_novel import GroupScore, group_ratios, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import FloatArray
@@ -50,6 +51,7 @@ class Measured:
 
 def measure_boxes(args: argparse.Namespace) -> int:
     """Measure a model, or predictions made elsewhere, and print tables; returns exit code 0."""
+    take_hold_out(args, usual_model=DEFAULT)
     _check_options(args)
     tiles = read_tiles(args)
     setting = prepare(args)
@@ -121,8 +123,6 @@ def measure_boxes(args: argparse.Namespace) -> int:
 def _check_options(args: argparse.Namespace) -> None:
     if args.study is not None and args.report is None:
         raise DataError("expected --report beside --study, which goes into the report; name a folder for it")
-    if args.report is not None:
-        check_writable(args.report, folder=True)
     if args.predictions is None:
         if args.images is None:
             raise DataError("expected a folder of photos to measure a model on, got none; name it with --images")

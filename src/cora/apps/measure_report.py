@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from cora.apps.example_images import draw_example
 from cora.apps.measure import Setting
 from cora.apps.measure_tables import classes, percent, plain
-from cora.draw import class_colours, draw_boxes
 from cora.evaluation.base_novel import GroupScore, mean_curve
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.examples import Example, choose_examples, worst_confusions
 from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
-from cora.evaluation.report import PICTURE_SIDE, Section, bars, curves, folded, gallery, page, picture, table
+from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
 from cora.files import write_text
-from cora.images import read_image
 
 #: Height of the letters on embedded pictures.
 _LETTERS_PX = 17
@@ -193,27 +190,6 @@ def _picture_sections(setting: Setting, errors: Errors) -> list[Section]:
 
 
 def _drawn(setting: Setting, errors: Errors, example: Example) -> str:
-    found, truth, names = errors.matched.found, errors.matched.truth, setting.class_names
     ids = sorted(image["id"] for image in setting.truth["images"])
-    record = next(r for r in setting.dataset.records if r.image_id == ids[example.image])
-    boxes: list[Sequence[float]] = []
-    labels, classes_drawn = [], []
-    for place in example.found.tolist():
-        boxes.append(found.xywh[place].tolist())
-        name = names[found.label[place]]
-        classes_drawn.append(name)
-        target = errors.target[place]
-        labels.append(name if target < 0 else f"{name} (is {names[truth.label[target]]})")
-    for place in example.missed.tolist():
-        boxes.append(truth.xywh[place].tolist())
-        classes_drawn.append(names[truth.label[place]])
-        labels.append(f"missed: {classes_drawn[-1]}")
-    image = read_image(record.path)
-    width = image.width
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))  # before drawing, so that letters keep their size
-    corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes]).reshape(-1, 4) * (image.width / width)
-    colours = class_colours(names)
-    drawn = draw_boxes(
-        image, corners, labels, colours=[colours[name] for name in classes_drawn], letters_px=_LETTERS_PX
-    )
-    return picture(drawn, f"{record.path.name}: {example.caption}")
+    path, image = draw_example(errors, example, setting.dataset, ids, setting.class_names)
+    return picture(image, f"{path.name}: {example.caption}")

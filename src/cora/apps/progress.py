@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from cora.progress import BETWEEN, FIRST, ProgressLines, span
 
 _T = TypeVar("_T")
 
@@ -27,23 +32,107 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def progress_bar(console: Console, *, hidden: bool = False) -> Progress:
-    """A bar that is gone afterwards, and never there where the console is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=hidden or not console.is_terminal,
-    )
+class Bars:
+    """Progress of one or more pieces of work on standard error: bars that are gone afterwards, or lines in a log.
+
+    Args:
+        hidden: show nothing, for what is done at once.
+
+    Attributes:
+        console: where other lines may be written meanwhile.
+    """
+
+    def __init__(self, *, hidden: bool = False) -> None:
+        self.console = error_console()
+        self._hidden = hidden
+        self._lines: dict[str, ProgressLines] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=hidden or not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        for lines in self._lines.values():
+            lines.end()
+        self._lines.clear()
+
+    def update(self, title: str, done: int, total: int | None, *, earlier: int = 0) -> None:
+        """Show that `done` of `total` are done; `earlier`: of these, what was done before this run."""
+        if self._hidden:
+            return
+        if self.console.is_terminal:
+            if title not in self._tasks:
+                self._tasks[title] = self._progress.add_task(title, total=total)
+            self._progress.update(self._tasks[title], completed=done, total=total)
+            if total is not None and done >= total:
+                self._progress.refresh()
+                self._progress.remove_task(self._tasks.pop(title))
+            return
+        if title not in self._lines:
+            self._lines[title] = ProgressLines(title, total, done=earlier)
+        self._lines[title].update(done)
+        if total is not None and done >= total:
+            self._lines.pop(title).end()
+
+    def track(self, items: Sequence[_T], title: str) -> Iterator[_T]:
+        """The items, shown as they are taken."""
+        if not items:
+            return
+        self.update(title, 0, len(items))
+        for done, item in enumerate(items, start=1):
+            yield item
+            self.update(title, done, len(items))
 
 
-def tracked(items: Sequence[_T], title: str) -> Iterable[_T]:
-    """The items, with a bar on standard error as they are taken."""
-    with progress_bar(error_console()) as bar:
-        yield from bar.track(items, description=title)
+def tracked(items: Sequence[_T], title: str) -> Iterator[_T]:
+    """The items, with progress on standard error as they are taken."""
+    with Bars() as bars:
+        yield from bars.track(items, title)
+
+
+@contextmanager
+def progress_report(*, show: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A report (step, done, of all) that shows progress on standard error."""
+    with Bars(hidden=not show) as bars:
+        yield bars.update
+
+
+@contextmanager
+def working(title: str) -> Iterator[None]:
+    """Show that something goes on that does not say how far it is: in a log after seconds, every minute, at the end."""
+    console = error_console()
+    if console.is_terminal:
+        with console.status(title):
+            yield
+        return
+    began, over, told = time.monotonic(), threading.Event(), False
+
+    def remind() -> None:
+        nonlocal told
+        while not over.wait(BETWEEN if told else FIRST):
+            told = True
+            say(console, f"cora: {title}: {span(time.monotonic() - began)} so far")
+
+    thread = threading.Thread(target=remind, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if told:
+        say(console, f"cora: {title}: done in {span(time.monotonic() - began)}")
 
 
 def say(console: Console, text: str) -> None:

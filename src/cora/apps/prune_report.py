@@ -6,6 +6,7 @@ import argparse
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cora.apps.files import check_writable, find_images, parse_classes
+from cora.apps.files import find_images, parse_classes
 from cora.apps.held_out import HeldOut, groups_of
+from cora.apps.progress import tracked
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
 from cora.data.class_split import open_split
@@ -54,13 +56,10 @@ class Numbers:
         }
 
 
-def check_output(output: Path, json: Path | None) -> None:
-    """Fail before the work where its results could not be written."""
+def check_model_file(output: Path) -> None:
+    """Raise DataError unless the name of a model file to write ends as it should."""
     if output.suffix != ".safetensors":
         raise DataError(f"expected an output file *.safetensors, got {output}; change its suffix")
-    check_writable(output, folder=False)
-    if json is not None:
-        check_writable(json, folder=False)
 
 
 def draw_pictures(folder: Path, count: int, seed: int) -> list[Image.Image]:
@@ -122,10 +121,16 @@ def measure(
             sizes=Architecture.of(model.config),
             cost=cost[key],
             agreement=agreement(found[first], found[key]) if key != first else None,
-            scores=held_out.scores(model) if held_out is not None else {},
+            scores=_scores(held_out, model, key),
         )
         for key, model in models.items()
     }
+
+
+def _scores(held_out: HeldOut | None, model: Detector, name: str) -> Mapping[str, GroupScore]:
+    if held_out is None:
+        return {}
+    return held_out.scores(model, progress=partial(tracked, title=f"measuring, {name}"))
 
 
 def print_table(console: Console, columns: Mapping[str, Numbers]) -> None:

@@ -7,11 +7,10 @@ import sys
 from dataclasses import replace
 
 import cora
-from cora.apps.files import check_writable
-from cora.apps.held_out import check_extras, progress_report
+from cora.apps.held_out import check_extras
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, say
-from cora.apps.prune_report import check_output, draw_pictures, measure, names_for, print_table, read_measured
+from cora.apps.progress import output_console, progress_report, say
+from cora.apps.prune_report import check_model_file, draw_pictures, measure, names_for, print_table, read_measured
 from cora.compress.arch_sizes import Architecture, read_architecture
 from cora.compress.prune import check_sizes, prune, unit_sets
 from cora.compress.prune_importance import blocks_left, rank_units, recalibrate
@@ -33,7 +32,7 @@ def prune_model(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is written.
     """
-    check_output(args.output, args.json)
+    check_model_file(args.output)
     dataset = _annotated(args)
     held_out = read_measured(args)
     pictures = draw_pictures(args.images, args.photos, args.seed)
@@ -84,7 +83,6 @@ def _annotated(args: argparse.Namespace) -> CocoDataset | None:
         return None
     if args.epochs is not None:
         check_extras("fine-tuning in cora prune", measures=False)
-        check_writable(args.run_dir, folder=True)
     return read_dataset(images=args.images, annotations=args.annotations)
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cora.apps.files import check_writable, find_images
+from cora.apps.files import find_images
 from cora.apps.measure import Setting, prepare
 from cora.apps.model_options import read_names
 from cora.apps.open_model import open_detector, open_torch_detector
-from cora.apps.progress import output_console, tracked
+from cora.apps.progress import output_console, tracked, working
 from cora.compress.quantize import SUFFIXES, files_of, quantize_model
 from cora.compress.quantize_check import (
     COMPARED_BOXES,
@@ -52,15 +52,16 @@ def quantize(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=place, prefix=".cora-quantize-") as name:
         folder = Path(name)
         target = folder / args.output.name
-        plain = quantize_model(
-            detector,
-            target,
-            backend=args.backend,
-            mode=args.mode,
-            model=args.model,
-            classes=pictures.classes,
-            calibration=calibration,
-        )
+        with working(f"quantizing {args.model} with {args.backend}"):
+            plain = quantize_model(
+                detector,
+                target,
+                backend=args.backend,
+                mode=args.mode,
+                model=args.model,
+                classes=pictures.classes,
+                calibration=calibration,
+            )
         rows = compare(
             _contenders(args, detector, plain, target, pictures.classes),
             pictures,
@@ -99,8 +100,6 @@ def _check(args: argparse.Namespace) -> tuple[Path, ...]:
     suffix = SUFFIXES[args.backend]
     if args.output.suffix.lower() != suffix:
         raise CoraError(f"expected an output that ends in {suffix} for {args.backend}, got {args.output}; rename it")
-    for path in filter(None, (args.output, args.json)):
-        check_writable(path, folder=False)
     if args.annotations is not None and args.classes is not None:
         raise DataError("expected --classes or --annotations, got both; the annotations name their classes")
     if args.annotations is None and args.split is not None:

@@ -18,10 +18,10 @@ from rich.text import Text
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cora.apps.files import check_writable, find_images
-from cora.apps.held_out import HeldOut, progress_report
+from cora.apps.files import find_images
+from cora.apps.held_out import HeldOut
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, say
+from cora.apps.progress import output_console, progress_report, say
 from cora.apps.prune_report import draw_pictures, names_for, read_measured
 from cora.compress.arch import BEST_MODEL, Bench, Candidate, best, choices, pareto_front, search
 from cora.compress.arch_plot import draw_search
@@ -48,9 +48,6 @@ def search_architecture(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is written; a budget that no size holds.
     """
-    check_writable(args.run_dir, folder=True)
-    if args.json is not None:
-        check_writable(args.json, folder=False)
     held_out = read_measured(args)
     pictures = draw_pictures(args.images, args.photos, args.seed)
     whole = open_torch_detector(args.model, args.device, needs="cora search-arch")

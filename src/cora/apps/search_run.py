@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cora.apps.exemplar_options import Box
-from cora.apps.files import check_writable
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import error_console, output_console, report, say
 from cora.errors import CoraError
@@ -57,12 +56,8 @@ def search(
     if box_xyxy_px is not None and image is None:
         raise CoraError("--box: expected an --image that it is a part of, got none; name the picture")
     picture = None if image is None else read_image(image)
-    if json_path is not None:
-        check_writable(json_path, folder=False)
-    if sheet is not None:
-        if sheet.suffix.lower() not in _SUFFIXES:
-            raise CoraError(f"--sheet: expected a file .jpg or .png, got {sheet}")
-        check_writable(sheet, folder=False)
+    if sheet is not None and sheet.suffix.lower() not in _SUFFIXES:
+        raise CoraError(f"--sheet: expected a file .jpg or .png, got {sheet}")
     index = RegionIndex.open(db)
     detector = open_torch_detector(model or index.model_name, device, needs="cora search")
     if picture is None:

@@ -32,14 +32,20 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(args: argparse.Namespace) -> int:
     """Write the shards; returns the exit code."""
-    from cora.apps.files import check_writable
-    from cora.apps.progress import output_console, say
-    from cora.apps.train_run import read_photos
+    from cora.apps.progress import Bars, output_console, say
+    from cora.apps.train_run import read_photos, tell_annotations
     from cora.data.shards import write_shards
 
-    check_writable(args.output, folder=True)
     dataset = read_photos(args, None)
-    shards = write_shards(dataset, folder=args.output, max_bytes=args.megabytes * 10**6, seed=args.seed)
+    tell_annotations(args, dataset)
+    with Bars() as bars:
+        shards = write_shards(
+            dataset,
+            folder=args.output,
+            max_bytes=args.megabytes * 10**6,
+            seed=args.seed,
+            on_progress=lambda done, total: bars.update("writing shards", done, total),
+        )
     boxes = int(dataset.class_counts().sum())
     say(output_console(), f"{len(dataset)} photos, {boxes} boxes in {len(shards)} shards in {args.output}")
     return 0

@@ -13,10 +13,9 @@ from rich.table import Table
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable
-from cora.apps.held_out import check_extras, groups_of, progress_report
-from cora.apps.progress import output_console, say, tracked
-from cora.apps.train_run import read_photos
+from cora.apps.held_out import check_extras, groups_of
+from cora.apps.progress import output_console, progress_report, say, tracked
+from cora.apps.train_run import read_photos, tell_annotations
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -63,7 +62,6 @@ def train(args: argparse.Namespace) -> int:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
     check_extras("cora study train", measures=False)
-    check_writable(args.run_dir, folder=True)
     if (args.val_images is None) != (args.val_annotations is None):
         raise DataError("expected --val-images and --val-annotations together, got one of them")
     if args.detector is not None and args.val_annotations is None:
@@ -80,6 +78,7 @@ def train(args: argparse.Namespace) -> int:
     detector = None if args.detector is None else cora.load(args.detector).detector
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
     console = output_console()
+    tell_annotations(args, dataset)
     boxes = int(dataset.class_counts().sum())
     say(console, f"{len(dataset)} photos, {boxes} boxes of {len(dataset.class_names)} classes")
     with progress_report() as report:
@@ -109,9 +108,6 @@ def evaluate(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is measured.
     """
-    for path in (args.json, args.plot):
-        if path is not None:
-            check_writable(path, folder=False)
     if args.plot is not None and args.plot.suffix.lower() != ".png":
         raise DataError(f"expected a name that ends in .png for the plot, got {args.plot}")
     pick_device(args.device)

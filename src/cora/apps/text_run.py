@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable
-from cora.apps.progress import error_console, output_console
+from cora.apps.progress import Bars, error_console, output_console, say
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -35,9 +33,6 @@ _INTERRUPTED = 130
 
 def learn_text(args: argparse.Namespace) -> int:
     """Run `cora text-prompts`; returns the exit code."""
-    for path in (args.output, args.save_model):
-        if path is not None:
-            check_writable(path, folder=False)
     if (args.val_images is None) != (args.val_annotations is None):
         raise DataError("expected --val-images and --val-annotations together, got one of them; add the other")
     device = pick_device(args.device)
@@ -51,8 +46,7 @@ def learn_text(args: argparse.Namespace) -> int:
         val_set = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=split.all)
     config = text_config(args)
     detector = cora.load(args.model).detector.to(device)
-    console = error_console()
-    data = embed_dataset(detector, train_set, args.cache, "train", console)
+    data = embed_dataset(detector, train_set, args.cache, "train")
     torch.manual_seed(args.seed)
     task = build_text_task(
         args.method,
@@ -71,7 +65,7 @@ def learn_text(args: argparse.Namespace) -> int:
             if args.run_dir
             else "name a --run folder to go on another time"
         )
-        console.print(f"cora: interrupted, nothing written; {hint}", highlight=False, soft_wrap=True)
+        say(error_console(), f"cora: interrupted, nothing written; {hint}")
         return _INTERRUPTED
     before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
     artefact = task.eval().artefact({"command": " ".join(["cora", *sys.argv[1:]]), "boxes": str(len(data))})
@@ -82,7 +76,7 @@ def learn_text(args: argparse.Namespace) -> int:
         detector.save(args.save_model)
     out = output_console()
     if val_set is not None:
-        measured = embed_dataset(detector, val_set, args.cache, "val", console)
+        measured = embed_dataset(detector, val_set, args.cache, "val")
         changes = measure_change(measured, split, before, after, resamples=args.resamples)
         out.print(_table(changes, f"{args.method}: boxes named right among {len(split.all)} classes, %"))
     files = ", ".join(str(path) for path in (args.output, args.save_model) if path is not None)
@@ -101,15 +95,14 @@ def kept_names(split: ClassSplit) -> tuple[str, ...]:
     return tuple(names_without(EVERYDAY_NAMES, split.novel))
 
 
-def embed_dataset(
-    detector: Detector, dataset: CocoDataset, cache: Path | None, name: str, console: Console
-) -> RegionEmbeddings:
-    """Region embeddings of a dataset with a line of progress, kept in `cache` if there is one."""
+def embed_dataset(detector: Detector, dataset: CocoDataset, cache: Path | None, name: str) -> RegionEmbeddings:
+    """Region embeddings of a dataset with progress on standard error, kept in `cache` if there is one."""
     file = None if cache is None else cache / f"regions_{name}.safetensors"
-    with console.status(f"boxes of {name}") as status:
+    title = f"boxes of {name}"
+    with Bars() as bars:
 
         def report(done: int, total: int) -> None:
-            status.update(f"boxes of {name}: {done} of {total} images")
+            bars.update(title, done, total)
 
         return embed_regions(detector=detector, dataset=dataset, file=file, on_progress=report)
 

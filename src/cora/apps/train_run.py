@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import check_writable
-from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
-from cora.apps.progress import output_console, say
+from cora.apps.held_out import HeldOut, check_extras, groups_of
+from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_options import settings
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
@@ -34,7 +34,6 @@ def run_training(args: argparse.Namespace) -> int:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
     check_extras("cora train", measures=args.val_annotations is not None)
-    check_writable(args.run_dir, folder=True)
     if args.slurm is not None:
         return _submit(args)
     device = pick_device(args.device)
@@ -56,6 +55,9 @@ def _submit(args: argparse.Namespace) -> int:
     job = submit_slurm(_Run(args), folder=folder, config=config)
     say(output_console(), f"Submitted job {job.job_id}; its script and logs are in {folder}")
     return 0
+
+
+FORMAT_NAMES = {"coco": "COCO", "lvis": "LVIS", "voc": "Pascal VOC", "yolo": "YOLO"}
 
 
 class _Run:
@@ -93,6 +95,9 @@ class _Run:
             if engine.is_main:
                 say(console, line)
 
+        found = found_annotations(self.args, dataset)
+        if found is not None:
+            tell(found)
         tell(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
         with progress_report(show=engine.is_main) as report:
             hooks = Hooks(
@@ -111,8 +116,10 @@ class _Run:
                 engine=engine,
             ).all()
         if held_out is not None and engine.is_main:
-            found = {**held_out.region_accuracy(detector), **(held_out.ap50(detector) if self.recipe.localizer else {})}
-            tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items()))
+            scores = held_out.region_accuracy(detector, progress=partial(tracked, title="naming boxes"))
+            if self.recipe.localizer:
+                scores |= held_out.ap50(detector, progress=partial(tracked, title="measuring"))
+            tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items()))
 
 
 def run_relabelling(args: argparse.Namespace) -> int:
@@ -121,12 +128,10 @@ def run_relabelling(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is written.
     """
-    for path in (args.output, args.plot, args.json):
-        if path is not None:
-            check_writable(path, folder=False)
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     dataset = read_photos(args, split.base if split is not None else None)
+    tell_annotations(args, dataset)
     detector = cora.load(args.model).detector.to(device)
     with progress_report() as report:
         agreement = relabel(
@@ -154,6 +159,20 @@ def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -
         format=args.format,
         skip_bad=args.skip_bad,
     )
+
+
+def found_annotations(args: argparse.Namespace, dataset: CocoDataset) -> str | None:
+    """A line on the annotations that were found without being named; None where they were named."""
+    if args.annotations is not None or dataset.format == "shards":
+        return None
+    return f"Found annotations ({FORMAT_NAMES.get(dataset.format, dataset.format)}): {dataset.annotations}"
+
+
+def tell_annotations(args: argparse.Namespace, dataset: CocoDataset) -> None:
+    """Print the line of `found_annotations`, where there is one."""
+    line = found_annotations(args, dataset)
+    if line is not None:
+        say(output_console(), line)
 
 
 def _learned(args: argparse.Namespace, split: ClassSplit | None) -> tuple[str, ...] | None:

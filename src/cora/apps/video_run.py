@@ -22,7 +22,6 @@ from cora.apps import kinds
 from cora.apps.command import check_output
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.files import check_writable
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, report, say
@@ -30,6 +29,7 @@ from cora.apps.text_options import TextOptions, read_text_options
 from cora.apps.tile_options import read_tiles, set_short_side
 from cora.errors import CoraError, VocabularyError
 from cora.predictor import Exemplars, Tiles
+from cora.progress import ProgressLines
 from cora.video import ObjectTracker, VideoReader, VideoWriter, draw_objects
 from cora.video.records import CsvRecords, JsonRecords, text_file
 from cora.video.summary import TrackSummaries
@@ -193,8 +193,16 @@ def _stopping(stop: _Stop) -> Iterator[None]:
 
 @contextmanager
 def _progress(length: float | None) -> Iterator[Any]:
-    """A bar over the seconds of the video, on a terminal; gives a function of (seconds, pictures)."""
+    """A bar over the seconds of the video, or lines in a log; gives a function of (seconds, pictures)."""
     console = error_console()
+    if not console.is_terminal:
+        # In whole seconds: how many pictures a video has is rarely known.
+        lines = ProgressLines("following, seconds of the video", None if length is None else round(length))
+        try:
+            yield lambda seconds, _: lines.update(round(seconds))
+        finally:
+            lines.end()
+        return
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -203,7 +211,6 @@ def _progress(length: float | None) -> Iterator[Any]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task("following", total=length, pictures=0)
@@ -223,8 +230,6 @@ def _output(arguments: argparse.Namespace, video: VideoReader) -> Path | None:
 
 
 def _check_targets(source: str, *targets: Path | None) -> None:
-    for target in filter(None, targets):
-        check_writable(target, folder=False)
     video, *tables = targets
     if video is not None:  # the default name is known only now
         check_output(video, kinds.VIDEO, [Path(source), *filter(None, tables)], flag="--output")

@@ -242,8 +242,9 @@ def _agreed(manifest: Mapping[str, Any], listing: Listing, settings: DetectSetti
             "raise the thresholds, or begin in another folder"
         )
     for name, said in _different(there, here):
+        other = "other" if name.endswith("s") and " " not in name else "another"
         raise DataError(
-            f"{folder}: expected the settings that its batch began with, got another {name} ({said}); "
+            f"{folder}: expected the settings that its batch began with, got {other} {name} ({said}); "
             "repeat that command, or begin in another folder"
         )
     if manifest["inputs"]["sha256"] != listing.digest:

@@ -20,7 +20,7 @@ from cora.data.coco_content import read_json
 from cora.data.coco_json import read_coco
 from cora.data.problems import Findings, Problems, listed
 from cora.data.raw import RawAnnotations, RawBox, RawImage
-from cora.errors import DataError
+from cora.errors import SKIP_BAD, DataError
 from cora.images import read_image
 from cora.names import names_without, repeated_names, spelled_as
 from cora.structures import Targets
@@ -150,7 +150,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         index_of = {given.get(name, name): index for index, name in enumerate(self.class_names)}
         self.records = [_record(image, index_of, findings.repairs, empty) for image in raw.images]
         if not skip_bad:
-            _refuse(raw, findings.bad, ", or leave them out (--skip-bad)")
+            _refuse(raw, findings.bad, SKIP_BAD)
         if strict and findings.repairs:
             raise DataError(f"{raw.source}: {findings.repairs}; mend the boxes or read with strict=False")
         for kind, found in (("left out", findings.bad), ("left out with them", findings.lost), ("", findings.repairs)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -114,7 +114,14 @@ class ShardDataset(CocoDataset):
         return image, targets_of(record), record.image_id
 
 
-def write_shards(dataset: CocoDataset, *, folder: Path, max_bytes: int = 10**9, seed: int | None = 0) -> list[Path]:
+def write_shards(
+    dataset: CocoDataset,
+    *,
+    folder: Path,
+    max_bytes: int = 10**9,
+    seed: int | None = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
     """Write a dataset as shards, from which `ShardDataset` reads the same photos and boxes.
 
     Args:
@@ -122,6 +129,7 @@ def write_shards(dataset: CocoDataset, *, folder: Path, max_bytes: int = 10**9, 
         folder: made if missing, must hold no shards.
         max_bytes: a shard is closed when the next photo would make it larger.
         seed: photos are shuffled, since an epoch mixes neighbouring shards only; None keeps their order.
+        on_progress: called with (photos written, in all).
 
     Returns:
         The shards.
@@ -150,6 +158,8 @@ def write_shards(dataset: CocoDataset, *, folder: Path, max_bytes: int = 10**9, 
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
+            if on_progress is not None:
+                on_progress(number + 1, count)
     common = {
         "format": dataset.format,
         "category_ids": dict(dataset.category_ids),

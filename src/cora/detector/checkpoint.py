@@ -29,6 +29,12 @@ DTYPES = (torch.float16, torch.float32)
 WHOLE = "learned_text."
 #: Files come from anywhere: such a name can only mean a file of the same folder.
 _BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", re.ASCII)
+_OF_OTHER_RUNTIMES = {
+    ".pt2": "an exported PyTorch program (*.pt2)",
+    ".engine": "a TensorRT engine (*.engine)",
+    ".onnx": "an exported ONNX file (*.onnx)",
+    ".xml": "an exported OpenVINO file (*.xml)",
+}
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -216,6 +222,11 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """An open checkpoint of this format version, and its metadata."""
     if not file.is_file():
         raise ModelError(f"checkpoint {file}: expected an existing file, got none")
+    if file.suffix.lower() in _OF_OTHER_RUNTIMES:
+        raise ModelError(
+            f"model {file}: expected a checkpoint, got {_OF_OTHER_RUNTIMES[file.suffix.lower()]}, which does not run "
+            "here; name the model that it was made of, or an export to ONNX or OpenVINO where a command takes one"
+        )
     try:
         with safe_open(str(file), framework="pt") as content:
             metadata: dict[str, str] = content.metadata() or {}

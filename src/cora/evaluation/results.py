@@ -41,8 +41,8 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         truth: of `truth.read_truth`.
 
     Raises:
-        DataError: the file cannot be read; image or category ids that the truth lacks, scores that are no finite
-            number, boxes that are no four numbers or lie off their image; each kind is counted in one message.
+        DataError: the file cannot be read; image or category ids that the truth lacks, scores that are no
+            number in 0..1, boxes that are no four numbers or lie off their image; each kind is counted in one message.
     """
     entries = _entries(path)
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}

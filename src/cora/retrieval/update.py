@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from PIL import Image
 
 from cora.data.listing import list_images
 from cora.errors import ImageError
+from cora.files import lock
 from cora.images import read_image
 from cora.retrieval.manifest import LOCK, RetrievalError
 from cora.retrieval.regions import Regions
@@ -193,19 +193,7 @@ def only_writer(place: Path) -> Iterator[None]:
         RetrievalError: another process holds it.
     """
     place.mkdir(parents=True, exist_ok=True)
-    with (place / LOCK).open("w") as file:
-        if not _lock(file):
+    with lock(place / LOCK) as held:
+        if not held:
             raise RetrievalError(f"expected an index that no one is writing to, got {place} in use; wait for the other")
         yield
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

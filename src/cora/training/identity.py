@@ -7,11 +7,18 @@ import hashlib
 import torch
 
 from cora.data.coco import CocoDataset
+from cora.regions.templates import shorten
 
 
 def seed_stage(seed: int, name: str) -> None:
     """Seed torch for a stage, so that its numbers do not depend on earlier stages in the same process."""
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:6], "big"))
+
+
+def about_boxes(dataset: CocoDataset) -> str:
+    """What `boxes_hash` is of, for people."""
+    counts = f"{int(dataset.class_counts().sum())} boxes in {len(dataset.records)} images"
+    return f"{counts}, classes {shorten(', '.join(dataset.class_names), 200)}"
 
 
 def boxes_hash(dataset: CocoDataset) -> str:

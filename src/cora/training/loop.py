@@ -34,9 +34,9 @@ from cora.training.run_state import (
     restore_random_state,
 )
 from cora.training.step import Precision, Step, Stepper
-from cora.training.terminal import bar, stop_signal
+from cora.training.terminal import bar, stop_signal, tell_finished
 
-__all__ = ["BEST", "CONFIG", "LAST", "METRICS", "NON_FINITE", "Loader", "TrainResult", "train"]
+__all__ = ["BEST", "CONFIG", "LAST", "METRICS", "NON_FINITE", "Loader", "TrainResult", "check_config", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def train(
         on_epoch_end: (epoch from 0, task in evaluation mode with averaged weights) -> numbers for the
             metrics, or None where nothing was measured.
         best: name of a number of `on_epoch_end`; the epoch where it is greatest is kept in `best.pt`.
-        config: what the run is made of; a run folder of another config is refused.
+        config: what the run is made of; a run folder of another config is refused (see `check_config`).
         progress: show a bar on stderr, if that is a terminal.
         tensorboard: write for TensorBoard.
 
@@ -129,7 +129,9 @@ def train(
     _check(loader, engine, accumulate=accumulate, best=best, evaluates=on_epoch_end is not None)
     if engine.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
-        _check_config(run_dir / CONFIG, config)
+        check_config(run_dir, config)
+        if config is not None and not (run_dir / CONFIG).exists():
+            write_json(run_dir / CONFIG, dict(config))
     stepper = Stepper(
         task=task, optimiser=optimiser, engine=engine, grad_clip=grad_clip, accumulate=accumulate, precision=precision
     )
@@ -151,7 +153,11 @@ def train(
         metrics.write(position, lr=float(optimiser.param_groups[0]["lr"]))
 
     total = epochs * (len(loader) // accumulate)
-    with stop_signal() as stop, bar(progress and engine.is_main, total, position.step) as advance:
+    if position.epoch >= epochs and progress and engine.is_main:
+        tell_finished(run_dir, position.step)
+    left = position.epoch < epochs
+    shown = progress and engine.is_main and left
+    with stop_signal() as stop, bar(shown, total, position.step, title=f"training {run_dir.name}") as advance:
 
         def flags() -> tuple[bool, bool]:
             overdue = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
@@ -239,10 +245,16 @@ def _check(loader: Loader, engine: Engine, *, accumulate: int, best: str | None,
         raise TrainingError(f"best={best!r} needs on_epoch_end, which measures it; got none")
 
 
-def _check_config(path: Path, config: Mapping[str, Any] | None) -> None:
-    if config is None:
+def check_config(run_dir: Path, config: Mapping[str, Any] | None) -> None:
+    """Refuse a run folder that was started with another configuration; writes nothing.
+
+    A key "about KEY" is not compared: it says for people what a KEY is that is a hash.
+
+    Raises:
+        TrainingError: it was; the message says what differs.
+    """
+    path = run_dir / CONFIG
+    if config is None or not path.exists():
         return
-    if not path.exists():
-        write_json(path, dict(config))
-    elif differing := differing_setting(path, config):
-        raise TrainingError(f"{path.parent} is a run of another configuration: {differing}; use another run folder")
+    if differing := differing_setting(path, config):
+        raise TrainingError(f"{run_dir} is a run of another configuration: {differing}; use another run folder")

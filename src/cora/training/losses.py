@@ -72,3 +72,9 @@ def mean_over_processes(total: Tensor) -> Tensor:
         dist.all_reduce(total)
         processes = dist.get_world_size()
     return total.clamp(min=1) / processes
+
+
+def class_loss_weights(counts: Tensor) -> Tensor:
+    """boxes^-0.5 of mean 1 [C] for the boxes of each class [C]: without it a common class is all that is learned."""
+    weights = counts.clamp(min=1).float() ** -0.5
+    return weights / weights.mean()

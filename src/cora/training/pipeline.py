@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,10 @@ from cora.regions.learned_text import LearnedContext
 from cora.training.alignment import refit_alignment
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
-from cora.training.identity import boxes_hash, seed_stage
+from cora.training.identity import about_boxes, boxes_hash, seed_stage
 from cora.training.localizer_task import LocalizerTask
-from cora.training.loop import train
+from cora.training.loop import check_config, train
+from cora.training.losses import class_loss_weights
 from cora.training.names_task import NamesTask, offsets_for
 from cora.training.optim import OptimizerConfig, build_adamw, build_schedule
 from cora.training.prompt_task import PromptTask
@@ -99,6 +100,22 @@ class TrainingPipeline:
             self._refresh()
         run.mkdir(parents=True, exist_ok=True)
 
+    def check(self) -> None:
+        """Refuse a folder whose first stage was started with another model, other boxes or settings.
+
+        Raises:
+            TrainingError: it was; the message says what differs.
+        """
+        first = next((name for name in ("prompts", "names", "localizer") if getattr(self.recipe, name)), None)
+        if first is None:
+            return
+        learned = self.detector.learned_text
+        if first == "names":  # which starts from the plain ones
+            self.detector.learn_text(None)
+        config = self._config(first)
+        self.detector.learn_text(learned)
+        check_config(self.run_dir / first, config)
+
     def all(self) -> Path:
         """Every stage that the recipe has; returns the last model file."""
         result = self.run_dir / MODEL
@@ -118,7 +135,7 @@ class TrainingPipeline:
         task = PromptTask(
             detector=self.detector,
             vocabulary=self._vocabulary(),
-            loss_weights=_loss_weights(counts) if stage.balance == "sqrt" else None,
+            loss_weights=class_loss_weights(counts) if stage.balance == "sqrt" else None,
             class_counts=counts if stage.balance == "equal" else None,
             max_boxes=stage.max_boxes,
             classes_per_step=stage.classes_per_step,
@@ -145,7 +162,7 @@ class TrainingPipeline:
             vocabulary=plain,
             others=others,
             offsets=offsets,
-            loss_weights=_loss_weights(self.dataset.class_counts()),
+            loss_weights=class_loss_weights(self.dataset.class_counts()),
             box_noise=stage.box_noise,
             background=stage.background,
         )
@@ -341,7 +358,7 @@ class TrainingPipeline:
             final = {key: torch.lerp(value, before[key], stage.keep) for key, value in trainable_state(task).items()}
             load_trainable_state(task, final, source="the mean of start and end")
 
-    def _config(self, name: Literal["prompts", "names", "localizer"] | str) -> dict[str, Any]:
+    def _config(self, name: str) -> dict[str, Any]:
         """Settings that must be the same when a run resumes.
 
         The number of epochs may change where the learning rate does not depend on it; `keep` may, since it acts after
@@ -357,6 +374,7 @@ class TrainingPipeline:
         return {
             "model": weights_fingerprint(self.detector),  # what the stage starts from, earlier stages' work included
             "boxes": boxes_hash(self.dataset),
+            "about boxes": about_boxes(self.dataset),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,
             **{f"data.{key}": value for key, value in data.items()},
@@ -379,9 +397,3 @@ class TrainingPipeline:
     def _report(self, name: str) -> Callable[[int, int], None] | None:
         report = self.hooks.report
         return None if report is None else lambda done, total: report(name, done, total)
-
-
-def _loss_weights(counts: Tensor) -> Tensor:
-    """boxes^-0.5 of mean 1: without it a common class is all that is learned."""
-    weights = counts.clamp(min=1).float() ** -0.5
-    return weights / weights.mean()

@@ -177,15 +177,31 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
+#: Prefix of a key that explains another one; see `differing_setting`.
+_ABOUT = "about "
+
+
 def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:
     """Compare a configuration with the JSON file of an earlier run.
+
+    A key "about KEY" is not compared: it says in words what KEY, a hash, stands for.
 
     Returns:
         The first difference as "KEY was OLD, now NEW"; None if there is none.
     """
-    existing = json.loads(path.read_text(encoding="utf-8"))
-    content = json.loads(json.dumps(dict(config)))
-    for key in sorted(existing.keys() | content.keys()):
-        if existing.get(key) != content.get(key):
-            return f"{key} was {existing.get(key)}, now {content.get(key)}"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(dict(config)))
+    for key in sorted(before.keys() | now.keys()):
+        if not key.startswith(_ABOUT) and before.get(key) != now.get(key):
+            return _difference(key, before, now)
     return None
+
+
+def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    about = f"{_ABOUT}{key}"
+    hashes = f"{key} was {before.get(key)}, now {now.get(key)}"
+    if about not in before or about not in now:
+        return hashes
+    if before[about] == now[about]:
+        return f"{hashes}: both have {now[about]}, but not the same ones"
+    return f"{hashes}: before {before[about]}, now {now[about]}"

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from cora.progress import ProgressLines
 
 
 @contextmanager
@@ -41,15 +44,28 @@ def stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def tell_finished(run_dir: Path, steps: int) -> None:
+    """Say that a run has nothing left to do."""
+    line = f"cora: {run_dir.name}: this run is finished, with {steps} steps; to train anew, use another run folder"
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def bar(show: bool, total: int, done: int) -> Iterator[Callable[[float], None]]:
-    """A bar of `total` steps on stderr, if that is a terminal; yields what advances it, given the loss."""
+def bar(show: bool, total: int, done: int, *, title: str = "training") -> Iterator[Callable[[float], None]]:
+    """A bar of `total` steps on stderr, or lines where that is no terminal; yields what advances it, given the loss."""
     console = Console(stderr=True)
-    if not (show and console.is_terminal):
+    if not show:
         yield lambda _loss: None
         return
+    if not console.is_terminal:
+        lines = ProgressLines(title, total, done=done)
+        try:
+            yield lambda loss: lines.update(lines.done + 1, loss=loss)
+        finally:
+            lines.end()
+        return
     columns = (
-        TextColumn("training"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"),
@@ -57,7 +73,7 @@ def bar(show: bool, total: int, done: int) -> Iterator[Callable[[float], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        shown = progress.add_task("training", total=total, completed=done, loss=float("nan"))
+        shown = progress.add_task(title, total=total, completed=done, loss=float("nan"))
 
         def advance(loss: float) -> None:
             progress.update(shown, advance=1, loss=loss)

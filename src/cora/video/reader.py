@@ -18,6 +18,7 @@ from cora.video.errors import VideoError
 from cora.video.newest import Newest
 from cora.video.orientation import Orientation
 from cora.video.source import PATIENCE, open_container, parse_source
+from cora.video.transport import ends_within_packet
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -278,6 +279,9 @@ class VideoReader:
         declared = float((self._stream.duration or 0) * self.time_base) if self._stream.frames else 0.0
         if not self._problem and self._reached < declared - max(1.0, _CUT_OFF * declared):
             self._problem = f"it breaks off after {self._reached:.1f} of {declared:.1f} s"
+        transported = self.source.kind == "file" and self._container.format.name == "mpegts"
+        if not self._problem and transported and ends_within_packet(Path(self.source.target)):
+            self._problem = f"it breaks off after {self._reached:.1f} s, within a packet"
 
     def take_sound(self) -> list[Packet[AudioStream]]:
         """Packets of sound that were read since the last call, with times from `start` on."""

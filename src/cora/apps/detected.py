@@ -1,0 +1,140 @@
+"""What `cora detect` found: as COCO, as rows of a table, and in words."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cora.apps.progress import error_console, output_console, report, say
+from cora.files import write_json, write_text
+from cora.structures import Detections
+
+#: Of more images the boxes are counted by class, not listed.
+LISTED_IMAGES = 10
+#: Classes that are shown of these.
+SHOWN_CLASSES = 30
+CSV_HEADER = ("file", "class", "score", "left", "top", "right", "bottom")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image's path and what was found in it."""
+
+    path: Path
+    detections: Detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where results are: the folder of drawn images, and files if there are any."""
+
+    images: Path
+    json: Path | None = None
+    csv: Path | None = None
+
+
+def write_results(results: Sequence[Found], names: Sequence[str], places: Places) -> list[Path]:
+    """Write the files; gives all places that hold results, the drawn images included."""
+    if places.json is not None:
+        write_json(places.json, to_coco(results, names))
+    if places.csv is not None:
+        write_text(places.csv, to_csv(results))
+    return [place for place in (places.images, places.json, places.csv) if place is not None]
+
+
+def to_csv(results: Sequence[Found]) -> str:
+    """A row for every box: file, class, score, and corners in pixels."""
+    rows = io.StringIO()
+    table = csv.writer(rows, lineterminator="\n")
+    table.writerow(CSV_HEADER)
+    for result in results:
+        for name, score, box in result.detections:
+            table.writerow([result.path.as_posix(), name, f"{score:.5f}", *(f"{corner:.2f}" for corner in box)])
+    return rows.getvalue()
+
+
+def to_coco(results: Sequence[Found], names: Sequence[str]) -> dict[str, Any]:
+    """A COCO file of the detections: boxes x, y, width, height in pixels; ids count from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, result in enumerate(results, start=1):
+        height, width = result.detections.image_size
+        images.append({"id": image_id, "file_name": result.path.as_posix(), "height": height, "width": width})
+        for entry in result.detections.to_coco(image_id):
+            box = [round(value, 2) for value in entry["bbox"]]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    **entry,
+                    "bbox": box,
+                    "score": round(entry["score"], 5),
+                    # Tools that open COCO files as data sets insist on these two.
+                    "area": round(box[2] * box[3], 2),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def print_results(results: Sequence[Found], failures: int, *, score: float, places: Places) -> None:
+    """Print a table of boxes, of many images one of classes, and a summary; `score`: least one that is shown."""
+    console = output_console()
+    total = sum(len(result.detections) for result in results)
+    if total:
+        console.print(_boxes(results) if len(results) <= LISTED_IMAGES else _classes(results))
+    if results:
+        images = f"{len(results)} image{'s' * (len(results) != 1)}"
+        if total:
+            summary = f"{total} object{'s' * (total != 1)} in {images}."
+        else:
+            summary = f"Nothing found in {images} with a score of {score:g} or more; try a lower --score."
+        files = [f"boxes in {path}" for path in (places.json, places.csv) if path is not None]
+        say(console, f"{summary} {', '.join([f'Pictures are in {places.images}', *files])}.")
+    if failures:
+        report(error_console(), f"{failures} of the sources could not be read", "warning")
+
+
+def _boxes(results: Sequence[Found]) -> Table:
+    table = Table("file", "class", "score", "box: left, top, right, bottom")
+    for words, numbers in ((0, 2), (1, 3)):
+        table.columns[words].overflow = "fold"  # a cut path or name would be useless
+        table.columns[numbers].justify = "right"
+        table.columns[numbers].no_wrap = True
+    for result in results:
+        for name, value, box in result.detections:
+            corners = ", ".join(f"{corner:.0f}" for corner in box)
+            # Text, not str: names and paths with brackets are no markup.
+            table.add_row(Text(str(result.path)), Text(name), f"{value:.2f}", corners)
+    return table
+
+
+def _classes(results: Sequence[Found]) -> Table:
+    """Of every class, most objects first: objects, images that have it, best score and where it is."""
+    objects: dict[str, int] = {}
+    images: dict[str, set[Path]] = {}
+    best: dict[str, tuple[float, Path]] = {}
+    for result in results:
+        for name, score, _ in result.detections:
+            objects[name] = objects.get(name, 0) + 1
+            images.setdefault(name, set()).add(result.path)
+            best[name] = max(best.get(name, (0.0, result.path)), (score, result.path), key=lambda one: one[0])
+    order = sorted(objects, key=lambda name: (-objects[name], name))
+    table = Table("class", "objects", "images", "best score", "in")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    table.columns[4].overflow = "fold"
+    for name in order[:SHOWN_CLASSES]:
+        score, path = best[name]
+        table.add_row(Text(name), str(objects[name]), str(len(images[name])), f"{score:.2f}", Text(str(path)))
+    if len(order) > SHOWN_CLASSES:
+        rest = order[SHOWN_CLASSES:]
+        table.add_row(Text(f"{len(rest)} other classes"), str(sum(objects[name] for name in rest)), "", "", "")
+    return table
