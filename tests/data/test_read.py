@@ -11,7 +11,16 @@ import pytest
 from cora.data.read import Format, read_dataset
 from cora.data.shards import write_shards
 from cora.errors import DataError
-from tests.data.writers import Photo, coco_content, same_boxes, two_photos, write_coco, write_voc, write_yolo
+from tests.data.writers import (
+    Photo,
+    coco_content,
+    same_boxes,
+    two_photos,
+    write_coco,
+    write_photos,
+    write_voc,
+    write_yolo,
+)
 
 WRITERS: dict[str, Callable[[Path, list[Photo]], tuple[Path, Path]]] = {
     "coco": write_coco,
@@ -96,6 +105,20 @@ def test_xml_among_the_photos_is_taken(tmp_path: Path) -> None:
     for path in annotations.iterdir():
         path.rename(images / path.name)
     same_boxes(read_dataset(images=images), two_photos())
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_was_found_and_what_is_not_named_is_told(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, annotations = WRITERS[kind](tmp_path, two_photos())
+    read_dataset(images=images, annotations=annotations)
+    assert not caplog.text
+    write_photos(images, [Photo("more.png", (5, 6))])
+    dataset = read_dataset(images=images)
+    assert f"no annotations are named; those found are {tmp_path}" in caplog.text
+    assert len(dataset) == (3 if kind == "yolo" else 2)  # YOLO takes a photo without labels for background
+    assert ("uses none of 1 other images" in caplog.text) == (kind != "yolo")
 
 
 def test_lvis_read_as_coco_by_name(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_iou
 
 from cora.detector import Detector
 from cora.errors import CoraError, ModelError, VocabularyError
@@ -86,6 +87,32 @@ def test_a_choice_of_fixed_names(toy: Detector, nms: str) -> None:
     expected = [(name.casefold(), score, box) for name, score, box in everything if name != "dog"]
     assert [(name.casefold(), score, box) for name, score, box in chosen] == expected
     assert expected
+
+
+@pytest.mark.parametrize("nms", ["outside", "inside"])
+def test_suppression_between_classes(toy: Detector, nms: str) -> None:
+    model, photo = exported(toy, nms=nms), picture(120, 160)
+    plain = model.predict(photo, NAMES, score=0.001)
+    found = model.predict(photo, NAMES, score=0.001, class_agnostic=True)
+    assert 0 < len(found) < len(plain)
+    overlap = box_iou(found.boxes_xyxy_px, found.boxes_xyxy_px).fill_diagonal_(0)
+    assert float(overlap.max()) <= 0.4 + 1e-6
+    if nms == "outside":
+        assert_same(found, Predictor(toy).predict(photo, NAMES, score=0.001, class_agnostic=True))
+
+
+def test_options_are_checked_as_in_pytorch(toy: Detector) -> None:
+    model = exported(toy)
+    with pytest.raises(TypeError, match="got 'conf'; use 'score'"):
+        model.predict(picture(120, 160), NAMES, conf=0.5)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"score: expected a number in 0\.\.1, got nan"):
+        model.predict(picture(120, 160), NAMES, score=float("nan"))
+    with pytest.raises(VocabularyError, match="put it in a list"):
+        model.vocabulary("cat")
+    streamed = model.predict(iter([picture(120, 160)]), NAMES, score=0.001)
+    assert_same(next(streamed), model.predict(picture(120, 160), NAMES, score=0.001))
+    with pytest.raises(ModelError, match="expected a model by name or a checkpoint, got an exported file"):
+        _ = model.detector
 
 
 def test_a_fixed_batch_is_filled_and_divided(toy: Detector) -> None:

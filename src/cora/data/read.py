@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,9 @@ from typing import Literal, get_args
 from cora.data.coco import CocoDataset
 from cora.data.coco_content import read_json
 from cora.data.coco_json import read_coco
-from cora.data.listing import files_ending
+from cora.data.listing import files_ending, list_images
 from cora.data.lvis import is_lvis, read_lvis
-from cora.data.problems import Findings, check_folder, listed
+from cora.data.problems import Findings, check_folder, listed, shown
 from cora.data.raw import RawAnnotations, RawImage
 from cora.data.same_content import tell_copies
 from cora.data.shards import ShardDataset
@@ -28,6 +29,8 @@ from cora.data.yolo import labels_beside, read_yolo
 from cora.data.yolo_names import NAMES_FILES, find_names
 from cora.errors import DataError, ImageError
 from cora.images import read_size
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["auto", "coco", "lvis", "voc", "yolo", "shards"]
 
@@ -84,6 +87,7 @@ def read_dataset(
     if not raw.images and not findings.bad:
         raise DataError(f"{raw.source}: expected photos, got none; is {images} the right folder?")
     if check_photos:
+        _tell_unlisted(raw)
         raw = _without_unreadable(raw, findings)
         tell_copies(raw.source, [image.path for image in raw.images])
     dataset = CocoDataset.from_raw(raw, findings, class_names=class_names, keep_empty=keep_empty, skip_bad=skip_bad)
@@ -129,7 +133,9 @@ def _locate(images: Path, annotations: Path | None, format: Format) -> tuple[_Ki
 
 def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
     if annotations is None:
-        return _only(_look_around(images), f"in or beside {images}")
+        kind, found = _only(_look_around(images), f"in or beside {images}")
+        logger.warning("%s: no annotations are named; those found are %s", images, found)
+        return kind, found
     if annotations.is_dir():
         yolo = find_names(annotations) or files_ending(annotations, ".txt", deep=True)
         voc = files_ending(annotations, ".xml")
@@ -192,6 +198,19 @@ def _only(found: Mapping[_Kind, Sequence[Path]], where: str) -> tuple[_Kind, Pat
         raise DataError(f"expected {wanted} {where}, got none; name the annotations")
     several = listed(str(path) for _, path in places)
     raise DataError(f"expected {wanted} {where}, got {len(places)}: {several}; name the one that is meant")
+
+
+def _tell_unlisted(raw: RawAnnotations) -> None:
+    """A line in the log where the folder has images that the annotations do not name."""
+    if raw.format == "yolo":  # takes all there are
+        return
+    known = {image.path for image in raw.images}
+    others = [path for path in list_images(raw.folder)[0] if path not in known]
+    if others:
+        first = shown(others[0].relative_to(raw.folder).as_posix())
+        logger.warning(
+            "%s: uses none of %d other images in %s (first: %s)", raw.source, len(others), raw.folder, first
+        )
 
 
 def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _CELL = 32
-"""Pixels of a cell of the coarsest map: sizes that differ by less than a cell share a batch, and no others. So padding
-stays below a cell, and what other clients send has no say in one's boxes beyond that."""
+"""Pixels of a cell of the coarsest map: sizes that differ by less than a cell share a batch, and no others. The
+predictor divides it where they differ after padding, so what other clients send has no say in one's boxes."""
 
 _TIDY_AFTER = 32
 """Passes after which freed memory goes back to the system. The pages come back one by one with the next pass, which
