@@ -25,10 +25,15 @@ CSV_HEADER = ("file", "class", "score", "left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class Found:
-    """An image's path and what was found in it."""
+    """An image and what was found in it; `source` is its path or its URL."""
 
-    path: Path
+    source: Path | str
     detections: Detections
+
+    @property
+    def file(self) -> str:
+        """The source as files and tables show it."""
+        return self.source.as_posix() if isinstance(self.source, Path) else self.source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ def to_csv(results: Sequence[Found]) -> str:
     table.writerow(CSV_HEADER)
     for result in results:
         for name, score, box in result.detections:
-            table.writerow([result.path.as_posix(), name, f"{score:.5f}", *(f"{corner:.2f}" for corner in box)])
+            table.writerow([result.file, name, f"{score:.5f}", *(f"{corner:.2f}" for corner in box)])
     return rows.getvalue()
 
 
@@ -66,7 +71,7 @@ def to_coco(results: Sequence[Found], names: Sequence[str]) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image_id, result in enumerate(results, start=1):
         height, width = result.detections.image_size
-        images.append({"id": image_id, "file_name": result.path.as_posix(), "height": height, "width": width})
+        images.append({"id": image_id, "file_name": result.file, "height": height, "width": width})
         for entry in result.detections.to_coco(image_id):
             box = [round(value, 2) for value in entry["bbox"]]
             annotations.append(
@@ -112,20 +117,20 @@ def _boxes(results: Sequence[Found]) -> Table:
         for name, value, box in result.detections:
             corners = ", ".join(f"{corner:.0f}" for corner in box)
             # Text, not str: names and paths with brackets are no markup.
-            table.add_row(Text(str(result.path)), Text(name), f"{value:.2f}", corners)
+            table.add_row(Text(result.file), Text(name), f"{value:.2f}", corners)
     return table
 
 
 def _classes(results: Sequence[Found]) -> Table:
     """Of every class, most objects first: objects, images that have it, best score and where it is."""
     objects: dict[str, int] = {}
-    images: dict[str, set[Path]] = {}
-    best: dict[str, tuple[float, Path]] = {}
+    images: dict[str, set[str]] = {}
+    best: dict[str, tuple[float, str]] = {}
     for result in results:
         for name, score, _ in result.detections:
             objects[name] = objects.get(name, 0) + 1
-            images.setdefault(name, set()).add(result.path)
-            best[name] = max(best.get(name, (0.0, result.path)), (score, result.path), key=lambda one: one[0])
+            images.setdefault(name, set()).add(result.file)
+            best[name] = max(best.get(name, (0.0, result.file)), (score, result.file), key=lambda one: one[0])
     order = sorted(objects, key=lambda name: (-objects[name], name))
     table = Table("class", "objects", "images", "best score", "in")
     for column in table.columns[1:4]:
@@ -133,7 +138,7 @@ def _classes(results: Sequence[Found]) -> Table:
     table.columns[4].overflow = "fold"
     for name in order[:SHOWN_CLASSES]:
         score, path = best[name]
-        table.add_row(Text(name), str(objects[name]), str(len(images[name])), f"{score:.2f}", Text(str(path)))
+        table.add_row(Text(name), str(objects[name]), str(len(images[name])), f"{score:.2f}", Text(path))
     if len(order) > SHOWN_CLASSES:
         rest = order[SHOWN_CLASSES:]
         table.add_row(Text(f"{len(rest)} other classes"), str(sum(objects[name] for name in rest)), "", "", "")

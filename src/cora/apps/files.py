@@ -4,6 +4,7 @@ import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cora.apps.kinds import drawn_by_cora
 from cora.apps.name_file import SUFFIXES, read_name_file
@@ -25,10 +26,14 @@ class Sources:
     problems: tuple[str, ...]
 
 
-def find_images(sources: Iterable[str]) -> Sources:
+def find_images(sources: Iterable[str], *, beside: int = 0) -> Sources:
     """Files as they are, folders for the images directly in them, patterns for the files that match.
 
-    What is passed over in a folder is told in the log.
+    The log reports what is skipped in a folder.
+
+    Args:
+        sources: paths and patterns.
+        beside: number of images that the command has besides; with some, no source needs to stand for anything.
 
     Raises:
         ImageError: there is only one source, or none of them stands for anything.
@@ -52,7 +57,7 @@ def find_images(sources: Iterable[str]) -> Sources:
         paths += found
         if not found:
             problems.append(problem)
-    if not paths:
+    if problems and not paths and not beside:
         raise ImageError(problems[0])
     return Sources(tuple(dict.fromkeys(paths)), tuple(problems))
 
@@ -70,15 +75,16 @@ def parse_classes(text: str) -> list[str]:
     return names_in(text)
 
 
-def output_names(paths: Sequence[Path], folder: Path, suffix: str) -> dict[Path, Path]:
-    """A file in `folder` for every path: never the same twice, never one of the paths, never a picture of others."""
-    taken = {path.resolve() for path in paths}
-    targets: dict[Path, Path] = {}
-    for path in paths:
-        number, target = 1, folder / f"{path.stem}{suffix}"
+def output_names(sources: Sequence[Path | str], folder: Path, suffix: str) -> dict[Path | str, Path]:
+    """A file in `folder` for every path or URL: never the same twice, never a source, never an image of others."""
+    taken = {source.resolve() for source in sources if isinstance(source, Path)}
+    targets: dict[Path | str, Path] = {}
+    for source in sources:
+        stem = source.stem if isinstance(source, Path) else Path(urlsplit(source).path).stem or "image"
+        number, target = 1, folder / f"{stem}{suffix}"
         while target.resolve() in taken or (target.exists() and not drawn_by_cora(target)):
             number += 1
-            target = folder / f"{path.stem}-{number}{suffix}"
+            target = folder / f"{stem}-{number}{suffix}"
         taken.add(target.resolve())
-        targets[path] = target
+        targets[source] = target
     return targets

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from cora.data.coco import CocoDataset
-from cora.data.coco_json import read_json
+from cora.data.coco_content import read_json
 from cora.errors import DataError
 from cora.files import write_json
-from cora.training.chain import MODEL
+from cora.training.pipeline import MODEL
 
 HELD_OUT = "held_out.json"
 

@@ -14,7 +14,7 @@ from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import set_short_side
 from cora.errors import ImageError, VocabularyError
 from cora.files import write_picture
-from cora.images import read_image
+from cora.images import is_url, read_image
 from cora.predictor import Exemplars, Tiles
 from cora.regions.vocabulary import Vocabulary
 
@@ -71,7 +71,9 @@ def detect(
     names = () if classes is None else read_names(classes)
     others = read_distractors(distractors)
     options = read_text_options(templates, descriptions, names)
-    found = find_images(sources)
+    urls = [source for source in sources if is_url(source)]
+    found = find_images([source for source in sources if not is_url(source)], beside=len(urls))
+    images: list[Path | str] = [*found.paths, *dict.fromkeys(urls)]
     detector = open_detector(model, device, text_model=text_model)
     if not names and not exemplars:
         names = fixed_names(detector)
@@ -89,15 +91,15 @@ def detect(
     places = Places(images=output, json=json_path, csv=csv_path)
     results: list[Found] = []
     failures = len(found.problems)
-    is_batch = len(found.paths) + len(found.problems) > 1
-    targets = output_names(found.paths, output, ".jpg")
+    is_batch = len(images) + len(found.problems) > 1
+    targets = output_names(images, output, ".jpg")
     try:
-        with Bars(hidden=len(found.paths) == 1) as progress:
+        with Bars(hidden=len(images) == 1) as progress:
             for problem in found.problems:
                 report(progress.console, problem)
-            for path in progress.track(found.paths, "detecting"):
+            for source in progress.track(images, "detecting"):
                 try:
-                    image = read_image(path)
+                    image = read_image(source, allow_url=True)
                 except ImageError as error:
                     if not is_batch:
                         raise
@@ -107,11 +109,11 @@ def detect(
                 detections = detector.predict(
                     image, looked_for, score=least, distractors=others, tiles=tiles, class_agnostic=class_agnostic
                 )
-                write_picture(targets[path], detections.draw(image, fill=fill))
+                write_picture(targets[source], detections.draw(image, fill=fill))
                 # Thousands of results may be kept; the pictures that they refer to may not.
-                results.append(Found(path, replace(detections, image=None)))
+                results.append(Found(source, replace(detections, image=None)))
     except KeyboardInterrupt:
-        done = f"after {len(results) + failures} of {len(found.paths)} images"
+        done = f"after {len(results) + failures} of {len(images)} images"
         if not results:
             raise KeyboardInterrupt(done) from None
         written = write_results(results, names, places)

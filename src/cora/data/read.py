@@ -208,9 +208,7 @@ def _tell_unlisted(raw: RawAnnotations) -> None:
     others = [path for path in list_images(raw.folder)[0] if path not in known]
     if others:
         first = shown(others[0].relative_to(raw.folder).as_posix())
-        logger.warning(
-            "%s: uses none of %d other images in %s (first: %s)", raw.source, len(others), raw.folder, first
-        )
+        logger.warning("%s: uses none of %d other images in %s (first: %s)", raw.source, len(others), raw.folder, first)
 
 
 def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:

@@ -141,7 +141,7 @@ def embed_region(
 @torch.no_grad()
 def _embed(detector: Detector, exemplar: Exemplar, preprocessor: Preprocessor | None) -> Tensor:
     source, box = exemplar if isinstance(exemplar, tuple) else (exemplar, None)
-    picture = read_image(source)
+    picture = read_image(source, allow_url=True)
     corners = torch.tensor([0.0, 0.0, picture.width, picture.height]) if box is None else _checked(box, picture, source)
     scale = corners.new_tensor([picture.width, picture.height] * 2)
     boxes_cxcywh = xyxy_to_cxcywh(corners / scale).view(1, 1, 4).to(detector.device)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from os import PathLike
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -62,9 +62,9 @@ class Read:
     image: Image.Image | ImageError
 
 
-def is_one(images: object) -> bool:
+def is_one(images: ImageSource | Iterable[ImageSource]) -> TypeGuard[ImageSource]:
     """Whether what `predict` was given is one image."""
-    kinds = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
+    kinds = (str, PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
     return isinstance(images, kinds) or hasattr(images, "read") or not isinstance(images, Iterable)
 
 
@@ -96,11 +96,11 @@ def read_ahead(sources: Sequence[ImageSource], size: int) -> Iterator[list[Read]
 
 def path_of(source: ImageSource) -> str | None:
     """Where an image came from, if from a file."""
-    return str(source) if isinstance(source, str | Path) else None
+    return str(source) if isinstance(source, str | PathLike) else None
 
 
 def _read(source: ImageSource) -> Image.Image | ImageError:
     try:
-        return read_image(source)
+        return read_image(source, allow_url=True)  # from Python only: the service and its clients hand over images
     except ImageError as error:
         return error

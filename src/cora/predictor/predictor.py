@@ -218,10 +218,10 @@ class Predictor(nn.Module):
             exemplars=exemplars,
         )
         if is_one(images):
-            return self._one(images, vocabulary, settings)  # type: ignore[arg-type]
+            return self._one(images, vocabulary, settings)
         if not isinstance(images, Sequence):
             return self._stream(images, vocabulary, settings)  # type: ignore[arg-type]
-        parts = read_ahead(images, batch_size)
+        parts = read_ahead(images, batch_size)  # type: ignore[arg-type]  # text and bytes are one image, answered above
         found = [one for part in parts for one in self._answer(part, vocabulary, settings)]
         if any(isinstance(one, Unreadable) for one in found):
             raise UnreadableImagesError(found)
