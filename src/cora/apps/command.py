@@ -115,14 +115,14 @@ def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) 
         raise CoraError(
             f"{flag}: expected a new file or {kind.name}, got {described(path)}: {path}; name another or move that away"
         )
-    parts = [(path / name, part) for name, part in kind.files.items()]
-    parts += [(path.with_suffix(suffix), part) for suffix, part in kind.beside.get(path.suffix.lower(), {}).items()]
-    for place, part in parts:
-        check_output(place, part, sources, flag=flag)
     try:
         check_place(path, folder=kind.folder)
     except CoraError as error:
         raise CoraError(f"{flag}: {error}") from None
+    parts = [(path / name, part) for name, part in kind.files.items()]
+    parts += [(path.with_suffix(suffix), part) for suffix, part in kind.beside.get(path.suffix.lower(), {}).items()]
+    for place, part in parts:
+        check_output(place, part, sources, flag=flag)
 
 
 def sources_of(arguments: argparse.Namespace, *, but: Iterable[str] = ()) -> list[Path]:
