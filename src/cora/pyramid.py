@@ -70,9 +70,10 @@ def _width(stride: int, channels: int) -> int:
 def _pack(level: Tensor, stride: int, size_hw: tuple[int, int]) -> Tensor:
     if stride <= STRIDE:
         return F.pixel_unshuffle(level, STRIDE // stride)
-    times = stride // STRIDE
-    wide = level.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
-    return wide[:, :, : size_hw[0], : size_hw[1]]
+    # Rows and columns by their numbers. To repeat all and cut would be the same, but whether anything is cut depends on
+    # the size, and a traced program with open sizes would only take those that answer as the traced one did.
+    rows, columns = (torch.arange(side, device=level.device) // (stride // STRIDE) for side in size_hw)
+    return level.index_select(2, rows).index_select(3, columns)
 
 
 def _unpack(part: Tensor, stride: int) -> Tensor:
