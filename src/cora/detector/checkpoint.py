@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cora.detector.config import DetectorConfig
 from cora.errors import ModelError
+from cora.towers.weights import check_no_export
 
 FORMAT = "cora-detector"
 FORMAT_VERSION = 1
@@ -226,6 +227,7 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """An open checkpoint of this format version, and its metadata."""
     if not file.is_file():
         raise ModelError(f"checkpoint {file}: expected an existing file, got none")
+    check_no_export(file, source=f"checkpoint {file}")
     try:
         with safe_open(str(file), framework="pt") as content:
             metadata: dict[str, str] = content.metadata() or {}
