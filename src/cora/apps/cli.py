@@ -29,6 +29,7 @@ from cora.apps import (
     search_arch,
     serve,
     shards,
+    split,
     study,
     text,
     train,
@@ -214,4 +215,5 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_command(commands)
     batch.add_command(commands)
     shards.add_command(commands)
+    split.add_command(commands)
     return parser

@@ -18,6 +18,7 @@ import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable, parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of, progress_report
+from cora.apps.image_sets import testing_images
 from cora.apps.progress import output_console, say, tracked
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
@@ -216,6 +217,7 @@ def _remembered(args: argparse.Namespace) -> HeldOut | None:
         annotations=args.remember_annotations,
         class_names=split.all if split is not None else None,
     )
+    dataset = testing_images(dataset, split)
     groups = groups_of(split.base, split.novel) if split is not None else groups_of(dataset.class_names, ())
     return HeldOut(dataset=dataset, groups=groups)
 

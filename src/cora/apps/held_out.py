@@ -14,13 +14,16 @@ from cora.apps.progress import error_console
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
-from cora.evaluation.base_novel import GroupScore, group_scores, resampled_ap50
+from cora.evaluation.base_novel import GroupScore, frequency_groups, group_scores, resampled_ap50
 from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_results
 from cora.evaluation.bootstrap import resample_counts
-from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.coco_ap import detection_limit, evaluate_boxes
 from cora.evaluation.predict import Progress as OverImages
 from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.evaluation.region_accuracy import accuracy, rank_regions
+
+#: Group -> what LVIS calls its AP.
+_LVIS_NUMBERS = {"rare": "apr", "common": "apc", "frequent": "apf", "all": "ap"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +41,25 @@ class HeldOut:
     resamples: int = 200
 
     def ap50(self, detector: Detector) -> dict[str, float]:
-        """AP50 of every group in 0..1; groups without a box are left out."""
-        return {
-            f"ap50_{group}": score.ap50.value
-            for group, score in self.scores(detector).items()
-            if score.ap50.value is not None
-        }
+        """AP50 of every group in 0..1, and of LVIS its own numbers, AP of rare, common, frequent and all classes.
+
+        Groups without a box are left out.
+        """
+        scores = self.scores(detector)
+        found = {f"ap50_{group}": score.ap50.value for group, score in scores.items()}
+        if self.dataset.frequencies:
+            found |= {name: scores[group].ap for group, name in _LVIS_NUMBERS.items() if group in scores}
+        return {name: value for name, value in found.items() if value is not None}
 
     def scores(self, detector: Detector) -> dict[str, GroupScore]:
         """AP50 with intervals, AP and recall of every group."""
         names = self.dataset.class_names
-        found = predict_dataset(detector, self.dataset, names)
-        evaluation = evaluate_boxes(
-            ground_truth(self.dataset), found.results, classes={name: i for i, name in enumerate(names, start=1)}
-        )
+        truth = ground_truth(self.dataset)
+        found = predict_dataset(detector, self.dataset, names, max_detections=detection_limit(truth))
+        evaluation = evaluate_boxes(truth, found.results, classes={name: i for i, name in enumerate(names, start=1)})
         counts = resample_counts(len(self.dataset), resamples=self.resamples)
-        return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups)
+        groups = {**self.groups, **frequency_groups(self.dataset.frequencies)}
+        return group_scores(evaluation, resampled_ap50(evaluation, counts), groups)
 
     def best_threshold(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import sys
@@ -16,7 +17,9 @@ import torch
 import cora
 from cora.apps.device import pick_device
 from cora.apps.files import check_writable
+from cora.apps.progress import output_console, say
 from cora.apps.text_options import TextOptions, read_text_options
+from cora.data.benchmarks import images_tested
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.coco_json import read_json
@@ -79,11 +82,20 @@ def prepare(args: argparse.Namespace) -> Setting:
         whole = read_truth(args.annotations, class_names=names)
     else:
         whole = ground_truth(photos)
+    tested, counts = images_tested(whole, split)
+    if counts is not None:
+        say(output_console(), str(counts))
+    whole = only_images(whole, tested)
+    if photos is not None:
+        photos = copy.copy(photos)
+        photos.records = [record for record in photos.records if record.image_id in tested]
     class_names = tuple(category["name"] for category in whole["categories"])
     # Photos of a file are in its order, and so are those of the truth.
     ids = [image["id"] for image in whole["images"]] if photos is None else [r.image_id for r in photos.records]
     if not ids:
-        raise DataError(f"expected at least one image in {args.annotations}, got none; nothing can be measured")
+        raise DataError(
+            f"expected at least one image to measure on in {args.annotations}, got none; nothing can be measured"
+        )
     indices = range(min(len(ids), args.limit or len(ids)))
     return Setting(
         whole_truth=whole,
