@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from rich.progress import Progress, TaskID
 
 from cora.apps.progress import error_console
+from cora.apps.scoring_options import Scoring
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
@@ -34,11 +36,13 @@ class HeldOut:
         dataset: photos with boxes of all classes that are measured.
         groups: group -> its class names; every number is given for each group.
         resamples: of the photos, for the intervals.
+        all_boxes: whether every box is pooled exactly, the published way.
     """
 
     dataset: CocoDataset
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     resamples: int = 200
+    all_boxes: bool = False
 
     def ap50(self, detector: Detector) -> dict[str, float]:
         """AP50 of every group in 0..1, and of LVIS its own numbers, AP of rare, common, frequent and all classes.
@@ -54,6 +58,9 @@ class HeldOut:
     def scores(self, detector: Detector) -> dict[str, GroupScore]:
         """AP50 with intervals, AP and recall of every group."""
         names = self.dataset.class_names
+        if self.all_boxes:
+            detector = copy.copy(detector)  # the settings of a view are its own
+            Scoring(precision=detector.precision, all_boxes=True).apply(detector)
         truth = ground_truth(self.dataset)
         found = predict_dataset(detector, self.dataset, names, max_detections=detection_limit(truth))
         evaluation = evaluate_boxes(truth, found.results, classes={name: i for i, name in enumerate(names, start=1)})

@@ -20,6 +20,7 @@ from cora.data.read import read_dataset
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
 from cora.names import names_without
+from cora.training.batches import batch_lines
 from cora.training.chain import PROMPTED, Chain, Hooks
 from cora.training.defaults import default_recipe
 from cora.training.engine import Engine, launch
@@ -84,6 +85,8 @@ class _Run:
         self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
         short_side = self.detector.preprocessor.config.usual_short_side
         self.recipe = _staged(recipe or default_recipe(_model(args, None), short_side=short_side), args)
+        if self.held_out is not None:
+            self.held_out = replace(self.held_out, all_boxes=self.recipe.all_boxes)
 
     def __call__(self, engine: Engine) -> None:
         held_out, detector, dataset = self.held_out, self.detector.to(engine.device), self.dataset
@@ -97,6 +100,8 @@ class _Run:
             if counts is not None:
                 tell(str(counts))
         tell(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
+        for line in batch_lines(self.recipe, processes=engine.world):
+            tell(line)
         with progress_report(show=engine.is_main) as report:
             hooks = Hooks(
                 measure_prompts=held_out.region_accuracy if held_out is not None else None,
