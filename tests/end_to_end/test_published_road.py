@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 import cora
 from cora.apps.cli import main
 from cora.data.class_split import known_split
-from cora.detector import read_config
+from cora.detector import Detector, read_config
+from cora.images import PreprocessConfig
 from cora.towers import download
 from tests.published_files import TOY, TOY_SIZES, clip_weights, main_checkpoint, published_state, write_archive
 
@@ -103,7 +105,7 @@ def walk() -> None:
     photos = "--images images --annotations instances.json --split coco --device cpu"
     command("convert checkpoint.pth --output cora.safetensors")
     command("convert RN50.pt --output clip.safetensors --prompt region_prompt_R50.pth")
-    small_images("clip.safetensors")
+    make_small("clip.safetensors")
     command(f"region-accuracy {photos} --model clip.safetensors --resamples 5 --json regions.json")
     command(f"train prompts recipe.py {photos} --model clip.safetensors --run run")
     command(f"relabel {photos} --model run/prompts.safetensors --output relabelled.json --plot confusion.png")
@@ -112,15 +114,19 @@ def walk() -> None:
     command("export --format exported-program --model run/model.safetensors --classes cat,dog --output trained.pt2")
 
 
-def small_images(model: str) -> None:
-    """The file as it is, for images that a toy tower can look at quickly."""
-    from dataclasses import replace
-
-    from cora.images import PreprocessConfig
-
-    detector = cora.load(model)
-    detector.config = replace(detector.config, preprocess=PreprocessConfig(short_side=96, long_side=160))
-    detector.save(model, dtype=torch.float32)
+def make_small(model: str) -> None:
+    """The file as it is but for what costs time: the size of images, sentences a name, queries."""
+    found = cora.load(model)
+    localizer = replace(found.config.localizer, dim=32, ff=32, enc_layers=1, dec_layers=2, num_queries=40)
+    config = replace(
+        found.config,
+        tower=replace(found.config.tower, templates="plain"),
+        localizer=localizer,
+        preprocess=PreprocessConfig(short_side=96, long_side=160),
+    )
+    small = Detector.build(config, towers=(found.image_tower, found.text_tower))
+    small.prompt.load_state_dict(found.prompt.state_dict())
+    small.save(model, dtype=torch.float32)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from functools import partial
 from rich.progress import Progress
 
 from cora.apps.batch_model import BatchModel, ModelChoice
+from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
 from cora.apps.files import check_writable
@@ -58,6 +59,7 @@ def batch(args: argparse.Namespace) -> int:
         exemplars=exemplars,
         tiles=read_tiles(args),
         short_side=args.short_side,
+        class_weights=weights_of_names(args.class_weights, (*words, *exemplars)),
     )
     check_writable(args.to, folder=True)
     kept = kept_score(args.to)

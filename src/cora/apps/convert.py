@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cora.apps import kinds
 from cora.apps.command import set_command
@@ -64,7 +64,7 @@ def convert(
     *,
     checkpoint: Path,
     output: Path,
-    weights: str | None = None,
+    weights: Literal["ema", "model"] | None = None,
     prompt: Path | None = None,
     gelu: bool = False,
     dtype: str | None = None,
@@ -86,8 +86,7 @@ def convert(
     if not checkpoint.is_file():
         raise ModelError(f"expected a checkpoint file, got no file at {checkpoint}; check the path")
     check_writable(output, folder=False)
-    chosen = None if weights is None else ("ema" if weights == "ema" else "model")
-    detector = load_foreign(checkpoint, weights=chosen, prompt=prompt, gelu=gelu)
+    detector = load_foreign(checkpoint, weights=weights, prompt=prompt, gelu=gelu)
     exact = all(_fits_half(value) for value in detector.state_dict().values())
     stored = dtype or ("float16" if exact else "float32")
     detector.save(output, dtype=getattr(torch, stored))

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.files import check_writable, find_images, output_names
 from cora.apps.model_options import read_distractors, read_names
@@ -48,6 +49,7 @@ def detect(
     short_side: int | None = None,
     exemplars: Exemplars | None = None,
     text_model: str | None = None,
+    class_weights: str | None = None,
 ) -> int:
     """Detect, print and write; everything that can be checked is checked before the first picture is written.
 
@@ -67,6 +69,7 @@ def detect(
         short_side: length in pixels that the shorter side of pictures is resized to; None for the model's.
         exemplars: pictures of classes, by name.
         text_model: name or path of the model whose text tower embeds names for an exported file.
+        class_weights: factors on classes in pre-matching, "bus=8,cat=2" or a JSON file.
 
     Returns:
         Exit code: 0, or 1 if some pictures of several could not be read.
@@ -79,6 +82,7 @@ def detect(
     names = () if classes is None else read_names(classes)
     others = read_distractors(distractors)
     options = read_text_options(templates, descriptions, names)
+    weights = weights_of_names(class_weights, (*names, *(exemplars or {})))
     found = find_images(sources)
     check_writable(output, folder=True)
     if json_path is not None:
@@ -114,7 +118,9 @@ def detect(
                 report(progress.console, str(error))
                 failures += 1
                 continue
-            detections = detector.predict(image, looked_for, score=least, distractors=others, tiles=tiles)
+            detections = detector.predict(
+                image, looked_for, score=least, distractors=others, tiles=tiles, class_weights=weights
+            )
             write_picture(targets[path], detections.draw(image, fill=fill))
             # Thousands of results may be kept; the pictures that they refer to may not.
             results.append(_Found(path, replace(detections, image=None)))
