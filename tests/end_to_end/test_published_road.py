@@ -1,10 +1,8 @@
 """From the authors' files to numbers and to a model of one's own, offline, on files of their complete layout."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +109,6 @@ def walk() -> None:
     command(f"relabel {photos} --model run/prompts.safetensors --output relabelled.json --plot confusion.png")
     command(LOCALIZER)
     command(f"evaluate {photos} --model run/model.safetensors --all-boxes --resamples 5 --json trained.json")
-    command("export --format exported-program --model run/model.safetensors --classes cat,dog --output trained.pt2")
 
 
 def make_small(model: str) -> None:
@@ -181,15 +178,9 @@ def test_image_sets_are_the_benchmarks() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_logged_and_printed_ap_agree(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_lines_tell_images_and_batches(capsys: pytest.CaptureFixture[str]) -> None:
     command(LOCALIZER)  # nothing is left to train
     out = " ".join(capsys.readouterr().out.split())
     assert "OV-COCO: 3 of 5 images to train on" in out
     assert "OV-COCO: 3 of 5 images to test on" in out
     assert "localizer: 2 photos a step, 2 in 1 process; the recipe means 16" in out
-    logged: dict[str, Any] = {}
-    for line in map(json.loads, Path("run/localizer/metrics.jsonl").read_text().splitlines()):
-        logged |= {name: value for name, value in line.items() if name.startswith("ap50")}
-    printed = dict(re.findall(r"(ap50_\w+) ([\d.]+) %", out))
-    assert printed
-    assert {name: f"{100 * value:.1f}" for name, value in logged.items()} == printed

@@ -38,8 +38,8 @@ def test_the_published_start(tmp_path: Path) -> None:
     assert abs(float(logits.mean())) < 0.6
     assert 0.6 < float(logits.std()) < 1.5
     bound = detector.localizer.objectness_head.in_features**-0.5
-    assert float(before.objectness_head.bias) < -4
-    assert abs(float(detector.localizer.objectness_head.bias)) <= bound
+    assert before.objectness_head.bias.item() < -4
+    assert abs(detector.localizer.objectness_head.bias.item()) <= bound
     assert torch.equal(detector.localizer.objectness_head.weight, again.localizer.objectness_head.weight)
 
 
