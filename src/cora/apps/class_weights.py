@@ -56,6 +56,10 @@ def weights_of_names(given: str | None, names: Sequence[str]) -> dict[str, float
     found: dict[str, float] = {}
     for part in parts:
         name, separator, weight = part.strip().partition("=")
+        if separator and name_key(name) not in spelled:
+            raise DataError(
+                f"--class-weights: expected NAME=WEIGHT for one of {', '.join(names)}, or a file, got {part.strip()}"
+            )
         known = spelled.get(name_key(name), name)
         one = read_class_weights(f"{known}={weight.strip()}" if separator else part, groups)
         if twice := found.keys() & one.keys():
@@ -81,7 +85,9 @@ def read_class_weights(given: str | None, groups: Mapping[str, Collection[str]])
         return dict.fromkeys(groups[group], _weight(weight))
     path = Path(given)
     if separator and not path.exists():
-        raise DataError(f"--class-weights: expected NAME=WEIGHT for one of {', '.join(groups)}, or a file, got {given}")
+        raise DataError(
+            f"--class-weights: expected GROUP=WEIGHT for one of the groups {', '.join(groups)}, or a file, got {given}"
+        )
     content = _read(path)
     names = {name for members in groups.values() for name in members}
     strangers = names_without(content, names)
