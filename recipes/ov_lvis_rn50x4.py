@@ -22,7 +22,7 @@ def recipe() -> TrainRecipe:
     task = replace(PUBLISHED_LOCALIZER.task, classes_per_step=100, relaxed_cosine=0.7)
     return replace(
         coco,
-        data=replace(coco.data, sampling="repeat-factor"),
+        data=replace(coco.data, sampling="repeat-factor", repeat_threshold=0.001),
         prompts=replace(PUBLISHED_PROMPTS, balance="equal", max_boxes=64, classes_per_step=100),
         relabel=RelabelStage(),
         localizer=replace(PUBLISHED_LOCALIZER, task=task),

@@ -13,7 +13,7 @@ from cora.apps.cli import main
 COMMANDS = (
     *("detect", "convert", "models", "evaluate", "region-accuracy"),
     *("train", "relabel", "finetune", "pseudo-label", "text-prompts", "groups"),
-    *("study", "cam", "video", "index", "search", "serve", "batch", "shards"),
+    *("study", "cam", "video", "index", "search", "serve", "batch", "shards", "split"),
     *("export", "quantize", "prune", "distill", "search-arch", "calibrate"),
 )
 

@@ -56,6 +56,7 @@ NEEDED = {
     ),
     "batch": (("photos", *CLASSES), {}),
     "shards": (PHOTOS, {"--output": "shards"}),
+    "split": ((PHOTOS[3], "--split", "coco", "--part", "base"), {"--output": "new.json"}),
 }
 
 

@@ -139,9 +139,20 @@ def test_weights_that_cannot_be_downloaded(tmp_path: Path) -> None:
     }
     environment.pop("HF_HUB_CACHE", None)
     environment.pop("NO_PROXY", None)
-    command = [sys.executable, "-m", "cora", "detect", str(PHOTOS[0]), "--classes", "cat", "--model"]
+    command = [
+        sys.executable,
+        "-m",
+        "cora",
+        "groups",
+        "--groups",
+        "2",
+        "--classes",
+        "cat, dog, car",
+        "--model",
+        "RN50-quickgelu",
+    ]
     done = subprocess.run(
-        [*command, "RN50-quickgelu"],
+        command,
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -152,8 +163,20 @@ def test_weights_that_cannot_be_downloaded(tmp_path: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith("cora: error: ")
     assert "looked at" in last
+    assert "RN50.pt" in last
     assert "give its path" in last
-    assert not (tmp_path / "cora-output").exists()
+
+
+def test_a_tower_alone_is_refused_before_any_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "drawn"
+    command = ["detect", str(PHOTOS[0]), "--classes", "cat", "--output", str(output)]
+    assert main([*command, "--model", "RN50-quickgelu"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "model RN50-quickgelu: expected a trained localizer" in err
+    assert "cora train" in err
+    assert "cora region-accuracy" in err
+    assert not output.exists()
 
 
 def test_embedded_model_answers() -> None:

@@ -237,7 +237,7 @@ def test_copies_of_an_image_are_on_one_side(
         learned.append({record.path.name for record in dataset.records})
         raise DataError("enough seen")
 
-    monkeypatch.setattr(finetune_run, "Chain", stop)
+    monkeypatch.setattr(finetune_run, "TrainingPipeline", stop)
     assert main(command(tiny_model, folder, tmp_path / "run", "--seed", seed)) == 2
     (names,) = learned
     assert 0 < len(names) < len(content["images"])

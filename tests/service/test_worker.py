@@ -166,3 +166,11 @@ def test_vocabularies_are_kept_while_in_use(tiny: Detector) -> None:
     assert len(tiny.vocabulary_encoder._memory) <= 7
     assert tiny.vocabulary_encoder.cache_dir is None  # what strangers name does not fill the disk
     torch.testing.assert_close(cache.get(("cat", "dog"), ()).embeddings, first.embeddings)
+
+
+def test_class_weights_go_to_the_classes_that_a_query_names(tiny: Detector) -> None:
+    cache = VocabularyCache(detector=tiny, class_weights={"Red_Cup": 8.0, "dog": 2.0})
+    weighted = cache.get(["cat", "red cup"], None).weights
+    assert weighted is not None
+    assert weighted.tolist() == [1.0, 8.0]
+    assert cache.get(["cat"], None).weights is None

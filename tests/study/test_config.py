@@ -26,6 +26,26 @@ def test_settings_survive_a_file(tmp_path: Path) -> None:
     assert read_config(file) == StudyConfig(tower=TowerPart(name="RN50"))
 
 
+def test_yaml_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "tower:\n  name: ViT-B-32  # as RemoteCLIP\n  checkpoint: RemoteCLIP-ViT-B-32.pt\n"
+        "train: {lr: 1e-3, weight_decay: 5.0e-05, epochs: 3}\nloss:\n  radius: 2\n"
+    )
+    expected = {
+        "tower": {"name": "ViT-B-32", "checkpoint": "RemoteCLIP-ViT-B-32.pt"},
+        "train": {"lr": 1e-3, "weight_decay": 5e-5, "epochs": 3},
+        "loss": {"radius": 2},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(expected))
+    assert read_config(file) == read_config(tmp_path / "study.json")
+    for content, message in (("a: [1", "expected a YAML file"), ("- 1", "got list"), ("loss: {raduis: 1}", "raduis")):
+        file.write_text(content)
+        with pytest.raises(DataError, match=message) as raised:
+            read_config(file)
+        assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,6 +1,7 @@
 """Towers: frozen, reachable, loaded from every kind of file, with clear errors."""
 
 import logging
+import threading
 import warnings
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from cora.towers import (
     load_towers,
     tower_config,
 )
-from cora.towers.weights import download_weights, load_clip_weights, read_weights
+from cora.towers.download import download_weights, is_cached
+from cora.towers.weights import load_clip_weights, read_weights
 
 SMALL = TowerConfig(
     layers=(1, 1, 1, 1), width=8, image_size=64, embed_dim=32, text_width=32, text_heads=1, text_layers=1
@@ -172,14 +174,55 @@ def test_unknown_names_list_the_known() -> None:
     assert "RN101-quickgelu" in known_towers()
 
 
-def test_failed_download_says_where_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(config: dict[str, str]) -> str:
+@pytest.fixture
+def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("empty_caches")
+def test_failed_download_says_where_it_looked_and_which_file_to_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: dict[str, str], *, prefer_hf_hub: bool) -> str:
         raise OSError("no route to host\nand more")
 
-    monkeypatch.setattr("cora.towers.weights.download_pretrained", fail)
-    with pytest.raises(ModelError, match=r"looked at .*no route to host.*give its path") as raised:
+    def answer(address: str, answered: dict[str, str | None]) -> None:
+        answered[address] = None
+
+    monkeypatch.setattr("cora.towers.download._ask", answer)
+    monkeypatch.setattr("cora.towers.download.download_pretrained", fail)
+    with pytest.raises(ModelError, match=r"looked at .*no route to host.*RN50\.pt.*give its path") as raised:
         download_weights("RN50-quickgelu", "openai")
     assert "\n" not in str(raised.value)
+    assert "cora convert RN50.pt --output RN50.safetensors" in str(raised.value)
+
+
+@pytest.mark.usefixtures("empty_caches")
+def test_nothing_is_fetched_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(address: str, answered: dict[str, str | None]) -> None:
+        if "openaipublic" in address:
+            threading.Event().wait(20)
+        answered[address] = "name or service not known"
+
+    def fetch(config: dict[str, str], *, prefer_hf_hub: bool) -> str:
+        raise AssertionError("must not be called")
+
+    monkeypatch.setattr("cora.towers.download._ask", wait)
+    monkeypatch.setattr("cora.towers.download.PATIENCE", 0.1)
+    monkeypatch.setattr("cora.towers.download.download_pretrained", fetch)
+    with pytest.raises(ModelError, match="name or service not known"):
+        download_weights("RN50x4-quickgelu", "openai")
+
+
+@pytest.mark.usefixtures("empty_caches")
+def test_files_of_openais_own_cache_need_no_network(tmp_path: Path) -> None:
+    (tmp_path / ".cache" / "clip").mkdir(parents=True)
+    file = tmp_path / ".cache" / "clip" / "RN50x4.pt"
+    file.write_bytes(b"weights")
+    assert download_weights("RN50x4-quickgelu", "openai") == file
+    assert is_cached("RN50x4-quickgelu")
+    assert not is_cached("RN50-quickgelu")
 
 
 def test_files_that_do_not_fit(tmp_path: Path, clip: CLIP) -> None:

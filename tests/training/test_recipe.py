@@ -1,5 +1,6 @@
 """Recipes: checked where they are made, changed by settings, read from files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from cora.detector.checkpoint import read_config
 from cora.detector.presets import embedded_file
 from cora.errors import TrainingError
-from cora.training.defaults import FINETUNE_EPOCHS, default_recipe, finetune_recipe
+from cora.training.batches import batch_lines
+from cora.training.defaults import FINETUNE_EPOCHS, default_recipe, finetune_recipe, published_recipe
 from cora.training.denoising import DenoisingConfig
 from cora.training.recipe import (
     LocalizerStage,
@@ -120,6 +122,24 @@ def test_large_photos_take_the_published_recipe() -> None:
     small = default_recipe("nano", short_side=384)
     assert small.data.versions > 0
     assert max(small.data.augment.short_sides) == 384
+
+
+def test_the_published_recipe_starts_and_measures_as_published() -> None:
+    recipe = published_recipe("RN50-quickgelu")
+    assert recipe.localizer is not None
+    assert (recipe.localizer.anchors, recipe.localizer.objectness) == ("normal", "plain")
+    assert (recipe.all_boxes, recipe.processes) == (True, 8)
+    assert batch_lines(recipe, processes=8) == [
+        "prompts: 32 photos a step, 4 in 8 processes",
+        "localizer: 32 photos a step, 4 in 8 processes",
+    ]
+    on_two = batch_lines(override(recipe, ["localizer.accumulate=4"]), processes=2)
+    assert on_two[0].endswith("the recipe means 32, 4 in 8 processes: --set prompts.accumulate=4 makes up for it")
+    assert on_two[1] == "localizer: 32 photos a step, 4 in 2 processes, 4 times"
+    assert batch_lines(recipe, processes=3)[0].endswith("the recipe means 32, 4 in 8 processes")
+    assert batch_lines(replace(recipe, processes=None), processes=3)[0] == "prompts: 12 photos a step, 4 in 3 processes"
+    with pytest.raises(TrainingError, match="repeat_threshold of at most 1"):
+        override(recipe, ["data.repeat_threshold=2"])
 
 
 def test_nano_takes_the_settings_for_a_cpu() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cora.apps import kinds
 from cora.apps.argument_types import positive, score, whole
+from cora.apps.class_weights import add_class_weights_option
 from cora.apps.command import set_command
 from cora.apps.exemplar_options import add_exemplar_option
 from cora.apps.model_options import (
@@ -124,6 +125,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_distractors_option(parser)
     add_text_options(parser)
+    add_class_weights_option(parser)
     add_tile_options(parser)
     add_text_model_option(parser)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class ModelChoice:
         exemplars: pictures of classes, by name; paths.
         tiles: parts of pictures that are looked at, too.
         short_side: pixels that pictures are resized to.
+        class_weights: factors on classes in pre-matching, by name.
     """
 
     model: str
@@ -45,6 +46,7 @@ class ModelChoice:
     exemplars: Exemplars = field(default_factory=dict)
     tiles: Tiles | None = None
     short_side: int | None = None
+    class_weights: Mapping[str, float] = field(default_factory=dict)
 
     def open(self, worker: int) -> BatchModel:
         """The model, on a GPU of its own where there are several and none is named.
@@ -68,6 +70,7 @@ class ModelChoice:
             "text around names": _hash(asdict(self.text)) if self.text != TextOptions() else None,
             "exemplars": _hash([self.words, *self._exemplar_hashes()]) if self.exemplars else None,
             "tiles": str(self.tiles) if self.tiles is not None else None,
+            "class weights": _hash(dict(self.class_weights)) if self.class_weights else None,
             "short side": str(self.short_side) if self.short_side is not None else None,
         }
         return {name: value for name, value in said.items() if value is not None}
@@ -95,7 +98,12 @@ class BatchModel:
         """Names and exemplars, encoded once; a name in both is a class by words and pictures."""
         # Classes by pictures alone are among the names of a batch, and no words stand for them.
         by_words = [name for name in classes if name in self._choice.words]
-        return self.detector.vocabulary(by_words, distractors=distractors, exemplars=self._choice.exemplars or None)
+        return self.detector.vocabulary(
+            by_words,
+            distractors=distractors,
+            exemplars=self._choice.exemplars or None,
+            class_weights=self._choice.class_weights,
+        )
 
     def predict(
         self,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from cora.apps.batch_model import BatchModel, ModelChoice
+from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
 from cora.apps.model_options import read_distractors, read_names
@@ -54,6 +55,7 @@ def batch(args: argparse.Namespace) -> int:
         exemplars=exemplars,
         tiles=read_tiles(args),
         short_side=args.short_side,
+        class_weights=weights_of_names(args.class_weights, (*words, *exemplars)),
     )
     kept = kept_score(args.to)
     model = choice.open(0)

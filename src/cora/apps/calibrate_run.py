@@ -14,6 +14,7 @@ from rich.table import Table
 
 import cora
 from cora.apps.held_out import HeldOut
+from cora.apps.image_sets import testing_images
 from cora.apps.measure import read_annotated
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, say, tracked
@@ -71,8 +72,9 @@ def calibrate(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> CocoDataset:
-    names = None if args.split is None else open_split(args.split).all
-    dataset = copy.copy(read_annotated(args.images, args.annotations, names))
+    split = None if args.split is None else open_split(args.split)
+    names = None if split is None else split.all
+    dataset = copy.copy(testing_images(read_annotated(args.images, args.annotations, names), split))
     dataset.records = dataset.records[: args.limit]
     if not int(dataset.class_counts().sum()):
         raise DataError(

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cora.apps import (
@@ -12,6 +11,7 @@ from cora.apps import (
     batch,
     calibrate,
     cam,
+    convert,
     detect,
     distill,
     evaluate,
@@ -20,6 +20,7 @@ from cora.apps import (
     groups,
     index,
     kinds,
+    models,
     prune,
     pseudo_label,
     quantize,
@@ -27,6 +28,7 @@ from cora.apps import (
     search_arch,
     serve,
     shards,
+    split,
     study,
     text,
     train,
@@ -100,18 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     video.add_arguments(moving)
     set_command(moving, video.run, output=kinds.VIDEO, csv=kinds.TRACK_TABLE, json=kinds.TRACKS)
 
-    convert = commands.add_parser(
-        "convert",
-        help="turn a published checkpoint into a model file",
-        description="Turn a checkpoint that the published main.py wrote into a model file: of its averaged weights "
-        "(model_ema) where it has some, else of model.",
-    )
-    convert.add_argument("checkpoint", type=Path, metavar="FILE", help="published checkpoint (.pth)")
-    convert.add_argument("--output", type=Path, required=True, metavar="OUT.safetensors", help="model file to write")
-    set_command(convert, _convert, output=kinds.MODEL)
-
-    models = commands.add_parser("models", help="list the known models", description="List the known models.")
-    set_command(models, _models)
+    convert.add_command(commands)
+    models.add_command(commands)
 
     boxes = commands.add_parser(
         "evaluate",
@@ -228,16 +220,5 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_command(commands)
     batch.add_command(commands)
     shards.add_command(commands)
+    split.add_command(commands)
     return parser
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    from cora.apps.convert import convert
-
-    return convert(checkpoint=arguments.checkpoint, output=arguments.output)
-
-
-def _models(arguments: argparse.Namespace) -> int:
-    from cora.apps.models import list_models
-
-    return list_models()

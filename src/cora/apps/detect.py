@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import score
+from cora.apps.class_weights import add_class_weights_option
 from cora.apps.exemplar_options import add_exemplar_option, gather
 from cora.apps.model_options import (
     add_class_agnostic_option,
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_exemplar_option(parser)
     add_distractors_option(parser)
     add_text_options(parser)
+    add_class_weights_option(parser)
     add_model_option(parser)
     add_text_model_option(parser)
     add_score_option(parser, "that is shown")
@@ -75,4 +77,5 @@ def run(arguments: argparse.Namespace) -> int:
         short_side=arguments.short_side,
         text_model=arguments.text_model,
         csv_path=arguments.csv,
+        class_weights=arguments.class_weights,
     )

@@ -49,7 +49,7 @@ def distill_model(args: argparse.Namespace) -> int:
     )
     if config.localizer and not localizes:
         raise ModelError(f"{args.teacher}: expected a model with a trained localizer, got a tower; use --learn tower")
-    teacher = open_torch_detector(args.teacher, args.device, needs="cora distill")
+    teacher = open_torch_detector(args.teacher, args.device, needs="cora distill", trained=False)
     student = _student(args, teacher)
     if config.tower:
         resnet_of(student.image_tower, "cora distill, into the tower")
@@ -81,7 +81,7 @@ def distill_model(args: argparse.Namespace) -> int:
 
 def _student(args: argparse.Namespace, teacher: Detector) -> Detector:
     if args.student is not None:
-        return open_torch_detector(args.student, args.device, needs="cora distill")
+        return open_torch_detector(args.student, args.device, needs="cora distill", trained=False)
     resnet_of(teacher.image_tower, "cora distill --architecture")
     sizes = read_architecture(Path(args.architecture), Architecture.of(teacher.config))
     return new_student(teacher, sizes, seed=args.seed)

@@ -22,6 +22,7 @@ from cora.apps.example_images import write_sheets
 from cora.apps.files import parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of
 from cora.apps.hold_out import write_hold_out
+from cora.apps.image_sets import testing_images
 from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
@@ -252,6 +253,7 @@ def _remembered(args: argparse.Namespace) -> HeldOut | None:
         annotations=args.remember_annotations,
         class_names=split.all if split is not None else None,
     )
+    dataset = testing_images(dataset, split)
     groups = groups_of(split.base, split.novel) if split is not None else groups_of(dataset.class_names, ())
     return HeldOut(dataset=dataset, groups=groups)
 

@@ -10,13 +10,17 @@ from importlib.util import find_spec
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
-from cora.evaluation.base_novel import GroupScore, group_scores, resampled_ap50
+from cora.evaluation.base_novel import GroupScore, frequency_groups, group_scores, resampled_ap50
 from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_results
 from cora.evaluation.bootstrap import resample_counts
-from cora.evaluation.coco_ap import BoxEvaluation, evaluate_boxes
+from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
 from cora.evaluation.predict import Progress as OverImages
 from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.evaluation.region_accuracy import accuracy, rank_regions
+from cora.predictor import scoring_all_boxes
+
+#: Group -> what LVIS calls its AP.
+_LVIS_NUMBERS = {"rare": "apr", "common": "apc", "frequent": "apf", "all": "ap"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +31,24 @@ class HeldOut:
         dataset: photos with boxes of all classes that are measured.
         groups: group -> its class names; every number is given for each group.
         resamples: of the photos, for the intervals.
+        all_boxes: whether every box is pooled exactly, the published way.
     """
 
     dataset: CocoDataset
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     resamples: int = 200
+    all_boxes: bool = False
 
     def ap50(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
-        """AP50 of every group in 0..1; groups without a box are left out."""
-        return {
-            f"ap50_{group}": score.ap50.value
-            for group, score in self.scores(detector, progress=progress).items()
-            if score.ap50.value is not None
-        }
+        """AP50 of every group in 0..1, and of LVIS its own numbers, AP of rare, common, frequent and all classes.
+
+        Groups without a box are left out.
+        """
+        scores = self.scores(detector, progress=progress)
+        found = {f"ap50_{group}": score.ap50.value for group, score in scores.items()}
+        if self.dataset.frequencies:
+            found |= {name: scores[group].ap for group, name in _LVIS_NUMBERS.items() if group in scores}
+        return {name: value for name, value in found.items() if value is not None}
 
     def scores(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, GroupScore]:
         """AP50 with intervals, AP and recall of every group; `progress` wraps the photos."""
@@ -48,16 +57,19 @@ class HeldOut:
     def evaluate(self, detector: Detector, *, progress: OverImages = iter) -> BoxEvaluation:
         """Find the classes in all photos and match what is found with the boxes."""
         names = self.dataset.class_names
-        found = predict_dataset(detector, self.dataset, names, progress=progress)
-        numbers = {name: i for i, name in enumerate(names, start=1)}
-        return evaluate_boxes(ground_truth(self.dataset), found.results, classes=numbers)
+        if self.all_boxes:
+            detector = scoring_all_boxes(detector)
+        truth = ground_truth(self.dataset)
+        found = predict_dataset(detector, self.dataset, names, max_detections=detection_limit(truth), progress=progress)
+        return evaluate_boxes(truth, found.results, classes={name: i for i, name in enumerate(names, start=1)})
 
     def of_groups(
         self, evaluation: BoxEvaluation, groups: Mapping[str, tuple[str, ...]] | None = None
     ) -> dict[str, GroupScore]:
         """Numbers of an evaluation for each group, by default of those that are measured."""
         counts = resample_counts(len(self.dataset), resamples=self.resamples)
-        return group_scores(evaluation, resampled_ap50(evaluation, counts), self.groups if groups is None else groups)
+        measured = {**self.groups, **frequency_groups(self.dataset.frequencies)} if groups is None else groups
+        return group_scores(evaluation, resampled_ap50(evaluation, counts), measured)
 
     def of_classes(self, evaluation: BoxEvaluation) -> dict[str, GroupScore]:
         """Numbers of an evaluation for each class that has boxes."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.detected import Found, Places, print_results, write_results
 from cora.apps.files import find_images, output_names
@@ -38,6 +39,7 @@ def detect(
     text_model: str | None = None,
     class_agnostic: bool = False,
     csv_path: Path | None = None,
+    class_weights: str | None = None,
 ) -> int:
     """Detect, print and write; everything that can be checked is checked before the first picture is written.
 
@@ -59,6 +61,7 @@ def detect(
         csv_path: where to write a row for every box, if anywhere.
         text_model: name or path of the model whose text tower embeds names for an exported file.
         class_agnostic: suppress between classes, too.
+        class_weights: factors on classes in pre-matching, "bus=8,cat=2" or a JSON file.
 
     Returns:
         Exit code: 0, or 1 if some pictures of several could not be read.
@@ -71,6 +74,7 @@ def detect(
     names = () if classes is None else read_names(classes)
     others = read_distractors(distractors)
     options = read_text_options(templates, descriptions, names)
+    weights = weights_of_names(class_weights, (*names, *(exemplars or {})))
     urls = [source for source in sources if is_url(source)]
     found = find_images([source for source in sources if not is_url(source)], beside=len(urls))
     images: list[Path | str] = [*found.paths, *dict.fromkeys(urls)]
@@ -107,7 +111,13 @@ def detect(
                     failures += 1
                     continue
                 detections = detector.predict(
-                    image, looked_for, score=least, distractors=others, tiles=tiles, class_agnostic=class_agnostic
+                    image,
+                    looked_for,
+                    score=least,
+                    distractors=others,
+                    tiles=tiles,
+                    class_agnostic=class_agnostic,
+                    class_weights=weights,
                 )
                 write_picture(targets[source], detections.draw(image, fill=fill))
                 # Thousands of results may be kept; the pictures that they refer to may not.

@@ -147,6 +147,12 @@ def _is_hold_out(path: Path) -> bool:
     return isinstance(info, dict) and "held_out" in info
 
 
+def _is_split(path: Path) -> bool:
+    content = _json(path)
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and "class_split" in info
+
+
 def _starts_with(start: bytes) -> Callable[[Path], bool]:
     return lambda path: _head(path).lstrip().startswith(start)
 
@@ -176,6 +182,7 @@ DETECTIONS = Kind(name="boxes of 'cora detect'", fits=_is_detections)
 RELABELLED = Kind(name="annotations of 'cora relabel'", fits=_is_relabelled)
 AGREEMENT = _json_kind("numbers of 'cora relabel'", "boxes", "agreed", "by_class", "confusion")
 PSEUDO = Kind(name="annotations of 'cora pseudo-label'", fits=_is_pseudo)
+SPLIT = Kind(name="annotations of 'cora split'", fits=_is_split)
 EVALUATION = _json_kind("numbers of 'cora evaluate'", "command", "bootstrap", "max_detections")
 REGION_ACCURACY = _json_kind("numbers of 'cora region-accuracy'", "command", "bootstrap", "accuracy")
 GROUPS = _json_kind("numbers of 'cora groups'", "command", "groups", "alike")

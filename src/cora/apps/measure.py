@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
-import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import torch
 
 import cora
 from cora.apps.device import pick_device
+from cora.apps.progress import output_console, say
 from cora.apps.text_options import TextOptions, read_text_options
+from cora.data.benchmarks import images_tested
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.coco_content import read_json
@@ -27,7 +29,6 @@ from cora.evaluation.base_novel import class_groups, frequency_groups
 from cora.evaluation.bootstrap import PERCENTILES, IntArray, resample_counts
 from cora.evaluation.predict import ground_truth
 from cora.evaluation.truth import frequencies_of, only_images, read_truth
-from cora.names import names_without, spelled_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +78,20 @@ def prepare(args: argparse.Namespace) -> Setting:
         whole = read_truth(args.annotations, class_names=names, sizes=sizes)
     else:
         whole = ground_truth(photos)
+    tested, counts = images_tested(whole, split)
+    if counts is not None:
+        say(output_console(), str(counts))
+    whole = only_images(whole, tested)
+    if photos is not None:
+        photos = copy.copy(photos)
+        photos.records = [record for record in photos.records if record.image_id in tested]
     class_names = tuple(category["name"] for category in whole["categories"])
     # Photos of a file are in its order, and so are those of the truth.
     ids = [image["id"] for image in whole["images"]] if photos is None else [r.image_id for r in photos.records]
     if not ids:
-        raise DataError(f"expected at least one image in {args.annotations}, got none; nothing can be measured")
+        raise DataError(
+            f"expected at least one image to measure on in {args.annotations}, got none; nothing can be measured"
+        )
     indices = range(min(len(ids), args.limit or len(ids)))
     return Setting(
         whole_truth=whole,
@@ -142,50 +152,3 @@ def fingerprint(model: torch.nn.Module) -> str:
     """`weights_fingerprint`, of an exported file that of the model it was made of."""
     manifest = getattr(model, "manifest", None)
     return weights_fingerprint(model) if manifest is None else str(manifest.fingerprint)
-
-
-def read_class_weights(given: str | None, groups: Mapping[str, Collection[str]]) -> dict[str, float]:
-    """Class name -> weight in pre-matching, from a JSON file or "GROUP=WEIGHT"; empty where none are given.
-
-    Args:
-        given: as on the command line.
-        groups: group -> its classes.
-
-    Raises:
-        DataError: an unknown group, a file that cannot be read, weights that are not above 0, or unknown names.
-    """
-    if given is None:
-        return {}
-    group, separator, weight = given.partition("=")
-    if separator and group in groups:
-        return dict.fromkeys(groups[group], _weight(weight))
-    path = Path(given)
-    if separator and not path.exists():
-        raise DataError(
-            f"--class-weights: expected GROUP=WEIGHT for one of the groups {', '.join(groups)}, or a file, got {given}"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"expected JSON of class name to weight, cannot read {path}: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
-        raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
-    names = {name for members in groups.values() for name in members}
-    strangers = names_without(content, names)
-    if strangers:
-        raise DataError(
-            f"expected weights of the {len(names)} classes, got {len(strangers)} unknown names in {path}: "
-            f"{', '.join(strangers[:5])}; remove them"
-        )
-    spelled = spelled_as(tuple(content), names)
-    return {spelled[name]: float(weight) for name, weight in content.items()}
-
-
-def _weight(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise DataError(f"--class-weights: expected a weight above 0, got {text!r}")
-    return value

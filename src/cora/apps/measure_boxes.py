@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cora.apps import measure_tables as tables
+from cora.apps.class_weights import read_class_weights
 from cora.apps.hold_out import take_hold_out
-from cora.apps.measure import Setting, header, prepare, read_class_weights
+from cora.apps.measure import Setting, header, prepare
 from cora.apps.measure_report import write_report
 from cora.apps.measure_study import read_study
 from cora.apps.open_model import is_exported, open_detector

@@ -1,41 +1,97 @@
-"""`cora models`: what `--model` takes by name."""
+"""`cora models`: what `--model` takes by name, and what a model file is: a detector, or only a tower."""
 
-from rich.table import Table
+from __future__ import annotations
 
-from cora.apps.progress import output_console
-from cora.detector.checkpoint import read_config
-from cora.detector.presets import EMBEDDED, embedded_file, has_embedded, known_models
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cora.apps.command import set_command
 
 _MB = 1e6
 
 
-def list_models() -> int:
-    """Print the known models; returns the exit code 0.
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`cora models` and its arguments."""
+    parser = commands.add_parser(
+        "models",
+        help="list the known models",
+        description="List the known models: what can detect, and apart from it what is only a tower.",
+    )
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="model files to tell about, too")
+    set_command(parser, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the models; returns the exit code."""
+    return list_models(args.files)
+
+
+def list_models(files: Sequence[Path] = ()) -> int:
+    """Print the known models and the files; returns the exit code 0.
 
     Raises:
-        ModelError: the file of an embedded model cannot be read.
+        ModelError: the file of an embedded model, or one of the files, cannot be read.
     """
-    table = Table("name", "size", "score threshold", "distractors", "what it is")
+    from rich.table import Table
+
+    from cora.apps.progress import output_console
+    from cora.detector.checkpoint import read_config
+    from cora.detector.presets import EMBEDDED
+    from cora.towers import known_towers
+    from cora.towers.download import is_cached
+
+    columns = ("name", "size", "score threshold", "distractors", "what it is")
+    detectors, towers = Table(*columns), Table("name", "size", "weights", "what it is")
+    for table in (detectors, towers):
+        table.columns[0].overflow = "fold"
     for name, model in EMBEDDED.items():
-        table.add_row(name, *_facts(name), model.about)
-    towers = [name for name in known_models() if name not in EMBEDDED]
+        detectors.add_row(name, *_facts(name), model.about)
+    for file in files:
+        config, shared = read_config(file)
+        size = _size(file, shared)
+        if config.untrained:
+            towers.add_row(str(file), size, "in the file", f"{_tower(config)}; its localizer is untrained.")
+        else:
+            post = config.postprocess
+            detectors.add_row(
+                str(file), size, f"{post.score_threshold:g}", post.distractors, f"A detector on {_tower(config)}."
+            )
+    for name in known_towers():
+        where = "on this machine" if is_cached(name) else "to download"
+        towers.add_row(name, "", where, "CLIP with OpenAI's weights.")
     console = output_console()
-    console.print("Complete detectors inside the package, no download:", soft_wrap=True)
-    console.print(table)
+    console.print("Complete detectors (those by name are inside the package, no download):", soft_wrap=True)
+    console.print(detectors)
     console.print(
-        f"CLIP towers with OpenAI's weights (downloaded), whose localizer is still to train: {', '.join(towers)}.",
-        soft_wrap=True,
+        "Only towers: they name true boxes ('cora region-accuracy') and detect after 'cora train'.", soft_wrap=True
     )
+    console.print(towers)
     console.print("Or the path of a file: from training, or from 'cora convert'.", soft_wrap=True)
     return 0
 
 
+def _tower(config: object) -> str:
+    from cora.detector import DetectorConfig
+
+    assert isinstance(config, DetectorConfig)
+    tower = config.tower
+    return tower.backbone or f"a CLIP ResNet of {'+'.join(map(str, tower.layers))} blocks, {tower.width} wide"
+
+
+def _size(file: Path, shared: str | None) -> str:
+    size = f"{file.stat().st_size / _MB:.1f} MB"
+    return size if shared is None else f"{size}, the rest in {shared}"
+
+
 def _facts(name: str) -> tuple[str, str, str]:
     """Size, score threshold and distractors of an embedded model."""
+    from cora.detector.checkpoint import read_config
+    from cora.detector.presets import embedded_file, has_embedded
+
     if not has_embedded(name):
         return "not in this package", "", ""
     with embedded_file(name) as file:
         config, shared = read_config(file)
-        size = f"{file.stat().st_size / _MB:.1f} MB"
-    shown = size if shared is None else f"{size}, the rest in {shared}"
-    return shown, f"{config.postprocess.score_threshold:g}", config.postprocess.distractors
+        size = _size(file, shared)
+    return size, f"{config.postprocess.score_threshold:g}", config.postprocess.distractors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from cora.apps.files import find_images, parse_classes
 from cora.apps.held_out import HeldOut, groups_of
+from cora.apps.image_sets import testing_images
 from cora.apps.progress import tracked
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
@@ -99,6 +101,7 @@ def read_measured(args: argparse.Namespace) -> HeldOut | None:
     dataset = read_dataset(
         images=args.val_images, annotations=args.val_annotations, class_names=split.all if split is not None else None
     )
+    dataset = copy.copy(testing_images(dataset, split))
     if args.limit is not None:
         dataset.records = dataset.records[: args.limit]
     base, novel = (split.base, split.novel) if split is not None else (dataset.class_names, ())

@@ -36,7 +36,7 @@ def prune_model(args: argparse.Namespace) -> int:
     dataset = _annotated(args)
     held_out = read_measured(args)
     pictures = draw_pictures(args.images, args.photos, args.seed)
-    whole = open_torch_detector(args.model, args.device, needs="cora prune")
+    whole = open_torch_detector(args.model, args.device, needs="cora prune", trained=False)
     resnet_of(whole.image_tower, "cora prune")
     names = names_for(args, dataset.class_names if dataset is not None else None)
     vocabulary = whole.vocabulary_encoder.encode(names).to(whole.device)

@@ -50,7 +50,7 @@ def search_architecture(args: argparse.Namespace) -> int:
     """
     held_out = read_measured(args)
     pictures = draw_pictures(args.images, args.photos, args.seed)
-    whole = open_torch_detector(args.model, args.device, needs="cora search-arch")
+    whole = open_torch_detector(args.model, args.device, needs="cora search-arch", trained=False)
     resnet_of(whole.image_tower, "cora search-arch")
     names = names_for(args, held_out.dataset.class_names if held_out is not None else None)
     vocabulary = whole.vocabulary_encoder.encode(names).to(whole.device)

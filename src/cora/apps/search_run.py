@@ -59,7 +59,7 @@ def search(
     if sheet is not None and sheet.suffix.lower() not in _SUFFIXES:
         raise CoraError(f"--sheet: expected a file .jpg or .png, got {sheet}")
     index = RegionIndex.open(db)
-    detector = open_torch_detector(model or index.model_name, device, needs="cora search")
+    detector = open_torch_detector(model or index.model_name, device, needs="cora search", trained=False)
     if picture is None:
         hits = index.search_text(detector, text or "", top, per_picture=per_picture)
     else:

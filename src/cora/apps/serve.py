@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.class_weights import add_class_weights_option
 from cora.apps.model_options import add_device_option, add_model_option, add_text_model_option
 
 
@@ -13,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora serve`."""
     add_model_option(parser)
     add_text_model_option(parser)
+    add_class_weights_option(parser)
     add_device_option(parser)
     parser.add_argument("--db", type=Path, metavar="PATH", help="index of 'cora index' that /search looks in")
     place = parser.add_argument_group("address")
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         text_model=arguments.text_model,
         device=arguments.device,
+        class_weights=arguments.class_weights,
         db=arguments.db,
         host=arguments.host,
         port=arguments.port,

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
+from cora.apps.class_weights import any_weights
 from cora.apps.competing import distractors_line
 from cora.apps.open_model import open_detector, open_torch_detector
 from cora.apps.progress import error_console, output_console
@@ -44,6 +45,7 @@ def serve(
     max_megapixels: float,
     max_images: int,
     max_classes: int,
+    class_weights: str | None = None,
 ) -> int:
     """Serve until SIGTERM or Ctrl-C; what was accepted before it is answered.
 
@@ -64,6 +66,7 @@ def serve(
         max_megapixels: largest picture.
         max_images: pictures in one request, at most `queue`.
         max_classes: names in one request.
+        class_weights: factors on classes in pre-matching, of those that a request names: "bus=8,cat=2" or a JSON file.
 
     Returns:
         Exit code 0 after SIGTERM.
@@ -85,6 +88,7 @@ def serve(
         raise MissingExtraError("cora serve", extra="serve") from error
 
     token = _read_token(token_file)
+    weights = any_weights(class_weights)
     try:
         limits = Limits(
             max_body_bytes=round(max_body_mib * 2**20),
@@ -99,7 +103,14 @@ def serve(
     bound = bind(host, port)
     with bound:
         detector, index = _load(model, text_model, device, db)
-        service = Service(detector=detector, limits=limits, max_batch=max_batch, gather_s=gather_ms / 1000, index=index)
+        service = Service(
+            detector=detector,
+            limits=limits,
+            max_batch=max_batch,
+            gather_s=gather_ms / 1000,
+            index=index,
+            class_weights=weights,
+        )
         local = ipaddress.ip_address(bound.getsockname()[0]).is_loopback
         # A service for this machine is called by this machine's names. Elsewhere its names are not known here.
         known = ["localhost", "127.0.0.1", "::1", "[::1]", host, *allowed_hosts]

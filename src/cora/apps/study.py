@@ -46,7 +46,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         dest="run_dir",
         help="folder of the run, the study, the report",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of settings (default: of RN50-quickgelu)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings, JSON or YAML (default: of RN50-quickgelu)"
+    )
     add_tower(parser)
     parser.add_argument("--epochs", type=positive, metavar="N", help="epochs in all")
     parser.add_argument("--batch", type=positive, metavar="N", help="photos a step")

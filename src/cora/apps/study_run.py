@@ -14,6 +14,7 @@ from rich.table import Table
 import cora
 from cora.apps.device import pick_device
 from cora.apps.held_out import check_extras, groups_of
+from cora.apps.image_sets import testing_images, training_images
 from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_run import read_photos, tell_annotations
 from cora.data.class_split import open_split
@@ -69,11 +70,13 @@ def train(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     config = _configured(args)
     split = None if args.split is None else open_split(args.split)
-    dataset = _limited(read_photos(args, None if split is None else split.base), args.limit)
+    dataset = training_images(read_photos(args, None if split is None else split.base), split)
+    dataset = _limited(dataset, args.limit)
     names = dataset.class_names if split is None else split.all
     held_out = None
     if args.val_annotations is not None:
         held_out = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=names)
+        held_out = testing_images(held_out, split)
     frozen = build_frozen(config.tower)
     detector = None if args.detector is None else cora.load(args.detector).detector
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
@@ -116,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> int:
         tower = replace(study.config.tower, checkpoint=args.checkpoint)
         study = replace(study, config=replace(study.config, tower=tower))
     split = None if args.split is None else open_split(args.split)
-    dataset = read_photos(args, None if split is None else split.all)
+    dataset = testing_images(read_photos(args, None if split is None else split.all), split)
     frozen = build_frozen(study.config.tower)
     detector = None if args.detector is None else cora.load(args.detector).detector
     groups = groups_of(dataset.class_names if split is None else split.base, () if split is None else split.novel)

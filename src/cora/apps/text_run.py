@@ -14,6 +14,7 @@ from rich.table import Table
 
 import cora
 from cora.apps.device import pick_device
+from cora.apps.image_sets import testing_images, training_images
 from cora.apps.progress import Bars, error_console, output_console, say
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
@@ -40,10 +41,12 @@ def learn_text(args: argparse.Namespace) -> int:
     train_set = read_dataset(
         images=args.images, annotations=args.annotations, class_names=None if split is None else split.base
     )
+    train_set = training_images(train_set, split)
     split = split or ClassSplit(base=train_set.class_names)
     val_set = None
     if args.val_annotations is not None:
         val_set = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=split.all)
+        val_set = testing_images(val_set, split)
     config = text_config(args)
     detector = cora.load(args.model).detector.to(device)
     data = embed_dataset(detector, train_set, args.cache, "train")

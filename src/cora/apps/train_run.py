@@ -10,8 +10,10 @@ from typing import Any
 import cora
 from cora.apps.device import pick_device
 from cora.apps.held_out import HeldOut, check_extras, groups_of
+from cora.apps.image_sets import training_images
 from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_options import settings
+from cora.data.benchmarks import ImageSet, image_set
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -19,6 +21,7 @@ from cora.data.same_content import tell_shared
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
 from cora.names import names_without
+from cora.training.batches import batch_lines
 from cora.training.defaults import default_recipe
 from cora.training.engine import Engine, launch
 from cora.training.pipeline import PROMPTED, Hooks, TrainingPipeline
@@ -78,14 +81,17 @@ class _Run:
         args = self.args
         recipe = load_recipe(args.recipe) if args.recipe is not None else None
         split = None if args.split is None else open_split(args.split)
-        self.dataset = read_photos(args, _learned(args, split))
-        self.held_out = read_held_out(args, split, self.dataset)
+        dataset = read_photos(args, _learned(args, split))
+        self.dataset, self.trained_on = image_set(dataset, split, training=True)
+        self.held_out, self.tested_on = read_held_out(args, split, self.dataset)
         if self.held_out is not None:
             tell_shared(self.dataset, self.held_out.dataset)
         self.detector = cora.load(_model(args, recipe)).detector
         self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
         short_side = self.detector.preprocessor.config.usual_short_side
         self.recipe = _staged(recipe or default_recipe(_model(args, None), short_side=short_side), args)
+        if self.held_out is not None:
+            self.held_out = replace(self.held_out, all_boxes=self.recipe.all_boxes)
 
     def __call__(self, engine: Engine) -> None:
         held_out, detector, dataset = self.held_out, self.detector.to(engine.device), self.dataset
@@ -98,7 +104,12 @@ class _Run:
         found = found_annotations(self.args, dataset)
         if found is not None:
             tell(found)
+        for counts in (self.trained_on, self.tested_on):
+            if counts is not None:
+                tell(str(counts))
         tell(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
+        for line in batch_lines(self.recipe, processes=engine.world):
+            tell(line)
         with progress_report(show=engine.is_main) as report:
             hooks = Hooks(
                 measure_prompts=held_out.region_accuracy if held_out is not None else None,
@@ -130,7 +141,7 @@ def run_relabelling(args: argparse.Namespace) -> int:
     """
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
-    dataset = read_photos(args, split.base if split is not None else None)
+    dataset = training_images(read_photos(args, split.base if split is not None else None), split)
     tell_annotations(args, dataset)
     detector = cora.load(args.model).detector.to(device)
     with progress_report() as report:
@@ -183,17 +194,18 @@ def _learned(args: argparse.Namespace, split: ClassSplit | None) -> tuple[str, .
     return (*split.base, *names_without(names, split.all))
 
 
-def read_held_out(args: argparse.Namespace, split: ClassSplit | None, dataset: CocoDataset) -> HeldOut | None:
-    """The photos to measure on; with a split its novel classes are measured, too."""
+def read_held_out(
+    args: argparse.Namespace, split: ClassSplit | None, dataset: CocoDataset
+) -> tuple[HeldOut | None, ImageSet | None]:
+    """The photos to measure on, and how many of a benchmark's; with a split its novel classes are measured, too."""
     if (args.val_images is None) != (args.val_annotations is None):
         raise DataError("expected --val-images and --val-annotations together, got one of them")
     if args.val_annotations is None:
-        return None
+        return None, None
     base, novel = (split.base, split.novel) if split is not None else (dataset.class_names, ())
-    return HeldOut(
-        dataset=read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=(*base, *novel)),
-        groups=groups_of(base, novel),
-    )
+    held_out = read_dataset(images=args.val_images, annotations=args.val_annotations, class_names=(*base, *novel))
+    held_out, counts = image_set(held_out, split, training=False)
+    return HeldOut(dataset=held_out, groups=groups_of(base, novel)), counts
 
 
 def _model(args: argparse.Namespace, recipe: TrainRecipe | None) -> str:

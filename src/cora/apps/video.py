@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import above_zero, positive
+from cora.apps.class_weights import add_class_weights_option
 from cora.apps.exemplar_options import add_exemplar_option
 from cora.apps.model_options import (
     add_classes_option,
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_exemplar_option(parser)
     add_distractors_option(parser, "video")
     add_text_options(parser)
+    add_class_weights_option(parser)
     add_model_option(parser)
     add_text_model_option(parser)
     add_score_option(parser, "that starts a track")

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cora.apps import kinds
+from cora.apps.class_weights import weights_of_names
 from cora.apps.command import check_output
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
@@ -49,6 +50,7 @@ class _Wanted:
     distractors: tuple[str, ...] | None
     text: TextOptions
     tiles: Tiles | None
+    class_weights: Mapping[str, float]
 
 
 @dataclass
@@ -124,6 +126,7 @@ def _wanted(arguments: argparse.Namespace) -> _Wanted:
         distractors=read_distractors(arguments.distractors),
         text=read_text_options(arguments.templates, arguments.descriptions, names),
         tiles=read_tiles(arguments),
+        class_weights=weights_of_names(arguments.class_weights, (*names, *exemplars)),
     )
 
 
@@ -141,6 +144,7 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
         distractors=wanted.distractors,
         exemplars=wanted.exemplars or None,
         tiles=wanted.tiles,
+        class_weights=wanted.class_weights,
     )
     tell_distractors(detector, tracker.class_names, wanted.distractors)
     return tracker

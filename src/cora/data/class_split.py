@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -19,12 +19,17 @@ class ClassSplit:
     """Base and novel class names, each in a fixed order; both lists are non-empty unless the split says
     otherwise.
 
+    Attributes:
+        base, novel: names.
+        benchmark: of a split that papers report on its name, whose image sets commands follow, else "".
+
     Raises:
         DataError: a name is blank, appears twice, or belongs to both parts; or there is no base class.
     """
 
     base: tuple[str, ...]
     novel: tuple[str, ...] = ()
+    benchmark: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.base:
@@ -58,7 +63,7 @@ def known_split(name: str) -> ClassSplit:
             f"expected a known class split ({', '.join(KNOWN_SPLITS)}), got {name!r}; write your own as a JSON file"
         )
     content = json.loads(resources.files("cora.data").joinpath(f"splits/{name}.json").read_text(encoding="utf-8"))
-    return ClassSplit(base=tuple(content["base"]), novel=tuple(content["novel"]))
+    return ClassSplit(base=tuple(content["base"]), novel=tuple(content["novel"]), benchmark=name)
 
 
 def open_split(source: str | Path) -> ClassSplit:

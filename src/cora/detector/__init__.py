@@ -1,7 +1,7 @@
 """The detector: the paper's figure, post-processing, checkpoints, models by name."""
 
 from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
-from cora.detector.config import DetectorConfig
+from cora.detector.config import DetectorConfig, check_trained
 from cora.detector.cora import Detector, DetectorOutput, PreMatched
 from cora.detector.postprocess import PostprocessConfig, combine_scores, select_detections
 from cora.detector.presets import (
@@ -12,7 +12,7 @@ from cora.detector.presets import (
     new_detector,
     preset_config,
 )
-from cora.detector.published import detector_from_published, load_published
+from cora.detector.published import detector_from_published, load_foreign, load_published
 from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig
 
@@ -24,12 +24,14 @@ __all__ = [
     "PostprocessConfig",
     "PreMatched",
     "TowerConfig",
+    "check_trained",
     "combine_scores",
     "config_for_tower",
     "detector_from_published",
     "known_models",
     "load",
     "load_checkpoint",
+    "load_foreign",
     "load_published",
     "new_detector",
     "preset_config",

@@ -21,6 +21,7 @@ from torch import Tensor
 from cora.detector.config import DetectorConfig
 from cora.errors import CoraError, ModelError
 from cora.files import write_safetensors
+from cora.towers.weights import check_no_export
 
 FORMAT = "cora-detector"
 FORMAT_VERSION = 1
@@ -222,11 +223,7 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """An open checkpoint of this format version, and its metadata."""
     if not file.is_file():
         raise ModelError(f"checkpoint {file}: expected an existing file, got none")
-    if file.suffix.lower() in _OF_OTHER_RUNTIMES:
-        raise ModelError(
-            f"model {file}: expected a checkpoint, got {_OF_OTHER_RUNTIMES[file.suffix.lower()]}, which does not run "
-            "here; name the model that it was made of, or an export to ONNX or OpenVINO where a command takes one"
-        )
+    check_no_export(file, source=f"checkpoint {file}")
     try:
         with safe_open(str(file), framework="pt") as content:
             metadata: dict[str, str] = content.metadata() or {}

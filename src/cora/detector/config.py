@@ -28,6 +28,7 @@ class DetectorConfig:
         postprocess: how scores become detections.
         text: learned part of the class embeddings, if there is one.
         fast_alignment: whether fast embeddings are moved towards exact ones (`cora align`).
+        untrained: the localizer has random weights, so that boxes mean nothing; see `check_trained`.
     """
 
     tower: TowerConfig = field(default_factory=TowerConfig)
@@ -36,6 +37,7 @@ class DetectorConfig:
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     text: LearnedTextConfig | None = None
     fast_alignment: bool = False
+    untrained: bool = False
 
     def __post_init__(self) -> None:
         if self.localizer.embed_dim != self.tower.embed_dim:
@@ -59,6 +61,8 @@ class DetectorConfig:
             del values["text"]  # versions that know no learned text read these files, too
         if not self.fast_alignment:
             del values["fast_alignment"]
+        if not self.untrained:
+            del values["untrained"]
         if self.postprocess.score_threshold == SCORE_THRESHOLD:
             del values["postprocess"]["score_threshold"]
         return values
@@ -78,9 +82,27 @@ class DetectorConfig:
                 postprocess=_build(PostprocessConfig, values.get("postprocess", {})),
                 text=_build(LearnedTextConfig, values["text"]) if values.get("text") else None,
                 fast_alignment=bool(values.get("fast_alignment", False)),
+                untrained=bool(values.get("untrained", False)),
             )
         except (TypeError, ValueError) as error:
             raise ModelError(f"configuration of the detector: {error}") from error
+
+
+def check_trained(config: DetectorConfig, *, model: str = "this detector") -> None:
+    """Refuse to look for boxes with a localizer of random weights.
+
+    Args:
+        config: of the detector.
+        model: its name or path, for the message.
+
+    Raises:
+        ModelError: the localizer is untrained.
+    """
+    if config.untrained:
+        raise ModelError(
+            f"{model}: expected a trained localizer to find boxes with, got random weights (a tower only); train it "
+            "(cora train all, or cora train localizer), or measure how it names true boxes (cora region-accuracy)"
+        )
 
 
 def _build(part: type[_Config], values: Mapping[str, Any]) -> _Config:

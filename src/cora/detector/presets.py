@@ -114,7 +114,7 @@ def new_detector(name: str, pretrained: str | Path | None = "openai") -> Detecto
     """
     config = preset_config(name)
     image_tower, text_tower, logit_scale = load_towers(name, pretrained)
-    config = replace(config, tower=replace(config.tower, logit_scale=logit_scale))
+    config = replace(config, tower=replace(config.tower, logit_scale=logit_scale), untrained=True)
     return Detector.build(config, towers=(image_tower, text_tower))
 
 

@@ -7,30 +7,24 @@ the tensors, except the heads: 64 channels each in the towers, 8 in the localize
 
 from __future__ import annotations
 
-import argparse
-import logging
-import pickle
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from cora.detector.clip_file import detector_from_clip, is_clip
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
+from cora.detector.foreign import Weights, read_tensors
 from cora.detector.postprocess import PostprocessConfig
 from cora.detector.published_localizer import published_localizer_state
+from cora.detector.published_prompt import apply_published_prompt
 from cora.errors import ModelError
 from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig
-from cora.towers.weights import load_checked, why_unreadable
-
-_LOG = logging.getLogger(__name__)
+from cora.towers.weights import load_checked
 
 # What the published modules hold a second time: published prefix, prefix of the same tensors.
 _REPEATED = (
@@ -45,21 +39,6 @@ _TOWERS = (
 )
 
 
-class _Skipped:
-    """Stands for a NumPy number, such as the best AP so far: it is not needed, and nothing of NumPy is run for it."""
-
-    def __init__(self, *parts: object) -> None:
-        del parts
-
-    def __setstate__(self, state: object) -> None:
-        del state
-
-
-# All that is made of a file beside tensors and plain values: a namespace, which only holds values, and stand-ins.
-_ALLOWED: list[Any] = [
-    argparse.Namespace,
-    *((_Skipped, f"numpy.{name}") for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")),
-]
 _UNUSED = re.compile(r"num_batches_tracked$|^classifier\.(logit_scale|attn_mask)$")
 
 
@@ -73,42 +52,37 @@ def load_published(path: str | Path, *, ema: bool = True) -> Detector:
     Raises:
         ModelError: no such file, not a checkpoint of CORA, or one that does not fit (tensors are counted).
     """
+    return load_foreign(path, weights=None if ema else "model")
+
+
+def load_foreign(
+    path: str | Path, *, weights: Weights | None = None, prompt: str | Path | None = None, gelu: bool = False
+) -> Detector:
+    """A detector from a published checkpoint, or from CLIP's weights with a localizer still to train.
+
+    Args:
+        path: of the file, see `cora.detector.foreign`.
+        weights: of a published checkpoint, the averaged ones ("ema") or those of the last step ("model"); None for
+            the averaged ones where there are some.
+        prompt: file of a released region prompt, which takes the place of the checkpoint's.
+        gelu: CLIP's text tower has GELU, not OpenAI's quick one.
+
+    Raises:
+        ModelError: a file cannot be read, holds something else, or does not fit (tensors are counted).
+    """
     file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"published checkpoint {file}: expected an existing file, got none")
-    try:
-        with _only(_ALLOWED):
-            content: object = (
-                load_file(file)
-                if file.suffix == ".safetensors"
-                else torch.load(file, map_location="cpu", weights_only=True)
-            )
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    tensors = read_tensors(file, weights=weights, called="published checkpoint")
+    if is_clip(tensors):
+        detector = detector_from_clip(tensors, source=f"weight file {file}", gelu=gelu)
+    elif tensors and all("positional_embedding" in name for name in tensors) and len(tensors) < 3:
         raise ModelError(
-            f"published checkpoint {file}: expected tensors, could not read it ({why_unreadable(error)})"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ModelError(f"published checkpoint {file}: expected a mapping, got {type(content).__name__}")
-    for key in ("model_ema", "model") if ema else ("model",):
-        if isinstance(content.get(key), Mapping) and content[key]:
-            _LOG.info("%s: reading %r", file, key)
-            content = dict(content[key])
-            break
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return detector_from_published(tensors, source=str(file))
-
-
-@contextmanager
-def _only(allowed: list[Any]) -> Iterator[None]:
-    """Let torch make these classes, and none that other packages of this process have allowed."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        with torch.serialization.safe_globals(allowed):
-            yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+            f"{file}: expected a checkpoint or CLIP's weights, got a region prompt; give it as --prompt beside one"
+        )
+    else:
+        detector = detector_from_published(tensors, source=str(file))
+    if prompt is not None:
+        apply_published_prompt(detector, Path(prompt))
+    return detector
 
 
 def detector_from_published(tensors: Mapping[str, Tensor], *, source: str = "published state dict") -> Detector:

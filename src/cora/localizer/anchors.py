@@ -50,6 +50,10 @@ class LearnedAnchors(nn.Module):
         with torch.no_grad():
             self.logits.copy_(inverse_sigmoid(anchors_cxcywh, margin=1e-4))
 
+    def draw(self) -> None:
+        """Set the anchors to random boxes, their logits from N(0, 1): the published start."""
+        nn.init.normal_(self.logits)
+
     def forward(self, batch_size: int) -> Tensor:
         """Anchors [batch_size, N, 4], cxcywh in 0..1 of the unpadded image."""
         return self.logits.sigmoid().expand(batch_size, -1, -1)

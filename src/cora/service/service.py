@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -75,6 +75,7 @@ class Service:
         max_batch: pictures in one pass.
         gather_s: seconds that a picture waits for others of its kind.
         index: searched by `search`.
+        class_weights: factors on classes in pre-matching, of those that a request names.
     """
 
     def __init__(
@@ -85,13 +86,20 @@ class Service:
         max_batch: int = 8,
         gather_s: float = 0.004,
         index: RegionIndex | None = None,
+        class_weights: Mapping[str, float] | None = None,
     ) -> None:
         detector = Predictor.of(detector)
         self.limits = limits
         self.index = index
         self.admission = Admission(capacity=limits.max_waiting)
         self.metrics = Metrics(waiting=lambda: self.admission.taken)
-        self.worker = ModelWorker(detector=detector, max_batch=max_batch, gather_s=gather_s, on_batch=self._passed)
+        self.worker = ModelWorker(
+            detector=detector,
+            max_batch=max_batch,
+            gather_s=gather_s,
+            on_batch=self._passed,
+            class_weights=class_weights,
+        )
         self._detector = detector  # for its settings; to compute with it is the worker's
         self._resize = detector.preprocessor.resize
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="cora-decode")

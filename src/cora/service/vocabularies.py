@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cora.names import name_key
 from cora.regions import Vocabulary, VocabularyEncoder
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ class VocabularyCache:
     Args:
         detector: encodes the names.
         max_names: class names kept in all; their embeddings take a few kilobytes each.
+        class_weights: factors on classes in pre-matching, of those that a request names.
     """
 
-    def __init__(self, *, detector: Predictor, max_names: int = 20_000) -> None:
+    def __init__(
+        self, *, detector: Predictor, max_names: int = 20_000, class_weights: Mapping[str, float] | None = None
+    ) -> None:
         self.max_names = max_names
         self._detector = detector
         encoder = detector.vocabulary_encoder
@@ -32,6 +36,7 @@ class VocabularyCache:
         if self._encoder is not None:
             self._encoder.cache_dir = None
         self._kept: OrderedDict[tuple[tuple[str, ...], tuple[str, ...] | None], Vocabulary] = OrderedDict()
+        self._weights = {name_key(name): weight for name, weight in (class_weights or {}).items()}
         self._names = 0
         self._encoded = 0
 
@@ -53,7 +58,8 @@ class VocabularyCache:
             self._kept.move_to_end(key)
             return self._kept[key]
         self._make_room(_size(key))
-        vocabulary = self._detector.vocabulary(classes, distractors=distractors)
+        weights = {name: self._weights[name_key(name)] for name in classes if name_key(name) in self._weights}
+        vocabulary = self._detector.vocabulary(classes, distractors=distractors, class_weights=weights or None)
         self._kept[key] = vocabulary
         self._names += _size(key)
         return vocabulary

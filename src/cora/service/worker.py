@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,7 @@ class ModelWorker:
         gather_s: seconds.
         on_batch: told the number of pictures and the seconds of every pass, in the worker's thread.
         tidy: called there, too, after every 32 passes.
+        class_weights: factors on classes in pre-matching, of those that a query names.
     """
 
     def __init__(
@@ -111,11 +112,12 @@ class ModelWorker:
         gather_s: float = 0.004,
         on_batch: Callable[[int, float], None] = lambda pictures, seconds: None,
         tidy: Callable[[], None] = give_back,
+        class_weights: Mapping[str, float] | None = None,
     ) -> None:
         self.max_batch = max_batch
         self.gather_s = gather_s
         self._detector = Predictor.of(detector)
-        self._vocabularies = VocabularyCache(detector=self._detector)
+        self._vocabularies = VocabularyCache(detector=self._detector, class_weights=class_weights)
         self._on_batch = on_batch
         self._tidy = tidy
         self._passes = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from cora.errors import DataError
 
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 #: A CLIP ResNet, since its attention pool has values to make maps of; OpenAI's weights.
 DEFAULT_TOWER = "RN50-quickgelu"
 
@@ -155,18 +157,36 @@ class StudyConfig:
 def read_config(path: Path) -> StudyConfig:
     """A study from a JSON file such as ``{"tower": {"name": "ViT-B-32", "checkpoint": "RemoteCLIP-ViT-B-32.pt"}}``.
 
+    A file *.yaml or *.yml is read as YAML.
+
     Raises:
-        DataError: no such file, no JSON, an unknown setting or an impossible value.
+        DataError: no such file, neither JSON nor YAML, an unknown setting or an impossible value.
     """
+    kind = "YAML" if path.suffix.lower() in (".yaml", ".yml") else "JSON"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8")
+        content = _from_yaml(text) if kind == "YAML" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: expected a JSON file with the settings of a study, could not read it: {error}"
+            f"{path}: expected a {kind} file with the settings of a study, could not read it: "
+            f"{' '.join(str(error).split())}"
         ) from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object with tower, model, loss, train, got {type(content).__name__}")
     return StudyConfig.from_dict(content)
+
+
+def _from_yaml(text: str) -> Any:
+    import yaml  # type: ignore[import-untyped]  # here, since only these files need it
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # untyped
+        """YAML 1.1 takes 1e-3 for a word; people mean a number."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:

@@ -11,9 +11,10 @@ from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from cora.errors import ModelError
+from cora.towers.download import download_weights
 from cora.towers.surgery import SURGERY_BLOCKS, VitSurgery
 from cora.towers.text_tower import TextTower
-from cora.towers.weights import download_weights, load_checked, read_weights
+from cora.towers.weights import load_checked, read_weights
 
 _VISION = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
 _TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}

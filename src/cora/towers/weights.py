@@ -6,13 +6,11 @@ import logging
 import math
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
 import torch
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,6 +18,8 @@ from torch import Tensor, nn
 from cora.errors import ModelError
 from cora.towers.build import build_towers
 from cora.towers.config import TowerConfig
+from cora.towers.download import download_weights
+from cora.towers.exports import export_kind, is_torchscript
 from cora.towers.resnet_tower import ResNetTower, interpolate_positions, resnet_of
 from cora.towers.text_tower import TextTower
 
@@ -83,35 +83,27 @@ def load_towers(
     return image_tower, text_tower, logit_scale or config.logit_scale
 
 
-def download_weights(name: str, tag: str) -> Path:
-    """The file of a tag's weights, from open_clip's cache or fetched into it.
-
-    Raises:
-        ModelError: the tag is unknown, or the download failed; the message says where it looked.
-    """
-    config = get_pretrained_cfg(name, tag)
-    if not config:
-        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
-        raise ModelError(
-            f"tower {name!r} has no weights {tag!r}: expected one of {tags}, or the path of an existing weight file"
-        )
-    try:
-        return Path(download_pretrained(config))
-    except Exception as error:  # the download libraries raise many types; all mean that the weights cannot be had
-        places = " and ".join(str(config[key]) for key in ("hf_hub", "url") if config.get(key))
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"weights {tag!r} of {name!r} cannot be downloaded (looked at {places}: {reason}); "
-            "fetch the file elsewhere and give its path as the weights"
-        ) from error
-
-
 def why_unreadable(error: Exception) -> str:
     """One line on why a file of weights could not be read."""
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         # torch's own text advises to switch the protection off.
         return "no PyTorch file, or one that holds more than tensors and could run code"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_no_export(path: Path, *, source: str) -> None:
+    """Refuse an exported model where a file of weights is expected.
+
+    Args:
+        path: of an existing file.
+        source: what is read, for the message.
+
+    Raises:
+        ModelError: it is one; the message names its kind.
+    """
+    kind = export_kind(path)
+    if kind is not None:
+        raise ModelError(f"{source}: expected a file of weights, got {kind}; name the file that it was exported from")
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
@@ -125,10 +117,11 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise ModelError(f"weight file {path}: expected an existing file (.safetensors, .pt or .bin), got none")
+    check_no_export(path, source=f"weight file {path}")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        if _is_archive(path):
+        if is_torchscript(path):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
                 content = torch.jit.load(str(path), map_location="cpu").state_dict()
@@ -201,14 +194,6 @@ def load_checked(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
     if assign:
         weights = {key: value.to(own[key].dtype) for key, value in weights.items()}
     module.load_state_dict(dict(weights), strict=False, assign=assign)
-
-
-def _is_archive(path: Path) -> bool:
-    """Whether a file is TorchScript: only then does it hold code beside its tensors."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as content:
-        return any("/code/" in entry for entry in content.namelist())
 
 
 def _is_file_name(pretrained: str | Path) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from cora.data.order import subsample
 from cora.detector import Detector
@@ -72,6 +75,32 @@ def refit_alignment(
     places = subsample(range(count), ALIGNED_PHOTOS)
     on_photo = None if report is None else lambda done: report("alignment", done, len(places))
     fit_alignment(detector, map(read, places), vocabulary, on_photo=on_photo)
+
+
+def refitting(
+    detector: Detector,
+    dataset: Dataset[tuple[Image.Image, Any, Any]],
+    vocabulary: Vocabulary,
+    *,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Callable[[], None]:
+    """`refit_alignment` to call several times: each starts from the alignment of now, so its result is a function of
+    the detector's weights; what was measured last is then what is saved.
+
+    Args:
+        detector: changed in place by every call.
+        dataset: of photos, the first part of every item.
+        vocabulary: names that anchors are pre-matched with.
+        report: told (step, done, of all).
+    """
+    start = copy.deepcopy(detector.fast_alignment)
+    count: int = len(dataset)  # type: ignore[arg-type]  # datasets with places have a length
+
+    def refit() -> None:
+        detector.align_fast_pooling(copy.deepcopy(start))
+        refit_alignment(detector, lambda place: dataset[place][0], count, vocabulary, report=report)
+
+    return refit
 
 
 @torch.no_grad()

@@ -61,8 +61,11 @@ PUBLISHED_LOCALIZER = LocalizerStage(
     grad_clip=0.1,
     ema=0.99996,
     task=LocalizerTaskConfig(class_dropout=0.2),
-    anchors="keep",
+    anchors="normal",
+    objectness="plain",
 )
+#: Processes of the published training, for which batches are counted.
+PUBLISHED_PROCESSES = 8
 
 
 def published_recipe(model: str) -> TrainRecipe:
@@ -74,6 +77,8 @@ def published_recipe(model: str) -> TrainRecipe:
         relabel=RelabelStage(plot=True),
         localizer=PUBLISHED_LOCALIZER,
         evaluate_every=5,
+        all_boxes=True,
+        processes=PUBLISHED_PROCESSES,
     )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cora.data.coco import CocoDataset, targets_of
+from cora.data.coco import CocoDataset
 from cora.data.feature_cache import build_feature_cache, collate_features
 from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transform
 from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
@@ -25,14 +25,14 @@ from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.files import write_json
-from cora.localizer import Localizer, kmeans_anchors
+from cora.localizer import Localizer
 from cora.names import names_without
 from cora.regions import EVERYDAY_NAMES, FastAlignment, Vocabulary
-from cora.regions.groups import class_groups
 from cora.regions.learned_text import LearnedContext
-from cora.training.alignment import refit_alignment
+from cora.training.alignment import refitting
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
+from cora.training.group_file import stage_groups
 from cora.training.identity import about_boxes, boxes_hash, seed_stage
 from cora.training.localizer_task import LocalizerTask
 from cora.training.loop import check_config, train
@@ -42,9 +42,13 @@ from cora.training.optim import OptimizerConfig, build_adamw, build_schedule
 from cora.training.prompt_task import PromptTask
 from cora.training.recipe import PromptStage, Stage, TrainRecipe
 from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
+from cora.training.starts import start_localizer
 
 PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
+
+#: Settings that came later, and what was meant before: (part, key, value).
+_LATER = (("localizer", "objectness", "keep"), ("localizer", "groups_file", None), ("data", "repeat_threshold", 0.001))
 
 #: Metrics of a detector on held-out images. The app provides it, since training does not import evaluation.
 Measure = Callable[[Detector], Mapping[str, float]]
@@ -202,26 +206,20 @@ class TrainingPipeline:
         """Train the localizer (METHOD sections 5 and 6)."""
         stage = self.recipe.localizer
         assert stage is not None
-        if stage.anchors == "kmeans":
-            self._start_anchors()
+        self.detector.config = replace(self.detector.config, untrained=False)
+        start_localizer(self.detector, self.dataset, stage, seed=self.recipe.seed)
         vocabulary = self._vocabulary()
-        groups = class_groups(vocabulary, stage.groups) if stage.groups is not None else None
         task = LocalizerTask(
             detector=self.detector,
             vocabulary=vocabulary,
             config=stage.task,
-            class_groups=None if groups is None else [groups[name] for name in vocabulary.names],
+            class_groups=stage_groups(stage, self.dataset, vocabulary),
         )
         loader = self._loader(*self._augmented(), stage=stage, weights=self._weights())
-        self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer)
+        refit = refitting(self.detector, self.dataset, vocabulary, report=self.hooks.report)
+        self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer, before_last=refit)
         if self.engine.is_main:
-            refit_alignment(
-                self.detector,
-                lambda place: self.dataset[place][0],
-                len(self.dataset),
-                vocabulary,
-                report=self.hooks.report,
-            )
+            refit()
         return self._save(MODEL)
 
     def _refresh(self) -> None:
@@ -235,15 +233,6 @@ class TrainingPipeline:
         if self.detector.fast_alignment is not None:
             self.detector.align_fast_pooling(FastAlignment(embed_dim=self.detector.config.tower.embed_dim))
 
-    def _start_anchors(self) -> None:
-        """Put the anchors where boxes of the images, and of their mirror images, crowd."""
-        anchors = self.detector.localizer.learned_anchors
-        if anchors is None:
-            raise TrainingError("anchors 'kmeans' are for models with learned anchors, got one that proposes them")
-        boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.dataset.records])
-        mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
-        anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
-
     def _vocabulary(self) -> Vocabulary:
         return self.detector.vocabulary_encoder.encode(self.dataset.class_names).to(self.detector.device)
 
@@ -256,7 +245,7 @@ class TrainingPipeline:
     def _weights(self) -> Tensor | None:
         data, records = self.recipe.data, self.dataset.records
         if data.sampling == "repeat-factor":
-            return repeat_factors(records)
+            return repeat_factors(records, data.repeat_threshold)
         if data.sampling == "equal-classes":
             return equal_class_weights(records, range(len(self.dataset.class_names)))
         if data.sampling == "small-objects":
@@ -314,7 +303,14 @@ class TrainingPipeline:
         )
 
     def _train(
-        self, name: str, task: nn.Module, loader: EpochLoader[Any], stage: Stage, *, measure: Measure | None
+        self,
+        name: str,
+        task: nn.Module,
+        loader: EpochLoader[Any],
+        stage: Stage,
+        *,
+        measure: Measure | None,
+        before_last: Callable[[], None] | None = None,
     ) -> None:
         recipe = self.recipe
         seed_stage(recipe.seed, name)
@@ -330,6 +326,8 @@ class TrainingPipeline:
 
         def at_end(epoch: int, _task: nn.Module) -> Mapping[str, float] | None:
             due = (epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == stage.epochs
+            if before_last is not None and epoch + 1 == stage.epochs:
+                before_last()
             return measure(self.detector) if measure is not None and due else None
 
         result = train(
@@ -370,6 +368,11 @@ class TrainingPipeline:
             del stage["epochs"]
         if name == "localizer":  # nothing is trained after it
             del stage["keep"]
+        for part, key, default in _LATER:
+            if part == name and stage.get(key) == default:
+                del stage[key]  # runs of versions that did not know it go on
+            if part == "data" and whole["data"].get(key) == default:
+                del whole["data"][key]
         data = {key: value for key, value in whole["data"].items() if key not in ("workers", "cache_gigabytes")}
         return {
             "model": weights_fingerprint(self.detector),  # what the stage starts from, earlier stages' work included

@@ -39,6 +39,7 @@ class DataStage:
             once for each; 0 runs the tower in every step.
         cache_gigabytes: bound on those maps.
         sampling: see `Sampling`; of the localizer's images.
+        repeat_threshold: for "repeat-factor", the share of images below which those of a class are repeated.
         small_factor: for "small-objects", how much oftener an image full of small boxes is drawn.
         workers: processes that read images; 0 reads in the training process.
     """
@@ -47,12 +48,15 @@ class DataStage:
     versions: int = 0
     cache_gigabytes: float = 20.0
     sampling: Sampling = "uniform"
+    repeat_threshold: float = 0.001
     small_factor: float = 2.0
     workers: int = 0
 
     def __post_init__(self) -> None:
         _at_least("data", self, versions=0, workers=0, small_factor=1)
-        _above("data", self, "cache_gigabytes")
+        _above("data", self, "cache_gigabytes", "repeat_threshold")
+        if self.repeat_threshold > 1:
+            raise TrainingError(f"data: expected a repeat_threshold of at most 1, got {self.repeat_threshold}")
         _one_of("data", self, "sampling", Sampling)
 
 
@@ -198,7 +202,11 @@ class LocalizerStage(Stage):
     Attributes:
         task: class dropout, denoising and the like.
         groups: also let a query match boxes of its class's group, of so many (`cora groups`); None for no groups.
-        anchors: "kmeans" starts them from the boxes of the set; "keep" from where the model has them.
+        groups_file: the same with groups of a file, see `read_groups`: of `cora groups`, or of the published code.
+        anchors: "kmeans" starts them from the boxes of the set, "normal" at random, their logits from N(0, 1) (the
+            published start); "keep" from where the model has them.
+        objectness: "plain" draws the head of the objectness like any linear layer, its bias too (the published
+            start), instead of one that finds hardly anything at first; "keep" takes what the model has.
         lr_factors: prefix of a parameter's name -> factor on `lr`.
     """
 
@@ -206,13 +214,18 @@ class LocalizerStage(Stage):
     ema: float | None = 0.99996
     task: LocalizerTaskConfig = field(default_factory=LocalizerTaskConfig)
     groups: int | None = None
-    anchors: Literal["keep", "kmeans"] = "keep"
+    groups_file: str | None = None
+    anchors: Literal["keep", "kmeans", "normal"] = "keep"
+    objectness: Literal["keep", "plain"] = "keep"
     lr_factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least("LocalizerStage", self, groups=1)
-        _one_of("LocalizerStage", self, "anchors", Literal["keep", "kmeans"])
+        if self.groups is not None and self.groups_file is not None:
+            raise TrainingError("LocalizerStage: expected a number of groups or a groups_file, got both")
+        _one_of("LocalizerStage", self, "anchors", Literal["keep", "kmeans", "normal"])
+        _one_of("LocalizerStage", self, "objectness", Literal["keep", "plain"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +243,8 @@ class TrainRecipe:
         localizer: of the boxes.
         seed: of everything drawn at random.
         evaluate_every: epochs between two measurements on the held-out images.
+        all_boxes: measure in the published way, every box pooled exactly, instead of the model's.
+        processes: that the batches are meant for, `batch` images in each of them; None for any number.
         checkpoint_minutes: time between two saves within an epoch.
     """
 
@@ -242,10 +257,12 @@ class TrainRecipe:
     localizer: LocalizerStage | None = field(default_factory=LocalizerStage)
     seed: int = 0
     evaluate_every: int = 1
+    all_boxes: bool = False
+    processes: int | None = None
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        _at_least("recipe", self, seed=0, evaluate_every=1)
+        _at_least("recipe", self, seed=0, evaluate_every=1, processes=1)
         _above("recipe", self, "checkpoint_minutes")
         if self.prompts is None and self.names is None and self.localizer is None:
             raise TrainingError("recipe: expected prompts, names or localizer to train, got none of them")

@@ -1,0 +1,118 @@
+"""Files of other programs as detectors: checkpoints of the published CORA code, region prompts, CLIP's own weights.
+
+Nothing but tensors, plain values and an `argparse.Namespace` of them is unpickled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cora.errors import ModelError
+from cora.towers.exports import is_torchscript
+from cora.towers.weights import check_no_export, why_unreadable
+
+Weights = Literal["ema", "model"]
+
+_LOG = logging.getLogger(__name__)
+_KEYS: dict[Weights, str] = {"ema": "model_ema", "model": "model"}
+
+
+class _Skipped:
+    """Stands for a NumPy number, such as the best AP so far: it is not needed, and nothing of NumPy is run for it."""
+
+    def __init__(self, *parts: object) -> None:
+        del parts
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+# All that is made of a file beside tensors and plain values: a namespace, which only holds values, and stand-ins.
+_ALLOWED: list[Any] = [
+    argparse.Namespace,
+    *((_Skipped, f"numpy.{name}") for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")),
+]
+
+
+def read_tensors(file: Path, *, weights: Weights | None = None, called: str = "checkpoint") -> dict[str, Tensor]:
+    """Tensors of a file by name.
+
+    Args:
+        file: a torch file, a TorchScript archive or a safetensors file; of the torch files a checkpoint of the
+            published main.py, a plain state dict, or one under `state_dict`.
+        weights: of a published checkpoint, its averaged weights or those of the last step; None for the averaged
+            ones where it has some.
+        called: what such a file is called in messages.
+
+    Raises:
+        ModelError: no such file, one that cannot be read, or one without the weights that are asked for.
+    """
+    content = read_content(file, called=called)
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{called} {file}: expected a mapping, got {type(content).__name__}")
+    has = {part: isinstance(content.get(key), Mapping) and bool(content[key]) for part, key in _KEYS.items()}
+    if weights is not None and not has[weights]:
+        raise ModelError(
+            f"{called} {file}: expected weights under {_KEYS[weights]!r}, got none there; leave out --weights"
+        )
+    chosen = weights or next((part for part, there in has.items() if there), None)
+    if chosen is not None:
+        _LOG.info("%s: reading %r", file, _KEYS[chosen])
+        content = content[_KEYS[chosen]]
+    elif isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def read_content(file: Path, *, called: str) -> object:
+    """What a file holds: usually a mapping of names, sometimes one tensor.
+
+    Raises:
+        ModelError: no such file, or one that cannot be read; exports are named for what they are.
+    """
+    if not file.is_file():
+        raise ModelError(f"{called} {file}: expected an existing file, got none")
+    check_no_export(file, source=f"{called} {file}")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(str(file), framework="pt") as opened:
+                kind = (opened.metadata() or {}).get("format", "")
+            if kind.startswith("cora-"):
+                raise ModelError(
+                    f"{called} {file}: expected a file of another program, got one of cora; use it as it is"
+                )
+            return load_file(file)
+        if is_torchscript(file):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
+                return torch.jit.load(str(file), map_location="cpu").state_dict()
+        with _only(_ALLOWED):
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
+            return content
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise ModelError(f"{called} {file}: expected tensors, could not read it ({why_unreadable(error)})") from error
+
+
+@contextmanager
+def _only(allowed: list[Any]) -> Iterator[None]:
+    """Let torch make these classes, and none that other packages of this process have allowed."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)

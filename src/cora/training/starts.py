@@ -1,0 +1,49 @@
+"""Where the training of a localizer starts from, apart from the weights of its model."""
+
+from __future__ import annotations
+
+import torch
+
+from cora.data.coco import CocoDataset, targets_of
+from cora.detector import Detector
+from cora.errors import TrainingError
+from cora.localizer import LearnedAnchors, kmeans_anchors
+from cora.training.identity import seed_stage
+from cora.training.recipe import LocalizerStage
+
+
+def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerStage, *, seed: int) -> None:
+    """Set anchors and objectness as a stage wants them, the same for a seed.
+
+    Args:
+        detector: changed in place.
+        dataset: whose boxes anchors of k-means are taken from.
+        stage: says how, see `LocalizerStage`.
+        seed: of the run.
+
+    Raises:
+        TrainingError: the stage starts anchors that the model does not have.
+    """
+    seed_stage(seed, "start")
+    if stage.anchors != "keep":
+        anchors = _learned_anchors(detector, stage.anchors)
+        if stage.anchors == "normal":
+            anchors.draw()
+        else:
+            _to_boxes(anchors, dataset)
+    if stage.objectness == "plain":
+        detector.localizer.objectness_head.reset_parameters()
+
+
+def _learned_anchors(detector: Detector, start: str) -> LearnedAnchors:
+    anchors = detector.localizer.learned_anchors
+    if anchors is None:
+        raise TrainingError(f"anchors {start!r} are for models with learned anchors, got one that proposes them")
+    return anchors
+
+
+def _to_boxes(anchors: LearnedAnchors, dataset: CocoDataset) -> None:
+    """Put the anchors where boxes of the photos, and of their mirror images, crowd."""
+    boxes = torch.cat([targets_of(record).boxes_cxcywh for record in dataset.records])
+    mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
+    anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
