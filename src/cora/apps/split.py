@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from cora.apps.progress import output_console, say
     from cora.data.benchmarks import split_annotations
     from cora.data.class_split import open_split
-    from cora.data.coco_json import MAX_JSON_BYTES
+    from cora.data.coco_content import MAX_JSON_BYTES
     from cora.data.problems import read_text
     from cora.errors import DataError
     from cora.files import write_json

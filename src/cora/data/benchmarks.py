@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from cora.data.class_split import ClassSplit
 from cora.data.coco import CocoDataset
-from cora.data.coco_json import LISTS
+from cora.data.coco_content import LISTS
 from cora.data.lvis import is_lvis
 from cora.data.problems import listed
 from cora.errors import DataError
