@@ -49,7 +49,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def loaded(monkeypatch, model):
-    monkeypatch.setattr(cora, "load", lambda name: model)
+    monkeypatch.setattr(cora, "load", lambda name: cora.Predictor(model))
     return model
 
 
