@@ -128,6 +128,12 @@ def test_distractors_are_passed_on(options: list[str], given: list[str] | None) 
     assert (None if seen is None else list(seen)) == given
 
 
+@pytest.mark.parametrize("options", [[], ["--class-agnostic"]])
+def test_suppression_between_classes_is_passed_on(options: list[str]) -> None:
+    assert main(["detect", "photos/white.jpg", "--classes", "cat", *options]) == 0
+    assert cora.load("nano").options["class_agnostic"] is bool(options)  # type: ignore[attr-defined]
+
+
 def test_folder_glob_and_file_count_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "photos" / "notes.txt").write_text("no picture")
     (folder / "photos" / "deeper").mkdir()

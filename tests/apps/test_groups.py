@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 
 @pytest.fixture(autouse=True)
 def _loaded(monkeypatch: pytest.MonkeyPatch, model: Detector) -> None:
-    monkeypatch.setattr(cora, "load", lambda name: model)
+    monkeypatch.setattr(cora, "load", lambda name: cora.Predictor(model))
 
 
 @pytest.fixture

@@ -111,10 +111,11 @@ class TestFiles:
 
     def test_predict_takes_the_models_own(self, sure: Path) -> None:
         photo = Image.open("photos/0.png")
-        every = load_checkpoint("toy.safetensors").predict(photo, ["cat", "dog"], score=0.0)
+        every = Predictor(load_checkpoint("toy.safetensors")).predict(photo, ["cat", "dog"], score=0.0)
         middle = float(every.scores.median())
         strict = with_postprocess("toy.safetensors", score_threshold=middle)
-        for found in (strict.predict(photo, ["cat", "dog"]), strict.predict(photo, ["cat", "dog"], score=None)):
+        call = Predictor(strict).predict
+        for found in (call(photo, ["cat", "dog"]), call(photo, ["cat", "dog"], score=None)):
             assert 0 < len(found) < len(every)
             assert float(found.scores.min()) > middle
 

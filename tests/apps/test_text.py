@@ -122,7 +122,7 @@ def test_bad_options_are_refused(option: list[str], capsys: pytest.CaptureFixtur
 @pytest.fixture
 def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Detector:
     detector = tiny_detector(tmp_path / "cache")
-    monkeypatch.setitem(vars(cora), "load", lambda name: detector)
+    monkeypatch.setitem(vars(cora), "load", lambda name: cora.Predictor(detector))
     return detector
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from cora.apps.cli import main
 from cora.apps.open_model import open_detector
 from cora.compress.quantize_torch import Int8Detector, quantize_detector
+from cora.predictor import Predictor
 from tests.detector.conftest import tiny_detector
 from tests.evaluation.coco_data import truth_near, write_noise
 
@@ -29,7 +30,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, annotations = write_noise(folder, images=4)
     results = []
     for number in range(1, 5):
-        found = detector.predict(Image.open(images / f"{number}.png"), NAMES.split(", "), score=0.0, distractors=())
+        found = Predictor(detector).predict(
+            Image.open(images / f"{number}.png"), NAMES.split(", "), score=0.0, distractors=()
+        )
         results += found.to_coco(number)[:3]
     truth_near(results, annotations)
     return folder
@@ -66,7 +69,7 @@ def test_the_file_is_a_model_of_the_other_commands(
     output = tmp_path / "int8.safetensors"
     assert run(data, output, *TORCHAO, "--classes", NAMES, "--min-agreement", "1") == 0
     detector = open_detector(str(output), "cpu")
-    assert isinstance(detector, Int8Detector)
+    assert isinstance(detector.detector, Int8Detector)
     found = detector.predict(data / "images" / "1.png", NAMES.split(", "), score=0.0)
     boxes = tmp_path / "boxes.json"
     options = ["--classes", NAMES, "--model", output, "--score", "0", "--output", tmp_path / "drawn", "--json", boxes]

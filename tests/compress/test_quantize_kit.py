@@ -15,6 +15,7 @@ from cora.data.read import read_dataset
 from cora.evaluation.base_novel import class_groups
 from cora.evaluation.predict import ground_truth
 from cora.export import ExportSettings, load_exported
+from cora.predictor import Predictor
 
 pytestmark = pytest.mark.integration
 
@@ -35,13 +36,13 @@ def test_a_quantized_model_passes_and_a_broken_one_does_not(shared: Path, tmp_pa
         truth=ground_truth(dataset, indices=range(PHOTOS)),
         groups=class_groups(split.base, split.novel),
     )
-    detector = cora.load("nano")
+    detector = cora.load("nano").detector
     # One size, since the exporter takes a minute to reason about open ones.
     settings = ExportSettings(size_hw=(384, 576), batch=1)
     plain = export_folded(detector, tmp_path / "float.onnx", model="nano", settings=settings)
     original = load_exported(plain, load_text_model=lambda _: detector)
     photos = sorted((kit / "train").glob("*.jpg"))[:CALIBRATION]
-    vocabulary = detector.vocabulary(pictures.classes, distractors=())
+    vocabulary = Predictor(detector).vocabulary(pictures.classes, distractors=())
     feeds = calibration_feeds(original.preprocessor, vocabulary, photos)
     target = tmp_path / "int8.onnx"
     quantize_onnx_file(plain, target, feeds=feeds, keep=FloatWeights(detector))

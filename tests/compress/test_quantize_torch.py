@@ -22,6 +22,7 @@ from cora.compress.quantize_torch import (
 )
 from cora.detector import Detector
 from cora.errors import MissingExtraError, ModelError
+from cora.predictor import Predictor
 from tests.detector.conftest import tiny_detector
 
 pytestmark = pytest.mark.integration
@@ -107,7 +108,7 @@ def test_a_saved_model_loads_bit_for_bit(detector: Detector, mode: str, tmp_path
     state = model.state_dict()
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
-    expected, found = (one.predict(photo(3), NAMES, score=0.0) for one in (model, loaded))
+    expected, found = (Predictor(one).predict(photo(3), NAMES, score=0.0) for one in (model, loaded))
     assert len(expected) > 0
     assert torch.equal(found.boxes_xyxy_px, expected.boxes_xyxy_px)
     assert torch.equal(found.scores, expected.scores)

@@ -28,7 +28,7 @@ def test_the_default_way_keeps_average_precision(shared: Path) -> None:
     kit = shared / "kit" / "coco_ovd_mini"
     dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")
     split = read_class_split(kit / "class_split.json")
-    detector = cora.load("nano")
+    detector = cora.load("nano").detector
     detector.precision = "float32"  # the same on every machine
 
     dataset.records = dataset.records[:PHOTOS]

@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def loaded(monkeypatch, model):
-    monkeypatch.setattr(cora, "load", lambda name: model)
+    monkeypatch.setattr(cora, "load", lambda name: cora.Predictor(model))
     return model
 
 

@@ -54,6 +54,15 @@ def test_equal_queries_of_similar_sizes_share_batches(tiny: Detector) -> None:
     assert all(job.future.done() for job in jobs)
 
 
+def test_a_query_may_suppress_between_classes(tiny: Detector) -> None:
+    (shrunk,) = pictures(tiny, [(64, 64)])
+    names = (*CAT.classes, *CUP.classes)
+    jobs = [DetectJob(picture=shrunk, query=Query(classes=names, score=0.0, class_agnostic=on)) for on in (False, True)]
+    assert run(tiny, jobs) == [1, 1]
+    every, apart = (job.future.result() for job in jobs)
+    assert 0 < len(apart) < len(every)
+
+
 def test_answers_do_not_depend_on_the_company(tiny: Detector) -> None:
     shrunk = pictures(tiny, [(40, 40), (200, 200), (64, 64)])
     jobs = [DetectJob(picture=picture, query=CAT) for picture in shrunk]

@@ -77,8 +77,12 @@ class Predictor(nn.Module):
 
     @property
     def config(self) -> DetectorConfig:
-        """Sizes and settings of the network."""
+        """Sizes and settings of the network. Setting others sets the network's; `save` writes them."""
         return self.model.config
+
+    @config.setter
+    def config(self, config: DetectorConfig) -> None:
+        self.detector.config = config
 
     @property
     def device(self) -> torch.device:
