@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -37,10 +38,10 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         Image.new("RGB", (80, 60), "white").save(f"photos/z{number}.jpg")
     read = image_module.read_image
 
-    def interrupted(path: Path) -> Image.Image:
+    def interrupted(path: Path, **options: Any) -> Image.Image:
         if path.name == "z1.jpg":
             raise KeyboardInterrupt
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(image_module, "read_image", interrupted)
     assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
@@ -97,7 +98,7 @@ def test_a_log_has_progress_of_long_work(monkeypatch: pytest.MonkeyPatch, capsys
 def test_ctrl_c_at_the_first_image_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(path: Path) -> Image.Image:
+    def interrupted(path: Path, **options: Any) -> Image.Image:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(image_module, "read_image", interrupted)

@@ -9,6 +9,10 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 
+#: Their abbreviations mean them, although newer options begin alike.
+_FIRST = ("--classes",)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others of this program."""
 
@@ -35,6 +39,10 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             message = "unknown option " + ", ".join(f"{one}{suggestion(one, options)}" for one in unknown)
         self.exit(2, f"cora: error: {message}; see '{self.prog} --help'\n")
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        found: list[Any] = super()._get_option_tuples(option_string)
+        return [one for one in found if one[1] in _FIRST] or found
 
     def _commands(self) -> list[str]:
         found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
