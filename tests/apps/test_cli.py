@@ -80,7 +80,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--anotations", "a"], "unknown option --anotations, did you mean --annotations?; see 'cora eval"),
         (["train", "all", "--epoch", "3"], "unknown option --epoch; see 'cora train all --help'"),
         (["models", "--verbosely"], "unknown option --verbosely; see 'cora models --help'"),
-        (["models", "nano"], "unrecognized arguments: nano; see 'cora models --help'"),
+        (["serve", "nano"], "unrecognized arguments: nano; see 'cora serve --help'"),
         (["study", "train", "--rum", "a"], "unknown option --rum, did you mean --run?; see 'cora study train --help'"),
         (["detect", "a.jpg", "--score", "x"], "argument --score: expected a number in 0..1"),
         (["calibrate", "--images", "a"], "required: --annotations, --output; see 'cora calibrate --help'"),

@@ -288,12 +288,12 @@ def test_progress_bar_for_several_pictures_on_a_terminal(monkeypatch: pytest.Mon
 def test_refusal_of_the_machine_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(self: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(folder: str) -> None:
+        raise PermissionError(13, "Permission denied", folder)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr("cora.data.listing.os.scandir", refuse)
     assert main(["detect", "photos", *CLASSES]) == 2
-    assert capsys.readouterr().err == "cora: error: Permission denied: photos\n"
+    assert capsys.readouterr().err == "cora: error: expected a readable folder, got Permission denied: photos\n"
 
 
 def test_what_a_folder_passes_over_is_told(

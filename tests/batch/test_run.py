@@ -170,7 +170,7 @@ def test_inputs_may_be_moved(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"classes": ("cat", "dog")}, r"other classes \(cat, dog, it has cat, dog, traffic light\)"),
-        ({"distractors": ("tree",)}, "another distractors"),
+        ({"distractors": ("tree",)}, "other distractors"),
         ({"made_with": {"model": "other"}}, r"another model \(other, it has None\)"),
         ({"batch_size": 2}, "another batch_size"),
         ({"keep": 0.05}, "expected scores of 0.1 or more, which is what this batch keeps, got 0.05"),

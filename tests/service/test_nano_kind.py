@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from fastapi.testclient import TestClient
 
+from cora.predictor import Predictor
 from tests.service.conftest import make_app, make_service, upload
 from tests.toy_nano import NAMES, picture, toy_nano
 
@@ -23,7 +24,7 @@ def test_answers_are_those_of_predict(tmp_path: Path) -> None:
         answer = client.post("/detect", files=upload(*files), data=data)
     assert answer.status_code == 200, answer.text
     for entry, photo in zip(answer.json()["images"], photos, strict=True):
-        expected = detector.predict(photo, NAMES, score=0.01)
+        expected = Predictor(detector).predict(photo, NAMES, score=0.01)
         scores = torch.tensor([one["score"] for one in entry["detections"]])
         assert len(scores) > 0
         torch.testing.assert_close(scores, expected.scores, atol=1e-4, rtol=0)

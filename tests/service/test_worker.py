@@ -178,7 +178,7 @@ def test_vocabularies_are_kept_while_in_use(tiny: Detector) -> None:
 
 
 def test_class_weights_go_to_the_classes_that_a_query_names(tiny: Detector) -> None:
-    cache = VocabularyCache(detector=tiny, class_weights={"Red_Cup": 8.0, "dog": 2.0})
+    cache = VocabularyCache(detector=Predictor(tiny), class_weights={"Red_Cup": 8.0, "dog": 2.0})
     weighted = cache.get(["cat", "red cup"], None).weights
     assert weighted is not None
     assert weighted.tolist() == [1.0, 8.0]

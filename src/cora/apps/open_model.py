@@ -37,6 +37,7 @@ def open_detector(model: str, device: str = "auto", *, text_model: str | None = 
         return load_exported(model, load_text_model=cora.load, text_model=text_model, device=runs_on)
     if text_model is not None:
         raise ModelError(f"--text-model {text_model}: expected an exported file as --model, got {model}; leave it out")
+    check_detects(model)
     where = pick_device(device)
     return Predictor(load_int8(model).to(where)) if is_int8_file(model) else cora.load(model).to(where)
 

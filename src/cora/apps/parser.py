@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-
 #: Their abbreviations mean them, although newer options begin alike.
 _FIRST = ("--classes",)
 

@@ -30,12 +30,6 @@ DTYPES = (torch.float16, torch.float32)
 WHOLE = "learned_text."
 #: Files come from anywhere: such a name can only mean a file of the same folder.
 _BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", re.ASCII)
-_OF_OTHER_RUNTIMES = {
-    ".pt2": "an exported PyTorch program (*.pt2)",
-    ".engine": "a TensorRT engine (*.engine)",
-    ".onnx": "an exported ONNX file (*.onnx)",
-    ".xml": "an exported OpenVINO file (*.xml)",
-}
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cora.detector import Detector, DetectorConfig
+from cora.detector import Detector, DetectorConfig, check_trained
 from cora.detector.postprocess import Found
 from cora.errors import ImageError, ModelError
 from cora.images import ImageSource, Preprocessor
@@ -204,6 +204,7 @@ class Predictor(nn.Module):
             UnknownOptionError: there is no such option; the message names the one meant.
             ModelError: an option asks for what an exported model does not have.
         """
+        check_trained(self.config)
         settings = PredictSettings(
             score=self.score_of(score),
             nms_iou=nms_iou,

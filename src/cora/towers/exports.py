@@ -14,6 +14,7 @@ _MARKS = (
     (0, b"<?xml", "a model of OpenVINO, or another XML file"),
 )
 _ENDINGS = {
+    ".pt2": "a program of torch.export (.pt2)",
     ".onnx": "a graph in ONNX",
     ".engine": "an engine of TensorRT",
     ".plan": "an engine of TensorRT",
