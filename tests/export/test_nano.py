@@ -10,11 +10,13 @@ from PIL import Image
 from cora.detector import Detector
 from cora.errors import ModelError
 from cora.export import ExportSettings, export_detector, load_exported
+from cora.export.backends import Program
 from cora.export.check import plain_detector
 from cora.export.fixed_size import FixedSizePreprocessor
 from cora.export.graph import DetectorGraph, class_inputs
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import write_openvino
+from cora.export.program import trace
 from cora.export.suppression import kept_boxes
 from cora.predictor import Predictor
 from tests.export.conftest import manifest_of
@@ -103,3 +105,18 @@ def test_sizes_are_whole_cells(nano: Detector, tmp_path: Path) -> None:
         batch = made([Image.new("RGB", size[::-1])])
         assert batch.pixels.shape[-2:] == (96, 160)
         assert all(side % 32 == 0 for side in batch.sizes[0])
+
+
+def test_an_open_program_takes_every_size(nano: Detector) -> None:
+    manifest = manifest_of(nano, exact_boxes=0)
+    graph = DetectorGraph(detector=nano, manifest=manifest, suppress=kept_boxes).eval()
+    program = Program(trace(nano, manifest, None, suppress=kept_boxes))
+    embeddings = torch.nn.functional.normalize(torch.randn(3, manifest.config.tower.embed_dim), dim=-1)
+    for height, width, batch in ((32, 32, 1), (64, 256, 2), (96, 160, 1), (128, 128, 2), (384, 96, 1), (160, 512, 1)):
+        pixels, sizes = torch.randn(batch, 3, height, width), torch.tensor([[height, width]] * batch)
+        inputs = (pixels, sizes, embeddings, torch.zeros(3))
+        found = program.run(dict(zip(program.inputs, (one.numpy() for one in inputs), strict=True)))
+        with torch.no_grad():
+            expected = graph(*inputs)
+        for one, other in zip(found, expected, strict=True):
+            assert_near(torch.from_numpy(one), other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -123,7 +124,9 @@ class Program:
     name = "exported program"
 
     def __init__(self, program: ExportedProgram) -> None:
-        self.module = program.module()
+        # Guards (PyTorch 2.9 and later) say what tracing assumed of shapes, such as that a map is not one cell high.
+        # They refuse sizes that the program computes rightly; `cora export` compares it with the original instead.
+        self.module = program.module(**({"check_guards": False} if _has_guards(program) else {}))
         self.inputs: Sequence[str] = [
             spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"
         ]
@@ -131,9 +134,16 @@ class Program:
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
         import torch
 
-        with torch.inference_mode():
-            outputs = self.module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
+        try:
+            with torch.inference_mode():
+                outputs = self.module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
+        except Exception as error:
+            raise ModelError(f"exported program: expected inputs that it takes, got: {_line(error)}") from None
         return [output.numpy() for output in outputs]
+
+
+def _has_guards(program: ExportedProgram) -> bool:
+    return "check_guards" in inspect.signature(program.module).parameters
 
 
 def _providers(device: str, available: Sequence[str]) -> list[str]:
