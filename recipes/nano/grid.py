@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 import cora
-from cora.draw import contact_sheet, draw_boxes
+from cora.draw import class_colours, contact_sheet, draw_boxes
 from cora.images import read_image
 from cora.structures import Detections
 
@@ -40,7 +40,9 @@ def thumbnail(found: Detections, path: Path) -> Image.Image:
     image = read_image(path)
     factor = SIDE / max(image.size)
     small = image.resize((round(image.width * factor), round(image.height * factor)))
-    return draw_boxes(small, found.boxes_xyxy_px * factor, found.names, found.scores)
+    colours = class_colours(found.class_names)
+    drawn_in = [colours[name] for name in found.names]
+    return draw_boxes(small, found.boxes_xyxy_px * factor, found.names, found.scores, colours=drawn_in)
 
 
 def main() -> None:
