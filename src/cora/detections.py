@@ -60,7 +60,11 @@ class Detections:
     def __post_init__(self) -> None:
         for name, dtype in (("boxes_xyxy_px", torch.float32), ("scores", torch.float32), ("labels", torch.int64)):
             object.__setattr__(self, name, _ordinary(getattr(self, name), dtype))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "image_size", tuple(self.image_size))
         count = self.scores.shape[0]
+        if not bool(self.scores.isfinite().all()):
+            raise ValueError("detections: expected scores in 0..1, got one that is no number")
         if self.boxes_xyxy_px.shape != (count, 4) or self.labels.shape != (count,):
             raise ValueError(
                 f"detections: expected boxes [{count}, 4] and labels [{count}] for {count} scores, "
@@ -87,6 +91,8 @@ class Detections:
         Raises:
             ValueError: they are of images of different sizes.
         """
+        if isinstance(several, Detections):
+            raise TypeError("merge: expected a list of Detections, got one; put it in a list")
         parts = list(several)
         sizes = list(dict.fromkeys(part.image_size for part in parts if part.image_size != _NO_SIZE))
         if len(sizes) > 1:
@@ -105,7 +111,7 @@ class Detections:
             class_names=tuple(place),
             image_size=sizes[0] if sizes else _NO_SIZE,
             image=next((part.image for part in parts if part.image is not None), None),
-            path=next((part.path for part in parts if part.path is not None), None),
+            path=next((p.path for p in parts if p.path is not None and (p.image_size != _NO_SIZE or not sizes)), None),
         )
 
     def __len__(self) -> int:
@@ -207,7 +213,7 @@ class Detections:
             self._check_target(Path(path))
         colours = class_colours(self.class_names)
         drawn = draw_boxes(
-            self._picture() if image is None else image,
+            self._picture() if image is None else read_image(image),
             self.boxes_xyxy_px,
             self.names,
             self.scores,

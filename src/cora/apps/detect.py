@@ -24,7 +24,7 @@ from cora.apps.tile_options import add_tile_options, read_tiles
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora detect`."""
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="picture, folder (the pictures in it) or glob pattern"
+        "sources", nargs="+", metavar="SOURCE", help="image, folder (the images in it), URL or glob pattern"
     )
     add_classes_option(parser, unless="there is an --exemplar")
     add_exemplar_option(parser)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cora.apps.progress import error_console, output_console, report, say
 from cora.files import write_json, write_text
+from cora.images.web import shown
 from cora.structures import Detections
 
 #: Of more images the boxes are counted by class, not listed.
@@ -33,7 +34,7 @@ class Found:
     @property
     def file(self) -> str:
         """The source as files and tables show it."""
-        return self.source.as_posix() if isinstance(self.source, Path) else self.source
+        return self.source.as_posix() if isinstance(self.source, Path) else shown(self.source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,9 @@ from cora.data.listing import list_images
 from cora.errors import ImageError, VocabularyError
 from cora.names import names_in
 
+#: Letters of a file's name that come from an address; those of signed links are longer than a disk takes.
+_LONGEST_STEM = 100
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -80,7 +83,7 @@ def output_names(sources: Sequence[Path | str], folder: Path, suffix: str) -> di
     taken = {source.resolve() for source in sources if isinstance(source, Path)}
     targets: dict[Path | str, Path] = {}
     for source in sources:
-        stem = source.stem if isinstance(source, Path) else Path(urlsplit(source).path).stem or "image"
+        stem = source.stem if isinstance(source, Path) else _stem_of_url(source)
         number, target = 1, folder / f"{stem}{suffix}"
         while target.resolve() in taken or (target.exists() and not drawn_by_cora(target)):
             number += 1
@@ -88,3 +91,10 @@ def output_names(sources: Sequence[Path | str], folder: Path, suffix: str) -> di
         taken.add(target.resolve())
         targets[source] = target
     return targets
+
+
+def _stem_of_url(url: str) -> str:
+    try:
+        return Path(urlsplit(url).path).stem[:_LONGEST_STEM] or "image"
+    except ValueError:  # no address at all, which reading it says
+        return "image"

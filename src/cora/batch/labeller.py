@@ -21,7 +21,7 @@ _WAITING_BATCHES = 4
 
 
 class Model(Protocol):
-    """What a batch needs of a detector; `cora.detector.Detector` is one."""
+    """What a batch needs of a detector; `cora.Predictor` is one."""
 
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Any:
         """Names, encoded once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -105,13 +106,15 @@ class OpenVino:
         except Exception as error:
             raise ModelError(f"{path}: expected a graph that OpenVINO loads, got: {_line(error)}") from None
         self.inputs = [entry.get_any_name() for entry in self.model.inputs]
+        self._one_call = threading.Lock()  # calls share one request, whose outputs another thread would overwrite
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
-        try:
-            results = self.model([inputs[name] for name in self.inputs])
-        except Exception as error:
-            raise ModelError(f"OpenVINO: expected inputs that the graph takes, got: {_line(error)}") from None
-        return [np.array(results[index]) for index in range(len(self.model.outputs))]
+        with self._one_call:
+            try:
+                results = self.model([inputs[name] for name in self.inputs])
+            except Exception as error:
+                raise ModelError(f"OpenVINO: expected inputs that the graph takes, got: {_line(error)}") from None
+            return [np.array(results[index]) for index in range(len(self.model.outputs))]
 
 
 class Program:

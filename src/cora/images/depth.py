@@ -36,7 +36,7 @@ def check_cut_colours(image: Image.Image, what: str) -> None:
         ImageError: no channel exceeds a quarter of the range.
     """
     highest = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
-    if highest <= _QUARTER_OF_8_BITS:
+    if 0 < highest <= _QUARTER_OF_8_BITS:
         raise ImageError(
             f"expected colours that use more than a quarter of 16 bits, got at most {highest * 256 + 255}: {what}; "
             "scale them to 0..255 and save with 8 bits"

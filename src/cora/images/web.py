@@ -49,6 +49,7 @@ def download(url: str, *, max_bytes: int = MAX_DOWNLOAD_BYTES, wait_seconds: flo
     """
     if not is_url(url):
         raise ImageError(f"expected an address with http:// or https://, got {shown(url)}")
+    _check_no_secrets(url)
     end = time.monotonic() + _WHOLE_SECONDS
     try:
         request = Request(_in_ascii(url), headers={"User-Agent": "cora-ovd"})
@@ -63,6 +64,11 @@ def download(url: str, *, max_bytes: int = MAX_DOWNLOAD_BYTES, wait_seconds: flo
             raise _refused(url, f"no answer within {wait_seconds:g} s", "try again later") from None
         got = str(reason) or type(reason).__name__
         raise _refused(url, got, "check the address and the connection") from None
+
+
+def _check_no_secrets(url: str) -> None:
+    if "@" in re.split(r"[/?#]", url.partition("//")[2])[0]:
+        raise _refused(url, "one with a user or password", "get the file and give its path")
 
 
 def _in_ascii(url: str) -> str:

@@ -85,7 +85,7 @@ def embed_exemplars(
     names = clean_names(tuple(exemplars))
     embeddings = {}
     for name, pictures in zip(names, exemplars.values(), strict=True):
-        if isinstance(pictures, str) or not isinstance(pictures, Sequence):
+        if isinstance(pictures, str | bytes | bytearray) or not isinstance(pictures, Sequence):
             raise VocabularyError(
                 f"exemplars of {name!r}: expected a list of pictures, got {type(pictures).__name__}; put it in a list"
             )
@@ -140,6 +140,8 @@ def embed_region(
 @torch.inference_mode(False)
 @torch.no_grad()
 def _embed(detector: Detector, exemplar: Exemplar, preprocessor: Preprocessor | None) -> Tensor:
+    if isinstance(exemplar, tuple) and len(exemplar) != 2:
+        raise ImageError(f"exemplar: expected an image or (image, box), got {len(exemplar)} values")
     source, box = exemplar if isinstance(exemplar, tuple) else (exemplar, None)
     picture = read_image(source, allow_url=True)
     corners = torch.tensor([0.0, 0.0, picture.width, picture.height]) if box is None else _checked(box, picture, source)
@@ -159,8 +161,13 @@ def _is_boxed(pictures: Sequence[object]) -> bool:
 
 def _checked(box_xyxy_px: Box, picture: Image.Image, source: ImageSource) -> Tensor:
     """The box [4], limited to the picture, which it may pass by no more than a rounding."""
-    values = [float(value) for value in box_xyxy_px]
     what = f"a picture of {picture.width} x {picture.height} pixels"
+    try:
+        values = [float(value) for value in box_xyxy_px]
+    except (TypeError, ValueError):
+        raise ImageError(
+            f"box: expected four numbers (left, top, right, bottom) for {what}, got {box_xyxy_px!r}"
+        ) from None
     if isinstance(source, str | Path):
         what += f" ({source})"
     if len(values) != 4 or not all(map(math.isfinite, values)):

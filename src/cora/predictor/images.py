@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from cora.errors import ImageError
-from cora.images import ImageSource, read_image
+from cora.images import ImageSource, is_url, read_image
+from cora.images.web import shown
 from cora.structures import Detections
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Unreadable(Detections):
     """Stands for an image that cannot be read among the results of others: no boxes, and why.
 
@@ -52,6 +53,9 @@ class UnreadableImagesError(ImageError):
             else f"{len(errors)} of {len(found)} images cannot be read, the results of the others are in `found` of "
             f"this error; the first: {errors[0]}"
         )
+
+    def __reduce__(self) -> tuple[type[UnreadableImagesError], tuple[list[Detections]]]:
+        return type(self), (self.found,)  # by default it would be made of its message
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ def read_ahead(sources: Sequence[ImageSource], size: int) -> Iterator[list[Read]
 
 
 def path_of(source: ImageSource) -> str | None:
-    """Where an image came from, if from a file."""
+    """Where an image came from, if from a file or an address, without what is secret in it."""
+    if isinstance(source, str) and is_url(source):
+        return shown(source)
     return str(source) if isinstance(source, str | PathLike) else None
 
 

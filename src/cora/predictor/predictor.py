@@ -57,6 +57,7 @@ class Predictor(nn.Module):
         self.model: Model = TorchModel(model) if isinstance(model, Detector) else model
         if isinstance(self.model, TorchModel):
             self._network = self.model.detector  # registered, so that `.to(device)` and the like reach it
+        self.training = isinstance(model, Detector) and model.training  # predicting asks for no mode
         self._precision, self._preprocessor = precision, preprocessor
 
     @classmethod
@@ -173,8 +174,8 @@ class Predictor(nn.Module):
         Results of one image keep it, for drawing; those of several do not, so that thousands fit in memory.
 
         Args:
-            images: path, Pillow image or uint8 RGB array; a list of such; or an iterator of such, whose results are
-                streamed: no image is taken before its turn, none is kept.
+            images: path, URL, bytes, open file, Pillow image, uint8 array or tensor; a list of such; or an iterator of
+                such, whose results are streamed: no image is taken before its turn, none is kept.
             classes: names to look for, or what `vocabulary` made of them; may be left out where there are exemplars
                 or the model has names of its own.
             score: only detections above it, 0..1; None for the model's own threshold.
@@ -298,8 +299,9 @@ class Predictor(nn.Module):
     def _stream(
         self, sources: Iterable[ImageSource], vocabulary: Vocabulary, settings: PredictSettings
     ) -> Iterator[Detections]:
-        for part in chunks(sources, settings.batch_size):
-            for found in self._answer(read_all(part), vocabulary, settings):
+        # Read one by one: a generator may close its file, or fill its buffer anew, before it gives the next image.
+        for part in chunks((read_all([source])[0] for source in sources), settings.batch_size):
+            for found in self._answer(part, vocabulary, settings):
                 if isinstance(found, Unreadable):
                     _LOG.warning("%s", found.error)
                 yield found

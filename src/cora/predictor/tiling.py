@@ -29,6 +29,10 @@ _SMALLEST_TILE = 32
 _AT_ONCE = 256
 
 
+def _is_grid(count: object) -> bool:
+    return isinstance(count, tuple | list) and len(count) == 2 and all(isinstance(n, int) and n >= 1 for n in count)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
     """How a picture is divided: by the size of the tiles or by their number, and how the finds are put together.
@@ -53,10 +57,10 @@ class Tiles:
     def __post_init__(self) -> None:
         if (self.size_px is None) == (self.count is None):
             raise ValueError(f"tiles: expected either size_px or count, got {self.size_px} and {self.count}")
-        if self.size_px is not None and self.size_px < _SMALLEST_TILE:
-            raise ValueError(f"tiles: expected a size of at least {_SMALLEST_TILE} pixels, got {self.size_px}")
-        if self.count is not None and (len(self.count) != 2 or min(self.count) < 1):
-            raise ValueError(f"tiles: expected a count of (rows, columns), each at least 1, got {self.count}")
+        if self.size_px is not None and not (isinstance(self.size_px, int) and self.size_px >= _SMALLEST_TILE):
+            raise ValueError(f"tiles: expected a size of at least {_SMALLEST_TILE} pixels, got {self.size_px!r}")
+        if self.count is not None and not _is_grid(self.count):
+            raise ValueError(f"tiles: expected a count of (rows, columns), each at least 1, got {self.count!r}")
         if not 0 <= self.overlap < 0.9:
             raise ValueError(f"tiles: expected an overlap from 0 to below 0.9, got {self.overlap}")
         if self.merge not in ("nms", "nmm"):
