@@ -16,6 +16,11 @@ def spoken_name(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
+def quoted_name(name: str) -> str:
+    """A name as `names_in` reads it back: in quotes where it has a divider in it."""
+    return f'"{name}"' if names_in(name) != [name] else name
+
+
 def name_key(name: str) -> str:
     """What names of one class have in common: the spoken form in one case."""
     return spoken_name(name).casefold()

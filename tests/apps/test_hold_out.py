@@ -33,7 +33,7 @@ def taken(*words: str) -> tuple[str, str, str]:
     parser = Parser()
     add_arguments(parser)
     args = parser.parse_args(words)
-    take_hold_out(args, usual_model="nano")
+    take_hold_out(args)
     return str(args.images), str(args.annotations), args.model
 
 

@@ -107,7 +107,7 @@ def test_bad_models_and_names(
         ("other.safetensors", "cat", "cora convert"),
         (str(reshaped(tiny_model, tmp_path)), "cat", "of another shape"),
         (str(tiny_model), "a " + "very " * 80 + "big cat", "77 tokens"),
-        (str(tiny_model), "cat, ", "got a blank one at position 2"),
+        (str(tiny_model), "cat, , dog", "got a blank one at position 2"),
     ]
     before = sorted(tmp_path.iterdir())
     too_long = "a " + "very " * 80 + "big tree"

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cora.apps.kinds import DETECT_MARK
 from cora.apps.progress import error_console, output_console, report, say
 from cora.files import write_json, write_text
 from cora.images.web import shown
@@ -87,7 +88,8 @@ def to_coco(results: Sequence[Found], names: Sequence[str]) -> dict[str, Any]:
                 }
             )
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
+    info = {"made_by": DETECT_MARK}
+    return {"info": info, "images": images, "categories": categories, "annotations": annotations}
 
 
 def print_results(results: Sequence[Found], failures: int, *, score: float, places: Places) -> None:

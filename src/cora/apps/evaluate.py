@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive, score
-from cora.apps.model_options import add_device_option, add_model_option
+from cora.apps.model_options import add_device_option
 from cora.apps.scoring_options import add_scoring_options
 from cora.apps.text_options import add_text_options
 from cora.apps.tile_options import add_tile_options
@@ -92,7 +92,7 @@ def _add_common(parser: argparse.ArgumentParser, *, photos: bool) -> None:
         metavar="FILE",
         help='JSON with the lists "base" and "novel", or "coco" or "lvis" (default: all classes are one group)',
     )
-    add_model_option(parser, "name or path of the model")
+    parser.add_argument("--model", help="name or path of the model (default: nano, with --run the model of the run)")
     add_text_options(parser)
     add_device_option(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")

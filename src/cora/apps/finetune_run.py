@@ -23,6 +23,7 @@ from cora.apps.files import parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of
 from cora.apps.hold_out import write_hold_out
 from cora.apps.image_sets import testing_images
+from cora.apps.open_model import check_detects
 from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
@@ -32,6 +33,7 @@ from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.data.same_content import image_groups, tell_shared
+from cora.data.shards import ShardDataset
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import DataError
@@ -39,7 +41,7 @@ from cora.evaluation.base_novel import GroupScore
 from cora.evaluation.best_threshold import BestThreshold
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.files import write_json
-from cora.names import names_without
+from cora.names import names_without, quoted_name
 from cora.training.defaults import finetune_recipe
 from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
 from cora.training.recipe import TrainRecipe, override
@@ -69,6 +71,7 @@ def finetune(args: argparse.Namespace) -> int:
     base, novel = _divide_classes(whole.class_names, parse_classes(args.novel) if args.novel else [])
     train_set, held_out = _divide_photos(args, whole, base, novel)
     remembered = _remembered(args)
+    check_detects(args.model)
     detector = cora.load(args.model).detector.to(device)
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(args, detector, photos=len(train_set))
@@ -127,14 +130,17 @@ def finetune(args: argparse.Namespace) -> int:
     if held_out is not None:
         _keep_hold_out(args.run_dir, held_out, found["own photos"], tell)
     tell(f"Wrote {output}; use it with --model {output}")
-    example = (held_out.dataset if held_out is not None else train_set).records[0].path
-    names = ", ".join((*base, *novel)[:SHOWN_NAMES])
+    shown = held_out.dataset if held_out is not None else train_set
+    example = "photo.jpg" if isinstance(shown, ShardDataset) else shown.records[0].path
+    names = ", ".join(map(quoted_name, (*base, *novel)[:SHOWN_NAMES]))
     tell(f"Next: {shlex.join(['cora', 'detect', str(example), '--classes', names, '--model', str(output)])}")
     return 0
 
 
 def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell: Callable[[str], None]) -> None:
     """Write which images were held out, and sheets of what was found there and what was not."""
+    if isinstance(held_out.dataset, ShardDataset):  # its images are no files, to draw or to list
+        return
     file = write_hold_out(run, held_out.dataset)
     sheets = write_sheets(run, evaluation, held_out.dataset)
     if sheets:

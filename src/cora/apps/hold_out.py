@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cora.data.coco import CocoDataset
 from cora.data.coco_content import read_json
+from cora.data.shards import ShardDataset
 from cora.errors import DataError
 from cora.files import write_json
 from cora.training.pipeline import MODEL
@@ -16,7 +17,7 @@ HELD_OUT = "held_out.json"
 
 def write_hold_out(run: Path, dataset: CocoDataset) -> Path | None:
     """Write the held-out images and boxes as a COCO file; None for shards, whose images are no files."""
-    if dataset.format == "shards":
+    if isinstance(dataset, ShardDataset):
         return None
     path = run / HELD_OUT
     info = {"held_out": len(dataset), "images": str(dataset.images.resolve())}
@@ -24,12 +25,11 @@ def write_hold_out(run: Path, dataset: CocoDataset) -> Path | None:
     return path
 
 
-def take_hold_out(args: argparse.Namespace, *, usual_model: str) -> None:
+def take_hold_out(args: argparse.Namespace) -> None:
     """Let `--run` stand for the images, the annotations and the model of a fine-tuning run.
 
     Args:
         args: of `cora evaluate`; images, annotations and model are set.
-        usual_model: what `--model` is where it was not given.
 
     Raises:
         DataError: it is no such run, it held nothing out, or images are named besides.
@@ -48,6 +48,10 @@ def take_hold_out(args: argparse.Namespace, *, usual_model: str) -> None:
             f"{args.finetuned}; name --images and --annotations instead"
         )
     args.annotations = file
-    args.images = Path(read_json(file)["info"]["images"])
-    if args.model == usual_model and args.predictions is None:
+    info = read_json(file).get("info")
+    images = info.get("images") if isinstance(info, dict) else None
+    if not isinstance(images, str):
+        raise DataError(f"--run: expected a list of held-out images that 'cora finetune' wrote, got {file}")
+    args.images = Path(images)
+    if args.model is None and args.predictions is None:
         args.model = str(args.finetuned / MODEL)

@@ -96,15 +96,20 @@ def _safetensors_metadata(path: Path) -> dict[str, str] | None:
             if not 2 <= length <= _LONGEST_HEADER:
                 return None
             header = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error):
+    except (OSError, ValueError, RecursionError, struct.error):
         return None
-    return dict(header.get("__metadata__") or {}) if isinstance(header, dict) else None
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return metadata if isinstance(metadata, dict) else None
+
+
+#: Who made a file of detections: the word in its `info`.
+DETECT_MARK = "cora detect"
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -124,9 +129,13 @@ def _tensors(name: str, *formats: str) -> Kind:
 
 def _is_detections(path: Path) -> bool:
     content = _json(path)
-    if not isinstance(content, dict) or content.keys() != {"images", "categories", "annotations"}:
+    lists = {"images", "categories", "annotations"}
+    if not isinstance(content, dict) or content.keys() - {"info"} != lists:
         return False
-    return all(isinstance(one, dict) and "score" in one for one in content["annotations"])
+    boxes, info = content["annotations"], content.get("info")
+    if not boxes:  # nothing was found; without the mark it could be anybody's list of images
+        return isinstance(info, dict) and info.get("made_by") == DETECT_MARK
+    return isinstance(boxes, list) and all(isinstance(one, dict) and "score" in one for one in boxes)
 
 
 def _is_relabelled(path: Path) -> bool:

@@ -23,6 +23,7 @@ from cora.apps.device import pick_device
 from cora.apps.files import parse_classes
 from cora.apps.measure import fingerprint
 from cora.apps.model_options import read_distractors, read_names
+from cora.apps.open_model import check_detects
 from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.batch import parse_thresholds
 from cora.data.caption_nouns import english_nouns
@@ -65,6 +66,7 @@ def label_photos(args: argparse.Namespace) -> int:
     teacher = work.teacher
     if teacher is None:
         others, distractors = args.distractors, read_distractors(args.distractors)
+        check_detects(args.model)
         detector = cora.load(args.model).to(device)
         if args.classes is not None:
             detector.vocabulary_encoder.encode(read_names(args.classes))  # too long names fail here

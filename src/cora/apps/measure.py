@@ -24,6 +24,7 @@ from cora.data.coco_content import read_json
 from cora.data.lvis import is_lvis
 from cora.data.read import read_dataset
 from cora.detector.fingerprint import weights_fingerprint
+from cora.detector.presets import DEFAULT
 from cora.errors import DataError
 from cora.evaluation.base_novel import class_groups, frequency_groups
 from cora.evaluation.bootstrap import PERCENTILES, IntArray, resample_counts
@@ -69,6 +70,7 @@ class Setting:
 
 def prepare(args: argparse.Namespace) -> Setting:
     """Check every input before the model is loaded, so that a bad argument costs no waiting."""
+    args.model = args.model or DEFAULT
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     names = split.all if split is not None else None

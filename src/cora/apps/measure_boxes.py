@@ -19,7 +19,6 @@ from cora.apps.predict_processes import Predictor, Request
 from cora.apps.progress import output_console, tracked
 from cora.apps.scoring_options import read_scoring
 from cora.apps.tile_options import read_tiles, set_short_side
-from cora.detector.presets import DEFAULT
 from cora.errors import DataError
 from cora.evaluation.base_novel import GroupScore, group_ratios, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import FloatArray
@@ -52,7 +51,7 @@ class Measured:
 
 def measure_boxes(args: argparse.Namespace) -> int:
     """Measure a model, or predictions made elsewhere, and print tables; returns exit code 0."""
-    take_hold_out(args, usual_model=DEFAULT)
+    take_hold_out(args)
     _check_options(args)
     tiles = read_tiles(args)
     setting = prepare(args)

@@ -77,9 +77,12 @@ def _without_marks(lines: list[str]) -> list[str]:
     numbered = [_NUMBER.fullmatch(line) for line in lines]
     numbers = [int(found[1]) for found in numbered if found is not None]
     counts_up = len(numbers) == len(lines) and all(b == a + 1 for a, b in pairwise(numbers))
-    # "7 up" alone may be a name, "1. cat" is none.
-    if counts_up and (len(lines) > 1 or all(map(_MARKED_NUMBER.match, lines))):
-        return [found[2] for found in numbered if found is not None]
+    # "7 up" alone may be a name, and so may "1 cent" and "2 euro"; "1. cat" and what counts from 0 is none.
+    marked = all(map(_MARKED_NUMBER.match, lines))
+    names = [found[2] for found in numbered if found is not None]
+    counted = len(lines) > 2 or (len(lines) == 2 and numbers[:1] == [0])
+    if counts_up and (marked or (counted and len(set(names)) == len(names))):
+        return names
     return lines
 
 

@@ -18,6 +18,7 @@ from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.data.same_content import tell_shared
+from cora.data.shards import ShardDataset
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
 from cora.names import names_without
@@ -174,7 +175,7 @@ def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -
 
 def found_annotations(args: argparse.Namespace, dataset: CocoDataset) -> str | None:
     """A line on the annotations that were found without being named; None where they were named."""
-    if args.annotations is not None or dataset.format == "shards":
+    if args.annotations is not None or isinstance(dataset, ShardDataset):
         return None
     return f"Found annotations ({FORMAT_NAMES.get(dataset.format, dataset.format)}): {dataset.annotations}"
 

@@ -108,6 +108,16 @@ def images_tested(truth: Mapping[str, Any], split: ClassSplit | None) -> tuple[f
     )
 
 
+def _check_entries(content: Mapping[str, Any], source: Path) -> None:
+    wanted = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
+    for key, ids in wanted.items():
+        for place, entry in enumerate(content[key], start=1):
+            if not isinstance(entry, dict) or any(one not in entry for one in ids):
+                raise DataError(
+                    f"{source}: expected entries of {key} with {' and '.join(ids)}, got none at place {place}"
+                )
+
+
 def split_annotations(content: Mapping[str, Any], split: ClassSplit, part: Part, *, source: Path) -> dict[str, Any]:
     """The content of an annotation file, restricted to one part of a split and to the images that take part.
 
@@ -125,6 +135,7 @@ def split_annotations(content: Mapping[str, Any], split: ClassSplit, part: Part,
     """
     if not all(isinstance(content.get(key), list) for key in LISTS):
         raise DataError(f"{source}: expected a COCO or LVIS file with the lists {', '.join(LISTS)}")
+    _check_entries(content, source)
     names = {"base": split.base, "novel": split.novel, "all": split.all}[part]
     absent = names_without(names, [str(entry.get("name")) for entry in content["categories"]])
     if absent:

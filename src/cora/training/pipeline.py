@@ -111,7 +111,9 @@ class TrainingPipeline:
             TrainingError: it was; the message says what differs.
         """
         first = next((name for name in ("prompts", "names", "localizer") if getattr(self.recipe, name)), None)
-        if first is None:
+        start = self.recipe.localizer
+        moved = start is not None and (start.anchors, start.objectness) != ("keep", "keep")
+        if first is None or (first == "localizer" and moved):  # whose own check comes after the start is made
             return
         learned = self.detector.learned_text
         if first == "names":  # which starts from the plain ones
