@@ -1,13 +1,17 @@
-"""Hashes that identify the inputs of a run, and the seeds of its stages."""
+"""What identifies a run: hashes of its inputs, settings and seeds of its stages."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 
 from cora.data.coco import CocoDataset
 from cora.regions.templates import shorten
+
+#: Settings that came later, and what was meant before: (part, key, value).
+_LATER = (("localizer", "objectness", "keep"), ("localizer", "groups_file", None), ("data", "repeat_threshold", 0.001))
 
 
 def seed_stage(seed: int, name: str) -> None:
@@ -28,3 +32,24 @@ def boxes_hash(dataset: CocoDataset) -> str:
         digest.update(record.path.name.encode())
         digest.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def stage_settings(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    """Settings of a stage and of the data as "PART.KEY", without those that may differ when a run resumes.
+
+    Args:
+        recipe: of `TrainRecipe.to_dict`; is changed.
+        name: of the stage.
+    """
+    stage, data = recipe[name], recipe["data"]
+    if stage["schedule"]["kind"] != "cosine":
+        del stage["epochs"]
+    if name == "localizer":  # nothing is trained after it
+        del stage["keep"]
+    for part, key, default in _LATER:
+        settings = {name: stage, "data": data}.get(part, {})
+        if settings.get(key, ...) == default:
+            del settings[key]  # runs of versions that did not know it resume
+    for key in ("workers", "cache_gigabytes"):
+        data.pop(key, None)
+    return {f"{part}.{key}": value for part, own in (("data", data), (name, stage)) for key, value in own.items()}

@@ -33,7 +33,7 @@ from cora.training.alignment import refitting
 from cora.training.ema import Ema, load_trainable_state, trainable_state
 from cora.training.engine import Engine
 from cora.training.group_file import stage_groups
-from cora.training.identity import about_boxes, boxes_hash, seed_stage
+from cora.training.identity import about_boxes, boxes_hash, seed_stage, stage_settings
 from cora.training.localizer_task import LocalizerTask
 from cora.training.loop import check_config, train
 from cora.training.losses import class_loss_weights
@@ -46,9 +46,6 @@ from cora.training.starts import start_localizer
 
 PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
-
-#: Settings that came later, and what was meant before: (part, key, value).
-_LATER = (("localizer", "objectness", "keep"), ("localizer", "groups_file", None), ("data", "repeat_threshold", 0.001))
 
 #: Metrics of a detector on held-out images. The app provides it, since training does not import evaluation.
 Measure = Callable[[Detector], Mapping[str, float]]
@@ -364,26 +361,13 @@ class TrainingPipeline:
         The number of epochs may change where the learning rate does not depend on it; `keep` may, since it acts after
         training.
         """
-        whole = self.recipe.to_dict()
-        stage = whole[name]
-        if stage["schedule"]["kind"] != "cosine":
-            del stage["epochs"]
-        if name == "localizer":  # nothing is trained after it
-            del stage["keep"]
-        for part, key, default in _LATER:
-            if part == name and stage.get(key) == default:
-                del stage[key]  # runs of versions that did not know it go on
-            if part == "data" and whole["data"].get(key) == default:
-                del whole["data"][key]
-        data = {key: value for key, value in whole["data"].items() if key not in ("workers", "cache_gigabytes")}
         return {
             "model": weights_fingerprint(self.detector),  # what the stage starts from, earlier stages' work included
             "boxes": boxes_hash(self.dataset),
             "about boxes": about_boxes(self.dataset),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,
-            **{f"data.{key}": value for key, value in data.items()},
-            **{f"{name}.{key}": value for key, value in stage.items()},
+            **stage_settings(self.recipe.to_dict(), name),
         }
 
     def _save(self, name: str) -> Path:
