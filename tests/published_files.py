@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from cora.towers import TowerConfig, build_towers
 
+#: Beginnings of names whose weights the published code does not train.
+_FROZEN = ("backbone", "classifier")
 #: CLIP's RN50, the size of the published checkpoint.
 RN50 = TowerConfig()
 #: The same layout at toy size; heads are 64 wide, as in every CLIP.
@@ -50,10 +53,10 @@ def clip_weights(tower: TowerConfig, seed: int = 0) -> dict[str, Tensor]:
     return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def write_archive(weights: dict[str, Tensor], file: Path) -> None:
+def write_archive(weights: dict[str, Tensor], file: Path, *, resolution: int = 224) -> None:
     """A TorchScript archive with the tensors under their names, as OpenAI publishes them."""
     root = nn.Module()
-    for name, value in {**weights, "input_resolution": torch.tensor(224)}.items():
+    for name, value in {**weights, "input_resolution": torch.tensor(resolution)}.items():
         *parents, leaf = name.split(".")
         module = root
         for parent in parents:
@@ -86,26 +89,29 @@ def published_state(sizes: Sizes, seed: int = 0) -> dict[str, Tensor]:
 
 
 def main_checkpoint(sizes: Sizes, *, averaged: bool, seed: int = 0) -> dict[str, object]:
-    """Everything that the published main.py saves, with an optimizer that has made a step.
-
-    The averaged weights differ from the last ones in everything that is learned.
-    """
+    """What the published main.py saves, random numbers; the averaged weights differ in everything that is learned."""
     state = published_state(sizes, seed)
-    learned = [
-        nn.Parameter(value.clone()) for name, value in state.items() if not name.startswith(("backbone", "classifier"))
-    ]
+    average = OrderedDict((name, value if name.startswith(_FROZEN) else value * 0.5) for name, value in state.items())
+    return written_by_main(state, averaged=average if averaged else -1)
+
+
+def written_by_main(state: Mapping[str, Tensor], *, averaged: object) -> dict[str, object]:
+    """The complete layout that the published main.py saves, with an optimizer that has made a step.
+
+    Args:
+        state: of the model.
+        averaged: what stands as `model_ema`: the averaged weights, or -1 where there are none.
+    """
+    learned = [nn.Parameter(value.float().clone()) for name, value in state.items() if not name.startswith(_FROZEN)]
     optimizer = torch.optim.AdamW([{"params": learned, "lr": 1e-4}, {"params": [], "lr": 0.0}], lr=1e-4)
     for parameter in learned:
         parameter.grad = torch.full_like(parameter, 1e-3)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 35)
     optimizer.step()
     schedule.step()
-    average = OrderedDict(
-        (name, value if name.startswith(("backbone", "classifier")) else value * 0.5) for name, value in state.items()
-    )
     args = argparse.Namespace(
         backbone="clip_RN50", batch_size=4, epochs=35, lr_drop=35, text_len=15, ovd=True, disable_init=True, lr=1e-4,
-        region_prompt_path="logs/region_prompt_R50.pth", target_class_factor=8.0, model_ema=averaged, gpu=0,
+        region_prompt_path="logs/region_prompt_R50.pth", target_class_factor=8.0, model_ema=averaged != -1, gpu=0,
         lr_linear_proj_names=[], distributed=True, dist_url="env://", pe_temperature=20, masks=False,
     )  # fmt: skip
     return {
@@ -115,7 +121,7 @@ def main_checkpoint(sizes: Sizes, *, averaged: bool, seed: int = 0) -> dict[str,
         "epoch": 34,
         "args": args,
         "best_performance": 0.351,
-        "model_ema": average if averaged else -1,
+        "model_ema": averaged,
     }
 
 

@@ -358,3 +358,10 @@ def test_whole_pictures_are_padded_to_each_other_only(sizes: list[tuple[int, int
         assert int((~mask).sum()) == height * width
         cells = mask[::32, ::32]  # no cell is half padding
         assert torch.equal(cells.repeat_interleave(32, 0).repeat_interleave(32, 1), mask)
+
+
+@given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([(1, False), (32, False), (32, True)]))
+def test_padded_size_is_that_of_the_batch(height: int, width: int, kind: tuple[int, bool]) -> None:
+    made = Preprocessor(short_side=64, long_side=96, multiple=kind[0], whole=kind[1])
+    batch = made([Image.new("RGB", (width, height))])
+    assert made.padded_size(height, width) == tuple(batch.pixels.shape[-2:])

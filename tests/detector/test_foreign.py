@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 import cora
 from cora.apps.cli import main
 from cora.detector import Detector, read_checkpoint, read_config
-from cora.towers import TowerConfig, build_towers
+from cora.towers import TowerConfig
 from tests.detector.conftest import tiny_detector
+from tests.published_files import clip_weights, write_archive
 
 TOWER = TowerConfig(
     layers=(1, 2, 1, 1), width=8, image_size=64, embed_dim=32, text_width=64, text_heads=1, text_layers=2
@@ -24,34 +24,13 @@ TOWER = TowerConfig(
 @pytest.fixture(scope="module")
 def clip() -> dict[str, Tensor]:
     """A CLIP ResNet's state dict under OpenAI's names, in half precision as OpenAI's are."""
-    torch.manual_seed(0)
-    image, text = build_towers(TOWER)
-    weights = {name.replace("net.", "visual.", 1): value for name, value in image.state_dict().items()}
-    weights |= {name.removeprefix("net."): value for name, value in text.state_dict().items()}
-    weights["logit_scale"] = torch.tensor(4.6052)
-    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-
-
-def save_archive(weights: dict[str, Tensor], file: Path) -> None:
-    """A TorchScript archive with the tensors under their names, as OpenAI publishes them."""
-    root = nn.Module()
-    for name, value in {**weights, "input_resolution": torch.tensor(64)}.items():
-        *parents, leaf = name.split(".")
-        module = root
-        for parent in parents:
-            if not hasattr(module, parent):
-                module.add_module(parent, nn.Module())
-            module = getattr(module, parent)
-        module.register_buffer(leaf, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.script(root).save(str(file))
+    return clip_weights(TOWER)
 
 
 def save_as(kind: str, weights: dict[str, Tensor], folder: Path) -> Path:
     file = folder / ("clip.safetensors" if kind == "safetensors" else "clip.pt")
     if kind == "archive":
-        save_archive(weights, file)
+        write_archive(weights, file, resolution=TOWER.image_size)
     elif kind == "safetensors":
         save_file({name: value.contiguous() for name, value in weights.items()}, file)
     elif kind == "open_clip":
@@ -183,7 +162,7 @@ def test_other_files_are_named_for_what_they_are(
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "plain.pt")
     detector = tiny_detector(tmp_path / "cache")
     detector.save(tmp_path / "own.safetensors")
-    save_archive({"conv1.weight": torch.zeros(1)}, tmp_path / "script.pt")
+    write_archive({"conv1.weight": torch.zeros(1)}, tmp_path / "script.pt")
     capsys.readouterr()
     cases = {
         "program.pt2": "got a program of torch.export (.pt2)",

@@ -18,6 +18,7 @@ from cora.errors import ModelError
 from cora.regions import Vocabulary, VocabularyEncoder
 from cora.structures import FeatureMap
 from tests.parity.toy import Toy, assert_close, published_order, reorder
+from tests.published_files import written_by_main
 from tests.tolerances import assert_near
 
 
@@ -140,29 +141,6 @@ def test_published_files_load(toy: Toy, detector: Detector, tmp_path: Path) -> N
 
 class Gadget:
     """A class of one's own, as a file may hold."""
-
-
-def written_by_main(state: dict[str, Tensor], *, averaged: object) -> dict[str, object]:
-    """The complete layout that the published main.py saves, with an optimizer that has made a step."""
-    learned = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(2))]
-    optimizer = torch.optim.AdamW([{"params": learned[:1]}, {"params": learned[1:], "lr": 1e-5}], lr=1e-4)
-    with torch.enable_grad():
-        sum(p.square().sum() for p in learned).backward()
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 40)
-    optimizer.step()
-    schedule.step()
-    args = argparse.Namespace(
-        lr=1e-4, lr_drop=[40], backbone="clip_RN50", model_ema=True, resume="", device="cuda", split_class_p=0.2
-    )
-    return {
-        "model": OrderedDict(state),
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": schedule.state_dict(),
-        "epoch": 34,
-        "args": args,
-        "best_performance": 0.351,
-        "model_ema": averaged,
-    }
 
 
 @pytest.mark.parametrize("best", [-1, 0.351, np.float64(0.351), np.float32(0.351)])

@@ -40,6 +40,10 @@ class FixedSizePreprocessor(Preprocessor):
         fitted = (self.whole_side(max(round(side * share), 32)) for side in (height, width))
         return (min(next(fitted), self.size_hw[0]), min(next(fitted), self.size_hw[1]))
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The fixed size, whatever the image's."""
+        return self.size_hw
+
     def collate(
         self, images: Sequence[Image.Image], original_sizes: Sequence[tuple[int, int]] | None = None
     ) -> ImageBatch:

@@ -102,6 +102,10 @@ class Preprocessor:
         new_short, new_long = self.whole_side(new_short), self.whole_side(new_long)
         return (new_short, new_long) if height <= width else (new_long, new_short)
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the batch that an image of this size makes alone."""
+        return self._whole_cells(self.resized_size(height, width))
+
     def resize(self, image: Image.Image) -> Image.Image:
         return _stretch(image, *self.resized_size(image.height, image.width))
 
@@ -126,8 +130,7 @@ class Preprocessor:
             original_sizes = [(image.height, image.width) for image in images]
         images = [_stretch(image, self.whole_side(image.height), self.whole_side(image.width)) for image in images]
         sizes = tuple((image.height, image.width) for image in images)
-        step = self.config.multiple
-        height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
+        height, width = self._whole_cells((max(height for height, _ in sizes), max(width for _, width in sizes)))
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.mean, self.config.std))
         pixels = torch.zeros(len(images), 3, height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool)
@@ -141,6 +144,10 @@ class Preprocessor:
             sizes=sizes,
             original_sizes=tuple(original_sizes),
         )
+
+    def _whole_cells(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        step = self.config.multiple
+        return -(-size_hw[0] // step) * step, -(-size_hw[1] // step) * step
 
     def whole_side(self, side: int) -> int:
         """A side of whole cells where the configuration wants that, else the side."""

@@ -343,21 +343,12 @@ class Predictor(nn.Module):
         """Detections of images, those of one size together: padding changes what a tower sees near the border."""
         groups: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(images):
-            groups.setdefault(self._padded_size(image), []).append(place)
+            groups.setdefault(self.preprocessor.padded_size(image.height, image.width), []).append(place)
         found: dict[int, Detections] = {}
         for places in groups.values():
             answers = self._pass([images[place] for place in places], vocabulary, settings)
             found |= dict(zip(places, answers, strict=True))
         return [found[place] for place in range(len(images))]
-
-    def _padded_size(self, image: Image.Image) -> tuple[int, int]:
-        """(height, width) of a batch of this image alone."""
-        fixed: tuple[int, int] | None = getattr(self.preprocessor, "size_hw", None)
-        if fixed is not None:
-            return fixed
-        step = self.preprocessor.config.multiple
-        height, width = self.preprocessor.resized_size(image.height, image.width)
-        return -(-height // step) * step, -(-width // step) * step
 
     def _pass(
         self, images: Sequence[Image.Image], vocabulary: Vocabulary, settings: PredictSettings

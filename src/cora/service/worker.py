@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_CELL = 32
-"""Pixels of a cell of the coarsest map: sizes that differ by less than a cell share a batch, and no others. The
-predictor divides it where they differ after padding, so what other clients send has no say in one's boxes."""
-
 _TIDY_AFTER = 32
 """Passes after which freed memory goes back to the system. The pages come back one by one with the next pass, which
 costs some 0.1 s: after every pass that was a sixth of the throughput, after so many it does not show."""
@@ -76,11 +72,6 @@ class DetectJob(Job):
     picture: Picture = field(kw_only=True)
     query: Query = field(kw_only=True)
 
-    @property
-    def key(self) -> tuple[Query, int, int]:
-        """Equal for jobs that may share a batch."""
-        return self.query, -(-self.picture.image.height // _CELL), -(-self.picture.image.width // _CELL)
-
 
 @dataclass(eq=False)
 class CallJob(Job):
@@ -92,7 +83,7 @@ class CallJob(Job):
 class ModelWorker:
     """Runs jobs, oldest first, in a thread of its own.
 
-    A picture takes along those with the same query and a similar size that arrive within `gather_s` of it, up to
+    A picture takes along those with the same query and padded size that arrive within `gather_s` of it, up to
     `max_batch`. While the model is busy jobs pile up by themselves, so under load nobody waits for company.
 
     Args:
@@ -205,8 +196,14 @@ class ModelWorker:
         first = self._jobs[0]
         if not isinstance(first, DetectJob):
             return [first]
-        alike = [job for job in self._jobs if isinstance(job, DetectJob) and job.key == first.key]
+        kind = self._kind(first)
+        alike = [job for job in self._jobs if isinstance(job, DetectJob) and self._kind(job) == kind]
         return list(alike[: self.max_batch])
+
+    def _kind(self, job: DetectJob) -> tuple[Query, tuple[int, int]]:
+        """Equal for jobs that share a pass: one query, one size of the batch."""
+        image = job.picture.image
+        return job.query, self._detector.preprocessor.padded_size(image.height, image.width)
 
     def _work(self, jobs: Sequence[Job]) -> None:
         try:
