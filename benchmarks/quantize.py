@@ -60,7 +60,7 @@ def print_table(rows: Sequence[Measured]) -> None:
     from cora.compress.quantize_check import with_interval
 
     groups = list(rows[0].ap50)
-    print("| model | MB | ms a photo | speed | " + " | ".join(f"AP50 {group}" for group in groups) + " | agreement |")
+    print("| model | MB | ms an image | speed | " + " | ".join(f"AP50 {group}" for group in groups) + " | agreement |")
     print("| --- | " + "---: | " * (len(groups) + 4))
     for row in rows:
         points = " | ".join(with_interval(score, 2) for score in row.ap50.values())

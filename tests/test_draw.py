@@ -306,3 +306,8 @@ def test_contact_sheet_of_wrong_input() -> None:
         contact_sheet([Image.new("RGB", (9, 9))], ["a"], cell_px=20)
     with pytest.raises(ValueError, match="zip"):
         contact_sheet([Image.new("RGB", (9, 9))], ["a", "b"])
+
+
+def test_a_name_without_width_on_an_image_without_room() -> None:
+    drawn = draw_boxes(Image.new("RGB", (1, 40)), [(0, 0, 1, 40)], ["\u200b"], letters_px=40)
+    assert drawn.size == (1, 40)

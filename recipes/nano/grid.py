@@ -19,7 +19,6 @@ from PIL import Image
 
 import cora
 from cora.draw import class_colours, contact_sheet, draw_boxes
-from cora.images import read_image
 from cora.structures import Detections
 
 COUNT = 40
@@ -35,9 +34,10 @@ def shown_images(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted([*free[:COUNT], *fill], key=lambda record: record["id"])
 
 
-def thumbnail(found: Detections, path: Path) -> Image.Image:
+def thumbnail(found: Detections) -> Image.Image:
     """The image with its boxes, longer side SIDE: drawn after resizing, so that names stay readable."""
-    image = read_image(path)
+    image = found.image
+    assert image is not None  # that of one image is kept
     factor = SIDE / max(image.size)
     small = image.resize((round(image.width * factor), round(image.height * factor)))
     colours = class_colours(found.class_names)
@@ -58,7 +58,7 @@ def main() -> None:
     paths = [arguments.images / record["file_name"] for record in records]
     detector = cora.load(arguments.model)
     vocabulary = detector.vocabulary(names)
-    thumbnails = (thumbnail(detector.predict(path, vocabulary), path) for path in paths)
+    thumbnails = (thumbnail(detector.predict(path, vocabulary)) for path in paths)
     sheet = contact_sheet(thumbnails, [path.stem.lstrip("0") for path in paths], columns=8, cell_px=SIDE)
     sheet.save(arguments.output, quality=82)
     for record in records:

@@ -1,7 +1,7 @@
 """Trains nano's localizer on cached maps.
 
 Command: python recipes/nano/localizer.py --start runs/nano/nano_names.safetensors --maps runs/nano/maps_nano \\
-    --kit ../shared/kit --voc VOC --nyu NYU --minutes 12 --run runs/nano/localizer_nano \\
+    --kit ../shared/kit --voc VOC --nyu NYU --minutes 9 --run runs/nano/localizer_nano \\
     --output runs/nano/nano.safetensors
 The strict model: the same with the files of `ovcoco`, `--strict --minutes 56`.
 

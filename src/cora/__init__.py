@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     __version__: str
 
+    from cora.detections import Detections
     from cora.detector.cora import Detector
     from cora.predictor.load import load
     from cora.predictor.predictor import Predictor
     from cora.predictor.tiling import Tiles
     from cora.regions.vocabulary import Vocabulary
-    from cora.structures import Detections
 
 __all__ = ["Detections", "Detector", "Predictor", "Tiles", "Vocabulary", "__version__", "load"]
 
 _HOME = {
-    "Detections": "cora.structures",
+    "Detections": "cora.detections",
     "Detector": "cora.detector.cora",
     "Vocabulary": "cora.regions.vocabulary",
     "Predictor": "cora.predictor.predictor",

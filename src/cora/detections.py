@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class Detections:
             )
 
     @classmethod
-    def empty(cls, class_names: Sequence[str] = (), image_size: Size = _NO_SIZE) -> Detections:
+    def empty(cls, class_names: Sequence[str] = (), image_size: Size = _NO_SIZE) -> Self:
         """Detections of an image in which nothing was found."""
         return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), tuple(class_names), image_size)
 

@@ -128,7 +128,8 @@ def check_place(path: Path, *, folder: bool) -> None:
 def lock(path: Path) -> Iterator[bool]:
     """Hold a lock file as long as this lasts; gives False where another process holds it.
 
-    The system lets go of it whatever ends the process; where it has no such locks (Windows) this is always True.
+    The system lets go of it whatever ends the process. Where it has no such locks (Windows, some shared folders) this
+    is always True.
     """
     try:
         import fcntl
@@ -143,6 +144,8 @@ def lock(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
+        except OSError:  # a file system without locks
+            pass
         # Who held it before may have removed it meanwhile: then another may hold a new file of this name.
         yield path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ class FakeEncoder:
 class FakeDetector:
     """Finds the first class in the left half of every picture that is not black, with a score of 0.8."""
 
-    #: What the last `predict` was given.
+    #: What the last `vocabulary` and `predict` were given.
     distractors: Sequence[str] | None = None
     options: ClassVar[dict[str, object]] = {}
 
@@ -32,29 +33,31 @@ class FakeDetector:
     postprocess: ClassVar[PostprocessConfig] = PostprocessConfig()
 
     def __init__(self) -> None:
-        self.vocabulary_encoder = FakeEncoder()
+        self.vocabulary_encoder, self.model = FakeEncoder(), object()
         self.config = DetectorConfig(postprocess=FakeDetector.postprocess)
 
     def to(self, device: torch.device) -> "FakeDetector":
         return self
 
-    def predict(
-        self,
-        image: Image.Image,
-        classes: Sequence[str],
-        *,
-        score: float,
-        distractors: Sequence[str] | None,
-        **options: object,
-    ) -> Detections:
+    def score_of(self, asked: float | None) -> float:
+        return self.config.postprocess.score_threshold if asked is None else asked
+
+    def vocabulary(
+        self, classes: Sequence[str], *, distractors: Sequence[str] | None, **options: object
+    ) -> SimpleNamespace:
+        for wanted in (classes, distractors or ()):
+            self.vocabulary_encoder.encode(wanted)
         FakeDetector.distractors = distractors
+        return SimpleNamespace(names=tuple(classes))
+
+    def predict(self, image: Image.Image, classes: Any, *, score: float, **options: object) -> Detections:
         FakeDetector.options = options
         found = int(score < 0.8 and image.convert("L").getextrema()[1] > 0)
         return Detections(
             boxes_xyxy_px=torch.tensor([[0.0, 0.0, image.width / 2, image.height]])[:found],
             scores=torch.tensor([0.8])[:found],
             labels=torch.zeros(found, dtype=torch.int64),
-            class_names=tuple(classes),
+            class_names=classes.names,
             image_size=(image.height, image.width),
             image=image,
         )

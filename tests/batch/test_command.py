@@ -30,6 +30,9 @@ class Encoder:
 class CommandModel(FakeModel):
     vocabulary_encoder, config = Encoder(), Config()
 
+    def score_of(self, asked: float | None) -> float:
+        return self.config.postprocess.score_threshold if asked is None else asked
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"weight": torch.ones(2)}
 

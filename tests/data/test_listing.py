@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from cora.apps.files import find_images
 from cora.batch.listing import list_inputs
-from cora.data.listing import LISTED_SUFFIXES, files_ending, list_images, walk_images
+from cora.data.listing import files_ending, list_images, walk_images
 from cora.data.problems import Problems
+from cora.images import IMAGE_SUFFIXES
 from cora.retrieval.update import list_pictures
 
 
@@ -66,7 +67,7 @@ def test_endings_of_annotations_in_any_case(tmp_path: Path) -> None:
     assert names_of(files_ending(tmp_path, ".xml", deep=True), tmp_path) == ["B.XML", "a.xml", "deep/d.xml"]
 
 
-ENDINGS = st.sampled_from([*sorted(LISTED_SUFFIXES), ".JPG", ".Heic", ".txt", ".xml", "", ".cr2"])
+ENDINGS = st.sampled_from([*sorted(IMAGE_SUFFIXES), ".JPG", ".Heic", ".txt", ".xml", "", ".cr2"])
 FOLDERS, STEMS = st.sampled_from(["", ".hidden/", "sub/", "sub/deeper/"]), st.sampled_from(["a", "._a", ".b", "c d"])
 NAMES = st.tuples(FOLDERS, STEMS, ENDINGS)
 
@@ -82,7 +83,7 @@ def test_all_commands_list_the_same(names: list[str]) -> None:
         expected = {
             name
             for name in names
-            if Path(name).suffix.lower() in LISTED_SUFFIXES and not any(p.startswith(".") for p in Path(name).parts)
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not any(p.startswith(".") for p in Path(name).parts)
         }  # fmt: skip
         assert set(listed) == expected
         assert len(listed) == len(expected)

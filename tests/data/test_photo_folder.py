@@ -109,6 +109,8 @@ def test_images_under_other_names(tmp_path: Path, kind: str) -> None:
     for file in there:
         (tmp_path / "set" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / file).touch()
+    if name != meant and (tmp_path / "set" / name).is_file():
+        return  # a disk that tells no capitals or accents apart, as macOS has
     bad, repairs = Problems(), Problems()
     found = PhotoFolder(tmp_path / "set", [name]).find(name, bad, repairs)
     if meant:

@@ -123,7 +123,6 @@ def test_one_tile_is_a_plain_prediction(tiles: Tiles) -> None:
     assert calls == [1]
     assert torch.equal(tiled.boxes_xyxy_px, plain.boxes_xyxy_px)
     assert torch.equal(tiled.scores, plain.scores)
-    assert tiled.image is picture
 
 
 def test_pieces_of_a_large_object_give_way_to_the_whole_of_it() -> None:

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--photo", default="cat.jpg", help="one of examples/")
     parser.add_argument("--names", default="cat, dog")
-    parser.add_argument("--score", default="0.07")
+    parser.add_argument("--score", default="0.17")
     arguments = parser.parse_args()
     detector = cora.load("nano")
     with tempfile.TemporaryDirectory() as place:

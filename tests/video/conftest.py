@@ -33,6 +33,9 @@ class FakeDetector:
         self.vocabulary_encoder = object()
         self.config = DetectorConfig()
 
+    def score_of(self, asked: float | None) -> float:
+        return self.config.postprocess.score_threshold if asked is None else asked
+
     def vocabulary(self, classes: Sequence[str], **options: Any) -> FakeVocabulary:
         if any(len(name) > 300 for name in classes):
             raise VocabularyError("expected a name of at most 77 tokens, got more; shorten it")

@@ -67,7 +67,7 @@ def batch(args: argparse.Namespace) -> int:
     vocabulary = model.detector.vocabulary(words, distractors=distractors, exemplars=exemplars or None)
     names = tuple(vocabulary.names)
     if args.score is None:  # until the model is open, nobody knows its threshold
-        usual = model.detector.config.postprocess.score_threshold
+        usual = model.detector.score_of(None)
         export = replace(export, thresholds=replace(export.thresholds, usual=usual))
     settings = DetectSettings(
         classes=names,

@@ -23,12 +23,12 @@ from cora.apps.files import parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of
 from cora.apps.hold_out import write_hold_out
 from cora.apps.image_sets import testing_images
-from cora.apps.open_model import check_detects
+from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
-from cora.apps.train_run import read_photos, tell_annotations
+from cora.apps.train_run import read_photos
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -66,17 +66,15 @@ def finetune(args: argparse.Namespace) -> int:
     check_extras("cora finetune", measures=True)
     output = args.output or args.run_dir / MODEL
     check_model_file(output)
-    device = pick_device(args.device)
+    pick_device(args.device)  # which fails before the images are read
     whole = read_photos(args, None)
     base, novel = _divide_classes(whole.class_names, parse_classes(args.novel) if args.novel else [])
     train_set, held_out = _divide_photos(args, whole, base, novel)
     remembered = _remembered(args)
-    check_detects(args.model)
-    detector = cora.load(args.model).detector.to(device)
+    detector = open_torch_detector(args.model, args.device, needs="cora finetune")
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(args, detector, photos=len(train_set))
     console = output_console()
-    tell_annotations(args, whole)
 
     tell = partial(say, console)
     tell(
@@ -122,8 +120,8 @@ def finetune(args: argparse.Namespace) -> int:
     )
     if after:
         console.print(_table(before, after))
-    if len(by_class) > 1:
-        console.print(_class_table(by_class, held_out))
+    if held_out is not None and len(by_class) > 1:
+        console.print(_class_table(by_class, held_out.dataset))
     if "remembered" in after and (lost := forgotten(before["remembered"], after["remembered"])):
         tell(f"Forgotten: {lost}. The same command with --keep 0.5 gives some of it back, without training again")
     tell(_told(best, detector, images=len(judges.dataset), held_out=held_out is not None))
@@ -145,8 +143,7 @@ def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell
     sheets = write_sheets(run, evaluation, held_out.dataset)
     if sheets:
         tell(f"Held-out images with what was found, missed and confused: {', '.join(map(str, sheets))}")
-    if file is not None:
-        tell(f"The held-out images are listed in {file}; 'cora evaluate --run {run}' measures on them")
+    tell(f"The held-out images are listed in {file}; 'cora evaluate --run {run}' measures on them")
 
 
 def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
@@ -316,10 +313,9 @@ def _table(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> Table:
     return table
 
 
-def _class_table(by_class: Mapping[str, GroupScore], held_out: HeldOut | None) -> Table:
+def _class_table(by_class: Mapping[str, GroupScore], dataset: CocoDataset) -> Table:
     """AP50 of every class of the hold-out, the worst first."""
-    assert held_out is not None
-    counts = dict(zip(held_out.dataset.class_names, held_out.dataset.class_counts().tolist(), strict=True))
+    counts = dict(zip(dataset.class_names, dataset.class_counts().tolist(), strict=True))
     table = Table(title="Held-out images, by class", title_justify="left")
     for column, justify in (("class", "left"), ("boxes", "right"), ("AP50, % (95 % interval)", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]

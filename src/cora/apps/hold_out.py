@@ -7,7 +7,6 @@ from pathlib import Path
 
 from cora.data.coco import CocoDataset
 from cora.data.coco_content import read_json
-from cora.data.shards import ShardDataset
 from cora.errors import DataError
 from cora.files import write_json
 from cora.training.pipeline import MODEL
@@ -15,10 +14,8 @@ from cora.training.pipeline import MODEL
 HELD_OUT = "held_out.json"
 
 
-def write_hold_out(run: Path, dataset: CocoDataset) -> Path | None:
-    """Write the held-out images and boxes as a COCO file; None for shards, whose images are no files."""
-    if isinstance(dataset, ShardDataset):
-        return None
+def write_hold_out(run: Path, dataset: CocoDataset) -> Path:
+    """Write the held-out images and boxes as a COCO file; not of shards, whose images are no files."""
     path = run / HELD_OUT
     info = {"held_out": len(dataset), "images": str(dataset.images.resolve())}
     write_json(path, {"info": info, **dataset.to_coco()}, indent=None)

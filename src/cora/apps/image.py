@@ -17,7 +17,6 @@ from cora.errors import ImageError, VocabularyError
 from cora.files import write_picture
 from cora.images import is_url, read_image
 from cora.predictor import Exemplars, Tiles
-from cora.regions.vocabulary import Vocabulary
 
 
 def detect(
@@ -83,13 +82,10 @@ def detect(
         names = fixed_names(detector)
     set_short_side(detector, short_side)
     options.apply(detector.vocabulary_encoder)
-    for wanted in filter(None, (names, others)):
-        detector.vocabulary_encoder.encode(wanted)  # names that are too long fail here, before any work
-    looked_for: Sequence[str] | Vocabulary = names
-    if exemplars:
-        looked_for = detector.vocabulary(names, distractors=others, exemplars=exemplars)
-        names = looked_for.names
-    least = detector.config.postprocess.score_threshold if score is None else score
+    # Names that are too long fail here, before any work.
+    looked_for = detector.vocabulary(names, distractors=others, exemplars=exemplars, class_weights=weights)
+    names = looked_for.names
+    least = detector.score_of(score)
     tell_distractors(detector, names, others)
 
     places = Places(images=output, json=json_path, csv=csv_path)
@@ -114,10 +110,8 @@ def detect(
                     image,
                     looked_for,
                     score=least,
-                    distractors=others,
                     tiles=tiles,
                     class_agnostic=class_agnostic,
-                    class_weights=weights,
                 )
                 write_picture(targets[source], detections.draw(image, fill=fill))
                 # Thousands of results may be kept; the pictures that they refer to may not.

@@ -23,7 +23,7 @@ from cora.apps.device import pick_device
 from cora.apps.files import parse_classes
 from cora.apps.measure import fingerprint
 from cora.apps.model_options import read_distractors, read_names
-from cora.apps.open_model import check_detects
+from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.batch import parse_thresholds
 from cora.data.caption_nouns import english_nouns
@@ -34,6 +34,7 @@ from cora.data.read import read_dataset
 from cora.errors import CoraError, DataError
 from cora.files import write_json
 from cora.names import name_key
+from cora.predictor import Predictor
 from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
 from cora.training.pseudo_boxes import BoxTeacher, DetectorTeacher, PseudoBoxConfig, PseudoReport, pseudo_label
 from cora.training.result_teacher import read_results
@@ -58,7 +59,7 @@ def label_photos(args: argparse.Namespace) -> int:
     """
     alone = args.output.with_name(f"{args.output.stem}-pseudo.json") if args.merge else args.output
     _check_outputs(args, alone)
-    device = pick_device(args.device)
+    pick_device(args.device)  # which fails before any file is read
     config = _config(args)
     mix = _mix_config(args)
     work = _prepare(args)
@@ -66,8 +67,7 @@ def label_photos(args: argparse.Namespace) -> int:
     teacher = work.teacher
     if teacher is None:
         others, distractors = args.distractors, read_distractors(args.distractors)
-        check_detects(args.model)
-        detector = cora.load(args.model).to(device)
+        detector = Predictor(open_torch_detector(args.model, args.device, needs="cora pseudo-label"))
         if args.classes is not None:
             detector.vocabulary_encoder.encode(read_names(args.classes))  # too long names fail here
         teacher = DetectorTeacher(detector=detector, model=Path(str(args.model)).name, distractors=distractors)

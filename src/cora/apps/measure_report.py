@@ -17,8 +17,6 @@ from cora.evaluation.report import Section, bars, curves, folded, gallery, page,
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
 from cora.files import write_text
 
-#: Height of the letters on embedded pictures.
-_LETTERS_PX = 17
 _KINDS = {
     "best": ("Found", "Pictures where the greatest share was found. Drawn: the right detections."),
     "missed": ("Missed", "Pictures with most objects that were not found. Drawn: those, and the right detections."),

@@ -144,7 +144,7 @@ def _table(rows: Sequence[Measured], pictures: Pictures) -> Table:
     threads = torch.get_num_threads()
     title = f"{pictures.count} pictures, {len(pictures.classes)} classes, {threads} CPU threads"
     table = Table(
-        "model", "MB", "ms a picture", "speed", *(f"AP50 {group}" for group in groups), "agreement", title=title
+        "model", "MB", "ms an image", "speed", *(f"AP50 {group}" for group in groups), "agreement", title=title
     )
     for column in table.columns[1:]:
         column.justify = "right"

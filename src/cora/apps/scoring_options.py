@@ -32,11 +32,12 @@ class Scoring:
 
     def applied(self, predictor: Predictor) -> Predictor:
         """A predictor of the same weights that scores so."""
+        from cora.detector.postprocess import ALL_BOXES
         from cora.predictor import TorchModel
 
         if not isinstance(predictor.model, TorchModel) and not self.all_boxes:
             return predictor  # the precision of an exported file is its own
-        changes = {"max_scored_boxes": 0, "exact_boxes": 0} if self.all_boxes else {}
+        changes = ALL_BOXES if self.all_boxes else {}
         return predictor.with_postprocess(precision=self.precision, **changes)
 
 

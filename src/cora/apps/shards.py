@@ -33,11 +33,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run(args: argparse.Namespace) -> int:
     """Write the shards; returns the exit code."""
     from cora.apps.progress import Bars, output_console, say
-    from cora.apps.train_run import read_photos, tell_annotations
+    from cora.apps.train_run import read_photos
     from cora.data.shards import write_shards
 
     dataset = read_photos(args, None)
-    tell_annotations(args, dataset)
     with Bars() as bars:
         shards = write_shards(
             dataset,

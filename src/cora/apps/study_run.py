@@ -16,7 +16,7 @@ from cora.apps.device import pick_device
 from cora.apps.held_out import check_extras, groups_of
 from cora.apps.image_sets import testing_images, training_images
 from cora.apps.progress import output_console, progress_report, say, tracked
-from cora.apps.train_run import read_photos, tell_annotations
+from cora.apps.train_run import read_photos
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -81,7 +81,6 @@ def train(args: argparse.Namespace) -> int:
     detector = None if args.detector is None else cora.load(args.detector).detector
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
     console = output_console()
-    tell_annotations(args, dataset)
     boxes = int(dataset.class_counts().sum())
     say(console, f"{len(dataset)} photos, {boxes} boxes of {len(dataset.class_names)} classes")
     with progress_report() as report:

@@ -72,7 +72,7 @@ def set_short_side(detector: Predictor, short_side: int | None) -> None:
     from cora.images import Preprocessor
     from cora.predictor import TorchModel
 
-    if not isinstance(getattr(detector, "model", None), TorchModel):
+    if not isinstance(detector.model, TorchModel):
         raise CoraError(
             f"--short-side {short_side}: expected a model by name or a checkpoint, got an exported file, whose input "
             "is fixed; export it for that size"

@@ -18,7 +18,6 @@ from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.data.same_content import tell_shared
-from cora.data.shards import ShardDataset
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
 from cora.names import names_without
@@ -61,9 +60,6 @@ def _submit(args: argparse.Namespace) -> int:
     return 0
 
 
-FORMAT_NAMES = {"coco": "COCO", "lvis": "LVIS", "voc": "Pascal VOC", "yolo": "YOLO"}
-
-
 class _Run:
     """What every process does; checked before processes are started, in which it is made again."""
 
@@ -102,9 +98,6 @@ class _Run:
             if engine.is_main:
                 say(console, line)
 
-        found = found_annotations(self.args, dataset)
-        if found is not None:
-            tell(found)
         for counts in (self.trained_on, self.tested_on):
             if counts is not None:
                 tell(str(counts))
@@ -143,7 +136,6 @@ def run_relabelling(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     split = None if args.split is None else open_split(args.split)
     dataset = training_images(read_photos(args, split.base if split is not None else None), split)
-    tell_annotations(args, dataset)
     detector = cora.load(args.model).detector.to(device)
     with progress_report() as report:
         agreement = relabel(
@@ -171,20 +163,6 @@ def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -
         format=args.format,
         skip_bad=args.skip_bad,
     )
-
-
-def found_annotations(args: argparse.Namespace, dataset: CocoDataset) -> str | None:
-    """A line on the annotations that were found without being named; None where they were named."""
-    if args.annotations is not None or isinstance(dataset, ShardDataset):
-        return None
-    return f"Found annotations ({FORMAT_NAMES.get(dataset.format, dataset.format)}): {dataset.annotations}"
-
-
-def tell_annotations(args: argparse.Namespace, dataset: CocoDataset) -> None:
-    """Print the line of `found_annotations`, where there is one."""
-    line = found_annotations(args, dataset)
-    if line is not None:
-        say(output_console(), line)
 
 
 def _learned(args: argparse.Namespace, split: ClassSplit | None) -> tuple[str, ...] | None:

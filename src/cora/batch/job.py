@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cora
 from cora.batch.items import Item
@@ -24,6 +24,7 @@ from cora.batch.records import Record
 from cora.batch.result_folder import ResultFolder
 from cora.batch.settings import DetectSettings
 from cora.errors import CoraError, DataError
+from cora.files import lock
 
 _VERSION = 1
 _MANIFEST, _INPUTS, _LOCK = "manifest.json", "inputs.jsonl", "lock"
@@ -118,8 +119,12 @@ def open_job(folder: Path, sources: Sequence[str], settings: DetectSettings) -> 
     made = not folder.exists()
     results = ResultFolder(folder)
     results.parts.mkdir(parents=True, exist_ok=True)
-    with (results.parts / _LOCK).open("a") as lock:
-        _take(lock, folder)
+    with lock(results.parts / _LOCK) as held:
+        if not held:
+            raise CoraError(
+                f"expected a batch that nobody works on, got one that another process is doing: {folder}; "
+                "wait for it, or stop it"
+            )
         fresh = results.parts / f"{_INPUTS}.new"
         try:
             listing = list_inputs(sources, file=fresh, exclude=folder)
@@ -168,23 +173,6 @@ def _check_folder(folder: Path) -> None:
                 f"expected a new or empty folder, or that of an earlier batch, got {others[0]!r} in {folder}; "
                 "name another"
             )
-
-
-def _take(lock: IO[str], folder: Path) -> None:
-    """Hold the lock until the file is closed, which a killed process does too."""
-    try:
-        import fcntl
-    except ImportError:  # Windows; there nothing hinders a second process
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CoraError(
-            f"expected a batch that nobody works on, got one that another process is doing: {folder}; "
-            "wait for it, or stop it"
-        ) from None
-    except OSError:  # a file system without locks
-        return
 
 
 def _clear(folder: ResultFolder, *, made: bool) -> None:

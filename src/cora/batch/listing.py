@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cora.batch.items import Item, flat, name_problem
-from cora.data.listing import LISTED_SUFFIXES, tell_passed_over, walk_images
+from cora.data.listing import tell_passed_over, walk_images
 from cora.data.problems import Problems
 from cora.errors import DataError
+from cora.images import IMAGE_SUFFIXES
 
 SHARD_SUFFIX = ".tar"
 _MAX_LIST_BYTES = 4 * 2**30
@@ -126,7 +127,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _folder(path: str, exclude: str, passed_over: Problems) -> Iterator[_Found]:
     if path == exclude:
         return
-    suffixes = {SHARD_SUFFIX, *LISTED_SUFFIXES}
+    suffixes = {SHARD_SUFFIX, *IMAGE_SUFFIXES}
     for entry in walk_images(path, suffixes=suffixes, exclude=exclude, passed_over=passed_over):
         if entry.problem:
             yield _Found(entry.path, problem=entry.problem)
@@ -154,7 +155,7 @@ def _members(path: str) -> Iterator[_Found]:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it remembers every member; a shard may have a million
                 name = member.name.removeprefix("./")
-                if member.isdir() or PurePosixPath(name).suffix.lower() not in LISTED_SUFFIXES:
+                if member.isdir() or PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
                     continue
                 problem = name_problem(name)
                 if not member.isreg() or member.issparse():

@@ -13,9 +13,6 @@ from cora.images import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-#: Endings of images, in lower case: also of kinds that need an extra, since their reader says which one.
-LISTED_SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".heic", ".heif", ".hif"))
-
 #: Endings of images that nothing here can read.
 OTHER_IMAGES = frozenset(
     (
@@ -41,7 +38,7 @@ def walk_images(
     folder: str,
     *,
     deep: bool = True,
-    suffixes: Collection[str] = LISTED_SUFFIXES,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
     exclude: str = "",
     passed_over: Problems,
 ) -> Iterator[Entry]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from cora.data.listing import LISTED_SUFFIXES, walk_images
+from cora.data.listing import walk_images
 from cora.data.problems import Problems, check_folder, listed
+from cora.images import IMAGE_SUFFIXES
 
 #: What tools put before the name of a file that is sent to them: some hexadecimal digits.
 _UPLOAD = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{4,36}-(?=.)")
@@ -154,7 +155,7 @@ class _Index:
             for path in self.by_bare_name.get(name_of_file(name), [])
             if name_of_file(path.name) != name_of_file(name)
         ]
-        stem = PurePosixPath(name).stem if PurePosixPath(name).suffix.lower() in LISTED_SUFFIXES else name
+        stem = PurePosixPath(name).stem if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else name
         yield self.by_stem.get(name_of_file(stem), [])
 
 

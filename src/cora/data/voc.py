@@ -11,12 +11,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from cora.data.coco_content import merge_names
-from cora.data.listing import LISTED_SUFFIXES, files_ending, is_hidden
+from cora.data.listing import files_ending, is_hidden
 from cora.data.photo_folder import PhotoFolder, name_of_file
 from cora.data.problems import Findings, check_names, is_number, read_text, truth_value
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError, ImageError
-from cora.images import read_size
+from cora.images import IMAGE_SUFFIXES, read_size
 
 #: A photo with ten thousand boxes takes 3 MB.
 MAX_XML_BYTES = 16 * 2**20
@@ -44,7 +44,7 @@ def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnot
     by_stem = {
         name_of_file(Path(name).stem): name
         for name in sorted(photos.names, reverse=True)
-        if Path(name).suffix.lower() in LISTED_SUFFIXES and not is_hidden(name)
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)
     }
     images: dict[Path, RawImage] = {}
     for one in told:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
-from cora.detector.postprocess import PostprocessConfig
+from cora.detector.postprocess import ALL_BOXES, PostprocessConfig
 from cora.errors import ModelError
 from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig, build_towers, resnet_of
@@ -45,7 +45,7 @@ def detector_from_clip(tensors: Mapping[str, Tensor], *, source: str, gelu: bool
     config = DetectorConfig(
         tower=replace(tower, quick_gelu=not gelu, logit_scale=round(scale or 100.0, 4)),
         localizer=LocalizerConfig(embed_dim=tower.embed_dim, c3_channels=tower.width * 16),
-        postprocess=PostprocessConfig(max_scored_boxes=0, exact_boxes=0),
+        postprocess=PostprocessConfig(**ALL_BOXES),
         untrained=True,
     )
     with torch.random.fork_rng(devices=[]):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ SCORE_THRESHOLD = 0.3
 
 #: Candidates that suppression looks at first, for every detection that is kept.
 _CANDIDATES_A_DETECTION = 10
+
+
+#: The published way: every box is scored, by exact pooling.
+ALL_BOXES: Mapping[str, Any] = {"max_scored_boxes": 0, "exact_boxes": 0}
 
 
 @dataclass(frozen=True)

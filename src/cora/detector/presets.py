@@ -64,7 +64,6 @@ def load(name_or_path: str | Path = DEFAULT) -> Detector:
         with embedded_file(name) as file:
             return load_checkpoint(file)
     if name in known_towers():
-        _LOG.warning("%s: the localizer is untrained; train it or load a checkpoint before detecting", name)
         return new_detector(name).eval()
     path = Path(name_or_path)
     if path.is_file():

@@ -18,7 +18,7 @@ from cora.detector.clip_file import detector_from_clip, is_clip
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
 from cora.detector.foreign import Weights, read_tensors
-from cora.detector.postprocess import PostprocessConfig
+from cora.detector.postprocess import ALL_BOXES, PostprocessConfig
 from cora.detector.published_localizer import published_localizer_state
 from cora.detector.published_prompt import apply_published_prompt
 from cora.errors import ModelError
@@ -91,10 +91,9 @@ def detector_from_published(tensors: Mapping[str, Tensor], *, source: str = "pub
     Raises:
         ModelError: missing, unknown or differently shaped tensors, counted.
     """
-    weights = {name.removeprefix("module."): value for name, value in tensors.items()}
-    config = infer_config(weights, source=source)
+    config = infer_config(tensors, source=source)
     detector = Detector.build(config)
-    renamed = {name: value.float() for name, value in published_to_own(_once(weights)).items()}
+    renamed = {name: value.float() for name, value in published_to_own(_once(tensors)).items()}
     renamed["prompt.offset"] = torch.zeros_like(detector.prompt.offset)
     load_checked(detector, renamed, source=source)
     return detector.eval()
@@ -146,9 +145,7 @@ def infer_config(weights: Mapping[str, Tensor], *, source: str = "published stat
         ) from error
     except ValueError as error:
         raise ModelError(f"{source}: expected a state dict of the published CORA code, but {error}") from error
-    return DetectorConfig(
-        tower=tower, localizer=localizer, postprocess=PostprocessConfig(max_scored_boxes=0, exact_boxes=0)
-    )
+    return DetectorConfig(tower=tower, localizer=localizer, postprocess=PostprocessConfig(**ALL_BOXES))
 
 
 def published_to_own(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -158,7 +158,7 @@ def _fitting(text: str, letters: int, width: int) -> tuple[str, Font, int]:
         padding = max(1, letters // 5)
         length = font.getlength(written)
         room = width - 2 * padding
-        if length <= room or letters <= SMALLEST:
+        if length <= max(room, 0) or letters <= SMALLEST:
             return written, font, padding
         letters = max(SMALLEST, min(letters - 1, int(letters * room / length)))
 

@@ -73,7 +73,7 @@ def export_detector(
         format: one of `FORMATS`.
         model: name or path of the detector, under which its text tower is found again.
         settings: what is constant in the graph.
-        vocabulary: to be fixed in the graph with weights and distractors, from `detector.vocabulary`; None makes
+        vocabulary: to be fixed in the graph with weights and distractors, from `Predictor.vocabulary`; None makes
             class embeddings an input.
         pictures: to compare on; drawn ones if there are none.
         force: keep the files also when they differ from the original.

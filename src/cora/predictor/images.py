@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
 from typing import Any, TypeGuard
@@ -32,9 +32,7 @@ class Unreadable(Detections):
     @classmethod
     def of(cls, error: ImageError, source: ImageSource, class_names: tuple[str, ...]) -> Unreadable:
         """The place of an image in the results."""
-        nothing = torch.zeros(0)
-        labels = torch.zeros(0, dtype=torch.int64)
-        return cls(nothing.view(0, 4), nothing, labels, class_names, (0, 0), path=path_of(source), error=error)
+        return replace(cls.empty(class_names), path=path_of(source), error=error)
 
 
 class UnreadableImagesError(ImageError):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from cora.detector import Detector
+from cora.detector.postprocess import ALL_BOXES
 from cora.localizer import Localizer, inference_localizer
 from cora.towers import ImageTower
 from cora.towers.folding import Precision, inference_dtype
@@ -49,7 +51,7 @@ class FastParts:
         state = (
             dtype,
             part.training,
-            *((value.data_ptr(), value.device, _version(value)) for value in part.state_dict().values()),
+            *((value.data_ptr(), value.device, _version(value)) for value in chain(part.parameters(), part.buffers())),
         )
         if name not in self._kept or self._kept[name][0] != state:
             with torch.inference_mode(False):
@@ -65,7 +67,7 @@ def at_precision(detector: AnyDetector, precision: Precision) -> AnyDetector:
 
 def scoring_all_boxes(detector: AnyDetector) -> AnyDetector:
     """A view that works as published: every box by exact pooling, the tower as it is, nothing folded."""
-    every = replace(detector.config.postprocess, max_scored_boxes=0, exact_boxes=0)
+    every = replace(detector.config.postprocess, **ALL_BOXES)
     return detector.with_parts(
         config=replace(detector.config, postprocess=every), localizer=_in_evaluation(detector.localizer)
     )

@@ -214,7 +214,7 @@ class Predictor(nn.Module):
             tiles=tiles,
             batch_size=batch_size,
             score_all_boxes=score_all_boxes,
-            precision=precision,
+            precision=self._precision if precision is None else precision,
         )
         vocabulary = self.vocabulary(
             classes,
@@ -331,11 +331,9 @@ class Predictor(nn.Module):
             return [found for group in groups for found in self._detect(group, vocabulary, settings)]
 
         if not settings.class_agnostic:
-            found = predict_tiled(predict, image, tiles=tiles, max_detections=most)
-        else:
-            iou = config.nms_iou if settings.nms_iou is None else settings.nms_iou
-            found = suppress_between_classes(predict_tiled(predict, image, tiles=tiles), iou, most)
-        return replace(found, image=None)
+            return predict_tiled(predict, image, tiles=tiles, max_detections=most)
+        iou = config.nms_iou if settings.nms_iou is None else settings.nms_iou
+        return suppress_between_classes(predict_tiled(predict, image, tiles=tiles), iou, most)
 
     def _detect(
         self, images: Sequence[Image.Image], vocabulary: Vocabulary, settings: PredictSettings
@@ -355,9 +353,7 @@ class Predictor(nn.Module):
     ) -> list[Detections]:
         with torch.inference_mode():
             batch = self.preprocessor(images)
-            kept = self.model.detect(
-                batch, vocabulary, replace(settings, precision=settings.precision or self._precision)
-            )
+            kept = self.model.detect(batch, vocabulary, settings)
         return [_detections(one, vocabulary.names, size) for one, size in zip(kept, batch.original_sizes, strict=True)]
 
 

@@ -126,7 +126,6 @@ def predict_tiled(
         labels=best.labels,
         class_names=found[0].class_names,
         image_size=(image.height, image.width),
-        image=image,
     )
 
 
@@ -138,13 +137,7 @@ def suppress_between_classes(detections: Detections, iou: float, max_detections:
         iou: 0..1.
         max_detections: boxes kept, best first; all if None.
     """
-    kept = nms(detections.boxes_xyxy_px, detections.scores, iou)[:max_detections]
-    return replace(
-        detections,
-        boxes_xyxy_px=detections.boxes_xyxy_px[kept],
-        scores=detections.scores[kept],
-        labels=detections.labels[kept],
-    )
+    return detections[nms(detections.boxes_xyxy_px, detections.scores, iou)[:max_detections]]
 
 
 def _merge(found: _Boxes, size_hw: tuple[int, int], tiles: Tiles) -> _Boxes:

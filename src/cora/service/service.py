@@ -106,7 +106,7 @@ class Service:
 
     def score(self, asked: float | None) -> float:
         """Score above which detections are reported: as asked, or the model's own threshold."""
-        return self._detector.config.postprocess.score_threshold if asked is None else asked
+        return self._detector.score_of(asked)
 
     def distractors(self, classes: Sequence[str], asked: Sequence[str] | None) -> int:
         """How many names compete with the classes; `asked` is None for the model's own choice."""

@@ -92,7 +92,7 @@ class ContextTask(TextTask):
 
     Args:
         context: text whose words the context starts from; its number of tokens is that of the vectors. None takes
-            the words before the name of a detector's only template, "an image of a" where it has several.
+            the words before the name of a detector's only template, "a photo of a" where it has several.
     """
 
     def __init__(

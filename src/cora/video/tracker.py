@@ -110,7 +110,7 @@ class ObjectTracker:
         self._vocabulary = self._detector.vocabulary(
             classes, distractors=distractors, class_weights=class_weights, exemplars=exemplars
         )
-        self.score = detector.config.postprocess.score_threshold if score is None else score
+        self.score = self._detector.score_of(score)
         self._tracks = ByteTrack(start_score=self.score, rate=rate, lost_seconds=lost_seconds)
         self._gate = ChangeGate(reuse)
         self._half_life, self._margin, self._lost_seconds = half_life, margin, lost_seconds
