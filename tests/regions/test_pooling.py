@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from cora.boxes import scale_to_pixels
-from cora.regions import RegionClassifier, RegionPrompt, exact_pooling, fast_pooling, project_map
-from cora.regions.pooling import _align_by_products
+from cora.regions import RegionClassifier, RegionPrompt, exact_pooling, fast_pooling, project_map, region_pooling
 from cora.structures import FeatureMap
 from cora.towers import ResNetTower, TowerConfig, build_towers
+from tests.regions.test_roi_align import random_boxes
 from tests.tolerances import assert_near
 
 CONFIG = TowerConfig(
@@ -110,6 +110,20 @@ def test_regions_do_not_depend_on_chunks_or_order(tower: ResNetTower, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["exact", "fast"])
+def test_static_pooling_is_the_eager_one(tower: ResNetTower, kind: str) -> None:
+    boxes = random_boxes(70)  # more than one chunk
+    channels = tower.c3_channels if kind == "exact" else tower.c4_channels
+    map_, positions = maps(channels, padding=3), tower.attention_pool.positional_embedding
+    eager, static = region_pooling(tower), region_pooling(tower, static=True)
+    with torch.no_grad():
+        if kind == "exact":
+            assert_near(static.exact(map_, boxes, positions), eager.exact(map_, boxes, positions))
+        else:
+            prepared = static.prepare(map_)
+            assert_near(static.fast(prepared, boxes, positions), eager.fast(prepared, boxes, positions))
+
+
+@pytest.mark.parametrize("kind", ["exact", "fast"])
 def test_images_may_have_different_numbers_of_boxes(tower: ResNetTower, kind: str) -> None:
     expected = pool(tower, kind, BOXES.expand(2, 4, 4))
     torch.testing.assert_close(pool(tower, kind, [BOXES, BOXES[:0]]), expected[:4])
@@ -171,16 +185,3 @@ def test_classifier_leaves_room_for_background(background: float) -> None:
     torch.testing.assert_close(classifier(classes, classes).argmax(-1), torch.arange(5))
     order = torch.randperm(5)
     torch.testing.assert_close(classifier(regions, classes[order]), found[..., order])
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 999), bins=st.integers(1, 9), regions=st.integers(0, 20))
-def test_align_by_products_is_roi_align(seed: int, bins: int, regions: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(2, 3, 7, 11, generator=generator)
-    corners = torch.rand(regions, 2, 2, generator=generator) * torch.tensor([13.0, 9.0]) - 1
-    low, high = corners.amin(dim=1), corners.amax(dim=1)
-    images = torch.randint(0, 2, (regions, 1), generator=generator).float()
-    rois = torch.cat([images, low, high], dim=1)
-    expected = roi_align(features, rois, (bins, bins), aligned=True)
-    assert_near(_align_by_products(features, rois, bins=bins), expected)

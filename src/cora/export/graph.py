@@ -19,12 +19,11 @@ from cora.boxes import cxcywh_to_xyxy
 from cora.detector import Detector, PreMatched, combine_scores
 from cora.detector.postprocess import best_boxes
 from cora.export.manifest import Manifest
-from cora.export.pooling import graph_pooling
 from cora.export.suppression import Suppress, best_proposals, select_in_graph
 from cora.localizer import Memory
 from cora.localizer.localizer import CONSIDERED
 from cora.localizer.pyramid import PyramidMemory
-from cora.regions import Prepared, RegionPooling, Vocabulary
+from cora.regions import Prepared, RegionPooling, Vocabulary, region_pooling
 from cora.structures import FeatureMap
 
 #: Logarithm of the weight of distractors: far below that of any class.
@@ -54,8 +53,8 @@ class GraphDetector(Detector):
 
     @property
     def pooling(self) -> RegionPooling:
-        """Pooling in standard operators."""
-        return graph_pooling(self.image_tower)
+        """Pooling whose shapes do not depend on values."""
+        return region_pooling(self.image_tower, static=True)
 
     def anchors(self, memory: Memory) -> Tensor:
         """Anchors [B, N, 4], learned or proposed."""

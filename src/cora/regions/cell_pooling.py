@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy
-from cora.regions.roi_align import roi_align
+from cora.regions.roi_align import check_images, roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
 from cora.towers.timm_tower import Witnesses, seen_in
@@ -60,10 +60,7 @@ def cell_pooling(
     Returns:
         [sum N_i, D] float32 in the order of the images.
     """
-    images = cells.deep.shape[0]
-    given = boxes_cxcywh.shape[0] if isinstance(boxes_cxcywh, Tensor) else len(boxes_cxcywh)
-    if given != images:
-        raise ValueError(f"boxes_cxcywh: expected boxes for {images} images, got {given}")
+    check_images(boxes_cxcywh, cells.deep.shape[0])
     if isinstance(boxes_cxcywh, Tensor):
         return _pool(cells, boxes_cxcywh, tower, prompt).flatten(0, 1)
     counts = [len(boxes) for boxes in boxes_cxcywh]

@@ -2,25 +2,26 @@
 
 Both share one attention with a single query. Its projections are applied to the query and to the attended
 mean instead of to every cell, (q . W k) = (W' q . k): the same numbers with a fraction of the work.
+
+With `static=True` no shape depends on values, so the same code is traced for other runtimes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
-from cora.boxes import scale_to_pixels
-from cora.regions.roi_align import axis_weights
+from cora.regions.roi_align import align_regions, check_images, roi_align, roi_weights
 from cora.structures import FeatureMap
 
-#: Regions whose strips [bins, W, C] are held at once.
-_REGIONS_AT_ONCE = 8
+#: Regions of an image whose RoIAlign is one product in a graph: bounds the memory.
+_STATIC_CHUNK = 64
 
 
 def exact_pooling(
@@ -31,6 +32,7 @@ def exact_pooling(
     attention_pool: AttentionPool2d,
     positions: Tensor,
     chunk_size: int = 128,
+    static: bool = False,
 ) -> Tensor:
     """Embed regions through layer4: RoIAlign of C3 to 2S x 2S, layer4 to S x S, attention pool, unit norm.
 
@@ -41,42 +43,32 @@ def exact_pooling(
         attention_pool: its projections and heads are used, not its positional table.
         positions: [S*S+1, C4] table with the prompt added.
         chunk_size: regions pooled at once; bounds the memory.
+        static: no shape depends on values. `boxes_cxcywh` must be [B, N, 4] with sizes at most 1, N a constant.
 
     Returns:
         [sum N_i, D] in the order of the images, L2-normalised.
     """
     side = round((positions.shape[0] - 1) ** 0.5)
-    # torchvision's RoIAlign computes in single precision at least; in half precision products are twice as fast.
-    align = _align if c3.features.dtype in (torch.float32, torch.float64) else _align_by_products
+    pooled: Iterable[Tensor]
+    if static:
+        pooled = [_align_static(c3, boxes_cxcywh, bins=2 * side)]
+    else:
+        pooled = align_regions(c3, boxes_cxcywh, bins=2 * side, chunk_size=chunk_size)
     embeddings = []
-    for rois in _rois(c3.extents_hw, boxes_cxcywh).split(chunk_size):
-        cells = layer4(align(c3.features, rois, bins=2 * side)).flatten(2).transpose(1, 2)
+    for regions in pooled:
+        cells = layer4(regions).flatten(2).transpose(1, 2)
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + positions
         query = attention_pool.q_proj(tokens[:, 0])
         embeddings.append(_attend(query, tokens, attention_pool))
     return _concatenate(embeddings, attention_pool)
 
 
-def _align(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
-    """RoIAlign of maps [B, C, H, W] by torchvision: [R, C, bins, bins]."""
-    pooled: Tensor = roi_align(features, rois, (bins, bins), aligned=True)
-    return pooled
-
-
-def _align_by_products(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
-    """`_align` as one matrix product over rows and one over columns: [R, C, bins, bins], channels last in memory."""
-    batch, channels, height, width = features.shape
-    # Channels last, so that every product reads and writes whole cells.
-    rows_of_cells = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
-    pooled = features.new_empty(len(rois), bins, bins, channels)
-    images, left, top, right, bottom = rois.unbind(dim=1)
-    rows = _axis_weights(top, bottom, bins=bins, length=height).to(features.dtype)
-    columns = _axis_weights(left, right, bins=bins, length=width).to(features.dtype)
-    for image in images.long().unique().tolist():
-        for places in (images == image).nonzero()[:, 0].split(_REGIONS_AT_ONCE):
-            strips = (rows[places].flatten(0, 1) @ rows_of_cells[image]).view(-1, width, channels)  # [R * bins, W, C]
-            pooled[places] = (columns[places].repeat_interleave(bins, dim=0) @ strips).view(-1, bins, bins, channels)
-    return pooled.permute(0, 3, 1, 2)
+def _align_static(c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], *, bins: int) -> Tensor:
+    """[B, N, 4] to [B * N, C, bins, bins]."""
+    assert isinstance(boxes_cxcywh, Tensor)
+    extents = c3.extents_hw
+    parts = [roi_align(c3.features, part, extents, bins=bins) for part in boxes_cxcywh.split(_STATIC_CHUNK, dim=1)]
+    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -94,6 +86,11 @@ class ProjectedMap:
     values: Tensor
     size_hw: tuple[int, int]
     extents_hw: Tensor
+
+    def of_image(self, image: int) -> Self:
+        """The map of one image of the batch."""
+        parts = (part[image : image + 1] for part in (self.queries, self.keys, self.values))
+        return type(self)(*parts, self.size_hw, self.extents_hw[image : image + 1])
 
 
 def project_map(c4: FeatureMap, attention_pool: AttentionPool2d) -> ProjectedMap:
@@ -114,6 +111,7 @@ def fast_pooling(
     attention_pool: AttentionPool2d,
     positions: Tensor,
     chunk_size: int = 256,
+    static: bool = False,
 ) -> Tensor:
     """Embed regions without layer4 per region: RoIAlign of the projected C4 to S x S, attention, unit norm.
 
@@ -126,69 +124,76 @@ def fast_pooling(
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
         attention_pool: its projections and heads are used, not its positional table.
         positions: [S*S+1, C4] table with the prompt added.
-        chunk_size: regions pooled at once; bounds the memory.
+        chunk_size: regions of an image pooled at once; bounds the memory.
+        static: no shape depends on values. `boxes_cxcywh` must be [B, N, 4] with sizes at most 1.
 
     Returns:
         [sum N_i, D] in the order of the images, L2-normalised.
     """
-    side = round((positions.shape[0] - 1) ** 0.5)
-    pool, heads, (height, width) = attention_pool, attention_pool.num_heads, projected.size_hw
-    first = F.linear(positions[0], pool.q_proj.weight).unflatten(0, (heads, 1, -1))
-    place_keys, place_values = (
-        F.linear(positions[1:], layer.weight).unflatten(-1, (heads, -1)).transpose(0, 1)
+    places = _project_positions(positions, attention_pool)
+    if static:
+        assert isinstance(boxes_cxcywh, Tensor)
+        return _attend_map(projected, boxes_cxcywh, places, attention_pool, adaptive=False).flatten(0, 1)
+    check_images(boxes_cxcywh, len(projected.extents_hw))
+    embeddings = [
+        _attend_map(projected.of_image(image), part.unsqueeze(0), places, attention_pool, adaptive=True)[0]
+        for image, boxes in enumerate(boxes_cxcywh)
+        for part in (boxes.split(chunk_size) if len(boxes) else ())
+    ]
+    return _concatenate(embeddings, attention_pool)
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Positions after the pool's projections: `first` [heads, 1, d] as a query, `keys` and `values` [heads, S*S, d]."""
+
+    first: Tensor
+    keys: Tensor
+    values: Tensor
+    side: int
+
+
+def _project_positions(positions: Tensor, pool: AttentionPool2d) -> _Positions:
+    first = F.linear(positions[0], pool.q_proj.weight).unflatten(0, (pool.num_heads, 1, -1))
+    keys, values = (
+        F.linear(positions[1:], layer.weight).unflatten(-1, (pool.num_heads, -1)).transpose(0, 1)
         for layer in (pool.k_proj, pool.v_proj)
     )
-    embeddings = []
-    rois = _rois(projected.extents_hw, boxes_cxcywh)
-    starts = 0
-    for image, boxes in enumerate(boxes_cxcywh):
-        queries, keys, values = projected.queries[image], projected.keys[image], projected.values[image]
-        for part in rois[starts : starts + len(boxes), 1:].split(chunk_size):
-            columns = _axis_weights(part[:, 0], part[:, 2], bins=side, length=width).to(keys.dtype)  # [R, S, w]
-            rows = _axis_weights(part[:, 1], part[:, 3], bins=side, length=height).to(keys.dtype)  # [R, S, h]
-            mean = (rows.mean(1)[:, :, None] * columns.mean(1)[:, None, :]).flatten(1)
-            query = (mean @ queries + first) * keys.shape[-1] ** -0.5  # [heads, R, d]
-            scores = (query @ keys.transpose(1, 2)).transpose(0, 1).unflatten(-1, (height, width))
-            scores = _along_rows(_along_columns(scores, columns.transpose(1, 2)), rows).flatten(2)  # [R, heads, S*S]
-            scores = scores + (query @ place_keys.transpose(1, 2)).transpose(0, 1)
-            attention = scores.softmax(dim=-1)
-            spread = _along_columns(attention.unflatten(-1, (side, side)), columns)
-            spread = _along_rows(spread, rows.transpose(1, 2)).flatten(2)  # [R, heads, h*w]
-            attended = spread.transpose(0, 1) @ values + attention.transpose(0, 1) @ place_values
-            embeddings.append(F.normalize(pool.c_proj(attended.transpose(0, 1).flatten(1)), dim=-1))
-        starts += len(boxes)
-    return _concatenate(embeddings, pool)
+    return _Positions(first, keys, values, round(len(positions[1:]) ** 0.5))
+
+
+def _attend_map(
+    projected: ProjectedMap, boxes_cxcywh: Tensor, places: _Positions, pool: AttentionPool2d, *, adaptive: bool
+) -> Tensor:
+    """Attention of each region over its RoIAlign of a map: boxes [B, N, 4] to unit embeddings [B, N, D]."""
+    queries, keys, values = projected.queries, projected.keys, projected.values  # [B, heads, h*w, d]
+    (height, width), side = projected.size_hw, places.side
+    boxes = boxes_cxcywh.to(projected.extents_hw.dtype)
+    weights = roi_weights(boxes, projected.extents_hw, bins=side, height=height, width=width, adaptive=adaptive)
+    rows, columns = (part.to(keys.dtype) for part in weights)  # [B, N, S, h], [B, N, S, w]
+    mean = (rows.mean(2).unsqueeze(3) * columns.mean(2).unsqueeze(2)).flatten(2)  # [B, N, h*w]
+    query = (mean.unsqueeze(1) @ queries + places.first) * keys.shape[-1] ** -0.5  # [B, heads, N, d]
+    scores = (query @ keys.transpose(2, 3)).transpose(1, 2).unflatten(-1, (height, width))
+    scores = _along_rows(_along_columns(scores, columns.transpose(2, 3)), rows).flatten(3)  # [B, N, heads, S*S]
+    attention = (scores + (query @ places.keys.transpose(1, 2)).transpose(1, 2)).softmax(dim=-1)
+    spread = _along_columns(attention.unflatten(-1, (side, side)), columns)
+    spread = _along_rows(spread, rows.transpose(2, 3)).flatten(3)  # [B, N, heads, h*w]
+    attended = spread.transpose(1, 2) @ values + attention.transpose(1, 2) @ places.values
+    return F.normalize(pool.c_proj(attended.transpose(1, 2).flatten(2)), dim=-1)
 
 
 def _along_columns(maps: Tensor, weights: Tensor) -> Tensor:
-    """[R, heads, y, x] with [R, x, u] to [R, heads, y, u]: one product for all heads of a region."""
-    products: Tensor = (maps.flatten(1, 2) @ weights).unflatten(1, maps.shape[1:3])
+    """[B, N, heads, y, x] with [B, N, x, u] to [B, N, heads, y, u]: one product for all heads of a region."""
+    products: Tensor = (maps.flatten(2, 3) @ weights).unflatten(2, maps.shape[2:4])
     return products
 
 
 def _along_rows(maps: Tensor, weights: Tensor) -> Tensor:
-    """[R, heads, y, x] with [R, v, y] to [R, heads, v, x]: one product for all heads of a region."""
-    heads, columns = maps.shape[1], maps.shape[3]
-    side_by_side = maps.transpose(1, 2).flatten(2)  # [R, y, heads * x]
+    """[B, N, heads, y, x] with [B, N, v, y] to [B, N, heads, v, x]: one product for all heads of a region."""
+    heads, columns = maps.shape[2], maps.shape[4]
+    side_by_side = maps.transpose(2, 3).flatten(3)  # [B, N, y, heads * x]
     products: Tensor = (weights @ side_by_side).unflatten(-1, (heads, columns))
-    return products.transpose(1, 2)
-
-
-def _axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int) -> Tensor:
-    """`axis_weights` of [R] extents with no more samples than the largest of them needs: [R, bins, length]."""
-    most = max(1, int(((high - low) / bins).ceil().max())) if len(low) else 1
-    return axis_weights(low, high, bins=bins, length=length, most=most)
-
-
-def _rois(extents: Tensor, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:
-    """[sum N_i, 5]: index of the image and corners in cells of the unpadded map, whose extents are [B, 2]."""
-    if len(boxes_cxcywh) != len(extents):
-        raise ValueError(f"boxes_cxcywh: expected boxes for {len(extents)} images, got {len(boxes_cxcywh)}")
-    rows = []
-    for index, boxes in enumerate(boxes_cxcywh):
-        corners = scale_to_pixels(boxes.to(extents.dtype), extents[index])
-        rows.append(torch.cat([torch.full_like(corners[:, :1], index), corners], dim=1))
-    return torch.cat(rows)
+    return products.transpose(2, 3)
 
 
 def _attend(query: Tensor, tokens: Tensor, pool: AttentionPool2d) -> Tensor:

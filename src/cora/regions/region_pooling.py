@@ -32,25 +32,39 @@ class RegionPooling(Protocol):
         ...
 
 
-def region_pooling(tower: ImageTower) -> RegionPooling:
-    """How regions of a tower's maps are embedded."""
+def region_pooling(tower: ImageTower, *, static: bool = False) -> RegionPooling:
+    """How regions of a tower's maps are embedded.
+
+    Args:
+        tower: made the maps.
+        static: no shape depends on values, so that the steps can be traced: boxes are [B, N, 4], sizes at most 1.
+
+    Raises:
+        TypeError: no pooling is known for the tower.
+    """
     if isinstance(tower, TimmTower):
         return _Cells(tower)
     if isinstance(tower, ResNetTower):
-        return _Attention(tower)
+        return _Attention(tower, static=static)
     raise TypeError(f"image tower: expected a ResNetTower or a TimmTower, got {type(tower).__name__}")
 
 
 class _Attention:
     """CLIP ResNets: layer4 and the attention pool (METHOD section 3)."""
 
-    def __init__(self, tower: ResNetTower) -> None:
+    def __init__(self, tower: ResNetTower, *, static: bool) -> None:
         self.tower = tower
+        self.static = static
 
     def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
         tower = self.tower
         return exact_pooling(
-            c3, boxes_cxcywh, layer4=tower.layer4, attention_pool=tower.attention_pool, positions=positions
+            c3,
+            boxes_cxcywh,
+            layer4=tower.layer4,
+            attention_pool=tower.attention_pool,
+            positions=positions,
+            static=self.static,
         )
 
     def prepare(self, c4: FeatureMap) -> ProjectedMap:
@@ -58,11 +72,12 @@ class _Attention:
 
     def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
         assert isinstance(prepared, ProjectedMap)
-        return fast_pooling(prepared, boxes_cxcywh, attention_pool=self.tower.attention_pool, positions=positions)
+        pool = self.tower.attention_pool
+        return fast_pooling(prepared, boxes_cxcywh, attention_pool=pool, positions=positions, static=self.static)
 
 
 class _Cells:
-    """timm backbones: exact and fast pooling are the same, since no stage of the network runs per box."""
+    """timm backbones: exact and fast pooling are the same, since no stage runs per box, and always static."""
 
     def __init__(self, tower: TimmTower) -> None:
         self.tower = tower

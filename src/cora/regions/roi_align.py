@@ -1,20 +1,27 @@
-"""RoIAlign as two matrix products, one for the rows and one for the columns of the grid of bins.
+"""RoIAlign of maps of several images, for eager execution and for graphs that other runtimes execute.
 
 RoIAlign averages a regular grid of bilinear samples, so it splits into a weighted sum over rows and one over columns.
 The results equal torchvision's `roi_align(aligned=True)` with its adaptive number of samples; only the order of the
-sums differs. No shape depends on values, so any runtime can execute it with dynamic sizes.
+sums differs. `roi_align` has no shape that depends on values, so any runtime can execute it with dynamic sizes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
+import torchvision
 from torch import Tensor
 
 from cora.boxes import scale_to_pixels
+from cora.structures import FeatureMap
+
+#: Regions whose strips [bins, W, C] are held at once.
+_REGIONS_AT_ONCE = 8
 
 
 def roi_align(features: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, bins: int) -> Tensor:
-    """Pool boxes of maps to bins x bins cells.
+    """Pool boxes of maps to bins x bins cells; no shape depends on values.
 
     Args:
         features: [B, C, h, w].
@@ -25,24 +32,54 @@ def roi_align(features: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, bin
     Returns:
         [B, K, C, bins, bins].
     """
-    batch, channels, height, width = features.shape
-    count = boxes_cxcywh.shape[1]
+    height, width = features.shape[-2:]
     rows, columns = roi_weights(boxes_cxcywh, extents_hw, bins=bins, height=height, width=width)
-    rows, columns = rows.to(features.dtype), columns.to(features.dtype)
-    # Cell by cell in memory, so that every product reads and writes whole cells.
-    lines = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
-    lines = (rows.flatten(1, 2) @ lines).view(batch, count, bins, width, channels)
-    pooled: Tensor = (columns.unsqueeze(2) @ lines).permute(0, 1, 4, 2, 3)
-    return pooled
+    return _by_products(features, rows.to(features.dtype), columns.to(features.dtype))
+
+
+def align_regions(
+    c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], *, bins: int, chunk_size: int
+) -> Iterator[Tensor]:
+    """Pool boxes of each image in chunks that bound the memory; faster than `roi_align`, but not traceable.
+
+    Args:
+        c3: a map of every image.
+        boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
+        bins: side of the grid.
+        chunk_size: regions of a chunk.
+
+    Yields:
+        [R, C, bins, bins], in the order of the images.
+
+    Raises:
+        ValueError: the numbers of images differ.
+    """
+    rois = _rois(c3.extents_hw, boxes_cxcywh)
+    # torchvision's RoIAlign computes in single precision at least; in half precision products are twice as fast.
+    single = c3.features.dtype in (torch.float32, torch.float64)
+    for part in rois.split(chunk_size) if len(rois) else ():
+        if single:
+            yield torchvision.ops.roi_align(c3.features, part, (bins, bins), aligned=True)
+        else:
+            yield _align_in_half(c3.features, part, bins=bins)
 
 
 def roi_weights(
-    boxes_cxcywh: Tensor, extents_hw: Tensor, *, bins: int, height: int, width: int
+    boxes_cxcywh: Tensor, extents_hw: Tensor, *, bins: int, height: int, width: int, adaptive: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Matrices of RoIAlign: [B, N, bins, height] for the rows, [B, N, bins, width] for the columns."""
+    """Matrices of RoIAlign: [B, N, bins, height] for the rows, [B, N, bins, width] for the columns.
+
+    Args:
+        boxes_cxcywh: [B, N, 4], 0..1 of the unpadded image; sizes at most 1 unless `adaptive`.
+        extents_hw: [B, 2] cells of the maps that are not padding.
+        bins: into which an extent is cut.
+        height: rows of the maps.
+        width: columns of the maps.
+        adaptive: take no more samples than the largest box needs: faster, but a shape then depends on values.
+    """
     left, top, right, bottom = scale_to_pixels(boxes_cxcywh, extents_hw).unbind(-1)
-    rows = axis_weights(top, bottom, bins=bins, length=height)
-    return rows, axis_weights(left, right, bins=bins, length=width)
+    weights = _adaptive_weights if adaptive else axis_weights
+    return weights(top, bottom, bins=bins, length=height), weights(left, right, bins=bins, length=width)
 
 
 def axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int, most: int | None = None) -> Tensor:
@@ -68,3 +105,54 @@ def axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int, most: int
     cell = torch.arange(length, device=low.device, dtype=low.dtype)
     weights = (1 - (samples.clamp(0, length - 1).unsqueeze(-1) - cell).abs()).clamp(min=0)
     return (weights * counted.unsqueeze(-1).to(weights.dtype)).sum(dim=-2) / per_bin
+
+
+def _adaptive_weights(low: Tensor, high: Tensor, *, bins: int, length: int) -> Tensor:
+    most = max(1, int(((high - low) / bins).ceil().max())) if low.numel() else 1
+    return axis_weights(low, high, bins=bins, length=length, most=most)
+
+
+def _by_products(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """[B, C, h, w] by [B, K, bins, h] and [B, K, bins, w] to [B, K, C, bins, bins], channels last in memory."""
+    batch, channels, height, width = features.shape
+    count, bins = rows.shape[1:3]
+    # Cell by cell in memory, so that every product reads and writes whole cells.
+    cells = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+    strips = (rows.flatten(1, 2) @ cells).view(batch, count, bins, width, channels)
+    pooled: Tensor = (columns.unsqueeze(2) @ strips).permute(0, 1, 4, 2, 3)
+    return pooled
+
+
+def _align_in_half(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
+    """RoIAlign of maps [B, C, H, W] by [R, 5], image and corners in cells: [R, C, bins, bins]."""
+    _, channels, height, width = features.shape
+    pooled = features.new_empty(len(rois), bins, bins, channels).permute(0, 3, 1, 2)
+    images, left, top, right, bottom = rois.unbind(dim=1)
+    rows = _adaptive_weights(top, bottom, bins=bins, length=height).to(features.dtype)
+    columns = _adaptive_weights(left, right, bins=bins, length=width).to(features.dtype)
+    features = features.contiguous(memory_format=torch.channels_last)  # once, not in every product
+    for image in images.long().unique().tolist():
+        for places in (images == image).nonzero()[:, 0].split(_REGIONS_AT_ONCE):
+            pooled[places] = _by_products(features[image : image + 1], rows[None, places], columns[None, places])[0]
+    return pooled
+
+
+def _rois(extents: Tensor, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:
+    """[sum N_i, 5]: index of the image and corners in cells of the unpadded map, whose extents are [B, 2]."""
+    check_images(boxes_cxcywh, len(extents))
+    rows = []
+    for index, boxes in enumerate(boxes_cxcywh):
+        corners = scale_to_pixels(boxes.to(extents.dtype), extents[index])
+        rows.append(torch.cat([torch.full_like(corners[:, :1], index), corners], dim=1))
+    return torch.cat(rows)
+
+
+def check_images(boxes_cxcywh: Tensor | Sequence[Tensor], images: int) -> None:
+    """Refuse boxes for another number of images.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    given = boxes_cxcywh.shape[0] if isinstance(boxes_cxcywh, Tensor) else len(boxes_cxcywh)
+    if given != images:
+        raise ValueError(f"boxes_cxcywh: expected boxes for {images} images, got {given}")
