@@ -207,7 +207,7 @@ def run_once(detector: Detector, file: Path, batch_size: int, vocabulary: Vocabu
         with stages.stage("decode"):
             decoded = detector.decode(memory, matched)
         with stages.stage("exact pooling"):
-            boxes, objectness = detector.worth_scoring(decoded)
+            boxes, objectness = detector.select_top_boxes(decoded)
             probabilities = detector.classify_best(c3, projected, boxes, objectness, vocabulary, SCORE)
         with stages.stage("NMS"):
             scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)

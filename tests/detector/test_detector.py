@@ -77,7 +77,7 @@ def test_a_step_changes_prompt_and_localizer_only(detector: Detector) -> None:
         for name, value in detector.state_dict().items()
         if name.startswith(("image_tower", "text_tower"))
     }
-    trainable = dict(detector.trainable_parameters())
+    trainable = {name: value for name, value in detector.named_parameters() if value.requires_grad}
     assert {name.split(".")[0] for name in trainable} == {"prompt", "localizer"}
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-2, weight_decay=0.1)
     vocabulary = detector.vocabulary_encoder.encode(NAMES)

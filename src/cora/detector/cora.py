@@ -7,7 +7,7 @@ recombine them. What people call, with images and names, is `cora.predictor.Pred
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -146,13 +146,13 @@ class Detector(nn.Module):
         )
 
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
-        """Score the boxes of a batch for every class; of boxes that cannot reach `least_score`, roughly."""
+        """Score every box for every class. Boxes that cannot reach `least_score` get approximate scores."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)
         projected = self.project(c4)
         matched = self.pre_match(projected, self.anchors(memory), vocabulary)
         decoded = self.decode(memory, matched)
-        boxes, objectness = self.worth_scoring(decoded)
+        boxes, objectness = self.select_top_boxes(decoded)
         probabilities = self.classify_best(c3, projected, boxes, objectness, vocabulary, least_score)
         scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
         return DetectorOutput(boxes, objectness, probabilities, scores)
@@ -162,7 +162,7 @@ class Detector(nn.Module):
         return self.image_tower.features(batch)
 
     def encode_map(self, c3: FeatureMap) -> Memory:
-        """The localizer's encoding of C3, which anchors may be proposed from and queries look at."""
+        """The localizer's encoding of C3. Anchors may be proposed from it, and the decoder's queries attend to it."""
         dtype = self.localizer.dtype
         with torch.no_grad():
             start = self.image_tower.boxes(c3)
@@ -174,7 +174,7 @@ class Detector(nn.Module):
         return region_pooling(self.image_tower)
 
     def project(self, c4: FeatureMap) -> Prepared:
-        """What fast pooling reads of C4: made once for pre-matching and for fast scores."""
+        """The input of fast pooling, computed from C4 once for pre-matching and fast scores."""
         return self.pooling.prepare(c4)
 
     def anchors(self, memory: Memory) -> Tensor:
@@ -182,7 +182,7 @@ class Detector(nn.Module):
         return self.localizer.anchors(memory)
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
-        """Give every anchor [B, N, 4] the class that its region looks most like (METHOD section 5)."""
+        """Give every anchor [B, N, 4] the class whose embedding is nearest to its region's (METHOD section 5)."""
         with torch.no_grad():
             regions = self.embed_fast(c4, anchors_cxcywh)
             classes = pre_match(
@@ -195,9 +195,11 @@ class Detector(nn.Module):
         content = self.localizer.query_content(matched.class_embeddings, matched.classes)
         return self.localizer.decode(memory, matched.anchors_cxcywh, content)
 
-    def worth_scoring(self, decoded: LocalizerOutput) -> tuple[Tensor, Tensor]:
-        """Boxes [B, K, 4] and objectness [B, K] of the last layer: the best `max_scored_boxes`."""
+    def select_top_boxes(self, decoded: LocalizerOutput) -> tuple[Tensor, Tensor]:
+        """The `max_scored_boxes` boxes [B, K, 4] of highest objectness [B, K] of the last decoder layer."""
         return best_boxes(decoded.boxes_cxcywh[-1], decoded.objectness[-1], self.config.postprocess.max_scored_boxes)
+
+    worth_scoring = select_top_boxes  # its former name
 
     def classify(self, c3: FeatureMap, boxes_cxcywh: Tensor, vocabulary: Vocabulary) -> Tensor:
         """Class probabilities [B, N, C] of boxes [B, N, 4] by exact pooling, background left out."""
@@ -213,7 +215,7 @@ class Detector(nn.Module):
         vocabulary: Vocabulary,
         least_score: float = 0.0,
     ) -> Tensor:
-        """Class probabilities [B, K, C] of boxes [B, K, 4]: exact for those that can still matter, else fast.
+        """Class probabilities [B, K, C] of boxes [B, K, 4]: by exact pooling where it matters, else by fast pooling.
 
         Args:
             c3: map for exact pooling.
@@ -260,7 +262,7 @@ class Detector(nn.Module):
         return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim).to(self.prompt.offset.dtype)
 
     def embed_aligned(self, projected: Prepared, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling, as near to exact ones as was learned."""
+        """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling, corrected by the fast alignment, if any."""
         regions = self.embed_fast(projected, boxes_cxcywh)
         return regions if self.fast_alignment is None else self.fast_alignment(regions, boxes_cxcywh)
 
@@ -268,10 +270,6 @@ class Detector(nn.Module):
         """Table [P, C] that pooling adds to the cells of a region: the tower's positions and the region prompt."""
         positions: Tensor = self.prompt(self.image_tower.positions)
         return positions.to(self.image_tower.dtype)
-
-    def trainable_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Named parameters that may learn: prompt and localizer."""
-        return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
 
     @property
     def device(self) -> torch.device:
@@ -287,7 +285,7 @@ class Detector(nn.Module):
         return view
 
     def learn_text(self, learned: LearnedText | None) -> None:
-        """Take a learned part of the class embeddings, frozen, in place of the one there is; None for no such part.
+        """Replace the learned part of the class embeddings, which is then frozen; None removes it.
 
         Raises:
             ValueError: its width is not the tower's.
@@ -298,7 +296,7 @@ class Detector(nn.Module):
         self.learned_text = self.vocabulary_encoder.learned = learned
 
     def align_fast_pooling(self, alignment: FastAlignment | None) -> None:
-        """Take a fast alignment in place of the one there is; None for fast embeddings as they are.
+        """Replace the fast alignment; None removes it.
 
         Raises:
             ValueError: its width is not the tower's.

@@ -150,7 +150,7 @@ class _Photo:
     def finish(self, matched: PreMatched) -> DetectorOutput:
         """The steps of the detector after pre-matching."""
         detector = self.detector
-        boxes, objectness = detector.worth_scoring(detector.decode(self.memory, matched))
+        boxes, objectness = detector.select_top_boxes(detector.decode(self.memory, matched))
         probabilities = detector.classify_best(self.c3, self.projected, boxes, objectness, self.vocabulary)
         scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
         return DetectorOutput(boxes, objectness, probabilities, scores)

@@ -61,7 +61,7 @@ class RegionFinder:
         c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
         memory = detector.encode_map(c3)
         decoded = detector.decode(memory, detector.pre_match(c4, detector.anchors(memory), self.vocabulary))
-        boxes, objectness = detector.worth_scoring(decoded)
+        boxes, objectness = detector.select_top_boxes(decoded)
         embeddings = None
         scores, labels = objectness.sigmoid()[0].float(), None
         if settings.classes is not None:

@@ -115,7 +115,7 @@ def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabul
     c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
     memory, projected = detector.encode_map(c3), detector.project(c4)
     decoded = detector.decode(memory, detector.pre_match(projected, detector.anchors(memory), vocabulary))
-    boxes, objectness = detector.worth_scoring(decoded)
+    boxes, objectness = detector.select_top_boxes(decoded)
     order = objectness[0].argsort(descending=True)
     places = torch.linspace(0, len(order) - 1, min(BOXES_A_PHOTO, len(order)), device=order.device).round().long()
     boxes = boxes[:, order[places]]
