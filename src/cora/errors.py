@@ -3,6 +3,11 @@
 The command line prints the message and exits with code 2; nothing else of the package catches them.
 """
 
+from __future__ import annotations
+
+import copyreg
+from typing import Any
+
 #: End of messages on faulty entries; commands without such an option cut it off.
 SKIP_BAD = ", or leave them out (--skip-bad)"
 
@@ -36,3 +41,7 @@ class MissingExtraError(CoraError):
 
     def __init__(self, feature: str, *, extra: str) -> None:
         super().__init__(f"{feature} needs an optional package; install it with: pip install 'cora-ovd[{extra}]'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process gets the message, not what the constructor made it of.
+        return copyreg.__newobj__, (type(self), *self.args)  # type: ignore[attr-defined]

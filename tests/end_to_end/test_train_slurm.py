@@ -1,5 +1,6 @@
-"""`cora train --slurm`: Slurm itself is played by shell scripts, its job is run as the script would run it."""
+"""`--slurm` of train, relabel and evaluate: shell scripts play Slurm, its job is run as its script would run it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -49,10 +50,49 @@ def test_the_job_trains_what_the_command_says(slurm: Path, tiny_model: Path, box
     script = next((run / "slurm").glob("*submission.sh")).read_text()
     for line in ("#SBATCH --partition=long", "#SBATCH --time=90", "module load python"):
         assert f"{line}\n" in script
-    job = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
-    python("-m", "submitit.core._submit", str(run / "slurm"), SUBMITIT_EXECUTOR="slurm", **job)
+    python("-m", "submitit.core._submit", str(run / "slurm"), SUBMITIT_EXECUTOR="slurm", **JOB)
     trained, start = cora.load(run / "prompts.safetensors"), cora.load(tiny_model)
     assert not trained.prompt.offset.equal(start.prompt.offset)
+
+
+JOB = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [(["relabel"], "labels.json"), (["evaluate", "--resamples", "10"], "numbers.json")],
+    ids=["relabel", "evaluate"],
+)
+def test_the_job_does_what_the_command_says(
+    words: list[str], output: str, slurm: Path, tiny_model: Path, boxed_photos: Path
+) -> None:
+    flag = "--json" if words[0] == "evaluate" else "--output"
+    photos = ["--images", str(boxed_photos / "images"), "--annotations", str(boxed_photos / "annotations.json")]
+    asked = [*words, *photos, "--model", str(tiny_model), "--device", "cpu", flag]
+    folder = (slurm / output).with_suffix(".slurm")
+    said = python("-m", "cora", *asked, str(slurm / output), "--slurm", "partition=long")
+    assert f"Submitted job 12; its script and logs are in {folder}" in said
+    assert not (slurm / output).exists()
+    assert "#SBATCH --partition=long\n" in next(folder.glob("*submission.sh")).read_text()
+    python("-m", "submitit.core._submit", str(folder), SUBMITIT_EXECUTOR="slurm", **JOB)
+    python("-m", "cora", *asked, str(slurm / f"here {output}"))
+    of_job, here = (json.loads((slurm / name).read_text()) for name in (output, f"here {output}"))
+    for one in (of_job, here):
+        one.pop("seconds_per_image", None)
+    if words[0] == "evaluate":
+        command = of_job.pop("command")
+        assert command[:2] == ["cora", "evaluate"]
+        assert "--slurm" in command
+        del here["command"]
+    assert of_job == here
+
+
+def test_a_job_writes_what_it_measures(
+    tiny_model: Path, boxed_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = ["--images", str(boxed_photos / "images"), "--annotations", str(boxed_photos / "annotations.json")]
+    assert main(["evaluate", *photos, "--model", str(tiny_model), "--slurm"]) == 2
+    assert "expected --json or --report beside --slurm, since a job has no screen" in capsys.readouterr().err
 
 
 def test_the_callers_logging_is_left_alone(slurm: Path, tiny_model: Path, boxed_photos: Path) -> None:

@@ -18,7 +18,11 @@ class _Oracle:
     def __init__(self, dataset):
         self.preprocessor = Preprocessor()
         self.records = iter(dataset.records)
-        self.seen = []
+        self.seen, self.encoded = [], []
+
+    def vocabulary(self, classes, **options):
+        self.encoded.append(options)
+        return tuple(classes)
 
     def predict(self, images, classes, **options):
         self.seen.append((len(images), tuple(classes), options))
@@ -56,12 +60,11 @@ def test_true_boxes_score_one_under_any_names(dataset, names):
         "score": 0.001,
         "nms_iou": 0.5,
         "max_detections": 100,
-        "class_weights": weights,
-        "distractors": (),
         "batch_size": 1,
         "tiles": None,
     }
     assert options == expected
+    assert oracle.encoded == [{"class_weights": weights, "distractors": ()}]  # once, not for every image
 
 
 @pytest.mark.parametrize("batch_size", [5, 12, 100])

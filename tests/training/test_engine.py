@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from cora.errors import MissingExtraError, TrainingError
-from cora.training.engine import Engine, check_shared_folder, launch
+from cora.errors import DataError, MissingExtraError, TrainingError
+from cora.training.engine import Engine, check_shared_folder, check_started, launch
 from tests.training import two_processes
 
 pytestmark = pytest.mark.integration
@@ -36,11 +36,13 @@ def test_a_process_alone_is_this_one() -> None:
     engine = launch(lambda engine: engine)  # would not even be possible to send to another
     assert engine is not None
     assert (engine.rank, engine.world, engine.is_main, engine.gather("x")) == (0, 1, True, ["x"])
+    assert engine.collect("x") == ["x"]
 
 
 def test_two_processes_are_one_with_twice_the_batch(pair: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     assert pair[1]["world"] == 2
     assert pair[1]["ranks"] == [0, 1]
+    assert pair[1]["collected"] == [[0, 1], []]
     two_processes.points(Engine(), tmp_path / "points")
     assert_same_weights(tmp_path / "points", pair[0] / "points", tolerance=1e-6)
 
@@ -70,6 +72,33 @@ def test_a_checkpoint_of_two_inside_an_epoch_is_not_for_one(pair: tuple[Path, di
     torch.save(state | {"position": {"epoch": 1, "batch": 2, "step": 6}}, tmp_path / "last.pt")
     with pytest.raises(TrainingError, match="inside an epoch by 2 processes, now there are 1; go on with as many"):
         two_processes.points(Engine(), tmp_path, dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        ("raise", DataError, "no image here"),
+        ("disk", FileNotFoundError, "nowhere.png"),
+        ("kill", TrainingError, "expected 2 processes to the end, but process 1 ended with SIGKILL; if memory was"),
+    ],
+)
+def test_a_process_that_fails_ends_all_with_its_error(end: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        launch(partial(two_processes.fail, end), processes=2, device="cpu")
+
+
+def test_numbers_that_are_not_those_of_torchrun_or_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    check_started(processes=2, machines=2)
+    check_started(processes=1, machines=1)  # the script of a job is one process
+    with pytest.raises(TrainingError, match="for the 4 processes that Slurm starts, got 3 on each of 1"):
+        check_started(processes=3, machines=1)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_started(processes=2, machines=1)
+    with pytest.raises(TrainingError, match="for the 2 processes that torchrun starts, got 1 on each of 1"):
+        launch(lambda engine: engine)
 
 
 def test_machines_without_a_common_disk_are_noticed(tmp_path: Path) -> None:

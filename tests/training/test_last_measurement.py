@@ -51,14 +51,16 @@ def test_the_last_measurement_is_of_the_saved_alignment(tmp_path: Path) -> None:
     stage = LocalizerStage(epochs=2, batch=3, lr=1e-2, ema=0.5)
     recipe = TrainRecipe(data=DataStage(augment=augment), prompts=None, relabel=None, localizer=stage)
     dataset = read_dataset(images=tmp_path, annotations=write_photos(tmp_path))
+    fitted: list[int] = []
     pipeline = TrainingPipeline(
         recipe=recipe,
         detector=detector,
         dataset=dataset,
         run=tmp_path / "run",
-        hooks=Hooks(measure_localizer=measure, progress=False),
+        hooks=Hooks(measure_localizer=measure, progress=False, report=lambda _step, done, _all: fitted.append(done)),
     )
     pipeline.all()
+    assert fitted == [1, 2, 3]  # once, for the weights that are measured and saved
     saved = detector.fast_alignment.state_dict()
     first, last = measured
     assert all(torch.equal(first[name], value) for name, value in start.items())

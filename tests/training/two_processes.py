@@ -16,6 +16,7 @@ from torch.optim import SGD, Optimizer
 from cora.data.feature_cache import CachedItem, collate_features
 from cora.data.loader import EpochLoader
 from cora.detector import Detector
+from cora.errors import DataError
 from cora.regions import Vocabulary
 from cora.structures import Targets
 from cora.training.ema import Ema, trainable_state
@@ -143,6 +144,7 @@ def stop_second(rank: int, epoch: int, position: int) -> None:
 def together(folder: Path, engine: Engine) -> dict[str, Any]:
     """Everything that is compared, so that processes are started only once."""
     found: dict[str, Any] = {"world": engine.world, "ranks": engine.gather(engine.rank)}
+    found["collected"] = engine.gather(engine.collect(engine.rank))
     points(engine, folder / "points")
     points(engine, folder / "accumulated", accumulate=2)
     maps(engine, folder / "maps")
@@ -152,3 +154,14 @@ def together(folder: Path, engine: Engine) -> dict[str, Any]:
     found["stopped"] = engine.gather((stopped.steps, stopped.interrupted))
     found["random"] = engine.gather(float(torch.rand(())))
     return found
+
+
+def fail(end: str, engine: Engine) -> None:
+    """The second process ends before its time; the first waits for it."""
+    if engine.rank == 1:
+        if end == "raise":
+            raise DataError("no image here")
+        if end == "disk":
+            Path("nowhere.png").read_bytes()
+        os.kill(os.getpid(), signal.SIGKILL)
+    engine.barrier()

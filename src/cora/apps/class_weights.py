@@ -29,11 +29,9 @@ def any_weights(given: str | None) -> dict[str, float]:
     """
     if given is None:
         return {}
-    if "=" in given and not Path(given).exists():
-        names = list(dict.fromkeys(part.partition("=")[0].strip() for part in given.split(",")))
-    else:
-        names = list(_read(Path(given)))
-    return weights_of_names(given, names) if names else {}
+    if "=" not in given or Path(given).exists():
+        return {name: float(weight) for name, weight in _read(Path(given)).items()}
+    return weights_of_names(given, list(dict.fromkeys(part.partition("=")[0].strip() for part in given.split(","))))
 
 
 def weights_of_names(given: str | None, names: Sequence[str]) -> dict[str, float]:

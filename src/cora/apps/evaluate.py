@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cora.apps.argument_types import positive, score
 from cora.apps.model_options import add_device_option
+from cora.apps.process_options import add_process_options
 from cora.apps.scoring_options import add_scoring_options
 from cora.apps.text_options import add_text_options
 from cora.apps.tile_options import add_tile_options
@@ -45,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="report.json of `cora study`, whose verdict and histogram go into the report",
     )
-    parser.add_argument(
-        "--processes", type=positive, default=1, metavar="N", help="processes that predict (default: %(default)s)"
-    )
+    add_process_options(parser, again="starts anew if it is preempted")
     parser.add_argument(
         "--batch-size", type=positive, default=1, metavar="N", help="images in one pass (default: %(default)s)"
     )

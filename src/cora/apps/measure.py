@@ -131,7 +131,7 @@ def header(args: argparse.Namespace, setting: Setting, model: torch.nn.Module | 
     boxes = [box["iscrowd"] for box in setting.truth["annotations"]]
     source = args.annotations
     return {
-        "command": ["cora", *sys.argv[1:]],
+        "command": ["cora", *getattr(args, "command_line", sys.argv[1:])],
         "version": cora.__version__,
         "model": None if model is None else {"name": str(args.model), "fingerprint": fingerprint(model)},
         "annotations": {

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cora.apps import measure_tables as tables
@@ -15,7 +18,8 @@ from cora.apps.measure import Setting, header, prepare
 from cora.apps.measure_report import write_report
 from cora.apps.measure_study import read_study
 from cora.apps.open_model import is_exported, open_detector
-from cora.apps.predict_processes import Predictor, Request
+from cora.apps.predict_processes import Helpers, Predictor, Request
+from cora.apps.processes import run_together, submit
 from cora.apps.progress import output_console, tracked
 from cora.apps.scoring_options import read_scoring
 from cora.apps.tile_options import read_tiles, set_short_side
@@ -29,6 +33,8 @@ from cora.evaluation.results import read_results
 from cora.evaluation.synonyms import load_synonyms, rename
 from cora.evaluation.tide import error_shares, find_errors
 from cora.files import write_json
+from cora.predictor import Tiles
+from cora.training.engine import Engine, started_by_others
 
 _CEILINGS = {BEST_OF_100: 100, BEST_OF_300: 300}
 
@@ -51,14 +57,66 @@ class Measured:
 
 def measure_boxes(args: argparse.Namespace) -> int:
     """Measure a model, or predictions made elsewhere, and print tables; returns exit code 0."""
-    take_hold_out(args)
-    _check_options(args)
-    tiles = read_tiles(args)
-    setting = prepare(args)
-    weights = read_class_weights(args.class_weights, setting.groups)
-    renamed, changed = _renamed(args, setting)
-    predictor = None if args.predictions is not None else _predictor(args, setting)
-    study = None if args.study is None else read_study(args.study)
+    if args.slurm is not None:
+        return submit(args, lambda: _checked(args), folder=_job_folder(args), restarts=0)
+    if args.machines > 1 or started_by_others():
+        return run_together(args, lambda: partial(_measure_together, args))
+    _measure(args, Helpers(Engine()))
+    return 0
+
+
+def _measure_together(args: argparse.Namespace, engine: Engine) -> None:
+    """What every process does that torchrun or Slurm has started; all but the first only predict."""
+    helpers = Helpers(engine)
+    if not engine.is_main:
+        helpers.help()
+        return
+    _measure(args, helpers)
+    helpers.done()
+
+
+def _checked(args: argparse.Namespace) -> Callable[[Engine], None]:
+    """The work of a job, its input read once on this machine, which need not have the job's GPUs."""
+    args.command_line = sys.argv[1:]
+    _Inputs.read(argparse.Namespace(**vars(args) | {"device": "cpu"}), Helpers(Engine()))
+    return partial(_measure_together, args)
+
+
+def _job_folder(args: argparse.Namespace) -> Path:
+    written: Path | None = args.json or args.report
+    if written is None:
+        raise DataError("expected --json or --report beside --slurm, since a job has no screen; name one")
+    return written.with_suffix(".slurm")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that a measurement reads; predictor: None where predictions come from a file."""
+
+    setting: Setting
+    weights: dict[str, float] | None
+    renamed: tuple[list[str], list[str]]
+    predictor: Predictor | None
+    tiles: Tiles | None
+    study: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, helpers: Helpers) -> _Inputs:
+        """All of it, so that a bad argument costs no waiting."""
+        take_hold_out(args)
+        _check_options(args)
+        tiles = read_tiles(args)
+        setting = prepare(args)
+        weights = read_class_weights(args.class_weights, setting.groups)
+        renamed = _renamed(args, setting)
+        predictor = None if args.predictions is not None else _predictor(args, setting, helpers)
+        study = None if args.study is None else read_study(args.study)
+        return cls(setting, weights, renamed, predictor, tiles, study)
+
+
+def _measure(args: argparse.Namespace, helpers: Helpers) -> None:
+    inputs = _Inputs.read(args, helpers)
+    setting, weights, predictor = inputs.setting, inputs.weights, inputs.predictor
     out = output_console()
     if predictor is None:
         oracles, foreign = _from_file(args, setting)
@@ -73,7 +131,7 @@ def measure_boxes(args: argparse.Namespace) -> int:
         "class_weights": weights,
         "score": predictor.score if predictor is not None else args.score,
         "max_detections": detection_limit(setting.truth),
-        "tiles": None if tiles is None else asdict(tiles),
+        "tiles": None if inputs.tiles is None else asdict(inputs.tiles),
         "short_side": args.short_side,
         "scoring": asdict(read_scoring(args)),
         "seconds_per_image": _seconds(args, plain),
@@ -87,7 +145,7 @@ def measure_boxes(args: argparse.Namespace) -> int:
         out.print(tables.box_table(title, weighted.scores))
         report["weighted"] = _numbers(weighted)
     if predictor is not None and args.rename:
-        report["synonyms"] = _synonyms(args, setting, predictor, plain, renamed, changed)
+        report["synonyms"] = _synonyms(args, setting, predictor, plain, *inputs.renamed)
     errors = find_errors(plain.evaluation.matched) if args.tide or args.oracles or args.report is not None else None
     shares = None if errors is None else error_shares(errors, setting.class_names, setting.groups)
     by_oracle = {name: measured.scores for name, measured in oracles.items()}
@@ -114,10 +172,9 @@ def measure_boxes(args: argparse.Namespace) -> int:
             oracles=by_oracle if args.oracles else {},
             errors=errors,
             shares=shares,
-            study=study,
+            study=inputs.study,
         )
         out.print(f"report: {path}", soft_wrap=True, highlight=False)
-    return 0
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -144,7 +201,7 @@ def _renamed(args: argparse.Namespace, setting: Setting) -> tuple[list[str], lis
     return rename(names, load_synonyms(args.rename)) if args.rename else (names, [])
 
 
-def _predictor(args: argparse.Namespace, setting: Setting) -> Predictor:
+def _predictor(args: argparse.Namespace, setting: Setting, helpers: Helpers) -> Predictor:
     detector = open_detector(str(args.model), args.device)
     set_short_side(detector, args.short_side)
     setting.text.apply(detector.vocabulary_encoder)
@@ -161,6 +218,7 @@ def _predictor(args: argparse.Namespace, setting: Setting) -> Predictor:
         short_side=args.short_side,
         scoring=read_scoring(args),
         processes=args.processes,
+        helpers=helpers,
     )
 
 

@@ -1,4 +1,7 @@
-"""Predictions of a set of photos by one process or by several, with the same numbers whatever their count."""
+"""Predictions of a set of images by one process or by several, with the same numbers whatever their count.
+
+The processes are those of a pool on this machine, or those that torchrun or Slurm has started on some.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +20,12 @@ from cora.apps.scoring_options import Scoring
 from cora.apps.text_options import TextOptions
 from cora.apps.tile_options import set_short_side
 from cora.data.coco import CocoDataset
+from cora.errors import CoraError
 from cora.evaluation.oracles import AS_IT_IS, predict_oracles
 from cora.evaluation.predict import Predictions, Progress, predict_dataset
 from cora.predictor import Predictor as Model
 from cora.predictor import Tiles
+from cora.training.engine import Engine
 
 #: (indices, title) -> the indices, shown as they are done.
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -41,13 +47,55 @@ class Request:
     oracles: bool = False
 
 
+class Helpers:
+    """The processes that torchrun or Slurm has started: the first asks for predictions, all of them predict a share.
+
+    Args:
+        engine: of this process.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.world = engine, engine.world
+        self._sent = False
+
+    def share(self, parts: Sequence[Any]) -> Sequence[Any]:
+        """The parts of this process."""
+        return parts[self._engine.rank :: self.world]
+
+    def predict(
+        self,
+        work: Callable[[], bytes],
+        request: Request,
+        parts: Sequence[Sequence[int]],
+        mine: Iterable[dict[str, Predictions]],
+    ) -> list[dict[str, Predictions]]:
+        """In the first process: the answers of all, one a part; `mine` gives those of its own share."""
+        self._engine.broadcast((None if self._sent else work(), request, parts))
+        self._sent = True
+        found = self._engine.collect(list(mine))
+        return [found[place % self.world][place // self.world] for place in range(len(parts))]
+
+    def help(self) -> None:
+        """In the others: predict what the first asks for, until it asks no more."""
+        while (asked := self._engine.broadcast(None)) is not None:
+            work, request, parts = asked
+            if work is not None:
+                _loaded[:] = _unpacked(work, str(self._engine.device))
+            self._engine.collect([_predict(request, part) for part in self.share(parts)])
+
+    def done(self) -> None:
+        """In the first process: let the others end."""
+        self._engine.broadcast(None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
     """A model and the photos it is measured on.
 
     model: its name or path, which further processes load; detector: the same, loaded; score: lowest kept;
     max_detections: kept in a photo; batch_size: photos in one pass; tiles: parts of a photo that are looked at, too;
-    short_side: that photos are resized to, None for the model's; scoring: of boxes; processes: how many compute.
+    short_side: that photos are resized to, None for the model's; scoring: of boxes; processes: of a pool on this
+    machine; helpers: the processes that others have started, instead of a pool.
     """
 
     model: str
@@ -62,36 +110,76 @@ class Predictor:
     short_side: int | None = None
     scoring: Scoring = field(default_factory=Scoring)
     processes: int = 1
+    helpers: Helpers = field(default_factory=lambda: Helpers(Engine()))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "detector", self.scoring.applied(self.detector))
 
     def predict(self, request: Request, title: str, track: Track) -> dict[str, Predictions]:
-        """Name -> results; without oracles the only name is `AS_IT_IS`."""
-        if self.processes == 1 or len(self.indices) == 1:
+        """Name -> results in the order of the images; without oracles the only name is `AS_IT_IS`."""
+        processes = max(self.processes, self.helpers.world)
+        if processes == 1 or len(self.indices) == 1:
             return self._here(request, self.indices, lambda indices: track(indices, title))
-        # Whole batches in every part: which photos share a pass does not depend on the number of processes.
-        batches = -(-len(self.indices) // self.batch_size)
-        step = self.batch_size * max(1, batches // (self.processes * _PARTS))
-        parts = [self.indices[start : start + step] for start in range(0, len(self.indices), step)]
+        parts = self._parts(processes)
+        if self.helpers.world > 1:
+            mine = (self._here(request, part, iter) for part in track(self.helpers.share(parts), title))
+            answers = self.helpers.predict(self._work, request, parts, mine)
+        else:
+            answers = self._in_pool(request, parts, title, track)
+        return {name: self._joined([answer[name] for answer in answers]) for name in answers[0]}
+
+    def _parts(self, processes: int) -> list[list[int]]:
+        """The work in shares of whole batches: which images share a pass does not depend on the processes."""
+        batches: list[list[int]] = []
+        open_ones: dict[tuple[int, int], list[int]] = {}
+        for index in self.indices:
+            size = self.detector.preprocessor.resized_size(*self.dataset.records[index].size)
+            batch = open_ones.setdefault(size, [])
+            batch.append(index)
+            if len(batch) == self.batch_size:
+                batches.append(open_ones.pop(size))
+        batches += open_ones.values()
+        step = max(1, len(batches) // (processes * _PARTS))
+        shares = [batches[start : start + step] for start in range(0, len(batches), step)]
+        return [[index for batch in share for index in batch] for share in shares]
+
+    def _in_pool(
+        self, request: Request, parts: Sequence[Sequence[int]], title: str, track: Track
+    ) -> list[dict[str, Predictions]]:
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // self.processes)
-        # Pickled here, since the pool would pass each of the thousands of tensors through a file of its own.
-        device = str(self.detector.device)
-        work = pickle.dumps(
-            (self.model, self.text, self.short_side, self.scoring, self.dataset, self._options(), device)
-        )
         started = context.Value("i", 0)
+        device = str(self.detector.device)
         with ProcessPoolExecutor(
-            self.processes, mp_context=context, initializer=_start, initargs=(work, threads, started)
+            self.processes,
+            mp_context=context,
+            initializer=_start,
+            initargs=(self._work(), threads, device, started),
         ) as pool:
             futures = {pool.submit(_predict, request, part): place for place, part in enumerate(parts)}
             try:
-                answers = _gather(futures, title, track)
+                return _gather(futures, title, track)
+            except BrokenProcessPool:
+                raise CoraError(
+                    f"expected {self.processes} processes to the end, but one ended before; if memory was short, "
+                    f"start fewer"
+                ) from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return {name: _joined([answer[name] for answer in answers]) for name in answers[0]}
+
+    def _work(self) -> bytes:
+        """What another process needs: pickled, since a pool would pass each of thousands of tensors as a file."""
+        return pickle.dumps((self.model, self.text, self.short_side, self.scoring, self.dataset, self._options()))
+
+    def _joined(self, parts: Sequence[Predictions]) -> Predictions:
+        place = {self.dataset.records[index].image_id: place for place, index in enumerate(self.indices)}
+        results = [result for part in parts for result in part.results]
+        return Predictions(
+            results=sorted(results, key=lambda result: place[result["image_id"]]),
+            images=sum(part.images for part in parts),
+            seconds=sum(part.seconds for part in parts),
+        )
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -139,30 +227,27 @@ def _gather(
     return [answers[place] for place in range(len(futures))]
 
 
-def _joined(parts: Sequence[Predictions]) -> Predictions:
-    return Predictions(
-        results=[result for part in parts for result in part.results],
-        images=sum(part.images for part in parts),
-        seconds=sum(part.seconds for part in parts),
-    )
-
-
 #: What `_start` loaded, in a worker process: detector, dataset, options.
 _loaded: list[Any] = []
 
 
-def _start(work: bytes, threads: int, started: Any) -> None:
+def _start(work: bytes, threads: int, device: str, started: Any) -> None:
     torch.set_num_threads(threads)
-    model, text, short_side, scoring, dataset, options, device = pickle.loads(work)
     if device.startswith("cuda") and torch.cuda.device_count() > 1:
         with started.get_lock():
             device = f"cuda:{started.value % torch.cuda.device_count()}"
             started.value += 1
+    _loaded[:] = _unpacked(work, device)
+
+
+def _unpacked(work: bytes, device: str) -> tuple[Model, CocoDataset, dict[str, Any]]:
+    """Detector, dataset and options."""
+    model, text, short_side, scoring, dataset, options = pickle.loads(work)
     detector = open_detector(model, device)
     set_short_side(detector, short_side)
     detector = scoring.applied(detector)
     text.apply(detector.vocabulary_encoder)
-    _loaded[:] = [detector, dataset, options]
+    return detector, dataset, options
 
 
 def _predict(request: Request, indices: Sequence[int]) -> dict[str, Predictions]:

@@ -9,6 +9,7 @@ from cora.apps import kinds
 from cora.apps.argument_types import positive
 from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
+from cora.apps.process_options import add_process_options
 from cora.apps.train_options import add_photos, add_settings
 
 
@@ -55,15 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, stage: str) -> None:
     )
     parser.add_argument("--every", type=positive, metavar="N", help="epochs between two measurements")
     add_settings(parser, named=stage != "all")
-    parser.add_argument("--processes", type=positive, default=1, metavar="N", help="on each machine, one a GPU")
-    parser.add_argument("--machines", type=positive, default=1, metavar="N", help="in all, started by torchrun or srun")
-    parser.add_argument(
-        "--slurm",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="submit a Slurm job that does this and goes on after every stop; partition=gpu, minutes=600, account, "
-        "qos, constraint, cpus_per_process, memory_gb, restarts, name",
-    )
+    add_process_options(parser, again="goes on after every stop")
     add_device_option(parser)
 
 
@@ -77,6 +70,7 @@ def add_relabel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="annotation file to write (COCO)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw which classes are confused")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the agreement by class")
+    add_process_options(parser, again="starts anew if it is preempted")
     add_device_option(parser)
 
 

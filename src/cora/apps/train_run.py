@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import cora
-from cora.apps.device import pick_device
 from cora.apps.held_out import HeldOut, check_extras, groups_of
 from cora.apps.image_sets import training_images
+from cora.apps.processes import run_together, submit
 from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_options import settings
 from cora.data.benchmarks import ImageSet, image_set
@@ -18,16 +19,16 @@ from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.data.same_content import tell_shared
+from cora.detector import Detector
 from cora.errors import DataError, TrainingError
 from cora.files import write_json
 from cora.names import names_without
 from cora.training.batches import batch_lines
 from cora.training.defaults import default_recipe
-from cora.training.engine import Engine, launch
+from cora.training.engine import Engine
 from cora.training.pipeline import PROMPTED, Hooks, TrainingPipeline
 from cora.training.recipe import TrainRecipe, load_recipe, override
 from cora.training.relabel import plot_confusion, relabel
-from cora.training.slurm import SlurmConfig, submit_slurm
 
 
 def run_training(args: argparse.Namespace) -> int:
@@ -37,27 +38,10 @@ def run_training(args: argparse.Namespace) -> int:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
     check_extras("cora train", measures=args.val_annotations is not None)
+    prepare = partial(_Run, args)
     if args.slurm is not None:
-        return _submit(args)
-    device = pick_device(args.device)
-    run = _Run(args)
-    if args.processes == args.machines == 1:
-        run(Engine(device=device))
-    else:
-        kind: Any = args.device if args.device == "auto" else device.type
-        launch(run, processes=args.processes, machines=args.machines, device=kind)
-    return 0
-
-
-def _submit(args: argparse.Namespace) -> int:
-    """Check everything here, then leave the run to Slurm; returns the exit code 0."""
-    # This machine need not have the GPUs that the job is to get.
-    kind: Any = "cpu" if args.device == "cpu" else "cuda"
-    config = override(SlurmConfig(machines=args.machines, processes=args.processes, device=kind), args.slurm)
-    folder = args.run_dir / "slurm"
-    job = submit_slurm(_Run(args), folder=folder, config=config)
-    say(output_console(), f"Submitted job {job.job_id}; its script and logs are in {folder}")
-    return 0
+        return submit(args, prepare, folder=args.run_dir / "slurm")
+    return run_together(args, prepare)
 
 
 class _Run:
@@ -133,25 +117,44 @@ def run_relabelling(args: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before anything is written.
     """
-    device = pick_device(args.device)
-    split = None if args.split is None else open_split(args.split)
-    dataset = training_images(read_photos(args, split.base if split is not None else None), split)
-    detector = cora.load(args.model).detector.to(device)
-    with progress_report() as report:
+    if args.slurm is None:
+        return run_together(args, lambda: partial(_relabel, args))
+
+    def prepare() -> Callable[[Engine], None]:
+        _read_relabelling(args)
+        return partial(_relabel, args)
+
+    return submit(args, prepare, folder=args.output.with_suffix(".slurm"), restarts=0)
+
+
+def _relabel(args: argparse.Namespace, engine: Engine) -> None:
+    """What every process does: the first reads, tells and writes."""
+    read, detector = _read_relabelling(args) if engine.is_main else (None, None)
+    dataset: CocoDataset = engine.broadcast(read)
+    detector = (cora.load(args.model).detector if detector is None else detector).to(engine.device)
+    with progress_report(show=engine.is_main) as report:
         agreement = relabel(
             detector=detector,
-            vocabulary=detector.vocabulary_encoder.encode(dataset.class_names).to(device),
+            vocabulary=detector.vocabulary_encoder.encode(dataset.class_names).to(engine.device),
             dataset=dataset,
             output=args.output,
             on_progress=lambda done, total: report("relabel", done, total),
+            engine=engine,
         )
+    if not engine.is_main:
+        return
     if args.json is not None:
         write_json(args.json, asdict(agreement))
     if args.plot is not None:
         plot_confusion(agreement, args.plot)
     share = f"{agreement.agreed} of {agreement.boxes} boxes keep their class ({agreement.share:.1%})"
     say(output_console(), f"{share}; wrote {args.output}")
-    return 0
+
+
+def _read_relabelling(args: argparse.Namespace) -> tuple[CocoDataset, Detector]:
+    split = None if args.split is None else open_split(args.split)
+    dataset = training_images(read_photos(args, split.base if split is not None else None), split)
+    return dataset, cora.load(args.model).detector
 
 
 def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -> CocoDataset:

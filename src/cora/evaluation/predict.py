@@ -67,6 +67,7 @@ def predict_dataset(
     Raises: DataError where an image has another size than its annotation says.
     """
     predictor = Predictor.of(detector)
+    vocabulary = predictor.vocabulary(classes, class_weights=class_weights, distractors=distractors)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
     answers: dict[int, list[dict[str, Any]]] = {}
@@ -76,12 +77,10 @@ def predict_dataset(
         start = time.perf_counter()
         found = predictor.predict(
             [image for _, image, _ in group],
-            classes,
+            vocabulary,
             score=score,
             nms_iou=nms_iou,
             max_detections=max_detections,
-            class_weights=class_weights,
-            distractors=distractors,
             batch_size=batch_size,
             tiles=tiles,
         )

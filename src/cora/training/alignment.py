@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from cora.data.order import subsample
 from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.predictor import at_precision
 from cora.regions import AlignmentFit, FastAlignment, Vocabulary
@@ -85,7 +86,7 @@ def refitting(
     report: Callable[[str, int, int], None] | None = None,
 ) -> Callable[[], None]:
     """`refit_alignment` to call several times: each starts from the alignment of now, so its result is a function of
-    the detector's weights; what was measured last is then what is saved.
+    the detector's weights; what was measured last is then what is saved. The same weights are not fitted to twice.
 
     Args:
         detector: changed in place by every call.
@@ -95,10 +96,17 @@ def refitting(
     """
     start = copy.deepcopy(detector.fast_alignment)
     count: int = len(dataset)  # type: ignore[arg-type]  # datasets with places have a length
+    fitted: dict[str, FastAlignment | None] = {}
 
     def refit() -> None:
         detector.align_fast_pooling(copy.deepcopy(start))
+        weights = weights_fingerprint(detector)
+        if weights in fitted:
+            detector.align_fast_pooling(copy.deepcopy(fitted[weights]))
+            return
         refit_alignment(detector, lambda place: dataset[place][0], count, vocabulary, report=report)
+        fitted.clear()
+        fitted[weights] = copy.deepcopy(detector.fast_alignment)
 
     return refit
 

@@ -1,16 +1,19 @@
 """Several processes on one or more machines: PyTorch's DDP, started and kept together by Lightning Fabric.
 
 An engine wraps the task so that its backward pass averages gradients, and computes means and exchanges small objects
-over processes. `Engine` itself serves a single process and has no dependencies.
+over processes. `Engine` itself serves a single process and has no dependencies. Where one process fails, it says why
+and all end.
 """
 
 from __future__ import annotations
 
 import inspect
+import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
@@ -20,8 +23,9 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from cora.errors import MissingExtraError, TrainingError
+from cora.errors import CoraError, MissingExtraError, TrainingError
 
 Result = TypeVar("Result")
 Device = Literal["auto", "cpu", "cuda"]
@@ -29,9 +33,12 @@ Device = Literal["auto", "cpu", "cuda"]
 #: The others wait for the first process while it evaluates.
 PATIENCE = timedelta(hours=6)
 
+#: Seconds in which whoever started the processes ends those that are left when one has failed and said why.
+GRACE = 30.0
+
 
 class Engine:
-    """One process that trains alone.
+    """One process that works alone.
 
     Attributes:
         rank: number of this process, 0 for the one that writes files and evaluates.
@@ -65,6 +72,10 @@ class Engine:
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, in order of rank."""
+        return [value]
+
+    def collect(self, value: Any) -> list[Any]:
+        """In the first process the value of every process, in order of rank; in the others an empty list."""
         return [value]
 
     def broadcast(self, value: Any) -> Any:
@@ -111,19 +122,45 @@ class FabricEngine(Engine):
 
     def mean(self, values: Tensor) -> Tensor:
         values = values.detach().clone()
-        dist.all_reduce(values)
+        with self._all_here():
+            dist.all_reduce(values)
         return values / self.world
 
     def gather(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        with self._all_here():
+            dist.all_gather_object(found, value)
+        return found
+
+    def collect(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * self.world if self.is_main else []
+        with self._all_here():
+            dist.gather_object(value, found if self.is_main else None)
         return found
 
     def broadcast(self, value: Any) -> Any:
-        return self._fabric.broadcast(value)
+        with self._all_here():
+            return self._fabric.broadcast(value)
 
     def barrier(self) -> None:
-        self._fabric.barrier()
+        with self._all_here():
+            self._fabric.barrier()
+
+    @contextmanager
+    def _all_here(self) -> Iterator[None]:
+        """Wait for the others inside the block.
+
+        Raises:
+            TrainingError: one of them is gone, and this process was not ended, too.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            time.sleep(GRACE)  # The one that failed says why.
+            raise TrainingError(
+                f"expected {self.world} processes to the end, but process {self.rank} lost the others "
+                f"({str(error).strip().splitlines()[0]}); see what they say, then start all again"
+            ) from error
 
 
 def launch(
@@ -133,10 +170,10 @@ def launch(
     machines: int = 1,
     device: Device = "auto",
 ) -> Result | None:
-    """Run ``function(engine)`` in every process of a training and return what the first process returns.
+    """Run ``function(engine)`` in every process and return what the first process returns.
 
     A single process is this one. Where `torchrun` or Slurm's `srun` has started the processes, each of them calls
-    `launch` and becomes one of the training; otherwise `processes` new ones are started on this machine, for which
+    `launch` and becomes one of them; otherwise `processes` new ones are started on this machine, for which
     `function` must be importable by name (a function of a module or `functools.partial` of one) and the calling
     script must guard its start with ``if __name__ == "__main__":``.
 
@@ -151,20 +188,23 @@ def launch(
 
     Raises:
         MissingExtraError: several processes without the extra `train`.
-        TrainingError: more processes than GPUs, a function that new processes cannot import, or several machines
-            and nobody has started processes on them.
+        TrainingError: more processes than GPUs, a function that new processes cannot import, several machines and
+            nobody has started processes on them, or as many processes as were not started; one of the new processes
+            was killed.
+        CoraError: what one of the new processes raises.
     """
     if processes < 1 or machines < 1:
         raise TrainingError(f"expected at least 1 process and 1 machine, got {processes} and {machines}")
+    check_started(processes=processes, machines=machines)
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind == "cuda" and torch.cuda.device_count() < processes:
         raise TrainingError(
             f"expected at least {processes} GPUs for {processes} processes, got {torch.cuda.device_count()}; start "
-            f"fewer processes or train on the CPU"
+            f"fewer processes or use the CPU"
         )
     if processes == machines == 1:
         return function(Engine(device=torch.device(kind, 0) if kind == "cuda" else "cpu"))
-    started = _started_by_others()
+    started = started_by_others()
     if machines > 1 and not started:
         raise TrainingError(
             f"{machines} machines need torchrun or srun on each of them, which sets the variable RANK or SLURM_PROCID; "
@@ -176,7 +216,7 @@ def launch(
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
     except ImportError as error:
-        raise MissingExtraError("training in several processes", extra="train") from error
+        raise MissingExtraError("work in several processes", extra="train") from error
     # Buffers are those of frozen towers, which never change; PyTorch renamed the option that leaves them alone.
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     buffers: dict[str, Any] = {
@@ -185,8 +225,38 @@ def launch(
     start_method: Literal["popen", "spawn"] = "popen" if started else "spawn"
     strategy = DDPStrategy(start_method=start_method, timeout=PATIENCE, gradient_as_bucket_view=True, **buffers)
     fabric = Fabric(accelerator=kind, devices=processes, num_nodes=machines, strategy=strategy)
-    result: Result | None = fabric.launch(partial(_enter, function))
+    failures = None if started else multiprocessing.get_context("spawn").SimpleQueue()
+    try:
+        result: Result | None = fabric.launch(partial(_enter, function, failures))
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        raise _cause(error, failures, processes) from error
     return result
+
+
+def started_by_others() -> bool:
+    """Whether `torchrun` or Slurm's `srun` has started this process, and others with it."""
+    by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    by_slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    return by_torchrun or by_slurm
+
+
+def check_started(*, processes: int, machines: int) -> None:
+    """Refuse numbers that are not those of the processes that were started: each would take itself for another.
+
+    A single process inside a Slurm job is right, too: the job's script is one.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    if not started_by_others():
+        return
+    by, name = ("torchrun", "WORLD_SIZE") if "WORLD_SIZE" in os.environ else ("Slurm", "SLURM_NTASKS")
+    count = int(os.environ[name])
+    if count != processes * machines and (by == "torchrun" or processes * machines > 1):
+        raise TrainingError(
+            f"expected --processes and --machines for the {count} processes that {by} starts, got {processes} on each "
+            f"of {machines}; give their numbers"
+        )
 
 
 def check_shared_folder(engine: Engine, folder: Path, seen: Sequence[Any]) -> None:
@@ -200,13 +270,31 @@ def check_shared_folder(engine: Engine, folder: Path, seen: Sequence[Any]) -> No
         )
 
 
-def _enter(function: Callable[[Engine], Result], fabric: Any) -> Result:
+def _enter(function: Callable[[Engine], Result], failures: Any, fabric: Any) -> Result:
     try:
         return function(FabricEngine(fabric=fabric))
+    except (CoraError, OSError) as error:
+        if failures is not None:
+            failures.put(error)
+        raise
     finally:
         # Threads of the group that are left when the process ends abort it, now and then.
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _cause(error: ProcessRaisedException | ProcessExitedException, failures: Any, processes: int) -> Exception:
+    """What ended the new processes, as an error of this one."""
+    if failures is not None and not failures.empty():
+        told: Exception = failures.get()
+        return told
+    if isinstance(error, ProcessExitedException):
+        how = error.signal_name or f"exit code {error.exit_code}"
+        return TrainingError(
+            f"expected {processes} processes to the end, but process {error.error_index} ended with {how}; if memory "
+            f"was short, start fewer"
+        )
+    return error
 
 
 def _check_can_be_sent(function: Callable[[Engine], Any]) -> None:
@@ -217,9 +305,3 @@ def _check_can_be_sent(function: Callable[[Engine], Any]) -> None:
             f"expected a function that new processes can import by name, got {function!r} ({error}); define it at the "
             f"top of a module and give its arguments with functools.partial"
         ) from error
-
-
-def _started_by_others() -> bool:
-    by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    by_slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    return by_torchrun or by_slurm

@@ -179,27 +179,31 @@ class TrainingPipeline:
         output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
         made_for = {"model": weights_fingerprint(self.detector), "boxes": boxes_hash(self.dataset)}
         agreement = None
-        if not self.engine.is_main:
-            self.engine.barrier()
-        if notes.exists():
-            if json.loads(notes.read_text(encoding="utf-8")).get("made_for") != made_for:
-                raise TrainingError(f"{output} was made by another model or of other boxes; use another run folder")
-        else:
+        if not self.engine.broadcast(self.engine.is_main and self._relabelled_before(made_for)):
             agreement = relabel(
                 detector=self.detector,
                 vocabulary=self._vocabulary(),
                 dataset=self.dataset,
                 output=output,
                 on_progress=self._report("relabel"),
+                engine=self.engine,
             )
-            write_json(notes, asdict(agreement) | {"made_for": made_for})
-            if self.recipe.relabel is not None and self.recipe.relabel.plot:
-                plot_confusion(agreement, self.run_dir / CONFUSION)
+            if self.engine.is_main:
+                write_json(notes, asdict(agreement) | {"made_for": made_for})
+                if self.recipe.relabel is not None and self.recipe.relabel.plot:
+                    plot_confusion(agreement, self.run_dir / CONFUSION)
             self._say(f"{agreement.agreed} of {agreement.boxes} boxes keep their class ({agreement.share:.1%})")
-        if self.engine.is_main:
-            self.engine.barrier()
         self.dataset = relabelled(self.dataset, output)
         return agreement
+
+    def _relabelled_before(self, made_for: Mapping[str, Any]) -> bool:
+        """Whether the run has its relabelled boxes; those of another model or of other boxes are refused."""
+        output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
+        if not notes.exists():
+            return False
+        if json.loads(notes.read_text(encoding="utf-8")).get("made_for") != made_for:
+            raise TrainingError(f"{output} was made by another model or of other boxes; use another run folder")
+        return True
 
     def localizer(self) -> Path:
         """Train the localizer (METHOD sections 5 and 6)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cora.errors import DataError
 from cora.files import write_json, write_picture
 from cora.plots import draw_confusion
 from cora.regions import Vocabulary
+from cora.training.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,6 @@ def plot_confusion(agreement: Agreement, path: Path) -> None:
     write_picture(path, draw_confusion(agreement.confusion, tuple(agreement.by_class), title=title))
 
 
-@torch.inference_mode()
 def relabel(
     *,
     detector: Detector,
@@ -72,6 +72,7 @@ def relabel(
     dataset: CocoDataset,
     output: Path,
     on_progress: Callable[[int, int], None] | None = None,
+    engine: Engine | None = None,
 ) -> Agreement:
     """Write a COCO file of the dataset with the classifier's choice as category of every box.
 
@@ -84,10 +85,12 @@ def relabel(
         dataset: of the annotation file.
         output: new file, written at once at the end; must not be the dataset's own.
         on_progress: called with (images done, images in all).
+        engine: of this process, when several share the images; the first writes the file.
 
     Raises:
         DataError: other classes than the dataset's, or the output would replace the original.
     """
+    engine = engine or Engine(device=detector.device)
     if vocabulary.names != dataset.class_names:
         raise DataError(
             f"relabelling needs the dataset's classes in its order, got {len(vocabulary)} names for "
@@ -95,24 +98,42 @@ def relabel(
         )
     if output.resolve() == dataset.annotations.resolve():
         raise DataError(f"{output} is the original annotation file; name another output")
-    content, places = _content(dataset), _places(dataset)
-    category_of = [dataset.category_ids[name] for name in vocabulary.names]
-    confusion = torch.zeros(len(vocabulary), len(vocabulary), dtype=torch.int64)
-    for index, (record, mine) in enumerate(zip(dataset.records, places, strict=True)):
-        if len(record.classes):
-            batch = detector.preprocessor([dataset[index][0]]).to(detector.device)
-            c3, _ = detector.encode(batch)
-            boxes = targets_of(record).boxes_cxcywh[None].to(detector.device)
-            chosen = detector.classify(c3, boxes, vocabulary)[0].argmax(dim=-1).cpu()
-            for place, label in zip(mine, chosen.tolist(), strict=True):
-                annotation = content["annotations"][place]
-                annotation.setdefault("original_category_id", annotation["category_id"])
-                annotation["category_id"] = category_of[label]
-            confusion.index_put_((record.classes, chosen), torch.tensor(1), accumulate=True)
+    total = len(dataset.records)
+    chosen: dict[int, list[int]] = {}
+    for done, index in enumerate(range(engine.rank, total, engine.world), start=1):
+        if len(dataset.records[index].classes):
+            chosen[index] = _choose(detector, vocabulary, dataset, index)
         if on_progress is not None:
-            on_progress(index + 1, len(dataset.records))
+            on_progress(min(done * engine.world, total), total)
+    labels = {index: one for share in engine.collect(chosen) for index, one in share.items()}
+    agreement: Agreement = engine.broadcast(_write(dataset, labels, output) if engine.is_main else None)
+    return agreement
+
+
+@torch.inference_mode()
+def _choose(detector: Detector, vocabulary: Vocabulary, dataset: CocoDataset, index: int) -> list[int]:
+    """The classifier's class of every box of an image."""
+    batch = detector.preprocessor([dataset[index][0]]).to(detector.device)
+    c3, _ = detector.encode(batch)
+    boxes = targets_of(dataset.records[index]).boxes_cxcywh[None].to(detector.device)
+    chosen: list[int] = detector.classify(c3, boxes, vocabulary)[0].argmax(dim=-1).tolist()
+    return chosen
+
+
+def _write(dataset: CocoDataset, chosen: Mapping[int, Sequence[int]], output: Path) -> Agreement:
+    """Write the file; chosen: index of an image -> classes of its boxes."""
+    names = dataset.class_names
+    content, places = _content(dataset), _places(dataset)
+    category_of = [dataset.category_ids[name] for name in names]
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for index, labels in chosen.items():
+        for place, label in zip(places[index], labels, strict=True):
+            annotation = content["annotations"][place]
+            annotation.setdefault("original_category_id", annotation["category_id"])
+            annotation["category_id"] = category_of[label]
+        confusion.index_put_((dataset.records[index].classes, torch.tensor(labels)), torch.tensor(1), accumulate=True)
     write_json(output, content, indent=None)
-    return Agreement.of(confusion, vocabulary.names)
+    return Agreement.of(confusion, names)
 
 
 def relabelled(dataset: CocoDataset, path: Path) -> CocoDataset:
