@@ -1,7 +1,7 @@
 """Drawn boxes: right place, same colour for a name, labels readable and inside at any size."""
 
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from cora.draw import class_colour, class_colours, contact_sheet, draw_boxes, numbered_colour, text_colour
+from cora.draw import (
+    class_colour,
+    class_colours,
+    colours_together,
+    contact_sheet,
+    draw_boxes,
+    numbered_colour,
+    text_colour,
+)
 from cora.draw.colours import PALETTE, colour_distance
 from cora.draw.fonts import _choose, font_for, shorten
 from cora.draw.places import Box, Places
@@ -106,6 +114,31 @@ def test_labels_of_10_megapixels_can_be_read_on_a_screen() -> None:
     rows = np.flatnonzero(near[:281, 281:400].any(axis=1))
     assert rows.size >= 20  # pixels of the screen, letters and padding
     assert np.flatnonzero(near[400, 270:300]).size >= 3  # the line
+
+
+@given(st.lists(st.lists(st.sampled_from([f"class {i}" for i in range(60)]), max_size=4), max_size=4))
+def test_classes_of_one_image_differ_clearly_and_keep_their_colours(groups: list[list[str]]) -> None:
+    colours = colours_together(groups)
+    assert colours.keys() == {name for group in groups for name in group}
+    for group in groups:
+        for one, other in combinations(dict.fromkeys(group), 2):
+            assert colour_distance(colours[one], colours[other]) > 0.16, (one, other)
+    # Neither the order of the images nor that of their classes matters.
+    assert colours_together([group[::-1] for group in groups[::-1]]) == colours
+
+
+def test_a_few_classes_of_many_images_have_colours_of_their_own() -> None:
+    names = ["person", "cup", "spoon", "bottle", "handbag", "chair", "couch", "laptop"]
+    colours = colours_together(combinations(names, 2))
+    assert len(set(colours.values())) == len(names)
+    for three in combinations(names, 3):
+        distances = [colour_distance(*pair) for pair in combinations(colours_together([three]).values(), 2)]
+        assert min(distances) > 0.25
+    alone = colours_together([[name] for name in names])
+    assert len(set(alone.values())) == len(names)
+    assert colours_together([["cup"]]) == {"cup": class_colour("cup")}
+    crowd = colours_together([[f"class {i}" for i in range(20)]])
+    assert len(set(crowd.values())) == len(PALETTE)
 
 
 def test_given_colours_are_drawn() -> None:

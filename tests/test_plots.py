@@ -89,6 +89,20 @@ def test_every_cell_of_a_confusion_has_its_value(count: int) -> None:
             assert len(shades) > 1, (i, j)
 
 
+def test_shares_of_100_fit_into_the_smallest_cells() -> None:
+    count = 130
+    drawn = draw_confusion([[7 * int(i == j) for j in range(count)] for i in range(count)], ["-"] * count, title="")
+    right, below = drawn.width - 16, drawn.height - 64
+    for i in range(count):
+        x, y = right - (count - i) * 18, below - (count - i) * 18
+        full, empty = (
+            drawn.crop((x + dx, y, x + dx + 18, y + 18)).getcolors() or [] for dx in (0, 18 if i == 0 else -18)
+        )
+        assert DARK in {colour for _, colour in full}
+        assert len(full) > 1, "no number on 100 %"
+        assert len(empty) > 1, "no number on 0 %"
+
+
 def test_confusion_is_in_shares_of_a_row() -> None:
     counts = draw_confusion([[30, 10], [0, 0]], ["cat", "dog"], title="t")
     shares = draw_confusion([[3, 1], [0, 0]], ["cat", "dog"], title="t")

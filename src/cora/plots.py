@@ -13,6 +13,8 @@ from cora.draw import Colour, text_colour
 _STOPS: tuple[Colour, ...] = ((255, 255, 255), (198, 219, 239), (66, 146, 198), (8, 48, 107))
 _INK, _ZERO, _FAINT, _MISSING = (30, 30, 30), (150, 150, 150), (200, 200, 200), (238, 238, 238)
 _LARGEST_CELL, _LABELLED_CELL, _MARGIN = 40, 12, 16
+#: Room for a share of 100 %.
+_NUMBERED_CELL = 18
 #: Letters of numbers in cells, in pixels: from the size of names down to what can be read.
 _SMALLEST_NUMBER = 8
 _LONGEST_NAME = 26
@@ -52,7 +54,7 @@ def draw_matrix(
     if not count or len(values) != count or any(len(row) != count for row in values):
         got = f"{len(values)} rows of {sorted({len(row) for row in values})} numbers"
         raise ValueError(f"matrix: expected a row and a column for each of {count} names, got {got}")
-    cell = max(2, min(_LARGEST_CELL, max(14, 1800 // count) if count <= 200 else 2400 // count))
+    cell = max(2, min(_LARGEST_CELL, max(_NUMBERED_CELL, 1800 // count) if count <= 200 else 2400 // count))
     labelled = cell >= _LABELLED_CELL
     font, heading = ImageFont.load_default(max(10, min(15, cell - 2))), ImageFont.load_default(20)
     shown = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]

@@ -23,3 +23,10 @@ def test_the_notice_names_every_embedded_model() -> None:
     assert all(f"`{name}`" in notice for name in EMBEDDED)
     for owner in ("Google", "RangiLyu", "OpenAI", "all-MiniLM-L6-v2", "WordNet"):
         assert owner in notice
+    # The images that the page offers, with who made them, as examples/ has it.
+    credits = (ROOT / "examples/CREDITS.md").read_text(encoding="utf-8")
+    for image in (ROOT / "src/cora/assets/page").glob("*.jpg"):
+        (line,) = (line for line in notice.splitlines() if f"`{image.name}`" in line)
+        _, _, subject, photographer, terms, _ = line.split("|")
+        for told in (subject, photographer, terms):
+            assert told in credits

@@ -67,6 +67,24 @@ def test_a_page_is_whole_and_refers_to_nothing():
     assert 'name="viewport"' in html
 
 
+def test_options_of_the_command_stay_whole_and_are_escaped():
+    html = page("t", {"Command": "cora evaluate --json a-b.json -x <i>", "Measured": "60 images, -"}, [])
+    assert 'cora evaluate <span class="option">--json</span> a-b.json <span class="option">-x</span> &lt;i&gt;' in html
+    assert "60 images, -<" in html
+
+
+def test_bars_reach_their_maximum_and_stay_inside():
+    drawn = bars({"full": 1.0, "half": 0.5, "none": 0.0}, {})
+    width = float(re.findall(r'viewBox="0 0 ([\d.]+) ', drawn)[0])
+    starts = [float(x) for x in re.findall(r'<rect [^>]*x="([\d.]+)"', drawn)]
+    lengths = [float(x) for x in re.findall(r'<rect [^>]*width="([\d.]+)"', drawn)]
+    assert lengths[1] == pytest.approx(lengths[0] / 2)
+    assert 0 < lengths[2] < 1  # still to be seen
+    assert re.findall(r'y="[\d.]+">([\d.]+)</text>', drawn) == ["100.0", "50.0", "0.0"]
+    # Room for "100.0" beside the longest.
+    assert starts[0] + lengths[0] + 6 + 38 <= width
+
+
 def test_the_area_below_the_mean_curve_is_the_ap50_of_the_group():
     truth = ground_truth(seed=2, images=20)
     evaluation = evaluate_boxes(truth, noisy_results(truth, seed=2), classes={**CLASSES, "zebra": 4})

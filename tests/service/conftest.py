@@ -1,13 +1,16 @@
 """A service around a real detector: nano where answers count, a tiny random one where only behaviour does."""
 
+from __future__ import annotations
+
 import io
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -17,11 +20,15 @@ from PIL import Image
 import cora
 from cora.detector import Detector
 from cora.images import PreprocessConfig
+from cora.retrieval import RegionIndex, RegionSettings
 from cora.service.app import create_app
 from cora.service.limits import Limits
 from cora.service.service import Service
 from cora.service.worker import CallJob
 from tests import toys
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -90,3 +97,57 @@ def live(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join(30)
         bound.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def service(nano: Detector, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    # Regions of whatever looks like an object: of every picture more than the page shows of one.
+    settings = RegionSettings(score=0.01, max_regions=8)
+    index, _ = RegionIndex.build(tmp_path_factory.mktemp("db") / "index", EXAMPLES, nano, settings=settings)
+    return make_service(nano, index=index)
+
+
+@pytest.fixture(scope="module")
+def url(service: Service) -> Iterator[str]:
+    with live(make_app(service)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
+    opened.set_default_timeout(60_000)
+    opened.goto(url)
+    yield opened
+    context.close()
+    assert complaints == []
+
+
+def look_for(page: Page, names: str = "cat, dog") -> None:
+    page.set_input_files("#picture", EXAMPLES / "cat.jpg")
+    page.fill("#names", names)
+    page.click("#find")
+    page.locator("#result").wait_for(timeout=60_000)
+
+
+def slide(page: Page, value: float) -> None:
+    page.locator("#threshold").evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", str(value)
+    )
+
+
+def scores(page: Page) -> list[float]:
+    return [float(text) for text in page.locator("#list li:visible span").all_inner_texts()]

@@ -133,6 +133,13 @@ def test_page_and_its_headers(client: TestClient) -> None:
         assert file.status_code == 200
         assert file.headers["content-type"].startswith(kind)
         assert "http://" not in file.text.replace("http://www.w3.org/2000/svg", "")
+    for name in ("cat.jpg", "coffee.jpg", "astronaut.jpg"):
+        assert f'data-image="page/{name}"' in page.text
+        file = client.get(f"/page/{name}")
+        assert (file.status_code, file.headers["content-type"]) == (200, "image/jpeg")
+        assert len(file.content) < 60_000
+        with Image.open(io.BytesIO(file.content)) as copy, Image.open(EXAMPLES / name) as original:
+            assert copy.size == original.size
     assert client.head("/").content == b""
     assert client.get("/page/../app.py").status_code == 404
     assert client.get("/page/%2e%2e/%2e%2e/app.py").status_code == 404

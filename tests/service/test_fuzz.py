@@ -43,7 +43,7 @@ nearly_right = st.fixed_dictionaries(
         "score": st.floats(0, 1) | anything,
         "nms_iou": st.floats(0, 1) | anything,
         "max_detections": st.integers(1, 9) | anything,
-        "distractors": st.lists(st.text(max_size=12), max_size=3),
+        "distractors": st.lists(st.text(max_size=12), max_size=3) | st.sampled_from(["everyday", "none", "no"]),
         "text": st.text(max_size=12),
         "other": anything,
     },

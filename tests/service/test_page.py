@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ import pytest
 
 from cora.detector import Detector
 from cora.draw import class_colours, text_colour
-from cora.retrieval import RegionIndex, RegionSettings
+from cora.regions import EVERYDAY_NAMES
 from cora.service.service import Service
-from tests.service.conftest import EXAMPLES, busy, live, make_app, make_service
+from tests.service.conftest import EXAMPLES, busy, live, look_for, make_app, make_service, scores, slide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -24,59 +25,6 @@ sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
 
 TOKEN = "correct-horse-battery"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module")
-def service(nano: Detector, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    # Regions of whatever looks like an object: of every picture more than the page shows of one.
-    settings = RegionSettings(score=0.01, max_regions=8)
-    index, _ = RegionIndex.build(tmp_path_factory.mktemp("db") / "index", EXAMPLES, nano, settings=settings)
-    return make_service(nano, index=index)
-
-
-@pytest.fixture(scope="module")
-def url(service: Service) -> Iterator[str]:
-    with live(make_app(service)) as address:
-        yield address
-
-
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
-    opened.set_default_timeout(60_000)
-    opened.goto(url)
-    yield opened
-    context.close()
-    assert complaints == []
-
-
-def look_for(page: Page, names: str = "cat, dog") -> None:
-    page.set_input_files("#picture", EXAMPLES / "cat.jpg")
-    page.fill("#names", names)
-    page.click("#find")
-    expect(page.locator("#result")).to_be_visible(timeout=60_000)
-
-
-def slide(page: Page, value: float) -> None:
-    page.locator("#threshold").evaluate(
-        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", str(value)
-    )
-
-
-def scores(page: Page) -> list[float]:
-    return [float(text) for text in page.locator("#list li:visible span").all_inner_texts()]
 
 
 def test_boxes_follow_the_slider_without_a_request(page: Page, nano: Detector) -> None:
@@ -152,22 +100,118 @@ def test_weak_results_are_shown_and_said(page: Page) -> None:
     slide(page, 0.99)
     assert len(scores(page)) == 0
     page.click("#find")
-    expect(page.locator("#status")).to_contain_text("the least score was lowered", timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("the score threshold was lowered", timeout=60_000)
     assert float(page.input_value("#threshold")) < 0.99
     assert len(scores(page)) >= 1
 
 
-def test_download_is_what_is_shown(page: Page, tmp_path: Path) -> None:
+def test_an_example_is_one_click(page: Page) -> None:
+    cards = page.locator("#examples button")
+    assert cards.count() == 3
+    for number in range(3):
+        card = cards.nth(number)
+        assert card.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
+        card.click()
+        wanted = card.get_attribute("data-names")
+        assert wanted is not None
+        expect(page.locator("#names")).to_have_value(wanted)
+        expect(page.locator("#image")).to_have_attribute("alt", f"The image with boxes for {wanted}", timeout=60_000)
+        expect(page.locator("#result")).to_be_visible(timeout=60_000)
+        # Something is found at the model's own threshold, of what the card says.
+        assert page.input_value("#threshold") == "0.17"
+        found = page.locator("#list li:visible b").all_inner_texts()
+        assert found
+        assert set(found) <= {name.strip() for name in wanted.split(",")}
+        assert card.inner_text() == f"Find {wanted}"
+
+
+def test_what_the_threshold_hides_is_said(page: Page, nano: Detector) -> None:
     look_for(page)
-    slide(page, 0.05)
-    with page.expect_download() as download:
-        page.click("#download")
-    assert download.value.suggested_filename == "cat.json"
-    download.value.save_as(tmp_path / "cat.json")
-    content = json.loads((tmp_path / "cat.json").read_text())
-    assert (content["file"], content["classes"], content["least_score"]) == ("cat.jpg", ["cat", "dog"], 0.05)
-    assert [round(found["score"], 2) for found in content["detections"]] == scores(page)
-    assert (content["width"], content["height"]) == (451, 300)
+    expected = nano.predict(EXAMPLES / "cat.jpg", ["cat", "dog"], score=0.01).scores
+    assert page.input_value("#threshold") == "0.17"
+    shown, all_of_them = int((expected >= 0.17).sum()), len(expected)
+    assert 0 < shown < all_of_them - 1
+    assert page.inner_text("#status") == (
+        f"{shown} of {all_of_them} boxes shown: score threshold 0.17, the model's own. {all_of_them - shown} weaker, "
+        "down to 0.01, are hidden: move the slider to see more."
+    )
+    slide(page, 0.01)
+    assert page.inner_text("#status") == f"{all_of_them} of {all_of_them} boxes shown: score threshold 0.01."
+
+
+def watch(page: Page) -> Callable[[], dict[str, str]]:
+    """Gives the fields of the one form that the page has sent since the last call, files by name."""
+    page.evaluate("""() => {
+        const fetch = window.fetch;
+        window.sent = [];
+        window.fetch = (path, options) => {
+            const fields = [...(options?.body ?? [])].map(([name, value]) => [name, value.name ?? value]);
+            if (fields.length) window.sent.push(Object.fromEntries(fields));
+            return fetch(path, options);
+        };
+    }""")
+
+    def fields() -> dict[str, str]:
+        (sent,) = page.evaluate("window.sent.splice(0)")
+        return dict(sent)
+
+    return fields
+
+
+def test_distractors_and_one_name_per_object(page: Page) -> None:
+    fields = watch(page)
+    look_for(page)
+    assert page.is_checked("#everyday") is False
+    assert page.is_checked("#one-name") is False
+    asked = {"images": "cat.jpg", "classes": "cat,dog", "score": "0.01"}
+    assert fields() == asked
+    with page.expect_response("**/detect"):
+        page.check("#everyday")
+    expect(page.locator("#status")).to_contain_text("distractors compete with your class names and are not reported")
+    count = int(re.findall(r"(\d+) distractors", page.inner_text("#status"))[0])
+    assert count == len(EVERYDAY_NAMES) - 2
+    assert fields() == {**asked, "distractors": "everyday"}
+    with page.expect_response("**/detect"):
+        page.check("#one-name")
+    assert fields() == {**asked, "distractors": "everyday", "class_agnostic": "true"}
+    with page.expect_response("**/detect"):
+        page.uncheck("#everyday")
+    expect(page.locator("#status")).not_to_contain_text("distractors")
+    assert fields() == {**asked, "class_agnostic": "true"}
+
+
+def test_distractors_of_a_model_that_has_them(browser: Browser, tiny: Detector) -> None:
+    detector = copy.copy(tiny)
+    detector.config = replace(tiny.config, postprocess=replace(tiny.config.postprocess, distractors="everyday"))
+    with live(make_app(make_service(detector))) as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator("#everyday")).to_be_checked()
+        look_for(page)
+        expect(page.locator("#status")).to_contain_text(f"{len(EVERYDAY_NAMES) - 2} distractors compete")
+        page.uncheck("#everyday")
+        expect(page.locator("#status")).not_to_contain_text("distractors")
+        page.close()
+
+
+def test_no_names_are_sent_as_none(page: Page) -> None:
+    page.set_input_files("#picture", EXAMPLES / "cat.jpg")
+    fields = watch(page)
+    answer = {
+        "images": [
+            {"width": 451, "height": 300, "detections": [{"name": "cat", "score": 0.5, "box": [1, 1, 429, 300]}]}
+        ],
+        "colours": {},
+        "score": 0.3,
+        "distractors": 0,
+    }
+    page.route("**/detect", lambda route: route.fulfill(json=answer))
+    assert "No names: everyday things" in page.inner_text("#names-help")
+    page.click("#find")
+    expect(page.locator("#result")).to_be_visible()
+    assert fields() == {"images": "cat.jpg"}
+    assert page.inner_text("#status") == "1 of 1 box shown: score threshold 0.30."
+    assert page.locator("#list b").all_inner_texts() == ["cat"]
 
 
 def test_keyboard_alone(page: Page) -> None:
@@ -178,9 +222,10 @@ def test_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#result")).to_be_visible(timeout=60_000)
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "find"
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "threshold"
+    for place in ("find", "one-name", "everyday", "threshold"):
+        if place != "find":
+            page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == place
     before = float(page.input_value("#threshold"))
     for _ in range(8):
         page.keyboard.press("ArrowLeft")
@@ -188,6 +233,9 @@ def test_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Home")
     assert float(page.input_value("#threshold")) == 0.01
     assert len(scores(page)) > 1
+    for place in ("save-image", "download"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == place
     page.keyboard.press("Tab")
     label = "document.activeElement.getAttribute('aria-label')"
     first = page.evaluate(label)
@@ -202,20 +250,6 @@ def test_keyboard_alone(page: Page) -> None:
     # One stop for all boxes: the next Tab leaves them.
     page.keyboard.press("Tab")
     assert not page.evaluate("document.activeElement.classList.contains('box')")
-
-
-def test_box_is_searched_for_its_like(page: Page) -> None:
-    look_for(page)
-    page.locator(".box:visible").first.focus()
-    page.keyboard.press("Enter")
-    expect(page.locator("#alike")).to_be_visible(timeout=60_000)
-    hits = page.locator("#hits li")
-    expect(hits).to_have_count(12)
-    # Most like a region of a photo that is in the index is a region of that photo.
-    assert "cat.jpg" in hits.first.inner_text()
-    image = hits.first.locator("img")
-    assert image.evaluate("image => image.complete && image.naturalWidth > 0")
-    assert page.evaluate("document.activeElement.id") == "alike-title"
 
 
 def test_paste_and_drop(page: Page) -> None:
@@ -234,17 +268,15 @@ def test_paste_and_drop(page: Page) -> None:
         expect(page.locator("#picture-name")).to_have_text(f"{kind}.jpg")
         expect(page.locator("#result")).to_be_visible(timeout=60_000)
     page.evaluate(give, ["drop", "text/plain", [1, 2, 3]])
-    expect(page.locator("#problem")).to_have_text("That is no picture. Choose a JPEG, PNG or WebP file.")
+    expect(page.locator("#problem")).to_have_text("That is no image. Choose a JPEG, PNG or WebP file.")
 
 
 def test_errors_in_plain_words(page: Page, tmp_path: Path, browser: Browser, service: Service) -> None:
     problem = page.locator("#problem")
     page.click("#find")
-    expect(problem).to_have_text("Choose a picture first.")
+    expect(problem).to_have_text("Choose an image first.")
     page.set_input_files("#picture", EXAMPLES / "cat.jpg")
     expect(problem).to_be_hidden()
-    page.click("#find")
-    expect(problem).to_have_text("Type what to look for: names, divided by commas.")
     page.fill("#names", "cat, cat")
     page.click("#find")
     expect(problem).to_contain_text("expected every name once, got 'cat' twice")
@@ -301,8 +333,18 @@ def test_phone(browser: Browser, url: str, scheme: Any) -> None:
     expect(page.locator("#result")).to_be_visible(timeout=60_000)
     slide(page, 0.01)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    for selector in ("#find", "#download", "#threshold", "#names"):
-        size = page.locator(selector).bounding_box()
+    everything = (
+        "#find",
+        "#save-image",
+        "#download",
+        "#threshold",
+        "#names",
+        "#words",
+        "#search-go",
+        "#examples button",
+    )
+    for selector in everything:
+        size = page.locator(selector).first.bounding_box()
         assert size is not None
         assert size["height"] >= 44
         assert size["x"] + size["width"] <= 360

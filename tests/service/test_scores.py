@@ -1,9 +1,11 @@
 """What a service takes from its model: the score threshold, and the names that compete unasked."""
 
+import base64
 import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -42,6 +44,32 @@ def test_threshold_and_distractors_are_the_models(strict: Detector) -> None:
         answer = client.post("/detect", files=upload(CAT.read_bytes()), data=alone).json()
         assert (answer["score"], answer["distractors"]) == (0.01, 0)
         assert answer["images"][0]["detections"]
+
+
+def test_distractors_in_a_word(strict: Detector, tiny: Detector) -> None:
+    cat = base64.b64encode(CAT.read_bytes()).decode()
+    for detector in (strict, tiny):
+        with TestClient(make_app(make_service(detector, max_classes=3))) as client:
+
+            def both(distractors: str, client: TestClient = client) -> list[dict[str, Any]]:
+                asked = {"classes": "cat, dog", "distractors": distractors, "score": "0"}
+                body = {"images": [cat], "classes": ["cat", "dog"], "distractors": distractors, "score": 0}
+                answers = [
+                    client.post("/detect", files=upload(CAT.read_bytes()), data=asked),
+                    client.post("/detect", json=body),
+                ]
+                return [answer.json() for answer in answers]
+
+            for word, others in (("everyday", EVERYDAY_NAMES), ("none", ())):
+                expected = Predictor(detector).predict(Image.open(CAT), ["cat", "dog"], distractors=others, score=0.0)
+                for answer in both(word):
+                    assert answer["distractors"] == max(0, len(others) - 2)
+                    scores = [found["score"] for found in answer["images"][0]["detections"]]
+                    assert scores == pytest.approx(expected.scores.tolist(), abs=1e-4)
+            # Another word: in a form one name, in JSON no list.
+            form, body = both("Everyday")
+            assert form["distractors"] == 1
+            assert "distractors" in body["detail"]
 
 
 def test_the_line_of_the_command_names_the_requests(strict: Detector, tiny: Detector) -> None:

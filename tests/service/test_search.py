@@ -1,5 +1,6 @@
 """Searching an index over HTTP."""
 
+import asyncio
 import base64
 import io
 import shutil
@@ -13,7 +14,7 @@ from PIL import Image
 
 from cora.apps.cli import main
 from cora.detector import Detector
-from cora.retrieval import RegionIndex, RegionSettings
+from cora.retrieval import Hit, RegionIndex, RegionSettings
 from tests.service.conftest import EXAMPLES, make_app, make_service
 
 pytestmark = pytest.mark.integration
@@ -84,6 +85,48 @@ def test_form_with_thumbnails(client: TestClient, folder: Path) -> None:
         "coffee.jpg": True,
     }
     shutil.copy(EXAMPLES / "coffee.jpg", folder)
+
+
+def test_no_image_outside_the_folder(index: RegionIndex, folder: Path, tiny: Detector) -> None:
+    outside = folder.parent / "outside.jpg"
+    shutil.copy(EXAMPLES / "cat.jpg", outside)
+    service = make_service(tiny)
+
+    def thumbnail(file: str) -> str | None:
+        hit = Hit(file, (20.0, 30.0, 200.0, 180.0), similarity=0.5, score=0.5, label=None)
+
+        async def ask() -> list[str | None]:
+            return await service.thumbnails(index, [hit], service.deadline())
+
+        return asyncio.run(ask())[0]
+
+    try:
+        assert thumbnail("cat.jpg") is not None
+        for file in ("../outside.jpg", f"x/../../{outside.name}", str(outside)):
+            assert (folder / file).is_file() == ("x/" not in file)
+            assert thumbnail(file) is None, file
+    finally:
+        outside.unlink()
+
+
+def test_thumbnails_keep_to_the_limits(index: RegionIndex, folder: Path, tiny: Detector) -> None:
+    def thumbnails(max_pixels: int) -> list[tuple[str, str | None]]:
+        with TestClient(make_app(make_service(tiny, index=index, max_pixels=max_pixels))) as client:
+            answer = client.post("/search", json={"text": "cat", "top": 40, "thumbnails": True}).json()
+        return [(region["file"], region["thumbnail"]) for region in answer["regions"]]
+
+    # cat.jpg has 451 x 300 pixels, coffee.jpg 600 x 400.
+    there = {(file, small is not None) for file, small in thumbnails(451 * 300)}
+    assert there == {("cat.jpg", True), ("coffee.jpg", False)}
+    # An image that was replaced by one where the region is not: all of that, as small.
+    Image.new("RGB", (4, 900)).save(folder / "coffee.jpg")
+    try:
+        for _, small in thumbnails(1_000_000):
+            assert small is not None
+            with Image.open(io.BytesIO(base64.b64decode(small.partition(",")[2]))) as picture:
+                assert max(picture.size) <= 200
+    finally:
+        shutil.copy(EXAMPLES / "coffee.jpg", folder)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cora.data.coco import CocoDataset
-from cora.draw import class_colours, draw_boxes
+from cora.draw import Colour, colours_together, draw_boxes
 from cora.draw.sheet import contact_sheet
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.examples import Example, choose_examples
@@ -25,8 +25,18 @@ _EACH, _COLUMNS, _CELL_PX = 6, 2, 480
 _LETTERS_PX = 17
 
 
+def example_colours(errors: Errors, examples: Sequence[Example], names: Sequence[str]) -> dict[str, Colour]:
+    """RGB of every class that is drawn on examples, by name; those of one image differ clearly."""
+    return colours_together(_classes(errors, example, names) for example in examples)
+
+
 def draw_example(
-    errors: Errors, example: Example, dataset: CocoDataset, ids: Sequence[int], names: Sequence[str]
+    errors: Errors,
+    example: Example,
+    dataset: CocoDataset,
+    ids: Sequence[int],
+    names: Sequence[str],
+    colours: Mapping[str, Colour],
 ) -> tuple[Path, Image.Image]:
     """Draw the boxes of an example on its image, shrunk to the size that a report shows.
 
@@ -36,6 +46,7 @@ def draw_example(
         dataset: that has the image.
         ids: of the images of the evaluation, in order.
         names: of the classes.
+        colours: of `example_colours`.
 
     Returns:
         The path of the image, and the drawing.
@@ -43,26 +54,30 @@ def draw_example(
     found, truth = errors.matched.found, errors.matched.truth
     record = next(record for record in dataset.records if record.image_id == ids[example.image])
     boxes: list[Sequence[float]] = []
-    labels, classes_drawn = [], []
-    for place in example.found.tolist():
+    labels, classes_drawn = [], _classes(errors, example, names)
+    for place, name in zip(example.found.tolist(), classes_drawn, strict=False):
         boxes.append(found.xywh[place].tolist())
-        name = names[found.label[place]]
-        classes_drawn.append(name)
         target = errors.target[place]
         labels.append(name if target < 0 else f"{name} (is {names[truth.label[target]]})")
     for place in example.missed.tolist():
         boxes.append(truth.xywh[place].tolist())
-        classes_drawn.append(names[truth.label[place]])
-        labels.append(f"missed: {classes_drawn[-1]}")
+        labels.append(f"missed: {names[truth.label[place]]}")
     image = read_image(record.path)
     width = image.width
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))  # before drawing, so that letters keep their size
     corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes]).reshape(-1, 4) * (image.width / width)
-    colours = class_colours(names)
     drawn = draw_boxes(
         image, corners, labels, colours=[colours[name] for name in classes_drawn], letters_px=_LETTERS_PX
     )
     return record.path, drawn
+
+
+def _classes(errors: Errors, example: Example, names: Sequence[str]) -> list[str]:
+    """The class of every box on an example: of the detections, then of the missed ones."""
+    found, truth = errors.matched.found, errors.matched.truth
+    return [names[found.label[place]] for place in example.found.tolist()] + [
+        names[truth.label[place]] for place in example.missed.tolist()
+    ]
 
 
 def write_sheets(folder: Path, evaluation: BoxEvaluation, dataset: CocoDataset) -> list[Path]:
@@ -70,13 +85,14 @@ def write_sheets(folder: Path, evaluation: BoxEvaluation, dataset: CocoDataset) 
     errors, names = find_errors(evaluation.matched), dataset.class_names
     ids = sorted(record.image_id for record in dataset.records)
     chosen = choose_examples(errors, names, each=_EACH)
+    colours = example_colours(errors, chosen, names)
     written = []
     for kind, name in SHEETS.items():
         examples = [example for example in chosen if example.kind == kind]
         if not examples:
             (folder / name).unlink(missing_ok=True)
             continue
-        drawn = [draw_example(errors, example, dataset, ids, names) for example in examples]
+        drawn = [draw_example(errors, example, dataset, ids, names, colours) for example in examples]
         captions = [f"{path.name}\n{example.caption}" for (path, _), example in zip(drawn, examples, strict=True)]
         columns = min(_COLUMNS, len(drawn))
         sheet = contact_sheet((image for _, image in drawn), captions, columns=columns, cell_px=_CELL_PX)

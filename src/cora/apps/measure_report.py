@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cora.apps.example_images import draw_example
+from cora.apps.example_images import draw_example, example_colours
 from cora.apps.measure import Setting
 from cora.apps.measure_tables import classes, percent, plain
+from cora.draw import Colour
 from cora.evaluation.base_novel import GroupScore, mean_curve
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.examples import Example, choose_examples, worst_confusions
@@ -18,8 +19,8 @@ from cora.evaluation.tide import KINDS, Errors, ErrorShares
 from cora.files import write_text
 
 _KINDS = {
-    "best": ("Found", "Pictures where the greatest share was found. Drawn: the right detections."),
-    "missed": ("Missed", "Pictures with most objects that were not found. Drawn: those, and the right detections."),
+    "best": ("Found", "Images of which the greatest share was found. Drawn: the right detections."),
+    "missed": ("Missed", "Images with most objects that were not found. Drawn: those, and the right detections."),
     "confused": ("Confused", "Objects that were found and named wrong. Drawn: those detections, with what they are."),
 }
 
@@ -163,7 +164,7 @@ def _class_sections(setting: Setting, evaluation: BoxEvaluation, errors: Errors)
         Section("AP50 of every class", "In percent, best first within a group.", bars(ordered, group_of)),
         Section(
             "The worst classes",
-            "Among as many detections of each picture as it has objects, at least three: boxes found under their own "
+            "Among as many detections of each image as it has objects, at least three: boxes found under their own "
             "name, and names that objects were given instead.",
             table(head, rows, text_columns=(1, 5)),
         ),
@@ -179,15 +180,16 @@ def _picture_sections(setting: Setting, errors: Errors) -> list[Section]:
     if setting.photos is None:
         return []
     chosen = choose_examples(errors, setting.class_names)
+    colours = example_colours(errors, chosen, setting.class_names)
     sections = []
     for kind, (title, note) in _KINDS.items():
-        drawn = [_drawn(setting, errors, example) for example in chosen if example.kind == kind]
+        drawn = [_drawn(setting, errors, example, colours) for example in chosen if example.kind == kind]
         if drawn:
             sections.append(Section(title, note, gallery(drawn)))
     return sections
 
 
-def _drawn(setting: Setting, errors: Errors, example: Example) -> str:
+def _drawn(setting: Setting, errors: Errors, example: Example, colours: Mapping[str, Colour]) -> str:
     ids = sorted(image["id"] for image in setting.truth["images"])
-    path, image = draw_example(errors, example, setting.dataset, ids, setting.class_names)
+    path, image = draw_example(errors, example, setting.dataset, ids, setting.class_names, colours)
     return picture(image, f"{path.name}: {example.caption}")

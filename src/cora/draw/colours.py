@@ -1,7 +1,7 @@
 """Colours of classes, clearly different within a list of names, and a colour of text to read on them."""
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache, lru_cache
 from types import MappingProxyType
 
@@ -28,6 +28,30 @@ def class_colours(names: Iterable[str]) -> Mapping[str, Colour]:
     as that allows, a name has the same colour in every list.
     """
     return _class_colours(tuple(dict.fromkeys(names)))
+
+
+def colours_together(groups: Iterable[Collection[str]]) -> dict[str, Colour]:
+    """RGB of every class of several images, by name: one colour for a class in all of them.
+
+    As long as the palette allows, classes of one image have clearly different colours, and no two classes the same.
+
+    Args:
+        groups: the names that one image shows, for each image.
+    """
+    beside: dict[str, set[str]] = {}
+    for group in groups:
+        for name in group:
+            beside.setdefault(name, set()).update(group)
+    colours: dict[str, Colour] = {}
+    for name in sorted(beside, key=lambda name: (-len(beside[name]), name)):
+        taken = [colours[other] for other in beside[name] if other in colours]
+        start = _preferred(name)
+        order = [*PALETTE[start:], *PALETTE[:start]]
+        apart = {colour: min((colour_distance(colour, other) for other in taken), default=1.0) for colour in order}
+        clear = [colour for colour in order if apart[colour] >= _CLEAR]
+        free = [colour for colour in clear if colour not in colours.values()]
+        colours[name] = (free or clear or [max(order, key=apart.__getitem__)])[0]
+    return colours
 
 
 def class_colour(name: str) -> Colour:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -36,12 +37,17 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
 p { max-width: 44rem; } p.note { white-space: pre-line; }
 .note, figcaption, dt { color: var(--faint); font-size: .9rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dd { margin: 0;
-  overflow-wrap: anywhere; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  overflow-wrap: anywhere; } .option { white-space: nowrap; }
+/* The first column stays; a shade at the right edge, covered at the end, says that there is more. */
+.wide { overflow-x: auto; background: linear-gradient(to left, var(--ground) 40%, transparent) 100% 0 / 2rem 100%
+  no-repeat local, linear-gradient(to left, var(--line), transparent) 100% 0 / .8rem 100% no-repeat scroll; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child, .text { text-align: left; } td.text { white-space: normal; }
-thead th { background: var(--soft); }
-svg { display: block; width: 100%; height: auto; max-width: 44rem; } svg text { fill: var(--ink); font-size: 12px; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
+thead th, thead th:first-child { background: var(--soft); }
+svg { display: block; width: 100%; height: auto; max-width: 44rem; } svg.bars { max-width: 34rem; }
+svg text { fill: var(--ink); font-size: 12px; }
 svg .grid { stroke: var(--line); } .novel { --c: var(--novel); } .base { --c: var(--base); } .all { --c: var(--all); }
 .other { --c: var(--other); } svg .bar { fill: var(--c); } svg .curve { fill: none; stroke: var(--c); stroke-width: 2; }
 .key span { margin-right: 1.2rem; white-space: nowrap; } .key i { display: inline-block; width: .8rem; height: .8rem;
@@ -49,7 +55,8 @@ svg .grid { stroke: var(--line); } .novel { --c: var(--novel); } .base { --c: va
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; display: block; border-radius: 4px; }
 @media (max-width: 36rem) { th, td { padding: .25rem .4rem; font-size: .85rem; }
-  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } svg text { font-size: 15px; } }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } svg text { font-size: 15px; }
+  svg.plot text { font-size: 18px; } }
 """
 
 
@@ -64,7 +71,7 @@ class Section:
 
 def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> str:
     """The whole file; `facts` say what was measured, name -> text."""
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{_whole_options(text)}</dd>" for name, text in facts.items())
     body = "".join(
         f'<section><h2>{escape(part.title)}</h2><p class="note">{escape(part.note)}</p>{part.html}</section>'
         for part in sections
@@ -74,6 +81,11 @@ def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> s
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1><dl>{listed}</dl>\n{body}</body></html>\n"
     )
+
+
+def _whole_options(text: str) -> str:
+    """The text escaped, without line breaks behind the hyphens of a command's options."""
+    return re.sub(r"(?<!\S)-\S+", lambda option: f'<span class="option">{option[0]}</span>', escape(text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: Sequence[int] = ()) -> str:
@@ -90,7 +102,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: S
 
 def curves(lines: Mapping[str, FloatArray]) -> str:
     """Precision [101] over recall, a line for each group."""
-    left, top, width, height = 60, 12, 560, 300
+    left, top, width, height = 66, 12, 560, 300
     parts = []
     for step in range(6):
         x, y, share = left + width * step / 5, top + height * (1 - step / 5), f"{20 * step}"
@@ -102,14 +114,15 @@ def curves(lines: Mapping[str, FloatArray]) -> str:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         parts.append(f'<path class="curve {_colour(group)}" d="M{path}"/>')
     label = f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">recall, %</text>'
-    label += f'<text transform="translate(12 {top + height / 2}) rotate(-90)" text-anchor="middle">precision, %</text>'
+    label += f'<text transform="translate(18 {top + height / 2}) rotate(-90)" text-anchor="middle">precision, %</text>'
     box = f'viewBox="0 0 {left + width + 20} {top + height + 44}"'
-    return f'{_key(list(lines))}<svg {box} role="img" aria-label="precision over recall">{"".join(parts)}{label}</svg>'
+    svg = f'<svg class="plot" {box} role="img" aria-label="precision over recall">'
+    return f"{_key(list(lines))}{svg}{''.join(parts)}{label}</svg>"
 
 
 def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
     """A bar for each class, 0..1, coloured by its group, in the order given."""
-    left, width, row = 190, 360, 18
+    left, width, row = 190, 230, 18
     parts = []
     for place, (name, value) in enumerate(values.items()):
         y, length = place * row, max(width * value, 0.5)
@@ -120,7 +133,7 @@ def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
         )
     box = f'viewBox="0 0 {left + width + 50} {max(len(values) * row, 1)}"'
     groups = list(dict.fromkeys(group_of.get(name, "all") for name in values))
-    return f'{_key(groups)}<svg {box} role="img" aria-label="a bar for each class">{"".join(parts)}</svg>'
+    return f'{_key(groups)}<svg class="bars" {box} role="img" aria-label="a bar for each class">{"".join(parts)}</svg>'
 
 
 def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
@@ -147,7 +160,8 @@ def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
     text = f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">{escape(label)}</text>'
     box = f'viewBox="0 0 {left + width + 20} {top + height + 44}"'
     key = "".join(f'<span class="{colours[name]}"><i></i>{escape(name)}</span>' for name in shares)
-    return f'<p class="key">{key}</p><svg {box} role="img" aria-label="histogram">{"".join(parts)}{text}</svg>'
+    svg = f'<svg class="plot" {box} role="img" aria-label="histogram">'
+    return f'<p class="key">{key}</p>{svg}{"".join(parts)}{text}</svg>'
 
 
 def picture(image: Image.Image, caption: str) -> str:

@@ -16,6 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from cora import __version__
 from cora.errors import ImageError, ModelError, VocabularyError
+from cora.regions import EVERYDAY_NAMES
 from cora.service import bodies
 from cora.service.page import read_page
 from cora.service.refusal import RefusedError
@@ -187,7 +188,7 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             query = Query(
                 classes=_names(options.classes),
                 score=service.score(options.score),
-                distractors=None if options.distractors is None else _names(options.distractors),
+                distractors=_distractors(options.distractors),
                 nms_iou=options.nms_iou,
                 max_detections=options.max_detections,
                 class_agnostic=options.class_agnostic,
@@ -229,6 +230,13 @@ def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
+
+
+def _distractors(asked: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names that a request lets compete; None for the model's own choice."""
+    if isinstance(asked, str):
+        return EVERYDAY_NAMES if asked == "everyday" else ()
+    return None if asked is None else _names(asked)
 
 
 def _described(detections: Detections) -> FoundInImage:

@@ -19,6 +19,7 @@ from cora.service.refusal import RefusedError
 from cora.service.schemas import DetectOptions, DetectRequest, SearchOptions, SearchRequest, check_search
 
 _LISTS = ("classes", "distractors", "box")
+_WORDS_FOR_NAMES = (["everyday"], ["none"])
 _Model = TypeVar("_Model", bound=BaseModel)
 
 # For the mistakes made most, in the words of all other messages; pydantic's own for the rest.
@@ -137,6 +138,8 @@ async def _form(request: Request, limits: Limits, *, file_field: str) -> tuple[d
                 fields[name] = value
     finally:
         await form.close()
+    if fields.get("distractors") in _WORDS_FOR_NAMES:
+        (fields["distractors"],) = fields["distractors"]
     return fields, images
 
 
@@ -187,6 +190,8 @@ def _check_count(images: int, limits: Limits) -> None:
 
 
 def _check_names(classes: Sequence[str], distractors: Sequence[str] | None, limits: Limits) -> None:
+    if isinstance(distractors, str):
+        distractors = None  # a word for names of ours
     count = len(classes) + len(distractors or ())
     if count > limits.max_classes:
         raise RefusedError(

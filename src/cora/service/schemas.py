@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,8 +26,10 @@ class DetectOptions(_Asked):
     """What to look for, and how."""
 
     classes: list[str] = Field(min_length=1, description="names to look for")
-    distractors: list[str] | None = Field(
-        None, description="names that compete with the classes and are never reported; none: the model's own choice"
+    distractors: list[str] | Literal["everyday", "none"] | None = Field(
+        None,
+        description="names that compete with the classes and are never reported, or 'everyday' for about a hundred "
+        "everyday names, or 'none'; left out: the model's own choice",
     )
     score: Share | None = Field(None, description="only detections above it; none: the model's own threshold")
     nms_iou: Share | None = Field(None, description="overlap above which the worse of two boxes of a class is dropped")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
@@ -163,7 +163,7 @@ class Service:
         Raises:
             RefusedError: 503, there is too much to decode.
         """
-        calls = [partial(_thumbnail, index.folder, hit) for hit in hits]
+        calls = [partial(_thumbnail, index.folder, hit, self.limits.max_pixels) for hit in hits]
         return await before(deadline, self._in_threads(calls), self._busy)
 
     async def _decode(self, images: Sequence[bytes], then: Callable[[Image.Image], _T], deadline: float) -> list[_T]:
@@ -210,14 +210,19 @@ class Service:
         self.metrics.batch(pictures, seconds)
 
 
-def _thumbnail(folder: Path, hit: Hit) -> str | None:
+def _thumbnail(folder: Path, hit: Hit, max_pixels: int) -> str | None:
     from cora.retrieval.sheet import framed
 
+    file = PurePosixPath(hit.file)
+    if file.is_absolute() or ".." in file.parts:
+        _LOG.warning("no thumbnail: expected a file below the indexed folder, got %s; index the folder again", file)
+        return None
     try:
-        cell = framed(read_image(folder / hit.file), hit.box_xyxy_px, _THUMBNAIL_PX)
+        cell = framed(read_image(folder / file, max_pixels=max_pixels), hit.box_xyxy_px, _THUMBNAIL_PX)
     except ImageError as error:
         _LOG.warning("no thumbnail: %s", error)
         return None
-    file = io.BytesIO()
-    cell.save(file, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    cell.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))  # all of a file that got smaller, where the region is gone
+    buffer = io.BytesIO()
+    cell.save(buffer, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

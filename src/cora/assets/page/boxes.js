@@ -1,9 +1,12 @@
-// Boxes over the picture and the list beside it. Positions are shares of the picture, so they fit at any size.
+// Boxes over the image and the list beside it. Positions are shares of the image, so they fit at any size.
 
 function paint(element, colour) {
   element.style.setProperty("--colour", colour.box);
   element.style.setProperty("--letters", colour.text);
 }
+
+// Of a class that the service gives no colour.
+const PLAIN = { box: "#808080", text: "#000000" };
 
 const percent = (value) => `${(100 * value).toFixed(3)}%`;
 
@@ -20,7 +23,7 @@ export class Boxes {
   // Detections best first, and the colours of their classes by name, as the service sends both.
   set(found, colours) {
     this.items = found.detections.map(
-      (detection) => this.item(detection, colours[detection.name], found.width, found.height));
+      (detection) => this.item(detection, colours[detection.name] ?? PLAIN, found.width, found.height));
     // Small boxes lie on top of large ones, or they could not be clicked.
     const bySize = [...this.items].sort((one, other) => other.area - one.area);
     bySize.forEach((item, place) => { item.button.style.zIndex = String(place + 1); });
@@ -51,7 +54,7 @@ export class Boxes {
     label.textContent = text;
     label.style.top = percent(top / height);
     label.classList.toggle("inside", top / height < 0.07);
-    // To the left of the right edge where it would run out of the picture.
+    // To the left of the right edge where it would run out of the image.
     if (left / width > 0.7) label.style.right = percent(1 - right / width);
     else label.style.left = percent(left / width);
     paint(label, colour);

@@ -1,10 +1,11 @@
-import { TokenNeeded, detect, health, searchAlike } from "./api.js";
+import { TokenNeeded, detect, example, health, search } from "./api.js";
 import { Boxes } from "./boxes.js";
+import { saveDrawn, saveJson } from "./save.js";
 
 const LOWEST = 0.01;
 const at = (id) => document.getElementById(id);
 
-const state = { file: null, result: null, service: null, looking: null, searching: null };
+const state = { file: null, result: null, service: null, threshold: null, lowest: LOWEST, looking: null, searching: null };
 const boxes = new Boxes(at("boxes"), at("list"), chosen);
 
 function tell(text) {
@@ -14,18 +15,26 @@ function tell(text) {
 function complain(text) {
   at("problem").textContent = text;
   at("problem").hidden = !text;
+  if (text) at("problem").scrollIntoView({ block: "nearest" });
 }
 
 function names() {
   return at("names").value.split(",").map((name) => name.trim()).filter(Boolean);
 }
 
-// A new picture: shown at once, its boxes come when names are there.
+// What differs from the model's own choice; null where nothing does.
+function distractors() {
+  const wanted = at("everyday").checked;
+  if (!state.service || wanted === state.service.distractors > 0) return null;
+  return wanted ? "everyday" : "none";
+}
+
+// A new image: shown at once, its boxes come when names are there.
 function take(file) {
   complain("");
   if (!file) return;
   if (file.type && !file.type.startsWith("image/")) {
-    complain("That is no picture. Choose a JPEG, PNG or WebP file.");
+    complain("That is no image. Choose a JPEG, PNG or WebP file.");
     return;
   }
   const most = state.service?.limits.max_body_bytes;
@@ -36,11 +45,12 @@ function take(file) {
   state.looking?.abort();
   state.file = file;
   state.result = null;
-  at("picture-name").textContent = file.name || "Pasted picture";
+  at("picture-name").textContent = file.name || "Pasted image";
   at("picture-help").textContent = "choose, drop or paste another";
   at("result").hidden = true;
   at("alike").hidden = true;
   at("preview").hidden = false;
+  document.querySelector("main").append(at("examples")); // out of the way
   URL.revokeObjectURL(at("image").src);
   at("image").src = at("preview-image").src = URL.createObjectURL(file);
   tell("");
@@ -48,17 +58,28 @@ function take(file) {
   else at("names").focus();
 }
 
+// An image and class names at once. The focus goes to "Find", for the examples move down the page.
+async function tryExample({ image, names: wanted }) {
+  complain("");
+  state.looking?.abort();
+  const looking = state.looking = new AbortController();
+  try {
+    const file = await example(image, looking.signal);
+    at("names").value = wanted;
+    at("find").focus({ preventScroll: true });
+    at("ask").scrollIntoView({ block: "nearest" });
+    take(file);
+  } catch (error) {
+    failed(error);
+  }
+}
+
 async function find() {
   complain("");
   const wanted = names();
   if (!state.file) {
-    complain("Choose a picture first.");
+    complain("Choose an image first.");
     at("picture").focus();
-    return;
-  }
-  if (!wanted.length) {
-    complain("Type what to look for: names, divided by commas.");
-    at("names").focus();
     return;
   }
   state.looking?.abort();
@@ -67,10 +88,10 @@ async function find() {
   // Not disabled, for that would take the keyboard's place away; pressing it again starts anew.
   at("ask").setAttribute("aria-busy", "true");
   at("alike").hidden = true;
-  tell("Looking …");
+  tell(wanted.length ? "Looking …" : "No class names: looking for everyday things …");
+  const options = { lowest: LOWEST, oneName: at("one-name").checked, distractors: distractors() };
   try {
-    const answer = await detect(state.file, wanted, LOWEST, at("token").value, looking.signal);
-    present(answer.images[0], answer.colours, wanted, answer.distractors);
+    present(await detect(state.file, wanted, options, at("token").value, looking.signal), wanted, options);
   } catch (error) {
     failed(error);
   } finally {
@@ -94,20 +115,28 @@ function failed(error) {
   complain(error.message);
 }
 
-function present(found, colours, wanted, distractors) {
-  state.result = { file: state.file.name || null, width: found.width, height: found.height, classes: wanted, ...found };
+function present(answer, wanted, options) {
+  const [found] = answer.images;
+  state.result = {
+    file: state.file.name || null, width: found.width, height: found.height, classes: wanted,
+    distractors: answer.distractors, class_agnostic: options.oneName, ...found,
+  };
   fit(found.width, found.height);
-  at("image").alt = `The picture with boxes for ${wanted.join(", ")}`;
+  at("image").alt = wanted.length ? `The image with boxes for ${wanted.join(", ")}` : "The image with boxes";
   at("preview").hidden = true;
   at("result").hidden = false;
-  boxes.set(found, colours);
+  boxes.set(found, answer.colours);
+  // Without names it is the service's own threshold, and weaker boxes are not in the answer.
+  state.lowest = answer.score;
   const best = found.detections[0]?.score ?? 0;
-  const slider = at("threshold");
-  let note = distractors ? ` ${distractors} other names compete with yours and are not shown.` : "";
-  if (best && best < Number(slider.value)) {
-    slider.value = String(Math.max(LOWEST, Math.floor(best * 100) / 100));
-    note += ` The best score is ${best.toFixed(2)}, so the least score was lowered to show it.`;
+  const own = wanted.length ? state.service?.score ?? Number(at("threshold").value) : answer.score;
+  let threshold = Math.max(state.threshold ?? own, answer.score);
+  let note = answer.distractors ? ` ${answer.distractors} distractors compete with your class names and are not reported.` : "";
+  if (best && best < threshold) {
+    threshold = Math.max(LOWEST, Math.floor(best * 100) / 100);
+    note += ` The best score is ${best.toFixed(2)}, so the score threshold was lowered to show it.`;
   }
+  at("threshold").value = String(threshold);
   show(note);
 }
 
@@ -115,26 +144,40 @@ function show(note = "") {
   const threshold = Number(at("threshold").value);
   at("threshold-value").textContent = threshold.toFixed(2);
   if (!state.result) return;
-  const shown = boxes.show(threshold);
+  const shown = boxes.show(threshold).length;
   const all = state.result.detections.length;
-  const count = `${shown.length} of ${all} box${all === 1 ? "" : "es"} shown.`;
-  tell(all ? count + note : "Nothing like that was found. Try other names.");
+  if (!all) {
+    tell(`Nothing like that was found, down to a score of ${state.lowest.toFixed(2)}. Try other names.${note}`);
+    return;
+  }
+  const own = state.result.classes.length && threshold === state.service?.score ? ", the model's own" : "";
+  const weaker = all - shown;
+  const hidden = weaker
+    ? ` ${weaker} weaker, down to ${state.lowest.toFixed(2)}, ${weaker === 1 ? "is" : "are"} hidden: move the slider to see more.`
+    : "";
+  tell(`${shown} of ${all} box${all === 1 ? "" : "es"} shown: score threshold ${threshold.toFixed(2)}${own}.${hidden}${note}`);
 }
 
-async function chosen(detection) {
+function chosen(detection) {
   if (!state.service?.search || !state.file) return;
+  lookUp({ image: state.file, box: detection.box.join(",") }, `this ${detection.name}`);
+}
+
+// Searches the index, shows what it finds; `like` says what for.
+async function lookUp(wanted, like) {
   complain("");
   state.searching?.abort();
   const searching = state.searching = new AbortController();
-  tell(`Searching for regions like this ${detection.name} …`);
+  tell(`Searching for regions like ${like} …`);
   try {
-    const answer = await searchAlike(state.file, detection.box, at("token").value, searching.signal);
+    const answer = await search(wanted, at("token").value, searching.signal);
     const count = answer.regions.length;
+    at("alike-title").textContent = `Regions like ${like}`;
     at("hits").replaceChildren(...answer.regions.map(hit));
     at("alike").hidden = !count;
-    tell(count ? `${count} regions like it, below.` : "There is no region in the index.");
+    tell(count ? `${count} region${count === 1 ? "" : "s"} like ${like}, best first, below.` : "There is no region in the index.");
     if (!count) return;
-    at("alike-title").focus();
+    at("alike-title").focus({ preventScroll: true });
     at("alike").scrollIntoView({ block: "nearest" });
   } catch (error) {
     failed(error);
@@ -143,12 +186,14 @@ async function chosen(detection) {
 
 function hit(region) {
   const entry = document.createElement("li");
+  const picture = document.createElement(region.thumbnail ? "img" : "div");
   if (region.thumbnail) {
-    const image = document.createElement("img");
-    image.src = region.thumbnail;
-    image.alt = region.name ?? "region";
-    entry.append(image);
+    picture.src = region.thumbnail;
+    picture.alt = region.name ?? "region";
+  } else {
+    picture.textContent = "This image cannot be read any more.";
   }
+  entry.append(picture);
   for (const text of [region.name, region.file, `similarity ${region.similarity.toFixed(2)}`]) {
     if (!text) continue;
     const line = document.createElement("p");
@@ -158,26 +203,39 @@ function hit(region) {
   return entry;
 }
 
-function download() {
-  if (!state.result) return;
-  const least = Number(at("threshold").value);
-  const detections = state.result.detections.filter((detection) => detection.score >= least);
-  const text = JSON.stringify({ ...state.result, least_score: least, detections }, null, 1);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text + "\n"], { type: "application/json" }));
-  link.download = `${(state.file.name || "picture").replace(/\.[^.]*$/, "")}.json`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
-
 at("ask").addEventListener("submit", (event) => { event.preventDefault(); find(); });
 at("picture").addEventListener("change", (event) => take(event.target.files[0]));
-at("threshold").addEventListener("input", () => show());
-at("download").addEventListener("click", download);
+for (const id of ["one-name", "everyday"]) at(id).addEventListener("change", () => { if (state.result) find(); });
+for (const button of document.querySelectorAll("#examples button")) {
+  button.addEventListener("click", () => tryExample(button.dataset));
+}
+at("threshold").addEventListener("input", (event) => {
+  state.threshold = Number(event.target.value);
+  show();
+});
+at("download").addEventListener("click", () => {
+  const least = Number(at("threshold").value);
+  const detections = state.result.detections.filter((detection) => detection.score >= least);
+  saveJson({ ...state.result, least_score: least, detections }, state.file);
+});
+at("save-image").addEventListener("click", () => {
+  complain("");
+  if (at("image").naturalWidth) saveDrawn(at("image"), at("boxes"), state.file).catch(failed);
+  else complain("This browser cannot show that image, so it cannot draw on it. Save the JSON instead.");
+});
+at("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = at("words").value.trim();
+  if (words) lookUp({ text: words }, `“${words}”`);
+  else {
+    complain("Type what to search the index for.");
+    at("words").focus();
+  }
+});
 at("preview-image").addEventListener("load", ({ target }) => fit(target.naturalWidth, target.naturalHeight));
 at("preview-image").addEventListener("error", () => {
   at("preview").hidden = true;
-  if (state.file) complain("This browser cannot show that picture. Choose a JPEG, PNG or WebP file.");
+  if (state.file) complain("This browser cannot show that image. Choose a JPEG, PNG or WebP file.");
 });
 
 document.addEventListener("paste", (event) => {
@@ -206,6 +264,7 @@ health().then((service) => {
   state.service = service;
   if (!state.result) at("threshold").value = String(service.score);
   show();
+  at("everyday").checked = service.distractors > 0;
   at("token-field").hidden = !service.token;
-  at("search-help").hidden = !service.search;
+  at("search-help").hidden = at("index").hidden = !service.search;
 }).catch(failed);
