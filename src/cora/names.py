@@ -1,7 +1,7 @@
 """One normal form of class names: `coffee_cup`, "coffee  cup" and "Coffee cup" are one class.
 
 Annotation files write underscores for blanks (LVIS: `bow_(decorative_ribbons)`); a text tower has learned words. People
-get names back as they wrote them. `names_in` takes a list apart that somebody typed.
+get names back as they wrote them. `names_in` takes a list apart that somebody typed, `sides_of` a class with prompts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ def spoken_name(name: str) -> str:
 
 
 def quoted_name(name: str) -> str:
-    """A name as `names_in` reads it back: in quotes where it has a divider in it."""
-    return f'"{name}"' if names_in(name) != [name] else name
+    """A name as `names_in` and `sides_of` read it back: in quotes where it has a divider or "=" in it."""
+    if "=" not in name and names_in(name) == [name]:
+        return name
+    return f"'{name}'" if '"' in name else f'"{name}"'
+
+
+def prompted_name(name: str, prompts: Sequence[str]) -> str:
+    """A class as `sides_of` reads it back: its name, with its prompts where these are others than the name."""
+    if list(prompts) == [name]:
+        return quoted_name(name) if "=" in name else name
+    return f"{quoted_name(name)} = {' | '.join(map(quoted_name, prompts))}"
 
 
 def name_key(name: str) -> str:
@@ -55,7 +64,10 @@ def spelled_as(names: Sequence[str], among: Iterable[str]) -> dict[str, str]:
 
 #: What stands between names, also the comma, the list comma and the semicolon of Chinese keyboards.
 _DIVIDERS = ",;|\uff0c\u3001\uff1b"
-_QUOTED = re.compile(rf"""\s*("[^"]*"|'[^']*')\s*(?:[{_DIVIDERS}]|$)""")
+_QUOTES = r"""\s*("[^"]*"|'[^']*')\s*"""
+#: A part in quotes or a plain one, up to what may stand behind it: in a list, and in a class with prompts.
+_QUOTED_IN_LIST, _PLAIN_IN_LIST = re.compile(rf"{_QUOTES}(?=[{_DIVIDERS}=]|$)"), re.compile(rf"[^{_DIVIDERS}=]*")
+_QUOTED_SIDE, _PLAIN_SIDE = re.compile(rf"{_QUOTES}(?=[=|]|$)"), re.compile(r"([^=|]*)")
 #: Words whose dot belongs to them: "St. Bernard" is one name, "cat. dog." are two.
 _ABBREVIATIONS = frozenset(
     (
@@ -69,8 +81,8 @@ def names_in(text: str) -> list[str]:
     """The names of a list as people write it.
 
     Names are divided by commas, semicolons, `|`, line breaks, or dots with a blank behind them; a divider at the end is
-    no name. A list in brackets is one, too. In quotes everything belongs to the name. In `mug = cup | coffee cup`,
-    where a name stands for several prompts, `|` divides no names.
+    no name. A list in brackets is one, too. In quotes everything belongs to the name. A class with prompts stays in
+    one text for `sides_of`, in which `|` divides prompts: `mug = cup | coffee cup`. So does a quoted name with "=".
 
     Example:
         >>> names_in("cat . remote control ."), names_in("cat; cup;"), names_in('"salt, fine", St. Bernard')
@@ -82,20 +94,63 @@ def names_in(text: str) -> list[str]:
     return [name for line in text.splitlines() for name in _in_line(line)]
 
 
+def sides_of(text: str) -> list[list[str]]:
+    """What a class says on each side of "=", divided at `|`; without "=" the text is a name, and one side.
+
+    Example:
+        >>> sides_of("mug = cup | coffee cup"), sides_of("cat"), sides_of('"a = b"')
+        ([['mug'], ['cup', 'coffee cup']], [['cat']], [['a = b']])
+    """
+    sides: list[list[str]] = [[]]
+    place, quoted = 0, False
+    while True:
+        in_quotes = _QUOTED_SIDE.match(text, place)
+        found = in_quotes or _PLAIN_SIDE.match(text, place)
+        assert found is not None  # a plain side may be empty
+        quoted = quoted or (in_quotes is not None and "=" in found[1])
+        sides[-1].append(found[1][1:-1].strip() if in_quotes else found[1].strip())
+        place = found.end()
+        if place >= len(text):
+            break
+        if text[place] == "=":
+            sides.append([])
+        place += 1
+    return sides if len(sides) > 1 or (quoted and len(sides[0]) == 1) else [[text.strip()]]
+
+
 def _in_line(text: str) -> list[str]:
     dividers = _DIVIDERS.replace("|", "") if "=" in text else _DIVIDERS
-    plain = re.compile(rf"([^{dividers}]*)(?:[{dividers}]|$)")
     alone = not any(divider in text for divider in dividers)
     names: list[str] = []
     start = 0
-    while start < len(text) and (found := (quoted := _QUOTED.match(text, start)) or plain.match(text, start)):
-        start = found.end()
-        names += [found[1][1:-1]] if quoted else _between_dots(found[1], all_dots=alone, last=start >= len(text))
+    while start < len(text):
+        end, quoted, prompted = _end_of_class(text, start)
+        one = text[start:end].strip()
+        if quoted:
+            names.append(one if prompted or "=" in one else one[1:-1])
+        else:
+            names += _between_dots(text[start:end], all_dots=alone, last=end >= len(text))
+        start = end + 1
     names = [name.strip() for name in names]
     # A blank one in the middle stays, for whoever checks names: it may be one that was forgotten.
     while names and not names[-1].strip("."):
         names.pop()
     return names[1:] if names and not names[0] else names
+
+
+def _end_of_class(text: str, start: int) -> tuple[int, bool, bool]:
+    """Where the class that starts there ends, whether there are quotes in it, and whether it has prompts."""
+    place, quoted, prompted = start, False, False
+    while True:
+        in_quotes = _QUOTED_IN_LIST.match(text, place)
+        quoted = quoted or in_quotes is not None
+        found = in_quotes or _PLAIN_IN_LIST.match(text, place)
+        assert found is not None  # a plain part may be empty
+        place = found.end()
+        if text[place : place + 1] != "=" and not (prompted and text[place : place + 1] == "|"):
+            return place, quoted, prompted
+        prompted = True
+        place += 1
 
 
 def _between_dots(text: str, *, all_dots: bool, last: bool) -> list[str]:

@@ -18,7 +18,7 @@ from cora.apps.tile_options import set_short_side
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import ImageError
 from cora.predictor import Exemplars, Predictor, Tiles
-from cora.regions.vocabulary import Vocabulary
+from cora.regions import ClassPrompts, Vocabulary, other_prompts, written_classes
 from cora.structures import Detections
 
 
@@ -31,7 +31,7 @@ class ModelChoice:
         device: name of a torch device, or "auto".
         text_model: of an exported file.
         text: templates and descriptions.
-        words: classes that are looked for by their names.
+        words: classes that are looked for by words, with their prompts.
         exemplars: pictures of classes, by name; paths.
         tiles: parts of pictures that are looked at, too.
         short_side: pixels that pictures are resized to.
@@ -42,7 +42,7 @@ class ModelChoice:
     device: str = "auto"
     text_model: str | None = None
     text: TextOptions = field(default_factory=TextOptions)
-    words: tuple[str, ...] = ()
+    words: ClassPrompts = field(default_factory=dict)
     exemplars: Exemplars = field(default_factory=dict)
     tiles: Tiles | None = None
     short_side: int | None = None
@@ -68,7 +68,8 @@ class ModelChoice:
             "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(_settings(detector))}",
             "text model": self.text_model,
             "text around names": _hash(asdict(self.text)) if self.text != TextOptions() else None,
-            "exemplars": _hash([self.words, *self._exemplar_hashes()]) if self.exemplars else None,
+            "prompts": ", ".join(written_classes(self.words)) if other_prompts(self.words) else None,
+            "exemplars": _hash([list(self.words), *self._exemplar_hashes()]) if self.exemplars else None,
             "tiles": str(self.tiles) if self.tiles is not None else None,
             "class weights": _hash(dict(self.class_weights)) if self.class_weights else None,
             "short side": str(self.short_side) if self.short_side is not None else None,
@@ -97,7 +98,7 @@ class BatchModel:
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Vocabulary:
         """Names and exemplars, encoded once; a name in both is a class by words and pictures."""
         # Classes by pictures alone are among the names of a batch, and no words stand for them.
-        by_words = [name for name in classes if name in self._choice.words]
+        by_words = {name: self._choice.words[name] for name in classes if name in self._choice.words}
         return self.detector.vocabulary(
             by_words,
             distractors=distractors,

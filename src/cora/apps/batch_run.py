@@ -10,7 +10,7 @@ from cora.apps.batch_model import BatchModel, ModelChoice
 from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.model_options import read_distractors, read_names
+from cora.apps.model_options import read_classes, read_distractors
 from cora.apps.open_model import fixed_names, is_exported
 from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.apps.text_options import read_text_options
@@ -43,14 +43,14 @@ def batch(args: argparse.Namespace) -> int:
     exemplars = gather(args.exemplar)
     if args.classes is None and not exemplars and not is_exported(args.model):
         raise CoraError("the following arguments are required: --classes or --exemplar")
-    words = () if args.classes is None else read_names(args.classes)
+    words = {} if args.classes is None else read_classes(args.classes)
     distractors = read_distractors(args.distractors)
     export = _export(args)
     choice = ModelChoice(
         model=args.model,
         device=args.device,
         text_model=args.text_model,
-        text=read_text_options(args.templates, args.descriptions, words),
+        text=read_text_options(args.templates, args.descriptions, tuple(words)),
         words=words,
         exemplars=exemplars,
         tiles=read_tiles(args),
@@ -77,7 +77,7 @@ def batch(args: argparse.Namespace) -> int:
         made_with=choice.made_with(model.detector),
     )
     check_export(settings, export)
-    tell_distractors(model.detector, names, distractors)
+    tell_distractors(model.detector, (*names, *vocabulary.prompts), distractors)
     errors = error_console()
     with Bars() as bars:
         try:

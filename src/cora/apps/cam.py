@@ -13,7 +13,7 @@ from cora.apps.study import add_tower
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora cam`."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the picture")
-    add_classes_option(parser)
+    add_classes_option(parser, prompts=False)
     add_tower(parser)
     parser.add_argument(
         "--layers", type=positive, default=2, metavar="N", help="last layers that are averaged (default: %(default)s)"

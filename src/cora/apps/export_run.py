@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cora.apps.competing import tell_distractors
 from cora.apps.files import find_images
-from cora.apps.model_options import read_distractors, read_names
+from cora.apps.model_options import read_classes, read_distractors
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, working
 from cora.apps.text_options import read_text_options
@@ -41,16 +41,16 @@ def export(args: argparse.Namespace) -> int:
             raise CoraError(
                 f"--{beside[0]}: expected --classes beside it, got none; give it where names are, at run time"
             )
-    names = None if args.classes is None else read_names(args.classes)
+    classes = None if args.classes is None else read_classes(args.classes)
     others = read_distractors(args.distractors)
-    options = read_text_options(args.templates, args.descriptions, names or ())
+    options = read_text_options(args.templates, args.descriptions, tuple(classes or ()))
     pictures = _pictures(args.check_on)
     detector = open_torch_detector(args.model, "cpu", needs="cora export")
     vocabulary = None
-    if names is not None:
+    if classes is not None:
         options.apply(detector.vocabulary_encoder)
-        vocabulary = Predictor(detector).vocabulary(names, distractors=others)
-        tell_distractors(detector, names, others)
+        vocabulary = Predictor(detector).vocabulary(classes, distractors=others)
+        tell_distractors(detector, (*vocabulary.names, *vocabulary.prompts), others)
     with working(f"exporting {args.model} to {args.format}, then comparing"):
         written = export_detector(
             detector,

@@ -19,10 +19,10 @@ from rich.text import Text
 import cora
 from cora.apps.device import pick_device
 from cora.apps.example_images import write_sheets
-from cora.apps.files import parse_classes
 from cora.apps.held_out import HeldOut, check_extras, groups_of
 from cora.apps.hold_out import write_hold_out
 from cora.apps.image_sets import testing_images
+from cora.apps.model_options import read_names
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file
@@ -68,7 +68,7 @@ def finetune(args: argparse.Namespace) -> int:
     check_model_file(output)
     pick_device(args.device)  # which fails before the images are read
     whole = read_photos(args, None)
-    base, novel = _divide_classes(whole.class_names, parse_classes(args.novel) if args.novel else [])
+    base, novel = _divide_classes(whole.class_names, read_names(args.novel, "--novel") if args.novel else ())
     train_set, held_out = _divide_photos(args, whole, base, novel)
     remembered = _remembered(args)
     detector = open_torch_detector(args.model, args.device, needs="cora finetune")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.files import parse_classes
+from cora.apps.model_options import read_names
 from cora.apps.progress import output_console, tracked
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
@@ -79,7 +79,7 @@ def group_classes(args: argparse.Namespace) -> int:
     if args.picture is not None and args.picture.suffix.lower() != ".png":
         raise DataError(f"expected a name that ends in .png for the picture, got {args.picture}")
     device = pick_device(args.device)
-    names = parse_classes(args.classes) if args.classes is not None else None
+    names = list(read_names(args.classes)) if args.classes is not None else None
     dataset = _dataset(args, names)
     if dataset is not None:
         names = list(dataset.class_names)

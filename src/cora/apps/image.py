@@ -8,7 +8,7 @@ from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.detected import Found, Places, print_results, write_results
 from cora.apps.files import find_images, output_names
-from cora.apps.model_options import read_distractors, read_names
+from cora.apps.model_options import read_classes, read_distractors
 from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import Bars, report
 from cora.apps.text_options import read_text_options
@@ -44,7 +44,8 @@ def detect(
 
     Args:
         sources: files, folders, patterns.
-        classes: names divided by commas, or @FILE; None where there are exemplars, or for those of an exported file.
+        classes: names, with prompts or without, divided by commas, or @FILE; None where there are exemplars, or for
+            those of an exported file.
         model: name or path of a model.
         score: least score shown, 0..1; None for the model's own.
         output: folder of the drawn pictures.
@@ -70,23 +71,23 @@ def detect(
     """
     if classes is None and not exemplars and not is_exported(model):
         raise VocabularyError("the following arguments are required: --classes or --exemplar")
-    names = () if classes is None else read_names(classes)
+    asked = {} if classes is None else read_classes(classes)
     others = read_distractors(distractors)
-    options = read_text_options(templates, descriptions, names)
-    weights = weights_of_names(class_weights, (*names, *(exemplars or {})))
+    options = read_text_options(templates, descriptions, tuple(asked))
+    weights = weights_of_names(class_weights, (*asked, *(exemplars or {})))
     urls = [source for source in sources if is_url(source)]
     found = find_images([source for source in sources if not is_url(source)], beside=len(urls))
     images: list[Path | str] = [*found.paths, *dict.fromkeys(urls)]
     detector = open_detector(model, device, text_model=text_model)
-    if not names and not exemplars:
-        names = fixed_names(detector)
+    if not asked and not exemplars:
+        asked = fixed_names(detector)
     set_short_side(detector, short_side)
     options.apply(detector.vocabulary_encoder)
     # Names that are too long fail here, before any work.
-    looked_for = detector.vocabulary(names, distractors=others, exemplars=exemplars, class_weights=weights)
+    looked_for = detector.vocabulary(asked, distractors=others, exemplars=exemplars, class_weights=weights)
     names = looked_for.names
     least = detector.score_of(score)
-    tell_distractors(detector, names, others)
+    tell_distractors(detector, (*names, *looked_for.prompts), others)
 
     places = Places(images=output, json=json_path, csv=csv_path)
     results: list[Found] = []

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from cora.apps.competing import tell_distractors
-from cora.apps.files import parse_classes
+from cora.apps.model_options import read_classes
 from cora.apps.open_model import open_torch_detector
 from cora.apps.progress import error_console, output_console, report, say, tracked
 from cora.data.class_split import known_split
 from cora.names import spoken_name
-from cora.regions.vocabulary import clean_names
+from cora.regions import by_themselves, class_prompts, other_prompts, written_classes
 from cora.retrieval import RegionIndex, RegionSettings, UpdateReport
 from cora.retrieval.manifest import MANIFEST
 from cora.retrieval.update import list_pictures, no_pictures
@@ -56,7 +56,8 @@ def index(
     name = model or ("nano" if before is None else before.model_name)
     detector = open_torch_detector(name, device, needs="cora index")
     if settings.classes is not None:
-        tell_distractors(detector, settings.classes, None, switch="the model's own choice")
+        asked = class_prompts(settings.classes)
+        tell_distractors(detector, (*asked, *other_prompts(asked)), None, switch="the model's own choice")
     errors = error_console()
     try:
         made, done = RegionIndex.build(
@@ -85,7 +86,7 @@ def _given(classes: str | None, score: float | None, regions: int | None) -> dic
     if classes is not None:
         # LVIS writes remote_control; people and models know words.
         lvis = [spoken_name(name) for name in known_split("lvis").all] if classes == "lvis" else None
-        given["classes"] = clean_names(lvis or parse_classes(classes))
+        given["classes"] = written_classes(by_themselves(lvis) if lvis else read_classes(classes))
     if score is not None:
         given["score"] = score
     if regions is not None:

@@ -39,13 +39,14 @@ def add_text_model_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_classes_option(parser: argparse.ArgumentParser, *, unless: str = "") -> None:
-    """`--classes`; required, or, `unless` something is said, checked by the command."""
+def add_classes_option(parser: argparse.ArgumentParser, *, unless: str = "", prompts: bool = True) -> None:
+    """`--classes`, with `prompts` or without; required, or, `unless` something is said, checked by the command."""
     parser.add_argument(
         "--classes",
         required=not unless,
         metavar="NAMES",
         help='names divided by commas, "cat, remote control", or @FILE with one name a line'
+        + (', with several prompts for a class: "mug = cup | coffee cup"' if prompts else "")
         + (f"; needed unless {unless}" if unless else ""),
     )
 
@@ -79,22 +80,40 @@ def add_class_agnostic_option(parser: _Options) -> None:
     )
 
 
-def read_names(text: str) -> tuple[str, ...]:
-    """Class names of `--classes` and the like: divided by commas, or @FILE with one a line.
+def read_classes(text: str) -> dict[str, tuple[str, ...]]:
+    """Classes of `--classes`, each with its prompts: divided by commas, or @FILE with one a line.
 
     Raises:
-        VocabularyError: the file cannot be read, or the names cannot be used: none, blank ones, one twice.
+        VocabularyError: the file cannot be read, or the names or prompts cannot be used: none, blank ones, one twice.
     """
     from cora.apps.files import parse_classes
-    from cora.regions.vocabulary import clean_names
+    from cora.regions.class_names import class_prompts, clean_names
 
-    return tuple(clean_names(parse_classes(text)))
+    classes = class_prompts(parse_classes(text))
+    clean_names(tuple(classes))  # which says that there is none
+    return classes
+
+
+def read_names(text: str, option: str = "--classes") -> tuple[str, ...]:
+    """Class names of an option that takes no prompts, written as in `read_classes`.
+
+    Raises:
+        VocabularyError: the file cannot be read, the names cannot be used, or some have prompts.
+    """
+    from cora.apps.files import parse_classes
+    from cora.regions.class_names import clean_names, names_alone
+
+    return clean_names(names_alone(option, parse_classes(text)))
 
 
 def read_distractors(text: str | None) -> tuple[str, ...] | None:
-    """Names of `--distractors`: () for 'none', None, the model's own choice, where nothing was said.
+    """Names of `--distractors`, as the predictor takes them: () for 'none', None, its own choice, for no option.
 
     Raises:
         VocabularyError: as `read_names`.
     """
-    return None if text is None else () if text == "none" else read_names(text)
+    from cora.regions.class_names import by_themselves, written_classes
+
+    if text is None or text == "none":
+        return None if text is None else ()
+    return written_classes(by_themselves(read_names(text, "--distractors")))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cora.errors import CoraError, VocabularyError
-from cora.names import names_in
+from cora.names import names_in, prompted_name
 
 #: Endings of files that are no names themselves.
 SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".names", ".pbtxt", ".csv")
@@ -27,7 +27,8 @@ _LABEL = re.compile(r"""\b(display_name|name)\s*:\s*["']([^"']*)["']""")
 
 def read_name_file(path: Path) -> list[str]:
     """The names of a file: one a line or divided as in `names_in`, numbered, with `#` comments; a JSON list or object;
-    `names` of a data.yaml; a COCO file's categories; a label map (pbtxt).
+    `names` of a data.yaml; a COCO file's categories; a label map (pbtxt). Classes with prompts are as in `names_in`,
+    also where JSON has them as an object: {"mug": ["cup", "coffee cup"]}.
 
     Raises:
         VocabularyError: the file cannot be read, or there is no name in it.
@@ -102,7 +103,7 @@ def _of_yaml(path: Path) -> list[str]:
 
 def _of_json(path: Path, text: str) -> list[str]:
     try:
-        content: Any = json.loads(text)
+        content: Any = json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise VocabularyError(f"{path} cannot be read as JSON ({error}); expected a list of class names") from None
     if isinstance(content, dict):
@@ -117,12 +118,24 @@ def _of_json(path: Path, text: str) -> list[str]:
 
 
 def _in_order(content: dict[str, Any]) -> list[Any] | None:
-    """Names of {"0": "cat"} or {"cat": 0}, by number; None for anything else."""
+    """Names of {"0": "cat"} or {"cat": 0}, by number, or classes with prompts; None for anything else."""
     if all(key.isdecimal() for key in content):
         return [content[key] for key in sorted(content, key=int)]
     if all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
         return sorted(content, key=lambda name: content[name])
+    prompts = {name: [given] if isinstance(given, str) else given for name, given in content.items()}
+    if all(isinstance(given, list) and all(isinstance(one, str) for one in given) for given in prompts.values()):
+        return [prompted_name(name, given) for name, given in prompts.items()]
     return None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that stands twice in a JSON object: Python would silently keep only the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"{twice!r} stands in it twice; remove one")
+    return found
 
 
 def _label(item: str) -> str:

@@ -11,6 +11,7 @@ from cora.detector import Detector, DetectorConfig, check_trained, read_config
 from cora.errors import ModelError, VocabularyError
 from cora.export import load_exported
 from cora.predictor import Predictor
+from cora.regions import by_themselves
 from cora.towers import known_towers
 
 #: Endings of files that `cora export` writes and that `--model` takes.
@@ -59,8 +60,8 @@ def is_exported(model: str) -> bool:
     return model.lower().endswith(EXPORTED)
 
 
-def fixed_names(detector: Predictor) -> tuple[str, ...]:
-    """Names that were fixed when a model was exported.
+def fixed_names(detector: Predictor) -> dict[str, tuple[str, ...]]:
+    """Names that were fixed when a model was exported, each its own prompt.
 
     Raises:
         VocabularyError: the model takes names at run time, so that some have to be given.
@@ -68,7 +69,7 @@ def fixed_names(detector: Predictor) -> tuple[str, ...]:
     names: tuple[str, ...] = getattr(detector, "class_names", ())
     if not names:
         raise VocabularyError("expected names to look for, since this model has none of its own; give --classes")
-    return names
+    return by_themselves(names)
 
 
 def open_torch_detector(

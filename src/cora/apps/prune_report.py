@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cora.apps.files import find_images, parse_classes
+from cora.apps.files import find_images
 from cora.apps.held_out import HeldOut, groups_of
 from cora.apps.image_sets import testing_images
+from cora.apps.model_options import read_names
 from cora.apps.progress import tracked
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
@@ -81,7 +82,7 @@ def draw_paths(folder: Path, count: int, seed: int) -> list[Path]:
 
 def names_for(args: argparse.Namespace, annotated: tuple[str, ...] | None) -> tuple[str, ...]:
     """What the photos are searched for: as told, the classes of the annotations, or everyday names."""
-    return tuple(parse_classes(args.classes)) if args.classes else annotated or EVERYDAY_NAMES
+    return read_names(args.classes) if args.classes else annotated or EVERYDAY_NAMES
 
 
 def read_measured(args: argparse.Namespace) -> HeldOut | None:

@@ -23,7 +23,7 @@ from cora.apps.class_weights import weights_of_names
 from cora.apps.command import check_output
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.model_options import read_distractors, read_names
+from cora.apps.model_options import read_classes, read_distractors
 from cora.apps.open_model import fixed_names, is_exported, open_detector
 from cora.apps.progress import error_console, output_console, report, say
 from cora.apps.text_options import TextOptions, read_text_options
@@ -31,6 +31,7 @@ from cora.apps.tile_options import read_tiles, set_short_side
 from cora.errors import CoraError, VocabularyError
 from cora.predictor import Exemplars, Tiles
 from cora.progress import ProgressLines
+from cora.regions import ClassPrompts
 from cora.video import ObjectTracker, VideoReader, VideoWriter, draw_objects
 from cora.video.records import CsvRecords, JsonRecords, text_file
 from cora.video.summary import TrackSummaries
@@ -45,7 +46,7 @@ _MOST_ROWS = 30
 class _Wanted:
     """What is looked for, and how; read before the model is loaded."""
 
-    names: tuple[str, ...]
+    classes: ClassPrompts
     exemplars: Exemplars
     distractors: tuple[str, ...] | None
     text: TextOptions
@@ -119,14 +120,14 @@ def _wanted(arguments: argparse.Namespace) -> _Wanted:
     exemplars = gather(arguments.exemplar)
     if arguments.classes is None and not exemplars and not is_exported(arguments.model):
         raise VocabularyError("the following arguments are required: --classes or --exemplar")
-    names = () if arguments.classes is None else read_names(arguments.classes)
+    classes = {} if arguments.classes is None else read_classes(arguments.classes)
     return _Wanted(
-        names=names,
+        classes=classes,
         exemplars=exemplars,
         distractors=read_distractors(arguments.distractors),
-        text=read_text_options(arguments.templates, arguments.descriptions, names),
+        text=read_text_options(arguments.templates, arguments.descriptions, tuple(classes)),
         tiles=read_tiles(arguments),
-        class_weights=weights_of_names(arguments.class_weights, (*names, *exemplars)),
+        class_weights=weights_of_names(arguments.class_weights, (*classes, *exemplars)),
     )
 
 
@@ -134,10 +135,10 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
     detector = open_detector(arguments.model, arguments.device, text_model=arguments.text_model)
     set_short_side(detector, arguments.short_side)
     wanted.text.apply(detector.vocabulary_encoder)
-    names = wanted.names or (() if wanted.exemplars else fixed_names(detector))
+    classes = wanted.classes or ({} if wanted.exemplars else fixed_names(detector))
     tracker = ObjectTracker(
         detector,
-        names,
+        classes,
         score=arguments.score,
         rate=rate,
         reuse=arguments.reuse,
@@ -146,7 +147,7 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
         tiles=wanted.tiles,
         class_weights=wanted.class_weights,
     )
-    tell_distractors(detector, tracker.class_names, wanted.distractors)
+    tell_distractors(detector, (*tracker.class_names, *tracker.prompts), wanted.distractors)
     return tracker
 
 

@@ -24,7 +24,7 @@ from cora.export.suppression import kept_boxes_operator
 from cora.export.write import describe
 from cora.images import ImageSource, Preprocessor, read_image
 from cora.predictor import Predictor, at_precision
-from cora.regions import Vocabulary
+from cora.regions import Vocabulary, by_themselves
 
 Backend = Literal["onnxruntime", "openvino", "torchao"]
 
@@ -64,7 +64,7 @@ def quantize_model(
     """
     if mode == "static" and not calibration:
         raise ModelError("static quantization: expected pictures to calibrate with, got none")
-    vocabulary = Predictor(detector).vocabulary(classes, distractors=())
+    vocabulary = Predictor(detector).vocabulary(by_themselves(classes), distractors=())
     if backend == "torchao":
         quantize_detector(detector, mode=mode, vocabulary=vocabulary, calibration=calibration).save(target)
         return None

@@ -22,6 +22,7 @@ from cora.evaluation.bootstrap import RESAMPLES, Estimate, FloatArray, estimate,
 from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
 from cora.evaluation.predict import MIN_SCORE
 from cora.predictor import Predictor
+from cora.regions import by_themselves
 from cora.structures import Detections
 
 #: Best boxes of an image that count for agreement. A number of boxes and not a score, since models differ in how
@@ -96,7 +97,7 @@ class _Run:
 def contender(name: str, detector: Predictor | Detector, files: Sequence[Path], classes: Sequence[str]) -> Contender:
     """A model with its class names encoded, nothing beside them in the vocabulary."""
     predictor = Predictor.of(detector)
-    vocabulary = predictor.vocabulary(classes, distractors=())
+    vocabulary = predictor.vocabulary(by_themselves(classes), distractors=())
 
     def predict(image: Image.Image) -> Detections:
         return predictor.predict(image, vocabulary, score=MIN_SCORE, distractors=())

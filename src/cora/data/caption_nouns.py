@@ -15,7 +15,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from cora.errors import VocabularyError
-from cora.regions.vocabulary import clean_names
+from cora.regions.class_names import clean_names
 
 _LONGEST = 3
 #: A word with inner apostrophes or hyphens, a possessive ending, a number, or a mark that ends a phrase.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cora.data.coco import CocoDataset, CocoImage
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.predictor import Predictor, Tiles
+from cora.regions import ClassPrompts, by_themselves
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +45,7 @@ class Predictions:
 def predict_dataset(
     detector: Predictor | Detector,
     dataset: CocoDataset,
-    classes: Sequence[str],
+    classes: Sequence[str] | ClassPrompts,
     *,
     indices: Sequence[int] | None = None,
     score: float = MIN_SCORE,
@@ -58,8 +59,8 @@ def predict_dataset(
 ) -> Predictions:
     """Detect `classes` in the images of `dataset`.
 
-    classes: names to search for; `classes[i]` stands for category id i + 1, whatever it is called, so that a
-    renamed list is scored against the same ground truth. indices: which images, all by default.
+    classes: names to search for, as they are, or with prompts; the i-th stands for category id i, whatever it is
+    called, so that a renamed list is scored against the same ground truth. indices: which images, all by default.
     class_weights: by these names. batch_size: images in one pass, at most; only those that have the
     same size after resizing are put together, since padding changes what a tower sees near the border. tiles:
     parts of an image that are looked at, too. distractors: other names that compete; none by default, since the
@@ -67,7 +68,8 @@ def predict_dataset(
     Raises: DataError where an image has another size than its annotation says.
     """
     predictor = Predictor.of(detector)
-    vocabulary = predictor.vocabulary(classes, class_weights=class_weights, distractors=distractors)
+    asked = classes if isinstance(classes, Mapping) else by_themselves(classes)
+    vocabulary = predictor.vocabulary(asked, class_weights=class_weights, distractors=distractors)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
     answers: dict[int, list[dict[str, Any]]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,13 +27,11 @@ from cora.names import name_key
 from cora.predictor import Predictor, PredictSettings, VocabularySettings, network_of
 from cora.predictor.exemplars import exemplar_embeddings
 from cora.predictor.vocabulary import build_vocabulary
-from cora.regions import Descriptions, Vocabulary, VocabularyEncoder, clean_names
+from cora.regions import ClassPrompts, Descriptions, Vocabulary, VocabularyEncoder, by_themselves, clean_names
 from cora.structures import ImageBatch
 from cora.towers.folding import Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 #: Gives the model whose text tower embeds names, by its name or path.
@@ -86,15 +84,17 @@ class FixedVocabularyEncoder:
     def __init__(self, manifest: Manifest) -> None:
         self._places = {name_key(name): place for place, name in enumerate(manifest.class_names)}
 
-    def encode(self, names: Sequence[str], *, descriptions: Descriptions | None = None) -> Vocabulary:
+    def encode(self, names: Sequence[str] | ClassPrompts, *, descriptions: Descriptions | None = None) -> Vocabulary:
         """A vocabulary of some of the fixed names; its embeddings [C, 0] are empty, the graph has them.
 
         Raises:
-            VocabularyError: unusable names, or ones that are not in the graph.
+            VocabularyError: unusable names, ones that are not in the graph, or names with prompts.
         """
         if descriptions is not None:
             raise self._fixed("descriptions")
-        cleaned = clean_names(names)
+        cleaned = clean_names(tuple(names))
+        if isinstance(names, Mapping) and dict(names) != by_themselves(names):
+            raise self._fixed("prompts")
         self.places(cleaned)
         return Vocabulary(cleaned, torch.zeros(len(cleaned), 0))
 
@@ -220,7 +220,7 @@ class ExportedModel:
         return cast(VocabularyEncoder, self._encoder)
 
     def vocabulary(
-        self, classes: Sequence[str] | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
+        self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
         """A vocabulary as in PyTorch; of a fixed one, a choice of its names (all if none are given).
 

@@ -25,8 +25,9 @@ from cora.detector import Detector
 from cora.errors import ImageError, VocabularyError
 from cora.images import ImageSource, Preprocessor, read_image
 from cora.names import name_key
+from cora.regions.class_names import clean_names
 from cora.regions.everyday import EVERYDAY_NAMES
-from cora.regions.vocabulary import Vocabulary, VocabularyEncoder, clean_names
+from cora.regions.vocabulary import Vocabulary, VocabularyEncoder
 
 #: Left, top, right, bottom in pixels of the upright picture.
 Box = Sequence[float]

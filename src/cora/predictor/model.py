@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from cora.predictor.exemplars import exemplar_embeddings
 from cora.predictor.precision import FastParts, scoring_all_boxes
 from cora.predictor.settings import PredictSettings, VocabularySettings
 from cora.predictor.vocabulary import build_vocabulary
-from cora.regions import Vocabulary, VocabularyEncoder
+from cora.regions import ClassPrompts, Vocabulary, VocabularyEncoder
 from cora.structures import ImageBatch
 from cora.towers.folding import Precision
 
@@ -59,7 +58,7 @@ class Model(Protocol):
         ...
 
     def vocabulary(
-        self, classes: Sequence[str] | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
+        self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
         """Encode names and everything that goes beside them; of fixed names, choose."""
         ...
@@ -108,7 +107,7 @@ class TorchModel:
         return self.detector.vocabulary_encoder
 
     def vocabulary(
-        self, classes: Sequence[str] | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
+        self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
         self._check_weights()
         detector = self.detector

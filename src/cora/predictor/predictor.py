@@ -20,10 +20,10 @@ from cora.names import names_without
 from cora.predictor.exemplars import Exemplars
 from cora.predictor.images import Read, Unreadable, UnreadableImagesError, chunks, is_one, path_of, read_ahead, read_all
 from cora.predictor.model import Model, TorchModel
-from cora.predictor.settings import PredictOptions, PredictSettings, VocabularySettings, as_names, named_options
+from cora.predictor.settings import PredictOptions, PredictSettings, VocabularySettings, as_classes, named_options
 from cora.predictor.tiling import Tiles, predict_tiled, suppress_between_classes
 from cora.predictor.vocabulary import own_distractors
-from cora.regions import Descriptions, Vocabulary, VocabularyEncoder
+from cora.regions import Classes, Descriptions, Vocabulary, VocabularyEncoder
 from cora.structures import Detections, ImageBatch
 from cora.towers.folding import Precision
 
@@ -136,24 +136,24 @@ class Predictor(nn.Module):
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one image
-        self, images: ImageSource, classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+        self, images: ImageSource, classes: Classes | Vocabulary = (), **options: Unpack[PredictOptions]
     ) -> Detections: ...
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a list is iterable, too; its results come as a list
-        self, images: Sequence[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+        self, images: Sequence[ImageSource], classes: Classes | Vocabulary = (), **options: Unpack[PredictOptions]
     ) -> list[Detections]: ...
 
     @overload
     def predict(
-        self, images: Iterable[ImageSource], classes: Sequence[str] | Vocabulary = (), **options: Unpack[PredictOptions]
+        self, images: Iterable[ImageSource], classes: Classes | Vocabulary = (), **options: Unpack[PredictOptions]
     ) -> Iterator[Detections]: ...
 
     @named_options
     def predict(
         self,
         images: ImageSource | Iterable[ImageSource],
-        classes: Sequence[str] | Vocabulary = (),
+        classes: Classes | Vocabulary = (),
         *,
         score: float | None = None,
         nms_iou: float | None = None,
@@ -176,8 +176,9 @@ class Predictor(nn.Module):
         Args:
             images: path, URL, bytes, open file, Pillow image, uint8 array or tensor; a list of such; or an iterator of
                 such, whose results are streamed: no image is taken before its turn, none is kept.
-            classes: names to look for, or what `vocabulary` made of them; may be left out where there are exemplars
-                or the model has names of its own.
+            classes: names to look for, with several prompts for a class as "mug = cup | coffee cup" among them, or as
+                a mapping, {"mug": ["cup", "coffee cup"]}; or what `vocabulary` made of them. May be left out where
+                there are exemplars or the model has names of its own.
             score: only detections above it, 0..1; None for the model's own threshold.
             nms_iou: a box that overlaps a better one of its class by more is dropped, 0..1; None for the model's own.
             max_detections: boxes kept per image; None for the model's own.
@@ -236,7 +237,7 @@ class Predictor(nn.Module):
     @named_options
     def vocabulary(
         self,
-        classes: Sequence[str] | Vocabulary = (),
+        classes: Classes | Vocabulary = (),
         *,
         class_weights: Mapping[str, float] | None = None,
         distractors: Sequence[str] | None = None,
@@ -246,8 +247,8 @@ class Predictor(nn.Module):
         """Encode names once for many calls of `predict`, with distractors and all, on the model's device.
 
         Args:
-            classes: names, or a vocabulary that was encoded before, which is completed. Of a model with fixed names,
-                some of these; all if none are given.
+            classes: names, as in `predict`, or a vocabulary that was encoded before, which is completed. Of a model
+                with fixed names, some of these; all if none are given.
             class_weights: as in `predict`.
             distractors: as in `predict`.
             descriptions: as in `predict`.
@@ -261,7 +262,7 @@ class Predictor(nn.Module):
         settings = VocabularySettings(
             class_weights=class_weights, distractors=distractors, descriptions=descriptions, exemplars=exemplars
         )
-        given = classes if isinstance(classes, Vocabulary) else as_names("class names", classes)
+        given = classes if isinstance(classes, Vocabulary) else as_classes(classes)
         # Ordinary tensors, since a vocabulary may be used in training later.
         with torch.inference_mode(False), torch.no_grad():
             return self.model.vocabulary(given, settings, self.preprocessor)
@@ -373,7 +374,7 @@ def count_distractors(model: Predictor | Detector, classes: Sequence[str], asked
 
     Args:
         model: that is called.
-        classes: names to look for; of them none competes with itself.
+        classes: names to look for, and their prompts; of them none competes with itself.
         asked: the distractors of the call; None for the model's own choice.
     """
     fixed: int | None = getattr(model, "fixed_distractors", None)

@@ -11,9 +11,10 @@ from numbers import Integral, Real
 from typing import ParamSpec, TypedDict, TypeVar, get_args
 
 from cora.errors import CoraError, VocabularyError
+from cora.names import names_in
 from cora.predictor.exemplars import Exemplars
 from cora.predictor.tiling import Tiles
-from cora.regions import Descriptions
+from cora.regions import Classes, Descriptions, class_prompts, names_alone
 from cora.towers.folding import Precision
 
 _Parameters = ParamSpec("_Parameters")
@@ -103,7 +104,9 @@ class VocabularySettings:
             if isinstance(weight, bool) or not isinstance(weight, Real):
                 raise VocabularyError(f"class_weights: expected a number for {name!r}, got {_shown(weight)}")
         if self.distractors is not None:
-            object.__setattr__(self, "distractors", as_names("distractors", self.distractors))
+            object.__setattr__(
+                self, "distractors", names_alone("distractors", as_names("distractors", self.distractors))
+            )
 
 
 class VocabularyOptions(TypedDict, total=False):
@@ -128,6 +131,15 @@ class PredictOptions(VocabularyOptions, total=False):
     precision: Precision | None
 
 
+def as_classes(classes: Classes) -> dict[str, tuple[str, ...]]:
+    """Classes in their normal form (`cora.regions.class_prompts`); empty for none.
+
+    Raises:
+        VocabularyError: as `as_names`, or names or prompts that cannot be used.
+    """
+    return class_prompts(classes if isinstance(classes, Mapping) else as_names("class names", classes))
+
+
 def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
     """A list of names, checked for its type; what the names say is checked where they are encoded.
 
@@ -135,13 +147,10 @@ def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
         VocabularyError: a text where a list belongs, or something that is no text in the list.
     """
     if isinstance(names, str | bytes):
-        parts = names if isinstance(names, str) else names.decode(errors="replace")
-        for mark in (" . ", ";", "|", ","):
-            parts = parts.replace(mark, "\n")
-        found = [part.strip(" .") for part in parts.split("\n")]
+        found = names_in(names if isinstance(names, str) else names.decode(errors="replace"))
         raise VocabularyError(
             f"{what}: expected a list of names, got the text {_shown(names)}; "
-            f"put it in a list: {[part for part in found if part]}"
+            f"put it in a list: {[name for name in found if name]}"
         )
     if not isinstance(names, Iterable):
         raise VocabularyError(f'{what}: expected a list of names, ["cup", "dog"], got {_shown(names)}')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -11,11 +11,11 @@ from cora.detector import DetectorConfig
 from cora.errors import VocabularyError
 from cora.predictor.exemplars import with_exemplars
 from cora.predictor.settings import VocabularySettings
-from cora.regions import EVERYDAY_NAMES, Vocabulary, VocabularyEncoder
+from cora.regions import EVERYDAY_NAMES, ClassPrompts, Vocabulary, VocabularyEncoder
 
 
 def build_vocabulary(
-    classes: Sequence[str] | Vocabulary,
+    classes: ClassPrompts | Vocabulary,
     settings: VocabularySettings,
     *,
     encoder: VocabularyEncoder,
@@ -25,7 +25,7 @@ def build_vocabulary(
     """Encode names, with everything that goes beside them; a vocabulary that was encoded before is completed.
 
     Args:
-        classes: names, or an encoded vocabulary; may be empty where there are exemplars.
+        classes: names with their prompts, or an encoded vocabulary; may be empty where there are exemplars.
         settings: what goes beside the names.
         encoder: embeds names.
         config: of the model, which chooses distractors where nobody else does.

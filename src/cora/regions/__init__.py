@@ -1,5 +1,15 @@
 """Region prompting: embeddings and class probabilities of regions, vocabularies."""
 
+from cora.regions.class_names import (
+    Classes,
+    ClassPrompts,
+    by_themselves,
+    class_prompts,
+    clean_names,
+    names_alone,
+    other_prompts,
+    written_classes,
+)
 from cora.regions.classifier import RegionClassifier
 from cora.regions.descriptions import Descriptions, check_described, clean_descriptions, read_descriptions
 from cora.regions.everyday import EVERYDAY_NAMES
@@ -15,13 +25,15 @@ from cora.regions.pooling import ProjectedMap, exact_pooling, fast_pooling, proj
 from cora.regions.prompt import RegionPrompt
 from cora.regions.region_pooling import Prepared, RegionPooling, region_pooling
 from cora.regions.templates import IMAGENET_TEMPLATES, TEMPLATE_SETS, clean_templates, read_templates
-from cora.regions.vocabulary import Vocabulary, VocabularyEncoder, clean_names, default_cache_dir
+from cora.regions.vocabulary import Vocabulary, VocabularyEncoder, default_cache_dir
 
 __all__ = [
     "EVERYDAY_NAMES",
     "IMAGENET_TEMPLATES",
     "TEMPLATE_SETS",
     "AlignmentFit",
+    "ClassPrompts",
+    "Classes",
     "Descriptions",
     "FastAlignment",
     "LearnedContext",
@@ -36,15 +48,20 @@ __all__ = [
     "Vocabulary",
     "VocabularyEncoder",
     "build_learned_text",
+    "by_themselves",
     "check_described",
+    "class_prompts",
     "clean_descriptions",
     "clean_names",
     "clean_templates",
     "default_cache_dir",
     "exact_pooling",
     "fast_pooling",
+    "names_alone",
+    "other_prompts",
     "project_map",
     "read_descriptions",
     "read_templates",
     "region_pooling",
+    "written_classes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -20,7 +21,8 @@ from torch.nn import functional as F
 
 from cora.errors import CoraError, VocabularyError
 from cora.files import write_whole
-from cora.names import name_key, names_without, repeated_names, spoken_name
+from cora.names import name_key, names_without, spoken_name
+from cora.regions.class_names import ClassPrompts, by_themselves, class_prompts, clean_names, other_prompts
 from cora.regions.descriptions import Descriptions, check_described, clean_descriptions
 from cora.regions.learned_text import LearnedContext, LearnedOffsets, LearnedText
 from cora.regions.templates import PLACEHOLDER, clean_templates, shorten
@@ -39,12 +41,14 @@ class Vocabulary:
         embeddings: [C, D] float, unit norm (zero for a class that is switched off).
         weights: [C] float, factor on a class's score in anchor pre-matching; ones by default.
         distractors: [M, D] embeddings of things not asked for, which share in the class probabilities.
+        prompts: what was embedded for the names where it is something else; none of these is a distractor.
     """
 
     names: tuple[str, ...]
     embeddings: Tensor
     weights: Tensor | None = None
     distractors: Tensor | None = None
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", clean_names(self.names))
@@ -65,7 +69,8 @@ class Vocabulary:
             None if tensor is None else tensor.to(device=device, dtype=dtype)
             for tensor in (self.weights, self.distractors)
         )
-        return Vocabulary(self.names, self.embeddings.to(device=device, dtype=dtype), weights, distractors)
+        embeddings = self.embeddings.to(device=device, dtype=dtype)
+        return replace(self, embeddings=embeddings, weights=weights, distractors=distractors)
 
     @property
     def all_embeddings(self) -> Tensor:
@@ -73,8 +78,8 @@ class Vocabulary:
         return self.embeddings if self.distractors is None else torch.cat([self.embeddings, self.distractors])
 
     def beside(self, encoder: VocabularyEncoder, distractors: Sequence[str]) -> Vocabulary:
-        """The same vocabulary with distractors; names that are classes here are left out."""
-        others = names_without(distractors, self.names)
+        """The same vocabulary with distractors; names and prompts of classes here are left out."""
+        others = names_without(distractors, (*self.names, *self.prompts))
         if not others:
             return self
         embeddings = encoder.encode(others).embeddings.to(self.embeddings)
@@ -99,30 +104,6 @@ class Vocabulary:
         return replace(self, weights=self.embeddings.new_tensor(weights))
 
 
-def clean_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Strip names and check them.
-
-    Raises:
-        VocabularyError: no name, a blank one, or one given twice (`cora.names.name_key`: case and underscores do not
-            count).
-    """
-    if isinstance(names, str):
-        raise VocabularyError(f"class names: expected a list of names, got the text {names!r}; put it in a list")
-    stripped = tuple(name.strip() for name in names)
-    if not stripped:
-        raise VocabularyError("class names: expected at least one, got an empty list")
-    spoken = [spoken_name(name) for name in stripped]
-    if not all(spoken):
-        position = spoken.index("") + 1
-        raise VocabularyError(f"class names: expected text in each, got a blank one at position {position}")
-    if twice := repeated_names(stripped):
-        same = [name for name in twice[1:] if name_key(name) == name_key(twice[0])]
-        differ = [name for name in same if name.casefold() != twice[0].casefold()]
-        got = f"{twice[0]!r} and {differ[0]!r}, which is the same" if differ else f"{twice[0]!r} twice"
-        raise VocabularyError(f"class names: expected every name once, got {got}; remove one")
-    return stripped
-
-
 def default_cache_dir() -> Path:
     """Folder of cached class embeddings: below `$CORA_CACHE` if set, else below the user's cache folder."""
     return Path(os.environ.get("CORA_CACHE") or platformdirs.user_cache_dir("cora")) / "vocabulary"
@@ -138,8 +119,9 @@ class _ClassText(NamedTuple):
 class VocabularyEncoder:
     """Turns class names into embeddings: the mean of the unit embeddings of all templates, normalised.
 
-    Descriptions of a class are averaged in the same way; its embedding is then a mixture of both parts, whatever
-    the number of sentences in each. If the cache cannot be read or written, this is logged and the embedding is
+    A class with several prompts is embedded as the mean of the unit embeddings of its prompts, normalised. Descriptions
+    of a class are averaged in the same way; its embedding is then a mixture of both parts, whatever the number of
+    sentences in each. If the cache cannot be read or written, this is logged and the embedding is
     computed.
 
     Args:
@@ -198,24 +180,29 @@ class VocabularyEncoder:
     def descriptions(self, descriptions: Descriptions) -> None:
         self._descriptions = clean_descriptions(descriptions)
 
-    def encode(self, names: Sequence[str], *, descriptions: Descriptions | None = None) -> Vocabulary:
+    def encode(self, names: Sequence[str] | ClassPrompts, *, descriptions: Descriptions | None = None) -> Vocabulary:
         """Embed class names.
 
         Args:
-            names: the classes.
+            names: the classes, as they are; of a mapping, each with the prompts that are embedded for it.
             descriptions: name -> sentences, in place of the encoder's own for those names.
 
         Raises:
-            VocabularyError: no names, blank ones, duplicates, a name or description too long for the tower's
-                context, or descriptions none of which is of these names.
+            VocabularyError: no names, blank ones, duplicates, unusable prompts, a name or description too long for
+                the tower's context, or descriptions none of which is of these names.
         """
-        cleaned = clean_names(names)
+        classes = class_prompts(names if isinstance(names, Mapping) else by_themselves(clean_names(names)))
+        cleaned = clean_names(tuple(classes))
         described = dict(self._descriptions)
         if descriptions is not None:
             given = clean_descriptions(descriptions)
             check_described(given, cleaned)
             described |= given
-        texts = [_ClassText(spoken_name(name), described.get(name_key(name), ())) for name in cleaned]
+        texts = [
+            _ClassText(spoken_name(prompt), described.get(name_key(name), ()))
+            for name, prompts in classes.items()
+            for prompt in prompts
+        ]
         start = self._start()
         keys = [self._key(text, start) for text in texts]
         for key in keys:
@@ -229,7 +216,7 @@ class VocabularyEncoder:
                 self._write(keys[place], embedding)
         device = self.text_tower.net.positional_embedding.device
         found = torch.stack([self._memory[key] for key in keys]).to(device)
-        return Vocabulary(cleaned, self._moved(found, cleaned))
+        return Vocabulary(cleaned, self._joined(found, classes), prompts=other_prompts(classes))
 
     def forget(self) -> None:
         """Drop the embeddings in memory; needed only after the tower's weights were replaced."""
@@ -280,10 +267,16 @@ class VocabularyEncoder:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _moved(self, embeddings: Tensor, names: Sequence[str]) -> Tensor:
-        if not isinstance(self.learned, LearnedOffsets):
+    def _joined(self, embeddings: Tensor, classes: ClassPrompts) -> Tensor:
+        """[C, D] embeddings of the classes from those of all their prompts, moved by the learned offsets before."""
+        counts = [len(prompts) for prompts in classes.values()]
+        if isinstance(self.learned, LearnedOffsets):
+            prompts = list(itertools.chain(*classes.values()))
+            embeddings = self.learned(embeddings, prompts).detach().to(embeddings)
+        if max(counts) == 1:
             return embeddings
-        return self.learned(embeddings, names).detach().to(embeddings)  # type: ignore[no-any-return]
+        parts = embeddings.split(counts)
+        return torch.stack([part[0] if len(part) == 1 else F.normalize(part.mean(dim=0), dim=0) for part in parts])
 
     def _check_length(self, sentence: str, where: str, advice: str = "use a shorter name") -> None:
         try:

@@ -15,6 +15,7 @@ from cora.errors import VocabularyError
 from cora.images import ImageSource
 from cora.predictor import Predictor, network_of
 from cora.predictor.exemplars import Box, embed_region
+from cora.regions.class_names import class_prompts
 from cora.regions.everyday import EVERYDAY_NAMES
 from cora.retrieval.identity import model_identity
 from cora.retrieval.manifest import MANIFEST, Manifest, RegionSettings, RetrievalError
@@ -152,7 +153,8 @@ class RegionIndex:
 
         Args:
             detector: the model that the index was made with.
-            text: a noun or a short phrase; "a", "an" or "the" in front makes no difference.
+            text: a noun or a short phrase; "a", "an" or "the" in front makes no difference. "mug = cup | coffee cup"
+                stands for the mean of its prompts.
             top: how many.
             per_picture: at most so many of one picture; None for no limit.
 
@@ -165,7 +167,7 @@ class RegionIndex:
         if not words:
             raise VocabularyError(f"expected a text to search for, got {text!r}; name a thing")
         encoder = detector.vocabulary_encoder
-        query = encoder.encode([words]).embeddings[0]
+        query = encoder.encode(class_prompts([words])).embeddings[0]
         # Some regions are near to every word; what counts is how much nearer they are to this one.
         return self.search(query - encoder.encode(EVERYDAY_NAMES).embeddings.mean(dim=0), top, per_picture=per_picture)
 

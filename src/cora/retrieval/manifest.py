@@ -23,7 +23,8 @@ class RegionSettings:
     """Which regions of a picture are kept.
 
     Attributes:
-        classes: names to look for; None keeps whatever looks like an object, without a label.
+        classes: names to look for, with prompts (`cora.regions.written_classes`) or without; None keeps whatever looks
+            like an object, without a label.
         score: only regions above it, 0..1: class probability * objectness, or objectness alone without classes.
         max_regions: regions kept per picture, best first.
         nms_iou: a region that overlaps a better one of its picture by more is dropped, whatever their classes.

@@ -16,7 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from cora import __version__
 from cora.errors import ImageError, ModelError, VocabularyError
-from cora.regions import EVERYDAY_NAMES
+from cora.regions import EVERYDAY_NAMES, class_prompts, other_prompts, written_classes
 from cora.service import bodies
 from cora.service.page import read_page
 from cora.service.refusal import RefusedError
@@ -185,8 +185,9 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             asked = bodies.read_detect(bodies.limited(request, service.limits), service.limits)
             options, images = await _read(asked, deadline)
             place.grow(len(images))
+            classes = class_prompts(options.classes)
             query = Query(
-                classes=_names(options.classes),
+                classes=written_classes(classes),
                 score=service.score(options.score),
                 distractors=_distractors(options.distractors),
                 nms_iou=options.nms_iou,
@@ -196,9 +197,9 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             found = await _unless_gone(request, service.detect(images, query, deadline))
             return DetectResponse(
                 images=[_described(detections) for detections in found],
-                colours=ClassColour.of(query.classes),
+                colours=ClassColour.of(tuple(classes)),
                 score=query.score,
-                distractors=service.distractors(query.classes, query.distractors),
+                distractors=service.distractors((*classes, *other_prompts(classes)), query.distractors),
             )
 
 

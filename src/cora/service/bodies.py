@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from cora.errors import ImageError
-from cora.regions.vocabulary import clean_names
+from cora.regions.class_names import class_prompts, clean_names, names_alone
 from cora.service.limits import Limits
 from cora.service.pictures import from_base64
 from cora.service.refusal import RefusedError
@@ -192,17 +192,28 @@ def _check_count(images: int, limits: Limits) -> None:
 def _check_names(classes: Sequence[str], distractors: Sequence[str] | None, limits: Limits) -> None:
     if isinstance(distractors, str):
         distractors = None  # a word for names of ours
-    count = len(classes) + len(distractors or ())
-    if count > limits.max_classes:
-        raise RefusedError(
-            413, f"classes: expected at most {limits.max_classes} names, distractors included, got {count}"
-        )
-    for name in (*classes, *(distractors or ())):
+    given = (*classes, *(distractors or ()))
+    _check_name_count(len(given), limits)
+    for text in given:
+        # A class may have as many prompts as there may be names; what is longer is not even taken apart.
+        if len(text) > limits.max_name_length * (limits.max_classes if "=" in text else 1):
+            raise _too_long("classes", text, limits)
+    asked = class_prompts(classes)
+    prompts = [prompt for prompts in asked.values() for prompt in prompts]
+    _check_name_count(len(prompts) + len(distractors or ()), limits)
+    for name in (*asked, *prompts):
         if len(name) > limits.max_name_length:
             raise _too_long("classes", name, limits)
-    clean_names(classes)
+    clean_names(tuple(asked))
     if distractors:
-        clean_names(distractors)
+        clean_names(names_alone("distractors", distractors))
+
+
+def _check_name_count(count: int, limits: Limits) -> None:
+    if count > limits.max_classes:
+        raise RefusedError(
+            413, f"classes: expected at most {limits.max_classes} names, prompts and distractors included, got {count}"
+        )
 
 
 def _too_long(field: str, text: str, limits: Limits) -> RefusedError:

@@ -25,7 +25,10 @@ class _Asked(BaseModel):
 class DetectOptions(_Asked):
     """What to look for, and how."""
 
-    classes: list[str] = Field(min_length=1, description="names to look for")
+    classes: list[str] = Field(
+        min_length=1,
+        description="names to look for; 'mug = cup | coffee cup' is a class with several prompts, reported as mug",
+    )
     distractors: list[str] | Literal["everyday", "none"] | None = Field(
         None,
         description="names that compete with the classes and are never reported, or 'everyday' for about a hundred "

@@ -109,7 +109,7 @@ class Service:
         return self._detector.score_of(asked)
 
     def distractors(self, classes: Sequence[str], asked: Sequence[str] | None) -> int:
-        """How many names compete with the classes; `asked` is None for the model's own choice."""
+        """How many names compete with the classes and their prompts; `asked` is None for the model's own choice."""
         return count_distractors(self._detector, classes, asked)
 
     def start(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cora.names import name_key
-from cora.regions import Vocabulary, VocabularyEncoder
+from cora.regions import Vocabulary, VocabularyEncoder, class_prompts
 
 if TYPE_CHECKING:
     from cora.predictor import Predictor
@@ -21,7 +21,7 @@ class VocabularyCache:
 
     Args:
         detector: encodes the names.
-        max_names: class names kept in all; their embeddings take a few kilobytes each.
+        max_names: class names and prompts kept in all; their embeddings take a few kilobytes each.
         class_weights: factors on classes in pre-matching, of those that a request names.
     """
 
@@ -47,7 +47,7 @@ class VocabularyCache:
         """The vocabulary of these names, encoded on the detector's device, from the cache where it is there.
 
         Args:
-            classes: names to look for.
+            classes: names to look for, with prompts or without.
             distractors: names that compete with them; None for the model's own.
 
         Raises:
@@ -57,9 +57,10 @@ class VocabularyCache:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
+        asked = class_prompts(classes)
         self._make_room(_size(key))
-        weights = {name: self._weights[name_key(name)] for name in classes if name_key(name) in self._weights}
-        vocabulary = self._detector.vocabulary(classes, distractors=distractors, class_weights=weights or None)
+        weights = {name: self._weights[name_key(name)] for name in asked if name_key(name) in self._weights}
+        vocabulary = self._detector.vocabulary(asked, distractors=distractors, class_weights=weights or None)
         self._kept[key] = vocabulary
         self._names += _size(key)
         return vocabulary
@@ -80,4 +81,4 @@ class VocabularyCache:
 
 def _size(key: tuple[tuple[str, ...], tuple[str, ...] | None]) -> int:
     classes, distractors = key
-    return len(classes) + len(distractors or ())
+    return sum(map(len, class_prompts(classes).values())) + len(distractors or ())

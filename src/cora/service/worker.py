@@ -35,7 +35,7 @@ class Query:
     """What is looked for; pictures with equal queries may share a batch.
 
     Attributes:
-        classes: the names.
+        classes: the names, with prompts (`cora.regions.written_classes`) or without.
         score: only detections above it. Part of the query, since a detector spends more on what can reach it.
         distractors: names that compete with them; None for the model's own.
         nms_iou: per-class suppression threshold; None for the model's own.

@@ -26,6 +26,7 @@ from cora.errors import DataError, ImageError, TrainingError, VocabularyError
 from cora.files import write_json
 from cora.names import name_key, names_without
 from cora.predictor import Predictor
+from cora.regions import by_themselves
 from cora.structures import Detections
 
 _DECIMALS = 2
@@ -99,7 +100,8 @@ class DetectorTeacher:
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
         """The detector's boxes of the image's names; see `BoxTeacher`."""
-        return self.detector.predict(photo.path, tuple(photo.names), score=least_score, distractors=self._distractors)
+        names = by_themselves(photo.names)
+        return self.detector.predict(photo.path, names, score=least_score, distractors=self._distractors)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from cora.video.sightings import Sightings, merge_classes
 
 if TYPE_CHECKING:
     from cora.detector import Detector
-    from cora.regions import Vocabulary
+    from cora.regions import Classes, Vocabulary
 
 #: Boxes with this share of the wanted score may continue a track, not start one.
 _WEAK = 0.5
@@ -70,7 +70,7 @@ class ObjectTracker:
 
     Args:
         detector: a detector in evaluation mode.
-        classes: names to look for, or a vocabulary that was encoded before.
+        classes: names to look for, as in `Predictor.predict`, or a vocabulary that was encoded before.
         score: only objects that were seen with a higher score, 0..1, start a track; None takes the model's own
             threshold.
         rate: usual number of pictures in a second.
@@ -93,7 +93,7 @@ class ObjectTracker:
     def __init__(
         self,
         detector: Predictor | Detector,
-        classes: Sequence[str] | Vocabulary,
+        classes: Classes | Vocabulary,
         *,
         score: float | None = None,
         rate: float = 30.0,
@@ -121,6 +121,11 @@ class ObjectTracker:
     def class_names(self) -> tuple[str, ...]:
         """The names that are looked for."""
         return self._vocabulary.names
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What is looked for under these names where it is something else."""
+        return self._vocabulary.prompts
 
     def update(self, picture: ImageSource, seconds: float) -> TrackedFrame:
         """Objects of the next picture.

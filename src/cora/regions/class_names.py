@@ -1,0 +1,153 @@
+"""Class names as people give them, and the prompts that stand for a class: `mug = cup | mug | coffee cup`.
+
+The normal form is `ClassPrompts`. A class whose name is its only prompt is an ordinary class name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+from cora.errors import VocabularyError
+from cora.names import name_key, names_without, prompted_name, repeated_names, sides_of, spoken_name
+from cora.regions.templates import shorten
+
+ClassPrompts = Mapping[str, tuple[str, ...]]
+"""Class name as it is reported -> the texts that are embedded for it."""
+Classes = Iterable[str] | Mapping[str, str | Sequence[str]]
+"""What people give: class names, among them "mug = cup | coffee cup", or {"mug": ["cup", "coffee cup"]}."""
+
+#: Prompts of one class.
+MAX_PROMPTS = 50
+_FORM = 'write "mug = cup | coffee cup"'
+
+
+def clean_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Strip names and check them.
+
+    Raises:
+        VocabularyError: no name, a blank one, or one given twice (`cora.names.name_key`: case and underscores do not
+            count).
+    """
+    if isinstance(names, str):
+        raise VocabularyError(f"class names: expected a list of names, got the text {names!r}; put it in a list")
+    stripped = tuple(name.strip() for name in names)
+    if not stripped:
+        raise VocabularyError("class names: expected at least one, got an empty list")
+    spoken = [spoken_name(name) for name in stripped]
+    if not all(spoken):
+        position = spoken.index("") + 1
+        raise VocabularyError(f"class names: expected text in each, got a blank one at position {position}")
+    if twice := repeated_names(stripped):
+        same = [name for name in twice[1:] if name_key(name) == name_key(twice[0])]
+        differ = [name for name in same if name.casefold() != twice[0].casefold()]
+        got = f"{twice[0]!r} and {differ[0]!r}, which is the same" if differ else f"{twice[0]!r} twice"
+        raise VocabularyError(f"class names: expected every name once, got {got}; remove one")
+    return stripped
+
+
+def class_prompts(classes: Classes) -> dict[str, tuple[str, ...]]:
+    """The normal form of classes, in their order; empty for none.
+
+    In a list, "mug = cup | coffee cup" is a class with prompts, and every other text is a class name. In a mapping
+    nothing is taken apart.
+
+    Raises:
+        VocabularyError: names as in `clean_names`; a class without prompts, with a blank prompt, one twice or too
+            many; two classes of the same prompts; something that is neither text nor a list of texts.
+    """
+    pairs = _of_mapping(classes) if isinstance(classes, Mapping) else [_of_text(text) for text in classes]
+    if not pairs:
+        return {}
+    names = clean_names([name for name, _ in pairs])
+    found = {name: _clean_prompts(name, prompts) for name, (_, prompts) in zip(names, pairs, strict=True)}
+    taken: dict[frozenset[str], str] = {}
+    for name, prompts in found.items():
+        other = taken.setdefault(frozenset(map(name_key, prompts)), name)
+        if other != name:
+            raise VocabularyError(
+                f"class {shorten(repr(name))}: expected other prompts than those of {shorten(repr(other))}, "
+                "got the same; remove one of the two"
+            )
+    return found
+
+
+def by_themselves(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The normal form of names that are their own prompts, whatever is written in them; not checked."""
+    return {name: (name,) for name in names}
+
+
+def names_alone(what: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Names of `what`, which takes no prompts; not checked otherwise.
+
+    Raises:
+        VocabularyError: one of them is a class with prompts.
+    """
+    found = [(text, sides_of(text)) for text in names]
+    for text, sides in found:
+        if len(sides) > 1:
+            raise VocabularyError(
+                f"{what}: expected names without prompts, got {shorten(repr(text))}; "
+                'write the name alone, in quotes if it has "=" in it'
+            )
+    return tuple(sides[0][0] for _, sides in found)
+
+
+def written_classes(classes: ClassPrompts) -> tuple[str, ...]:
+    """The classes as a list of texts that `class_prompts` reads back."""
+    return tuple(prompted_name(name, prompts) for name, prompts in classes.items())
+
+
+def other_prompts(classes: ClassPrompts) -> tuple[str, ...]:
+    """The prompts that are no class names themselves; each once, in order."""
+    found: dict[str, str] = {}
+    for prompt in itertools.chain(*classes.values()):
+        found.setdefault(name_key(prompt), prompt)
+    return tuple(names_without(found.values(), classes))
+
+
+def _of_text(text: str) -> tuple[str, list[str]]:
+    sides = sides_of(text)
+    if len(sides) == 1:
+        return sides[0][0], sides[0]
+    shown = f"class {shorten(repr(text))}"
+    if len(sides) > 2:
+        raise VocabularyError(f'{shown}: expected "=" once, got it {len(sides) - 1} times; {_FORM}')
+    if len(sides[0]) > 1:
+        raise VocabularyError(f'{shown}: expected one class name before "=", got {len(sides[0])}; {_FORM}')
+    if not spoken_name(sides[0][0]):
+        raise VocabularyError(f'{shown}: expected a class name before "=", got none; {_FORM}')
+    return sides[0][0], sides[1]
+
+
+def _of_mapping(classes: Mapping[str, str | Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+    found: list[tuple[str, Sequence[str]]] = []
+    for name, given in classes.items():
+        if not isinstance(name, str):
+            raise VocabularyError(f"class names: expected a text, got {shorten(repr(name))}")
+        shown = f"class {shorten(repr(name))}"
+        if isinstance(given, str):
+            if ("|" in given or "=" in given) and given != name:
+                raise VocabularyError(
+                    f'{shown}: expected a list of prompts, ["cup", "coffee cup"], got the text {shorten(repr(given))}'
+                )
+            found.append((name, [given]))
+        elif isinstance(given, Sequence) and all(isinstance(prompt, str) for prompt in given):
+            found.append((name, given))
+        else:
+            raise VocabularyError(
+                f'{shown}: expected a prompt or a list of prompts, ["cup", "coffee cup"], got {shorten(repr(given))}'
+            )
+    return found
+
+
+def _clean_prompts(name: str, prompts: Sequence[str]) -> tuple[str, ...]:
+    shown = f"class {shorten(repr(name))}"
+    stripped = tuple(prompt.strip() for prompt in prompts)
+    if not 1 <= len(stripped) <= MAX_PROMPTS:
+        raise VocabularyError(f"{shown}: expected 1 to {MAX_PROMPTS} prompts, got {len(stripped)}")
+    if not all(map(spoken_name, stripped)):
+        raise VocabularyError(f"{shown}: expected text in each prompt, got a blank one; {_FORM}")
+    if twice := repeated_names(stripped):
+        raise VocabularyError(f"{shown}: expected every prompt once, got {shorten(repr(twice[0]))} twice; remove one")
+    return stripped
