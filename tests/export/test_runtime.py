@@ -97,8 +97,7 @@ def test_suppression_between_classes(toy: Detector, nms: str) -> None:
     assert 0 < len(found) < len(plain)
     overlap = box_iou(found.boxes_xyxy_px, found.boxes_xyxy_px).fill_diagonal_(0)
     assert float(overlap.max()) <= 0.4 + 1e-6
-    if nms == "outside":
-        assert_same(found, Predictor(toy).predict(photo, NAMES, score=0.001, class_agnostic=True))
+    assert_same(found, Predictor(toy).predict(photo, NAMES, score=0.001, class_agnostic=True))
 
 
 def test_options_are_checked_as_in_pytorch(toy: Detector) -> None:

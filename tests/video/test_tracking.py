@@ -1,6 +1,7 @@
 """Joining, naming, reusing: each part by itself, then the tracker."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cora.video.byte_track import ByteTrack
 from cora.video.history import ClassHistory
 from cora.video.reuse import ChangeGate, grey_cells, largest_change
 from cora.video.sightings import merge_classes
+from cora.video.smoothing import LAG, BoxSmoother
 from cora.video.summary import TrackSummaries
 from tests.video.clips import scene
 from tests.video.conftest import FakeDetector
@@ -87,6 +89,49 @@ class TestClassHistory:
             ClassHistory(2, half_life=0)
         with pytest.raises(ValueError, match=r"expected 1 or more, got 0\.5"):
             ClassHistory(2, margin=0.5)
+
+
+class TestBoxSmoother:
+    RATE = 30
+
+    def run(self, lefts: Sequence[float], seconds: float = 0.2, side: float = 100.0) -> np.ndarray:
+        """Left sides [T] after smoothing those of a square."""
+        smoother = BoxSmoother(seconds)
+        boxes = [(left, 50.0, left + side, 50.0 + side) for left in lefts]
+        return np.array([smoother.add(box, number / self.RATE)[0] for number, box in enumerate(boxes)])
+
+    def test_a_box_that_wavers_in_place_calms_down(self) -> None:
+        seen = 200 + np.random.default_rng(0).normal(0, 1, 300)
+        smooth = self.run(list(seen))
+        assert np.abs(np.diff(smooth, 2)).mean() < 0.3 * np.abs(np.diff(seen, 2)).mean()
+        assert np.abs(smooth[30:] - 200).mean() < 0.6 * np.abs(seen[30:] - 200).mean()
+
+    def test_a_box_that_stands_still_stays(self) -> None:
+        smoother = BoxSmoother(0.5)
+        assert {smoother.add((3.0, 5.0, 8.0, 9.0), time / 7) for time in range(20)} == {(3.0, 5.0, 8.0, 9.0)}
+
+    @pytest.mark.parametrize("seconds", [0.1, 0.5, 5.0])
+    @pytest.mark.parametrize("speed", [0.2, 2.0, 20.0])  # sides a second
+    def test_lag_is_bounded_whatever_the_speed(self, speed: float, seconds: float) -> None:
+        lefts = 100 * speed * np.arange(300) / self.RATE
+        smooth = self.run(list(lefts), seconds)
+        assert (lefts - smooth)[-1] == pytest.approx(0, abs=100 * LAG)
+        assert (lefts - smooth)[-1] > 0
+
+    def test_size_and_rate_of_the_video_do_not_matter(self) -> None:
+        lefts = np.cumsum(np.random.default_rng(1).normal(0, 1, 40))
+        once = self.run(list(lefts), side=80.0)
+        np.testing.assert_allclose(3 * once, self.run(list(3 * lefts), side=240.0))
+
+    def test_after_a_long_time_the_new_box_holds(self) -> None:
+        smoother = BoxSmoother(0.2)
+        smoother.add((0.0, 0.0, 10.0, 10.0), 0.0)
+        assert smoother.add((1.0, 0.0, 11.0, 10.0), 1000.0) == pytest.approx((1, 0, 11, 10), abs=1e-3)
+
+    @pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+    def test_settings_are_checked(self, seconds: float) -> None:
+        with pytest.raises(ValueError, match="expected a number above 0"):
+            BoxSmoother(seconds)
 
 
 class TestByteTrack:
@@ -179,7 +224,8 @@ class TestObjectTracker:
         assert summaries.switches_per_track()[0] == 7
         assert summaries.switches_per_track()[1] <= 1
         (last,) = found.objects
-        assert last.box_xyxy_px == (32, 14, 52, 34)
+        assert last.frame_box_xyxy_px == (32, 14, 52, 34)
+        assert last.box_xyxy_px == pytest.approx((32, 14, 52, 34), abs=20 * LAG)
         assert (last.name, last.frame_name) == ("cat", "dog")
 
     def test_names_are_encoded_once_with_all_options(self, detector: FakeDetector) -> None:
@@ -204,7 +250,38 @@ class TestObjectTracker:
         tracker = ObjectTracker(detector, NAMES, score=0.3, rate=10, reuse=4, half_life=1000)
         for number in range(30):
             tracker.update(scene(0), number / 10)
-        assert tracker._histories[1][0]._recent.tolist() == pytest.approx([0.6, 0.5])
+        assert tracker._known[1].history._recent.tolist() == pytest.approx([0.6, 0.5])
+
+    @pytest.mark.parametrize("smooth", [0.0, 1.0])
+    def test_smoothing_and_gaps(self, detector: FakeDetector, smooth: float) -> None:
+        tracker = ObjectTracker(detector, NAMES, score=0.3, rate=10, smooth=smooth)
+        empty = np.zeros((48, 64, 3), np.uint8)
+        found = [tracker.update(empty if number == 7 else scene(number), number / 10).objects for number in range(12)]
+        boxes = {number: objects[0] for number, objects in enumerate(found) if objects}
+        assert sorted(boxes) == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
+        assert {one.track for one in boxes.values()} == {1}
+        lags = {number: 10 + 2 * number - one.box_xyxy_px[0] for number, one in boxes.items()}
+        if not smooth:
+            assert set(lags.values()) == {0}
+            assert {one.frame_box_xyxy_px for one in boxes.values()} == {None}
+            return
+        assert [number for number, lag in lags.items() if lag == 0] == [1, 8]  # at the start and after the gap
+        assert all(0 < lag < 2 for number, lag in lags.items() if number not in (1, 8))
+        assert all(one.frame_box_xyxy_px == (10 + 2 * n, 14, 30 + 2 * n, 34) for n, one in boxes.items())
+
+    def test_class_agnostic_joins_what_overlaps_less(self, detector: FakeDetector) -> None:
+        far = [detections(([0.0, 0, 10, 10], 0.9, 0), ([0.0, 0, 10, 6], 0.8, 1))] * 3
+        for class_agnostic, count in ((False, 2), (True, 1)):
+            tracker = ObjectTracker(detector, NAMES, score=0.3, rate=10, class_agnostic=class_agnostic)
+            detector.predict = lambda *_, **__: far[0]  # type: ignore[method-assign]
+            frames = [tracker.update(scene(0), number / 10).objects for number in range(3)]
+            assert [len(objects) for objects in frames[1:]] == [count, count]
+            assert frames[-1][0].name == "cat"
+
+    @pytest.mark.parametrize("smooth", [-0.1, float("nan"), float("inf")])
+    def test_impossible_smoothing_is_refused(self, detector: FakeDetector, smooth: float) -> None:
+        with pytest.raises(ValueError, match="smooth: expected 0 or more seconds"):
+            ObjectTracker(detector, NAMES, smooth=smooth)
 
     def test_ended_tracks_are_forgotten(self, detector: FakeDetector) -> None:
         tracker = ObjectTracker(detector, NAMES, score=0.3, rate=10)
@@ -212,7 +289,7 @@ class TestObjectTracker:
             tracker.update(scene(number), number / 10)
         for number in range(60):
             tracker.update(np.zeros((48, 64, 3), np.uint8), 1 + number / 10)
-        assert tracker._histories == {}
+        assert tracker._known == {}
 
     @pytest.mark.needs_shared
     def test_real_detector(self, shared: Path) -> None:

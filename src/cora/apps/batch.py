@@ -11,6 +11,7 @@ from cora.apps.class_weights import add_class_weights_option
 from cora.apps.command import set_command
 from cora.apps.exemplar_options import add_exemplar_option
 from cora.apps.model_options import (
+    add_class_agnostic_option,
     add_classes_option,
     add_device_option,
     add_distractors_option,
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     labels = parser.add_argument_group("labels")
     add_score_option(labels, "of a label")
+    add_class_agnostic_option(labels)
     labels.add_argument(
         "--thresholds", metavar="LIST", help='own least scores of some classes: "cat=0.3,dog=0.2", or a file of such'
     )

@@ -36,6 +36,7 @@ class ModelChoice:
         tiles: parts of pictures that are looked at, too.
         short_side: pixels that pictures are resized to.
         class_weights: factors on classes in pre-matching, by name.
+        class_agnostic: suppress between classes, too.
     """
 
     model: str
@@ -47,6 +48,7 @@ class ModelChoice:
     tiles: Tiles | None = None
     short_side: int | None = None
     class_weights: Mapping[str, float] = field(default_factory=dict)
+    class_agnostic: bool = False
 
     def open(self, worker: int) -> BatchModel:
         """The model, on a GPU of its own where there are several and none is named.
@@ -73,6 +75,7 @@ class ModelChoice:
             "tiles": str(self.tiles) if self.tiles is not None else None,
             "class weights": _hash(dict(self.class_weights)) if self.class_weights else None,
             "short side": str(self.short_side) if self.short_side is not None else None,
+            "suppression": "between classes, too" if self.class_agnostic else None,
         }
         return {name: value for name, value in said.items() if value is not None}
 
@@ -125,6 +128,7 @@ class BatchModel:
             max_detections=max_detections,
             batch_size=batch_size,
             tiles=self._choice.tiles,
+            class_agnostic=self._choice.class_agnostic,
         )
 
 

@@ -55,6 +55,7 @@ def batch(args: argparse.Namespace) -> int:
         exemplars=exemplars,
         tiles=read_tiles(args),
         short_side=args.short_side,
+        class_agnostic=args.class_agnostic,
         class_weights=weights_of_names(args.class_weights, (*words, *exemplars)),
     )
     kept = kept_score(args.to)
@@ -113,6 +114,11 @@ def _export(args: argparse.Namespace) -> ExportSettings:
     review = ReviewSettings(low=low, high=high, margin=args.margin, format=args.review_format, sheet=args.review_sheet)
     if args.review_sheet and not review:
         raise CoraError("--review-sheet: expected a review list to draw, got none; add --review or --margin")
+    if args.margin and args.class_agnostic:
+        raise CoraError(
+            "--margin: expected several classes of one object to compare, got --class-agnostic, which keeps the best "
+            "alone; leave out either"
+        )
     photos: Photos = args.photos or ("link" if args.output in ("yolo", "voc") else "none")
     return ExportSettings(format=args.output, thresholds=thresholds, photos=photos, review=review)
 

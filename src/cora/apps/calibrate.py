@@ -8,7 +8,7 @@ from pathlib import Path
 from cora.apps import kinds
 from cora.apps.argument_types import positive
 from cora.apps.command import set_command
-from cora.apps.model_options import add_device_option, add_model_option
+from cora.apps.model_options import add_class_agnostic_option, add_device_option, add_model_option
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="look for N classes at a time, as people do, until all had their turn (default: all at once)",
     )
+    add_class_agnostic_option(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to this file")
     add_device_option(parser)

@@ -48,7 +48,11 @@ def calibrate(args: argparse.Namespace) -> int:
     held_out = HeldOut(dataset=dataset)
     found: dict[Policy, BestThreshold | None] = {
         policy: held_out.best_threshold(
-            detector, distractors=names, at_once=args.at_once, progress=partial(tracked, title=f"distractors {policy}")
+            detector,
+            distractors=names,
+            at_once=args.at_once,
+            class_agnostic=args.class_agnostic,
+            progress=partial(tracked, title=f"distractors {policy}"),
         )
         for policy, names in _POLICIES.items()
     }
@@ -67,7 +71,8 @@ def calibrate(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, _report(args, detector, dataset, found))
     say(console, f"{described(best)}, on {images_of(len(dataset))}; distractors: {policy}")
-    say(console, f"Wrote {args.output}; use it with --model {args.output}")
+    measured = " --class-agnostic, as it was measured" if args.class_agnostic else ""
+    say(console, f"Wrote {args.output}; use it with --model {args.output}{measured}")
     return 0
 
 
@@ -116,6 +121,7 @@ def _report(
         "boxes": int(dataset.class_counts().sum()),
         "classes": list(dataset.class_names),
         "at_once": args.at_once,
+        "class_agnostic": args.class_agnostic,
         "measured": {policy: None if best is None else best.as_dict() for policy, best in found.items()},
         "stored": {"score_threshold": stored.score_threshold, "distractors": stored.distractors},
     }

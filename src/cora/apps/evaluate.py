@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive, score
-from cora.apps.model_options import add_device_option
+from cora.apps.model_options import add_class_agnostic_option, add_device_option
 from cora.apps.process_options import add_process_options
 from cora.apps.scoring_options import add_scoring_options
 from cora.apps.text_options import add_text_options
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also what AP50 would be with one step perfect: true classes, true boxes, best boxes (implies --tide)",
     )
     parser.add_argument("--tide", action="store_true", help="also what each kind of error costs")
+    add_class_agnostic_option(parser)
     add_tile_options(parser)
     add_scoring_options(parser)
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html with plots and pictures there")

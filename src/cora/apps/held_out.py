@@ -82,6 +82,7 @@ class HeldOut:
         *,
         distractors: Sequence[str] = (),
         at_once: int | None = None,
+        class_agnostic: bool = False,
         progress: OverImages = iter,
     ) -> BestThreshold | None:
         """The score threshold of the greatest F1 at IoU 0.5, classes pooled; None where no detection is right.
@@ -90,6 +91,7 @@ class HeldOut:
             detector: its own overlap for suppression and number of detections hold.
             distractors: names that compete with the classes.
             at_once: classes that are looked for at a time, drawn once at random; None for all.
+            class_agnostic: suppress between the classes that are looked for at a time, too.
             progress: wraps the photos of every pass.
         """
         config, names = detector.config.postprocess, self.dataset.class_names
@@ -105,6 +107,7 @@ class HeldOut:
                 score=LOWEST,
                 nms_iou=config.nms_iou,
                 max_detections=config.max_detections,
+                class_agnostic=class_agnostic,
                 distractors=distractors,
                 progress=progress,
             )

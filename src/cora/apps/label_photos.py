@@ -122,9 +122,9 @@ def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
 
 def _config(args: argparse.Namespace) -> PseudoBoxConfig:
     if args.class_scores is None:
-        return PseudoBoxConfig(score=args.score)
+        return PseudoBoxConfig(score=args.score, class_agnostic=args.class_agnostic)
     thresholds = parse_thresholds(args.class_scores, usual=args.score)
-    return PseudoBoxConfig(score=thresholds.usual, class_scores=thresholds.by_class)
+    return PseudoBoxConfig(score=thresholds.usual, class_scores=thresholds.by_class, class_agnostic=args.class_agnostic)
 
 
 def _mix_config(args: argparse.Namespace) -> MixConfig:

@@ -41,7 +41,7 @@ _CEILINGS = {BEST_OF_100: 100, BEST_OF_300: 300}
 #: Options that need a model, not only its predictions.
 _OF_MODELS = (
     *("rename", "class_weights", "oracles", "templates", "descriptions"),
-    *("tiles", "tile_size", "tile_overlap", "short_side", "all_boxes"),
+    *("tiles", "tile_size", "tile_overlap", "short_side", "all_boxes", "class_agnostic"),
 )
 
 
@@ -131,6 +131,7 @@ def _measure(args: argparse.Namespace, helpers: Helpers) -> None:
         "class_weights": weights,
         "score": predictor.score if predictor is not None else args.score,
         "max_detections": detection_limit(setting.truth),
+        "class_agnostic": args.class_agnostic,
         "tiles": None if inputs.tiles is None else asdict(inputs.tiles),
         "short_side": args.short_side,
         "scoring": asdict(read_scoring(args)),
@@ -187,6 +188,11 @@ def _check_options(args: argparse.Namespace) -> None:
             raise DataError(f"expected --oracles with a model by name or a checkpoint, got the exported {args.model}")
         if args.oracles and read_tiles(args) is not None:
             raise DataError("expected --oracles without tiles, which have no true boxes of their own; leave out either")
+        if args.oracles and args.class_agnostic:
+            raise DataError(
+                "expected --oracles without --class-agnostic, since true boxes of different classes may overlap; leave "
+                "out either"
+            )
         return
     unfit = [f"--{name.replace('_', '-')}" for name in _OF_MODELS if getattr(args, name)]
     if unfit:
@@ -214,6 +220,7 @@ def _predictor(args: argparse.Namespace, setting: Setting, helpers: Helpers) -> 
         score=MIN_SCORE if args.score is None else args.score,
         max_detections=detection_limit(setting.truth),
         batch_size=args.batch_size,
+        class_agnostic=args.class_agnostic,
         tiles=read_tiles(args),
         short_side=args.short_side,
         scoring=read_scoring(args),

@@ -93,9 +93,10 @@ class Predictor:
     """A model and the photos it is measured on.
 
     model: its name or path, which further processes load; detector: the same, loaded; score: lowest kept;
-    max_detections: kept in a photo; batch_size: photos in one pass; tiles: parts of a photo that are looked at, too;
-    short_side: that photos are resized to, None for the model's; scoring: of boxes; processes: of a pool on this
-    machine; helpers: the processes that others have started, instead of a pool.
+    max_detections: kept in a photo; batch_size: photos in one pass; class_agnostic: suppress between classes, too;
+    tiles: parts of a photo that are looked at, too; short_side: that photos are resized to, None for the model's;
+    scoring: of boxes; processes: of a pool on this machine; helpers: the processes that others have started, instead
+    of a pool.
     """
 
     model: str
@@ -106,6 +107,7 @@ class Predictor:
     score: float
     max_detections: int
     batch_size: int = 1
+    class_agnostic: bool = False
     tiles: Tiles | None = None
     short_side: int | None = None
     scoring: Scoring = field(default_factory=Scoring)
@@ -187,6 +189,7 @@ class Predictor:
             "max_detections": self.max_detections,
             "batch_size": self.batch_size,
             "tiles": self.tiles,
+            "class_agnostic": self.class_agnostic,
         }
 
     def _here(self, request: Request, indices: Sequence[int], progress: Progress) -> dict[str, Predictions]:

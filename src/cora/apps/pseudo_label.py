@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cora.apps.argument_types import positive, score
-from cora.apps.model_options import add_device_option, add_model_option
+from cora.apps.model_options import add_class_agnostic_option, add_device_option, add_model_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument(
         "--max-per-class", type=positive, metavar="N", help="with --merge: at most the best N of a class"
     )
+    add_class_agnostic_option(rules)
     others = parser.add_argument_group("other detectors")
     others.add_argument(
         "--image-list", type=Path, metavar="FILE", help="COCO JSON with the images and categories of --results"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cora.apps.argument_types import above_zero, positive
+from cora.apps.argument_types import above_zero, positive, zero_or_more
 from cora.apps.class_weights import add_class_weights_option
 from cora.apps.exemplar_options import add_exemplar_option
 from cora.apps.model_options import (
+    add_class_agnostic_option,
     add_classes_option,
     add_device_option,
     add_distractors_option,
@@ -35,12 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_text_model_option(parser)
     add_score_option(parser, "that starts a track")
+    add_class_agnostic_option(parser)
     _add_outputs(parser)
     part = parser.add_argument_group("what is looked at")
     part.add_argument(
         "--every", type=positive, default=1, metavar="N", help="only each Nth picture; the others are left out"
     )
-    part.add_argument("--start", type=above_zero, default=0.0, metavar="S", help="begin S seconds into the file")
+    part.add_argument("--start", type=zero_or_more, default=0.0, metavar="S", help="begin S seconds into the file")
     part.add_argument("--seconds", type=above_zero, metavar="S", help="stop S seconds later (default: at the end)")
     part.add_argument(
         "--reuse",
@@ -51,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: 0, look at every picture)",
     )
     add_tile_options(parser)
+    parser.add_argument(
+        "--smooth",
+        type=zero_or_more,
+        default=0.2,
+        metavar="S",
+        help="average the box of an object that stands still over S seconds, less for one that moves; 0 leaves boxes "
+        "as the detector gives them (default: %(default)s)",
+    )
     add_device_option(parser)
 
 

@@ -108,7 +108,9 @@ def follow(arguments: argparse.Namespace) -> int:
         if output is not None:
             results.writer = stack.enter_context(VideoWriter(output, like=video, sound=not arguments.no_sound))
         if arguments.csv is not None:
-            results.records.append(CsvRecords(stack.enter_context(text_file(arguments.csv))))
+            results.records.append(
+                CsvRecords(stack.enter_context(text_file(arguments.csv)), smoothed=arguments.smooth > 0)
+            )
         if arguments.json is not None:
             file = stack.enter_context(text_file(arguments.json))
             results.records.append(JsonRecords(file, _header(arguments, video, tracker)))
@@ -146,6 +148,8 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
         exemplars=wanted.exemplars or None,
         tiles=wanted.tiles,
         class_weights=wanted.class_weights,
+        class_agnostic=arguments.class_agnostic,
+        smooth=arguments.smooth,
     )
     tell_distractors(detector, (*tracker.class_names, *tracker.prompts), wanted.distractors)
     return tracker
@@ -256,6 +260,8 @@ def _header(arguments: argparse.Namespace, video: VideoReader, tracker: ObjectTr
         "model": str(arguments.model),
         "score": tracker.score,
         "reuse": arguments.reuse,
+        "class_agnostic": arguments.class_agnostic,
+        "smooth": arguments.smooth,
     }
 
 

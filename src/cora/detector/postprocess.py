@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from cora.boxes import clip_to_image, scale_to_pixels
 
@@ -93,7 +93,8 @@ def select_detections(
         nms_iou: per-class suppression threshold.
         max_detections: how many are kept.
         clip: limit boxes to the image.
-        class_agnostic: a box is also dropped for a better one of another class.
+        class_agnostic: of what suppression within classes leaves, a box is also dropped for a better one of another
+            class. In this order, since an exported graph may have the first step inside.
 
     Returns:
         Boxes [K, 4] xyxy in pixels, scores [K] in descending order, labels [K] int64.
@@ -101,8 +102,7 @@ def select_detections(
     boxes = scale_to_pixels(boxes_cxcywh, size_hw)
     rows, labels = (scores > min_score).nonzero(as_tuple=True)
     candidates, candidate_scores = boxes[rows].float(), scores[rows, labels].float()
-    groups = torch.zeros_like(labels) if class_agnostic else labels
-    keep = _best_after_nms(candidates, candidate_scores, groups, nms_iou, max_detections)
+    keep = _best_after_nms(candidates, candidate_scores, labels, nms_iou, max_detections, class_agnostic)
     kept = candidates[keep]
     return clip_to_image(kept, size_hw) if clip else kept, candidate_scores[keep], labels[keep]
 
@@ -144,7 +144,23 @@ def suppress(
     ]
 
 
-def _best_after_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, count: int) -> Tensor:
+def apart(boxes_xyxy_px: Tensor, scores: Tensor, labels: Tensor, iou: float, *, class_agnostic: bool) -> Tensor:
+    """Places [K] of the boxes that suppression keeps, in descending order of score.
+
+    Args:
+        boxes_xyxy_px: [N, 4].
+        scores: [N].
+        labels: [N] int64.
+        iou: a box that overlaps a better one of its class by more is dropped, 0..1.
+        class_agnostic: of these a box is also dropped for a better one of another class.
+    """
+    keep: Tensor = batched_nms(boxes_xyxy_px, scores, labels, iou)
+    return keep[nms(boxes_xyxy_px[keep], scores[keep], iou)] if class_agnostic else keep
+
+
+def _best_after_nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, count: int, class_agnostic: bool
+) -> Tensor:
     """Places of the best `count` candidates that suppression keeps, in descending order of score.
 
     A candidate can only be suppressed by better ones, so the best few are enough to know the first kept ones; with a
@@ -153,13 +169,12 @@ def _best_after_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: floa
     considered = _CANDIDATES_A_DETECTION * count
     while considered < len(scores):
         best = scores.topk(considered).indices
-        keep = batched_nms(boxes[best], scores[best], labels[best], nms_iou)
+        keep = apart(boxes[best], scores[best], labels[best], nms_iou, class_agnostic=class_agnostic)
         if len(keep) >= count:
             chosen: Tensor = best[keep[:count]]
             return chosen
         considered *= 4
-    kept: Tensor = batched_nms(boxes, scores, labels, nms_iou)[:count]
-    return kept
+    return apart(boxes, scores, labels, nms_iou, class_agnostic=class_agnostic)[:count]
 
 
 def best_boxes(boxes_cxcywh: Tensor, objectness: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,7 @@ def predict_dataset(
     score: float = MIN_SCORE,
     nms_iou: float = 0.5,
     max_detections: int = MAX_DETECTIONS,
+    class_agnostic: bool = False,
     class_weights: Mapping[str, float] | None = None,
     batch_size: int = 1,
     tiles: Tiles | None = None,
@@ -61,10 +62,10 @@ def predict_dataset(
 
     classes: names to search for, as they are, or with prompts; the i-th stands for category id i, whatever it is
     called, so that a renamed list is scored against the same ground truth. indices: which images, all by default.
-    class_weights: by these names. batch_size: images in one pass, at most; only those that have the
-    same size after resizing are put together, since padding changes what a tower sees near the border. tiles:
-    parts of an image that are looked at, too. distractors: other names that compete; none by default, since the
-    classes of a benchmark compete with each other alone, and None for the model's own choice.
+    class_agnostic: suppress between classes, too. class_weights: by these names. batch_size: images in one pass, at
+    most; only those that have the same size after resizing are put together, since padding changes what a tower sees
+    near the border. tiles: parts of an image that are looked at, too. distractors: other names that compete; none by
+    default, since the classes of a benchmark compete with each other alone, and None for the model's own choice.
     Raises: DataError where an image has another size than its annotation says.
     """
     predictor = Predictor.of(detector)
@@ -83,6 +84,7 @@ def predict_dataset(
             score=score,
             nms_iou=nms_iou,
             max_detections=max_detections,
+            class_agnostic=class_agnostic,
             batch_size=batch_size,
             tiles=tiles,
         )

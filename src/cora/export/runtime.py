@@ -198,6 +198,11 @@ class ExportedModel:
         return self.manifest.distractors if self.manifest.vocabulary == "fixed" else None
 
     @property
+    def fixed_max_detections(self) -> int | None:
+        """Boxes that an image can have at most where suppression is in the graph; else None."""
+        return self.config.postprocess.max_detections if self.manifest.settings.nms == "inside" else None
+
+    @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
         """What embeds names: the text tower of the exported model, loaded at the first use.
 

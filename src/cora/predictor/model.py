@@ -57,6 +57,11 @@ class Model(Protocol):
         """Number of names that compete whatever is asked, where they were fixed with the names; else None."""
         ...
 
+    @property
+    def fixed_max_detections(self) -> int | None:
+        """Boxes that an image can have at most, where that was fixed when the model was made; else None."""
+        ...
+
     def vocabulary(
         self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
@@ -81,6 +86,7 @@ class TorchModel:
 
     class_names: tuple[str, ...] = ()
     fixed_distractors: int | None = None
+    fixed_max_detections: int | None = None
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector

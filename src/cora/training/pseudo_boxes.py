@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from cora.boxes import clip_to_image, pairwise_iou, xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.problems import Problems
 from cora.detector import Detector
+from cora.detector.postprocess import apart
 from cora.errors import DataError, ImageError, TrainingError, VocabularyError
 from cora.files import write_json
 from cora.names import name_key, names_without
@@ -41,6 +41,7 @@ class PseudoBoxConfig:
         score: least score of a box.
         class_scores: least score of the boxes of some names, in place of `score`.
         nms_iou: a box that overlaps a better one of its name by more is dropped.
+        class_agnostic: a box is also dropped for a better one of another name, so that one object has one name.
         real_iou: a box that overlaps a real box of its image by as much, whatever the class, is dropped.
         min_side_px: boxes with a shorter side are dropped.
         max_per_photo: boxes kept per image, best first.
@@ -49,6 +50,7 @@ class PseudoBoxConfig:
     score: float = 0.5
     class_scores: Mapping[str, float] = field(default_factory=dict)
     nms_iou: float = 0.5
+    class_agnostic: bool = False
     real_iou: float = 0.5
     min_side_px: float = 2.0
     max_per_photo: int = 100
@@ -211,8 +213,15 @@ def keep_boxes(
     boxes = clip_to_image(found.boxes_xyxy_px, found.image_size)
     wide = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= config.min_side_px
     chosen = ((found.scores >= least[found.labels]) & wide).nonzero().flatten()
-    best = batched_nms(boxes[chosen], found.scores[chosen], found.labels[chosen], config.nms_iou)
-    chosen = chosen[best]
+    chosen = chosen[
+        apart(
+            boxes[chosen],
+            found.scores[chosen],
+            found.labels[chosen],
+            config.nms_iou,
+            class_agnostic=config.class_agnostic,
+        )
+    ]
     corners = [[round(value, _DECIMALS) for value in box] for box in boxes[chosen].tolist()]
     xywh = [[x0, y0, round(x1 - x0, _DECIMALS), round(y1 - y0, _DECIMALS)] for x0, y0, x1, y1 in corners]
     overlap = pairwise_iou(xywh_to_xyxy(xywh), real_xyxy_px.double())

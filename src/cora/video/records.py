@@ -11,10 +11,13 @@ from typing import Any, TextIO
 
 from cora.files import whole_file
 from cora.video.reader import Frame
+from cora.video.smoothing import Corners
 from cora.video.summary import TrackSummary
 from cora.video.tracker import TrackedFrame, TrackedObject
 
 CSV_COLUMNS = ("frame", "seconds", "track", "class", "score", "left", "top", "right", "bottom", "frame_class")
+#: Beside them where boxes are smoothed: the box by the frame alone.
+FRAME_COLUMNS = ("frame_left", "frame_top", "frame_right", "frame_bottom")
 
 
 class CsvRecords:
@@ -22,17 +25,20 @@ class CsvRecords:
 
     Args:
         file: open for writing.
+        smoothed: whether boxes are; the boxes of single frames are then written, too.
     """
 
-    def __init__(self, file: TextIO) -> None:
-        self._rows = csv.writer(file, lineterminator="\n")
-        self._rows.writerow(CSV_COLUMNS)
+    def __init__(self, file: TextIO, *, smoothed: bool = False) -> None:
+        self._rows, self._smoothed = csv.writer(file, lineterminator="\n"), smoothed
+        self._rows.writerow((*CSV_COLUMNS, *(FRAME_COLUMNS if smoothed else ())))
 
     def add(self, frame: Frame, found: TrackedFrame) -> None:
         """Append the objects of a frame."""
         for entry in found.objects:
             corners = [round(corner, 2) for corner in entry.box_xyxy_px]
-            what = (entry.track, entry.name, round(entry.score, 5), *corners, entry.frame_name)
+            alone = entry.frame_box_xyxy_px or entry.box_xyxy_px
+            last = [round(corner, 2) for corner in alone] if self._smoothed else []
+            what = (entry.track, entry.name, round(entry.score, 5), *corners, entry.frame_name, *last)
             self._rows.writerow((frame.index, round(frame.seconds, 6), *what))
 
     def finish(self, tracks: Sequence[TrackSummary], *, complete: bool) -> None:
@@ -41,6 +47,8 @@ class CsvRecords:
 
 class JsonRecords:
     """One object: `video`, `classes`, `frames` (each with its `objects`; boxes are x, y, width, height), `tracks`.
+
+    Objects whose boxes are smoothed have a `frame_bbox`, the box by the frame alone.
 
     Args:
         file: open for writing.
@@ -80,14 +88,20 @@ def text_file(path: Path) -> Iterator[TextIO]:
 
 
 def _object(found: TrackedObject) -> dict[str, Any]:
-    left, top, right, bottom = found.box_xyxy_px
+    alone = found.frame_box_xyxy_px
     return {
         "track": found.track,
         "class": found.name,
         "score": round(found.score, 5),
-        "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+        "bbox": _xywh(found.box_xyxy_px),
         "frame_class": found.frame_name,
+        **({} if alone is None else {"frame_bbox": _xywh(alone)}),
     }
+
+
+def _xywh(box_xyxy_px: Corners) -> list[float]:
+    left, top, right, bottom = box_xyxy_px
+    return [round(value, 2) for value in (left, top, right - left, bottom - top)]
 
 
 def _track(track: TrackSummary) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from torch import Tensor
 from cora.boxes import pairwise_iou
 from cora.structures import Detections
 
+#: Boxes of different objects seldom overlap by so much (IoU).
+SAME_OBJECT = 0.7
+
 
 @dataclass(frozen=True)
 class Sightings:
@@ -32,14 +35,14 @@ class Sightings:
         return self.class_scores.amax(dim=1)
 
 
-def merge_classes(detections: Detections, *, same_object: float = 0.7) -> Sightings:
+def merge_classes(detections: Detections, *, same_object: float = SAME_OBJECT) -> Sightings:
     """One box for what a detector reports as several classes in one place.
 
     The best of boxes that overlap by `same_object` (IoU) or more stays, with the highest score of each class of them.
 
     Args:
         detections: best first, suppressed within each class only.
-        same_object: 0..1; boxes of different objects seldom overlap so much.
+        same_object: 0..1.
     """
     count, classes = len(detections), len(detections.class_names)
     boxes, scores = detections.boxes_xyxy_px, detections.scores

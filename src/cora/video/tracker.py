@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ from cora.predictor import Exemplars, Predictor, Tiles
 from cora.video.byte_track import ByteTrack
 from cora.video.history import ClassHistory
 from cora.video.reuse import ChangeGate
-from cora.video.sightings import Sightings, merge_classes
+from cora.video.sightings import SAME_OBJECT, Sightings, merge_classes
+from cora.video.smoothing import BoxSmoother, Corners
 
 if TYPE_CHECKING:
     from cora.detector import Detector
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 #: Boxes with this share of the wanted score may continue a track, not start one.
 _WEAK = 0.5
 _MOST_BOXES = 300
+#: Chosen by benchmarks/flicker.py; the numbers are in docs/video.md.
+SMOOTH_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,27 @@ class TrackedObject:
         track: number of its track, from 1.
         name: its class by the history of the track.
         score: 0..1, of its best class in this frame.
-        box_xyxy_px: corners in pixels.
+        box_xyxy_px: corners in pixels; smoothed along the track where `frame_box_xyxy_px` is given.
         frame_name: its class by this frame alone.
+        frame_box_xyxy_px: its box by this frame alone; None where boxes are not smoothed.
     """
 
     track: int
     name: str
     score: float
-    box_xyxy_px: tuple[float, float, float, float]
+    box_xyxy_px: Corners
     frame_name: str
+    frame_box_xyxy_px: Corners | None = None
+
+
+@dataclass
+class _Track:
+    """What is remembered of a track: its classes, its box, and the time and number of the frame it was last seen in."""
+
+    history: ClassHistory
+    smoother: BoxSmoother | None = None
+    seconds: float = 0.0
+    frame: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,10 @@ class ObjectTracker:
         half_life: seconds after which a sighting counts half for the class of its track.
         margin: how many times as much must speak for another class before a track changes its own.
         lost_seconds: how long a track waits for its object to appear again.
+        smooth: seconds over which the box of an object that stands still is averaged, less for one that moves; 0 for
+            boxes as the detector gives them.
+        class_agnostic: boxes of different classes are one object where they overlap by more than the model's own
+            suppression threshold; else only where they nearly coincide.
         distractors: names of other things that compete with the classes; None takes the model's own choice.
         class_weights: factor by name on a class's score in anchor pre-matching.
         exemplars: pictures of classes by name; of classes among the names, or of further ones.
@@ -101,11 +121,15 @@ class ObjectTracker:
         half_life: float = 2.0,
         margin: float = 1.5,
         lost_seconds: float = 1.0,
+        smooth: float = SMOOTH_SECONDS,
+        class_agnostic: bool = False,
         distractors: Sequence[str] | None = None,
         class_weights: Mapping[str, float] | None = None,
         exemplars: Exemplars | None = None,
         tiles: Tiles | None = None,
     ) -> None:
+        if not 0 <= smooth < math.inf:
+            raise ValueError(f"smooth: expected 0 or more seconds, got {smooth}")
         self._detector, self._tiles = Predictor.of(detector), tiles
         self._vocabulary = self._detector.vocabulary(
             classes, distractors=distractors, class_weights=class_weights, exemplars=exemplars
@@ -114,8 +138,12 @@ class ObjectTracker:
         self._tracks = ByteTrack(start_score=self.score, rate=rate, lost_seconds=lost_seconds)
         self._gate = ChangeGate(reuse)
         self._half_life, self._margin, self._lost_seconds = half_life, margin, lost_seconds
+        self._smooth = smooth
+        self._same_object = self._detector.config.postprocess.nms_iou if class_agnostic else SAME_OBJECT
+        self._most = getattr(self._detector, "fixed_max_detections", None) or _MOST_BOXES
         self._sightings: Sightings | None = None
-        self._histories: dict[int, tuple[ClassHistory, float]] = {}
+        self._frame = 0
+        self._known: dict[int, _Track] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -135,6 +163,7 @@ class ObjectTracker:
             seconds: its time, later than that of the last.
         """
         image = read_image(picture)
+        self._frame += 1
         looked = self._gate.changed(image) or self._sightings is None
         if looked:
             self._sightings = self.look(image)
@@ -148,33 +177,39 @@ class ObjectTracker:
     def look(self, picture: ImageSource) -> Sightings:
         """Boxes of one picture with the scores of all classes, by itself."""
         found = self._detector.predict(
-            picture, self._vocabulary, score=_WEAK * self.score, max_detections=_MOST_BOXES, tiles=self._tiles
+            picture, self._vocabulary, score=_WEAK * self.score, max_detections=self._most, tiles=self._tiles
         )
-        return merge_classes(found)
+        return merge_classes(found, same_object=self._same_object)
 
     def _object(self, row: int, number: int, seconds: float, *, fresh: bool) -> TrackedObject:
         assert self._sightings is not None
         scores = self._sightings.class_scores[row]
-        history = self._histories[number][0] if number in self._histories else None
-        if history is None or fresh:  # what was counted once is no second sighting
-            history = history or ClassHistory(len(scores), half_life=self._half_life, margin=self._margin)
-            history.add(scores, seconds)
-        self._histories[number] = (history, seconds)
+        known = self._known.get(number)
+        if known is None or fresh:  # what was counted once is no second sighting
+            known = known or _Track(ClassHistory(len(scores), half_life=self._half_life, margin=self._margin))
+            known.history.add(scores, seconds)
         left, top, right, bottom = self._sightings.boxes_xyxy_px[row].tolist()
+        seen = left, top, right, bottom
+        if self._smooth and known.frame != self._frame - 1:  # new, or not seen in the last frame: no mean over a gap
+            known.smoother = BoxSmoother(self._smooth)
+        box = seen if known.smoother is None else known.smoother.add(seen, seconds)
+        known.seconds, known.frame = seconds, self._frame
+        self._known[number] = known
         names = self.class_names
         return TrackedObject(
             track=number,
-            name=names[history.label],
+            name=names[known.history.label],
             score=float(scores.max()),
-            box_xyxy_px=(left, top, right, bottom),
+            box_xyxy_px=box,
             frame_name=names[int(scores.argmax())],
+            frame_box_xyxy_px=None if known.smoother is None else seen,
         )
 
     def _forget(self, seconds: float) -> None:
-        """Histories of tracks that have ended: a camera runs for days."""
-        ended = [n for n, (_, seen) in self._histories.items() if seconds - seen > 2 * self._lost_seconds + 1]
+        """Tracks that have ended: a camera runs for days."""
+        ended = [n for n, track in self._known.items() if seconds - track.seconds > 2 * self._lost_seconds + 1]
         for number in ended:
-            del self._histories[number]
+            del self._known[number]
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[TrackedObject], *, fill: float = 0.0) -> Image.Image:
