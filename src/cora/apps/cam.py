@@ -5,9 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive
+from cora.apps.command import set_command
 from cora.apps.model_options import add_classes_option, add_device_option
 from cora.apps.study import add_tower
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `cam` to the commands."""
+    parser = commands.add_parser(
+        "cam",
+        help="draw where a frozen CLIP sees named classes",
+        description="Draw where a frozen CLIP sees named classes in a picture (CLIP Surgery).",
+    )
+    add_arguments(parser)
+    set_command(parser, run, output=kinds.PICTURE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import score
 from cora.apps.class_weights import add_class_weights_option
+from cora.apps.command import set_command
 from cora.apps.exemplar_options import add_exemplar_option, gather
 from cora.apps.model_options import (
     add_class_agnostic_option,
@@ -19,6 +21,18 @@ from cora.apps.model_options import (
 )
 from cora.apps.text_options import add_text_options
 from cora.apps.tile_options import add_tile_options, read_tiles
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `detect` to the commands."""
+    parser = commands.add_parser(
+        "detect",
+        help="find named objects in pictures",
+        description="Find named objects in pictures: prints a table (of many pictures, by class) and draws the boxes.",
+        epilog="Exit code: 0 done, even with nothing found; 1 some pictures of a batch failed; 2 bad input.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, output=kinds.DRAWN, json=kinds.DETECTIONS, csv=kinds.DETECTION_TABLE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,32 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive, score
+from cora.apps.command import set_command
 from cora.apps.model_options import add_class_agnostic_option, add_device_option
 from cora.apps.process_options import add_process_options
 from cora.apps.scoring_options import add_scoring_options
 from cora.apps.text_options import add_text_options
 from cora.apps.tile_options import add_tile_options
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `evaluate` and `region-accuracy` to the commands."""
+    boxes = commands.add_parser(
+        "evaluate",
+        help="box AP of a model on an annotated folder",
+        description="Box AP of novel, base and all classes on an annotated folder, with intervals.",
+    )
+    add_arguments(boxes)
+    set_command(boxes, run, json=kinds.EVALUATION, report=kinds.REPORT)
+    regions = commands.add_parser(
+        "region-accuracy",
+        help="how often a model names ground-truth boxes right",
+        description="How often a model names ground-truth boxes right among all classes of a folder.",
+    )
+    add_region_arguments(regions)
+    set_command(regions, run_regions, json=kinds.REGION_ACCURACY)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

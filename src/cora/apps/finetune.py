@@ -5,9 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import share
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
 from cora.apps.train_options import add_photos, add_settings
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `finetune` to the commands."""
+    parser = commands.add_parser(
+        "finetune",
+        help="adapt a model to your own boxes",
+        description="Adapt a model to your own boxes: teaches it the names and the boxes of a small annotated set.",
+        epilog="The same command again goes on where the run stopped.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, output=kinds.MODEL, run_dir=kinds.FINETUNE_RUN)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `groups` to the commands."""
+    parser = commands.add_parser(
+        "groups",
+        help="which classes a model can hardly tell apart",
+        description="Groups of classes by spherical k-means of their embeddings: which a model can hardly tell apart.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, json=kinds.GROUPS, picture=kinds.PICTURE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive, score
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `index` to the commands."""
+    parser = commands.add_parser(
+        "index",
+        help="make a folder of pictures searchable",
+        description="Find the regions of all pictures in a folder and store them for 'cora search'.",
+        epilog="The same command again brings the index up to date, or goes on where it was stopped. "
+        "Exit code: 0 done; 1 some pictures could not be read; 2 bad input; 130 Ctrl-C.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, db=kinds.INDEX)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

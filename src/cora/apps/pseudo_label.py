@@ -5,8 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive, score
+from cora.apps.command import set_command
 from cora.apps.model_options import add_class_agnostic_option, add_device_option, add_model_option
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `pseudo-label` to the commands."""
+    parser = commands.add_parser(
+        "pseudo-label",
+        help="boxes for photos that have captions or tags only",
+        description="Boxes for photos that have captions, tags or a list of classes only, as a new annotation file.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, output=kinds.PSEUDO)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import positive
+from cora.apps.command import set_command
 from cora.apps.exemplar_options import box
 from cora.apps.model_options import add_device_option
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `search` to the commands."""
+    parser = commands.add_parser(
+        "search",
+        help="find regions of an index by words or by a picture",
+        description="Find regions of an index by words or by a picture: prints a table, writes JSON and a picture.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, json=kinds.HITS, sheet=kinds.PICTURE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,20 @@ from pathlib import Path
 
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.class_weights import add_class_weights_option
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option, add_text_model_option
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `serve` to the commands."""
+    parser = commands.add_parser(
+        "serve",
+        help="detect and search over HTTP, with a web page",
+        description="Detect and search over HTTP, with a web page, on this machine unless --host says otherwise.",
+        epilog="SIGTERM and Ctrl-C end it in order: what was accepted is answered. Exit code: 0, or 130 after Ctrl-C.",
+    )
+    add_arguments(parser)
+    set_command(parser, run)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

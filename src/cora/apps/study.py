@@ -9,12 +9,23 @@ from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option
+from cora.apps.parser import Parser
 from cora.apps.train_options import add_photos
 
 
-def add_commands(parser: argparse.ArgumentParser, parser_class: type[argparse.ArgumentParser]) -> None:
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `study` to the commands."""
+    parser = commands.add_parser(
+        "study",
+        help="is classification or localization the problem?",
+        description="Is classification or localization the problem? Gives the true classes away and measures boxes.",
+    )
+    add_commands(parser)
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
     """The commands below `cora study`."""
-    steps = parser.add_subparsers(title="steps", required=True, metavar="STEP", parser_class=parser_class)
+    steps = parser.add_subparsers(title="steps", required=True, metavar="STEP", parser_class=Parser)
     train = steps.add_parser(
         "train",
         help="learn boxes from the true class's activation map",

@@ -5,8 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive
+from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `text-prompts` to the commands."""
+    parser = commands.add_parser(
+        "text-prompts",
+        help="learn the text side on base boxes",
+        description="Learn the text side on base boxes: a context, offsets of class embeddings, or the text tower.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, output=kinds.TEXT, save_model=kinds.MODEL, cache=kinds.EMBEDDINGS, run_dir=kinds.RUN)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,13 +9,31 @@ from cora.apps import kinds
 from cora.apps.argument_types import positive
 from cora.apps.command import set_command
 from cora.apps.model_options import add_device_option, add_model_option
+from cora.apps.parser import Parser
 from cora.apps.process_options import add_process_options
 from cora.apps.train_options import add_photos, add_settings
 
 
-def add_commands(parser: argparse.ArgumentParser, parser_class: type[argparse.ArgumentParser]) -> None:
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `train` and `relabel` to the commands."""
+    stages = commands.add_parser(
+        "train",
+        help="train the region prompt, the localizer, or all",
+        description="Train the region prompt, the localizer, or all, from a recipe or plain options.",
+    )
+    add_commands(stages)
+    labels = commands.add_parser(
+        "relabel",
+        help="give boxes the class that the model sees in them",
+        description="CLIP-aligned labels: a copy of an annotation file, every box with the class that the model sees.",
+    )
+    add_relabel_arguments(labels)
+    set_command(labels, run_relabel, output=kinds.RELABELLED, plot=kinds.PICTURE, json=kinds.AGREEMENT)
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
     """The commands below `cora train`."""
-    stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE", parser_class=parser_class)
+    stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE", parser_class=Parser)
     for stage, text in (
         ("prompts", "train the region prompt on ground-truth boxes"),
         ("localizer", "train the localizer"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, zero_or_more
 from cora.apps.class_weights import add_class_weights_option
+from cora.apps.command import set_command
 from cora.apps.exemplar_options import add_exemplar_option
 from cora.apps.model_options import (
     add_class_agnostic_option,
@@ -19,6 +21,18 @@ from cora.apps.model_options import (
 )
 from cora.apps.text_options import add_text_options
 from cora.apps.tile_options import add_tile_options
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `video` to the commands."""
+    parser = commands.add_parser(
+        "video",
+        help="follow named objects through a video",
+        description="Follow named objects through a file, camera or stream; writes a video with boxes, and tables.",
+        epilog="Exit code: 0 done; 1 some of the video could not be read; 2 bad input; 130 Ctrl-C, files finished.",
+    )
+    add_arguments(parser)
+    set_command(parser, run, output=kinds.VIDEO, csv=kinds.TRACK_TABLE, json=kinds.TRACKS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
