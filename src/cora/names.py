@@ -17,8 +17,8 @@ def spoken_name(name: str) -> str:
 
 
 def quoted_name(name: str) -> str:
-    """A name as `names_in` and `sides_of` read it back: in quotes where it has a divider or "=" in it."""
-    if "=" not in name and names_in(name) == [name]:
+    """A name as `names_in` and `sides_of` read it back: quoted where a divider, "=" or a quote would mislead."""
+    if "=" not in name and not name.startswith(("'", '"')) and names_in(name) == [name]:
         return name
     return f"'{name}'" if '"' in name else f'"{name}"'
 

@@ -143,6 +143,22 @@ def test_exemplars_are_embedded_by_the_model_that_was_exported(toy: Detector, tm
         model.predict(picture(120, 160), ["cat"], exemplars=exemplars)
 
 
+def test_prompts_of_a_class_are_fixed_with_its_name(toy: Detector) -> None:
+    classes = {"mug": ["cup", "coffee cup"], "spoon": ["spoon"]}
+    expected = Predictor(toy).predict(picture(120, 160), classes, score=0.001)
+    model = exported(toy, Predictor(toy).vocabulary(classes))
+    assert model.class_names == ("mug", "spoon")
+    assert_same(model.predict(picture(120, 160), score=0.001), expected)
+    assert_same(model.predict(picture(120, 160), {"mug": "mug", "spoon": "spoon"}, score=0.001), expected)
+    for asked in (classes, ["mug = cup | coffee cup"]):
+        with pytest.raises(
+            VocabularyError, match="prompts: expected none, since names are fixed in the exported model"
+        ):
+            model.predict(picture(120, 160), asked)
+    at_run_time = exported(toy)
+    assert_same(at_run_time.predict(picture(120, 160), classes, score=0.001), expected)
+
+
 def test_fixed_names_cannot_be_changed(toy: Detector) -> None:
     model = exported(toy, Predictor(toy).vocabulary(NAMES, distractors=["tree"]))
     with pytest.raises(VocabularyError, match="some of the 3 that were exported with the model, got 'bus'"):

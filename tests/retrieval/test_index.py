@@ -202,6 +202,13 @@ def test_a_frame_is_where_the_region_ends() -> None:
     assert max(x for x, _ in reds) == pytest.approx(67, abs=2)
 
 
+def test_a_frame_is_seen_on_its_own_colour() -> None:
+    cell = framed(Image.new("RGB", (100, 100), (230, 60, 40)), (25, 25, 75, 75), cell_px=85)
+    light = {(x, y) for x in range(85) for y in range(85) if cell.getpixel((x, y)) == (255, 255, 255)}
+    assert min(x for x, _ in light) == pytest.approx(19, abs=2)
+    assert max(x for x, _ in light) == pytest.approx(65, abs=2)
+
+
 def test_a_frame_outside_a_picture_that_was_replaced() -> None:
     assert framed(Image.new("RGB", (10, 10)), (50, 50, 60, 60)).size == (10, 10)
 

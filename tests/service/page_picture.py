@@ -49,7 +49,7 @@ def take(arguments: argparse.Namespace, app: FastAPI) -> None:
         page.locator(".box").first.press("Enter")
         page.locator("#alike").wait_for()
         page.mouse.move(0, 0)
-        page.screenshot(path=arguments.target, type="jpeg", quality=80, full_page=True)
+        page.screenshot(path=arguments.target, type="jpeg", quality=65, full_page=True)
         browser.close()
 
 

@@ -63,6 +63,19 @@ def test_json_form_and_data_url_are_the_same(client: TestClient) -> None:
     assert 0 < len(by_form["images"][0]["detections"]) <= 3
 
 
+def test_a_class_with_several_prompts(client: TestClient, nano: Detector) -> None:
+    classes = ["pet = cat | kitten", "coffee cup"]
+    expected = nano.predict(EXAMPLES / "cat.jpg", classes, score=0.05)
+    assert "pet" in expected.names
+    text = base64.b64encode(CAT).decode()
+    by_json = client.post("/detect", json={"images": [text], "classes": classes, "score": 0.05})
+    assert by_json.status_code == 200, by_json.text
+    assert [name for name, _, _ in boxes(by_json.json()["images"][0])] == expected.names
+    assert set(by_json.json()["colours"]) == {"pet", "coffee cup"}
+    by_form = client.post("/detect", files=upload(CAT), data={"classes": ", ".join(classes), "score": "0.05"})
+    assert by_form.json() == by_json.json()
+
+
 def test_colours_are_those_of_drawn_pictures(client: TestClient) -> None:
     names = ["cat", "Dog", "coffee cup", "Café", "犬", "a, b"]
     answer = client.post("/detect", json={"images": [base64.b64encode(CAT).decode()], "classes": [" cat ", *names[1:]]})
@@ -160,6 +173,13 @@ PNG = base64.b64encode(image_file()).decode()
         ({"images": [PNG], "classes": ["cat"], "max_detections": 0}, 422, "max_detections"),
         ({"images": [PNG], "classes": ["cat", " "]}, 422, "a blank one at position 2"),
         ({"images": [PNG], "classes": ["cat", "CAT"]}, 422, "'cat' twice"),
+        ({"images": [PNG], "classes": ["pet = cat", "pet"]}, 422, "'pet' twice"),
+        ({"images": [PNG], "classes": ["= cat"]}, 422, "expected a class name before"),
+        ({"images": [PNG], "classes": ["pet = cat |"]}, 422, "expected text in each prompt"),
+        ({"images": [PNG], "classes": ["cat"], "distractors": ["a = b"]}, 422, "distractors: expected names without"),
+        ({"images": [PNG], "classes": ["pet = " + "|".join(map(str, range(21)))]}, 413, "prompts and distractors"),
+        ({"images": [PNG], "classes": ["pet = cat | " + "x" * 101]}, 413, "at most 100 characters, got 101"),
+        ({"images": [PNG], "classes": ["pet =" + "|x" * 2000]}, 413, "at most 100 characters, got 4005"),
         ({"images": [PNG], "classes": ["!?" * 50]}, 422, "the text tower's context"),
         ({"images": [PNG], "classes": ["x" * 101]}, 413, "at most 100 characters, got 101"),
         (

@@ -202,15 +202,20 @@ def test_no_names_are_sent_as_none(page: Page) -> None:
             {"width": 451, "height": 300, "detections": [{"name": "cat", "score": 0.5, "box": [1, 1, 429, 300]}]}
         ],
         "colours": {},
-        "score": 0.3,
+        "score": 0.01,
+        "usual_score": 0.3,
+        "classes": 1203,
+        "built_in": True,
         "distractors": 0,
     }
     page.route("**/detect", lambda route: route.fulfill(json=answer))
     assert "No names: everyday things" in page.inner_text("#names-help")
     page.click("#find")
     expect(page.locator("#result")).to_be_visible()
-    assert fields() == {"images": "cat.jpg"}
-    assert page.inner_text("#status") == "1 of 1 box shown: score threshold 0.30."
+    assert fields() == {"images": "cat.jpg", "score": "0.01"}
+    assert page.inner_text("#status") == (
+        "1 of 1 box shown: score threshold 0.30, the model's own. Looked for 1203 everyday things."
+    )
     assert page.locator("#list b").all_inner_texts() == ["cat"]
 
 

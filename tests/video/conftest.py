@@ -41,7 +41,7 @@ class FakeDetector:
             raise VocabularyError("expected a name of at most 77 tokens, got more; shorten it")
         self.encoded += 1
         self.asked.append(options)
-        return FakeVocabulary(classes)
+        return FakeVocabulary(tuple(classes))
 
     def predict(self, picture: Any, vocabulary: FakeVocabulary, **options: Any) -> Detections:
         self.calls += 1

@@ -30,6 +30,7 @@ from cora.batch import (
 )
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
+from cora.regions import other_prompts
 
 _SHOWN_CLASSES = 10
 
@@ -78,7 +79,7 @@ def batch(args: argparse.Namespace) -> int:
         made_with=choice.made_with(model.detector),
     )
     check_export(settings, export)
-    tell_distractors(model.detector, (*names, *vocabulary.prompts), distractors)
+    tell_distractors(model.detector, (*names, *other_prompts(words)), distractors)
     errors = error_console()
     with Bars() as bars:
         try:

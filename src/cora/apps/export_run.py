@@ -16,6 +16,7 @@ from cora.export.manifest import ExportSettings
 from cora.export.write import check_output, export_detector
 from cora.images import read_image
 from cora.predictor import Predictor
+from cora.regions import other_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +51,7 @@ def export(args: argparse.Namespace) -> int:
     if classes is not None:
         options.apply(detector.vocabulary_encoder)
         vocabulary = Predictor(detector).vocabulary(classes, distractors=others)
-        tell_distractors(detector, (*vocabulary.names, *vocabulary.prompts), others)
+        tell_distractors(detector, (*classes, *other_prompts(classes)), others)
     with working(f"exporting {args.model} to {args.format}, then comparing"):
         written = export_detector(
             detector,

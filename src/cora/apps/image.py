@@ -17,6 +17,7 @@ from cora.errors import ImageError, VocabularyError
 from cora.files import write_picture
 from cora.images import is_url, read_image
 from cora.predictor import Exemplars, Tiles
+from cora.regions import other_prompts
 
 
 def detect(
@@ -87,7 +88,7 @@ def detect(
     looked_for = detector.vocabulary(asked, distractors=others, exemplars=exemplars, class_weights=weights)
     names = looked_for.names
     least = detector.score_of(score)
-    tell_distractors(detector, (*names, *looked_for.prompts), others)
+    tell_distractors(detector, (*names, *other_prompts(asked)), others)
 
     places = Places(images=output, json=json_path, csv=csv_path)
     results: list[Found] = []

@@ -29,6 +29,7 @@ from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
 from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
 from cora.evaluation.predict import MIN_SCORE, Predictions
+from cora.evaluation.report import Section
 from cora.evaluation.results import read_results
 from cora.evaluation.synonyms import load_synonyms, rename
 from cora.evaluation.tide import error_shares, find_errors
@@ -98,7 +99,7 @@ class _Inputs:
     renamed: tuple[list[str], list[str]]
     predictor: Predictor | None
     tiles: Tiles | None
-    study: dict[str, Any] | None
+    study: Section | None
 
     @classmethod
     def read(cls, args: argparse.Namespace, helpers: Helpers) -> _Inputs:

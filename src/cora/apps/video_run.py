@@ -31,7 +31,7 @@ from cora.apps.tile_options import read_tiles, set_short_side
 from cora.errors import CoraError, VocabularyError
 from cora.predictor import Exemplars, Tiles
 from cora.progress import ProgressLines
-from cora.regions import ClassPrompts
+from cora.regions import ClassPrompts, other_prompts
 from cora.video import ObjectTracker, VideoReader, VideoWriter, draw_objects
 from cora.video.records import CsvRecords, JsonRecords, text_file
 from cora.video.summary import TrackSummaries
@@ -151,7 +151,7 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
         class_agnostic=arguments.class_agnostic,
         smooth=arguments.smooth,
     )
-    tell_distractors(detector, (*tracker.class_names, *tracker.prompts), wanted.distractors)
+    tell_distractors(detector, (*tracker.class_names, *other_prompts(classes)), wanted.distractors)
     return tracker
 
 

@@ -76,5 +76,8 @@ def framed(picture: Image.Image, box_xyxy_px: Sequence[float], cell_px: int = 20
     corners += [(right - window[0]) * factor, (bottom - window[1]) * factor]
     limits = (part.width - 1, part.height - 1) * 2
     inside = [min(max(0.0, corner), limit) for corner, limit in zip(corners, limits, strict=True)]
-    ImageDraw.Draw(part).rectangle(inside, outline=_FRAME, width=max(2, cell_px // 80))
+    line, canvas = max(2, cell_px // 80), ImageDraw.Draw(part)
+    # White inside the colour, or it could not be seen on things that have it.
+    canvas.rectangle(inside, outline="white", width=line + max(1, line // 2))
+    canvas.rectangle(inside, outline=_FRAME, width=line)
     return part

@@ -150,11 +150,6 @@ class ObjectTracker:
         """The names that are looked for."""
         return self._vocabulary.names
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """What is looked for under these names where it is something else."""
-        return self._vocabulary.prompts
-
     def update(self, picture: ImageSource, seconds: float) -> TrackedFrame:
         """Objects of the next picture.
 

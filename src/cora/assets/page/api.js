@@ -37,14 +37,12 @@ export async function example(path, signal) {
 }
 
 // `options`: `lowest`, a score so low that the slider needs no further request; `oneName`; `distractors`, null for the
-// model's own choice. Without names the service looks for what it knows, at a score threshold of its own.
+// model's own choice. Without names the service chooses what it looks for.
 export function detect(file, names, options, token, signal) {
   const form = new FormData();
   form.append("images", file);
-  if (names.length) {
-    form.append("classes", names.join(","));
-    form.append("score", String(options.lowest));
-  }
+  if (names.length) form.append("classes", names.join(","));
+  form.append("score", String(options.lowest));
   if (options.oneName) form.append("class_agnostic", "true");
   if (options.distractors) form.append("distractors", options.distractors);
   return send("detect", { method: "POST", body: form, signal }, token);

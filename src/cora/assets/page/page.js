@@ -5,7 +5,7 @@ import { saveDrawn, saveJson } from "./save.js";
 const LOWEST = 0.01;
 const at = (id) => document.getElementById(id);
 
-const state = { file: null, result: null, service: null, threshold: null, lowest: LOWEST, looking: null, searching: null };
+const state = { file: null, result: null, service: null, threshold: null, own: null, lowest: LOWEST, looking: null, searching: null };
 const boxes = new Boxes(at("boxes"), at("list"), chosen);
 
 function tell(text) {
@@ -119,19 +119,20 @@ function present(answer, wanted, options) {
   const [found] = answer.images;
   state.result = {
     file: state.file.name || null, width: found.width, height: found.height, classes: wanted,
-    distractors: answer.distractors, class_agnostic: options.oneName, ...found,
+    distractors: answer.distractors, class_agnostic: options.oneName || Boolean(answer.built_in), ...found,
   };
   fit(found.width, found.height);
   at("image").alt = wanted.length ? `The image with boxes for ${wanted.join(", ")}` : "The image with boxes";
   at("preview").hidden = true;
   at("result").hidden = false;
   boxes.set(found, answer.colours);
-  // Without names it is the service's own threshold, and weaker boxes are not in the answer.
   state.lowest = answer.score;
+  // Other class names can have another threshold than the one that the service begins with.
+  state.own = answer.usual_score ?? state.service?.score ?? null;
   const best = found.detections[0]?.score ?? 0;
-  const own = wanted.length ? state.service?.score ?? Number(at("threshold").value) : answer.score;
-  let threshold = Math.max(state.threshold ?? own, answer.score);
-  let note = answer.distractors ? ` ${answer.distractors} distractors compete with your class names and are not reported.` : "";
+  let threshold = state.threshold ?? state.own ?? Number(at("threshold").value);
+  let note = answer.built_in ? ` Looked for ${answer.classes} everyday things.` : "";
+  note += answer.distractors ? ` ${answer.distractors} distractors compete with your class names and are not reported.` : "";
   if (best && best < threshold) {
     threshold = Math.max(LOWEST, Math.floor(best * 100) / 100);
     note += ` The best score is ${best.toFixed(2)}, so the score threshold was lowered to show it.`;
@@ -150,7 +151,7 @@ function show(note = "") {
     tell(`Nothing like that was found, down to a score of ${state.lowest.toFixed(2)}. Try other names.${note}`);
     return;
   }
-  const own = state.result.classes.length && threshold === state.service?.score ? ", the model's own" : "";
+  const own = threshold.toFixed(2) === state.own?.toFixed(2) ? ", the model's own" : "";
   const weaker = all - shown;
   const hidden = weaker
     ? ` ${weaker} weaker, down to ${state.lowest.toFixed(2)}, ${weaker === 1 ? "is" : "are"} hidden: move the slider to see more.`
@@ -265,6 +266,7 @@ health().then((service) => {
   if (!state.result) at("threshold").value = String(service.score);
   show();
   at("everyday").checked = service.distractors > 0;
+  if (service.built_in === false) at("names-help").textContent = `Class names, separated by commas. No names: the model's own ${service.classes}`;
   at("token-field").hidden = !service.token;
   at("search-help").hidden = at("index").hidden = !service.search;
 }).catch(failed);
