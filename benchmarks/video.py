@@ -57,7 +57,7 @@ class Recorded:
     def vocabulary(self, classes: object, **options: object) -> Any:
         return self.vocabulary_
 
-    def score_of(self, asked: float) -> float:
+    def score_of(self, asked: float, *, built_in: bool) -> float:
         return asked
 
     def predict(self, picture: object, vocabulary: object, **options: object) -> Detections:

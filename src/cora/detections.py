@@ -20,6 +20,8 @@ from cora.images import Size, is_url, read_image
 
 _DRAWN_SUFFIXES = (".jpg", ".jpeg", ".png")
 _NO_SIZE: Size = (0, 0)
+#: Names up to which a class has one colour in all drawings.
+_SAME_COLOURS = 100
 
 Rows = int | slice | Sequence[int] | Sequence[bool] | NDArray[Any] | Tensor
 """Which detections: a number, a slice, a mask of K truth values, or a list of numbers; negative ones from the end."""
@@ -195,7 +197,8 @@ class Detections:
     ) -> Image.Image:
         """A copy of the image with boxes, names and scores; `draw("found.jpg")` writes it to a file, too.
 
-        A class has one colour in the drawings of all detections with the same class names.
+        A class has one colour in the drawings of all detections with the same class names; of more than a hundred names
+        only those in the drawing are considered.
 
         Args:
             image: stands in where none was kept; a file name here means the same as `path`.
@@ -211,7 +214,8 @@ class Detections:
             image, path = None, image if path is None else path
         if path is not None:
             self._check_target(Path(path))
-        colours = class_colours(self.class_names)
+        # There are twenty colours: in a long list two classes that an image has would often share one.
+        colours = class_colours(self.class_names if len(self.class_names) <= _SAME_COLOURS else self.names)
         drawn = draw_boxes(
             self._picture() if image is None else read_image(image),
             self.boxes_xyxy_px,

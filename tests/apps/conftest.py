@@ -22,6 +22,11 @@ class FakeEncoder:
                 raise VocabularyError(f"expected a name of at most 77 tokens, got {name[:20]!r}...; shorten it")
 
 
+class FakeVocabulary(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 class FakeDetector:
     """Finds the first class in the left half of every picture that is not black, with a score of 0.8."""
 
@@ -39,16 +44,19 @@ class FakeDetector:
     def to(self, device: torch.device) -> "FakeDetector":
         return self
 
-    def score_of(self, asked: float | None) -> float:
-        return self.config.postprocess.score_threshold if asked is None else asked
+    def score_of(self, asked: float | None, *, built_in: bool) -> float:
+        own = self.config.postprocess
+        usual = own.builtin_threshold if built_in else own.score_threshold
+        return usual if asked is None else asked
 
     def vocabulary(
-        self, classes: Sequence[str], *, distractors: Sequence[str] | None, **options: object
-    ) -> SimpleNamespace:
-        for wanted in (classes, distractors or ()):
+        self, classes: Sequence[str] | None, *, distractors: Sequence[str] | None, **options: object
+    ) -> FakeVocabulary:
+        names = ("cup", "dog") if classes is None else tuple(classes)
+        for wanted in (names, distractors or ()):
             self.vocabulary_encoder.encode(wanted)
         FakeDetector.distractors = distractors
-        return SimpleNamespace(names=tuple(classes))
+        return FakeVocabulary(names=names, built_in=classes is None)
 
     def predict(self, image: Image.Image, classes: Any, *, score: float, **options: object) -> Detections:
         FakeDetector.options = options

@@ -13,6 +13,8 @@ from rich.console import Console
 import cora
 from cora.apps import image as image_module
 from cora.apps.cli import main
+from cora.detector import PostprocessConfig
+from tests.apps.conftest import FakeDetector
 
 pytestmark = pytest.mark.usefixtures("loaded", "folder")
 
@@ -129,10 +131,29 @@ def test_distractors_are_passed_on(options: list[str], given: list[str] | None) 
     assert (None if seen is None else list(seen)) == given
 
 
-@pytest.mark.parametrize("options", [[], ["--class-agnostic"]])
-def test_suppression_between_classes_is_passed_on(options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "given"), [([], None), (["--class-agnostic"], True), (["--no-class-agnostic"], False)]
+)
+def test_suppression_between_classes_is_passed_on(options: list[str], given: bool | None) -> None:
     assert main(["detect", "photos/white.jpg", "--classes", "cat", *options]) == 0
-    assert cora.load("nano").options["class_agnostic"] is bool(options)  # type: ignore[attr-defined]
+    assert cora.load("nano").options["class_agnostic"] is given  # type: ignore[attr-defined]
+
+
+def test_without_classes_it_says_what_it_looks_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(*options: str) -> list[str]:
+        assert main(["detect", "photos/white.jpg", "--json", "boxes.json", *options]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    monkeypatch.setattr(FakeDetector, "postprocess", PostprocessConfig(score_threshold=0.9, builtin_threshold=0.2))
+    built_in = "Built-in vocabulary: 2 class names, score threshold {}, one name for each object"
+    assert lines()[0].startswith(built_in.format("0.2") + ' (--classes "cup, dog" looks for your own)')
+    names = [category["name"] for category in json.loads(Path("boxes.json").read_text())["categories"]]
+    assert names == ["cup", "dog"]
+    assert lines("--score", "0.7")[0].startswith(built_in.format("0.7"))
+    assert lines("--no-class-agnostic")[0].startswith("Built-in vocabulary: 2 class names, score threshold 0.2 (")
+    assert not any("vocabulary" in line for line in lines("--classes", "cat"))
 
 
 def test_folder_glob_and_file_count_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,14 +228,14 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "empty file": (["empty.jpg", *CLASSES], "got an empty file: empty.jpg"),
         "truncated": (["broken.jpg", *CLASSES], "damaged or truncated one: broken.jpg"),
         "too large": (["large.png", *CLASSES], "at most 100 megapixels, got 11000 x 10000: large.png"),
-        "no classes": ([white, "--classes", ""], "at least one, got an empty list"),
+        "no classes": ([white, "--classes", ""], "got an empty list; leave --classes out for the built-in vocabulary"),
+        "a comma alone": ([white, "--classes", " , "], "leave --classes out"),
         "blank name": ([white, "--classes", "cat,,dog"], "got a blank one at position 2"),
         "duplicate name": ([white, "--classes", "cat, Cat"], "twice"),
         "name too long": ([white, "--classes", "very " * 90 + "long"], "at most 77 tokens"),
         "no classes file": ([white, "--classes", "@none.txt"], "No such file or directory: none.txt"),
         "empty classes file": ([white, "--classes", "@empty.jpg"], "got none in empty.jpg"),
         "binary classes file": ([white, "--classes", f"@{white}"], "got other bytes"),
-        "no option classes": ([white], "the following arguments are required: --classes"),
         "unknown model": (
             [white, *CLASSES, "--model", "giant"],
             "unknown model 'giant': expected one of nano",

@@ -85,7 +85,6 @@ def test_detect_by_pictures_alone(here: Path) -> None:
         (["--exemplar", "logo=none.png"], "got no file at none.png"),
         (["--exemplar", "logo=logo.png#40,0,20,20"], "within a picture of 48 x 32 pixels (logo.png)"),
         (["--exemplar", "logo.png"], "expected NAME=FILE"),
-        ([], "the following arguments are required: --classes"),
     ],
 )
 def test_bad_exemplars_are_one_line_and_nothing_is_written(

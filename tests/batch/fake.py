@@ -6,8 +6,9 @@ import os
 import tarfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,8 +19,13 @@ from cora.structures import Detections
 NAMES = ("cat", "dog", "traffic light")
 
 
-class FakeVocabulary(NamedTuple):
+@dataclass(frozen=True)
+class FakeVocabulary:
     names: tuple[str, ...]
+    built_in: bool = False
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class FakeModel:
@@ -30,7 +36,9 @@ class FakeModel:
         self.seen = 0
         self.batches: list[int] = []
 
-    def vocabulary(self, classes: Sequence[str], **options: Any) -> FakeVocabulary:
+    def vocabulary(self, classes: Sequence[str] | None, **options: Any) -> FakeVocabulary:
+        if classes is None:
+            return FakeVocabulary(NAMES, built_in=True)
         return FakeVocabulary(tuple(dict.fromkeys((*classes, *(options.get("exemplars") or ())))))
 
     def predict(self, images: list[Image.Image], classes: Any, **options: Any) -> list[Detections]:

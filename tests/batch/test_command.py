@@ -13,7 +13,7 @@ from cora.apps import batch_model
 from cora.apps.cli import main
 from cora.detector import PostprocessConfig
 from cora.errors import ModelError
-from tests.batch.fake import FakeModel, files, write_pictures
+from tests.batch.fake import NAMES, FakeModel, files, write_pictures
 
 CLASSES = ("--classes", "cat, dog")
 
@@ -21,6 +21,7 @@ CLASSES = ("--classes", "cat, dog")
 @dataclass(frozen=True)
 class Config:
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    class_names: tuple[str, ...] = ()
 
 
 class Encoder:
@@ -30,8 +31,12 @@ class Encoder:
 class CommandModel(FakeModel):
     vocabulary_encoder, config = Encoder(), Config()
 
-    def score_of(self, asked: float | None) -> float:
-        return self.config.postprocess.score_threshold if asked is None else asked
+    own_names: tuple[str, ...] = ()
+
+    def score_of(self, asked: float | None, *, built_in: bool) -> float:
+        own = self.config.postprocess
+        usual = own.builtin_threshold if built_in else own.score_threshold
+        return usual if asked is None else asked
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"weight": torch.ones(2)}
@@ -57,6 +62,25 @@ def test_the_command_of_the_issue(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Written: cora-batch/images.parquet, cora-batch/boxes.parquet." in out
     assert f"File names are relative to {Path.cwd() / 'in'}." in out
     assert err == ""
+
+
+def test_without_classes_the_built_in_vocabulary_is_said_and_kept_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", "in"]) == 0
+    first = "Built-in vocabulary: 3 class names, score threshold 0.1, one name for each object (--classes"
+    assert capsys.readouterr().out.startswith(first)
+    names = [category["name"] for category in json.loads(Path("cora-batch/annotations.json").read_text())["categories"]]
+    assert names == list(NAMES)
+    assert main(["batch", "in", "--score", "0.4"]) == 0
+    assert "9 of 9 pictures were done by an earlier run" in " ".join(capsys.readouterr().out.split())
+    # The same names by the caller's choice are no built-in vocabulary, so these boxes are others.
+    assert main(["batch", "in", "--classes", ", ".join(NAMES)]) == 2
+    assert "vocabulary" in capsys.readouterr().err
+
+
+def test_margin_without_classes_has_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", "in", "--margin", "0.1"]) == 2
+    assert "--margin: expected --classes, got the built-in vocabulary" in capsys.readouterr().err
+    assert not Path("cora-batch").exists()
 
 
 def test_again_with_other_thresholds_and_an_unreadable_picture(capsys: pytest.CaptureFixture[str]) -> None:

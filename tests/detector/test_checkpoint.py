@@ -1,6 +1,7 @@
 """One artefact: what is saved comes back, what does not fit is refused in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cora
-from cora.detector import Detector, DetectorConfig, known_models, load, new_detector, preset_config, presets
+from cora.detector import (
+    Detector,
+    DetectorConfig,
+    PostprocessConfig,
+    known_models,
+    load,
+    new_detector,
+    preset_config,
+    presets,
+)
 from cora.detector.checkpoint import read_checkpoint
 from cora.errors import ModelError
+from cora.regions import LearnedTextConfig
 
 
 def resave(file: Path, *, drop: str | None = None, reshape: str | None = None, **metadata: str) -> None:
@@ -52,6 +63,26 @@ def test_config_survives_json() -> None:
         DetectorConfig.from_dict({"localizer": {"wings": 2}})
     with pytest.raises(ModelError, match=r"nms_iou: expected 0..1, got 7"):
         DetectorConfig.from_dict({"postprocess": {"nms_iou": 7}})
+
+
+def test_names_of_fine_tuning_are_in_the_config_and_older_files_have_them_in_their_offsets() -> None:
+    plain = DetectorConfig()
+    assert plain.own_names == ()
+    assert not {"class_names", "untrained"} & plain.to_dict().keys()
+    assert "builtin_threshold" not in plain.to_dict()["postprocess"]  # read by earlier versions, too
+    own = replace(plain, class_names=("RBC", "WBC"), postprocess=PostprocessConfig(builtin_threshold=0.05))
+    again = DetectorConfig.from_dict(json.loads(json.dumps(own.to_dict())))
+    assert again == own
+    assert again.own_names == ("RBC", "WBC")
+    width = plain.tower.embed_dim
+    older = replace(plain, text=LearnedTextConfig(kind="offsets", width=width, names=("crack",)))
+    assert older.own_names == ("crack",)
+    assert replace(older, class_names=("RBC",)).own_names == ("RBC",)
+    mapped = replace(plain, text=LearnedTextConfig(kind="offsets", width=width, rank=4, names=("cat",)))
+    assert mapped.own_names == ()  # of `cora text-prompts`, which is for any name
+    for wrong in ("RBC", [1], 3):
+        with pytest.raises(ModelError, match="class_names: expected a list of names"):
+            DetectorConfig.from_dict({"class_names": wrong})
 
 
 def test_files_that_do_not_fit(detector: Detector, tmp_path: Path) -> None:

@@ -76,6 +76,15 @@ def test_finetune_measures_and_writes(
     taught = after.vocabulary_encoder.encode(["Red square"]).embeddings
     assert not torch.allclose(taught, before.vocabulary_encoder.encode(["Red square"]).embeddings, atol=1e-3)
     assert torch.equal(after.prompt.offset, before.prompt.offset)
+    assert after.own_names == cora.load(tmp_path / "run" / "model.safetensors").own_names == tuple(again["vocabulary"])
+    photo = str(next((boxed_photos / "images").iterdir()))
+    drawn = ["--output", str(tmp_path / "drawn"), "--json", str(tmp_path / "found.json"), "--device", "cpu"]
+    capsys.readouterr()
+    assert main(["detect", photo, "--model", str(output), *drawn]) == 0
+    own = "Class names that the model was fine-tuned on: red square, green square, blue square (--classes looks for"
+    assert capsys.readouterr().out.startswith(own)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [category["name"] for category in found["categories"]] == ["red square", "green square", "blue square"]
 
 
 def test_threshold_is_set_on_held_out_images_and_nothing_competes(

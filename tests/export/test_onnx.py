@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cora.apps.open_model import fixed_names, open_detector, open_torch_detector
+from cora.apps.open_model import open_detector, open_torch_detector
 from cora.detector import Detector
-from cora.errors import CoraError, MissingExtraError, ModelError, VocabularyError
+from cora.errors import CoraError, MissingExtraError, ModelError
 from cora.export import ExportedDetector, load_exported
 from cora.export.onnx_file import OPSET, read_onnx_manifest, write_manifest
 from cora.export.openvino_file import companions, write_openvino
@@ -130,8 +130,7 @@ def test_commands_open_it_by_its_ending(toy: Detector, open_onnx: Path, tmp_path
         model.predict(picture(120, 160), NAMES, score=0.001),
         Predictor(toy).predict(picture(120, 160), NAMES, score=0.001),
     )
-    with pytest.raises(VocabularyError, match="none of its own; give --classes"):
-        fixed_names(model)
+    assert model.own_names == ()
     with pytest.raises(ModelError, match="names need the text tower of toy"):
         open_detector(str(open_onnx)).vocabulary(NAMES)  # the name it was exported under is no known model
     with pytest.raises(ModelError, match="searching: expected a model by name or a checkpoint, got the exported"):

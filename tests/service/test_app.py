@@ -164,8 +164,8 @@ PNG = base64.b64encode(image_file()).decode()
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({}, 422, "classes: expected this field, got none"),
-        ({"images": [PNG], "classes": []}, 422, "classes: expected at least 1, got 0"),
+        ({}, 422, "images: expected this field, got none"),
+        ({"images": [PNG], "classes": []}, 422, "at least 1, got 0; leave it out for the built-in vocabulary"),
         ({"images": [], "classes": ["cat"]}, 422, "images: expected at least 1, got 0"),
         ({"images": [PNG], "classes": "cat"}, 422, "classes"),
         ({"images": [PNG], "classes": ["cat"], "scroe": 0.1}, 422, "scroe: expected no such field"),

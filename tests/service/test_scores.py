@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from cora.apps.competing import distractors_line
+from cora.data.builtin_names import builtin_names
 from cora.detector import Detector
 from cora.predictor import Predictor
 from cora.regions import EVERYDAY_NAMES
@@ -70,6 +71,52 @@ def test_distractors_in_a_word(strict: Detector, tiny: Detector) -> None:
             form, body = both("Everyday")
             assert form["distractors"] == 1
             assert "distractors" in body["detail"]
+
+
+def test_without_classes_the_built_in_vocabulary_is_used_and_said(
+    tiny: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = builtin_names()[:40]
+    for home in ("predictor.vocabulary", "service.service", "service.vocabularies"):
+        monkeypatch.setattr(f"cora.{home}.builtin_names", lambda: names)
+    detector = copy.copy(tiny)
+    detector.config = replace(tiny.config, postprocess=replace(tiny.config.postprocess, builtin_threshold=0.001))
+    expected = Predictor(detector).predict(Image.open(CAT))
+    assert len(expected) > 0
+    text = base64.b64encode(CAT.read_bytes()).decode()
+    with TestClient(make_app(make_service(detector, max_classes=5))) as client:
+        health = client.get("/health").json()
+        assert (health["classes"], health["built_in"]) == (40, True)
+        by_form = client.post("/detect", files=upload(CAT.read_bytes())).json()
+        by_json = client.post("/detect", json={"images": [text]}).json()
+        assert by_form == by_json == client.post("/detect", json={"images": [text], "classes": None}).json()
+        found = by_json["images"][0]["detections"]
+        assert [one["name"] for one in found] == expected.names
+        assert (by_json["score"], by_json["usual_score"], by_json["classes"], by_json["built_in"]) == (
+            0.001,
+            0.001,
+            40,
+            True,
+        )
+        assert set(by_json["colours"]) == set(expected.names)
+        more = client.post("/detect", json={"images": [text], "class_agnostic": False}).json()
+        assert len(more["images"][0]["detections"]) > len(found)
+        named = client.post("/detect", json={"images": [text], "classes": ["cat"], "score": 0.5}).json()
+        usual = tiny.config.postprocess.score_threshold
+        assert (named["score"], named["usual_score"], named["classes"], named["built_in"]) == (0.5, usual, 1, False)
+        empty = client.post("/detect", files=upload(CAT.read_bytes()), data={"classes": ""})
+        assert empty.status_code == 422
+        assert "leave it out for the built-in vocabulary" in empty.json()["detail"]
+
+
+def test_a_fine_tuned_model_is_asked_for_its_own_names(tiny: Detector) -> None:
+    detector = copy.copy(tiny)
+    detector.config = replace(tiny.config, class_names=("cat", "dog"))
+    with TestClient(make_app(make_service(detector))) as client:
+        assert client.get("/health").json()["built_in"] is False
+        answer = client.post("/detect", files=upload(CAT.read_bytes()), data={"score": "0"}).json()
+        assert (answer["classes"], answer["built_in"]) == (2, False)
+        assert {one["name"] for one in answer["images"][0]["detections"]} == {"cat", "dog"}
 
 
 def test_the_line_of_the_command_names_the_requests(strict: Detector, tiny: Detector) -> None:

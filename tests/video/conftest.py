@@ -16,8 +16,8 @@ from cora.structures import Detections
 
 
 class FakeVocabulary:
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str] | None) -> None:
+        self.names, self.built_in = ("cup", "dog") if names is None else tuple(names), names is None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -33,11 +33,13 @@ class FakeDetector:
         self.vocabulary_encoder = object()
         self.config = DetectorConfig()
 
-    def score_of(self, asked: float | None) -> float:
-        return self.config.postprocess.score_threshold if asked is None else asked
+    def score_of(self, asked: float | None, *, built_in: bool) -> float:
+        own = self.config.postprocess
+        usual = own.builtin_threshold if built_in else own.score_threshold
+        return usual if asked is None else asked
 
-    def vocabulary(self, classes: Sequence[str], **options: Any) -> FakeVocabulary:
-        if any(len(name) > 300 for name in classes):
+    def vocabulary(self, classes: Sequence[str] | None, **options: Any) -> FakeVocabulary:
+        if any(len(name) > 300 for name in classes or ()):
             raise VocabularyError("expected a name of at most 77 tokens, got more; shorten it")
         self.encoded += 1
         self.asked.append(options)

@@ -144,6 +144,17 @@ def test_file_that_breaks_off_is_done_as_far_as_it_goes(
     assert json.loads(Path("a.json").read_text())["complete"] is False
 
 
+def test_without_classes_the_built_in_vocabulary_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_clip(Path("a.mp4"))
+    assert main(["video", "a.mp4", "--no-video", "--json", "a.json"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "Built-in vocabulary: 2 class names, score threshold 0.1, one name for each object (--classes"
+    )
+    content = json.loads(Path("a.json").read_text())
+    assert (content["classes"], content["score"]) == (["cup", "dog"], 0.1)
+
+
 def bad_inputs() -> dict[str, tuple[list[str], str]]:
     good = ["a.mp4", *CLASSES]
     return {
@@ -159,7 +170,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "start": ([*good, "--start", "9"], "expected a start within the video of 1.0 s, got 9 s"),
         "blank name": (["a.mp4", "--classes", "cat,,dog"], "got a blank one at position 2"),
         "name too long": (["a.mp4", "--classes", "x" * 400], "at most 77 tokens"),
-        "no classes": (["a.mp4"], "the following arguments are required: --classes or --exemplar"),
+        "no classes": (["a.mp4", "--classes", " "], "got an empty list; leave --classes out for the built-in"),
         "exemplar without a name": (["a.mp4", "--exemplar", "a.png"], "expected NAME=FILE"),
         "overlap of no tiles": ([*good, "--tile-overlap", "0.3"], "expected --tiles or --tile-size beside"),
         "tiles": ([*good, "--tiles", "2"], "expected rows and columns up to 32x32, such as 2x3, got '2'"),

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         help="folder (with all below it), picture, webdataset shard (.tar), or @FILE with a path a line",
     )
-    add_classes_option(parser, unless="there is an --exemplar")
+    add_classes_option(parser, optional=True)
     add_exemplar_option(parser)
     parser.add_argument(
         "--output",

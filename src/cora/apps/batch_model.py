@@ -31,7 +31,8 @@ class ModelChoice:
         device: name of a torch device, or "auto".
         text_model: of an exported file.
         text: templates and descriptions.
-        words: classes that are looked for by words, with their prompts.
+        words: classes that are looked for by words, with their prompts; None for the model's own, or the built-in
+            vocabulary.
         exemplars: pictures of classes, by name; paths.
         tiles: parts of pictures that are looked at, too.
         short_side: pixels that pictures are resized to.
@@ -43,7 +44,7 @@ class ModelChoice:
     device: str = "auto"
     text_model: str | None = None
     text: TextOptions = field(default_factory=TextOptions)
-    words: ClassPrompts = field(default_factory=dict)
+    words: ClassPrompts | None = field(default_factory=dict)
     exemplars: Exemplars = field(default_factory=dict)
     tiles: Tiles | None = None
     short_side: int | None = None
@@ -66,16 +67,18 @@ class ModelChoice:
 
     def made_with(self, detector: Predictor) -> dict[str, str]:
         """What binds results to the model and its options: hashes, and what was asked for besides."""
+        words = self.words or {}
         said = {
             "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(_settings(detector))}",
             "text model": self.text_model,
             "text around names": _hash(asdict(self.text)) if self.text != TextOptions() else None,
-            "prompts": ", ".join(written_classes(self.words)) if other_prompts(self.words) else None,
-            "exemplars": _hash([list(self.words), *self._exemplar_hashes()]) if self.exemplars else None,
+            "prompts": ", ".join(written_classes(words)) if other_prompts(words) else None,
+            "exemplars": _hash([list(words), *self._exemplar_hashes()]) if self.exemplars else None,
             "tiles": str(self.tiles) if self.tiles is not None else None,
             "class weights": _hash(dict(self.class_weights)) if self.class_weights else None,
             "short side": str(self.short_side) if self.short_side is not None else None,
             "suppression": "between classes, too" if self.class_agnostic else None,
+            "vocabulary": "built-in" if self.words is None and not detector.own_names else None,
         }
         return {name: value for name, value in said.items() if value is not None}
 
@@ -101,7 +104,8 @@ class BatchModel:
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Vocabulary:
         """Names and exemplars, encoded once; a name in both is a class by words and pictures."""
         # Classes by pictures alone are among the names of a batch, and no words stand for them.
-        by_words = {name: self._choice.words[name] for name in classes if name in self._choice.words}
+        words = self._choice.words
+        by_words = None if words is None else {name: words[name] for name in classes if name in words}
         return self.detector.vocabulary(
             by_words,
             distractors=distractors,
@@ -145,9 +149,9 @@ def _files_hash(model: str) -> str | None:
 
 
 def _settings(detector: Predictor) -> dict[str, Any]:
-    """The configuration without the score threshold: which boxes are kept is the batch's own affair."""
+    """The configuration without score thresholds and names: which boxes are kept is the batch's own affair."""
     values = asdict(detector.config)
-    del values["postprocess"]["score_threshold"]
+    del values["postprocess"]["score_threshold"], values["postprocess"]["builtin_threshold"], values["class_names"]
     return values
 
 

@@ -6,12 +6,12 @@ import argparse
 from dataclasses import replace
 from functools import partial
 
-from cora.apps.batch_model import BatchModel, ModelChoice
+from cora.apps.batch_model import ModelChoice
 from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.model_options import read_classes, read_distractors
-from cora.apps.open_model import fixed_names, is_exported
+from cora.apps.looked_for import tell_names, usual_names, wanted_classes
+from cora.apps.model_options import read_distractors
 from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import read_tiles
@@ -42,34 +42,33 @@ def batch(args: argparse.Namespace) -> int:
         CoraError: bad input.
     """
     exemplars = gather(args.exemplar)
-    if args.classes is None and not exemplars and not is_exported(args.model):
-        raise CoraError("the following arguments are required: --classes or --exemplar")
-    words = {} if args.classes is None else read_classes(args.classes)
+    words = wanted_classes(args.classes, exemplars)
+    named = usual_names(args.model) if words is None else tuple(words)
     distractors = read_distractors(args.distractors)
     export = _export(args)
     choice = ModelChoice(
         model=args.model,
         device=args.device,
         text_model=args.text_model,
-        text=read_text_options(args.templates, args.descriptions, tuple(words)),
+        text=read_text_options(args.templates, args.descriptions, named),
         words=words,
         exemplars=exemplars,
         tiles=read_tiles(args),
         short_side=args.short_side,
         class_agnostic=args.class_agnostic,
-        class_weights=weights_of_names(args.class_weights, (*words, *exemplars)),
+        class_weights=weights_of_names(args.class_weights, (*named, *exemplars)),
     )
     kept = kept_score(args.to)
     model = choice.open(0)
-    if not words and not exemplars:
-        words = fixed_names(model.detector)
-        choice = replace(choice, words=words)
-        model = BatchModel(model.detector, choice)
     # Names that are too long and pictures that cannot be read fail here, before any work.
     vocabulary = model.detector.vocabulary(words, distractors=distractors, exemplars=exemplars or None)
     names = tuple(vocabulary.names)
+    if args.margin and vocabulary.built_in:
+        raise CoraError(
+            "--margin: expected --classes, got the built-in vocabulary, of which an object gets one name; name some"
+        )
     if args.score is None:  # until the model is open, nobody knows its threshold
-        usual = model.detector.score_of(None)
+        usual = model.detector.score_of(None, built_in=vocabulary.built_in)
         export = replace(export, thresholds=replace(export.thresholds, usual=usual))
     settings = DetectSettings(
         classes=names,
@@ -79,7 +78,8 @@ def batch(args: argparse.Namespace) -> int:
         made_with=choice.made_with(model.detector),
     )
     check_export(settings, export)
-    tell_distractors(model.detector, (*names, *other_prompts(words)), distractors)
+    tell_names(model.detector, vocabulary, classes=words, score=export.thresholds.usual)
+    tell_distractors(model.detector, (*names, *other_prompts(words or {})), distractors)
     errors = error_console()
     with Bars() as bars:
         try:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="image, folder (the images in it), URL or glob pattern"
     )
-    add_classes_option(parser, unless="there is an --exemplar")
+    add_classes_option(parser, optional=True)
     add_exemplar_option(parser)
     add_distractors_option(parser)
     add_text_options(parser)

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def finetune(args: argparse.Namespace) -> int:
     judges = held_out if held_out is not None else HeldOut(dataset=train_set)
     best = judges.best_threshold(detector, progress=partial(tracked, title="score threshold"))
     store(detector, best, distractors="none")
+    detector.config = replace(detector.config, class_names=(*base, *novel))
     for file in dict.fromkeys((args.run_dir / MODEL, output)):
         detector.save(file)
     by_class = {} if held_out is None else held_out.of_classes(found["own photos"])

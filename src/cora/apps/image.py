@@ -8,12 +8,13 @@ from cora.apps.class_weights import weights_of_names
 from cora.apps.competing import tell_distractors
 from cora.apps.detected import Found, Places, print_results, write_results
 from cora.apps.files import find_images, output_names
-from cora.apps.model_options import read_classes, read_distractors
-from cora.apps.open_model import fixed_names, is_exported, open_detector
+from cora.apps.looked_for import tell_names, usual_names, wanted_classes
+from cora.apps.model_options import read_distractors
+from cora.apps.open_model import open_detector
 from cora.apps.progress import Bars, report
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import set_short_side
-from cora.errors import ImageError, VocabularyError
+from cora.errors import ImageError
 from cora.files import write_picture
 from cora.images import is_url, read_image
 from cora.predictor import Exemplars, Tiles
@@ -37,7 +38,7 @@ def detect(
     short_side: int | None = None,
     exemplars: Exemplars | None = None,
     text_model: str | None = None,
-    class_agnostic: bool = False,
+    class_agnostic: bool | None = None,
     csv_path: Path | None = None,
     class_weights: str | None = None,
 ) -> int:
@@ -45,8 +46,8 @@ def detect(
 
     Args:
         sources: files, folders, patterns.
-        classes: names, with prompts or without, divided by commas, or @FILE; None where there are exemplars, or for
-            those of an exported file.
+        classes: names, with prompts or without, divided by commas, or @FILE; None for those of the exemplars, the
+            model's own or the built-in ones.
         model: name or path of a model.
         score: least score shown, 0..1; None for the model's own.
         output: folder of the drawn pictures.
@@ -61,7 +62,7 @@ def detect(
         exemplars: pictures of classes, by name.
         csv_path: where to write a row for every box, if anywhere.
         text_model: name or path of the model whose text tower embeds names for an exported file.
-        class_agnostic: suppress between classes, too.
+        class_agnostic: suppress between classes, too; None for the built-in vocabulary only.
         class_weights: factors on classes in pre-matching, "bus=8,cat=2" or a JSON file.
 
     Returns:
@@ -70,25 +71,23 @@ def detect(
     Raises:
         CoraError: bad input.
     """
-    if classes is None and not exemplars and not is_exported(model):
-        raise VocabularyError("the following arguments are required: --classes or --exemplar")
-    asked = {} if classes is None else read_classes(classes)
+    chosen = wanted_classes(classes, exemplars)
+    named = usual_names(model) if chosen is None else tuple(chosen)
     others = read_distractors(distractors)
-    options = read_text_options(templates, descriptions, tuple(asked))
-    weights = weights_of_names(class_weights, (*asked, *(exemplars or {})))
+    options = read_text_options(templates, descriptions, named)
+    weights = weights_of_names(class_weights, (*named, *(exemplars or {})))
     urls = [source for source in sources if is_url(source)]
     found = find_images([source for source in sources if not is_url(source)], beside=len(urls))
     images: list[Path | str] = [*found.paths, *dict.fromkeys(urls)]
     detector = open_detector(model, device, text_model=text_model)
-    if not asked and not exemplars:
-        asked = fixed_names(detector)
     set_short_side(detector, short_side)
     options.apply(detector.vocabulary_encoder)
     # Names that are too long fail here, before any work.
-    looked_for = detector.vocabulary(asked, distractors=others, exemplars=exemplars, class_weights=weights)
+    looked_for = detector.vocabulary(chosen, distractors=others, exemplars=exemplars, class_weights=weights)
     names = looked_for.names
-    least = detector.score_of(score)
-    tell_distractors(detector, (*names, *other_prompts(asked)), others)
+    least = detector.score_of(score, built_in=looked_for.built_in)
+    tell_names(detector, looked_for, classes=chosen, score=least, class_agnostic=class_agnostic)
+    tell_distractors(detector, (*names, *other_prompts(chosen or {})), others)
 
     places = Places(images=output, json=json_path, csv=csv_path)
     results: list[Found] = []

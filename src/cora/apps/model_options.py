@@ -39,15 +39,16 @@ def add_text_model_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_classes_option(parser: argparse.ArgumentParser, *, unless: str = "", prompts: bool = True) -> None:
-    """`--classes`, with `prompts` or without; required, or, `unless` something is said, checked by the command."""
+def add_classes_option(parser: argparse.ArgumentParser, *, optional: bool = False, prompts: bool = True) -> None:
+    """`--classes`, with `prompts` or without; required unless it is `optional`; see `looked_for`."""
     parser.add_argument(
         "--classes",
-        required=not unless,
+        required=not optional,
         metavar="NAMES",
         help='names divided by commas, "cat, remote control", or @FILE with one name a line'
         + (', with several prompts for a class: "mug = cup | coffee cup"' if prompts else "")
-        + (f"; needed unless {unless}" if unless else ""),
+        + " (default: those of --exemplar, of a fine-tuned or an exported model, else 1,200 everyday things)"
+        * optional,
     )
 
 
@@ -75,8 +76,9 @@ def add_class_agnostic_option(parser: _Options) -> None:
     """`--class-agnostic`."""
     parser.add_argument(
         "--class-agnostic",
-        action="store_true",
-        help="drop a box also for a better one of another class, so that one object has one name",
+        action=argparse.BooleanOptionalAction,
+        help="drop a box also for a better one of another class, so that one object has one name (default: with the "
+        "built-in vocabulary only)",
     )
 
 

@@ -8,10 +8,9 @@ import cora
 from cora.apps.device import pick_device
 from cora.compress.quantize_torch import is_int8_file, load_int8
 from cora.detector import Detector, DetectorConfig, check_trained, read_config
-from cora.errors import ModelError, VocabularyError
+from cora.errors import ModelError
 from cora.export import load_exported
 from cora.predictor import Predictor
-from cora.regions import by_themselves
 from cora.towers import known_towers
 
 #: Endings of files that `cora export` writes and that `--model` takes.
@@ -58,18 +57,6 @@ def check_detects(model: str) -> None:
 def is_exported(model: str) -> bool:
     """Whether a name is that of an exported file."""
     return model.lower().endswith(EXPORTED)
-
-
-def fixed_names(detector: Predictor) -> dict[str, tuple[str, ...]]:
-    """Names that were fixed when a model was exported, each its own prompt.
-
-    Raises:
-        VocabularyError: the model takes names at run time, so that some have to be given.
-    """
-    names: tuple[str, ...] = getattr(detector, "class_names", ())
-    if not names:
-        raise VocabularyError("expected names to look for, since this model has none of its own; give --classes")
-    return by_themselves(names)
 
 
 def open_torch_detector(

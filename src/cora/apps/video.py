@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="video file, number of a camera (0, 1, ...) or camera:NAME, or stream (rtsp://..., http://...)",
     )
-    add_classes_option(parser, unless="there is an --exemplar")
+    add_classes_option(parser, optional=True)
     add_exemplar_option(parser)
     add_distractors_option(parser, "video")
     add_text_options(parser)

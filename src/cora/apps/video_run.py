@@ -23,12 +23,13 @@ from cora.apps.class_weights import weights_of_names
 from cora.apps.command import check_output
 from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
-from cora.apps.model_options import read_classes, read_distractors
-from cora.apps.open_model import fixed_names, is_exported, open_detector
+from cora.apps.looked_for import tell_names, usual_names, wanted_classes
+from cora.apps.model_options import read_distractors
+from cora.apps.open_model import open_detector
 from cora.apps.progress import error_console, output_console, report, say
 from cora.apps.text_options import TextOptions, read_text_options
 from cora.apps.tile_options import read_tiles, set_short_side
-from cora.errors import CoraError, VocabularyError
+from cora.errors import CoraError
 from cora.predictor import Exemplars, Tiles
 from cora.progress import ProgressLines
 from cora.regions import ClassPrompts, other_prompts
@@ -46,7 +47,7 @@ _MOST_ROWS = 30
 class _Wanted:
     """What is looked for, and how; read before the model is loaded."""
 
-    classes: ClassPrompts
+    classes: ClassPrompts | None
     exemplars: Exemplars
     distractors: tuple[str, ...] | None
     text: TextOptions
@@ -120,16 +121,15 @@ def follow(arguments: argparse.Namespace) -> int:
 
 def _wanted(arguments: argparse.Namespace) -> _Wanted:
     exemplars = gather(arguments.exemplar)
-    if arguments.classes is None and not exemplars and not is_exported(arguments.model):
-        raise VocabularyError("the following arguments are required: --classes or --exemplar")
-    classes = {} if arguments.classes is None else read_classes(arguments.classes)
+    classes = wanted_classes(arguments.classes, exemplars)
+    named = usual_names(arguments.model) if classes is None else tuple(classes)
     return _Wanted(
         classes=classes,
         exemplars=exemplars,
         distractors=read_distractors(arguments.distractors),
-        text=read_text_options(arguments.templates, arguments.descriptions, tuple(classes)),
+        text=read_text_options(arguments.templates, arguments.descriptions, named),
         tiles=read_tiles(arguments),
-        class_weights=weights_of_names(arguments.class_weights, (*classes, *exemplars)),
+        class_weights=weights_of_names(arguments.class_weights, (*named, *exemplars)),
     )
 
 
@@ -137,10 +137,9 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
     detector = open_detector(arguments.model, arguments.device, text_model=arguments.text_model)
     set_short_side(detector, arguments.short_side)
     wanted.text.apply(detector.vocabulary_encoder)
-    classes = wanted.classes or ({} if wanted.exemplars else fixed_names(detector))
     tracker = ObjectTracker(
         detector,
-        classes,
+        wanted.classes,
         score=arguments.score,
         rate=rate,
         reuse=arguments.reuse,
@@ -151,7 +150,8 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
         class_agnostic=arguments.class_agnostic,
         smooth=arguments.smooth,
     )
-    tell_distractors(detector, (*tracker.class_names, *other_prompts(classes)), wanted.distractors)
+    tell_names(detector, tracker.vocabulary, classes=wanted.classes, score=tracker.score)
+    tell_distractors(detector, (*tracker.class_names, *other_prompts(wanted.classes or {})), wanted.distractors)
     return tracker
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from cora.detector.postprocess import SCORE_THRESHOLD, PostprocessConfig
+from cora.detector.postprocess import BUILTIN_THRESHOLD, SCORE_THRESHOLD, PostprocessConfig
 from cora.errors import ModelError
 from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
@@ -29,6 +29,7 @@ class DetectorConfig:
         text: learned part of the class embeddings, if there is one.
         fast_alignment: whether fast embeddings are moved towards exact ones (`cora align`).
         untrained: the localizer has random weights, so that boxes mean nothing; see `check_trained`.
+        class_names: that it was fine-tuned on, which are looked for where a call names none; see `own_names`.
     """
 
     tower: TowerConfig = field(default_factory=TowerConfig)
@@ -38,6 +39,7 @@ class DetectorConfig:
     text: LearnedTextConfig | None = None
     fast_alignment: bool = False
     untrained: bool = False
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.localizer.embed_dim != self.tower.embed_dim:
@@ -54,6 +56,13 @@ class DetectorConfig:
             if self.text.width != width:
                 raise ValueError(f"text.width: expected the tower's {width}, got {self.text.width}")
 
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Class names that the detector was fine-tuned on, in files from before `class_names`, too; empty for none."""
+        # The offsets of fine-tuning have no map, which the offsets of `cora text-prompts` have.
+        taught = self.text.names if self.text is not None and self.text.kind == "offsets" and not self.text.rank else ()
+        return self.class_names or taught
+
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON."""
         values = asdict(self)
@@ -63,8 +72,12 @@ class DetectorConfig:
             del values["fast_alignment"]
         if not self.untrained:
             del values["untrained"]
+        if not self.class_names:
+            del values["class_names"]
         if self.postprocess.score_threshold == SCORE_THRESHOLD:
             del values["postprocess"]["score_threshold"]
+        if self.postprocess.builtin_threshold == BUILTIN_THRESHOLD:
+            del values["postprocess"]["builtin_threshold"]
         return values
 
     @classmethod
@@ -83,6 +96,7 @@ class DetectorConfig:
                 text=_build(LearnedTextConfig, values["text"]) if values.get("text") else None,
                 fast_alignment=bool(values.get("fast_alignment", False)),
                 untrained=bool(values.get("untrained", False)),
+                class_names=_names(values.get("class_names", ())),
             )
         except (TypeError, ValueError) as error:
             raise ModelError(f"configuration of the detector: {error}") from error
@@ -108,6 +122,12 @@ def check_trained(config: DetectorConfig, *, model: str = "this detector") -> No
 def _build(part: type[_Config], values: Mapping[str, Any]) -> _Config:
     _check_names(part, values)
     return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _names(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(name, str) for name in values):
+        raise ValueError(f"class_names: expected a list of names, got {values!r}")
+    return tuple(values)
 
 
 def _check_names(part: type, values: Mapping[str, Any]) -> None:

@@ -15,6 +15,9 @@ from cora.boxes import clip_to_image, scale_to_pixels
 #: Of models whose file says nothing else.
 SCORE_THRESHOLD = 0.3
 
+#: Of the built-in vocabulary; the number is nano's (recipes/nano/builtin_threshold.py).
+BUILTIN_THRESHOLD = 0.1
+
 #: Candidates that suppression looks at first, for every detection that is kept.
 _CANDIDATES_A_DETECTION = 10
 
@@ -37,6 +40,7 @@ class PostprocessConfig:
             0 stands for all. The published way is 0 and 0.
         distractors: what competes with the classes of a call and is never reported: nothing, or everyday things.
         score_threshold: only detections above it are reported, where a call names no other.
+        builtin_threshold: the same for the built-in vocabulary.
     """
 
     objectness_power: float = 1.0
@@ -47,11 +51,12 @@ class PostprocessConfig:
     exact_boxes: int = 16
     distractors: Literal["none", "everyday"] = "none"
     score_threshold: float = SCORE_THRESHOLD
+    builtin_threshold: float = BUILTIN_THRESHOLD
 
     def __post_init__(self) -> None:
         if self.distractors not in ("none", "everyday"):
             raise ValueError(f'distractors: expected "none" or "everyday", got {self.distractors!r}')
-        for name in ("nms_iou", "min_score", "score_threshold"):
+        for name in ("nms_iou", "min_score", "score_threshold", "builtin_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0..1, got {getattr(self, name)}")
         if self.max_detections < 1:

@@ -259,7 +259,7 @@ class ExportedModel:
             score=settings.score,
             nms_iou=settings.nms_iou,
             max_detections=settings.max_detections,
-            class_agnostic=settings.class_agnostic,
+            class_agnostic=bool(settings.class_agnostic),
         )
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> ExportedOutput:

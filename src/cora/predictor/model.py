@@ -73,7 +73,7 @@ class Model(Protocol):
         ...
 
     def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
-        """What suppression leaves of every image; `settings.score` and `settings.precision` are given."""
+        """What suppression leaves of every image; the settings say score, precision and class_agnostic."""
         ...
 
 
@@ -141,7 +141,7 @@ class TorchModel:
             score=settings.score,
             nms_iou=settings.nms_iou,
             max_detections=settings.max_detections,
-            class_agnostic=settings.class_agnostic,
+            class_agnostic=bool(settings.class_agnostic),
         )
 
     def _check_weights(self) -> None:

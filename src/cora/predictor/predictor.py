@@ -20,9 +20,9 @@ from cora.names import names_without
 from cora.predictor.exemplars import Exemplars
 from cora.predictor.images import Read, Unreadable, UnreadableImagesError, chunks, is_one, path_of, read_ahead, read_all
 from cora.predictor.model import Model, TorchModel
-from cora.predictor.settings import PredictOptions, PredictSettings, VocabularySettings, as_classes, named_options
+from cora.predictor.settings import PredictOptions, PredictSettings, VocabularySettings, named_options
 from cora.predictor.tiling import Tiles, predict_tiled, suppress_between_classes
-from cora.predictor.vocabulary import own_distractors
+from cora.predictor.vocabulary import classes_to_look_for, own_distractors
 from cora.regions import Classes, Descriptions, Vocabulary, VocabularyEncoder
 from cora.structures import Detections, ImageBatch
 from cora.towers.folding import Precision
@@ -130,35 +130,47 @@ class Predictor(nn.Module):
         network = own.with_parts(config=config) if changes else own
         return Predictor(network, precision=precision or self._precision, preprocessor=self._preprocessor)
 
-    def score_of(self, asked: float | None) -> float:
-        """Score above which detections are reported: as asked, or the model's own threshold."""
-        return self.config.postprocess.score_threshold if asked is None else asked
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Class names that calls without any look for: fixed in an exported file, or fine-tuned on; else empty."""
+        return self.class_names or self.config.own_names
+
+    def score_of(self, asked: float | None, *, built_in: bool = False) -> float:
+        """Score above which detections are reported: as asked, or the model's own threshold for the vocabulary."""
+        own = self.config.postprocess
+        return asked if asked is not None else own.builtin_threshold if built_in else own.score_threshold
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one image
-        self, images: ImageSource, classes: Classes | Vocabulary = (), **options: Unpack[PredictOptions]
+        self, images: ImageSource, classes: Classes | Vocabulary | None = None, **options: Unpack[PredictOptions]
     ) -> Detections: ...
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a list is iterable, too; its results come as a list
-        self, images: Sequence[ImageSource], classes: Classes | Vocabulary = (), **options: Unpack[PredictOptions]
+        self,
+        images: Sequence[ImageSource],
+        classes: Classes | Vocabulary | None = None,
+        **options: Unpack[PredictOptions],
     ) -> list[Detections]: ...
 
     @overload
     def predict(
-        self, images: Iterable[ImageSource], classes: Classes | Vocabulary = (), **options: Unpack[PredictOptions]
+        self,
+        images: Iterable[ImageSource],
+        classes: Classes | Vocabulary | None = None,
+        **options: Unpack[PredictOptions],
     ) -> Iterator[Detections]: ...
 
     @named_options
     def predict(
         self,
         images: ImageSource | Iterable[ImageSource],
-        classes: Classes | Vocabulary = (),
+        classes: Classes | Vocabulary | None = None,
         *,
         score: float | None = None,
         nms_iou: float | None = None,
         max_detections: int | None = None,
-        class_agnostic: bool = False,
+        class_agnostic: bool | None = None,
         tiles: Tiles | None = None,
         batch_size: int = 1,
         score_all_boxes: bool = False,
@@ -177,12 +189,14 @@ class Predictor(nn.Module):
             images: path, URL, bytes, open file, Pillow image, uint8 array or tensor; a list of such; or an iterator of
                 such, whose results are streamed: no image is taken before its turn, none is kept.
             classes: names to look for, with several prompts for a class as "mug = cup | coffee cup" among them, or as
-                a mapping, {"mug": ["cup", "coffee cup"]}; or what `vocabulary` made of them. May be left out where
-                there are exemplars or the model has names of its own.
-            score: only detections above it, 0..1; None for the model's own threshold.
+                a mapping, {"mug": ["cup", "coffee cup"]}; or what `vocabulary` made of them. Where they are left out:
+                the exemplars, else the model's `own_names`, else the built-in vocabulary of 1,200 everyday things.
+            score: only detections above it, 0..1; None for the model's own threshold, which is another one for the
+                built-in vocabulary.
             nms_iou: a box that overlaps a better one of its class by more is dropped, 0..1; None for the model's own.
             max_detections: boxes kept per image; None for the model's own.
-            class_agnostic: a box is also dropped for a better one of another class, so that an object has one name.
+            class_agnostic: a box is also dropped for a better one of another class, so that an object has one name;
+                None for the built-in vocabulary only.
             tiles: look at overlapping parts of an image, too, for small objects: `cora.Tiles(count=(2, 2))`.
             batch_size: images in one pass, at most.
             score_all_boxes: pool every box exactly: the published way, in the precision of the weights.
@@ -208,7 +222,7 @@ class Predictor(nn.Module):
         """
         check_trained(self.config)
         settings = PredictSettings(
-            score=self.score_of(score),
+            score=score,
             nms_iou=nms_iou,
             max_detections=max_detections,
             class_agnostic=class_agnostic,
@@ -224,6 +238,8 @@ class Predictor(nn.Module):
             descriptions=descriptions,
             exemplars=exemplars,
         )
+        one_name = vocabulary.built_in if class_agnostic is None else class_agnostic
+        settings = replace(settings, score=self.score_of(score, built_in=vocabulary.built_in), class_agnostic=one_name)
         if is_one(images):
             return self._one(images, vocabulary, settings)
         if not isinstance(images, Sequence):
@@ -237,7 +253,7 @@ class Predictor(nn.Module):
     @named_options
     def vocabulary(
         self,
-        classes: Classes | Vocabulary = (),
+        classes: Classes | Vocabulary | None = None,
         *,
         class_weights: Mapping[str, float] | None = None,
         distractors: Sequence[str] | None = None,
@@ -247,8 +263,8 @@ class Predictor(nn.Module):
         """Encode names once for many calls of `predict`, with distractors and all, on the model's device.
 
         Args:
-            classes: names, as in `predict`, or a vocabulary that was encoded before, which is completed. Of a model
-                with fixed names, some of these; all if none are given.
+            classes: names, as in `predict`, or a vocabulary that was encoded before, which is completed; left out as in
+                `predict`. Of a model with fixed names, some of these.
             class_weights: as in `predict`.
             distractors: as in `predict`.
             descriptions: as in `predict`.
@@ -262,10 +278,12 @@ class Predictor(nn.Module):
         settings = VocabularySettings(
             class_weights=class_weights, distractors=distractors, descriptions=descriptions, exemplars=exemplars
         )
-        given = classes if isinstance(classes, Vocabulary) else as_classes(classes)
+        given = classes_to_look_for(classes, own=self.own_names, exemplars=exemplars)
         # Ordinary tensors, since a vocabulary may be used in training later.
         with torch.inference_mode(False), torch.no_grad():
-            return self.model.vocabulary(given, settings, self.preprocessor)
+            vocabulary = self.model.vocabulary(given, settings, self.preprocessor)
+        built_in = classes is None and not exemplars and not self.own_names
+        return replace(vocabulary, built_in=True) if built_in else vocabulary
 
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
         """One pass of the model, before suppression."""

@@ -37,7 +37,8 @@ class PredictSettings:
         score: only detections above it, 0..1; None for the model's own threshold.
         nms_iou: suppression threshold, 0..1; None for the model's own.
         max_detections: boxes kept per image; None for the model's own.
-        class_agnostic: suppress between classes, too, so that one object has one name.
+        class_agnostic: suppress between classes, too, so that one object has one name; None for the built-in vocabulary
+            only.
         tiles: look at overlapping parts of an image, too, for small objects.
         batch_size: images in one pass, at most.
         score_all_boxes: pool every box exactly: the published way, in the precision of the weights.
@@ -47,7 +48,7 @@ class PredictSettings:
     score: float | None = None
     nms_iou: float | None = None
     max_detections: int | None = None
-    class_agnostic: bool = False
+    class_agnostic: bool | None = None
     tiles: Tiles | None = None
     batch_size: int = 1
     score_all_boxes: bool = False
@@ -57,7 +58,8 @@ class PredictSettings:
         for name in ("score", "nms_iou"):
             _check_share(name, getattr(self, name))
         for name in ("class_agnostic", "score_all_boxes"):
-            if not isinstance(getattr(self, name), bool):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and (value is not None or name == "score_all_boxes"):
                 raise OptionError(f"{name}: expected True or False, got {_shown(getattr(self, name))}")
         _check_count("batch_size", self.batch_size)
         if self.max_detections is not None:
@@ -124,7 +126,7 @@ class PredictOptions(VocabularyOptions, total=False):
     score: float | None
     nms_iou: float | None
     max_detections: int | None
-    class_agnostic: bool
+    class_agnostic: bool | None
     tiles: Tiles | None
     batch_size: int
     score_all_boxes: bool

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from cora.data.builtin_names import builtin_names
 from cora.detector import DetectorConfig
 from cora.errors import VocabularyError
-from cora.predictor.exemplars import with_exemplars
-from cora.predictor.settings import VocabularySettings
-from cora.regions import EVERYDAY_NAMES, ClassPrompts, Vocabulary, VocabularyEncoder
+from cora.predictor.exemplars import Exemplars, with_exemplars
+from cora.predictor.settings import VocabularySettings, as_classes
+from cora.regions import EVERYDAY_NAMES, Classes, ClassPrompts, Vocabulary, VocabularyEncoder, by_themselves
 
 
 def build_vocabulary(
@@ -42,11 +43,14 @@ def build_vocabulary(
     vocabulary: Vocabulary | None = None
     if isinstance(classes, Vocabulary):
         vocabulary = classes
-    elif classes or not pictured:
+    elif classes:
         vocabulary = encoder.encode(classes, descriptions=settings.descriptions)
     if pictured:
         vocabulary = with_exemplars(vocabulary, pictured)
-    assert vocabulary is not None  # an empty list of names has raised
+    if vocabulary is None:
+        raise VocabularyError(
+            "class names: expected at least one, got an empty list; leave it out for the built-in vocabulary"
+        )
     vocabulary = vocabulary.weighted(settings.class_weights)
     others = settings.distractors
     if others is None and vocabulary.distractors is None:
@@ -56,6 +60,27 @@ def build_vocabulary(
         vocabulary = replace(vocabulary, distractors=vocabulary.embeddings[:0])
         vocabulary = vocabulary.beside(encoder, others)
     return vocabulary
+
+
+def classes_to_look_for(
+    classes: Classes | Vocabulary | None, *, own: tuple[str, ...], exemplars: Exemplars | None
+) -> ClassPrompts | Vocabulary:
+    """The classes of a call, in their normal form: as given, else those of the exemplars alone, the model's own, or
+    the built-in ones.
+
+    Args:
+        classes: of the call; None where it gives none.
+        own: the model's own names; empty for none.
+        exemplars: of the call.
+
+    Raises:
+        VocabularyError: no list of names.
+    """
+    if isinstance(classes, Vocabulary):
+        return classes
+    if classes is None:
+        return {} if exemplars else by_themselves(own or builtin_names())
+    return as_classes(classes)
 
 
 def own_distractors(config: DetectorConfig) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ class ProjectedMap:
 
     def of_image(self, image: int) -> Self:
         """The map of one image of the batch."""
-        parts = (part[image : image + 1] for part in (self.queries, self.keys, self.values))
-        return type(self)(*parts, self.size_hw, self.extents_hw[image : image + 1])
+        one = slice(image, image + 1)
+        return type(self)(self.queries[one], self.keys[one], self.values[one], self.size_hw, self.extents_hw[one])
 
 
 def project_map(c4: FeatureMap, attention_pool: AttentionPool2d) -> ProjectedMap:

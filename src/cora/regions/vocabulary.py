@@ -42,6 +42,7 @@ class Vocabulary:
         weights: [C] float, factor on a class's score in anchor pre-matching; ones by default.
         distractors: [M, D] embeddings of things not asked for, which share in the class probabilities.
         prompts: what was embedded for the names where it is something else; none of these is a distractor.
+        built_in: whether nobody chose the names; many of them then suit one object, and scores are lower.
     """
 
     names: tuple[str, ...]
@@ -49,6 +50,7 @@ class Vocabulary:
     weights: Tensor | None = None
     distractors: Tensor | None = None
     prompts: tuple[str, ...] = ()
+    built_in: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", clean_names(self.names))

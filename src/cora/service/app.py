@@ -150,8 +150,10 @@ def _add_state(app: FastAPI, service: Service, *, model_name: str, token: str | 
             status="ok" if alive else "stopped",
             model=model_name,
             version=__version__,
-            score=service.score(None),
+            score=service.score(None, ()),
             distractors=service.distractors((), None),
+            classes=len(service.usual_names),
+            built_in=service.is_built_in(None),
             waiting=service.admission.taken,
             search=service.index is not None,
             token=token is not None,
@@ -185,21 +187,26 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             asked = bodies.read_detect(bodies.limited(request, service.limits), service.limits)
             options, images = await _read(asked, deadline)
             place.grow(len(images))
-            classes = class_prompts(options.classes)
+            classes = None if options.classes is None else class_prompts(options.classes)
             query = Query(
-                classes=written_classes(classes),
-                score=service.score(options.score),
+                classes=None if classes is None else written_classes(classes),
+                score=service.score(options.score, options.classes),
                 distractors=_distractors(options.distractors),
                 nms_iou=options.nms_iou,
                 max_detections=options.max_detections,
                 class_agnostic=options.class_agnostic,
             )
             found = await _unless_gone(request, service.detect(images, query, deadline))
+            names = service.usual_names if classes is None else tuple(classes)
+            drawn = classes or dict.fromkeys(name for detections in found for name in detections.names)
             return DetectResponse(
                 images=[_described(detections) for detections in found],
-                colours=ClassColour.of(tuple(classes)),
+                colours=ClassColour.of(drawn),
                 score=query.score,
-                distractors=service.distractors((*classes, *other_prompts(classes)), query.distractors),
+                usual_score=service.score(None, query.classes),
+                classes=len(names),
+                built_in=service.is_built_in(query.classes),
+                distractors=service.distractors((*names, *other_prompts(classes or {})), query.distractors),
             )
 
 

@@ -166,6 +166,8 @@ def _checked(read: Callable[[Any], _Model], content: Any) -> _Model:
             place = ".".join(str(part)[:50] for part in problem["loc"])
             known = _WORDS.get(problem["type"])
             words = problem["msg"] if known is None else known.format(**problem.get("ctx", {}))
+            if place == "classes" and problem["type"] == "too_short":
+                words += "; leave it out for the built-in vocabulary"
             told.append(f"{place}: {words}" if place else words)
         raise RefusedError(422, "; ".join(told)) from None
 
@@ -189,22 +191,23 @@ def _check_count(images: int, limits: Limits) -> None:
         )
 
 
-def _check_names(classes: Sequence[str], distractors: Sequence[str] | None, limits: Limits) -> None:
+def _check_names(classes: Sequence[str] | None, distractors: Sequence[str] | None, limits: Limits) -> None:
     if isinstance(distractors, str):
         distractors = None  # a word for names of ours
-    given = (*classes, *(distractors or ()))
+    given = (*(classes or ()), *(distractors or ()))
     _check_name_count(len(given), limits)
     for text in given:
         # A class may have as many prompts as there may be names; what is longer is not even taken apart.
         if len(text) > limits.max_name_length * (limits.max_classes if "=" in text else 1):
             raise _too_long("classes", text, limits)
-    asked = class_prompts(classes)
+    asked = class_prompts(classes or ())
     prompts = [prompt for prompts in asked.values() for prompt in prompts]
     _check_name_count(len(prompts) + len(distractors or ()), limits)
     for name in (*asked, *prompts):
         if len(name) > limits.max_name_length:
             raise _too_long("classes", name, limits)
-    clean_names(tuple(asked))
+    if classes is not None:
+        clean_names(tuple(asked))
     if distractors:
         clean_names(names_alone("distractors", distractors))
 

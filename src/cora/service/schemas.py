@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -25,9 +25,11 @@ class _Asked(BaseModel):
 class DetectOptions(_Asked):
     """What to look for, and how."""
 
-    classes: list[str] = Field(
+    classes: list[str] | None = Field(
+        None,
         min_length=1,
-        description="names to look for; 'mug = cup | coffee cup' is a class with several prompts, reported as mug",
+        description="names to look for; 'mug = cup | coffee cup' is a class with several prompts, reported as mug; "
+        "none: the model's own, or else the built-in vocabulary",
     )
     distractors: list[str] | Literal["everyday", "none"] | None = Field(
         None,
@@ -37,7 +39,10 @@ class DetectOptions(_Asked):
     score: Share | None = Field(None, description="only detections above it; none: the model's own threshold")
     nms_iou: Share | None = Field(None, description="overlap above which the worse of two boxes of a class is dropped")
     max_detections: int | None = Field(None, ge=1, le=1000, description="boxes kept of a picture")
-    class_agnostic: bool = Field(False, description="drop a box also for a better one of another class")
+    class_agnostic: bool | None = Field(
+        None,
+        description="drop a box also for a better one of another class; none: with the built-in vocabulary only",
+    )
 
 
 class DetectRequest(DetectOptions):
@@ -102,8 +107,8 @@ class ClassColour(BaseModel):
     text: str = Field(description="black or white, whichever is easier to read on the colour of the box")
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> dict[str, Self]:
-        """The colours of all classes of a request, by name."""
+    def of(cls, names: Iterable[str]) -> dict[str, Self]:
+        """The colours of classes, by name."""
         return {name: cls(box=_hex(box), text=_hex(text_colour(box))) for name, box in class_colours(names).items()}
 
 
@@ -111,8 +116,13 @@ class DetectResponse(BaseModel):
     """One entry for every picture, in the order sent."""
 
     images: list[FoundInImage]
-    colours: dict[str, ClassColour] = Field(description="of each class that was asked for, by its name")
+    colours: dict[str, ClassColour] = Field(
+        description="of each class that was asked for, or without any that was found, by its name"
+    )
     score: float = Field(description="only detections above it are here")
+    usual_score: float = Field(description="the model's own threshold for these classes")
+    classes: int = Field(description="number of names that were looked for")
+    built_in: bool = Field(description="whether these are the built-in vocabulary")
     distractors: int = Field(description="number of names that competed with the classes and are not reported")
 
 
@@ -151,6 +161,8 @@ class Health(BaseModel):
     version: str
     score: float = Field(description="the model's own threshold: only detections above it, where a request names none")
     distractors: int = Field(description="number of names that compete with any classes, where a request names none")
+    classes: int = Field(description="number of names that are looked for where a request names none")
+    built_in: bool = Field(description="whether these are the built-in vocabulary")
     waiting: int = Field(description="pictures accepted and not answered yet")
     search: bool = Field(description="whether there is an index to search")
     token: bool = Field(description="whether requests need a bearer token")

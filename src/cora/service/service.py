@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from cora.data.builtin_names import builtin_names
 from cora.errors import ImageError
 from cora.images import read_image
 from cora.predictor import Predictor, count_distractors
@@ -104,9 +105,18 @@ class Service:
         self._resize = detector.preprocessor.resize
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="cora-decode")
 
-    def score(self, asked: float | None) -> float:
-        """Score above which detections are reported: as asked, or the model's own threshold."""
-        return self._detector.score_of(asked)
+    @property
+    def usual_names(self) -> tuple[str, ...]:
+        """Names that are looked for where a request gives none: the model's own, or the built-in vocabulary."""
+        return self._detector.own_names or builtin_names()
+
+    def is_built_in(self, classes: Sequence[str] | None) -> bool:
+        """Whether the built-in vocabulary stands for the classes of a request."""
+        return classes is None and not self._detector.own_names
+
+    def score(self, asked: float | None, classes: Sequence[str] | None) -> float:
+        """Score above which detections are reported: as asked, or the model's own threshold for the classes."""
+        return self._detector.score_of(asked, built_in=self.is_built_in(classes))
 
     def distractors(self, classes: Sequence[str], asked: Sequence[str] | None) -> int:
         """How many names compete with the classes and their prompts; `asked` is None for the model's own choice."""

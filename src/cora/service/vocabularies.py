@@ -6,11 +6,16 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cora.data.builtin_names import builtin_names
 from cora.names import name_key
-from cora.regions import Vocabulary, VocabularyEncoder, class_prompts
+from cora.regions import ClassPrompts, Vocabulary, VocabularyEncoder, by_themselves, class_prompts
 
 if TYPE_CHECKING:
     from cora.predictor import Predictor
+
+
+#: Classes and distractors of a request; None where it has none.
+_Key = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
 
 
 class VocabularyCache:
@@ -35,7 +40,7 @@ class VocabularyCache:
         self._encoder = encoder if isinstance(encoder, VocabularyEncoder) else None
         if self._encoder is not None:
             self._encoder.cache_dir = None
-        self._kept: OrderedDict[tuple[tuple[str, ...], tuple[str, ...] | None], Vocabulary] = OrderedDict()
+        self._kept: OrderedDict[_Key, Vocabulary] = OrderedDict()
         self._weights = {name_key(name): weight for name, weight in (class_weights or {}).items()}
         self._names = 0
         self._encoded = 0
@@ -43,26 +48,28 @@ class VocabularyCache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, classes: Sequence[str], distractors: Sequence[str] | None) -> Vocabulary:
+    def get(self, classes: Sequence[str] | None, distractors: Sequence[str] | None) -> Vocabulary:
         """The vocabulary of these names, encoded on the detector's device, from the cache where it is there.
 
         Args:
-            classes: names to look for, with prompts or without.
+            classes: names to look for, with prompts or without; None for the model's own, or the built-in vocabulary.
             distractors: names that compete with them; None for the model's own.
 
         Raises:
             VocabularyError: the names are unusable.
         """
-        key = (tuple(classes), None if distractors is None else tuple(distractors))
+        key: _Key = (_frozen(classes), _frozen(distractors))
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        asked = class_prompts(classes)
-        self._make_room(_size(key))
+        asked = self._classes_of(key)
+        self._make_room(self._size(key))
         weights = {name: self._weights[name_key(name)] for name in asked if name_key(name) in self._weights}
-        vocabulary = self._detector.vocabulary(asked, distractors=distractors, class_weights=weights or None)
+        vocabulary = self._detector.vocabulary(
+            None if classes is None else asked, distractors=distractors, class_weights=weights or None
+        )
         self._kept[key] = vocabulary
-        self._names += _size(key)
+        self._names += self._size(key)
         return vocabulary
 
     def count(self, names: int) -> None:
@@ -75,10 +82,17 @@ class VocabularyCache:
     def _make_room(self, size: int) -> None:
         while self._kept and self._names + size > self.max_names:
             key, _ = self._kept.popitem(last=False)
-            self._names -= _size(key)
+            self._names -= self._size(key)
         self.count(size)
 
+    def _classes_of(self, key: _Key) -> ClassPrompts:
+        classes, _ = key
+        return by_themselves(self._detector.own_names or builtin_names()) if classes is None else class_prompts(classes)
 
-def _size(key: tuple[tuple[str, ...], tuple[str, ...] | None]) -> int:
-    classes, distractors = key
-    return sum(map(len, class_prompts(classes).values())) + len(distractors or ())
+    def _size(self, key: _Key) -> int:
+        _, distractors = key
+        return sum(map(len, self._classes_of(key).values())) + len(distractors or ())
+
+
+def _frozen(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)

@@ -35,20 +35,21 @@ class Query:
     """What is looked for; pictures with equal queries may share a batch.
 
     Attributes:
-        classes: the names, with prompts (`cora.regions.written_classes`) or without.
+        classes: the names, with prompts (`cora.regions.written_classes`) or without; None for the model's own, or the
+            built-in vocabulary.
         score: only detections above it. Part of the query, since a detector spends more on what can reach it.
         distractors: names that compete with them; None for the model's own.
         nms_iou: per-class suppression threshold; None for the model's own.
         max_detections: boxes kept of a picture; None for the model's own.
-        class_agnostic: suppress between classes, too.
+        class_agnostic: suppress between classes, too; None with the built-in vocabulary only.
     """
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
     score: float = SCORE_THRESHOLD
     distractors: tuple[str, ...] | None = None
     nms_iou: float | None = None
     max_detections: int | None = None
-    class_agnostic: bool = False
+    class_agnostic: bool | None = None
 
 
 @dataclass(eq=False)

@@ -86,7 +86,7 @@ class ObjectTracker:
 
     Args:
         detector: a detector in evaluation mode.
-        classes: names to look for, as in `Predictor.predict`, or a vocabulary that was encoded before.
+        classes: names to look for, or a vocabulary that was encoded before; as in `Predictor.predict`.
         score: only objects that were seen with a higher score, 0..1, start a track; None takes the model's own
             threshold.
         rate: usual number of pictures in a second.
@@ -113,7 +113,7 @@ class ObjectTracker:
     def __init__(
         self,
         detector: Predictor | Detector,
-        classes: Classes | Vocabulary,
+        classes: Classes | Vocabulary | None = None,
         *,
         score: float | None = None,
         rate: float = 30.0,
@@ -134,7 +134,7 @@ class ObjectTracker:
         self._vocabulary = self._detector.vocabulary(
             classes, distractors=distractors, class_weights=class_weights, exemplars=exemplars
         )
-        self.score = self._detector.score_of(score)
+        self.score = self._detector.score_of(score, built_in=self._vocabulary.built_in)
         self._tracks = ByteTrack(start_score=self.score, rate=rate, lost_seconds=lost_seconds)
         self._gate = ChangeGate(reuse)
         self._half_life, self._margin, self._lost_seconds = half_life, margin, lost_seconds
@@ -144,6 +144,11 @@ class ObjectTracker:
         self._sightings: Sightings | None = None
         self._frame = 0
         self._known: dict[int, _Track] = {}
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names that are looked for, encoded."""
+        return self._vocabulary
 
     @property
     def class_names(self) -> tuple[str, ...]:

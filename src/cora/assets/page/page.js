@@ -122,7 +122,7 @@ function present(answer, wanted, options) {
     distractors: answer.distractors, class_agnostic: options.oneName || Boolean(answer.built_in), ...found,
   };
   fit(found.width, found.height);
-  at("image").alt = wanted.length ? `The image with boxes for ${wanted.join(", ")}` : "The image with boxes";
+  at("image").alt = wanted.length ? `The image with boxes for ${wanted.join(", ")}` : "The image with boxes for everyday things";
   at("preview").hidden = true;
   at("result").hidden = false;
   boxes.set(found, answer.colours);
