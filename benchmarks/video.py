@@ -82,16 +82,16 @@ def main() -> None:
     reuse = Table("clip", "levels", "looked at", "s a frame", "times as fast", "agreement", "tracks")
     names = Table("clip", "names", "ms to encode them", "ms a frame without that", "times as slow, encoded every frame")
     for clip, (start, classes) in CLIPS.items():
-        rate, frames = _read(arguments.clips / clip, start, arguments.frames)
+        rate, frames = read_frames(arguments.clips / clip, start, arguments.frames)
         encode = _time_names(detector, classes)
-        recorded = _record(detector, classes, frames, arguments.score)
+        recorded = record(detector, classes, frames, arguments.score)
         options = {"score": arguments.score, "rate": rate}
-        runs = {half: _replay(recorded, classes, frames, half_life=half, **options) for half in arguments.half_lives}
+        runs = {half: replay(recorded, classes, frames, half_life=half, **options) for half in arguments.half_lives}
         _add_labels(labels, clip, frames, runs)
         base = runs[arguments.half_lives[0]]
         _add_reuse(reuse, clip, 0.0, base, base)
         for threshold in THRESHOLDS:
-            run = _replay(recorded, classes, frames, reuse=threshold, half_life=arguments.half_lives[0], **options)
+            run = replay(recorded, classes, frames, reuse=threshold, half_life=arguments.half_lives[0], **options)
             _add_reuse(reuse, clip, threshold, base, run)
         each = base[1] / len(frames)
         names.add_row(
@@ -103,12 +103,12 @@ def main() -> None:
     print(f"{arguments.model}, {arguments.threads} thread(s), score {arguments.score:g}")
 
 
-def _read(path: Path, start: float, count: int) -> tuple[float, list[Frame]]:
+def read_frames(path: Path, start: float, count: int) -> tuple[float, list[Frame]]:
     with VideoReader(path, start=start) as video:
         return float(video.rate), [frame for frame, _ in zip(video, range(count), strict=False)]
 
 
-def _record(detector: Any, classes: tuple[str, ...], frames: list[Frame], score: float) -> Recorded:
+def record(detector: Any, classes: tuple[str, ...], frames: list[Frame], score: float) -> Recorded:
     vocabulary = detector.vocabulary(classes)
     found, seconds = [], []
     for frame in frames:
@@ -118,7 +118,7 @@ def _record(detector: Any, classes: tuple[str, ...], frames: list[Frame], score:
     return Recorded(vocabulary, found, seconds)
 
 
-def _replay(
+def replay(
     recorded: Recorded, classes: tuple[str, ...], frames: list[Frame], **options: Any
 ) -> tuple[list[TrackedFrame], float]:
     """What a tracker makes of the frames, and how long the whole would have taken."""

@@ -82,16 +82,22 @@ def main() -> None:
     found = list(zip(*detect(detector, dataset, ways), strict=True))
     counts = resample_counts(len(dataset), resamples=RESAMPLES)
     columns = [place for place, name in enumerate(names) if name in given]
-    plain: tuple[float, FloatArray] | None = None
+    measured: dict[str, tuple[float, FloatArray]] = {}
     for way, results in zip(ways, found, strict=True):
         ids = {name: number for number, name in enumerate(names, start=1)}
         evaluation = evaluate_boxes(ground_truth(dataset), [one for part in results for one in part], classes=ids)
         resampled = resampled_ap50(evaluation, counts)
         score = group_scores(evaluation, resampled, {GROUP: tuple(given)})[GROUP].ap50
-        value, means = score.value or 0.0, mean_of_known(resampled[:, columns])
-        plain = plain or (value, means)
-        change = estimate(value - plain[0], means - plain[1])
-        print(f"{way.title:<24}{told(score)}   to plain names {told(change)}")
+        measured[way.title] = score.value or 0.0, mean_of_known(resampled[:, columns])
+        print(f"{way.title:<24}{told(score)}   to plain names {told(change(measured, way.title, 'plain names'))}")
+    for title in ("others", "all"):
+        print(f"{title}, best to mean: {told(change(measured, f'{title}, best', f'{title}, mean'))}")
+
+
+def change(measured: Mapping[str, tuple[float, FloatArray]], title: str, before: str) -> Estimate:
+    """Difference of two ways on the same resamples."""
+    (value, means), (old_value, old_means) = measured[title], measured[before]
+    return estimate(value - old_value, means - old_means)
 
 
 def all_ways(detector: Detector, names: Sequence[str], given: Mapping[str, list[str]]) -> Iterator[Way]:

@@ -47,6 +47,8 @@ FORMS = (
     "train all --images a --run r --set seed=-1",
 )
 _FENCED = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
+#: What stands between two commands; a `|` in quotes belongs to class names.
+_BETWEEN = re.compile(r"""&&|\|(?=(?:[^"]*"[^"]*")*[^"]*$)|\s>\s|\s&$""")
 _COMMAND = re.compile(r"\s*(?:\$ )?(?:\S*/)?cora (?=[a-z-])(.*)")
 
 
@@ -66,7 +68,7 @@ def shown() -> list[tuple[str, str]]:
     for page, text in texts():
         blocks = _FENCED.findall(text) if page.endswith(".md") else [re.sub(r"^\S.*$", "", text, flags=re.MULTILINE)]
         for line in "\n".join(blocks).splitlines():
-            for part in re.split(r"&&|\||\s>\s|\s&$", line):
+            for part in _BETWEEN.split(line):
                 if command := _COMMAND.fullmatch(part):
                     found.append((page, command.group(1)))
     return found

@@ -12,7 +12,9 @@ from PIL import Image
 import cora
 from cora.apps.cli import main
 from cora.apps.model_options import read_classes, read_distractors, read_names
-from cora.errors import CoraError, VocabularyError
+from cora.batch import DetectSettings
+from cora.batch.labeller import Labeller, Work
+from cora.errors import CoraError, DataError, VocabularyError
 from cora.images import PreprocessConfig
 from tests import toys
 from tests.video.clips import make_clip
@@ -108,6 +110,15 @@ def test_batch_binds_the_prompts(model: str, capsys: pytest.CaptureFixture[str])
     assert "2 of 2 pictures were done by an earlier run." in capsys.readouterr().out
     message = told(capsys, "batch", "photos", "--classes", "mug = cup, spoon", *options)
     assert "prompts" in message
+
+
+def test_batches_from_python_refuse_what_they_would_misname(model: str) -> None:
+    settings = DetectSettings(classes=("mug = cup | coffee cup", "spoon"))
+    work = Work(open_model=lambda _: cora.load(model), settings=settings, root=Path())
+    with pytest.raises(
+        DataError, match=r"expected the names that the model reports, got 'mug = cup \| coffee cup' for 'mug'"
+    ):
+        Labeller(work)
 
 
 @pytest.mark.integration

@@ -112,6 +112,10 @@ def test_options_are_checked_as_in_pytorch(toy: Detector) -> None:
     assert_same(next(streamed), model.predict(picture(120, 160), NAMES, score=0.001))
     with pytest.raises(ModelError, match="expected a model by name or a checkpoint, got an exported file"):
         _ = model.detector
+    with pytest.raises(ModelError, match="encode_image: expected a model by name or a checkpoint, got an exported"):
+        model.encode_image(picture(120, 160))
+    with pytest.raises(ModelError, match="encoded image: expected one of this predictor"):
+        model.predict(Predictor(toy).encode_image(picture(120, 160)), NAMES)
 
 
 def test_a_fixed_batch_is_filled_and_divided(toy: Detector) -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from cora.detector import Detector
 from cora.errors import ImageError, VocabularyError
-from cora.predictor import Predictor
+from cora.predictor import EncodedImage, Predictor
+from cora.service.encoded_images import EncodedImages
 from cora.service.pictures import Picture, shrink
 from cora.service.refusal import RefusedError
 from cora.service.vocabularies import VocabularyCache
@@ -61,6 +62,41 @@ def test_a_query_may_suppress_between_classes(tiny: Detector) -> None:
     assert run(tiny, jobs) == [1, 1]
     every, apart = (job.future.result() for job in jobs)
     assert 0 < len(apart) < len(every)
+
+
+def test_other_names_for_an_image_need_no_image_tower(tiny: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = pictures(tiny, [(64, 64), (64, 64)])
+    queries = (CAT, CUP, Query(classes=("lamp", "dog"), score=0.0))
+    jobs = [DetectJob(picture=picture, query=query) for query in queries for picture in (one, other)]
+    seen: list[int] = []
+    see = Detector.see
+    monkeypatch.setattr(Detector, "see", lambda network, batch: seen.append(len(batch)) or see(network, batch))
+    run(tiny, jobs, max_batch=1)
+    assert seen == [1, 1]
+    for job in jobs:
+        expected = Predictor(tiny).predict(job.picture.image, job.query.classes, score=0.0)
+        found = job.future.result()
+        assert len(found) > 0
+        assert torch.equal(found.scores, expected.scores)
+        assert torch.equal(found.boxes_xyxy_px, expected.boxes_xyxy_px)
+        assert found.image is None
+
+
+def test_encoded_images_are_bounded(tiny: Detector) -> None:
+    images = [picture.image for picture in pictures(tiny, [(64, 64)] * 4)]
+    predictor = Predictor(tiny)
+    alone = cast(EncodedImage, EncodedImages(detector=predictor).get(images[0]))
+    room = 2 * (alone.nbytes + 3 * 64 * 64)
+    cache = EncodedImages(detector=predictor, room=room)
+    made = [cache.get(image) for image in images[:2]]
+    assert cache.get(images[0].copy()) is made[0]  # by content
+    cache.get(images[2])
+    assert len(cache) == 2
+    assert cache.get(images[0]) is made[0]  # used last but one
+    assert cache.get(images[1]) is not made[1]
+    small = EncodedImages(detector=predictor, room=100)
+    assert small.get(images[0]) is not small.get(images[0])
+    assert len(small) == 0
 
 
 def test_answers_do_not_depend_on_the_company(tiny: Detector) -> None:

@@ -1,6 +1,7 @@
 """`cora video` through its real command line, with a stand-in for the network."""
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from cora.apps.cli import main
 from cora.apps.open_model import open_detector
 from cora.detector import PostprocessConfig
 from cora.predictor.tiling import Tiles
-from cora.video import VideoError, VideoReader
+from cora.video import ObjectTracker, VideoError, VideoReader
 from tests.conftest import ROOT
 from tests.video.clips import STEP, make_clip, make_sound, packets, scene
 from tests.video.conftest import FakeDetector
@@ -73,6 +74,36 @@ def test_tables_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert files(folder) == ["a.csv", "a.mp4"]
     assert main(["video", "a.mp4", *CLASSES, "--no-video"]) == 0
     assert "Written" not in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("options", [[], ["--smooth", "0"], ["--smooth", "1"]])
+def test_results_say_whether_boxes_are_smoothed(options: list[str]) -> None:
+    make_clip(Path("a.mp4"))
+    assert main(["video", "a.mp4", *CLASSES, "--no-video", "--csv", "a.csv", "--json", "a.json", *options]) == 0
+    content = json.loads(Path("a.json").read_text())
+    smooth = float(options[1]) if options else inspect.signature(ObjectTracker).parameters["smooth"].default
+    assert content["smooth"] == smooth
+    rows = list(csv.DictReader(Path("a.csv").read_text().splitlines()))
+    objects = [found for frame in content["frames"] for found in frame["objects"]]
+    assert len(rows) == len(objects) == 9
+    assert all(("frame_bbox" in found) == (smooth > 0) for found in objects)
+    assert ("frame_left" in rows[0]) == (smooth > 0)
+    if smooth:
+        # A square that moves to the right by two pixels a frame: the shown box lags, and never by more than it moves.
+        lags = [float(row["frame_left"]) - float(row["left"]) for row in rows]
+        assert lags[0] == 0
+        assert all(0 < lag < 2 for lag in lags[1:])
+        assert [found["frame_bbox"][0] - found["bbox"][0] for found in objects] == pytest.approx(lags, abs=0.02)
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "nan", "inf"])
+def test_impossible_smoothing_is_one_line(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_clip(Path("a.mp4"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["video", "a.mp4", *CLASSES, f"--smooth={value}"])
+    err = capsys.readouterr().err
+    assert "--smooth: expected a number of 0 or more" in err
+    assert err.count("\n") == 1
 
 
 def test_nothing_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from cora.draw import numbered_colour
 from cora.errors import MissingExtraError
 from cora.structures import Detections
 from cora.video import ObjectTracker, TrackedObject, draw_objects
@@ -309,3 +310,17 @@ def test_drawing(white: Image.Image) -> None:
     assert drawn.size == white.size
     assert drawn.tobytes() != white.tobytes()
     assert draw_objects(white, []).tobytes() == white.tobytes()
+
+
+def test_one_colour_a_track() -> None:
+    places = {1: (10, 40, 50, 90), 2: (80, 40, 120, 90), 21: (150, 40, 190, 90), 22: (220, 40, 260, 90)}
+    black = Image.new("RGB", (300, 120))
+    for order, name, score in (([1, 2, 21, 22], "cat", 0.9), ([22, 2, 1], "dog", 0.3), ([21], "cup", 0.5)):
+        found = [
+            TrackedObject(track=track, name=name, score=score, box_xyxy_px=places[track], frame_name="cat")
+            for track in order
+        ]
+        drawn = draw_objects(black, found)
+        for track in order:
+            left, top, _, bottom = places[track]
+            assert drawn.getpixel((left, (top + bottom) // 2)) == numbered_colour(track)

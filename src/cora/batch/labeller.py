@@ -13,7 +13,7 @@ from PIL import Image
 from cora.batch.items import Item
 from cora.batch.records import Record, record_of
 from cora.batch.settings import DetectSettings
-from cora.errors import ImageError
+from cora.errors import DataError, ImageError
 from cora.structures import Detections
 
 #: Groups of one size that wait to be filled hold at most this many times a batch.
@@ -64,6 +64,9 @@ class Labeller:
         work: what to do.
         worker: number of this worker.
         model: the model, if it is loaded already.
+
+    Raises:
+        DataError: the model reports a class by another name than the settings.
     """
 
     def __init__(self, work: Work, *, worker: int = 0, model: Model | None = None) -> None:
@@ -71,6 +74,12 @@ class Labeller:
         self._model = work.open_model(worker) if model is None else model
         settings = work.settings
         self._vocabulary = self._model.vocabulary(settings.classes, distractors=settings.distractors)
+        for asked, name in zip(settings.classes, self._vocabulary.names, strict=True):
+            if asked.strip() != name:  # results would have two names for it
+                raise DataError(
+                    f"classes: expected the names that the model reports, got {asked!r} for {name!r}; "
+                    "let the model's own `vocabulary` know the prompts of a class"
+                )
 
     def __call__(self, items: Sequence[Item], on_picture: Callable[[], object] = lambda: None) -> str:
         """The lines of these pictures, in their order.

@@ -2,7 +2,7 @@
 
 from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
 from cora.detector.config import DetectorConfig, check_trained
-from cora.detector.cora import Detector, DetectorOutput, PreMatched
+from cora.detector.cora import Detector, DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import PostprocessConfig, combine_scores, select_detections
 from cora.detector.presets import (
     config_for_tower,
@@ -23,6 +23,7 @@ __all__ = [
     "LocalizerConfig",
     "PostprocessConfig",
     "PreMatched",
+    "Seen",
     "TowerConfig",
     "check_trained",
     "combine_scores",

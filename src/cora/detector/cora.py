@@ -40,6 +40,23 @@ from cora.towers.folding import Precision
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What the network sees in a batch before it knows any name: the same whatever is looked for.
+
+    Attributes:
+        c3: map for exact pooling.
+        projected: map for fast pooling.
+        memory: the localizer's encoding of C3.
+        anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
+    """
+
+    c3: FeatureMap
+    projected: Prepared
+    memory: Memory
+    anchors_cxcywh: Tensor
+
+
+@dataclass(frozen=True)
 class PreMatched:
     """Anchors, each with the class that its query is to look for.
 
@@ -147,13 +164,20 @@ class Detector(nn.Module):
 
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
         """Score every box for every class. Boxes that cannot reach `least_score` get approximate scores."""
+        return self.detect(self.see(batch), vocabulary, least_score=least_score)
+
+    def see(self, batch: ImageBatch) -> Seen:
+        """The first half of the figure, which does not depend on class names."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)
-        projected = self.project(c4)
-        matched = self.pre_match(projected, self.anchors(memory), vocabulary)
-        decoded = self.decode(memory, matched)
+        return Seen(c3, self.project(c4), memory, self.anchors(memory))
+
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+        """The second half of the figure: boxes and scores for the classes of a vocabulary."""
+        matched = self.pre_match(seen.projected, seen.anchors_cxcywh, vocabulary)
+        decoded = self.decode(seen.memory, matched)
         boxes, objectness = self.select_top_boxes(decoded)
-        probabilities = self.classify_best(c3, projected, boxes, objectness, vocabulary, least_score)
+        probabilities = self.classify_best(seen.c3, seen.projected, boxes, objectness, vocabulary, least_score)
         scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
         return DetectorOutput(boxes, objectness, probabilities, scores)
 

@@ -1,5 +1,6 @@
 """What people call: images, names and options in, detections out, from the network in PyTorch or an exported one."""
 
+from cora.predictor.encoded import EncodedImage
 from cora.predictor.exemplars import Exemplars, embed_region
 from cora.predictor.images import Unreadable, UnreadableImagesError
 from cora.predictor.load import load
@@ -17,6 +18,7 @@ from cora.predictor.settings import (
 from cora.predictor.tiling import Tiles
 
 __all__ = [
+    "EncodedImage",
     "Exemplars",
     "Model",
     "OptionError",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
-from cora.detector import Detector, DetectorConfig
+from cora.detector import Detector, DetectorConfig, DetectorOutput, Seen
 from cora.detector.postprocess import Found, suppress
 from cora.errors import ModelError
 from cora.images import Preprocessor
@@ -133,10 +134,32 @@ class TorchModel:
             else self._fast.view(self.detector, settings.precision or self.precision)
         )
         output = view(batch.to(self.device), vocabulary, least_score=settings.score or 0.0)
+        return self._suppress(output, batch.original_sizes, settings)
+
+    def see(self, batch: ImageBatch, precision: Precision) -> Seen:
+        """What a batch looks like before any name is known."""
+        self._check_weights()
+        return self._fast.view(self.detector, precision).see(batch.to(self.device))
+
+    def detect_in(
+        self, seen: Seen, sizes_hw: Sequence[tuple[int, int]], vocabulary: Vocabulary, settings: PredictSettings
+    ) -> list[Found]:
+        """As `detect`, in what `see` gave of images of these sizes; `settings.precision` is that of `see`."""
+        self._check_weights()
+        view = self._fast.view(self.detector, settings.precision or self.precision)
+        return self._suppress(view.detect(seen, vocabulary, least_score=settings.score or 0.0), sizes_hw, settings)
+
+    def state(self, precision: Precision) -> object:
+        """Equal as long as `see` gives the same in this precision."""
+        return self._fast.state(self.detector, precision)
+
+    def _suppress(
+        self, output: DetectorOutput, sizes_hw: Sequence[tuple[int, int]], settings: PredictSettings
+    ) -> list[Found]:
         return suppress(
             output.boxes_cxcywh,
             output.scores,
-            batch.original_sizes,
+            sizes_hw,
             self.config.postprocess,
             score=settings.score,
             nms_iou=settings.nms_iou,

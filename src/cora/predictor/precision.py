@@ -47,12 +47,14 @@ class FastParts:
             localizer = self._part("localizer", detector.localizer, dtype)
         return detector.with_parts(image_tower=tower, localizer=localizer)
 
+    @staticmethod
+    def state(detector: Detector, precision: Precision) -> object:
+        """Equal as long as a view of the network computes the same: type, place and state of the weights."""
+        dtype = inference_dtype(precision, detector.device)
+        return _state(detector.image_tower, dtype), _state(detector.localizer, dtype)
+
     def _part(self, name: str, part: ImageTower | Localizer, dtype: torch.dtype) -> nn.Module:
-        state = (
-            dtype,
-            part.training,
-            *((value.data_ptr(), value.device, _version(value)) for value in chain(part.parameters(), part.buffers())),
-        )
+        state = _state(part, dtype)
         if name not in self._kept or self._kept[name][0] != state:
             with torch.inference_mode(False):
                 made = part.for_inference(dtype) if isinstance(part, ImageTower) else _localizer(part, dtype)
@@ -83,6 +85,11 @@ def _in_evaluation(localizer: Localizer) -> Localizer:
         return localizer
     weights = [*localizer.parameters(), *localizer.buffers()]
     return copy.deepcopy(localizer, {id(weight): weight for weight in weights}).eval()
+
+
+def _state(part: nn.Module, dtype: torch.dtype) -> object:
+    values = chain(part.parameters(), part.buffers())
+    return (dtype, part.training, *((value.data_ptr(), value.device, _version(value)) for value in values))
 
 
 def _version(value: torch.Tensor) -> int:

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import nn
 
 from cora.detector import Detector, DetectorConfig, check_trained
-from cora.detector.postprocess import Found
 from cora.errors import ImageError, ModelError
 from cora.images import ImageSource, Preprocessor
 from cora.names import names_without
+from cora.predictor import encoded
+from cora.predictor.encoded import EncodedImage, detections_of
 from cora.predictor.exemplars import Exemplars
 from cora.predictor.images import Read, Unreadable, UnreadableImagesError, chunks, is_one, path_of, read_ahead, read_all
 from cora.predictor.model import Model, TorchModel
@@ -142,7 +143,10 @@ class Predictor(nn.Module):
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path is a sequence of letters, too; it is one image
-        self, images: ImageSource, classes: Classes | Vocabulary | None = None, **options: Unpack[PredictOptions]
+        self,
+        images: ImageSource | EncodedImage,
+        classes: Classes | Vocabulary | None = None,
+        **options: Unpack[PredictOptions],
     ) -> Detections: ...
 
     @overload
@@ -164,7 +168,7 @@ class Predictor(nn.Module):
     @named_options
     def predict(
         self,
-        images: ImageSource | Iterable[ImageSource],
+        images: ImageSource | EncodedImage | Iterable[ImageSource],
         classes: Classes | Vocabulary | None = None,
         *,
         score: float | None = None,
@@ -186,8 +190,9 @@ class Predictor(nn.Module):
         Results of one image keep it, for drawing; those of several do not, so that thousands fit in memory.
 
         Args:
-            images: path, URL, bytes, open file, Pillow image, uint8 array or tensor; a list of such; or an iterator of
-                such, whose results are streamed: no image is taken before its turn, none is kept.
+            images: path, URL, bytes, open file, Pillow image, uint8 array or tensor, or what `encode_image` made of
+                one; a list of such images; or an iterator, whose results are streamed: no image is taken before its
+                turn, none is kept.
             classes: names to look for, with several prompts for a class as "mug = cup | coffee cup" among them, or as
                 a mapping, {"mug": ["cup", "coffee cup"]}; or what `vocabulary` made of them. Where they are left out:
                 the exemplars, else the model's `own_names`, else the built-in vocabulary of 1,200 everyday things.
@@ -240,6 +245,8 @@ class Predictor(nn.Module):
         )
         one_name = vocabulary.built_in if class_agnostic is None else class_agnostic
         settings = replace(settings, score=self.score_of(score, built_in=vocabulary.built_in), class_agnostic=one_name)
+        if isinstance(images, EncodedImage):
+            return encoded.detect(self.model, images, vocabulary, self.preprocessor, settings)
         if is_one(images):
             return self._one(images, vocabulary, settings)
         if not isinstance(images, Sequence):
@@ -249,6 +256,17 @@ class Predictor(nn.Module):
         if any(isinstance(one, Unreadable) for one in found):
             raise UnreadableImagesError(found)
         return found
+
+    def encode_image(self, image: ImageSource) -> EncodedImage:
+        """Run the part of the network that knows no names, once for many calls of `predict` on one image.
+
+        `predict` gives the same boxes, to the last bit, as with the image itself.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ModelError: the model is an exported file.
+        """
+        return encoded.encode(self.model, image, self.preprocessor, self.precision)
 
     @named_options
     def vocabulary(
@@ -373,13 +391,9 @@ class Predictor(nn.Module):
         with torch.inference_mode():
             batch = self.preprocessor(images)
             kept = self.model.detect(batch, vocabulary, settings)
-        return [_detections(one, vocabulary.names, size) for one, size in zip(kept, batch.original_sizes, strict=True)]
-
-
-def _detections(found: Found, names: tuple[str, ...], size_hw: tuple[int, int]) -> Detections:
-    # Copies outside of inference mode are ordinary tensors, which anything may be done with.
-    boxes, scores, labels = (value.cpu().clone() for value in found)
-    return Detections(boxes, scores, labels, names, size_hw)
+        return [
+            detections_of(one, vocabulary.names, size) for one, size in zip(kept, batch.original_sizes, strict=True)
+        ]
 
 
 def network_of(model: Predictor | Detector) -> Detector:

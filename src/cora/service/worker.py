@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
-from cora.predictor import Predictor
+from cora.predictor import PredictOptions, Predictor
+from cora.service.encoded_images import EncodedImages
 from cora.service.memory import give_back
 from cora.service.pictures import Picture
 from cora.service.refusal import RefusedError
@@ -110,6 +111,7 @@ class ModelWorker:
         self.gather_s = gather_s
         self._detector = Predictor.of(detector)
         self._vocabularies = VocabularyCache(detector=self._detector, class_weights=class_weights)
+        self._images = EncodedImages(detector=self._detector)
         self._on_batch = on_batch
         self._tidy = tidy
         self._passes = 0
@@ -231,15 +233,18 @@ class ModelWorker:
     def _detect(self, jobs: Sequence[DetectJob]) -> list[Detections]:
         start = time.perf_counter()
         query = jobs[0].query
-        found = self._detector.predict(
-            [job.picture.image for job in jobs],
-            self._vocabularies.get(query.classes, query.distractors),
-            score=query.score,
-            nms_iou=query.nms_iou,
-            max_detections=query.max_detections,
-            class_agnostic=query.class_agnostic,
-            batch_size=len(jobs),
-        )
+        vocabulary = self._vocabularies.get(query.classes, query.distractors)
+        options: PredictOptions = {
+            "score": query.score,
+            "nms_iou": query.nms_iou,
+            "max_detections": query.max_detections,
+            "class_agnostic": query.class_agnostic,
+            "batch_size": len(jobs),
+        }
+        if len(jobs) == 1:  # somebody who tries names on an image; under load, passes of several images count
+            found = [self._detector.predict(self._images.get(jobs[0].picture.image), vocabulary, **options)]
+        else:
+            found = self._detector.predict([job.picture.image for job in jobs], vocabulary, **options)
         self._on_batch(len(jobs), time.perf_counter() - start)
         return [_enlarged(detections, job.picture.size_hw) for detections, job in zip(found, jobs, strict=True)]
 

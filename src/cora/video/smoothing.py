@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Share of a box's side that a corner lags behind a motion that goes on, at most.
-LAG = 0.05
+LAG = 0.03
 #: Seconds over which speeds are averaged, those of the corners apart from each other; 1 Hz in the paper.
 _SPEED_SECONDS = 1 / (2 * math.pi)
 

@@ -10,12 +10,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cora.detector.cora import Detector, DetectorOutput, PreMatched
+from cora.detector.cora import Detector, DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import combine_scores
 from cora.detector.variants.parts import parts_of
 from cora.localizer import Memory
 from cora.regions import Vocabulary
-from cora.structures import ImageBatch
 
 
 class ConditionalDetector(Detector):
@@ -26,12 +25,10 @@ class ConditionalDetector(Detector):
         """A detector that shares all modules with the given one."""
         return cls(**parts_of(detector)).train(detector.training)
 
-    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
         """Score the boxes of a batch, each for its class; `scores` of other classes are 0."""
-        c3, _ = self.encode(batch)
-        memory = self.encode_map(c3)
-        boxes, objectness, classes = self.decode_each(memory, self.anchors(memory), vocabulary)
-        probabilities = self.classify(c3, boxes, vocabulary)
+        boxes, objectness, classes = self.decode_each(seen.memory, seen.anchors_cxcywh, vocabulary)
+        probabilities = self.classify(seen.c3, boxes, vocabulary)
         scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
         own = torch.arange(len(vocabulary), device=classes.device) == classes[..., None]
         return DetectorOutput(boxes, objectness, probabilities, scores * own)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cora.detector.cora import Detector, DetectorOutput
+from cora.detector.cora import Detector, DetectorOutput, Seen
 from cora.detector.variants.parts import parts_of
 from cora.localizer import LocalizerOutput
 from cora.regions import Vocabulary
-from cora.structures import ImageBatch
 
 #: Where the learned numbers start: the temperature as CLIP's did, the bias at a probability of 0.01.
 START_SCALE, START_BIAS = 1 / 0.07, -math.log(99)
@@ -58,11 +57,10 @@ class EndToEndDetector(Detector):
         head = EndToEndHead(dim=config.dim, embed_dim=config.embed_dim).to(detector.device)
         return cls(head=head, **parts_of(detector)).train(detector.training)
 
-    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
         """Score all boxes of a batch for every class; `objectness` is the best class's logit."""
-        c3, c4 = self.encode(batch)
-        memory = self.encode_map(c3)
-        decoded = self.decode(memory, self.pre_match(c4, self.anchors(memory), vocabulary))
+        matched = self.pre_match(seen.projected, seen.anchors_cxcywh, vocabulary)
+        decoded = self.decode(seen.memory, matched)
         logits = self.class_logits(decoded, vocabulary.embeddings)[-1]
         scores = logits.sigmoid()
         return DetectorOutput(decoded.boxes_cxcywh[-1], logits.amax(dim=-1), scores, scores)
