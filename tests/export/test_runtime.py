@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
+from cora.data.builtin_names import builtin_names
 from cora.detector import Detector
 from cora.errors import CoraError, ModelError, VocabularyError
 from cora.export import ExportedDetector, Manifest
@@ -161,6 +162,36 @@ def test_prompts_of_a_class_are_fixed_with_its_name(toy: Detector) -> None:
             model.predict(picture(120, 160), asked)
     at_run_time = exported(toy)
     assert_same(at_run_time.predict(picture(120, 160), classes, score=0.001), expected)
+
+
+@pytest.mark.parametrize("nms", ["outside", "inside"])
+def test_without_classes(toy: Detector, nms: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = builtin_names()[:12]  # the toy's tower takes seconds for all
+    monkeypatch.setattr("cora.predictor.vocabulary.builtin_names", lambda: names)
+    model, photo = exported(toy, nms=nms), picture(120, 160)
+    assert model.vocabulary().built_in
+    found = model.predict(photo, score=0.001)
+    assert found.class_names == names
+    if nms == "outside":
+        assert_same(found, Predictor(toy).predict(photo, score=0.001))
+    assert found == model.predict(photo, names, score=0.001, class_agnostic=True)
+    assert len(found) < len(model.predict(photo, score=0.001, class_agnostic=False))
+    fixed = exported(toy, Predictor(toy).vocabulary(NAMES), nms=nms)
+    assert fixed.own_names == NAMES
+    assert not fixed.vocabulary().built_in
+    tuned = toy.with_parts(config=replace(toy.config, class_names=("RBC", "WBC")))
+    assert exported(tuned, nms=nms).predict(photo, score=0.001).class_names == ("RBC", "WBC")
+
+
+def test_without_classes_and_without_a_text_tower_it_is_refused_in_one_line(toy: Detector) -> None:
+    def lost(name: str) -> Detector:
+        raise ModelError(f"unknown model {name!r}; expected one that 'cora models' lists")
+
+    manifest = manifest_of(toy)
+    model = ExportedDetector(backend=Eager(toy, manifest, None), manifest=manifest, load_text_model=lost)
+    with pytest.raises(ModelError, match=r"names need the text tower of .*: unknown model") as error:
+        model.predict(picture(120, 160))
+    assert "\n" not in str(error.value)
 
 
 def test_fixed_names_cannot_be_changed(toy: Detector) -> None:
