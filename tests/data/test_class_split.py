@@ -53,6 +53,8 @@ def test_opens_by_name_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     own = '{"base": ["cup"], "novel": []}'
     Path("own.json").write_text(own)
     assert open_split("own.json") == ClassSplit(base=("cup",))
+    Path("lvis").mkdir()  # the usual name of the folder of the images
+    assert open_split("lvis") == known_split("lvis")
     Path("coco").write_text(own)  # what lies there is meant, not what has the same name
     assert open_split("coco") == ClassSplit(base=("cup",))
     with pytest.raises(DataError, match="no class split at kitchen"):

@@ -7,6 +7,7 @@ import torch
 from cora.detector import Detector
 from cora.export.check import plain_detector
 from cora.export.graph import COMPETES, DetectorGraph, FixedVocabularyGraph, class_inputs
+from cora.export.program import trace
 from cora.export.suppression import kept_boxes
 from cora.predictor import Predictor
 from cora.regions import FastAlignment
@@ -67,3 +68,21 @@ def test_more_boxes_than_queries_are_all_of_them(toy: Detector) -> None:
     everything = replace(toy.config.postprocess, max_scored_boxes=0)
     manifest = replace(manifest_of(toy), config=replace(toy.config, postprocess=everything))
     assert manifest.boxes == 20
+
+
+@pytest.mark.slow
+def test_sides_stay_open_where_the_grid_of_a_region_is_large(tmp_path: Path) -> None:
+    """The grid of CLIP has 7 cells a side. Traced with as many rows, one sample a bin would become a constant."""
+    config = toy_config()
+    detector = toy_detector(tmp_path, replace(config, tower=replace(config.tower, image_size=224, pool_size=7)))
+    manifest = manifest_of(detector)
+    program = trace(detector, manifest, None, suppress=kept_boxes)
+    assert all(limits.upper > 10_000 for limits in program.range_constraints.values())
+    batch = detector.preprocessor.collate([picture(500, 400), picture(480, 440, seed=1)])
+    vocabulary = Predictor(detector).vocabulary(NAMES)
+    with torch.no_grad():
+        graph = program.module(check_guards=False)
+        boxes, scores = graph(batch.pixels, torch.tensor(batch.sizes), *class_inputs(vocabulary))
+        expected = plain_detector(detector, manifest)(batch, vocabulary)
+    assert_near(boxes, expected.boxes_cxcywh)
+    assert_near(scores, expected.scores)

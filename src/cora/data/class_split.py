@@ -73,7 +73,7 @@ def open_split(source: str | Path) -> ClassSplit:
         DataError: no such file, or it holds no split.
     """
     path = Path(source)
-    return known_split(str(source)) if str(source) in KNOWN_SPLITS and not path.exists() else read_class_split(path)
+    return known_split(str(source)) if str(source) in KNOWN_SPLITS and not path.is_file() else read_class_split(path)
 
 
 def read_class_split(path: Path) -> ClassSplit:

@@ -12,13 +12,14 @@ from cora.detector import Detector
 from cora.export.graph import DetectorGraph, FixedVocabularyGraph
 from cora.export.manifest import Manifest
 from cora.export.suppression import Suppress
+from cora.pyramid import STRIDE
 from cora.regions import Vocabulary
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-# Any size and batch do for tracing; 1 would be taken for a constant, and so would maps of one cell.
-_TRACED_SIZE, _TRACED_BATCH, _TRACED_CLASSES = (192, 256), 2, 3
+# Any batch does for tracing, except that the tracer takes every number that is 1 for a constant.
+_TRACED_BATCH, _TRACED_CLASSES = 2, 3
 
 
 def input_names(manifest: Manifest) -> list[str]:
@@ -56,13 +57,19 @@ def trace(
 
 def example_inputs(manifest: Manifest) -> tuple[Tensor, ...]:
     """Inputs of the right shapes, to trace with."""
-    height, width = manifest.settings.size_hw or _TRACED_SIZE
+    height, width = manifest.settings.size_hw or _traced_size(manifest.config.tower.pool_size)
     batch = manifest.settings.batch or _TRACED_BATCH
     inputs = [torch.zeros(batch, 3, height, width), torch.tensor([[height, width]] * batch)]
     if manifest.vocabulary == "input":
         width = manifest.config.tower.embed_dim
         inputs += [torch.eye(_TRACED_CLASSES, width), torch.zeros(_TRACED_CLASSES)]
     return tuple(inputs)
+
+
+def _traced_size(pool_size: int) -> tuple[int, int]:
+    """Height and width to trace with: more cells than the grid of a region, so that no bin takes a single sample."""
+    height = max(192, STRIDE * (pool_size + 1))
+    return height, height + 2 * STRIDE
 
 
 def _open_sizes(manifest: Manifest) -> dict[str, dict[int, Any]]:
