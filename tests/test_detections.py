@@ -16,7 +16,7 @@ import cora
 from cora import structures
 from cora.detections import Detections
 from cora.draw import class_colours
-from cora.errors import CoraError, ImageError, VocabularyError
+from cora.errors import CoraError, ImageError, OptionError, VocabularyError
 
 NAMES = ("cat", "dog", "remote control")
 
@@ -237,3 +237,9 @@ def test_a_class_has_one_colour_in_all_drawings(found: Detections, data: st.Data
     drawn = one.draw(Image.new("RGB", (100, 80), "white"))
     left, _, _, bottom = (round(corner) for corner in one.boxes_xyxy_px[0].tolist())
     assert drawn.getpixel((left, bottom - 3)) == class_colours(NAMES)[one.names[0]]
+
+
+def test_an_image_of_another_size_is_not_drawn_on() -> None:
+    with pytest.raises(OptionError, match=r"draw: expected the image of 100 x 80 pixels .*, got one of 50 x 40"):
+        made([0.5]).draw(Image.new("RGB", (50, 40)))
+    assert made([0.5]).draw(Image.new("RGB", (100, 80))).size == (100, 80)

@@ -149,3 +149,11 @@ def test_a_lock_is_held_once(tmp_path: Path) -> None:
             assert third
     with lock(tmp_path / "lock") as again:
         assert again
+
+
+def test_a_device_or_pipe_is_no_place_for_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(CoraError, match="expected a file to write to, got a device or a pipe"):
+        check_place(pipe, folder=False)
+    assert pipe.is_fifo()

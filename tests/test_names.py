@@ -34,3 +34,20 @@ def test_spellings_are_found_the_same_first() -> None:
     assert spelled_as(["coffee_cup", "dog", "cow"], ["coffee cup", "Dog", "dog"]) == {
         "coffee_cup": "coffee cup", "dog": "dog",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("cup", "cup\u200b"),
+        ("cup", "\ufeffcup"),
+        ("cup", "\uff43\uff55\uff50"),
+        ("traffic light", "traffic\u00a0light"),
+        ("Stra\u00dfe", "STRASSE"),
+    ],
+)
+def test_names_that_look_the_same_are_one(one: str, other: str) -> None:
+    assert name_key(one) == name_key(other)
+    assert repeated_names([one, other])
+    assert not names_without([one], [other])

@@ -29,6 +29,11 @@ LISTS = {
     "'a | b'; c": ["a | b", "c"],
     "mug = cup | mug | coffee cup, plate": ["mug = cup | mug | coffee cup", "plate"],
     "cat,,cup": ["cat", "", "cup"],
+    "cat\tcup\n": ["cat", "cup"],
+    "(cat, cup)": ["cat", "cup"],
+    "{'cat', 'cup'}": ["cat", "cup"],
+    "cat\\ncup": ["cat", "cup"],
+    "\u201ccat\u201d, \u201ea, b\u201c": ["cat", "a, b"],
     "": [],
     ",": [],
     " . ": [],
@@ -38,6 +43,7 @@ LISTS = {
 WHOLE = [
     *("St. Bernard", "Dr. Pepper", "no. 2 pencil", "T. rex", "U.S. flag", "Washington D.C.", "7.5 mm bolt"),
     *("node.js logo", "o'clock", "rock 'n' roll", "cup (mug)", "bow_(decorative_ribbons)", "big [red] cat", "C#"),
+    *("(red) cup (blue)", "driver's seat"),
     *("Cosmetics Brush/Eyeliner Pencil", "salt & pepper", "T-shirt", "1:43 model car", "#1 sign"),
 ]
 
@@ -59,7 +65,7 @@ WORDS = st.lists(st.text("abcdefgh", min_size=2, max_size=6).filter(lambda word:
 
 @given(
     names=st.lists(WORDS.map(" ".join), min_size=1, max_size=5),
-    divider=st.sampled_from([", ", ",", "; ", ";", " | ", "|", " . ", ". ", "\n", ";\n", ",\n"]),
+    divider=st.sampled_from([", ", ",", "; ", ";", " | ", "|", " . ", ". ", "\n", "\t", ";\n", ",\n"]),
     end=st.booleans(),
 )
 def test_every_divider_gives_the_same_names(names: list[str], divider: str, end: bool) -> None:

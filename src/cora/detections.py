@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cora.draw import class_colours, draw_boxes
-from cora.errors import CoraError, MissingExtraError, VocabularyError
+from cora.errors import CoraError, MissingExtraError, OptionError, VocabularyError
 from cora.files import write_picture
 from cora.images import Size, is_url, read_image
 
@@ -207,6 +207,7 @@ class Detections:
 
         Raises:
             ValueError: no image was kept, none is given, and it came from no file.
+            OptionError: the image is of another size than that of the boxes.
             ImageError: the file that the image came from cannot be read any more.
             CoraError: the file cannot be written, or is the image itself.
         """
@@ -214,10 +215,17 @@ class Detections:
             image, path = None, image if path is None else path
         if path is not None:
             self._check_target(Path(path))
+        picture = self._picture() if image is None else read_image(image)
+        if self.image_size not in (_NO_SIZE, (picture.height, picture.width)):
+            height, width = self.image_size
+            raise OptionError(
+                f"draw: expected the image of {width} x {height} pixels that the boxes are of, got one of "
+                f"{picture.width} x {picture.height}; resize it"
+            )
         # There are twenty colours: in a long list two classes that an image has would often share one.
         colours = class_colours(self.class_names if len(self.class_names) <= _SAME_COLOURS else self.names)
         drawn = draw_boxes(
-            self._picture() if image is None else read_image(image),
+            picture,
             self.boxes_xyxy_px,
             self.names,
             self.scores,

@@ -36,6 +36,10 @@ class TrainingError(CoraError):
     """Training cannot go on: a loss that is not finite, a run folder of another configuration."""
 
 
+class OptionError(CoraError, ValueError):
+    """An option has a value of the wrong type, or out of range."""
+
+
 class MissingExtraError(CoraError):
     """An optional package is needed; the message names the extra to install."""
 

@@ -108,6 +108,9 @@ def check_place(path: Path, *, folder: bool) -> None:
     if path.exists() and path.is_dir() != folder:
         wanted, got = ("a folder", "a file") if folder else ("a file", "a folder")
         raise CoraError(f"expected {wanted} to write to, got {got}: {path}")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        # A finished file would take its place, even that of /dev/stdout.
+        raise CoraError(f"expected a file to write to, got a device or a pipe: {path}")
     place = path if folder else path.parent
     while not place.exists():
         place = place.parent

@@ -7,13 +7,17 @@ get names back as they wrote them. `names_in` takes a list apart that somebody t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+
+#: Characters that nobody sees: soft hyphen, zero-width space and joiners of words, byte order mark.
+_UNSEEN = dict.fromkeys((0xAD, 0x200B, 0x2060, 0xFEFF))
 
 
 def spoken_name(name: str) -> str:
     """A name as the text tower reads it: blanks for underscores, single, none at the ends; the rest as it is."""
-    return " ".join(name.replace("_", " ").split())
+    return " ".join(name.translate(_UNSEEN).replace("_", " ").split())
 
 
 def quoted_name(name: str) -> str:
@@ -31,8 +35,8 @@ def prompted_name(name: str, prompts: Sequence[str]) -> str:
 
 
 def name_key(name: str) -> str:
-    """What names of one class have in common: the spoken form in one case."""
-    return spoken_name(name).casefold()
+    """What names of one class have in common: the spoken form in one case, and in one form of Unicode."""
+    return unicodedata.normalize("NFKC", spoken_name(name)).casefold()
 
 
 def repeated_names(names: Iterable[str]) -> list[str]:
@@ -62,8 +66,11 @@ def spelled_as(names: Sequence[str], among: Iterable[str]) -> dict[str, str]:
     }
 
 
-#: What stands between names, also the comma, the list comma and the semicolon of Chinese keyboards.
-_DIVIDERS = ",;|\uff0c\u3001\uff1b"
+#: What stands between names, also the comma, the list comma and the semicolon of Chinese keyboards, and a table's tab.
+_DIVIDERS = ",;|\t\uff0c\u3001\uff1b"
+_BRACKETS = {"[": "]", "(": ")", "{": "}"}
+#: Quotes of word processors.
+_PLAIN = {**dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'), **dict.fromkeys("\u2018\u2019", "'")}
 _QUOTES = r"""\s*("[^"]*"|'[^']*')\s*"""
 #: A part in quotes or a plain one, up to what may stand behind it: in a list, and in a class with prompts.
 _QUOTED_IN_LIST, _PLAIN_IN_LIST = re.compile(rf"{_QUOTES}(?=[{_DIVIDERS}=]|$)"), re.compile(rf"[^{_DIVIDERS}=]*")
@@ -80,18 +87,30 @@ _ABBREVIATIONS = frozenset(
 def names_in(text: str) -> list[str]:
     """The names of a list as people write it.
 
-    Names are divided by commas, semicolons, `|`, line breaks, or dots with a blank behind them; a divider at the end is
-    no name. A list in brackets is one, too. In quotes everything belongs to the name. A class with prompts stays in
-    one text for `sides_of`, in which `|` divides prompts: `mug = cup | coffee cup`. So does a quoted name with "=".
+    Names are divided by commas, semicolons, `|`, tabs, line breaks, or dots with a blank behind them; a divider at the
+    end is no name. A list in brackets is one, too. In quotes everything belongs to the name. A class with prompts stays
+    in one text for `sides_of`, in which `|` divides prompts: `mug = cup | coffee cup`. So does a quoted name with "=".
 
     Example:
         >>> names_in("cat . remote control ."), names_in("cat; cup;"), names_in('"salt, fine", St. Bernard')
         (['cat', 'remote control'], ['cat', 'cup'], ['salt, fine', 'St. Bernard'])
     """
-    text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
+    text = text.translate(str.maketrans(_PLAIN)).replace("\\n", "\n").strip()
+    if _in_brackets(text):
         text = text[1:-1]
     return [name for line in text.splitlines() for name in _in_line(line)]
+
+
+def _in_brackets(text: str) -> bool:
+    """Whether the first character is a bracket that ends with the last one."""
+    if not text or text[-1] != _BRACKETS.get(text[0]):
+        return False
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == text[0]) - (letter == text[-1])
+        if not depth:
+            return place == len(text) - 1
+    return False
 
 
 def sides_of(text: str) -> list[list[str]]:

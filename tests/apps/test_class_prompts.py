@@ -201,7 +201,6 @@ def test_quoted_distractors_reach_the_predictor(model: str) -> None:
         ("n.txt", "mug = cup | coffee cup, spoon"),
         ("n.txt", "1. mug = cup | coffee cup # both\n2. spoon\n"),
         ("n.json", '["mug = cup | coffee cup", "spoon"]'),
-        ("n.json", '{"mug": ["cup", "coffee cup"], "spoon": "spoon"}'),
         ("data.yaml", "names:\n  0: mug = cup | coffee cup\n  1: spoon\n"),
     ],
 )
@@ -213,10 +212,8 @@ def test_forms_of_files(tmp_path: Path, name: str, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"mug": ["cup"], "mug": ["coffee cup"]}', "'mug' stands in it twice; remove one"),
-        ('{"mug": ["cup", 3]}', "expected a JSON list of class names"),
-        ('{"mug": ["cup"], "spoon": 3}', "expected a JSON list of class names"),
-        ('{"mug": []}', "class 'mug': expected text in each prompt, got a blank one"),
+        ('{"base": ["cup"], "novel": ["mug"]}', "expected a JSON list of class names"),
+        ('["mug ="]', "class 'mug': expected text in each prompt, got a blank one"),
         ('["mug = cup", "mug"]', "expected every name once, got 'mug' twice"),
     ],
 )

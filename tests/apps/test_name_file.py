@@ -23,6 +23,13 @@ FORMS: dict[str, tuple[str, str | bytes]] = {
     "numbered from 0": ("n.txt", "0 cat\n1 remote control\n"),
     "numbered with colons": ("n.txt", "0: cat\n1: remote control\n"),
     "numbered table": ("n.csv", "0,cat\n1,remote control\n"),
+    "table with headings": ("n.csv", "id,name\n0,cat\n1,remote control\n"),
+    "table of tabs": ("n.tsv", "class\tid\ncat\t3\nremote control\t5\n"),
+    "column with a heading": ("n.csv", "Class\ncat\nremote control\n"),
+    "identifiers of Open Images": ("n.csv", "/m/01yrx,cat\n/m/0qjjc,remote control\n"),
+    "identifiers of WordNet": ("n.txt", "n02121808 cat\nn04074963 remote control\n"),
+    "configuration of a model": ("n.json", '{"id2label": {"0": "cat", "1": "remote control"}}'),
+    "tabs": ("n.txt", "cat\tremote control\n"),
     "bullets": ("n.md", "- cat\n- remote control\n"),
     "JSON list": ("n.json", '["cat", "remote control"]'),
     "JSON list in a text file": ("n.txt", '["cat",\n "remote control"]\n'),
@@ -58,10 +65,26 @@ def test_what_only_looks_numbered_or_marked(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_heading_is_one_in_tables_only(tmp_path: Path) -> None:
+    assert parse_classes(write(tmp_path / "n.txt", "label\nbottle\n")) == ["label", "bottle"]
+    assert parse_classes(write(tmp_path / "n.csv", "label,bottle\n")) == ["label", "bottle"]
+
+
+@pytest.mark.parametrize("text", ["0: cat, 1: cup", "{0: 'cat', 1: 'cup'}", "1. cat; 2. cup"])
+def test_numbered_lists_on_the_command_line(text: str) -> None:
+    assert parse_classes(text) == ["cat", "cup"]
+
+
+def test_numbers_that_belong_to_names() -> None:
+    assert parse_classes("7 up, 8 ball, 9 iron") == ["7 up", "8 ball", "9 iron"]
+    assert parse_classes("1. cat 2. cup") == ["1. cat 2. cup"]
+
+
 BAD = {
     "empty": ("n.txt", "\n \n", "expected one class name a line, got none"),
     "only comments": ("n.txt", "# cat\n", "got none"),
     "bytes": ("n.txt", b"caf\xe9", "expected class names in UTF-8"),
+    "UTF-16 without its mark": ("n.txt", "cat\n".encode("utf-16-le"), "got zeros in"),
     "numbers": ("n.json", "[1, 2]", "expected a JSON list of class names"),
     "broken JSON": ("n.json", '["cat"', "cannot be read as JSON|expected"),
     "no names": ("n.yaml", "train: images", "expected class names under names"),

@@ -1,6 +1,7 @@
 """One listing of images, and the same count in every command that takes a folder."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -94,3 +95,17 @@ def test_all_commands_list_the_same(names: list[str]) -> None:
             assert [str((batch.root / json.loads(line)["name"]).relative_to(folder)) for line in lines] == listed
         if direct := [name for name in listed if "/" not in name]:
             assert names_of(list(find_images([str(folder)]).paths), folder) == direct
+
+
+def test_a_name_that_no_result_can_hold_is_reported(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"b\xffd.jpg")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this disk knows names in UTF-8 only")
+    fill(tmp_path, ["a.jpg"])
+    for sources in ([str(tmp_path)], [str(path) for path in tmp_path.iterdir()], [f"{tmp_path}/*"]):
+        found = find_images(sources)
+        assert [path.name for path in found.paths] == ["a.jpg"]
+        assert [problem.encode() for problem in found.problems]
+        assert r"expected a file name in UTF-8, got '" in found.problems[0]
+        assert found.problems[0].endswith(r"b\udcffd.jpg'; rename it")

@@ -77,6 +77,7 @@ NAMES = {
     "bucket": ("s3://bucket/set/a.jpg", ["a.jpg"], "a.jpg"),
     "file address": ("file:///C:/set/a%20b.jpg", ["a b.jpg"], "a b.jpg"),
     "Label Studio's local files": ("/data/local-files/?d=set/a.jpg", ["set/a.jpg"], "set/a.jpg"),
+    "blank at the end": ("set/a.jpg ", ["a.jpg"], "a.jpg"),
     "percent": ("my%20cup.jpg", ["my cup.jpg"], "my cup.jpg"),
     "percent that is there": ("my%20cup.jpg", ["my%20cup.jpg", "my cup.jpg"], "my%20cup.jpg"),
     "capitals": ("A.JPG", ["a.jpg"], "a.jpg"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cora.data.read import Format, read_dataset
 from cora.data.shards import write_shards
@@ -203,3 +204,48 @@ def test_lvis_v05(shared: Path) -> None:
     assert dataset.dropped["missing image files"] == 24
     assert all(record.negative_classes for record in dataset.records)
     assert dataset.frequencies["acorn"] == "r"
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp", "gif", "tif"])
+@pytest.mark.parametrize("kept", [0.6, 1.0])
+def test_images_that_were_cut_are_noticed_before_they_are_loaded(tmp_path: Path, ending: str, kept: float) -> None:
+    images, annotations = write_coco(tmp_path, two_photos())
+    content = json.loads(annotations.read_text())
+    entry = content["images"][0]
+    old = images / entry["file_name"]
+    with Image.open(old) as photo:
+        noise = Image.effect_noise(photo.size, 90).convert("RGB")
+    entry["file_name"] = f"cut.{ending}"
+    noise.save(images / entry["file_name"])
+    data = (images / entry["file_name"]).read_bytes()
+    (images / entry["file_name"]).write_bytes(data[: int(len(data) * kept)])
+    old.unlink()
+    annotations.write_text(json.dumps(content))
+    dataset = read_dataset(images=images, annotations=annotations, skip_bad=True)
+    assert dataset.dropped.get("photos that cannot be read", 0) == (kept < 1)
+    assert [image.size for image, _, _ in map(dataset.__getitem__, range(len(dataset)))]
+
+
+def test_a_whole_file_with_something_behind_it_stays(tmp_path: Path) -> None:
+    images, annotations = write_coco(tmp_path, two_photos())
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes() + b"what a phone adds")
+    assert not read_dataset(images=images, annotations=annotations).dropped
+
+
+def test_boxes_in_fractions_are_no_pixels(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (100, 80)).save(images / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.1, 0.5, 0.25]}],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    annotations = tmp_path / "ann.json"
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"expected boxes in pixels, got none .*; multiply fractions by"):
+        read_dataset(images=images, annotations=annotations)
+    content["annotations"][0]["bbox"] = [0.5, 0.5, 10, 10]  # type: ignore[index]
+    annotations.write_text(json.dumps(content))
+    assert len(read_dataset(images=images, annotations=annotations)) == 1

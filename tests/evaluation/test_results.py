@@ -200,3 +200,11 @@ def test_classes_of_one_name_and_parents(tmp_path):
 def test_scores_outside_their_range_are_refused(annotations, tmp_path):
     with pytest.raises(DataError, match=r"1 scores outside 0..1 \(first: 87 in entry 0\)"):
         read_results(written(tmp_path, [result(score=87)]), read_truth(annotations))
+
+
+def test_boxes_in_fractions_are_refused(annotations, tmp_path):
+    truth = read_truth(annotations)
+    fractions = [result(bbox=[0.1, 0.2, 0.3, 0.4]), result(bbox=[0.5, 0.5, 0.5, 0.5])]
+    with pytest.raises(DataError, match=r"2 boxes that do not reach over the first pixel, in fractions perhaps"):
+        read_results(written(tmp_path, fractions), truth)
+    assert len(read_results(written(tmp_path, [*fractions, result()]), truth).results) == 3

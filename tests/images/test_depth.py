@@ -162,3 +162,19 @@ def test_colours_given_as_an_opened_file_are_checked_too() -> None:
         assert image.mode == "RGB"
         with pytest.raises(ImageError, match="a quarter of 16 bits"):
             read_image(image)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_hot_pixels_do_not_make_a_dark_image_right(bits: int, colours: int) -> None:
+    values = np.linspace(0, 2**bits - 1, 64 * 64 * colours).reshape(64, 64, colours)
+    values[5, 7] = 65535
+    with pytest.raises(ImageError, match=r"got .*65535, nearly all at most \d+: the given bytes; scale"):
+        read_image(png_of_16_bits(values))
+    values[:8] = 65535  # an eighth of the pixels is no accident
+    assert levels(png_of_16_bits(values)).max() == 255
+
+
+def test_colours_of_8_bits_in_16_are_refused_not_black() -> None:
+    with pytest.raises(ImageError, match=r"expected colours that use more than a quarter of 16 bits, got at most 255:"):
+        read_image(png_of_16_bits(np.repeat(RAMP[:, :, None] * 255, 3, axis=2)))

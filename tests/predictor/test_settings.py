@@ -65,6 +65,9 @@ def test_help_says_what_each_option_means(predictor: Predictor) -> None:
         ({"distractor": ["wall"]}, "'distractors'"),
         ({"device": "cuda"}, "cora.load(device=...)"),
         ({"half": True}, "'precision'"),
+        ({"minimum_score": 0.5}, "'score'"),
+        ({"conf_threshold": 0.5}, "'score'"),
+        ({"nms_iou_thresh": 0.5}, "'nms_iou'"),
         ({"nonsense": 1}, "leave it out"),
     ],
 )
@@ -139,6 +142,14 @@ def test_a_wrong_value_is_refused_in_one_line(predictor: Predictor, wrong: dict[
         ([["cup"]], r"got list \['cup'\] at place 1"),
         (["cup", b"cat"], "got b'cat' at place 2"),
         ([float("nan")], "got nan at place 1"),
+        (
+            ["cat . cup ."],
+            r"expected one name in each place, got several in one, .*; write \['cat', 'cup'\]",
+        ),
+        (["cat; cup"], r"write \['cat', 'cup'\]"),
+        (["cat | cup"], r"write \['cat', 'cup'\]"),
+        (["cat\ncup"], r"write \['cat', 'cup'\]"),
+        (["cat\tcup"], r"write \['cat', 'cup'\]"),
         ([], "expected at least one, got an empty list; leave it out for the built-in vocabulary"),
     ],
 )
@@ -161,3 +172,42 @@ def test_settings_are_frozen_and_keep_what_was_given() -> None:
     with pytest.raises(AttributeError):
         settings.score = 0.5  # type: ignore[misc]
     assert issubclass(OptionError, ValueError)
+
+
+@pytest.mark.parametrize("names", [["tench, Tinca tinca"], ["St. Bernard"], ["mug = cup | mug"], ["a; b", "c | d"]])
+def test_names_with_dividers_that_are_meant_stay(predictor: Predictor, names: list[str]) -> None:
+    assert predictor.vocabulary(names).names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"count": (0, 1)}, {"count": "2x2"}, {"count": 2}, {"count": (2.5, 2)}, {"count": (True, 2)}, {"size_px": -1},
+        {"size_px": "512"}, {"size_px": 512, "count": (2, 2)}, {}, {"size_px": 512, "overlap": 2},
+        {"size_px": 512, "overlap": "0.2"}, {"size_px": 512, "iou": float("nan")}, {"size_px": 512, "merge": "mean"},
+    ],
+)  # fmt: skip
+def test_wrong_tiles_are_refused_in_one_line(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="tiles: expected") as error:
+        Tiles(**wrong)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [3, None, b"nano", ["nano"]])
+def test_load_wants_a_name_or_a_path(wrong: Any) -> None:
+    with pytest.raises(OptionError, match="load: expected the name of a model"):
+        load(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"score_threshold": 5}, {"nms_iou": "a"}, {"max_detections": 0}, {"exact_boxes": -1}, {"precision": "x"}]
+)
+def test_other_settings_of_the_same_weights_are_checked(predictor: Predictor, wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="expected"):
+        predictor.with_postprocess(**wrong)
+    with pytest.raises(UnknownOptionError, match=r"with_postprocess: expected some of .*, got 'conf'"):
+        predictor.with_postprocess(conf=0.5)
+
+
+def test_truth_values_of_numpy_are_truth_values(predictor: Predictor) -> None:
+    assert PredictSettings(class_agnostic=np.bool_(True)).class_agnostic

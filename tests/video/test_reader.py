@@ -232,3 +232,13 @@ def test_misuse(tmp_path: Path) -> None:
         list(video)
         with pytest.raises(ValueError, match="iterate over a video once"):
             list(video)
+
+
+@pytest.mark.parametrize(("kept", "whole"), [(0.5, False), (0.98, False), (1.0, True)])
+def test_matroska_that_is_cut(tmp_path: Path, kept: float, whole: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
+    content = make_clip(tmp_path / "a.mkv", times=[STEP * n for n in range(30)], pictures=list(noise)).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: int(len(content) * kept)])
+    with VideoReader(tmp_path / "cut.mkv") as video:
+        assert len(list(video)) > 5
+    assert any("it breaks off after" in problem for problem in video.problems) != whole

@@ -1,19 +1,22 @@
 """Sources, class lists and outputs of the commands: found and checked before any work."""
 
 import glob
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cora.apps.kinds import drawn_by_cora
-from cora.apps.name_file import SUFFIXES, read_name_file
-from cora.data.listing import list_images
+from cora.apps.name_file import SUFFIXES, read_name_file, without_marks
+from cora.data.listing import list_images, name_problem
 from cora.errors import ImageError, VocabularyError
 from cora.names import names_in
 
 #: Letters of a file's name that come from an address; those of signed links are longer than a disk takes.
 _LONGEST_STEM = 100
+#: "0: cat, 1: cup", as a dictionary of names is printed.
+_NUMBERED = re.compile(r"\d+\s*[.):]")
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ def find_images(sources: Iterable[str], *, beside: int = 0) -> Sources:
             problem = f"expected files, got none that match {source}; check the pattern"
         else:
             found, problem = [], f"expected an image file, got no file at {source}; check the path"
-        paths += found
-        if not found:
-            problems.append(problem)
+        odd = [named for path in found if (named := name_problem(str(path)))]
+        paths += [path for path in found if not name_problem(str(path))]
+        problems += odd or ([] if found else [problem])
     if problems and not paths and not beside:
         raise ImageError(problems[0])
     return Sources(tuple(dict.fromkeys(paths)), tuple(problems))
@@ -72,10 +75,13 @@ def parse_classes(text: str) -> list[str]:
         VocabularyError: the file cannot be read, there is no name in it, or the text is a file's name without @.
     """
     if text.startswith("@"):
-        return read_name_file(Path(text[1:]))
+        return read_name_file(Path(text[1:].strip()))
     if text.strip().lower().endswith(SUFFIXES) and Path(text.strip()).is_file():
         raise VocabularyError(f"expected class names, got the name of a file: {text}; for its names write @{text}")
-    return names_in(text)
+    names = names_in(text)
+    if len(names) > 1 and all(map(_NUMBERED.match, names)):
+        names = [name.strip("'\"") for name in without_marks(names)]
+    return names
 
 
 def output_names(sources: Sequence[Path | str], folder: Path, suffix: str) -> dict[Path | str, Path]:

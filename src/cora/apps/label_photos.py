@@ -35,6 +35,7 @@ from cora.errors import CoraError, DataError
 from cora.files import write_json
 from cora.names import name_key
 from cora.predictor import Predictor
+from cora.regions import names_alone
 from cora.training.mix_annotations import MixConfig, Mixed, mix_annotations, without_novel
 from cora.training.pseudo_boxes import BoxTeacher, DetectorTeacher, PseudoBoxConfig, PseudoReport, pseudo_label
 from cora.training.result_teacher import read_results
@@ -144,7 +145,7 @@ def _prepare(args: argparse.Namespace) -> _Work:
     notes: list[str] = []
     photos: tuple[NamedPhoto, ...]
     if args.captions is not None:
-        wanted = None if args.nouns_from is None else parse_classes(f"@{args.nouns_from}")
+        wanted = None if args.nouns_from is None else names_alone("--nouns-from", parse_classes(f"@{args.nouns_from}"))
         read = read_captions(
             args.captions, images=args.images, nouns=english_nouns(wanted), kind=args.texts, skip_bad=args.skip_bad
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 import re
 from itertools import pairwise
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cora.errors import CoraError, VocabularyError
-from cora.names import names_in, prompted_name
+from cora.names import names_in
 
 #: Endings of files that are no names themselves.
-SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".names", ".pbtxt", ".csv")
+SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".names", ".pbtxt", ".csv", ".tsv")
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _COMMENT = re.compile(r"(?:^|\s)#.*")
@@ -21,14 +22,20 @@ _BULLET = re.compile(r"[-*•]\s+(.+)")
 #: "1. cat", "1) cat", "(1) cat", "1: cat", "1, cat"; or only a blank between.
 _NUMBER = re.compile(r"\(?(\d{1,6})(?:\s*[.):,\t]\s*|\s+)(.+)")
 _MARKED_NUMBER = re.compile(r"\(?\d+\s*[.):,\t]")
+#: Identifiers of WordNet and of Open Images before a name: "n02084071 dog", "/m/011k07,Tortoise".
+_IDENTIFIED = re.compile(r"(?:n\d{8}|/[mgt]/\w+)[\s,]+(.+)")
+#: Keys of a JSON object that hold names; the last one is that of a model's configuration.
+_NAME_KEYS = ("names", "categories", "classes", "class_names", "labels", "id2label")
+#: Headings of a table's column of names.
+_HEADINGS = frozenset(("name", "names", "class", "class_name", "class name", "classes", "category", "label", "labels"))
 _LABEL_MAP = re.compile(r"item\s*\{([^}]*)\}")
 _LABEL = re.compile(r"""\b(display_name|name)\s*:\s*["']([^"']*)["']""")
 
 
 def read_name_file(path: Path) -> list[str]:
-    """The names of a file: one a line or divided as in `names_in`, numbered, with `#` comments; a JSON list or object;
-    `names` of a data.yaml; a COCO file's categories; a label map (pbtxt). Classes with prompts are as in `names_in`,
-    also where JSON has them as an object: {"mug": ["cup", "coffee cup"]}.
+    """The names of a file: one a line or divided as in `names_in`, numbered, with `#` comments; the column of a table
+    that is headed by a word for names; a JSON list or object; `names` of a data.yaml; a COCO file's categories; a label
+    map (pbtxt).
 
     Raises:
         VocabularyError: the file cannot be read, or there is no name in it.
@@ -42,7 +49,7 @@ def read_name_file(path: Path) -> list[str]:
     elif items := _LABEL_MAP.findall(text):
         names = [_label(item) for item in items]
     else:
-        names = _of_list(text)
+        names = (path.suffix.lower() in (".csv", ".tsv") and _of_column(text)) or _of_list(text)
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise VocabularyError(f"expected one class name a line, got none in {path}; write some into it")
@@ -58,7 +65,10 @@ def _text(path: Path) -> str:
         ) from None
     try:
         # PowerShell writes UTF-16, and says so in the first two bytes.
-        return data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+        text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+        if "\0" in text:  # UTF-16 that does not say so, or no text at all
+            raise VocabularyError(f"expected class names in UTF-8, got zeros in {path}; save it as UTF-8")
+        return text
     except UnicodeDecodeError:
         raise VocabularyError(f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8") from None
 
@@ -67,11 +77,25 @@ def _of_list(text: str) -> list[str]:
     if text.lstrip().startswith("["):
         return names_in(" ".join(_COMMENT.sub("", line) for line in text.splitlines()))
     lines = [line for raw in text.splitlines() if (line := _COMMENT.sub("", raw).strip())]
-    return [name for line in _without_marks(lines) for name in names_in(line)]
+    return [name for line in without_marks(lines) for name in names_in(line)]
 
 
-def _without_marks(lines: list[str]) -> list[str]:
-    """Lines without bullets or numbers, where all have them; numbers have to count up."""
+def _of_column(text: str) -> list[str]:
+    """The names of a table whose first line has a heading of names, among others or alone; none of another text."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    rows = list(csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",")) if len(lines) > 1 else []
+    heads = [head.strip().casefold() for head in rows[0]] if rows else []
+    column = next((place for place, head in enumerate(heads) if head in _HEADINGS), None)
+    if column is None or any(len(row) != len(heads) for row in rows):
+        return []
+    return [row[column] for row in rows[1:]]
+
+
+def without_marks(lines: list[str]) -> list[str]:
+    """Lines without bullets, numbers or identifiers, where all have them; numbers have to count up."""
+    identified = [_IDENTIFIED.fullmatch(line) for line in lines]
+    if all(identified):
+        return [found[1] for found in identified if found is not None]
     bullets = [_BULLET.fullmatch(line) for line in lines]
     if all(bullets):
         return [found[1] for found in bullets if found is not None]
@@ -103,11 +127,11 @@ def _of_yaml(path: Path) -> list[str]:
 
 def _of_json(path: Path, text: str) -> list[str]:
     try:
-        content: Any = json.loads(text, object_pairs_hook=_distinct)
+        content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise VocabularyError(f"{path} cannot be read as JSON ({error}); expected a list of class names") from None
     if isinstance(content, dict):
-        content = next((content[key] for key in ("names", "categories", "classes") if key in content), content)
+        content = next((content[key] for key in _NAME_KEYS if key in content), content)
     if isinstance(content, dict):
         content = _in_order(content)
     if isinstance(content, list):
@@ -118,24 +142,12 @@ def _of_json(path: Path, text: str) -> list[str]:
 
 
 def _in_order(content: dict[str, Any]) -> list[Any] | None:
-    """Names of {"0": "cat"} or {"cat": 0}, by number, or classes with prompts; None for anything else."""
+    """Names of {"0": "cat"} or {"cat": 0}, by number; None for anything else."""
     if all(key.isdecimal() for key in content):
         return [content[key] for key in sorted(content, key=int)]
     if all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
         return sorted(content, key=lambda name: content[name])
-    prompts = {name: [given] if isinstance(given, str) else given for name, given in content.items()}
-    if all(isinstance(given, list) and all(isinstance(one, str) for one in given) for given in prompts.values()):
-        return [prompted_name(name, given) for name, given in prompts.items()]
     return None
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a key that stands twice in a JSON object: Python would silently keep only the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
-        raise ValueError(f"{twice!r} stands in it twice; remove one")
-    return found
 
 
 def _label(item: str) -> str:

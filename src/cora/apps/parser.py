@@ -12,6 +12,19 @@ from typing import Any, NoReturn
 _FIRST = ("--classes",)
 
 
+#: What other tools call an option -> how it is said here, where a command has it.
+_MEANT = {
+    **dict.fromkeys(("--conf", "--conf-thres", "--confidence", "--threshold", "--box-threshold"), "--score"),
+    **dict.fromkeys(("--text", "--text-prompt", "--prompt", "--prompts", "--names", "--labels"), "--classes"),
+    **dict.fromkeys(("--weights", "--checkpoint", "--ckpt"), "--model"),
+    **dict.fromkeys(("--data", "--gt"), "--annotations"),
+    **dict.fromkeys(("--project", "--out", "--save-dir", "--output-dir"), "--output"),
+    **dict.fromkeys(("--agnostic-nms", "--agnostic"), "--class-agnostic"),
+    **dict.fromkeys(("--imgsz", "--img-size", "--size"), "--short-side"),
+    **dict.fromkeys(("--batch-size", "--bs"), "--batch"),
+}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others of this program."""
 
@@ -50,7 +63,8 @@ class Parser(argparse.ArgumentParser):
 
 def suggestion(word: str, known: Iterable[str], *, otherwise: Sequence[str] = ()) -> str:
     """What was probably meant, in words to follow the word; else the list `otherwise`, which may be empty."""
-    meant = get_close_matches(word, list(known), n=1)
+    known = list(known)
+    meant = [name for name in (_MEANT.get(word),) if name in known] or get_close_matches(word, known, n=1)
     if meant:
         return f", did you mean {meant[0]}?"
     return f" (choose from {', '.join(otherwise)})" if otherwise else ""

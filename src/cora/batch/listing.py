@@ -139,7 +139,7 @@ def _file(path: str) -> Iterator[_Found]:
     try:
         size = os.stat(path).st_size
     except OSError as error:
-        yield _Found(path, problem=f"expected a readable picture, got {error.strerror or error}")
+        yield _Found(path, problem=f"expected a readable image, got {error.strerror or error}: {path}")
         return
     if path.lower().endswith(SHARD_SUFFIX):
         yield from _members(path)

@@ -128,7 +128,8 @@ def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
     # Polygons are nine tenths of a large file and as Python lists several times its size.
     if "segmentation" in entry:
         outline = entry.pop("segmentation")
-        if not entry.get("bbox") and (box := box_of_outline(outline)) is not None:
+        bbox = entry.get("bbox")
+        if (not bbox or bbox == [0, 0, 0, 0]) and (box := box_of_outline(outline)) is not None:
             entry["bbox"] = list(box)
             entry[_OUTLINED] = True
     return entry

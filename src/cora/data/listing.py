@@ -34,6 +34,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
+def name_problem(name: str) -> str:
+    """Why a file of this name cannot be listed in a result: other bytes than UTF-8 come as surrogates; "" if it can."""
+    odd = any("\ud800" <= letter <= "\udfff" for letter in name)
+    return f"expected a file name in UTF-8, got {name!a}; rename it" if odd else ""
+
+
 def walk_images(
     folder: str,
     *,

@@ -168,7 +168,7 @@ def _plain_parts(name: str) -> list[str]:
     elif "?d=" in name:
         name = name.partition("?d=")[2]
     parts = unquote(name).replace("\\", "/").split("/")
-    return [part for part in parts if part not in ("", ".", "..")]
+    return [part.strip() for part in parts if part.strip() not in ("", ".", "..")]
 
 
 def _most_alike(paths: list[Path], parts: Sequence[str]) -> list[Path]:

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
+
 from cora.data.coco import CocoDataset
 from cora.data.coco_content import read_json
 from cora.data.coco_json import read_coco
@@ -28,7 +30,7 @@ from cora.data.voc import read_voc
 from cora.data.yolo import labels_beside, read_yolo
 from cora.data.yolo_names import NAMES_FILES, find_names
 from cora.errors import DataError, ImageError
-from cora.images import read_size
+from cora.images import check_whole, read_size
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ _KIND_OF: dict[str, _Kind] = {"coco": "json", "lvis": "json", "voc": "voc", "yol
 
 #: JSON files up to this size are looked into before they are taken for annotations.
 _SMALL_BYTES = 2**20
+
+#: Of an image so large no box of a set is smaller than a pixel unless it is in fractions.
+_LARGE_PX = 64
 
 _WANTED = {
     "json": "a JSON file in COCO or LVIS format",
@@ -74,8 +79,8 @@ def read_dataset(
         format: by name, or recognised.
         skip_bad: leave out bad photos, boxes and lines; `dropped` of the dataset counts them, a warning names them.
         keep_empty: keep photos without a box of these classes.
-        check_photos: read every photo's header (a millisecond or less each); without it, missing files are still
-            noticed, damaged ones when they are loaded.
+        check_photos: read the header and the end of every photo (a millisecond or less each; those that may have been
+            cut are decoded); without it, missing files are still noticed, damaged ones when they are loaded.
 
     Raises:
         DataError: as above, or the format cannot be told.
@@ -214,6 +219,7 @@ def _tell_unlisted(raw: RawAnnotations) -> None:
 def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:
     """Refuse a set that teaches and measures nothing."""
     if int(dataset.class_counts().sum()):
+        _check_pixels(dataset)
         return
     left_out = f" after leaving out {sum(dataset.dropped.values())} bad entries" if dataset.dropped else ""
     present = sorted({box.class_name for image in raw.images for box in image.boxes if not box.crowd})
@@ -228,12 +234,26 @@ def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:
     )
 
 
+def _check_pixels(dataset: CocoDataset) -> None:
+    """Refuse boxes in fractions of their image where pixels belong: none would be as large as one."""
+    if dataset.format not in ("coco", "lvis"):
+        return
+    corners = torch.cat([record.boxes_xyxy_px.reshape(-1) for record in dataset.records])
+    large = min(min(record.size) for record in dataset.records) >= _LARGE_PX
+    if large and float(corners.max()) <= 1 and bool((corners != corners.round()).any()):
+        raise DataError(
+            f"{dataset.annotations}: expected boxes in pixels, got none that reaches over the first one of its image; "
+            "multiply fractions by its width and height"
+        )
+
+
 def _without_unreadable(raw: RawAnnotations, findings: Findings) -> RawAnnotations:
     """The same without photos whose header cannot be read or tells another size than the file; they are counted."""
     images: list[RawImage] = []
     for image in raw.images:
         try:
             size = image.size if image.measured else read_size(image.path)
+            check_whole(image.path)
         except ImageError as error:
             findings.bad.add("photos that cannot be read", f"{image.path.name}: {error}")
         else:

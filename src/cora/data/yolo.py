@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from cora.data.coco_content import merge_names
-from cora.data.listing import files_ending, list_images
+from cora.data.listing import files_ending, list_images, name_problem
 from cora.data.photo_folder import bare_name, name_of_file
 from cora.data.problems import Findings, check_folder, check_names, is_number, read_text
 from cora.data.raw import RawAnnotations, RawBox, RawImage
@@ -186,6 +186,9 @@ def _names_file(annotations: Path | None, folder: Path, labels: Path) -> Path:
 
 
 def _image(path: Path, image_id: int, findings: Findings) -> RawImage | None:
+    if problem := name_problem(path.name):
+        findings.bad.add("photos that cannot be read", problem)
+        return None
     try:
         return RawImage(image_id=image_id, path=path, size=read_size(path), measured=True)
     except ImageError as error:

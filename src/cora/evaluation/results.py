@@ -92,6 +92,9 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
                 reaching_over += over > 1
                 chosen = {"image_id": image, "category_id": place_of[category], "bbox": bbox, "score": float(score)}
                 results.append(chosen)
+    if all(max(x + w, y + h) <= 1 for x, y, w, h in (result["bbox"] for result in results)):
+        for result in results:
+            problems.add("boxes that do not reach over the first pixel, in fractions perhaps", result["bbox"])
     if problems:
         raise DataError(
             f"{path}: expected COCO results for the annotation file, got {problems} among {len(entries)} entries; "

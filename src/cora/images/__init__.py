@@ -3,7 +3,7 @@
 from cora.images.batch import ImageBatch, Size
 from cora.images.formats import IMAGE_SUFFIXES
 from cora.images.preprocess import CLIP_MEAN, CLIP_STD, PreprocessConfig, Preprocessor
-from cora.images.read import MAX_PIXELS, ImageSource, read_image, read_size
+from cora.images.read import MAX_PIXELS, ImageSource, check_whole, read_image, read_size
 from cora.images.web import MAX_DOWNLOAD_BYTES, download, is_url
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PreprocessConfig",
     "Preprocessor",
     "Size",
+    "check_whole",
     "download",
     "is_url",
     "read_image",

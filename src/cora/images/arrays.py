@@ -20,9 +20,8 @@ def from_array(array: NDArray[np.uint8]) -> Image.Image:
     if array.dtype != np.uint8:
         raise ImageError(f"expected a uint8 array, got {array.dtype}; scale to 0..255 and use .astype('uint8')")
     if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in _CHANNELS)) or 0 in shape:
-        raise ImageError(
-            f"expected an array [H, W], [H, W, 3] or [H, W, 4], got shape {list(shape)}; channels come last"
-        )
+        advice = "pass images one by one, or as list" if array.ndim == 4 else "channels come last"
+        raise ImageError(f"expected an array [H, W], [H, W, 3] or [H, W, 4], got shape {list(shape)}; {advice}")
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and shape[2] == 1 else array)
 
 

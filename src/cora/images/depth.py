@@ -1,8 +1,8 @@
 """Images of other depths than 8 bits: right, or refused, never nearly black.
 
 A file of 16 bits says nothing of how many of them it uses: cameras write 10, 12 or 14. The same holds of floats and of
-32-bit integers. Values that use more than a quarter of a usual range are taken for that range; others are refused,
-since scaled by the wrong range they would be nearly black.
+32-bit integers. Values that use more than a quarter of a usual range are taken for that range, unless only single hot
+pixels do; others are refused, since scaled by the wrong range they would be nearly black.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ from PIL import Image
 from cora.errors import ImageError
 
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
-_QUARTER_OF_8_BITS = 63
+_QUARTER_OF_8_BITS, _SIXTEENTH_OF_8_BITS = 63, 15
+#: Per cent of an image's values; those above may be single hot pixels, which say nothing of the range.
+_ALL_BUT_FEW = 99.9
 
 
 def is_deep_grey(image: Image.Image) -> bool:
@@ -33,13 +35,15 @@ def check_cut_colours(image: Image.Image, what: str) -> None:
     """Refuse colours whose upper 8 of 16 bits hold next to nothing.
 
     Raises:
-        ImageError: no channel exceeds a quarter of the range.
+        ImageError: no channel exceeds a quarter of the range, or nearly all pixels lie in a sixteenth of it.
     """
-    highest = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
-    if 0 < highest <= _QUARTER_OF_8_BITS:
+    values = np.asarray(image.convert("RGB"))
+    highest, usual = int(values.max()), _all_but_few(values)
+    if highest <= _QUARTER_OF_8_BITS or usual <= _SIXTEENTH_OF_8_BITS:
+        hot = f", nearly all at most {usual * 256 + 255:.0f}" if highest > _QUARTER_OF_8_BITS else ""
         raise ImageError(
-            f"expected colours that use more than a quarter of 16 bits, got at most {highest * 256 + 255}: {what}; "
-            "scale them to 0..255 and save with 8 bits"
+            f"expected colours that use more than a quarter of 16 bits, got at most {highest * 256 + 255}{hot}: "
+            f"{what}; scale them to 0..255 and save with 8 bits"
         )
 
 
@@ -58,16 +62,23 @@ def grey_to_8_bits(image: Image.Image, what: str) -> Image.Image:
     tops = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
     top = declared or (tops[0] if high <= tops[0] else tops[1])
     usable = low >= 0 and high <= top and (declared or high == 0 or high > top / 4)  # also refuses NaN
-    if not usable:
+    dark = usable and high and not declared and (usual := _all_but_few(values)) <= top / 16
+    if not usable or dark:
         ranges = " or ".join(f"0..{top:g}" for top in tops)
+        hot = f", nearly all at most {usual:.9g}" if dark else ""
         raise ImageError(
-            f"expected grey values in {ranges} that use more than a quarter of it, got {low:.9g}..{high:.9g}: {what}; "
-            "scale them to 0..255 and save with 8 bits"
+            f"expected grey values in {ranges} that use more than a quarter of it, got {low:.9g}..{high:.9g}{hot}: "
+            f"{what}; scale them to 0..255 and save with 8 bits"
         )
     scaled: NDArray[np.float32] = values.astype(np.float32) * np.float32(255 / top)
     if _tags(image).get(_PHOTOMETRIC_TAG) == 0 and image.mode.startswith("I;16"):
         scaled = 255 - scaled  # white is 0: Pillow inverts that for 8 bits only
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _all_but_few(values: NDArray[Any]) -> float:
+    """The value that only a thousandth of an image's values exceeds."""
+    return float(np.percentile(values, _ALL_BUT_FEW, method="higher"))
 
 
 def _declared_top(image: Image.Image) -> float:

@@ -65,6 +65,28 @@ def open_file(file: Path | IO[bytes], what: str) -> Image.Image:
         raise
 
 
+def ends_whole(path: Path) -> bool:
+    """Whether a file has the end of its format: JPEG, PNG, GIF, WebP or BMP; False for all others.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(12)
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - 12))
+        tail = stream.read()
+    if head.startswith(b"\xff\xd8"):
+        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
+    if head.startswith(b"\x89PNG"):
+        return tail[4:8] == b"IEND"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return size >= int.from_bytes(head[4:8], "little") + 8
+    if head.startswith(b"BM"):
+        return size >= int.from_bytes(head[2:6], "little") > 0
+    return head.startswith(b"GIF8") and tail.endswith(b";")
+
+
 def _head(file: Path | IO[bytes]) -> bytes:
     if isinstance(file, Path):
         with file.open("rb") as stream:

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from cora.errors import ImageError
 from cora.images.arrays import from_array, from_tensor
 from cora.images.depth import check_cut_colours, grey_to_8_bits, has_16_bit_colours, is_deep_grey
-from cora.images.formats import open_file
+from cora.images.formats import ends_whole, open_file
 from cora.images.web import download, is_url, scheme_of, shown
 
 ImageSource = str | PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8] | torch.Tensor
@@ -88,6 +88,20 @@ def read_size(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tup
         if width * height > max_pixels:
             raise _too_large(str(path), f"{width} x {height}", max_pixels)
         return (width, height) if _orientation(image, decode=False) in _TURNS_SIDES else (height, width)
+
+
+def check_whole(path: Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a file that was cut short; one that ends as its format does is not decoded.
+
+    Raises:
+        ImageError: it cannot be read, or pixels are missing.
+    """
+    try:
+        whole = ends_whole(path)
+    except OSError as error:
+        raise ImageError(f"expected a readable file, got {error.strerror or error}: {path}") from None
+    if not whole:
+        read_image(path, max_pixels=max_pixels)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 
 from cora.detector.presets import DEFAULT
 from cora.detector.presets import load as load_network
-from cora.errors import CoraError
+from cora.errors import CoraError, OptionError
 from cora.predictor.predictor import Predictor
 from cora.predictor.settings import named_options
 
@@ -24,8 +24,13 @@ def load(name_or_path: str | Path = DEFAULT, *, device: str | torch.device | Non
 
     Raises:
         ModelError: unknown name (the known are listed), weights that cannot be had, a file that does not fit.
+        OptionError: neither a name nor a path.
         CoraError: there is no such device.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise OptionError(
+            f'load: expected the name of a model, such as "nano", or the path of a file, got {name_or_path!r}'
+        )
     predictor = Predictor(load_network(name_or_path))
     if device is None:
         return predictor

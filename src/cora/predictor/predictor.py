@@ -17,6 +17,7 @@ from cora.errors import ImageError, ModelError
 from cora.images import ImageSource, Preprocessor
 from cora.names import names_without
 from cora.predictor import encoded
+from cora.predictor.changes import changed
 from cora.predictor.encoded import EncodedImage, detections_of
 from cora.predictor.exemplars import Exemplars
 from cora.predictor.images import Read, Unreadable, UnreadableImagesError, chunks, is_one, path_of, read_ahead, read_all
@@ -125,9 +126,15 @@ class Predictor(nn.Module):
         Args:
             precision: None for this predictor's.
             changes: fields of `PostprocessConfig`, such as `exact_boxes`.
+
+        Raises:
+            OptionError: a value is of the wrong type or out of range.
+            UnknownOptionError: there is no such field.
         """
+        if precision is not None:
+            PredictSettings(precision=precision)
         own = self.detector
-        config = replace(own.config, postprocess=replace(own.config.postprocess, **changes))
+        config = replace(own.config, postprocess=changed(own.config.postprocess, changes))
         network = own.with_parts(config=config) if changes else own
         return Predictor(network, precision=precision or self._precision, preprocessor=self._preprocessor)
 

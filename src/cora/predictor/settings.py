@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ParamSpec, TypedDict, TypeVar, get_args
 
-from cora.errors import CoraError, VocabularyError
+import numpy as np
+
+from cora.errors import CoraError, OptionError, VocabularyError
 from cora.names import names_in
 from cora.predictor.exemplars import Exemplars
 from cora.predictor.tiling import Tiles
@@ -19,10 +21,6 @@ from cora.towers.folding import Precision
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
-
-
-class OptionError(CoraError, ValueError):
-    """An option has a value of the wrong type, or out of range."""
 
 
 class UnknownOptionError(CoraError, TypeError):
@@ -59,7 +57,7 @@ class PredictSettings:
             _check_share(name, getattr(self, name))
         for name in ("class_agnostic", "score_all_boxes"):
             value = getattr(self, name)
-            if not isinstance(value, bool) and (value is not None or name == "score_all_boxes"):
+            if not isinstance(value, bool | np.bool_) and (value is not None or name == "score_all_boxes"):
                 raise OptionError(f"{name}: expected True or False, got {_shown(getattr(self, name))}")
         _check_count("batch_size", self.batch_size)
         if self.max_detections is not None:
@@ -158,6 +156,11 @@ def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
         raise VocabularyError(f'{what}: expected a list of names, ["cup", "dog"], got {_shown(names)}')
     listed = tuple(names)
     _check_texts(what, listed)
+    # A comma may belong to a name; what stands between the names of a prompt of other tools does not.
+    if len(listed) == 1 and "," not in listed[0] and len(parts := names_in(listed[0])) > 1:
+        raise VocabularyError(
+            f"{what}: expected one name in each place, got several in one, {_shown(listed[0])}; write {parts}"
+        )
     return listed
 
 
@@ -212,6 +215,8 @@ _MEANT = {
     **dict.fromkeys(("visual_prompts", "query_image", "prompts_images"), "exemplars"),
     **dict.fromkeys(("negatives", "negative_labels", "background"), "distractors"),
 }
+#: Part of an option's name, the surest first -> how it is said here.
+_PARTS = {"iou": "nms_iou", "agnostic": "class_agnostic", "conf": "score", "thresh": "score", "score": "score"}
 _ELSEWHERE = {
     **dict.fromkeys(("device",), "cora.load(device=...)"),
     **dict.fromkeys(
@@ -238,7 +243,7 @@ def named_options(function: Callable[_Parameters, _Result]) -> Callable[_Paramet
 
 def _unknown(function: str, name: str, known: Sequence[str]) -> str:
     word = name.lower()
-    meant = _MEANT.get(word, word)
+    meant = _MEANT.get(word) or next((option for part, option in _PARTS.items() if part in word), word)
     close = [meant] if meant in known else difflib.get_close_matches(word, known, n=1)
     if word in _ELSEWHERE and meant not in known:
         hint = f"use {_ELSEWHERE[word]}"

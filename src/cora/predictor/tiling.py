@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
+from cora.errors import OptionError
 from cora.structures import Detections
 
 Predict = Callable[[list[Image.Image]], list[Detections]]
@@ -30,7 +32,7 @@ _AT_ONCE = 256
 
 
 def _is_grid(count: object) -> bool:
-    return isinstance(count, tuple | list) and len(count) == 2 and all(isinstance(n, int) and n >= 1 for n in count)
+    return isinstance(count, tuple | list) and len(count) == 2 and all(type(n) is int and n >= 1 for n in count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +58,20 @@ class Tiles:
 
     def __post_init__(self) -> None:
         if (self.size_px is None) == (self.count is None):
-            raise ValueError(f"tiles: expected either size_px or count, got {self.size_px} and {self.count}")
+            raise OptionError(f"tiles: expected either size_px or count, got {self.size_px} and {self.count}")
         if self.size_px is not None and not (isinstance(self.size_px, int) and self.size_px >= _SMALLEST_TILE):
-            raise ValueError(f"tiles: expected a size of at least {_SMALLEST_TILE} pixels, got {self.size_px!r}")
+            raise OptionError(f"tiles: expected a size of at least {_SMALLEST_TILE} pixels, got {self.size_px!r}")
         if self.count is not None and not _is_grid(self.count):
-            raise ValueError(f"tiles: expected a count of (rows, columns), each at least 1, got {self.count!r}")
+            raise OptionError(f"tiles: expected a count of (rows, columns), each at least 1, got {self.count!r}")
+        for name in ("overlap", "iou"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, Real):
+                raise OptionError(f"tiles: expected a number as {name}, got {value!r}")
         if not 0 <= self.overlap < 0.9:
-            raise ValueError(f"tiles: expected an overlap from 0 to below 0.9, got {self.overlap}")
+            raise OptionError(f"tiles: expected an overlap from 0 to below 0.9, got {self.overlap}")
         if self.merge not in ("nms", "nmm"):
-            raise ValueError(f'tiles: expected merge "nms" or "nmm", got {self.merge!r}')
+            raise OptionError(f'tiles: expected merge "nms" or "nmm", got {self.merge!r}')
         if not 0 <= self.iou <= 1:
-            raise ValueError(f"tiles: expected an iou in 0..1, got {self.iou}")
+            raise OptionError(f"tiles: expected an iou in 0..1, got {self.iou}")
 
     def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """Tiles (x1, y1, x2, y2) of a picture in whole pixels, row by row; together they cover it."""

@@ -18,7 +18,7 @@ from cora.video.errors import VideoError
 from cora.video.newest import Newest
 from cora.video.orientation import Orientation
 from cora.video.source import PATIENCE, open_container, parse_source
-from cora.video.transport import ends_within_packet
+from cora.video.transport import ends_within_packet, shorter_than_said
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -282,6 +282,9 @@ class VideoReader:
         transported = self.source.kind == "file" and self._container.format.name == "mpegts"
         if not self._problem and transported and ends_within_packet(Path(self.source.target)):
             self._problem = f"it breaks off after {self._reached:.1f} s, within a packet"
+        matroska = self.source.kind == "file" and "matroska" in self._container.format.name
+        if not self._problem and matroska and shorter_than_said(Path(self.source.target)):
+            self._problem = f"it breaks off after {self._reached:.1f} s: the file is shorter than it says"
 
     def take_sound(self) -> list[Packet[AudioStream]]:
         """Packets of sound that were read since the last call, with times from `start` on."""

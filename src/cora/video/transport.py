@@ -1,4 +1,7 @@
-"""Whether a file of MPEG transport packets ends within one: such files have no table that says how long they are."""
+"""Whether a video file was cut short, for formats without a table that says how long they are.
+
+A file of MPEG transport packets then ends within one; a Matroska or WebM file is shorter than it says.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +24,23 @@ def ends_within_packet(path: Path) -> bool:
                 file.seek(total // size * size + before)
                 # Without its sync byte the rest is no packet but something that another program added.
                 return total % size > before and file.read(1) == bytes([_SYNC])
+    return False
+
+
+def shorter_than_said(path: Path) -> bool:
+    """Whether a Matroska or WebM file ends before its segment does (RFC 8794 and 9559); a live one says no length."""
+    with path.open("rb") as file:
+        for wanted in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # header, segment
+            if file.read(4) != wanted:
+                return False
+            first = file.read(1)
+            extra = 8 - first[0].bit_length() if first and first[0] else 0
+            rest = file.read(extra)
+            if not first or len(rest) < extra:
+                return False
+            marker = 1 << (7 * (extra + 1))
+            length = int.from_bytes(first + rest, "big") - marker
+            if wanted == b"\x18\x53\x80\x67":
+                return length != marker - 1 and path.stat().st_size < file.tell() + length
+            file.seek(length, 1)
     return False
