@@ -243,3 +243,14 @@ def test_an_image_of_another_size_is_not_drawn_on() -> None:
     with pytest.raises(OptionError, match=r"draw: expected the image of 100 x 80 pixels .*, got one of 50 x 40"):
         made([0.5]).draw(Image.new("RGB", (50, 40)))
     assert made([0.5]).draw(Image.new("RGB", (100, 80))).size == (100, 80)
+
+
+def test_two_classes_of_a_long_list_have_different_colours() -> None:
+    names = tuple(f"thing {number}" for number in range(300))
+    colours = class_colours(names)
+    other = next(place for place in range(1, 300) if colours[names[place]] == colours[names[0]])
+    boxes = torch.tensor([[0.0, 20, 40, 60], [50, 20, 90, 60]])
+    found = made([0.9, 0.8], [0, other], class_names=names, boxes_xyxy_px=boxes)
+    drawn = found.draw(Image.new("RGB", (100, 80), "white"))
+    assert drawn.getpixel((0, 57)) != drawn.getpixel((50, 57))
+    assert drawn.getpixel((0, 57)) == class_colours(found.names)[names[0]]

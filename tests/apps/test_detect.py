@@ -229,6 +229,8 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "truncated": (["broken.jpg", *CLASSES], "damaged or truncated one: broken.jpg"),
         "too large": (["large.png", *CLASSES], "at most 100 megapixels, got 11000 x 10000: large.png"),
         "no classes": ([white, "--classes", ""], "got an empty list; leave --classes out for the built-in vocabulary"),
+        "weight of no name": ([white, "--class-weights", "gizmo=2"], "for one of aerosol can, air conditioner"),
+        "weights of a long list": ([white, "--class-weights", "gizmo=2"], "and 1190 more, or a file, got gizmo=2"),
         "a comma alone": ([white, "--classes", " , "], "leave --classes out"),
         "blank name": ([white, "--classes", "cat,,dog"], "got a blank one at position 2"),
         "duplicate name": ([white, "--classes", "cat, Cat"], "twice"),

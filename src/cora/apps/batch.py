@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     labels = parser.add_argument_group("labels")
     add_score_option(labels, "of a label")
-    add_class_agnostic_option(labels)
+    add_class_agnostic_option(labels, names_given=False)
     labels.add_argument(
         "--thresholds", metavar="LIST", help='own least scores of some classes: "cat=0.3,dog=0.2", or a file of such'
     )

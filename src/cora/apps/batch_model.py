@@ -37,7 +37,7 @@ class ModelChoice:
         tiles: parts of pictures that are looked at, too.
         short_side: pixels that pictures are resized to.
         class_weights: factors on classes in pre-matching, by name.
-        class_agnostic: suppress between classes, too.
+        class_agnostic: suppress between classes, too; None for the built-in vocabulary only.
     """
 
     model: str
@@ -49,7 +49,7 @@ class ModelChoice:
     tiles: Tiles | None = None
     short_side: int | None = None
     class_weights: Mapping[str, float] = field(default_factory=dict)
-    class_agnostic: bool = False
+    class_agnostic: bool | None = None
 
     def open(self, worker: int) -> BatchModel:
         """The model, on a GPU of its own where there are several and none is named.
@@ -77,7 +77,7 @@ class ModelChoice:
             "tiles": str(self.tiles) if self.tiles is not None else None,
             "class weights": _hash(dict(self.class_weights)) if self.class_weights else None,
             "short side": str(self.short_side) if self.short_side is not None else None,
-            "suppression": "between classes, too" if self.class_agnostic else None,
+            "suppression": {True: "between classes, too", False: "within classes", None: None}[self.class_agnostic],
             "vocabulary": "built-in" if self.words is None and not detector.own_names else None,
         }
         return {name: value for name, value in said.items() if value is not None}

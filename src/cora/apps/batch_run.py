@@ -63,7 +63,7 @@ def batch(args: argparse.Namespace) -> int:
     # Names that are too long and pictures that cannot be read fail here, before any work.
     vocabulary = model.detector.vocabulary(words, distractors=distractors, exemplars=exemplars or None)
     names = tuple(vocabulary.names)
-    if args.margin and vocabulary.built_in:
+    if args.margin and vocabulary.built_in and args.class_agnostic is not False:
         raise CoraError(
             "--margin: expected --classes, got the built-in vocabulary, of which an object gets one name; name some"
         )
@@ -78,7 +78,9 @@ def batch(args: argparse.Namespace) -> int:
         made_with=choice.made_with(model.detector),
     )
     check_export(settings, export)
-    tell_names(model.detector, vocabulary, classes=words, score=export.thresholds.usual)
+    tell_names(
+        model.detector, vocabulary, classes=words, score=export.thresholds.usual, class_agnostic=args.class_agnostic
+    )
     tell_distractors(model.detector, (*names, *other_prompts(words or {})), distractors)
     errors = error_console()
     with Bars() as bars:

@@ -10,6 +10,8 @@ from pathlib import Path
 from cora.errors import DataError
 from cora.names import name_key, names_without, spelled_as
 
+_SHOWN_NAMES = 10
+
 
 def add_class_weights_option(parser: argparse.ArgumentParser) -> None:
     """`--class-weights` of the commands that look for names."""
@@ -55,9 +57,9 @@ def weights_of_names(given: str | None, names: Sequence[str]) -> dict[str, float
     for part in parts:
         name, separator, weight = part.strip().partition("=")
         if separator and name_key(name) not in spelled:
-            raise DataError(
-                f"--class-weights: expected NAME=WEIGHT for one of {', '.join(names)}, or a file, got {part.strip()}"
-            )
+            more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+            shown = ", ".join(names[:_SHOWN_NAMES]) + more
+            raise DataError(f"--class-weights: expected NAME=WEIGHT for one of {shown}, or a file, got {part.strip()}")
         known = spelled.get(name_key(name), name)
         one = read_class_weights(f"{known}={weight.strip()}" if separator else part, groups)
         if twice := found.keys() & one.keys():

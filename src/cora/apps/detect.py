@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_text_model_option(parser)
     add_score_option(parser, "that is shown")
-    add_class_agnostic_option(parser)
+    add_class_agnostic_option(parser, names_given=False)
     parser.add_argument(
         "--output",
         type=Path,

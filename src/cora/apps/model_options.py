@@ -72,13 +72,14 @@ def add_score_option(parser: _Options, what: str) -> None:
     )
 
 
-def add_class_agnostic_option(parser: _Options) -> None:
-    """`--class-agnostic`."""
+def add_class_agnostic_option(parser: _Options, *, names_given: bool = True) -> None:
+    """`--class-agnostic`; False by default where `names_given` says that there is no built-in vocabulary."""
     parser.add_argument(
         "--class-agnostic",
         action=argparse.BooleanOptionalAction,
-        help="drop a box also for a better one of another class, so that one object has one name (default: with the "
-        "built-in vocabulary only)",
+        default=False if names_given else None,
+        help="drop a box also for a better one of another class, so that one object has one name "
+        + ("(default: no)" if names_given else "(default: with the built-in vocabulary only)"),
     )
 
 

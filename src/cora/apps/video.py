@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_text_model_option(parser)
     add_score_option(parser, "that starts a track")
-    add_class_agnostic_option(parser)
+    add_class_agnostic_option(parser, names_given=False)
     _add_outputs(parser)
     part = parser.add_argument_group("what is looked at")
     part.add_argument(

@@ -150,7 +150,13 @@ def _tracker(arguments: argparse.Namespace, wanted: _Wanted, *, rate: float) -> 
         class_agnostic=arguments.class_agnostic,
         smooth=arguments.smooth,
     )
-    tell_names(detector, tracker.vocabulary, classes=wanted.classes, score=tracker.score)
+    tell_names(
+        detector,
+        tracker.vocabulary,
+        classes=wanted.classes,
+        score=tracker.score,
+        class_agnostic=arguments.class_agnostic,
+    )
     tell_distractors(detector, (*tracker.class_names, *other_prompts(wanted.classes or {})), wanted.distractors)
     return tracker
 
@@ -260,7 +266,7 @@ def _header(arguments: argparse.Namespace, video: VideoReader, tracker: ObjectTr
         "model": str(arguments.model),
         "score": tracker.score,
         "reuse": arguments.reuse,
-        "class_agnostic": arguments.class_agnostic,
+        "class_agnostic": tracker.class_agnostic,
         "smooth": arguments.smooth,
     }
 

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, overload
 
 import torch
-from PIL import Image
 from torch import nn
 
 from cora.detector import Detector, DetectorConfig, check_trained
-from cora.errors import ImageError, ModelError
+from cora.errors import ModelError
 from cora.images import ImageSource, Preprocessor
 from cora.names import names_without
 from cora.predictor import encoded
+from cora.predictor.call import Call
 from cora.predictor.changes import changed
-from cora.predictor.encoded import EncodedImage, detections_of
+from cora.predictor.encoded import EncodedImage
 from cora.predictor.exemplars import Exemplars
-from cora.predictor.images import Read, Unreadable, UnreadableImagesError, chunks, is_one, path_of, read_ahead, read_all
+from cora.predictor.images import Unreadable, UnreadableImagesError, is_one, read_ahead
 from cora.predictor.model import Model, TorchModel
 from cora.predictor.settings import PredictOptions, PredictSettings, VocabularySettings, named_options
-from cora.predictor.tiling import Tiles, predict_tiled, suppress_between_classes
+from cora.predictor.tiling import Tiles
 from cora.predictor.vocabulary import classes_to_look_for, own_distractors
 from cora.regions import Classes, Descriptions, Vocabulary, VocabularyEncoder
 from cora.structures import Detections, ImageBatch
 from cora.towers.folding import Precision
-
-_LOG = logging.getLogger(__name__)
 
 
 class Predictor(nn.Module):
@@ -254,12 +251,13 @@ class Predictor(nn.Module):
         settings = replace(settings, score=self.score_of(score, built_in=vocabulary.built_in), class_agnostic=one_name)
         if isinstance(images, EncodedImage):
             return encoded.detect(self.model, images, vocabulary, self.preprocessor, settings)
+        call = Call(self.model, self.preprocessor, vocabulary, settings)
         if is_one(images):
-            return self._one(images, vocabulary, settings)
+            return call.one(images)
         if not isinstance(images, Sequence):
-            return self._stream(images, vocabulary, settings)  # type: ignore[arg-type]
+            return call.stream(images)  # type: ignore[arg-type]
         parts = read_ahead(images, batch_size)  # type: ignore[arg-type]  # text and bytes are one image, answered above
-        found = [one for part in parts for one in self._answer(part, vocabulary, settings)]
+        found = [one for part in parts for one in call.answer(part)]
         if any(isinstance(one, Unreadable) for one in found):
             raise UnreadableImagesError(found)
         return found
@@ -332,75 +330,6 @@ class Predictor(nn.Module):
         if name.startswith("_") or model is None:
             return super().__getattr__(name)
         return getattr(model.detector if isinstance(model, TorchModel) else model, name)
-
-    def _one(self, source: ImageSource, vocabulary: Vocabulary, settings: PredictSettings) -> Detections:
-        (read,) = read_all([source])
-        if isinstance(read.image, ImageError):
-            raise read.image
-        (found,) = self._answer([read], vocabulary, settings)
-        return replace(found, image=read.image)
-
-    def _stream(
-        self, sources: Iterable[ImageSource], vocabulary: Vocabulary, settings: PredictSettings
-    ) -> Iterator[Detections]:
-        # Read one by one: a generator may close its file, or fill its buffer anew, before it gives the next image.
-        for part in chunks((read_all([source])[0] for source in sources), settings.batch_size):
-            for found in self._answer(part, vocabulary, settings):
-                if isinstance(found, Unreadable):
-                    _LOG.warning("%s", found.error)
-                yield found
-
-    def _answer(self, part: Sequence[Read], vocabulary: Vocabulary, settings: PredictSettings) -> list[Detections]:
-        """Results of images in their order, without the images."""
-        images = [read.image for read in part if not isinstance(read.image, ImageError)]
-        if settings.tiles is None:
-            answers = iter(self._detect(images, vocabulary, settings))
-        else:
-            answers = (self._detect_tiled(image, settings.tiles, vocabulary, settings) for image in images)
-        return [
-            Unreadable.of(read.image, read.source, vocabulary.names)
-            if isinstance(read.image, ImageError)
-            else replace(next(answers), path=path_of(read.source))
-            for read in part
-        ]
-
-    def _detect_tiled(
-        self, image: Image.Image, tiles: Tiles, vocabulary: Vocabulary, settings: PredictSettings
-    ) -> Detections:
-        config = self.config.postprocess
-        most = settings.max_detections or config.max_detections
-
-        def predict(parts: Sequence[Image.Image]) -> list[Detections]:
-            groups = chunks(parts, settings.batch_size)
-            return [found for group in groups for found in self._detect(group, vocabulary, settings)]
-
-        if not settings.class_agnostic:
-            return predict_tiled(predict, image, tiles=tiles, max_detections=most)
-        iou = config.nms_iou if settings.nms_iou is None else settings.nms_iou
-        return suppress_between_classes(predict_tiled(predict, image, tiles=tiles), iou, most)
-
-    def _detect(
-        self, images: Sequence[Image.Image], vocabulary: Vocabulary, settings: PredictSettings
-    ) -> list[Detections]:
-        """Detections of images, those of one size together: padding changes what a tower sees near the border."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for place, image in enumerate(images):
-            groups.setdefault(self.preprocessor.padded_size(image.height, image.width), []).append(place)
-        found: dict[int, Detections] = {}
-        for places in groups.values():
-            answers = self._pass([images[place] for place in places], vocabulary, settings)
-            found |= dict(zip(places, answers, strict=True))
-        return [found[place] for place in range(len(images))]
-
-    def _pass(
-        self, images: Sequence[Image.Image], vocabulary: Vocabulary, settings: PredictSettings
-    ) -> list[Detections]:
-        with torch.inference_mode():
-            batch = self.preprocessor(images)
-            kept = self.model.detect(batch, vocabulary, settings)
-        return [
-            detections_of(one, vocabulary.names, size) for one, size in zip(kept, batch.original_sizes, strict=True)
-        ]
 
 
 def network_of(model: Predictor | Detector) -> Detector:

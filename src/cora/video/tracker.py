@@ -98,7 +98,7 @@ class ObjectTracker:
         smooth: seconds over which the box of an object that stands still is averaged, less for one that moves; 0 for
             boxes as the detector gives them.
         class_agnostic: boxes of different classes are one object where they overlap by more than the model's own
-            suppression threshold; else only where they nearly coincide.
+            suppression threshold; else only where they nearly coincide. None for the built-in vocabulary only.
         distractors: names of other things that compete with the classes; None takes the model's own choice.
         class_weights: factor by name on a class's score in anchor pre-matching.
         exemplars: pictures of classes by name; of classes among the names, or of further ones.
@@ -122,7 +122,7 @@ class ObjectTracker:
         margin: float = 1.5,
         lost_seconds: float = 1.0,
         smooth: float = SMOOTH_SECONDS,
-        class_agnostic: bool = False,
+        class_agnostic: bool | None = None,
         distractors: Sequence[str] | None = None,
         class_weights: Mapping[str, float] | None = None,
         exemplars: Exemplars | None = None,
@@ -139,7 +139,8 @@ class ObjectTracker:
         self._gate = ChangeGate(reuse)
         self._half_life, self._margin, self._lost_seconds = half_life, margin, lost_seconds
         self._smooth = smooth
-        self._same_object = self._detector.config.postprocess.nms_iou if class_agnostic else SAME_OBJECT
+        self.class_agnostic = self._vocabulary.built_in if class_agnostic is None else class_agnostic
+        self._same_object = self._detector.config.postprocess.nms_iou if self.class_agnostic else SAME_OBJECT
         self._most = getattr(self._detector, "fixed_max_detections", None) or _MOST_BOXES
         self._sightings: Sightings | None = None
         self._frame = 0
