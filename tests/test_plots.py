@@ -130,3 +130,13 @@ def test_a_matrix_of_another_size_is_refused(values: list[list[float]]) -> None:
 def test_nothing_beside_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one picture"):
         side_by_side([])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12])
+def test_the_scale_of_few_classes_reaches_its_maximum(count: int) -> None:
+    picture = draw_matrix([[0.0] * count] * count, ["-"] * count, title="")
+    below = picture.crop((0, picture.height - 60, picture.width, picture.height))
+    right = extent(below, DARK)[2]
+    text = ImageChops.difference(below, Image.new("RGB", below.size, "white")).getbbox()
+    assert text is not None
+    assert right + 6 < text[2] < picture.width  # the number behind the darkest end is whole

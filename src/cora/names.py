@@ -70,7 +70,7 @@ def spelled_as(names: Sequence[str], among: Iterable[str]) -> dict[str, str]:
 _DIVIDERS = ",;|\t\uff0c\u3001\uff1b"
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 #: Quotes of word processors.
-_PLAIN = {**dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'), **dict.fromkeys("\u2018\u2019", "'")}
+_PLAIN = str.maketrans({**dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'), **dict.fromkeys("\u2018\u2019", "'")})
 _QUOTES = r"""\s*("[^"]*"|'[^']*')\s*"""
 #: A part in quotes or a plain one, up to what may stand behind it: in a list, and in a class with prompts.
 _QUOTED_IN_LIST, _PLAIN_IN_LIST = re.compile(rf"{_QUOTES}(?=[{_DIVIDERS}=]|$)"), re.compile(rf"[^{_DIVIDERS}=]*")
@@ -95,7 +95,7 @@ def names_in(text: str) -> list[str]:
         >>> names_in("cat . remote control ."), names_in("cat; cup;"), names_in('"salt, fine", St. Bernard')
         (['cat', 'remote control'], ['cat', 'cup'], ['salt, fine', 'St. Bernard'])
     """
-    text = text.translate(str.maketrans(_PLAIN)).replace("\\n", "\n").strip()
+    text = text.translate(_PLAIN).replace("\\n", "\n").strip()
     if _in_brackets(text):
         text = text[1:-1]
     return [name for line in text.splitlines() for name in _in_line(line)]

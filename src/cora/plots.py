@@ -20,6 +20,8 @@ _SMALLEST_NUMBER = 8
 _LONGEST_NAME = 26
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+_SCALE_LENGTH = 160
+
 
 def draw_matrix(
     values: Sequence[Sequence[float]],
@@ -61,7 +63,11 @@ def draw_matrix(
     band = 8 + math.ceil(max(font.getlength(name) for name in shown)) if labelled else 0
     left, top = _MARGIN + band, _MARGIN + 56 + band
     side = cell * count
-    width = max(left + side, _MARGIN + math.ceil(max(heading.getlength(title), font.getlength(subtitle)))) + _MARGIN
+    scale = _SCALE_LENGTH + 12 + math.ceil(sum(font.getlength(number.format(end)) for end in (low, high)))
+    width = (
+        max(left + side, left + scale, _MARGIN + math.ceil(max(heading.getlength(title), font.getlength(subtitle))))
+        + _MARGIN
+    )
     picture = Image.new("RGB", (width, top + side + 64), "white")
     canvas = ImageDraw.Draw(picture)
     canvas.text((_MARGIN, _MARGIN), title, fill=_INK, font=heading)
@@ -159,10 +165,9 @@ def _upright(text: str, font: _Font) -> Image.Image:
 
 def _scale(canvas: ImageDraw.ImageDraw, x: int, y: int, low: float, high: float, number: str, font: _Font) -> None:
     """What the shades stand for."""
-    length = 160
     start = x + math.ceil(font.getlength(number.format(low))) + 6
-    for step in range(length):
-        canvas.line((start + step, y, start + step, y + 14), fill=_shade(step / (length - 1)))
-    canvas.rectangle((start - 1, y - 1, start + length, y + 15), outline=_FAINT)
+    for step in range(_SCALE_LENGTH):
+        canvas.line((start + step, y, start + step, y + 14), fill=_shade(step / (_SCALE_LENGTH - 1)))
+    canvas.rectangle((start - 1, y - 1, start + _SCALE_LENGTH, y + 15), outline=_FAINT)
     canvas.text((start - 6, y + 7), number.format(low), fill=_INK, font=font, anchor="rm")
-    canvas.text((start + length + 6, y + 7), number.format(high), fill=_INK, font=font, anchor="lm")
+    canvas.text((start + _SCALE_LENGTH + 6, y + 7), number.format(high), fill=_INK, font=font, anchor="lm")

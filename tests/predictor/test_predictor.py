@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -228,3 +229,21 @@ def test_weights_of_another_type_are_refused_in_one_line(predictor: Predictor, m
     assert "\n" not in str(error.value)
     assert len(moved.float().predict(picture(0), NAMES, score=0.0)) > 0
     assert len(predictor.predict(picture(0), NAMES, score=0.0)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory as Linux tells it")
+def test_an_iterator_of_large_images_takes_no_more_memory(predictor: Predictor) -> None:
+    def resident_mib() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def source() -> Iterator[np.ndarray[Any, Any]]:
+        for seed in range(120):
+            yield np.full((1000, 1400, 3), seed, dtype=np.uint8)
+
+    kept, early = [], 0.0
+    for number, found in enumerate(predictor.predict(source(), NAMES), start=1):
+        kept.append(found)
+        early = resident_mib() if number == 20 else early
+    assert len(kept) == 120
+    assert resident_mib() - early < 150  # the hundred images behind that would be 400 MiB

@@ -1,5 +1,6 @@
 """What people call: images, names and options in, detections out, from the network in PyTorch or an exported one."""
 
+from cora.errors import OptionError
 from cora.predictor.encoded import EncodedImage
 from cora.predictor.exemplars import Exemplars, embed_region
 from cora.predictor.images import Unreadable, UnreadableImagesError
@@ -8,7 +9,6 @@ from cora.predictor.model import Model, TorchModel
 from cora.predictor.precision import at_precision, scoring_all_boxes
 from cora.predictor.predictor import Predictor, count_distractors, network_of
 from cora.predictor.settings import (
-    OptionError,
     PredictOptions,
     PredictSettings,
     UnknownOptionError,

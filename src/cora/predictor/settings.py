@@ -157,9 +157,9 @@ def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
     listed = tuple(names)
     _check_texts(what, listed)
     # A comma may belong to a name; what stands between the names of a prompt of other tools does not.
-    if len(listed) == 1 and "," not in listed[0] and len(parts := names_in(listed[0])) > 1:
+    if len(listed) == 1 and "," not in listed[0] and len(several := names_in(listed[0])) > 1:
         raise VocabularyError(
-            f"{what}: expected one name in each place, got several in one, {_shown(listed[0])}; write {parts}"
+            f"{what}: expected one name in each place, got several in one, {_shown(listed[0])}; write {several}"
         )
     return listed
 
