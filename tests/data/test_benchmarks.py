@@ -1,6 +1,7 @@
 """The image sets of OV-COCO and OV-LVIS, on small annotation files with the official class lists."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,9 @@ def test_lvis_numbers_while_training(lvis: Path, tmp_path: Path) -> None:
 
     class Perfect:
         """Finds every box of an image and nothing else."""
+
+        def vocabulary(self, classes: Mapping[str, Any], **_: object) -> tuple[str, ...]:
+            return tuple(classes)
 
         def predict(self, images: list[Any], classes: list[str], *, max_detections: int, **_: object) -> list[Any]:
             asked.append(max_detections)

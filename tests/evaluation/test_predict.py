@@ -60,6 +60,7 @@ def test_true_boxes_score_one_under_any_names(dataset, names):
         "score": 0.001,
         "nms_iou": 0.5,
         "max_detections": 100,
+        "class_agnostic": False,
         "batch_size": 1,
         "tiles": None,
     }

@@ -1,14 +1,18 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cora.detector import Detector
-from cora.export.check import plain_detector
+from cora.export import check
+from cora.export.check import drawn_pictures, plain_detector
+from cora.export.fixed_size import FixedSizePreprocessor
 from cora.export.graph import COMPETES, DetectorGraph, FixedVocabularyGraph, class_inputs
 from cora.export.program import trace
 from cora.export.suppression import kept_boxes
+from cora.images import Preprocessor
 from cora.predictor import Predictor
 from cora.regions import FastAlignment
 from tests.export.conftest import NAMES, manifest_of, picture, toy_config, toy_detector
@@ -70,9 +74,19 @@ def test_more_boxes_than_queries_are_all_of_them(toy: Detector) -> None:
     assert manifest.boxes == 20
 
 
+@pytest.mark.parametrize(("size", "largest"), [(None, 800), ((800, 1344), 1344)])
+def test_pictures_are_compared_together_at_a_size_that_fits_into_memory(
+    toy: Detector, size: tuple[int, int] | None, largest: int
+) -> None:
+    usual = Preprocessor() if size is None else FixedSizePreprocessor(config=Preprocessor().config, size_hw=size)
+    exported = SimpleNamespace(manifest=manifest_of(toy, size_hw=size), preprocessor=usual)
+    batch = check._smaller(exported)(drawn_pictures())  # type: ignore[arg-type]
+    assert max(batch.pixels.shape[-2:]) == largest
+
+
 @pytest.mark.slow
 def test_sides_stay_open_where_the_grid_of_a_region_is_large(tmp_path: Path) -> None:
-    """The grid of CLIP has 7 cells a side. Traced with as many rows, one sample a bin would become a constant."""
+    """CLIP's own grid has 7 cells a side; traced with as few rows, one sample a bin would be a constant."""
     config = toy_config()
     detector = toy_detector(tmp_path, replace(config, tower=replace(config.tower, image_size=224, pool_size=7)))
     manifest = manifest_of(detector)

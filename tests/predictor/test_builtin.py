@@ -19,8 +19,7 @@ from cora.structures import Detections
 def _short_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy's tower takes seconds for all names; which they are has tests of its own."""
     names = builtin_names()[:12]
-    for home in ("predictor", "vocabulary"):
-        monkeypatch.setattr(f"cora.predictor.{home}.builtin_names", lambda: names)
+    monkeypatch.setattr("cora.predictor.vocabulary.builtin_names", lambda: names)
 
 
 def with_thresholds(detector: Detector, usual: float, builtin: float) -> Predictor:

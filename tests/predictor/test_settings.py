@@ -174,7 +174,7 @@ def test_settings_are_frozen_and_keep_what_was_given() -> None:
     assert issubclass(OptionError, ValueError)
 
 
-@pytest.mark.parametrize("names", [["tench, Tinca tinca"], ["St. Bernard"], ["mug = cup | mug"], ["a; b", "c | d"]])
+@pytest.mark.parametrize("names", [["tench, Tinca tinca"], ["St. Bernard"], ["a; b", "c | d"]])
 def test_names_with_dividers_that_are_meant_stay(predictor: Predictor, names: list[str]) -> None:
     assert predictor.vocabulary(names).names == tuple(names)
 

@@ -137,6 +137,11 @@ def test_the_published_recipe_starts_and_measures_as_published() -> None:
     assert on_two[0].endswith("the recipe means 32, 4 in 8 processes: --set prompts.accumulate=4 makes up for it")
     assert on_two[1] == "localizer: 32 photos a step, 4 in 2 processes, 4 times"
     assert batch_lines(recipe, processes=3)[0].endswith("the recipe means 32, 4 in 8 processes")
+    halved = override(recipe, ["localizer.batch=2"])  # the recipe goes on meaning what it says
+    assert batch_lines(halved, processes=8, written=recipe)[1] == (
+        "localizer: 16 photos a step, 2 in 8 processes; the recipe means 32, 4 in 8 processes: "
+        "--set localizer.accumulate=2 makes up for it"
+    )
     assert batch_lines(replace(recipe, processes=None), processes=3)[0] == "prompts: 12 photos a step, 4 in 3 processes"
     with pytest.raises(TrainingError, match="repeat_threshold of at most 1"):
         override(recipe, ["data.repeat_threshold=2"])

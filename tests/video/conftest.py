@@ -43,7 +43,7 @@ class FakeDetector:
             raise VocabularyError("expected a name of at most 77 tokens, got more; shorten it")
         self.encoded += 1
         self.asked.append(options)
-        return FakeVocabulary(tuple(classes))
+        return FakeVocabulary(None if classes is None else tuple(classes))
 
     def predict(self, picture: Any, vocabulary: FakeVocabulary, **options: Any) -> Detections:
         self.calls += 1

@@ -70,7 +70,8 @@ class _Run:
         self.detector = cora.load(_model(args, recipe)).detector
         self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
         short_side = self.detector.preprocessor.config.usual_short_side
-        self.recipe = _staged(recipe or default_recipe(_model(args, None), short_side=short_side), args)
+        self.written = recipe or default_recipe(_model(args, None), short_side=short_side)
+        self.recipe = _staged(self.written, args)
         if self.held_out is not None:
             self.held_out = replace(self.held_out, all_boxes=self.recipe.all_boxes)
 
@@ -86,7 +87,7 @@ class _Run:
             if counts is not None:
                 tell(str(counts))
         tell(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
-        for line in batch_lines(self.recipe, processes=engine.world):
+        for line in batch_lines(self.recipe, processes=engine.world, written=self.written):
             tell(line)
         with progress_report(show=engine.is_main) as report:
             hooks = Hooks(

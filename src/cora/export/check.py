@@ -15,12 +15,16 @@ from cora.detector import Detector
 from cora.detector.postprocess import select_detections
 from cora.export.manifest import Manifest
 from cora.export.runtime import ExportedDetector
-from cora.images import read_image
+from cora.images import Preprocessor, read_image
 from cora.regions import Vocabulary
 from cora.structures import ImageBatch
 
 #: Largest difference of a box, as a share of the picture, and of a score, as a share of the picture's highest.
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-4, 1e-3
+
+#: Sides of pictures that are compared together, at most, where sizes are open: a runtime may keep every pair of cells
+#: that attend to each other, which at 800 x 1333 pixels is gigabytes for each picture.
+_SHORT_SIDE, _LONG_SIDE = 480, 800
 
 #: Share of boxes that may be off: where two candidates tie, rounding decides which one goes on.
 _MAY_DIFFER = 0.01
@@ -58,7 +62,9 @@ class Difference:
 def compare(
     detector: Detector, exported: ExportedDetector, pictures: Sequence[Image.Image], vocabularies: Sequence[Vocabulary]
 ) -> Difference:
-    """Run both on all pictures together and on each alone, as far as the exported one takes such batches.
+    """Run both on all pictures together and on the first alone, as far as the exported one takes such batches.
+
+    Where sizes are open, those together are smaller than the model's usual ones; the first alone is not.
 
     Args:
         detector: the original.
@@ -67,18 +73,23 @@ def compare(
         vocabularies: one, where it is fixed in the graph.
     """
     original = plain_detector(detector, exported.manifest)
-    groups = [list(pictures), *([picture] for picture in pictures[:1])]
-    parts = [
-        _compare_batch(original, exported, exported.preprocessor(group), vocabulary)
-        for vocabulary in vocabularies
-        for group in groups
-    ]
+    batches = [_smaller(exported)(pictures), exported.preprocessor(pictures[:1])]
+    parts = [_compare_batch(original, exported, batch, vocabulary) for vocabulary in vocabularies for batch in batches]
     return Difference(
         boxes=max(part.boxes for part in parts),
         scores=max(part.scores for part in parts),
         off=sum(part.off for part in parts),
         compared=sum(part.compared for part in parts),
     )
+
+
+def _smaller(exported: ExportedDetector) -> Preprocessor:
+    """Pre-processing for several pictures at once."""
+    if exported.manifest.settings.size_hw is not None:
+        return exported.preprocessor
+    config = exported.preprocessor.config
+    sides = {"short_side": min(config.short_side, _SHORT_SIDE), "long_side": min(config.long_side, _LONG_SIDE)}
+    return Preprocessor.from_config(replace(config, **sides))
 
 
 def plain_detector(detector: Detector, manifest: Manifest) -> Detector:

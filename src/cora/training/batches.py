@@ -7,25 +7,30 @@ from cora.training.recipe import Stage, TrainRecipe
 _STAGES = ("prompts", "names", "localizer")
 
 
-def batch_lines(recipe: TrainRecipe, *, processes: int) -> list[str]:
+def batch_lines(recipe: TrainRecipe, *, processes: int, written: TrainRecipe | None = None) -> list[str]:
     """Of every stage a line on its photos a step, and how to reach what the recipe is meant for.
 
     Args:
         recipe: of the run.
         processes: that train together, on all machines.
+        written: the recipe as it was before options changed it; `recipe` if None.
     """
-    stages: dict[str, Stage | None] = {name: getattr(recipe, name) for name in _STAGES}
-    return [_line(name, stage, recipe, processes) for name, stage in stages.items() if stage is not None]
+    lines = []
+    for name in _STAGES:
+        stage: Stage | None = getattr(recipe, name)
+        meant: Stage | None = getattr(written or recipe, name) or stage
+        if stage is not None and meant is not None:
+            lines.append(_line(name, stage, meant, recipe.processes, processes))
+    return lines
 
 
-def _line(name: str, stage: Stage, recipe: TrainRecipe, processes: int) -> str:
+def _line(name: str, stage: Stage, meant: Stage, meant_processes: int | None, processes: int) -> str:
     whole = stage.batch * stage.accumulate * processes
     times = f", {stage.accumulate} times" if stage.accumulate > 1 else ""
     several = f"process{'es' * (processes > 1)}"
     line = f"{name}: {whole} photos a step, {stage.batch} in {processes} {several}{times}"
-    if recipe.processes is None or whole == stage.batch * recipe.processes:
+    if meant_processes is None or whole == meant.batch * meant_processes:
         return line
-    meant = stage.batch * recipe.processes
-    line += f"; the recipe means {meant}, {stage.batch} in {recipe.processes} processes"
-    factor, rest = divmod(meant, stage.batch * processes)
+    line += f"; the recipe means {meant.batch * meant_processes}, {meant.batch} in {meant_processes} processes"
+    factor, rest = divmod(meant.batch * meant_processes, stage.batch * processes)
     return line if rest or factor < 2 else f"{line}: --set {name}.accumulate={factor} makes up for it"
