@@ -1,11 +1,11 @@
-"""Pictures per second of `cora batch` by processes, and what it costs over the plain Python API.
+"""Images per second of `cora batch` by processes, and what it costs over the plain Python API.
 
     python benchmarks/batch.py --pictures 64 --processes 1 2
 
-Makes pictures of 640x480 pixels from the examples, labels them with `predict` in a loop and then as a batch, each in a
-process of its own with as many threads in total as there are cores, and prints pictures per second. Loading the model
-is not counted: a batch's workers load before their first picture, so of theirs the time from the first finished
-picture on counts. The table before it times the parts of a batch that are not detection, over many pictures that all
+Makes images of 640x480 pixels from the examples, labels them with `predict` in a loop and then as a batch, each in a
+process of its own with as many threads in total as there are cores, and prints images per second. Loading the model
+is not counted: a batch's workers load before their first image, so of theirs the time from the first finished
+image on counts. The table before it times the parts of a batch that are not detection, over many images that all
 have 10 boxes, and tells by how much the process grew over what a thousand of them take.
 """
 
@@ -33,15 +33,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--many", type=int, default=100_000, help="pictures without detection; 0 leaves them out")
+    parser.add_argument("--many", type=int, default=100_000, help="images without detection; 0 leaves them out")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.many:  # first, since a model would take more memory than what is looked for here
             without_detection(Path(folder) / "many", arguments.many)
         os.environ["MODEL"] = arguments.model
         pictures = write_pictures(Path(folder) / "pictures", arguments.pictures)
-        print(f"{arguments.model}, {arguments.pictures} pictures of 640x480, {len(os.sched_getaffinity(0))} core(s)")
-        print("| Way | Pictures a second | Of the plain API |\n| --- | --- | --- |")
+        print(f"{arguments.model}, {arguments.pictures} images of 640x480, {len(os.sched_getaffinity(0))} core(s)")
+        print("| Way | Images a second | Of the plain API |\n| --- | --- | --- |")
         plain = plain_speed(pictures)
         print(f"| `predict` in a loop | {plain:.2f} | 100 % |")
         for count in arguments.processes:
@@ -92,7 +92,7 @@ def batch_speed(pictures: Path, folder: Path, processes: int) -> float:
 
 
 class NoModel:
-    """Ten boxes in every picture at no cost."""
+    """Ten boxes in every image at no cost."""
 
     def vocabulary(self, classes: Any, *, distractors: Any = None) -> None:
         return None
@@ -125,7 +125,7 @@ def label(source: Path, folder: Path, format: Any, watch: Watch | None = None) -
 
 
 def without_detection(folder: Path, count: int) -> None:
-    """What a picture costs besides its detection: listing, reading a small one, records, files, labels."""
+    """What an image costs besides its detection: listing, reading a small one, records, files, labels."""
     small = Image.new("RGB", (64, 64), "grey")
     for number in range(count):
         path = folder / "in" / f"{number // 1000:04d}" / f"{number:07d}.png"
@@ -134,7 +134,7 @@ def without_detection(folder: Path, count: int) -> None:
         small.save(path, compress_level=1)
     label(folder / "in" / "0000", folder / "first", "parquet")  # imports what will be needed
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{count} pictures of 64x64 with 10 boxes each and no detection, milliseconds a picture:")
+    print(f"{count} images of 64x64 with 10 boxes each and no detection, milliseconds an image:")
     print("| Format | Listing | Reading, boxes and parts | Labels |\n| --- | --- | --- | --- |")
     for format in ("coco", "yolo", "voc", "parquet"):
         marks: dict[str, float] = {}

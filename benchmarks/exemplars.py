@@ -1,22 +1,22 @@
-"""Classes by pictures: how often regions are named right, and what the ways of embedding them do.
+"""Classes by images: how often regions are named right, and what the ways of embedding them do.
 
     python benchmarks/exemplars.py --images coco_ovd_mini/val --annotations coco_ovd_mini/val.json
 
-Every ground-truth box is embedded in its photo. The photos are split in two at random, `--rounds` times: exemplars come
+Every ground-truth box is embedded in its image. The images are split in two at random, `--rounds` times: exemplars come
 from one half, the boxes of the other half are named among all classes that have enough exemplars (boxes of 24 x 24
 pixels or more). Three kinds of vocabulary:
 
-  alone   every class by pictures;
-  mixed   a random quarter of the classes by pictures, the others by words; right names of both parts, and how often a
-          class by pictures was named beside how often that is true: a way that lets them claim everything is no use;
-  both    every class by words and pictures, these counting a quarter (as in `cora.predictor.exemplars`) or a half.
+  alone   every class by images;
+  mixed   a random quarter of the classes by images, the others by words; right names of both parts, and how often a
+          class by images was named beside how often that is true: a way that lets them claim everything is no use;
+  both    every class by words and images, these counting a quarter (as in `cora.predictor.exemplars`) or a half.
 
-The ways: words (no pictures), as it is (the unit mean of the exemplars), centred (the mean of all regions of the first
+The ways: words (no images), as it is (the unit mean of the exemplars), centred (the mean of all regions of the first
 half subtracted, that of the names added), in words (what `cora.predictor.exemplars` does).
 
 Last, one thing instead of a class: each of up to 300 boxes is a class by itself beside all classes by words; what must
-be found is the box in the photo, and no box of another photo. Its exemplar is the box cut out of the photo ("cut out"),
-or the box in a part of the photo that is three times as high and wide ("around"), so that the tower sees it at another
+be found is the box in the image, and no box of another image. Its exemplar is the box cut out of the image ("cut out"),
+or the box in a part of the image that is three times as high and wide ("around"), so that the tower sees it at another
 size.
 """
 
@@ -44,7 +44,7 @@ COLUMNS = ("alone", "mixed", "pictured", "worded", "named pict.", "truly", *(f"b
 
 
 class Boxes(NamedTuple):
-    """Embeddings [M, D], classes [M], photos [M], whether [M] they may be exemplars; of some, the other views."""
+    """Embeddings [M, D], classes [M], images [M], whether [M] they may be exemplars; of some, the other views."""
 
     embeddings: Tensor
     classes: Tensor
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--photos", type=int, help="only the first so many")
-    parser.add_argument("--exemplars", type=int, nargs="+", default=[1, 5], help="pictures of a class")
+    parser.add_argument("--exemplars", type=int, nargs="+", default=[1, 5], help="images of a class")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--threads", type=int, default=2)
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def embed(detector: Detector, dataset: CocoDataset, count: int) -> Boxes:
-    """All ground-truth boxes of the first photos."""
+    """All ground-truth boxes of the first images."""
     embeddings, classes, photos, usable = [], [], [], []
     views: dict[str, dict[int, Tensor]] = {"cut out": {}, "around": {}}
     for index in range(min(count, len(dataset))):
@@ -107,7 +107,7 @@ def embed(detector: Detector, dataset: CocoDataset, count: int) -> Boxes:
 
 
 def around(photo: Image.Image, box: tuple[int, ...]) -> tuple[Image.Image, tuple[int, ...]]:
-    """The part of a photo that reaches over a box by its own size on all sides, and the box in it."""
+    """The part of an image that reaches over a box by its own size on all sides, and the box in it."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     x, y = max(0, left - width), max(0, top - height)
@@ -118,7 +118,7 @@ def around(photo: Image.Image, box: tuple[int, ...]) -> tuple[Image.Image, tuple
 def one_round(
     boxes: Boxes, words: Tensor, everyday: Tensor, scale: float, count: int, seed: int
 ) -> dict[str, tuple[float, ...]]:
-    """One split: way -> alone | mixed: all, of classes by pictures, of those by words, named and true share | both."""
+    """One split: way -> alone | mixed: all, of classes by images, of those by words, named and true share | both."""
     generator = torch.Generator().manual_seed(seed)
     order = boxes.photos.unique()
     first = torch.isin(boxes.photos, order[torch.randperm(len(order), generator=generator)[: len(order) // 2]])
@@ -157,23 +157,23 @@ def one_round(
 
 
 def cosines(boxes: Boxes, words: Tensor) -> None:
-    """Print how near boxes of different photos are to each other, and a box to its own name."""
+    """Print how near boxes of different images are to each other, and a box to its own name."""
     others = boxes.photos[:, None] != boxes.photos[None]
     between = (boxes.embeddings @ boxes.embeddings.T)[others].mean()
     named = (boxes.embeddings * words[boxes.classes]).sum(dim=1).mean()
     print(
-        f"{len(boxes.classes)} boxes; mean cosine of two of different photos {between:.2f}, with the name {named:.2f}"
+        f"{len(boxes.classes)} boxes; mean cosine of two of different images {between:.2f}, with the name {named:.2f}"
     )
 
 
 def things(boxes: Boxes, words: Tensor, everyday: Tensor, scale: float) -> None:
-    """Print how often one thing is found, and how often boxes of other photos are taken for it."""
+    """Print how often one thing is found, and how often boxes of other images are taken for it."""
     best_word = (boxes.embeddings @ words.T).max(dim=1).values
     for kind, views in boxes.views.items():
         rows = torch.tensor(list(views))
         seen = torch.stack(list(views.values()))
         others = boxes.photos[:, None] != boxes.photos[rows][None]
-        print(f"one thing, {kind}, {len(rows)} of them, in %: found, boxes of other photos taken for it")
+        print(f"one thing, {kind}, {len(rows)} of them, in %: found, boxes of other images taken for it")
         said = torch.stack([in_words(one, everyday, scale=scale) for one in seen])
         for key, way in {"as it is": seen, "in words": said}.items():
             wins = boxes.embeddings @ way.T > best_word[:, None]
@@ -182,7 +182,7 @@ def things(boxes: Boxes, words: Tensor, everyday: Tensor, scale: float) -> None:
 
 
 def by_photo(found: Tensor, photos: Tensor) -> str:
-    """Share in % with its 95 % interval by a bootstrap over photos."""
+    """Share in % with its 95 % interval by a bootstrap over images."""
     _, place = photos.unique(return_inverse=True)
     count = torch.zeros(int(place.max()) + 1, dtype=torch.float64).index_add(0, place, torch.ones(len(place)).double())
     right = torch.zeros_like(count).index_add(0, place, found.double())

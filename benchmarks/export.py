@@ -5,8 +5,8 @@
 
 Every format is exported anew, unless files are named, checked as `cora export` does, and measured with the 65 classes
 of the kit given at run time. The original works in its default way, in float32: it scores as many boxes, and pools as
-many exactly, as the graphs do. The models take turns on every photo, and the first pass of each is not timed.
-Milliseconds are medians of a photo from pixels to boxes. Brackets: 95 % intervals by resampling photos, for the last
+many exactly, as the graphs do. The models take turns on every image, and the first pass of each is not timed.
+Milliseconds are medians of an image from pixels to boxes. Brackets: 95 % intervals by resampling images, for the last
 AP50 column with the same resamples of both. Graphs of one size are compared with the original on the same pixels,
 fitted and padded as for them. Exit code 1: AP50 of a group is off by more than --max-difference.
 """
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--exact-boxes", type=int, help="boxes pooled exactly, 0 for all (default: the model's)")
     parser.add_argument("--max-difference", type=float, default=0.1, help="from the original's AP50, in points")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="only the first photos")
+    parser.add_argument("--limit", type=int, help="only the first images")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     detector = cora.load(arguments.model).detector
@@ -76,7 +76,7 @@ def main() -> None:
             contender(f"{other.backend.name}, {suffix}", other, files, pictures.classes) for other, files in others
         ]
         rows = compare(contenders, pictures, progress=lambda places: track(places, console=Console(stderr=True)))
-    print(f"{arguments.model}, {pictures.count} photos, {len(pictures.classes)} classes, {arguments.threads} threads\n")
+    print(f"{arguments.model}, {pictures.count} images, {len(pictures.classes)} classes, {arguments.threads} threads\n")
     print_table(rows)
     most = arguments.max_difference
     off = [row.name for row in rows if any(abs(one.value or 0) > most for one in row.change.values())]

@@ -1,9 +1,9 @@
-"""Seconds a step of localizer training: photos through the frozen tower, against its maps read from the feature cache.
+"""Seconds a step of localizer training: images through the frozen tower, against its maps read from the feature cache.
 
     python benchmarks/feature_cache.py --model RN50-quickgelu --side 800 --batch 4
     python benchmarks/feature_cache.py --model nano --side 320 --batch 8
 
-Random photos as JPEG files and random boxes; RN50 has random weights. Both ways go through the loader of a training
+Random images as JPEG files and random boxes; RN50 has random weights. Both ways go through the loader of a training
 (reading, resizing, collating), forward and backward pass and the optimiser. Prints the median of `--steps` steps after
 a first one, and what the cache takes on disk. Issue 3 asks for a step at least 3 times as fast.
 Numbers that it gave: docs/training_cost.md.
@@ -89,7 +89,7 @@ def main() -> None:
     ratio, of_processor = (seconds["tower"][i] / seconds["cache"][i] for i in (0, 1))
     reached = "reached" if ratio >= 3 else "MISSED"
     print(f"a cached step is {ratio:.2f} times as fast ({of_processor:.2f} of the processor); target 3: {reached}")
-    print(f"cache: {size / 1e6:.2f} MB a photo and version, {building:.3f} s to compute")
+    print(f"cache: {size / 1e6:.2f} MB an image and version, {building:.3f} s to compute")
 
 
 def time_steps(task: LocalizerTask, loader: EpochLoader[Any]) -> tuple[float, float]:
@@ -115,7 +115,7 @@ def time_steps(task: LocalizerTask, loader: EpochLoader[Any]) -> tuple[float, fl
 
 
 def random_dataset(folder: Path, *, count: int, side: int) -> CocoDataset:
-    """Photos of blurred noise, 640x480 px or as large as the training size."""
+    """Images of blurred noise, 640x480 px or as large as the training size."""
     random = np.random.default_rng(0)
     images, annotations = [], []
     height, width = max(side, 480), max(round(side * 4 / 3), 640)

@@ -1,8 +1,8 @@
-"""How long people wait for nano: loading, the first photo, the next ones.
+"""How long people wait for nano: loading, the first image, the next ones.
 
     python benchmarks/first_answer.py --photo examples/coffee.jpg --threads 2
 
-The photo is resized to 640 pixels on its longer side. Names are 65 everyday ones; their embeddings are not cached on
+The image is resized to 640 pixels on its longer side. Names are 65 everyday ones; their embeddings are not cached on
 disk before the run. Prints medians over `--runs`.
 """
 
@@ -48,8 +48,8 @@ def main() -> None:
             detector.predict(image, names)
             seconds.append(time.perf_counter() - began)
     print(f"{arguments.model}, {image.width}x{image.height} px, {CLASSES} classes, {arguments.threads} threads")
-    print(f"import {imported - start:.2f} s, load {loaded - imported:.2f} s, first photo {seconds[0]:.2f} s")
-    print(f"photo, median of {arguments.runs}: {statistics.median(seconds[1:]):.3f} s (max {max(seconds[1:]):.3f} s)")
+    print(f"import {imported - start:.2f} s, load {loaded - imported:.2f} s, first image {seconds[0]:.2f} s")
+    print(f"image, median of {arguments.runs}: {statistics.median(seconds[1:]):.3f} s (max {max(seconds[1:]):.3f} s)")
 
 
 if __name__ == "__main__":

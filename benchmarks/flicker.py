@@ -36,7 +36,7 @@ from cora.video.summary import TrackSummaries
 RATE = 20
 SIZE = (640, 480)
 PHOTO = Path(__file__).parents[1] / "examples" / "coffee.jpg"
-#: The cup in the photo with its handle, by hand.
+#: The cup in the image with its handle, by hand.
 CUP = (172.0, 17.0, 411.0, 306.0)
 NAMES = ("cup", "bowl", "spoon")
 NOISE = 8.0  # grey levels, standard deviation
@@ -86,7 +86,7 @@ def made_video() -> tuple[list[Frame], list[tuple[str, Corners]]]:
     for phase, (count, speed, growth) in PHASES.items():
         for _ in range(count):
             left, scale = left + speed / RATE, scale * growth ** (1 / RATE)
-            # What lies outside of the photo is black.
+            # What lies outside of the image is black.
             where = (1 / scale, 0, -left / scale, 0, 1 / scale, -top / scale)
             view = photo.transform(SIZE, Image.Transform.AFFINE, where, Image.Resampling.BICUBIC)
             pixels = np.asarray(view) + random.normal(0, NOISE, (SIZE[1], SIZE[0], 3))

@@ -15,7 +15,7 @@ Three ways of the same detector on a CLIP ResNet (nano has no layer4 and pools a
 - all boxes: `predict(..., score_all_boxes=True)`; the same boxes with this package's arithmetic of the attention pool.
 - default: `predict(...)`.
 
-The score threshold is 0.001, that of an evaluation: nothing can be skipped because a user would not see it. Photos are
+The score threshold is 0.001, that of an evaluation: nothing can be skipped because a user would not see it. Images are
 JPEG files of noise of the case's size (cost does not depend on what they show), and reading them counts; RN50 has
 random weights. Class embeddings are random unit vectors in the timings, since names cost nothing once they are
 embedded; the text side is timed apart. A GPU's stages are timed by its own events. The floor is what the default way
@@ -66,7 +66,7 @@ from cora.regions import Vocabulary
 from cora.regions.pooling import _rois
 from cora.structures import FeatureMap
 
-#: Name -> model, (height, width) of the photo.
+#: Name -> model, (height, width) of the image.
 CASES = {
     "nano-640": ("nano", (480, 640)),
     "RN50-608x800": ("RN50-quickgelu", (608, 800)),
@@ -146,7 +146,7 @@ def random_vocabulary(detector: Detector, classes: int) -> Vocabulary:
 
 
 def noise(size_hw: tuple[int, int]) -> Image.Image:
-    """As smooth as photos are, so that its JPEG file takes as long to decode."""
+    """As smooth as images are, so that its JPEG file takes as long to decode."""
     height, width = size_hw
     pixels = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
@@ -289,7 +289,7 @@ def text_seconds(names: Sequence[str], limit: int) -> dict[str, float]:
 
 
 def floor(model: str, size: tuple[int, int], classes: int) -> dict[str, float]:
-    """What the default way multiplies for a photo, and how fast this machine multiplies large matrices in its type."""
+    """What the default way multiplies for an image, and how fast this machine multiplies large matrices in its type."""
     detector = build(model)
     if torch.cuda.is_available():
         detector.to("cuda")
@@ -353,7 +353,7 @@ def measure_all(arguments: argparse.Namespace, kept: Kept) -> None:
         if "time" in arguments.measure:
             for batch, classes in product(arguments.batches, arguments.classes):
                 if batch > 1 and classes != first:
-                    continue  # the vocabulary is looked at with single photos
+                    continue  # the vocabulary is looked at with single images
                 ways = ways_of(model) if classes == first and batch == 1 else (DEFAULT,)
                 work = partial(measure, model, size, classes, batch, arguments.runs, ways)
                 kept.once("time", f"{case}, {classes}, {batch}", work)
@@ -366,7 +366,7 @@ def measure_all(arguments: argparse.Namespace, kept: Kept) -> None:
 
         kept.once("text", "RN50's tower, 65 names", partial(text_seconds, EVERYDAY_NAMES[:65], arguments.texts))
     if "rounding" in arguments.measure and arguments.kit is not None:
-        kept.once("rounding", "20 photos", partial(rounding, arguments.kit))
+        kept.once("rounding", "20 images", partial(rounding, arguments.kit))
     if "AP50" in arguments.measure and arguments.kit is not None:
         kept.once("AP50", "nano", partial(measure_ap, arguments.kit, arguments.limit))
 
@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kit", type=Path, help="coco_ovd_mini, for AP50 and rounding")
-    parser.add_argument("--limit", type=int, help="photos of the kit")
+    parser.add_argument("--limit", type=int, help="images of the kit")
     parser.add_argument("--texts", type=int, default=64, help="prompts that go through one by one")
     parser.add_argument("--measure", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--keep", type=Path, help="JSON file of what is measured already")

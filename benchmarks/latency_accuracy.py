@@ -42,7 +42,7 @@ def measure_ap(kit: Path, limit: int | None) -> dict[str, dict[str, dict[str, fl
 
 
 def rounding(kit: Path, photos: int = 20) -> dict[str, dict[str, float]]:
-    """How far nano's boxes move by half precision of the localizer and of the tower, in percent of the picture."""
+    """How far nano's boxes move by half precision of the localizer and of the tower, in percent of the image."""
     from cora.data.read import read_dataset
 
     dataset = read_dataset(images=kit / "val", annotations=kit / "val.json")

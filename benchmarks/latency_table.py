@@ -59,7 +59,7 @@ def _ratios(values: dict[str, Any]) -> Iterator[str]:
     rows = _rows(values)
     if not rows:
         return
-    seconds = " | ".join(f"{way}, s a photo" for way in WAYS)
+    seconds = " | ".join(f"{way}, s an image" for way in WAYS)
     yield f"| Case | classes | batch | published : default | all boxes : default | {seconds} |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for case, classes, batch, found in rows:
@@ -123,7 +123,7 @@ def _text(values: dict[str, Any]) -> Iterator[str]:
 def _rounding(values: dict[str, Any]) -> Iterator[str]:
     for photos, parts in values.get("rounding", {}).items():
         moves = "; ".join(
-            f"of the {part} {found['median']:.4f} % of the picture in the median, {found['most']:.2f} % at most"
+            f"of the {part} {found['median']:.4f} % of the image in the median, {found['most']:.2f} % at most"
             for part, found in parts.items()
         )
         yield f"Half precision moves nano's boxes, on {photos} of the kit: {moves}."
@@ -133,7 +133,7 @@ def _floor(values: dict[str, Any]) -> Iterator[str]:
     floors = values.get("floor", {})
     if not floors:
         return
-    yield "| Floor of the default way, one photo | 10^9 multiplications | 10^9 a second | floor, ms | measured, ms |"
+    yield "| Floor of the default way, one image | 10^9 multiplications | 10^9 a second | floor, ms | measured, ms |"
     yield "| --- | --- | --- | --- | --- |"
     measured = {case: found[DEFAULT]["all"] for case, found in _with_stages(values)}
     for case, found in floors.items():

@@ -3,10 +3,10 @@
     python benchmarks/quantize.py --images coco_ovd_mini/val --annotations coco_ovd_mini/val.json \\
         --split coco_ovd_mini/class_split.json --calibration coco_ovd_mini/train --threads 1
 
-One process, all models in turns on every photo, names encoded before. Times are medians of a photo, from decoded
-pixels to boxes. The first row is the model as `cora detect` runs it; agreement is AP50 of the ten best boxes of a photo
-against those of the first row. Brackets: 95 % intervals by resampling photos. Export and calibration of nano take some
-minutes before the first photo; with --models they are kept there, and a second run starts with the photos.
+One process, all models in turns on every image, names encoded before. Times are medians of an image, from decoded
+pixels to boxes. The first row is the model as `cora detect` runs it; agreement is AP50 of an image's ten best boxes
+against those of the first row. Brackets: 95 % intervals by resampling images. Export and calibration of nano take some
+minutes before the first image; with --models they are kept there, and a second run starts with the images.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--split", type=Path, required=True, help='JSON of "base" and "novel" classes')
-    parser.add_argument("--calibration", type=Path, required=True, help="folder of photos, not those that are measured")
+    parser.add_argument("--calibration", type=Path, required=True, help="folder of images, not those that are measured")
     parser.add_argument("--calibration-limit", type=int, default=100)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--models", type=Path, help="folder that keeps the models; what it has is not made again")
     parser.add_argument("--make-only", action="store_true", help="with --models: make them, measure nothing")
-    parser.add_argument("--limit", type=int, help="only the first N photos")
+    parser.add_argument("--limit", type=int, help="only the first N images")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the rows there")
     arguments = parser.parse_args()

@@ -2,17 +2,17 @@
 
     python benchmarks/retrieval.py --photos coco_ovd_mini/val
 
-1. Indexing: `RegionIndex.build` over the first `--pictures` photos; pictures and regions per second.
-2. Vectors: the regions of these photos, those of every sixth photo kept apart as queries. The others are multiplied to
-   `--regions`: every new vector lies between a real one and one of its ten nearest of another photo (up to half way),
+1. Indexing: `RegionIndex.build` over the first `--pictures` images; images and regions per second.
+2. Vectors: the regions of these images, those of every sixth image kept apart as queries. The others are multiplied to
+   `--regions`: every new vector lies between a real one and one of its ten nearest of another image (up to half way),
    with Gaussian noise of length 0.3 added, made unit again. The cosine with the real one is printed.
 3. Search: `RegionIndex.search` for the ten nearest, files of the regions included, by words (the names of LVIS as
-   `search_text` embeds them) and by pictures (the regions kept apart): through the partitions, and exactly. Recall@10
+   `search_text` embeds them) and by images (the regions kept apart): through the partitions, and exactly. Recall@10
    is the share of the ten true nearest (by a product with all vectors) that are found. `--shares` are the shares of the
    partitions that are looked at, the last one being the program's own.
-4. With `--annotations` only this: the true boxes of the first photos are ranked by every class name, as `search_text`
+4. With `--annotations` only this: the true boxes of the first images are ranked by every class name, as `search_text`
    embeds it and without its centring; mean over the classes of average precision, with 95 % intervals of a bootstrap
-   over photos.
+   over images.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ PER_PICTURE, TOP, NEIGHBOURS, NOISE = 50, 10, 10, 0.3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photos")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of images")
     parser.add_argument("--pictures", type=int, default=120)
     parser.add_argument("--regions", type=int, default=100_000)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.2, 0.25])
-    parser.add_argument("--annotations", type=Path, help="COCO file of the photos: measure queries by words instead")
+    parser.add_argument("--annotations", type=Path, help="COCO file of the images: measure queries by words instead")
     parser.add_argument("--queries", type=int, default=100, help="of each kind")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--threads", type=int, default=2)
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def index_photos(detector: Detector, photos: Path, count: int, place: Path) -> tuple[Tensor, Tensor]:
-    """Embeddings [K, D] of the regions of the first photos, and the number of the photo [K] of each."""
+    """Embeddings [K, D] of the regions of the first images, and the number of the image [K] of each."""
     (place / "photos").mkdir()
     for file in list_pictures(photos)[:count]:
         shutil.copy(photos / file, place / "photos" / file.replace("/", "_"))
@@ -85,7 +85,7 @@ def index_photos(detector: Detector, photos: Path, count: int, place: Path) -> t
     index, done = RegionIndex.build(place / "few", place / "photos", detector)
     seconds = time.perf_counter() - start
     rates = f"{done.added / seconds:.1f} pictures/s, {len(index) / seconds:.0f} regions/s"
-    print(f"indexing: {done.added} pictures, {len(index)} regions in {seconds:.1f} s: {rates}")
+    print(f"indexing: {done.added} images, {len(index)} regions in {seconds:.1f} s: {rates}")
     rows = index._store._regions.to_arrow()
     numbers = {content: number for number, content in enumerate(rows["content"].unique().to_pylist())}
     vectors = torch.from_numpy(rows["vector"].combine_chunks().flatten().to_numpy().copy()).view(len(rows), -1)
@@ -117,7 +117,7 @@ def multiply(vectors: Tensor, pictures: Tensor, count: int) -> Tensor:
 
 
 def store(vectors: Tensor, place: Path) -> RegionIndex:
-    """An index of made-up pictures with 50 of the vectors each, through the same writing as a real one."""
+    """An index of made-up images with 50 of the vectors each, through the same writing as a real one."""
     manifest = Manifest(model="", model_name="", width=vectors.shape[1], folder="/", settings=RegionSettings())
     made = RegionStore.create(place, manifest)
     start = time.perf_counter()

@@ -2,9 +2,9 @@
 
     python benchmarks/service.py --clients 8 --seconds 60
 
-First `predict` goes through the photos in batches, in a process of its own, as the Python interface is used: from files
+First `predict` goes through the images in batches, in a process of its own, as the Python interface is used: from files
 to boxes. Then `cora serve` runs with the same model, the same batch size and the same number of threads, and clients in
-a third process send the same photos, one in a request, each as soon as the last one is answered. Both parts are run
+a third process send the same images, one in a request, each as soon as the last one is answered. Both parts are run
 `--rounds` times in turn; the share is of the medians. Everything stays on this machine's loopback.
 
 Memory is read twice a second, after `--warm-up` seconds of the same load: the first batches of every size prepare what
@@ -49,7 +49,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Photos a second."""
+        """Images a second."""
         return self.answered / self.elapsed
 
     @property
@@ -105,13 +105,13 @@ def python_rate_apart() -> float:
 
 
 def python_rate(arguments: argparse.Namespace) -> float:
-    """Photos a second through `predict`, batches of one size as far as the photos allow."""
+    """Images a second through `predict`, batches of one size as far as the images allow."""
     import cora
 
     detector = cora.load(arguments.model)
     vocabulary = detector.vocabulary(NAMES)
     photos = sorted(arguments.photos.glob("*.jpg"))
-    # Photos of one size follow each other, so that batches have no padding: the best case of this interface.
+    # Images of one size follow each other, so that batches have no padding: the best case of this interface.
     lists = [[photo] * arguments.max_batch for photo in photos]
     for batch in lists:
         detector.predict(batch, vocabulary, batch_size=arguments.max_batch)
@@ -150,7 +150,7 @@ def load_for(address: str, pid: int, bodies: Sequence[bytes], *, clients: int, s
         place = urlsplit(address)
         connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=120)
         while time.perf_counter() < end:
-            # All clients take the photos in the same order, as cameras or crawlers of one kind send like pictures.
+            # All clients take the images in the same order, as cameras or crawlers of one kind send like images.
             began = time.perf_counter()
             body = bodies[number % len(bodies)]
             number += 1
@@ -180,7 +180,7 @@ BOUNDARY = uuid.uuid4().hex
 
 
 def form(photo: Path) -> bytes:
-    """A multipart form with one photo and the names."""
+    """A multipart form with one image and the names."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="'
     parts = [
         f'{head}classes"\r\n\r\n{",".join(NAMES)}\r\n'.encode(),

@@ -4,11 +4,11 @@
 
 Small is COCO's: below 32² square pixels. AP and AR are means over IoU 0.50:0.05:0.95 and over the classes that have a
 small box. "Found, any name" is the share of all small boxes that some box overlaps by IoU 0.5, whatever it is called.
-In brackets the 95 % interval of a bootstrap over photos; every way is resampled alike, and the last column is its
+In brackets the 95 % interval of a bootstrap over images; every way is resampled alike, and the last column is its
 difference from the first way in the same resamples.
 
 With `--results FOLDER` what was found is kept there, so that a later call with other ways, or one that goes on after a
-stop, predicts nothing twice; delete the folder when the model or the photos change.
+stop, predicts nothing twice; delete the folder when the model or the images change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Found = tuple[list[dict[str, Any]], float]
 
 SMALL = 32**2
 
-#: Photos whose results are kept together.
+#: Images whose results are kept together.
 PART = 32
 
 #: What is measured, each in 0..1.
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="only so many photos, evenly chosen")
+    parser.add_argument("--limit", type=int, help="only so many images, evenly chosen")
     parser.add_argument("--resamples", type=int, default=100)
     parser.add_argument(
         "--results", type=Path, metavar="FOLDER", help="keep what was found here, and use what is there"
@@ -112,7 +112,7 @@ def main() -> None:
         ]
         rows.append((way, measured, np.stack(resampled), seconds))
     small = sum(1 for box in truth["annotations"] if box["area"] < SMALL and not box["iscrowd"])
-    show(rows, f"{args.model}, {len(chosen)} photos with {small} small boxes, {args.threads} threads")
+    show(rows, f"{args.model}, {len(chosen)} images with {small} small boxes, {args.threads} threads")
 
 
 def predict(detector: Detector, dataset: CocoDataset, indices: list[int], way: Way, folder: Path | None) -> Found:
@@ -185,7 +185,7 @@ def by_image(entries: Entries) -> dict[int, list[Mapping[str, Any]]]:
 
 
 def show(rows: list[tuple[Way, FloatArray, FloatArray, float]], title: str) -> None:
-    table = Table("way", *(f"{name}, %" for name in MEASURES), "s a photo", "found, gain", title=title)
+    table = Table("way", *(f"{name}, %" for name in MEASURES), "s an image", "found, gain", title=title)
     first = rows[0][2]
     for way, measured, resampled, seconds in rows:
         cells = [bracketed(value, column) for value, column in zip(measured, resampled.T, strict=True)]

@@ -30,7 +30,7 @@ from cora.training.region_embeddings import RegionEmbeddings
 from cora.training.text_training import DEFAULTS, METHODS, build_text_task, train_text
 
 DESCRIPTIONS = Path(__file__).with_name("coco_descriptions.json")
-#: Classes that `--held-out` takes from the base ones, and the share of photos that it measures on.
+#: Classes that `--held-out` takes from the base ones, and the share of images that it measures on.
 HELD_OUT, MEASURED = 14, 5
 #: Changes a fresh detector after seeing the boxes of the base classes; with another seed perhaps otherwise.
 Row = Callable[[Detector, RegionEmbeddings, ClassSplit, int], None]
@@ -92,7 +92,7 @@ def compare(
 
 
 def held_out(train: RegionEmbeddings, fold: int) -> tuple[RegionEmbeddings, RegionEmbeddings, ClassSplit]:
-    """Training boxes alone: some base classes play the novel ones, a fifth of the photos plays the validation set."""
+    """Training boxes alone: some base classes play the novel ones, a fifth of the images plays the validation set."""
     names = list(train.class_names)
     novel = set(random.Random(fold).sample(names, HELD_OUT))
     split = ClassSplit(base=tuple(n for n in names if n not in novel), novel=tuple(n for n in names if n in novel))

@@ -2,7 +2,7 @@
 
     python benchmarks/training_memory.py --model RN50-quickgelu --batch 4 --side 800
 
-Three trainings of two steps each, in processes of their own, on random photos and weights:
+Three trainings of two steps each, in processes of their own, on random images and weights:
 
 - kept: the tower runs with gradients, as if it were trained, too;
 - frozen: the tower runs without, as `LocalizerTask` does;

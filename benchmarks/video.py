@@ -8,7 +8,7 @@ of the same detections. Seconds with reuse are those of the frames that were loo
 
 Prints three tables: label switches (in brackets the 95 % interval of a bootstrap over tracks), reuse, and encoding
 names once. The clips have no ground truth: agreement is the share of objects (F1; same name, IoU 0.5) that are the same
-as without reuse, in brackets with the 95 % interval of a bootstrap over blocks of ten pictures, since neighbours are
+as without reuse, in brackets with the 95 % interval of a bootstrap over blocks of ten images, since neighbours are
 alike.
 """
 

@@ -1,12 +1,12 @@
-"""The paper's ablation table on the kit's COCO photos, on a CPU: one budget for every row.
+"""The paper's ablation table on the kit's COCO images, on a CPU: one budget for every row.
 
     python recipes/ablation.py --model MODEL --kit ../shared/kit --run runs/ablation --minutes 20
     python recipes/ablation.py --model MODEL --kit ../shared/kit --run runs/ablation --steps 2000 --rows full crops
 
 Prompt, labels and maps of the frozen tower are made once and shared by all rows; each row trains a fresh localizer for
-the same number of steps, from the same seeds, in the same order of photos, and is measured on all 65 classes of `val`.
+the same number of steps, from the same seeds, in the same order of images, and is measured on all 65 classes of `val`.
 `--minutes` are those of the full method: its step is timed once and the steps that fit are every row's budget.
-Intervals: 95 % by resampling the photos of `val`; differences are paired, on the same resamples. Several seeds are
+Intervals: 95 % by resampling the images of `val`; differences are paired, on the same resamples. Several seeds are
 averaged. Every row resumes; the table is written anew after each (`table.md`, `table.json`).
 MODEL is a detector of the paper's kind, a CLIP ResNet and learned anchors, whose towers are used; nano is none.
 
@@ -127,7 +127,7 @@ class Ablation:
         return detector
 
     def _maps(self) -> FeatureCache:
-        """Maps of augmented photos; a target is the number of its box, so that rows can label it as they like."""
+        """Maps of augmented images; a target is the number of its box, so that rows can label it as they like."""
         numbered = copy.copy(self.train_set)
         ends = np.cumsum([len(record.classes) for record in numbered.records])
         numbered.records = [
@@ -258,10 +258,10 @@ class Ablation:
                     minus = _cell(change, np.subtract(row["resampled"]["novel"], reference["resampled"]["novel"]))
                 rows.append({"row": name, "says": VARIANTS[name].says, **row, "cells": [*cells, minus]})
         lines = [
-            f"{steps} steps of {BATCH} photos a row, seeds {', '.join(map(str, self.seeds))}, {len(self.val)} photos, "
+            f"{steps} steps of {BATCH} images a row, seeds {', '.join(map(str, self.seeds))}, {len(self.val)} images, "
             "AP50 in % (95 % interval).",
             "",
-            "| row | novel | base | all | novel, minus full | s a photo | what is different |",
+            "| row | novel | base | all | novel, minus full | s an image | what is different |",
             "| --- | --- | --- | --- | --- | --- | --- |",
             *(f"| {r['row']} | {' | '.join(r['cells'])} | {r['seconds_a_photo']:.2f} | {r['says']} |" for r in rows),
         ]
@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--model", required=True, help="detector on a CLIP ResNet with learned anchors")
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--limit", type=int, help="photos of val (crops of every box take seconds a photo)")
+    parser.add_argument("--limit", type=int, help="images of val (crops of every box take seconds an image)")
     args = parser.parse_args(argv)
     ablation = Ablation(
         kit=args.kit, run=args.run, model=args.model, seeds=args.seeds, resamples=args.resamples, limit=args.limit

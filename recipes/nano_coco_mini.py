@@ -1,4 +1,4 @@
-"""The full chain on the kit's 1,101 COCO photos, on a CPU: nano's towers, prompt and localizer trained anew.
+"""The full chain on the kit's 1,101 COCO images, on a CPU: nano's towers, prompt and localizer trained anew.
 
     python recipes/nano_coco_mini.py --kit ../shared/kit --run runs/coco_mini
 
@@ -7,7 +7,7 @@ The same by the command line, with all its options:
     cora train all recipes/nano_coco_mini.py --images KIT/coco_ovd_mini/train --run runs/coco_mini \\
         --annotations KIT/coco_ovd_mini/train_base.json --split KIT/coco_ovd_mini/class_split.json
 
-Towers are frozen, so their maps are made once and kept in the run folder, 3 for every photo. The same command goes on
+Towers are frozen, so their maps are made once and kept in the run folder, 3 for every image. The same command goes on
 where it stopped.
 Measured: of an earlier nano (commit ccbc669, 384 pixels) and its learned anchors, with `--set prompts.epochs=8 --set
 localizer.epochs=2` (40 minutes of a busy CPU core, seed 0) 45 % of the boxes keep their class, regions of base / novel
@@ -24,12 +24,12 @@ from cora.apps.cli import main
 from cora.training.defaults import SMALL_PROMPTS, SMALL_TASK, small_augment
 from cora.training.recipe import DataStage, LocalizerStage, RelabelStage, StageSchedule, TrainRecipe
 
-#: Short side of nano's photos of 4:3 in pixels.
+#: Short side of nano's images of 4:3 in pixels.
 SHORT_SIDE = 480
 
 
 def recipe() -> TrainRecipe:
-    """Prompts of 16 epochs, labels by the prompted classifier, a localizer of 24 epochs with helps for few photos."""
+    """Prompts of 16 epochs, labels by the prompted classifier, a localizer of 24 epochs with helps for few images."""
     return TrainRecipe(
         model="nano",
         fresh=True,

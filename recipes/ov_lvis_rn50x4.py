@@ -3,7 +3,7 @@
     cora train all recipes/ov_lvis_rn50x4.py --images train2017 --annotations lvis_v1_train.json --split lvis \\
         --val-images val2017 --val-annotations lvis_v1_val.json --every 5 --processes 8 --run runs/ov_lvis_rn50x4
 
-What LVIS needs beside COCO's: photos of rare classes repeated (threshold 0.001), classes drawn with equal weight for
+What LVIS needs beside COCO's: images of rare classes repeated (threshold 0.001), classes drawn with equal weight for
 the prompt, 100 classes a step, and queries that may match a box of a similar class (cosine above 0.7).
 
 Published (with extra data, CORA+): 28.1 APr.

@@ -225,7 +225,7 @@ def test_draw_that_cannot_be(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == before
     with pytest.raises(CoraError, match=r"ends in \.jpg or \.png, got a\.webp"):
         found.draw("a.webp")
-    with pytest.raises(ValueError, match="pass the picture"):
+    with pytest.raises(ValueError, match="pass the image"):
         made([0.9], path="https://example.org/a.jpg").draw()
 
 

@@ -333,7 +333,7 @@ def test_contact_sheet_shows_every_picture(count: int) -> None:
 
 
 def test_contact_sheet_of_wrong_input() -> None:
-    with pytest.raises(ValueError, match="expected at least one picture"):
+    with pytest.raises(ValueError, match="expected at least one image"):
         contact_sheet([], [])
     with pytest.raises(ValueError, match="got 20, None"):
         contact_sheet([Image.new("RGB", (9, 9))], ["a"], cell_px=20)

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the same upright RGB, and batches are padded and normalised exactly."""
+"""Every kind of image becomes the same upright RGB, and batches are padded and normalised exactly."""
 
 import io
 import zlib
@@ -18,7 +18,7 @@ ORIENTATION = 0x0112
 
 
 def gradient(width: int = 24, height: int = 16) -> Image.Image:
-    """A picture no two corners of which are alike."""
+    """An image no two corners of which are alike."""
     y, x = np.mgrid[0:height, 0:width]
     values = np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 60)], axis=-1)
     return Image.fromarray(values.astype(np.uint8))
@@ -274,7 +274,7 @@ def test_resized_sizes_keep_limits_and_shape(height: int, width: int, short: int
     assert min(new) == short or max(new) == short + extra
     assert min(new) >= 32
     assert preprocessor.resized_size(width, height) == new[::-1]
-    if min(new) > 32:  # thinner pictures are widened on purpose
+    if min(new) > 32:  # thinner images are widened on purpose
         assert abs(new[0] * width - new[1] * height) <= max(height, width)
 
 

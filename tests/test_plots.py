@@ -1,4 +1,4 @@
-"""Pictures of matrices: dark is much, every cell where it belongs, light background, bad input refused."""
+"""Images of matrices: dark is much, every cell where it belongs, light background, bad input refused."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_matrix_of_another_size_is_refused(values: list[list[float]]) -> None:
 
 
 def test_nothing_beside_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         side_by_side([])
 
 

@@ -42,7 +42,7 @@ def test_to_supervision() -> None:
 
 
 def test_draw_needs_an_image() -> None:
-    with pytest.raises(ValueError, match="pass the picture"):
+    with pytest.raises(ValueError, match="pass the image"):
         detections().draw()
     picture = Image.new("RGB", (100, 80))
     drawn = detections(image=picture).draw()

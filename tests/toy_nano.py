@@ -107,7 +107,7 @@ def toy_nano(cache_dir: Path, config: DetectorConfig | None = None, *, seed: int
 
 
 def write_boxed_photos(folder: Path) -> Path:
-    """Six photos with a box each of two colours, below `images`, with `boxes.json` and `split.json`."""
+    """Six images with a box each of two colours, below `images`, with `boxes.json` and `split.json`."""
     (folder / "images").mkdir(parents=True)
     colours = {"red square": (200, 30, 30), "blue square": (30, 40, 200)}
     annotations = []

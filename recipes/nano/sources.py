@@ -1,7 +1,7 @@
 """The images that nano learns from, those that choices are made on, and the two stand-ins for judging.
 
 Images come from the project's kit (not shipped) and from clones of public repositories, all of which `README.md` names:
-`voc` (VOC2012 photos and their boxes) and `nyu` (NYU Depth v2 photos with masks of 40 classes; boxes are their
+`voc` (VOC2012 images and their boxes) and `nyu` (NYU Depth v2 images with masks of 40 classes; boxes are their
 connected parts).
 Nobody trains on `val.json`, on the stand-ins, or on the images that choices are made on.
 """
@@ -87,7 +87,7 @@ def coco(annotations: Path, folder: Path, name: str) -> list[Source]:
 
 
 def voc(images: Path, annotations: Path, known: set[str]) -> Iterator[Source]:
-    """VOC2012 photos with boxes, but not those named 2007_*, nor those that are known already."""
+    """VOC2012 images with boxes, but not those named 2007_*, nor those that are known already."""
     written = {voc: name for name, voc in VOC_NAMES.items()}
     names = tuple(VOC_NAMES)
     for path in sorted(images.glob("2*.jpg")):
@@ -104,7 +104,7 @@ def voc(images: Path, annotations: Path, known: set[str]) -> Iterator[Source]:
 
 
 def nyu(folder: Path, numbers: Iterator[int] | range | list[int]) -> Iterator[Source]:
-    """NYU photos with a box around every connected part of a class; touching things of one class share a box."""
+    """NYU images with a box around every connected part of a class; touching things of one class share a box."""
     kept = [name for name in NYU_NAMES if name not in NYU_LEFT_OUT]
     for number in numbers:
         mask = np.asarray(Image.open(folder / "nyu_labels40" / f"{number}.png"))
@@ -127,7 +127,7 @@ def nyu(folder: Path, numbers: Iterator[int] | range | list[int]) -> Iterator[So
 
 
 def nyu_numbers(part: str) -> list[int]:
-    """Numbers of NYU's photos: "standin" or "train"."""
+    """Numbers of NYU's images: "standin" or "train"."""
     held = [number for block in NYU_HELD_OUT for number in block]
     if part == "standin":
         return held
@@ -136,7 +136,7 @@ def nyu_numbers(part: str) -> list[int]:
 
 
 def voc_standin(sources: list[Source]) -> list[Source]:
-    """150 photos of `voc_more`, spread over it."""
+    """150 images of `voc_more`, spread over it."""
     return sorted(sources, key=lambda one: one.key)[::10][:150]
 
 

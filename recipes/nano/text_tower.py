@@ -54,7 +54,7 @@ TEMPLATES = (
     ("a photo of a", "", False, 0.1),
     ("a photo of a", ".", False, 0.05),
     ("a photo of the", ".", False, 0.025),
-    ("a photo of", "", True, 0.025),
+    ("an image of", "", True, 0.025),
 )
 VOCABULARY, LONGEST = 49408, 10
 

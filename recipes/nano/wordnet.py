@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Lexicographer files of things that can stand in a photo (lexnames(5WN)): animal, artifact, body, food,
+#: Lexicographer files of things that can stand in an image (lexnames(5WN)): animal, artifact, body, food,
 #: object, person, plant, substance.
 CONCRETE = frozenset((5, 6, 8, 13, 17, 18, 20, 27))
 

@@ -240,7 +240,7 @@ class Detections:
         if self.image is not None:
             return self.image
         if self.path is None or is_url(self.path):
-            raise ValueError("draw: expected an image, got detections that kept none; pass the picture: draw(image)")
+            raise ValueError("draw: expected an image, got detections that kept none; pass the image: draw(image)")
         return read_image(self.path)
 
     def _check_target(self, path: Path) -> None:

@@ -17,7 +17,7 @@ class CoraError(Exception):
 
 
 class ImageError(CoraError):
-    """A picture cannot be read: missing, not an image, truncated, too large."""
+    """An image cannot be read: missing, not an image, truncated, too large."""
 
 
 class VocabularyError(CoraError):

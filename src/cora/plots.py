@@ -1,4 +1,4 @@
-"""Pictures of square matrices over classes: which are alike, which are taken for which. Dark is much."""
+"""Images of square matrices over classes: which are alike, which are taken for which. Dark is much."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_matrix(
     number: str = "{:.2f}",
     breaks: Sequence[int] = (),
 ) -> Image.Image:
-    """A labelled picture of a matrix on a light background.
+    """A labelled image of a matrix on a light background.
 
     Up to about 200 classes every row and column has its name; above that names would not be readable and are left
     out. Numbers are written into all cells, in letters that let the longest of them fit, or into none.
@@ -101,7 +101,7 @@ def draw_matrix(
 def draw_confusion(
     counts: Sequence[Sequence[int]], names: Sequence[str], *, title: str, breaks: Sequence[int] = ()
 ) -> Image.Image:
-    """A picture of which class is taken for which, each row as shares of its own sum; rows without a box are grey.
+    """An image of which class is taken for which, each row as shares of its own sum; rows without a box are grey.
 
     Args:
         counts: C rows (true or annotated class) of C numbers of boxes (class chosen for them).
@@ -122,13 +122,13 @@ def draw_confusion(
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures in one row on white, their upper edges in line.
+    """Images in one row on white, their upper edges in line.
 
     Raises:
-        ValueError: no picture.
+        ValueError: no image.
     """
     if not pictures:
-        raise ValueError("side_by_side: expected at least one picture, got none")
+        raise ValueError("side_by_side: expected at least one image, got none")
     size = (sum(picture.width for picture in pictures), max(picture.height for picture in pictures))
     whole = Image.new("RGB", size, "white")
     x = 0

@@ -28,7 +28,7 @@ class FakeVocabulary(SimpleNamespace):
 
 
 class FakeDetector:
-    """Finds the first class in the left half of every picture that is not black, with a score of 0.8."""
+    """Finds the first class in the left half of every image that is not black, with a score of 0.8."""
 
     #: What the last `vocabulary` and `predict` were given.
     distractors: Sequence[str] | None = None
@@ -88,7 +88,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with two pictures in `photos`, one of them black."""
+    """The current folder, with two images in `images`, one of them black."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (80, 60), "white").save("photos/white.jpg")

@@ -24,7 +24,7 @@ PROMPTS = "mug = cup | coffee cup, spoon"
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file with a model; the current folder has two images in `photos`."""
+    """A file with a model; the current folder has two images in `images`."""
     monkeypatch.chdir(tmp_path)
     config = toys.toy_config(preprocess=PreprocessConfig(short_side=64, long_side=96))
     toys.toy_detector(config, residual=1.0, heads=0.3).save("toy.safetensors")
@@ -107,7 +107,7 @@ def test_batch_binds_the_prompts(model: str, capsys: pytest.CaptureFixture[str])
     assert [category["name"] for category in found["categories"]] == ["mug", "spoon"]
     assert len(found["annotations"]) == len(boxes_of("boxes.json"))
     run("batch", "photos", "--classes", PROMPTS, *options)
-    assert "2 of 2 pictures were done by an earlier run." in capsys.readouterr().out
+    assert "2 of 2 images were done by an earlier run." in capsys.readouterr().out
     message = told(capsys, "batch", "photos", "--classes", "mug = cup, spoon", *options)
     assert "prompts" in message
 

@@ -76,7 +76,7 @@ def test_csv_has_a_row_for_every_box(capsys: pytest.CaptureFixture[str]) -> None
     Path("photos/a, b.jpg").write_bytes(Path("photos/white.jpg").read_bytes())
     for _ in range(2):  # the same command again may replace it
         assert main(["detect", "photos", *CLASSES, "--csv", "new/boxes.csv", "--json", "boxes.json"]) == 0
-        assert "Pictures are in cora-output, boxes in boxes.json, boxes in new/boxes.csv." in capsys.readouterr().out
+        assert "Images are in cora-output, boxes in boxes.json, boxes in new/boxes.csv." in capsys.readouterr().out
     with Path("new/boxes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == ["photos/a, b.jpg", "photos/white.jpg"]
@@ -157,7 +157,7 @@ def test_without_classes_it_says_what_it_looks_for(
 
 
 def test_folder_glob_and_file_count_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "photos" / "notes.txt").write_text("no picture")
+    (folder / "photos" / "notes.txt").write_text("no image")
     (folder / "photos" / "deeper").mkdir()
     Image.new("RGB", (8, 8)).save("photos/deeper/other.png")
     assert main(["detect", "photos", "photos/*.jpg", "photos/white.jpg", *CLASSES]) == 0
@@ -263,7 +263,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
     folder: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
-    Path("text.jpg").write_text("I am no picture. " * 20)
+    Path("text.jpg").write_text("I am no image. " * 20)
     Path("empty.jpg").touch()
     Path("empty").mkdir()
     Path("broken.jpg").write_bytes(Path("photos/white.jpg").read_bytes()[:200])

@@ -54,7 +54,7 @@ def test_repeated_and_gathered_by_name_whatever_its_case() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with two pictures and a small network of random weights."""
+    """The current folder, with two images and a small network of random weights."""
     monkeypatch.chdir(tmp_path)
     write_picture(Path("a.png"), 1)
     write_picture(Path("logo.png"), 2)
@@ -83,7 +83,7 @@ def test_detect_by_pictures_alone(here: Path) -> None:
     ("options", "message"),
     [
         (["--exemplar", "logo=none.png"], "got no file at none.png"),
-        (["--exemplar", "logo=logo.png#40,0,20,20"], "within a picture of 48 x 32 pixels (logo.png)"),
+        (["--exemplar", "logo=logo.png#40,0,20,20"], "within an image of 48 x 32 pixels (logo.png)"),
         (["--exemplar", "logo.png"], "expected NAME=FILE"),
     ],
 )

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a small model and two pictures."""
+    """The current folder, with a small model and two images."""
     monkeypatch.chdir(tmp_path)
     config = toy_config()
     config = replace(config, postprocess=replace(config.postprocess, nms_iou=0.5))  # as evaluations want it

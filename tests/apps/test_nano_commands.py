@@ -35,7 +35,7 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model and boxed photos."""
+    """A folder with the model and boxed images."""
     folder = write_boxed_photos(tmp_path_factory.mktemp("nano") / "kit")
     toy_nano(folder / "cache", seed=1).save(folder / MODEL)
     return folder

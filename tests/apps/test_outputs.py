@@ -86,7 +86,7 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 @pytest.fixture
 def here(folder: Path, loaded: list[str]) -> Path:
-    """The folder with two photos, and with other people's files."""
+    """The folder with two images, and with other people's files."""
     Path("boxes.json").write_text(json.dumps(TRUTH))
     Path("foreign.py").write_text("import os\n")
     Path("foreign.json").write_text(json.dumps(TRUTH))

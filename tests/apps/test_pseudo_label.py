@@ -13,7 +13,7 @@ from cora.apps.cli import main
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: two photos, captions, real boxes of one photo and another detector's boxes of both."""
+    """The current folder: two images, captions, real boxes of one image and another detector's boxes of both."""
 
     def load(name: str) -> None:
         raise AssertionError("a model was loaded before the inputs were checked")
@@ -57,7 +57,7 @@ def test_boxes_of_another_detector(capsys: pytest.CaptureFixture[str]) -> None:
     assert content["info"]["results"]["file"] == "results.json"
     assert len(content["info"]["results"]["sha256"]) == 64
     out = capsys.readouterr().out
-    assert "2 photos, 1 of them with boxes: 2 boxes of 2 classes." in out
+    assert "2 images, 1 of them with boxes: 2 boxes of 2 classes." in out
     assert "Pseudo boxes are in new.json." in out
     for word in ("class", "cat", "bus"):
         assert word in out
@@ -72,17 +72,17 @@ def test_merging_with_real_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [("source" in one, one["image_id"]) for one in merged["annotations"]] == [(False, 1), (True, 1), (True, 2)]
     out = capsys.readouterr().out
     assert "1 more lie on real boxes and are left out" in out
-    assert "all.json has 3 boxes, real and pseudo, of 2 classes, 1 of them extra; 1 photos are new." in out
+    assert "all.json has 3 boxes, real and pseudo, of 2 classes, 1 of them extra; 1 images are new." in out
 
 
 def test_novel_names_are_refused_dropped_or_kept(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["photos", "--results", "results.json", "--split", "split.json", "--output", "new.json"]
     assert main(["pseudo-label", *options]) == 2
-    assert "novel classes, got 1: bus (2 photos); leave them out (--novel-names drop)" in capsys.readouterr().err
+    assert "novel classes, got 1: bus (2 images); leave them out (--novel-names drop)" in capsys.readouterr().err
     assert not Path("new.json").exists()
     assert main(["pseudo-label", *options, "--novel-names", "drop"]) == 0
     assert [category["name"] for category in read("new.json")["categories"]] == ["cat"]
-    assert "novel names left out: 1, in so many photos: bus (2)" in capsys.readouterr().out
+    assert "novel names left out: 1, in so many images: bus (2)" in capsys.readouterr().out
     assert main(["pseudo-label", *options, "--novel-names", "keep"]) == 0
     assert [category["name"] for category in read("new.json")["categories"]] == ["bus", "cat"]
     assert "novel names used: 1" in capsys.readouterr().out
@@ -106,7 +106,7 @@ CAPTIONS = ["--captions", "captions.csv"]
         ([*CAPTIONS, "--max-per-class", "3"], "expected --merge with them, got none; add it"),
         ([*CAPTIONS, "--novel-names", "keep"], "expected a split with novel classes, got none; add --split"),
         ([*CAPTIONS, "--split", "none.json"], "no class split at none.json"),
-        ([*CAPTIONS, "--split", "split.json"], "novel classes, got 1: bus (2 photos)"),
+        ([*CAPTIONS, "--split", "split.json"], "novel classes, got 1: bus (2 images)"),
         ([*CAPTIONS, "--output", "photos"], "expected a file to write to, got a folder: photos"),
         ([*CAPTIONS, "--output", "new.txt"], "expected a name that ends with .json, got 'new.txt'"),
         ([*CAPTIONS, "--real", "real.json", "--output", "real.json"], "got real.json, which is read"),
@@ -141,7 +141,7 @@ def test_a_missing_folder_and_one_without_photos_are_refused(capsys: pytest.Capt
     assert main(["pseudo-label", "nowhere", "--classes", "cat", "--output", "new.json"]) == 2
     assert "got no folder at nowhere" in capsys.readouterr().err
     assert main(["pseudo-label", "empty", "--classes", "cat", "--output", "new.json"]) == 2
-    assert "expected a folder with photos, got none in empty" in capsys.readouterr().err
+    assert "expected a folder with images, got none in empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

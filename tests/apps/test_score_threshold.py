@@ -22,7 +22,7 @@ from tests.export.conftest import picture, toy_config, toy_detector
 
 SCORES_PAGE = Path(__file__).resolve().parents[2] / "docs" / "scores.md"
 CLASSES = ("--classes", "cat, remote control")
-#: One size and one picture: that is exported fastest.
+#: One size and one image: that is exported fastest.
 SMALL = ("--size", "160x224", "--batch", "1")
 STRICT = PostprocessConfig(score_threshold=0.85, distractors="everyday")
 

@@ -16,7 +16,7 @@ from tests.detector.conftest import tiny_detector
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Photos with boxes of classes as LVIS writes them, and a model."""
+    """Images with boxes of classes as LVIS writes them, and a model."""
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     tiny_detector(tmp_path / "cache").save(tmp_path / "model.safetensors")

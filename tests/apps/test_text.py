@@ -24,7 +24,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
-    """Four photos of coloured squares: base classes are told by their colour, the novel one is only measured."""
+    """Four images of coloured squares: base classes are told by their colour, the novel one is only measured."""
     colours = {"cat": (250, 30, 30), "dog": (30, 250, 30), "bus": (30, 30, 250)}
     annotations, images = [], []
     for number in range(4):
@@ -157,7 +157,7 @@ def test_detecting_takes_templates_and_descriptions(
 @pytest.mark.parametrize(
     ("option", "content", "message"),
     [
-        ("--templates", "a photo", "expected {} exactly once"),
+        ("--templates", "an image", "expected {} exactly once"),
         ("--templates", None, "expected a set of templates (imagenet, plain) or a file of them"),
         ("--descriptions", '{"cow": ["cattle"]}', "expected some of the 2 class names, got cow"),
         ("--descriptions", "[]", "expected names with lists of sentences"),

@@ -1,4 +1,4 @@
-"""A model without a network, whose boxes depend on the pixels alone, and small pictures."""
+"""A model without a network, whose boxes depend on the pixels alone, and small images."""
 
 import hashlib
 import io
@@ -84,19 +84,19 @@ def picture(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
 
 
 def write_pictures(folder: Path, count: int, *, bad: Sequence[int] = ()) -> Path:
-    """Pictures of two sizes, some in folders within; those of the numbers `bad` are no pictures."""
+    """Images of two sizes, some in folders within; those of the numbers `bad` are no images."""
     for number in range(count):
         path = folder / f"{'deep/er/' if number % 3 == 0 else ''}{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         if number in bad:
-            path.write_text("no picture")
+            path.write_text("no image")
         else:
             picture(number, (40, 30) if number % 2 else (32, 48)).save(path)
     return folder
 
 
 def write_shard(path: Path, names: Sequence[str], *, first: int = 0) -> Path:
-    """A tar file with a picture and a text for every name."""
+    """A tar file with an image and a text for every name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number, name in enumerate(names, start=first):

@@ -1,4 +1,4 @@
-"""Labels pictures in a process that is killed again and again (SIGKILL), at the worst moments, and goes on each time.
+"""Labels images in a process that is killed again and again (SIGKILL), at the worst moments, and goes on each time.
 
 python -m tests.batch.killed_batch PICTURES FOLDER
 """
@@ -25,7 +25,7 @@ def kill() -> None:
 
 
 class KilledModel(FakeModel):
-    """Ends its process at the picture of this number, counted from 1."""
+    """Ends its process at the image of this number, counted from 1."""
 
     def __init__(self, last: int) -> None:
         super().__init__()

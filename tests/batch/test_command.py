@@ -58,7 +58,7 @@ def _inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_of_the_issue(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["batch", "in", *CLASSES, "--output", "parquet"]) == 0
     out, err = capsys.readouterr()
-    assert "boxes in 9 pictures: " in out
+    assert "boxes in 9 images: " in out
     assert "Written: cora-batch/images.parquet, cora-batch/boxes.parquet." in out
     assert f"File names are relative to {Path.cwd() / 'in'}." in out
     assert err == ""
@@ -71,7 +71,7 @@ def test_without_classes_the_built_in_vocabulary_is_said_and_kept_apart(capsys: 
     names = [category["name"] for category in json.loads(Path("cora-batch/annotations.json").read_text())["categories"]]
     assert names == list(NAMES)
     assert main(["batch", "in", "--score", "0.4"]) == 0
-    assert "9 of 9 pictures were done by an earlier run" in " ".join(capsys.readouterr().out.split())
+    assert "9 of 9 images were done by an earlier run" in " ".join(capsys.readouterr().out.split())
     # The same names by the caller's choice are no built-in vocabulary, so these boxes are others.
     assert main(["batch", "in", "--classes", ", ".join(NAMES)]) == 2
     assert "vocabulary" in capsys.readouterr().err
@@ -90,11 +90,11 @@ def test_again_with_other_thresholds_and_an_unreadable_picture(capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert "earlier run" not in out
     assert "cora: error: expected an image" in err
-    assert "cora: warning: 1 of 10 pictures could not be read; out/unreadable.csv has them all" in err
+    assert "cora: warning: 1 of 10 images could not be read; out/unreadable.csv has them all" in err
     assert Path("out/images/001.png").is_symlink()
     before = files(Path("out"))
     assert main(["batch", "in", *CLASSES, *options, "--thresholds", "cat=0.05", "--score", "1"]) == 1
-    assert "10 of 10 pictures were done by an earlier run." in capsys.readouterr().out
+    assert "10 of 10 images were done by an earlier run." in capsys.readouterr().out
     changed = {Path(name).suffix for name, content in files(Path("out")).items() if before[name] != content}
     assert changed == {".txt"}
     assert main(["batch", "in", *CLASSES, *options[2:], "--score", "0.01"]) == 2
@@ -139,7 +139,7 @@ def test_options_that_change_boxes_bind_the_folder(
 
 def test_nothing_found_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["batch", "in", *CLASSES, "--score", "1"]) == 0
-    assert "0 boxes in 9 pictures.\nNo box has a score of 1 or more" in capsys.readouterr().out
+    assert "0 boxes in 9 images.\nNo box has a score of 1 or more" in capsys.readouterr().out
 
 
 def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,5 +226,5 @@ def test_what_a_folder_passes_over_is_told(
     Path("in/._a.jpg").write_bytes(b"\0\5\26\7")
     Path("in/IMG_1.HEIC").write_bytes(b"....ftypheic")
     assert main(["batch", "in", *CLASSES, "--output", "coco"]) == 1
-    assert "in 9 pictures" in capsys.readouterr().out
+    assert "in 9 images" in capsys.readouterr().out
     assert "passed over 1 hidden files (first: ._a.jpg)" in caplog.text

@@ -1,4 +1,4 @@
-"""Inputs: folders, lists and shards, every picture once, and what cannot be used."""
+"""Inputs: folders, lists and shards, every image once, and what cannot be used."""
 
 import os
 import tarfile
@@ -102,7 +102,7 @@ def test_what_a_shard_may_not_hold(tmp_path: Path) -> None:
         "expected a name inside its folder",
         "expected a name once in s.tar",
         "expected a plain file in s.tar",
-        "expected a picture (BMP",
+        "expected an image (BMP",
     ]
     assert len(items) == 7
     assert "got nothing" in messages[-1]
@@ -152,7 +152,7 @@ def test_a_decompression_bomb_in_a_shard(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("none", "got nothing at none"), ("@none", "No such file"), ("@empty", "expected pictures"), ("in", "got none")],
+    [("none", "got nothing at none"), ("@none", "No such file"), ("@empty", "expected images"), ("in", "got none")],
 )
 def test_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)

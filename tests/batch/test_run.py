@@ -1,4 +1,4 @@
-"""Every picture exactly once: killed, resumed, by several processes, by Ray; and what must be refused."""
+"""Every image exactly once: killed, resumed, by several processes, by Ray; and what must be refused."""
 
 import csv
 import json
@@ -192,7 +192,7 @@ def test_other_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="got other names or sizes"):
         label(tmp_path / "in", tmp_path / "out")
     write_pictures(tmp_path / "in", 6)
-    with pytest.raises(DataError, match="got 6 pictures instead of 5"):
+    with pytest.raises(DataError, match="got 6 images instead of 5"):
         label(tmp_path / "in", tmp_path / "out")
 
 
@@ -234,7 +234,7 @@ def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_no_pictures_leave_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(DataError, match="expected pictures"):
+    with pytest.raises(DataError, match="expected images"):
         label(tmp_path / "in", tmp_path / "out")
     with pytest.raises(DataError, match="got nothing at"):
         label(tmp_path / "none", tmp_path / "out")
@@ -254,7 +254,7 @@ def test_damaged_part_is_named(tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 6)
     label(tmp_path / "in", tmp_path / "out")
     part = tmp_path / "out" / "batch" / "0000001.jsonl"
-    for content, message in (("", "expected the results of 2 pictures, got others"), ("{", "cannot be read")):
+    for content, message in (("", "expected the results of 2 images, got others"), ("{", "cannot be read")):
         part.write_text(content)
         with pytest.raises(DataError, match=f"0000001.jsonl.*{message}.*delete it"):
             label(tmp_path / "in", tmp_path / "out")

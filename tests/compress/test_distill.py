@@ -223,7 +223,7 @@ def test_a_run_goes_on_after_a_stop_to_the_same_weights(
         go("parts", names=("red square", "sky"))
     with pytest.raises(TrainingError, match="localizer is trained"):
         go("other", localizes=False)
-    with pytest.raises(TrainingError, match="expected photos"):
+    with pytest.raises(TrainingError, match="expected images"):
         PhotoFolder([])
 
 

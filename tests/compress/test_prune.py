@@ -195,7 +195,7 @@ def test_importance_does_not_depend_on_the_order_of_photos_of_one_seed(
     names = ["anchors", "encoder.layers.0.ffn"]
     first, again = (rank_units(detector, pictures, vocabulary, shrinking=names, seed=1) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in names)
-    with pytest.raises(ModelError, match="at least one photo"):
+    with pytest.raises(ModelError, match="at least one image"):
         rank_units(detector, [], vocabulary, shrinking=names)
 
 
@@ -269,7 +269,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def boxes(folder: Path, photos: Path) -> Path:
-    """Annotations of the photos: a box of one of two classes in each."""
+    """Annotations of the images: a box of one of two classes in each."""
     names = sorted(path.name for path in photos.iterdir())
     annotations = [
         {"id": n + 1, "image_id": n, "category_id": n % 2 + 1, "bbox": [10 + n, 10, 30, 25]} for n in range(len(names))
@@ -297,7 +297,7 @@ def test_the_command_prunes_tunes_and_measures(
     tuned = ["--annotations", str(annotations), "--epochs", "1"]
     assert main([*command, *sizes, "--tower-width", "0.5", "--tower-blocks", "1", *measured, *tuned]) == 0
     out = capsys.readouterr().out
-    for word in ("whole", "pruned", "GMAC", "ms a photo", "agreement", "AP50 all", "layer", "Wrote"):
+    for word in ("whole", "pruned", "GMAC", "ms an image", "agreement", "AP50 all", "layer", "Wrote"):
         assert word in out
     pruned = cora.load(output)
     assert pruned.fast_alignment is not None

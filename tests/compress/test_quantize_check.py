@@ -31,7 +31,7 @@ Results = Sequence[dict[str, Any]]
 
 
 class Fake:
-    """Gives prepared results; pictures are told apart by the colour of their first pixel."""
+    """Gives prepared results; images are told apart by the colour of their first pixel."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -121,7 +121,7 @@ def test_intervals_hold_the_value_and_changes_are_paired(file: Path) -> None:
     plain, same, worse = compare(contenders(file, results, results, results[::2]), pictures(truth))
     for group, score in plain.ap50.items():
         assert score.low < score.value < score.high  # type: ignore[operator]
-        # The same pictures are drawn for both, so that a model differs from itself in no resample.
+        # The same images are drawn for both, so that a model differs from itself in no resample.
         assert same.change[group] == Estimate(value=0.0, low=0.0, high=0.0)
         lost = worse.change[group]
         assert lost.value == pytest.approx(worse.ap50[group].value - score.value)  # type: ignore[operator]
@@ -148,7 +148,7 @@ def test_models_take_turns(file: Path) -> None:
     compare([Contender(name="", predict=model.predict, files=()) for model in models], pictures(truth))
     ids = [image["id"] for image in truth["images"]]
     for model in models:
-        assert model.asked == [ids[0], *ids]  # the first picture twice: warm-up
+        assert model.asked == [ids[0], *ids]  # the first image twice: warm-up
 
 
 def row(novel: float | None, base: float, agreement: float | None = 90.0) -> Measured:

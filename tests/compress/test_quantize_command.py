@@ -23,7 +23,7 @@ NAMES = "cat, dog, bus"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, photos of noise, and boxes of which the model finds some."""
+    """A folder with a model, images of noise, and boxes of which the model finds some."""
     folder = tmp_path_factory.mktemp("data")
     detector = tiny_detector(folder / "cache")
     detector.save(folder / "tiny.safetensors")
@@ -88,7 +88,7 @@ def test_annotations_add_average_precision(data: Path, tmp_path: Path, capsys: p
     assert run(data, output, *TORCHAO, *options, "--max-loss", "100", "--min-agreement", "1") == 0
     printed = capsys.readouterr().out
     assert "AP was not checked" not in printed
-    assert "in brackets: 95 % intervals by resampling pictures" in printed
+    assert "in brackets: 95 % intervals by resampling images" in printed
     rows = json.loads(report.read_text())["rows"]
     assert all(set(row["ap50"]) == {"novel", "base", "all"} for row in rows)
     assert rows[0]["ap50"]["all"]["value"] > 0

@@ -206,7 +206,7 @@ def test_openvino_keeps_all_but_layers_and_convolutions_float(detector: Detector
 
 def test_static_needs_pictures(detector: Detector, tmp_path: Path) -> None:
     for backend, suffix in SUFFIXES.items():
-        with pytest.raises(ModelError, match="expected pictures to calibrate with, got none"):
+        with pytest.raises(ModelError, match="expected images to calibrate with, got none"):
             quantize_model(
                 detector, tmp_path / f"a{suffix}", backend=backend, mode="static", model="tiny", classes=NAMES
             )

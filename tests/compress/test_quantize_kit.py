@@ -1,4 +1,4 @@
-"""nano in INT8 on photos of the kit: its boxes stay those of the float model, and the measure can tell when not."""
+"""nano in INT8 on images of the kit: its boxes stay those of the float model, and the measure can tell when not."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_a_quantized_model_passes_and_a_broken_one_does_not(shared: Path, tmp_pa
     quantized = load_exported(target, load_text_model=lambda _: detector)
     models = [contender(name, model, (), pictures.classes) for name, model in (("float", original), ("8", quantized))]
     broken = Contender(
-        name="of mirrored photos", predict=lambda image: models[1].predict(ImageOps.mirror(image)), files=()
+        name="of mirrored images", predict=lambda image: models[1].predict(ImageOps.mirror(image)), files=()
     )
     plainly, int8, mirrored = compare([*models, broken], pictures)
     assert plainly.ap50["all"].value > 0  # type: ignore[operator]

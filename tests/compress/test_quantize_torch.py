@@ -178,7 +178,7 @@ def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path) -> None:
 
 def test_static_needs_pictures_and_names(detector: Detector) -> None:
     vocabulary = detector.vocabulary_encoder.encode(NAMES)
-    with pytest.raises(ModelError, match="expected pictures to calibrate with, got none"):
+    with pytest.raises(ModelError, match="expected images to calibrate with, got none"):
         quantize_detector(detector, mode="static", vocabulary=vocabulary)
     with pytest.raises(ModelError, match="expected a vocabulary to calibrate with, got none"):
         quantize_detector(detector, mode="static", calibration=[photo(1)])

@@ -1,4 +1,4 @@
-"""Detectors of toy size, with enough of everything to remove some of it, and photos of coloured squares."""
+"""Detectors of toy size, with enough of everything to remove some of it, and images of coloured squares."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Photos with captions or tags: what is read from JSON and tables, and what is refused."""
+"""Images with captions or tags: what is read from JSON and tables, and what is refused."""
 
 import codecs
 import json
@@ -17,7 +17,7 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     for name in ("a.jpg", "b.jpg", "more/c.jpg"):
-        (folder / name).write_bytes(b"")  # captions are read without opening a photo
+        (folder / name).write_bytes(b"")  # captions are read without opening an image
     return folder
 
 
@@ -167,7 +167,7 @@ def test_missing_files_and_folders_are_named(images: Path) -> None:
     with pytest.raises(DataError, match=r"no caption file at .*none.csv"):
         read_captions(images / "none.csv", images=images)
     table(images, "a.jpg,a dog\n")
-    with pytest.raises(DataError, match=r"expected a folder of photos, .*nowhere"):
+    with pytest.raises(DataError, match=r"expected a folder of images, .*nowhere"):
         read_captions(images.parent / "captions.csv", images=images / "nowhere")
 
 

@@ -43,7 +43,7 @@ BAD: dict[str, tuple[Change, str, int]] = {
     "no area": (image(width=0), "1 images without an area", 1),
     "width is text": (image(width="40"), "1 images without an area", 1),
     "huge width": (image(width=10**400), "1 images without an area", 1),
-    "other size": (image(width=41), "1 photos of another size than their file says .first: a.png: 41x20, is 40x20", 1),
+    "other size": (image(width=41), "1 images of another size than their file says .first: a.png: 41x20, is 40x20", 1),
     "crowd or not": (box(iscrowd="maybe"), r"1 values of iscrowd that are neither 0 nor 1 \(first: .* 1: maybe\)", 2),
     "unknown category": (box(category_id=99), r"1 unknown category ids \(first: annotation 1: 99\)", 2),
     "category is a list": (box(category_id=[1]), "1 unknown category ids", 2),
@@ -58,7 +58,7 @@ BAD: dict[str, tuple[Change, str, int]] = {
     "text": (box(bbox=["1", 2, 3, 4]), "1 boxes that are not four finite numbers", 2),
     "no width": (box(bbox=[1, 2, 0, 3]), r"1 boxes without an area \(first: annotation 1\)", 2),
     "negative height": (box(bbox=[1, 9, 3, -3]), "1 boxes without an area", 2),
-    "outside": (box(bbox=[50, 2, 3, 3]), r"1 boxes outside their photo \(first: annotation 1\)", 2),
+    "outside": (box(bbox=[50, 2, 3, 3]), r"1 boxes outside their image \(first: annotation 1\)", 2),
 }
 
 
@@ -86,8 +86,8 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "category is text": (more("categories", "bus"), "1 categories without id or name"),
     "category id is a list": (more("categories", {"id": [], "name": "bus"}), "1 categories without id or name"),
     "blank name": (more("categories", {"id": 8, "name": " "}), "1 blank class names"),
-    "no annotations": (lambda c: c["annotations"].clear(), r"expected boxes .*, got none in 2 photos"),
-    "no images": (lambda c: (c["images"].clear(), c["annotations"].clear()), "expected photos, got none"),
+    "no annotations": (lambda c: c["annotations"].clear(), r"expected boxes .*, got none in 2 images"),
+    "no images": (lambda c: (c["images"].clear(), c["annotations"].clear()), "expected images, got none"),
     "no categories": (lambda c: (c["categories"].clear(), c["annotations"].clear()), "at least one class name"),
     "only crowds": (
         lambda c: [a.update(iscrowd=1) for a in c["annotations"]],
@@ -129,11 +129,11 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_a_damaged_photo_is_named_before_training(tmp_path: Path) -> None:
     folder, path = write_coco(tmp_path, two_photos())
     (folder / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"1 photos that cannot be read .*a\.png"):
+    with pytest.raises(DataError, match=r"1 images that cannot be read .*a\.png"):
         read_dataset(images=folder, annotations=path)
     assert len(read_dataset(images=folder, annotations=path, check_photos=False)) == 2
     dataset = read_dataset(images=folder, annotations=path, skip_bad=True)
-    assert dataset.dropped == {"photos that cannot be read": 1, "boxes of photos left out": 2}
+    assert dataset.dropped == {"images that cannot be read": 1, "boxes of images left out": 2}
 
 
 def test_masks_are_not_kept(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_processes_together_see_what_one_sees(options: dict[str, Any], world: in
 
 
 def test_processes_need_a_whole_batch() -> None:
-    with pytest.raises(DataError, match="2 processes of batch size 4 need 8 photos an epoch, got 7"):
+    with pytest.raises(DataError, match="2 processes of batch size 4 need 8 images an epoch, got 7"):
         EpochLoader(dataset=Numbers(7), batch_size=4, collate=list, rank=1, world=2)
 
 

@@ -60,7 +60,7 @@ def test_missing_files_and_impossible_names(tmp_path: Path, name: str) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected a folder of photos, but .*none is missing"):
+    with pytest.raises(DataError, match=r"expected a folder of images, but .*none is missing"):
         PhotoFolder(tmp_path / "none")
 
 

@@ -1,4 +1,4 @@
-"""Formats are recognised by what is given; whatever was read, photos stay on disk."""
+"""Formats are recognised by what is given; whatever was read, images stay on disk."""
 
 import gc
 import json
@@ -31,7 +31,7 @@ WRITERS: dict[str, Callable[[Path, list[Photo]], tuple[Path, Path]]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("given", ["annotations", "photos alone", "format", "format alone"])
+@pytest.mark.parametrize("given", ["annotations", "images alone", "format", "format alone"])
 def test_formats_are_recognised(tmp_path: Path, kind: str, given: str) -> None:
     images, annotations = WRITERS[kind](tmp_path, two_photos())
     dataset = read_dataset(
@@ -118,7 +118,7 @@ def test_what_was_found_and_what_is_not_named_is_told(
     write_photos(images, [Photo("more.png", (5, 6))])
     dataset = read_dataset(images=images)
     assert f"no annotations are named; those found are {tmp_path}" in caplog.text
-    assert len(dataset) == (3 if kind == "yolo" else 2)  # YOLO takes a photo without labels for background
+    assert len(dataset) == (3 if kind == "yolo" else 2)  # YOLO takes an image without labels for background
     assert ("uses none of 1 other images" in caplog.text) == (kind != "yolo")
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
         read_dataset(images=images, annotations=annotations / "a.xml", format="voc")
     with pytest.raises(DataError, match="format must be one of auto, coco, lvis, voc, yolo, shards, got 'csv'"):
         read_dataset(images=images, annotations=annotations, format="csv")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"expected a folder of photos, but .*none is missing"):
+    with pytest.raises(DataError, match=r"expected a folder of images, but .*none is missing"):
         read_dataset(images=tmp_path / "none")
     with pytest.raises(DataError, match="got none in"):
         read_dataset(images=images, annotations=tmp_path / "none", format="voc")
@@ -222,7 +222,7 @@ def test_images_that_were_cut_are_noticed_before_they_are_loaded(tmp_path: Path,
     old.unlink()
     annotations.write_text(json.dumps(content))
     dataset = read_dataset(images=images, annotations=annotations, skip_bad=True)
-    assert dataset.dropped.get("photos that cannot be read", 0) == (kept < 1)
+    assert dataset.dropped.get("images that cannot be read", 0) == (kept < 1)
     assert [image.size for image, _, _ in map(dataset.__getitem__, range(len(dataset)))]
 
 

@@ -48,7 +48,7 @@ RECORDS = st.lists(
 
 
 def test_repeat_factors_by_hand() -> None:
-    # Class 0 is in 9 of 10 photos, class 1 in one, class 2 in one that has class 0, too.
+    # Class 0 is in 9 of 10 images, class 1 in one, class 2 in one that has class 0, too.
     records = [record(0)] * 7 + [record(0, 2, 2), record(0, 0), record(1)]
     factors = repeat_factors(records, threshold=0.4)
     assert factors.tolist() == pytest.approx([1.0] * 7 + [2.0, 1.0, 2.0])
@@ -71,12 +71,12 @@ def test_repeat_factors_never_drop_and_prefer_the_rare(records: list[Record], th
 def test_equal_class_weights_give_every_class_its_share(records: list[Record]) -> None:
     present = sorted({c for one in records for c in one.classes.tolist()})
     if not present:
-        with pytest.raises(DataError, match="expected photos of the 6 classes given, got none"):
+        with pytest.raises(DataError, match="expected images of the 6 classes given, got none"):
             equal_class_weights(records, range(6))
         return
     weights = equal_class_weights(records, range(6))
     assert float(weights.mean()) == pytest.approx(1.0)
-    # A photo's weight is the sum of what its classes give it; a class gives 1/C of an epoch in all.
+    # An image's weight is the sum of what its classes give it; a class gives 1/C of an epoch in all.
     photos = Counter(c for one in records for c in set(one.classes.tolist()))
     for c in present:
         holders = [w for w, one in zip(weights.tolist(), records, strict=True) if c in one.classes.tolist()]
@@ -145,7 +145,7 @@ def test_an_epoch_depends_on_seed_and_epoch_alone() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (torch.ones(3), r"expected one for each of 4 photos, got shape \[3\]"),
+        (torch.ones(3), r"expected one for each of 4 images, got shape \[3\]"),
         (torch.tensor([1.0, float("nan"), -1.0, 1.0]), "got 2 others of 4"),
         (torch.zeros(4), "the sum 0"),
     ],
@@ -160,5 +160,5 @@ def test_arguments_out_of_range() -> None:
         repeat_factors([record(0)], threshold=0.0)
     with pytest.raises(DataError, match="factor >= 1, got 1024"):
         small_object_weights([record(0)], factor=0.5)
-    with pytest.raises(DataError, match="expected at least one photo"):
+    with pytest.raises(DataError, match="expected at least one image"):
         repeat_factors([])

@@ -23,7 +23,7 @@ COUNT = 12
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
-    """Photos of several kinds and sizes; every third without boxes, one with a crowd, one class without boxes."""
+    """Images of several kinds and sizes; every third without boxes, one with a crowd, one class without boxes."""
     random = np.random.default_rng(0)
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
@@ -50,7 +50,7 @@ def dataset(tmp_path: Path) -> CocoDataset:
 
 
 def put(folder: Path, members: dict[str, Any], *, shard: str = "a.tar") -> Path:
-    """A shard of photos (sizes) and annotations (objects)."""
+    """A shard of images (sizes) and annotations (objects)."""
     folder.mkdir(exist_ok=True)
     with tarfile.open(folder / shard, "w") as tar:
         for name, content in members.items():
@@ -141,8 +141,8 @@ def test_shards_of_others_need_no_list_of_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"1.png": (8, 6)}, "1 photos without an annotation"),
-        ({"1.json": note()}, "1 annotations without a photo"),
+        ({"1.png": (8, 6)}, "1 images without an annotation"),
+        ({"1.json": note()}, "1 annotations without an image"),
         ({"1.png": (8, 6), "1.json": b"{"}, "1 annotations without image_id, height and width"),
         ({"1.png": (8, 6), "1.json": note(width=True)}, "1 annotations without image_id, height and width"),
         ({"1.png": (8, 6), "1.json": note(file_name="../../x")}, "1 file names that leave the image folder"),
@@ -179,7 +179,7 @@ def test_links_and_large_members_are_refused(tmp_path: Path, monkeypatch: pytest
 def test_photos_that_are_none_are_named(tmp_path: Path) -> None:
     folder = put(tmp_path, {"1.png": b"no photo", "1.json": note(), "2.png": (9, 6), "2.json": note(2)})
     read = ShardDataset(folder=folder)
-    with pytest.raises(DataError, match=r"a.tar: 1 is no photo that can be read"):
+    with pytest.raises(DataError, match=r"a.tar: 1 is no image that can be read"):
         read[0]
     with pytest.raises(DataError, match=r"should have 8x6 px, the image has 9x6"):
         read[1]

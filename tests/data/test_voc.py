@@ -62,15 +62,15 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "Latin-1": ("<annotation><filename>é</filename></annotation>".encode("latin-1"), "1 XML files .*in UTF-8"),
     "parent folder": (voc_xml(Photo("../out.png", (30, 30))), "1 file names that leave the image folder"),
     "absolute name": (voc_xml(Photo("/etc/passwd", (30, 30))), "1 file names that leave the image folder"),
-    "other size": (voc_xml(Photo("b.png", (30, 31))), "1 photos of another size than their file says"),
-    "second file": (voc_xml(Photo("a.png", (20, 40))), r"1 photos with two XML files \(first: b.xml: a.png\)"),
+    "other size": (voc_xml(Photo("b.png", (30, 31))), "1 images of another size than their file says"),
+    "second file": (voc_xml(Photo("a.png", (20, 40))), r"1 images with two XML files \(first: b.xml: a.png\)"),
     "no name": ("<object/>", r"1 objects without a name \(first: b.xml, object 1\)"),
     "no box": ("<object><name>dog</name></object>", "1 boxes that are not four finite numbers"),
     "words": (boxed("one", "20"), "1 boxes that are not four finite numbers"),
     "not finite": (boxed("inf", "20"), "1 boxes that are not four finite numbers"),
     "no number": (boxed("nan", "20"), "1 boxes that are not four finite numbers"),
     "corners swapped": (boxed("25", "20"), r"1 boxes without an area \(first: b.xml, object 1\)"),
-    "outside": (boxed("50", "60"), "1 boxes outside their photo"),
+    "outside": (boxed("50", "60"), "1 boxes outside their image"),
 }
 
 
@@ -110,7 +110,7 @@ def test_a_missing_photo_takes_its_boxes_along(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 missing image files \(first: b.png\)"):
         read_dataset(images=folder, annotations=annotations)
     dataset = read_dataset(images=folder, annotations=annotations, skip_bad=True)
-    assert dataset.dropped == {"missing image files": 1, "boxes of photos left out": 1}
+    assert dataset.dropped == {"missing image files": 1, "boxes of images left out": 1}
 
 
 def test_files_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_sizes_that_are_not_told_are_measured(tmp_path: Path) -> None:
         path.write_text(text[: text.index("<size>")] + text[text.index("</size>") + 7 :])
     same_boxes(read_dataset(images=folder, annotations=annotations), two_photos())
     (folder / "b.png").write_bytes(b"")
-    with pytest.raises(DataError, match="1 photos that cannot be read"):
+    with pytest.raises(DataError, match="1 images that cannot be read"):
         read_dataset(images=folder, annotations=annotations)
 
 
@@ -151,7 +151,7 @@ def test_classes_asked_for_may_lack_in_a_part_but_not_all(tmp_path: Path, caplog
 
 def test_no_objects_at_all(tmp_path: Path) -> None:
     folder, annotations = write_voc(tmp_path, [Photo("a.png", (20, 40))])
-    with pytest.raises(DataError, match="got none in 1 photos"):
+    with pytest.raises(DataError, match="got none in 1 images"):
         read_dataset(images=folder, annotations=annotations)
 
 

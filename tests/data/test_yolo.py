@@ -47,7 +47,7 @@ def test_labels_lie_beside_the_photos(tmp_path: Path) -> None:
         label.rename(folder / label.name)
     (folder / "classes.txt").write_text("\n".join(NAMES))
     (folder / "train.txt").write_text("images/a.png\n")
-    (folder / "README.txt").write_text("photos of pets")
+    (folder / "README.txt").write_text("images of pets")
     same_boxes(read_dataset(images=folder), two_photos())
 
 
@@ -151,18 +151,18 @@ SETS: dict[str, tuple[Callable[[Path], object], str, dict[str, int]]] = {
     ),
     "damaged photo": (
         lambda root: (root / "images" / "b.png").write_bytes(b"nothing"),
-        r"1 photos that cannot be read \(first: b.png",
-        {"photos that cannot be read": 1, "boxes of photos left out": 1},
+        r"1 images that cannot be read \(first: b.png",
+        {"images that cannot be read": 1, "boxes of images left out": 1},
     ),
     "label file is no text": (
         lambda root: (root / "labels" / "b.txt").write_bytes(b"\xff\xfe"),
         r"1 label files that cannot be read \(first: b.txt: .*UTF-8",
         {"label files that cannot be read": 1},
     ),
-    "two photos, one label file": (
+    "two images, one label file": (
         lambda root: (root / "images" / "b.webp").write_bytes(b""),
-        r"1 photos that share a label file with another \(first: b.webp\)",
-        {"photos that share a label file with another": 1},
+        r"1 images that share a label file with another \(first: b.webp\)",
+        {"images that share a label file with another": 1},
     ),
 }
 
@@ -237,9 +237,9 @@ def test_a_growing_yaml_is_not_expanded(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     folder, names = write_yolo(tmp_path, two_photos())
-    with pytest.raises(DataError, match="expected photos in"):
+    with pytest.raises(DataError, match="expected images in"):
         read_dataset(images=tmp_path / "labels", annotations=names)
-    with pytest.raises(DataError, match=r"expected a folder of photos, but .*none is missing"):
+    with pytest.raises(DataError, match=r"expected a folder of images, but .*none is missing"):
         read_dataset(images=tmp_path / "none", annotations=names)
     names.unlink()
     with pytest.raises(DataError, match=r"expected class names in data.yaml or data.yml or classes.txt near"):
@@ -249,7 +249,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         read_dataset(images=folder, annotations=tmp_path / "classes.txt")
     for label in (tmp_path / "labels").iterdir():
         label.unlink()
-    with pytest.raises(DataError, match=r"expected label files \(photo.txt\) for the 2 photos"):
+    with pytest.raises(DataError, match=r"expected label files \(photo.txt\) for the 2 images"):
         read_dataset(images=folder, annotations=tmp_path / "classes.txt")
 
 

@@ -1,4 +1,4 @@
-"""Small sets of annotated photos, written as COCO, Pascal VOC and YOLO; and random ones for hypothesis."""
+"""Small sets of annotated images, written as COCO, Pascal VOC and YOLO; and random ones for hypothesis."""
 
 import json
 from dataclasses import dataclass, field
@@ -142,7 +142,7 @@ def boxes_of(dataset: CocoDataset) -> dict[str, list[Box]]:
 
 
 def same_boxes(dataset: CocoDataset, photos: list[Photo], *, tolerance: float = 1e-3) -> None:
-    """Assert that the dataset has these photos, sizes and boxes."""
+    """Assert that the dataset has these images, sizes and boxes."""
     found = boxes_of(dataset)
     assert list(found) == [photo.name for photo in photos]
     for record, photo in zip(dataset.records, photos, strict=True):

@@ -1,6 +1,6 @@
-"""nano on 30 photos of the kit: the default way costs no average precision there against the published one.
+"""nano on 30 images of the kit: the default way costs no average precision there against the published one.
 
-`benchmarks/latency.py` measures the same on all photos, with intervals.
+`benchmarks/latency.py` measures the same on all images, with intervals.
 """
 
 from pathlib import Path

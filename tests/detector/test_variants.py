@@ -116,7 +116,7 @@ def test_crops_see_nothing_but_the_crop_and_no_prompt(trained: Detector, batch: 
     own = CropDetector.of(trained)
     boxes = torch.tensor([[[0.25, 0.5, 0.5, 1.0]], [[0.5, 0.5, 1.0, 1.0]]])
     changed = batch.pixels.clone()
-    changed[0, :, :, 60:] = 2.0  # the right half of the first photo
+    changed[0, :, :, 60:] = 2.0  # the right half of the first image
 
     def embedded(detector: Detector, pixels: Tensor) -> Tensor:
         c3, _ = detector.encode(ImageBatch(pixels, batch.mask, batch.sizes, batch.original_sizes))

@@ -27,7 +27,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def boxed_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `images/`, `annotations.json` (10 photos, boxes of three colours) and `split.json`."""
+    """A folder with `images/`, `annotations.json` (10 images, boxes of three colours) and `split.json`."""
     folder = tmp_path_factory.mktemp("boxed")
     (folder / "images").mkdir()
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The ablation recipe on toy photos: every row trains and is measured, a second call only prints."""
+"""The ablation recipe on toy images: every row trains and is measured, a second call only prints."""
 
 import importlib.util
 import json
@@ -52,7 +52,7 @@ def test_every_row_is_measured_once(
         assert row["ap50"].keys() == {"novel", "base", "all"}
         assert len(row["resampled"]["novel"]) == 10
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0].startswith("3 steps of 4 photos a row, seeds 0, 10 photos")
+    assert lines[0].startswith("3 steps of 4 images a row, seeds 0, 10 images")
     assert sum(line.startswith("| ") for line in lines) == len(VARIANTS) + 2
     for name, variant in VARIANTS.items():
         trained = (tmp_path / "rows" / f"{name.replace(' ', '_')}-seed0" / "last.pt").exists()

@@ -1,4 +1,4 @@
-"""From photos to boxes: the installed command and the Python interface, with a real if random network."""
+"""From images to boxes: the installed command and the Python interface, with a real if random network."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`cora finetune` on toy photos: measured before and after, old names untouched, a stop costs nothing."""
+"""`cora finetune` on toy images: measured before and after, old names untouched, a stop costs nothing."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_finetune_measures_and_writes(
     more = ["--novel", "blue square", "--output", str(output), *remember(boxed_photos)]
     assert main(command(tiny_model, boxed_photos, tmp_path / "run", *more)) == 0
     out = capsys.readouterr().out
-    assert "2 photos are held out" in out
+    assert "2 images are held out" in out
     for row in ("own photos, base", "own photos, novel", "remembered, base", "remembered, novel", "before", "after"):
         assert row in out
     assert "Held-out images, by class" in out
@@ -204,7 +204,7 @@ def test_photos_are_divided_by_seed_and_class() -> None:
         held = divide(classes, share=0.2, seed=seed)
         assert held == divide(classes, share=0.2, seed=seed)
         assert len(held) == 6
-        assert 30 not in held  # the only photo of its class is learned from
+        assert 30 not in held  # the only image of its class is learned from
         assert {classes[photo][0] for photo in held} == {0, 1, 2}
     assert divide(classes, share=0.2, seed=0) != divide(classes, share=0.2, seed=1)
     assert len(divide([[0], [0]], share=0.01, seed=0)) == len(divide([[0], [0]], share=0.99, seed=0)) == 1

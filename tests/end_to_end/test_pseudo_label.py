@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def captions(tmp_path: Path, boxed_photos: Path) -> Path:
-    """COCO captions of six of the photos; one has none that names a thing."""
+    """COCO captions of six of the images; one has none that names a thing."""
     texts = ["A red cup beside a green bottle", "Two bottles", "It is grey", "a cup", "A cup and a watch", "bottles"]
     content = {
         "images": [{"id": 100 + n, "file_name": f"{n}.png"} for n in range(6)],
@@ -49,8 +49,8 @@ def test_captions_become_boxes_that_train_with_the_real_ones(
     output, real = tmp_path / "all.json", boxed_photos / "annotations.json"
     assert main(command(tiny_model, boxed_photos, output, "--captions", captions, "--real", real, "--merge")) == 0
     out = capsys.readouterr().out
-    assert "6 texts name 3 things in 5 photos" in out
-    assert "1 photos are left out: nothing that their texts name is known" in out
+    assert "6 texts name 3 things in 5 images" in out
+    assert "1 images are left out: nothing that their texts name is known" in out
     pseudo = read(tmp_path / "all-pseudo.json")
     assert pseudo["info"]["teacher"] == tiny_model.name
     assert len(pseudo["info"]["fingerprint"]) == 16
@@ -99,7 +99,7 @@ def test_ctrl_c_costs_nothing(
     assert "what is done is kept, the same command goes on" in capsys.readouterr().err
     assert not parts.exists()
     assert main(command(tiny_model, boxed_photos, parts, "--captions", captions)) == 0
-    assert "2 photos were done by an earlier run." in capsys.readouterr().out
+    assert "2 images were done by an earlier run." in capsys.readouterr().out
     assert len(labelled) == 6
     assert parts.read_bytes() == whole.read_bytes()
 
@@ -122,5 +122,5 @@ def test_a_damaged_photo_is_counted_and_the_rest_done(
     (tmp_path / "images" / "bad.png").write_bytes(b"no picture")
     assert main(command(tiny_model, tmp_path, tmp_path / "new.json", "--classes", "cup")) == 1
     captured = capsys.readouterr()
-    assert "warning: 1 photos that cannot be read" in captured.err
-    assert "2 photos, 1 of them with boxes" in captured.out
+    assert "warning: 1 images that cannot be read" in captured.err
+    assert "2 images, 1 of them with boxes" in captured.out

@@ -183,4 +183,4 @@ def test_the_first_lines_tell_images_and_batches(capsys: pytest.CaptureFixture[s
     out = " ".join(capsys.readouterr().out.split())
     assert "OV-COCO: 3 of 5 images to train on" in out
     assert "OV-COCO: 3 of 5 images to test on" in out
-    assert "localizer: 2 photos a step, 2 in 1 process; the recipe means 16" in out
+    assert "localizer: 2 images a step, 2 in 1 process; the recipe means 16" in out

@@ -1,4 +1,4 @@
-"""`cora study` and `cora cam` on toy photos: what they print and write, that a second run goes on, bad input."""
+"""`cora study` and `cora cam` on toy images: what they print and write, that a second run goes on, bad input."""
 
 import json
 import shutil

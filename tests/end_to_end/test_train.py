@@ -1,4 +1,4 @@
-"""`cora train`, `cora relabel` and `cora finetune` on toy photos: what they write, and that a stop costs nothing."""
+"""`cora train`, `cora relabel` and `cora finetune` on toy images: what they write, and that a stop costs nothing."""
 
 import json
 import os

@@ -76,7 +76,7 @@ def noisy_results(
 
 
 def write_folder(folder: Path, truth: dict[str, Any]) -> tuple[Path, Path]:
-    """Write blank photos and the annotation file; returns (image folder, annotation file)."""
+    """Write blank images and the annotation file; returns (image folder, annotation file)."""
     images = folder / "images"
     images.mkdir(parents=True)
     for image in truth["images"]:
@@ -87,7 +87,7 @@ def write_folder(folder: Path, truth: dict[str, Any]) -> tuple[Path, Path]:
 
 
 def write_noise(folder: Path, *, images: int = 7, seed: int = 0) -> tuple[Path, Path]:
-    """Photos of noise in two sizes, without boxes; returns (image folder, annotation file)."""
+    """Images of noise in two sizes, without boxes; returns (image folder, annotation file)."""
     generator = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     entries = []
@@ -103,7 +103,7 @@ def write_noise(folder: Path, *, images: int = 7, seed: int = 0) -> tuple[Path, 
 
 
 def truth_near(results: Sequence[dict[str, Any]], annotations: Path) -> dict[str, Any]:
-    """Some results that lie apart from each other, a little narrower, as ground truth of the photos of `write_noise`.
+    """Some results that lie apart from each other, a little narrower, as ground truth of the images of `write_noise`.
 
     Also written to the file.
     """

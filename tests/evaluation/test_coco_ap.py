@@ -94,7 +94,7 @@ def test_numbers_equal_pycocotools_on_the_kit(shared):
 @pytest.mark.needs_shared
 @pytest.mark.slow
 def test_numbers_equal_pycocotools_on_predictions_of_nano(shared):
-    """Photos with crowds and without a box among them."""
+    """Images with crowds and without a box among them."""
     kit = shared / "kit/coco_ovd_mini"
     truth = json.loads((kit / "val.json").read_text(encoding="utf-8"))
     crowded = [a["image_id"] for a in truth["annotations"] if a["iscrowd"]][:3]

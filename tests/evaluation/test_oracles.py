@@ -56,7 +56,7 @@ def test_queries_look_for_the_classes_of_the_boxes_under_them(
 
     monkeypatch.setattr(detector, "decode", recorded)
     predict_with_true_classes(detector, dataset, NAMES)
-    # Anchors of a fresh grid lie all over the photo, so that every large box has some.
+    # Anchors of a fresh grid lie all over the image, so that every large box has some.
     checked = 0
     for classes, record in zip(seen, dataset.records, strict=True):
         sides = record.boxes_xyxy_px[:, 2:] - record.boxes_xyxy_px[:, :2]
@@ -95,7 +95,7 @@ def test_names_stand_for_the_datasets_classes(detector: Detector, dataset: CocoD
 
 @pytest.fixture
 def findable(tmp_path: Path, detector: Detector) -> CocoDataset:
-    """Photos whose objects are near some boxes that the detector finds."""
+    """Images whose objects are near some boxes that the detector finds."""
     images, annotations = write_noise(tmp_path / "noise", images=3)
     found = predict_dataset(detector, CocoDataset(annotations=annotations, images=images), NAMES)
     truth_near(found.results, annotations)

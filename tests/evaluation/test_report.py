@@ -1,4 +1,4 @@
-"""The report's building blocks, and which pictures and classes it shows."""
+"""The report's building blocks, and which images and classes it shows."""
 
 import re
 from html.parser import HTMLParser

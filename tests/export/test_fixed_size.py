@@ -33,5 +33,5 @@ def test_everything_is_made_to_fit(height: int, width: int) -> None:
 
 
 def test_pictures_that_were_not_resized_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected pictures of at most"):
+    with pytest.raises(ValueError, match="expected images of at most"):
         FixedSizePreprocessor(config=CONFIG, size_hw=(128, 192)).collate([picture(200, 100)])

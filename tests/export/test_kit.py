@@ -1,4 +1,4 @@
-"""nano as ONNX and OpenVINO on photos of the kit: the same boxes, the same average precision."""
+"""nano as ONNX and OpenVINO on images of the kit: the same boxes, the same average precision."""
 
 from collections.abc import Callable
 from pathlib import Path

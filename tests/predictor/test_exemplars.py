@@ -1,4 +1,4 @@
-"""Classes by pictures: embeddings, averages, their place in a vocabulary, bad input."""
+"""Classes by images: embeddings, averages, their place in a vocabulary, bad input."""
 
 from pathlib import Path
 
@@ -122,7 +122,7 @@ def test_frozen_parts_and_mode_are_left_alone(detector: Detector) -> None:
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ((0, 0, 120, 80), "within a picture of 100 x 80 pixels, at least 1 apart, got 0, 0, 120, 80"),
+        ((0, 0, 120, 80), "within an image of 100 x 80 pixels, at least 1 apart, got 0, 0, 120, 80"),
         ((-5, 0, 50, 50), "got -5, 0, 50, 50"),
         ((200, 200, 300, 300), "got 200, 200, 300, 300"),
         ((50, 50, 50, 60), "at least 1 apart"),
@@ -148,9 +148,9 @@ def test_the_file_of_a_wrong_box_is_named(detector: Detector, tmp_path: Path) ->
 
 
 def test_bad_exemplars_are_refused(detector: Detector, tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match="at least one picture, got an empty list"):
+    with pytest.raises(VocabularyError, match="at least one image, got an empty list"):
         embed_exemplars(detector, {"logo": []})
-    with pytest.raises(VocabularyError, match="expected a list of pictures, got str"):
+    with pytest.raises(VocabularyError, match="expected a list of images, got str"):
         embed_exemplars(detector, {"logo": "logo.png"})  # type: ignore[dict-item]
     with pytest.raises(VocabularyError, match="blank"):
         embed_exemplars(detector, {" ": [picture()]})
@@ -158,7 +158,7 @@ def test_bad_exemplars_are_refused(detector: Detector, tmp_path: Path) -> None:
         embed_exemplars(detector, {"logo": [picture()], "Logo": [picture()]})
     with pytest.raises(ImageError, match="got no file"):
         embed_exemplars(detector, {"logo": [tmp_path / "none.png"]})
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ImageError, match="no image"):
         embed_exemplars(detector, {"logo": [tmp_path / "text.png"]})
 

@@ -111,7 +111,7 @@ def test_vocabulary_and_load_name_the_option_meant_too(predictor: Predictor) -> 
         ({"score_all_boxes": None}, "score_all_boxes: expected True or False, got None"),
         ({"precision": "int4"}, "precision: expected one of auto, float32, bfloat16, float16, got 'int4'"),
         ({"exemplars": "cup"}, "exemplars: expected names with values"),
-        ({"exemplars": {"my": (IMAGE, (10, 10, 50, 50))}}, "'my': expected a list of pictures, got a picture with its"),
+        ({"exemplars": {"my": (IMAGE, (10, 10, 50, 50))}}, "'my': expected a list of images, got an image with its"),
         ({"exemplars": {3: [IMAGE]}}, "names of exemplars: expected a text in each place, got 3 at place 1"),
         ({"class_weights": ["cup"]}, "class_weights: expected names with values"),
         ({"class_weights": {"cup": "2"}}, "class_weights: expected a number for 'cup', got '2'"),

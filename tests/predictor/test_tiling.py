@@ -1,4 +1,4 @@
-"""Tiles cover the picture, boxes come back to where they were, pieces of cut objects give way to whole ones."""
+"""Tiles cover the image, boxes come back to where they were, pieces of cut objects give way to whole ones."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -61,7 +61,7 @@ def test_number_and_size_are_as_asked(tiles: Tiles, height: int, width: int) -> 
 
 @cache
 def chart(height: int, width: int) -> Image.Image:
-    """A picture whose pixels say where they are."""
+    """An image whose pixels say where they are."""
     rows, columns = np.mgrid[:height, :width]
     pixels = np.stack([columns % 256, rows % 256, (columns // 256) * 16 + rows // 256], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))

@@ -29,7 +29,7 @@ def test_a_context_starts_as_its_words(text_tower: TextTower) -> None:
 
 
 def test_gradients_reach_the_context_and_nothing_of_the_tower(text_tower: TextTower) -> None:
-    context = LearnedContext.from_text(text_tower, "a photo")
+    context = LearnedContext.from_text(text_tower, "an image")
     context.encode(text_tower, NAMES).square().cumsum(dim=1).sum().backward()
     assert context.vectors.grad is not None
     assert bool((context.vectors.grad.abs().sum(dim=1) > 0).all())

@@ -103,7 +103,7 @@ def test_template_files(tmp_path: Path) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe{}")
     with pytest.raises(VocabularyError, match=r"in UTF-8, got other bytes: .*bytes.txt"):
         read_templates(tmp_path / "bytes.txt")
-    lines.write_text("a photo")
+    lines.write_text("an image")
     with pytest.raises(VocabularyError, match=r"drone.txt: template 1: expected {} exactly once"):
         read_templates(lines)
 

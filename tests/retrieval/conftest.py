@@ -1,4 +1,4 @@
-"""Pictures, and a stand-in for the network whose regions follow from the pixels."""
+"""Images, and a stand-in for the network whose regions follow from the pixels."""
 
 import hashlib
 from pathlib import Path
@@ -36,7 +36,7 @@ def regions(seed: int, count: int = 3, width: int = WIDTH) -> Regions:
 
 
 class Finder:
-    """Three regions a picture; counts the pictures that it was shown."""
+    """Three regions an image; counts the images that it was shown."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -57,7 +57,7 @@ def finder() -> Finder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures, one of them a level down."""
+    """Three images, one of them a level down."""
     place = tmp_path / "photos"
     for seed, name in enumerate(("a.png", "b.png", "deeper/c.png")):
         write_picture(place / name, seed)

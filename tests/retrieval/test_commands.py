@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with three pictures in `photos`."""
+    """The current folder, with three images in `images`."""
     monkeypatch.chdir(folder.parent)
     return folder.parent
 
@@ -43,7 +43,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def indexed(here: Path, model: str, capsys: pytest.CaptureFixture[str]) -> Path:
     assert main(["index", "photos", "--db", "db", "--model", model, *OPTIONS]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("Pictures: 3 added. ")
+    assert out.startswith("Images: 3 added. ")
     assert out.endswith("regions are in db.\n")
     assert err == ""
     return here
@@ -135,12 +135,12 @@ def test_lvis_names() -> None:
 
 
 def test_unreadable_pictures_are_counted(here: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("photos/broken.jpg").write_text("no picture")
+    Path("photos/broken.jpg").write_text("no image")
     assert main(["index", "photos", "--db", "db", "--model", model, *OPTIONS]) == 1
     out, err = capsys.readouterr()
     assert "3 added" in out
     assert "got something that is no image" in err
-    assert err.endswith("cora: warning: 1 of the pictures could not be read\n")
+    assert err.endswith("cora: warning: 1 of the images could not be read\n")
 
 
 def test_a_file_that_is_gone_is_told_and_the_rest_drawn(indexed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,12 +153,12 @@ def test_a_file_that_is_gone_is_told_and_the_rest_drawn(indexed: Path, capsys: p
 def bad_inputs() -> dict[str, tuple[list[str], str]]:
     text = ("--text", "cup")
     return {
-        "no folder": (["index", "none", "--db", "new"], "expected a folder with pictures, got nothing: none"),
+        "no folder": (["index", "none", "--db", "new"], "expected a folder with images, got nothing: none"),
         "folder is a file": (["index", "photos/a.png", "--db", "new"], "got a file: photos/a.png"),
         "no pictures": (["index", "empty", "--db", "new"], "got none in or below empty"),
         "db is a file": (["index", "photos", "--db", "photos/a.png"], "expected a folder to write to, got a file"),
         "db is a folder of other things": (["index", "photos", "--db", "more"], "expected a free place"),
-        "db is the folder": (["index", "photos", "--db", "photos"], "got photos, which is read"),
+        "db is the folder": (["index", "photos", "--db", "photos"], "got images, which is read"),
         "other folder": (["index", "more", "--db", "db"], "expected its folder"),
         "other classes": (["index", "photos", "--db", "db", "--classes", "cat"], "expected the classes"),
         "other score": (["index", "photos", "--db", "db", "--score", "0.5"], "expected the score"),
@@ -174,14 +174,14 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "empty words": (["search", "db", "--text", " "], "expected a text to search for"),
         "no picture": (["search", "db", "--image", "none.png"], "got no file at none.png"),
         "no image": (["search", "db", "--image", "text.png"], "something that is no image"),
-        "box without picture": (["search", "db", *text, "--box", "1,2,3,4"], "expected an --image"),
+        "box without image": (["search", "db", *text, "--box", "1,2,3,4"], "expected an --image"),
         "box is none": (
             ["search", "db", "--image", "photos/a.png", "--box", "1,2,3"],
             "expected a box x,y,width,height",
         ),
         "box outside": (
             ["search", "db", "--image", "photos/a.png", "--box", "30,0,30,10"],
-            "within a picture of 48 x 32 pixels",
+            "within an image of 48 x 32 pixels",
         ),
         "top": (["search", "db", *text, "--top", "0"], "expected a whole number of 1 or more, got '0'"),
         "sheet": (["search", "db", *text, "--sheet", "hits.gif"], "expected a file .jpg or .png, got hits.gif"),
@@ -196,7 +196,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
 ) -> None:
     Path("empty").mkdir()
     write_picture(Path("more/x.png"), 3)
-    Path("text.png").write_text("I am no picture. " * 20)
+    Path("text.png").write_text("I am no image. " * 20)
     Path("damaged").mkdir()
     Path("damaged", MANIFEST).write_text(Path("db", MANIFEST).read_text())
     before = sorted(path for path in indexed.rglob("*") if "db" not in path.parts)

@@ -215,7 +215,7 @@ def test_a_frame_outside_a_picture_that_was_replaced() -> None:
 
 def test_files_with_any_name_are_found(place: Path, model: Detector) -> None:
     index = RegionIndex.open(place)
-    name = 'it\'s a "picture" %_\\ größe.png'
+    name = 'it\'s a "image" %_\\ größe.png'
     index._store.add([PictureFile(name, "odd'content", 1, 1)], {"odd'content": regions(3, 2, width=32)})
     assert name in {hit.file for hit in index.search_text(model, "cup", top=20)}
     index._store.remove([name])

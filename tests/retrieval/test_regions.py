@@ -1,4 +1,4 @@
-"""Which regions of a picture are kept, and what their embeddings are."""
+"""Which regions of an image are kept, and what their embeddings are."""
 
 import numpy as np
 import pytest

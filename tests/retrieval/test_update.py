@@ -39,7 +39,7 @@ def fresh(tmp_path: Path, store: RegionStore, folder: Path) -> dict[str, list[tu
 
 
 def test_all_levels_are_indexed_and_a_second_run_does_nothing(store: RegionStore, folder: Path, finder: Finder) -> None:
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     assert update(store, folder, finder) == UpdateReport(added=3)
     assert list(store.pictures()) == ["a.png", "b.png", "deeper/c.png"]
     assert store.count() == 9

@@ -110,7 +110,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def service(nano: Detector, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    # Regions of whatever looks like an object: of every picture more than the page shows of one.
+    # Regions of whatever looks like an object: of every image more than the page shows of one.
     settings = RegionSettings(score=0.01, max_regions=8)
     index, _ = RegionIndex.build(tmp_path_factory.mktemp("db") / "index", EXAMPLES, nano, settings=settings)
     return make_service(nano, index=index)

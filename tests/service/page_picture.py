@@ -1,4 +1,4 @@
-"""Makes the picture of the page that the documentation shows.
+"""Makes the image of the page that the documentation shows.
 
 python -m tests.service.page_picture docs/images/page.jpg
 """

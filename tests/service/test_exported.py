@@ -23,7 +23,7 @@ SCORE = 0.01
 
 @pytest.fixture(scope="module")
 def file(tiny: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Names in the graph, and one picture in a pass."""
+    """Names in the graph, and one image in a pass."""
     path = tmp_path_factory.mktemp("secret-place") / "tiny.onnx"
     vocabulary = Predictor(tiny).vocabulary(NAMES, distractors=["tree"])
     export_detector(tiny, path, format="onnx", model="tiny", settings=ExportSettings(batch=1), vocabulary=vocabulary)

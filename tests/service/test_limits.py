@@ -50,7 +50,7 @@ def test_full_queue_is_said_at_once_and_nobody_is_forgotten(tiny: Detector) -> N
             refused = client.post("/detect", **TWO)
             assert refused.status_code == 429
             assert 1 <= int(refused.headers["retry-after"]) <= 60
-            assert "at most 3 pictures waiting" in refused.json()["detail"]
+            assert "at most 3 images waiting" in refused.json()["detail"]
             assert service.admission.taken == 2
             waiting.append(pool.submit(client.post, "/detect", **ASK))
             wait_until(lambda: service.admission.taken == 3)

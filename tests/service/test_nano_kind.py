@@ -1,4 +1,4 @@
-"""The service around a model on a timm backbone: pictures of several shapes in one request."""
+"""The service around a model on a timm backbone: images of several shapes in one request."""
 
 import io
 from pathlib import Path

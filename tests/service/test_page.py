@@ -221,7 +221,7 @@ def test_no_names_are_sent_as_none(page: Page) -> None:
 
 def test_keyboard_alone(page: Page) -> None:
     page.set_input_files("#picture", EXAMPLES / "cat.jpg")
-    # The picture is there, so the names are next.
+    # The image is there, so the names are next.
     assert page.evaluate("document.activeElement.id") == "names"
     page.keyboard.type("cat, dog")
     page.keyboard.press("Enter")

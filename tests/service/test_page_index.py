@@ -25,7 +25,7 @@ def test_box_is_searched_for_its_like(page: Page) -> None:
     expect(page.locator("#alike")).to_be_visible(timeout=60_000)
     hits = page.locator("#hits li")
     expect(hits).to_have_count(12)
-    # Most like a region of a photo that is in the index is a region of that photo.
+    # Most like a region of an image that is in the index is a region of that image.
     assert "cat.jpg" in hits.first.inner_text()
     image = hits.first.locator("img")
     assert image.evaluate("image => image.complete && image.naturalWidth > 0")

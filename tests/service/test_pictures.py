@@ -1,4 +1,4 @@
-"""Bytes of strangers: a picture, or an error that says what is wrong."""
+"""Bytes of strangers: an image, or an error that says what is wrong."""
 
 import base64
 import io

@@ -78,7 +78,7 @@ def test_form_with_thumbnails(client: TestClient, folder: Path) -> None:
         assert kind == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
             assert max(picture.size) <= 200
-    # A picture that has gone since costs its thumbnail only.
+    # An image that has gone since costs its thumbnail only.
     (folder / "coffee.jpg").unlink()
     assert {region["file"]: region["thumbnail"] is None for region in search()} == {
         "cat.jpg": False,

@@ -52,7 +52,7 @@ def model(tiny: Detector, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_no_accepted_request_is_lost(model: str, number: signal.Signals, code: int) -> None:
-    # Batches of one picture and many pictures: the signal comes while most of the work is still to do.
+    # Batches of one image and many images: the signal comes while most of the work is still to do.
     options = ("--model", model, "--max-batch", "1", "--queue", "200", "--timeout", "300")
     with serving(*options) as (process, url), ThreadPoolExecutor(8) as pool:
 

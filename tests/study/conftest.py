@@ -1,4 +1,4 @@
-"""Frozen towers of toy size, both kinds, and photos with coloured boxes."""
+"""Frozen towers of toy size, both kinds, and images with coloured boxes."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def frozen(request: pytest.FixtureRequest, detector: Detector) -> FrozenPart:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
-    """Seven photos of 80 x 60 pixels with two boxes each, the last with none."""
+    """Seven images of 80 x 60 pixels with two boxes each, the last with none."""
     folder = tmp_path / "images"
     folder.mkdir()
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The pictures of a study: they hold what they are given."""
+"""The images of a study: they hold what they are given."""
 
 import numpy as np
 import pytest

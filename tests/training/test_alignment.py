@@ -117,9 +117,9 @@ def test_int8_keeps_it_float(detector: Detector, photos: list[Image.Image]) -> N
 
 
 def test_no_photo_is_an_error(detector: Detector) -> None:
-    with pytest.raises(TrainingError, match="at least one photo"):
+    with pytest.raises(TrainingError, match="at least one image"):
         fit_alignment(detector, [], Predictor(detector).vocabulary(NAMES))
-    with pytest.raises(TrainingError, match="at least one photo"):
+    with pytest.raises(TrainingError, match="at least one image"):
         cosine_to_exact(detector, [], Predictor(detector).vocabulary(NAMES))
 
 
@@ -171,7 +171,7 @@ def test_the_command_fits_measures_and_writes(
     measured = ["--val-images", "photos", "--val-annotations", "boxes.json", "--json", "numbers.json"]
     assert main([*command, *measured, "--exact-boxes", "2", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    for word in ("Fitted to 18 photos", "on 2 other photos", "all boxes exactly", "AP50 all", "Wrote"):
+    for word in ("Fitted to 18 images", "on 2 other images", "all boxes exactly", "AP50 all", "Wrote"):
         assert word in out
     aligned = cora.load("aligned.safetensors")
     assert aligned.fast_alignment is not None

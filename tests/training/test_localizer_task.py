@@ -32,7 +32,7 @@ def config(**changes: object) -> LocalizerTaskConfig:
 
 
 def photos(images: int = 2) -> tuple[ImageBatch, tuple[Targets, ...]]:
-    """The same boxes in photos, for the whole way through the tower."""
+    """The same boxes in images, for the whole way through the tower."""
     sizes = ((96, 96),) * images
     mask = torch.zeros(images, 96, 96, dtype=torch.bool)
     return ImageBatch(torch.randn(images, 3, 96, 96), mask, sizes, sizes), batch(images)[-1]

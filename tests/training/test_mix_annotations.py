@@ -187,7 +187,7 @@ def named(file_name: str, *names: str) -> NamedPhoto:
 
 def test_novel_names_are_dealt_with_before_photos_are_labelled() -> None:
     photos = (named("a.jpg", "cat", "bus"), named("b.jpg", "buses"), named("c.jpg", "cat"))
-    with pytest.raises(DataError, match=r"got 2: bus \(1 photos\), buses \(1 photos\)"):
+    with pytest.raises(DataError, match=r"got 2: bus \(1 images\), buses \(1 images\)"):
         without_novel(photos, ["Bus"], "refuse")
     kept, found = without_novel(photos, ["Bus"], "drop")
     assert [(photo.file_name, dict(photo.names)) for photo in kept] == [
@@ -197,7 +197,7 @@ def test_novel_names_are_dealt_with_before_photos_are_labelled() -> None:
     assert found == {"bus": 1, "buses": 1}
     assert without_novel(photos, ["Bus"], "keep") == (photos, found)
     assert without_novel(photos, ["train"], "refuse") == (photos, {})
-    with pytest.raises(DataError, match="expected photos with other names than the 1 novel ones, got none in 1"):
+    with pytest.raises(DataError, match="expected images with other names than the 1 novel ones, got none in 1"):
         without_novel(photos[1:2], ["bus"], "drop")
 
 

@@ -1,4 +1,4 @@
-"""Region prompting: only the prompt learns, from photos or from cached maps, and classes can be weighed."""
+"""Region prompting: only the prompt learns, from images or from cached maps, and classes can be weighed."""
 
 from __future__ import annotations
 

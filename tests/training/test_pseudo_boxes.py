@@ -41,7 +41,7 @@ def found(boxes: Sequence[Sequence[float]], scores: Sequence[float], labels: Seq
 
 
 class Scripted:
-    """A teacher that finds, in every photo, its first name on the left, with a score that falls with the photo's id."""
+    """A teacher that finds, in every image, its first name on the left, with a score that falls with the image's id."""
 
     model = "scripted"
 
@@ -183,7 +183,7 @@ def test_real_annotations_lend_their_ids_and_keep_their_boxes_free(tmp_path: Pat
         photos=photos, teacher=teacher, output=output, config=config, real=real([30, 0, 20, 40], [0, 0, 20, 20.5])
     )
     assert report.on_real == 1
-    assert report.labelled == 1  # a score below 0 is none, and photo 1 has a real box there
+    assert report.labelled == 1  # a score below 0 is none, and image 1 has a real box there
     content = read(output)
     assert [(image["id"], image["file_name"]) for image in content["images"]] == [(3, "3.jpg")]
     pseudo_label(photos=photos[:1], teacher=teacher, output=output, config=config, real=real([30, 0, 20, 40]))
@@ -216,7 +216,7 @@ def test_an_interrupted_run_ends_with_the_same_file(tmp_path: Path, torn: bytes)
     teacher = Scripted()
     report = pseudo_label(teacher=teacher, output=resumed, **options)
     assert teacher.seen == ["4.jpg", "5.jpg"]
-    assert (report.resumed, report.problems.counts) == (3, {"photos that cannot be read": 1})
+    assert (report.resumed, report.problems.counts) == (3, {"images that cannot be read": 1})
     assert resumed.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed.json", "whole.json"]
 
@@ -234,7 +234,7 @@ def test_another_run_does_not_go_on_from_here(tmp_path: Path) -> None:
     photos = [photo(1), photo(2)]
     with pytest.raises(KeyboardInterrupt):
         pseudo_label(photos=photos, teacher=Scripted(stop_at=2), output=output, config=PseudoBoxConfig())
-    with pytest.raises(TrainingError, match="belongs to an interrupted run with other photos or settings; repeat"):
+    with pytest.raises(TrainingError, match="belongs to an interrupted run with other images or settings; repeat"):
         pseudo_label(photos=photos, teacher=Scripted(), output=output, config=PseudoBoxConfig(score=0.1))
 
 
@@ -244,12 +244,12 @@ def test_photos_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     report = pseudo_label(
         photos=[photo(1), photo(2)], teacher=Scripted(), output=output, config=PseudoBoxConfig(), real=other
     )
-    assert "1 photos of another size" in str(report.problems)
+    assert "1 images of another size" in str(report.problems)
     assert "1.jpg: (60, 40), annotated (40, 60)" in str(report.problems)
     photos = [photo(1, endless=()), photo(2)]
     report = pseudo_label(photos=photos, teacher=Scripted(), output=output, config=PseudoBoxConfig())
-    assert "1 photos with a name that the model cannot encode (first: class name 'endless'" in str(report.problems)
-    with pytest.raises(DataError, match="got none of 1 that can be used: 1 photos that cannot be read"):
+    assert "1 images with a name that the model cannot encode (first: class name 'endless'" in str(report.problems)
+    with pytest.raises(DataError, match="got none of 1 that can be used: 1 images that cannot be read"):
         pseudo_label(
             photos=[photo(1, "broken.jpg")], teacher=Scripted(), output=tmp_path / "b.json", config=PseudoBoxConfig()
         )
@@ -265,7 +265,7 @@ def test_no_box_at_all_still_gives_a_file(tmp_path: Path) -> None:
 
 def test_a_photo_twice_and_a_threshold_of_no_name_are_refused(tmp_path: Path) -> None:
     options: dict[str, Any] = {"teacher": Scripted(), "output": tmp_path / "pseudo.json"}
-    with pytest.raises(DataError, match=r"every photo once, got 1 file names repeated \(first: 1.jpg\)"):
+    with pytest.raises(DataError, match=r"every image once, got 1 file names repeated \(first: 1.jpg\)"):
         pseudo_label(photos=[photo(1), photo(2, "1.jpg")], config=PseudoBoxConfig(), **options)
     with pytest.raises(DataError, match="got 1 others: catt; check their spelling"):
         pseudo_label(photos=[photo(1)], config=PseudoBoxConfig(class_scores={"catt": 0.1}), **options)
@@ -304,6 +304,6 @@ def test_a_detector_labels_photos_that_the_readers_take(detector: Detector, tmp_
         on_progress=lambda *done: progress.append(done),
     )
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert report.problems.counts == {"photos that cannot be read": 1}
+    assert report.problems.counts == {"images that cannot be read": 1}
     dataset = CocoDataset(annotations=output, images=tmp_path, strict=True)
     assert sum(report.boxes.values()) == int(dataset.class_counts().sum()) > 0

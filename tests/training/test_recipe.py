@@ -130,19 +130,19 @@ def test_the_published_recipe_starts_and_measures_as_published() -> None:
     assert (recipe.localizer.anchors, recipe.localizer.objectness) == ("normal", "plain")
     assert (recipe.all_boxes, recipe.processes) == (True, 8)
     assert batch_lines(recipe, processes=8) == [
-        "prompts: 32 photos a step, 4 in 8 processes",
-        "localizer: 32 photos a step, 4 in 8 processes",
+        "prompts: 32 images a step, 4 in 8 processes",
+        "localizer: 32 images a step, 4 in 8 processes",
     ]
     on_two = batch_lines(override(recipe, ["localizer.accumulate=4"]), processes=2)
     assert on_two[0].endswith("the recipe means 32, 4 in 8 processes: --set prompts.accumulate=4 makes up for it")
-    assert on_two[1] == "localizer: 32 photos a step, 4 in 2 processes, 4 times"
+    assert on_two[1] == "localizer: 32 images a step, 4 in 2 processes, 4 times"
     assert batch_lines(recipe, processes=3)[0].endswith("the recipe means 32, 4 in 8 processes")
     halved = override(recipe, ["localizer.batch=2"])  # the recipe goes on meaning what it says
     assert batch_lines(halved, processes=8, written=recipe)[1] == (
-        "localizer: 16 photos a step, 2 in 8 processes; the recipe means 32, 4 in 8 processes: "
+        "localizer: 16 images a step, 2 in 8 processes; the recipe means 32, 4 in 8 processes: "
         "--set localizer.accumulate=2 makes up for it"
     )
-    assert batch_lines(replace(recipe, processes=None), processes=3)[0] == "prompts: 12 photos a step, 4 in 3 processes"
+    assert batch_lines(replace(recipe, processes=None), processes=3)[0] == "prompts: 12 images a step, 4 in 3 processes"
     with pytest.raises(TrainingError, match="repeat_threshold of at most 1"):
         override(recipe, ["data.repeat_threshold=2"])
 

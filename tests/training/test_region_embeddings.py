@@ -18,7 +18,7 @@ from cora.training.region_embeddings import embed_regions
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
-    """Three photos: one with two boxes, one with a crowd alone, one with a box."""
+    """Three images: one with two boxes, one with a crowd alone, one with a box."""
     generator = np.random.default_rng(0)
     for number in range(3):
         pixels = generator.integers(0, 255, (64, 80, 3), dtype=np.uint8)

@@ -66,7 +66,7 @@ def test_the_file_names_the_teacher_if_nobody_does(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("results", "listing", "message"),
     [
-        (RESULTS, None, r"expected the photos and categories that its ids stand for, too.*\(--image-list\)"),
+        (RESULTS, None, r"expected the images and categories that its ids stand for, too.*\(--image-list\)"),
         (RESULTS, {"images": []}, "expected a COCO object with the lists images and categories"),
         (RESULTS, [], "expected a COCO object with the lists images and categories"),
         ("{", LISTING, "cannot be read as JSON"),

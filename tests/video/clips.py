@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 TICKS = Fraction(1, 90_000)
 STEP = 9_000
-"""Ticks between pictures, unless a clip says otherwise: 10 pictures a second."""
+"""Ticks between images, unless a clip says otherwise: 10 images a second."""
 
 
 def scene(number: int, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
-    """A white square that moves to the right by two pixels a picture; blue in the left top corner, red below."""
+    """A white square that moves to the right by two pixels an image; blue in the left top corner, red below."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[-6:] = (200, 30, 30)
     picture[:8, :8] = (0, 0, 255)
@@ -34,7 +34,7 @@ def make_clip(
     colours: int | None = None,
     aspect: Fraction | None = None,
 ) -> Path:
-    """Ten pictures in a second, or at the given ticks of 1/90000 s; sound is that of a named codec, a tone."""
+    """Ten images in a second, or at the given ticks of 1/90000 s; sound is that of a named codec, a tone."""
     times = [STEP * number for number in range(10)] if times is None else times
     pictures = [scene(number) for number in range(len(times))] if pictures is None else pictures
     with av.open(str(path), "w") as container:

@@ -24,7 +24,7 @@ class FakeVocabulary:
 
 
 class FakeDetector:
-    """Finds what is white; its best class is the first in two of three pictures, the second in the others."""
+    """Finds what is white; its best class is the first in two of three images, the second in the others."""
 
     def __init__(self) -> None:
         self.calls = 0

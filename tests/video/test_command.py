@@ -46,7 +46,7 @@ def test_everything(folder: Path, loaded: FakeDetector, capsys: pytest.CaptureFi
     command = ["video", "street.mp4", *CLASSES, "--csv", "t/tracks.csv", "--json", "t/tracks.json"]
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert "1 track in 10 pictures." in out
+    assert "1 track in 10 images." in out
     assert "Written: cora-output/street.mp4, t/tracks.csv, t/tracks.json." in out
     assert err == ""
     assert files(folder) == ["cora-output/street.mp4", "street.mp4", "t/tracks.csv", "t/tracks.json"]
@@ -55,7 +55,7 @@ def test_everything(folder: Path, loaded: FakeDetector, capsys: pytest.CaptureFi
         originals, drawn = list(before), list(after)
     assert [frame.pts for frame in drawn] == [frame.pts for frame in originals]
     difference = [np.abs(a.pixels.astype(int) - b.pixels).mean() for a, b in zip(originals, drawn, strict=True)]
-    assert difference[0] < 4 < min(difference[1:])  # a track starts with its second picture
+    assert difference[0] < 4 < min(difference[1:])  # a track starts with its second image
     rows = list(csv.DictReader(Path("t/tracks.csv").read_text().splitlines()))
     assert [row["frame"] for row in rows] == [str(n) for n in range(1, 10)]
     assert {row["class"] for row in rows} == {"cat"}
@@ -109,7 +109,7 @@ def test_impossible_smoothing_is_one_line(value: str, capsys: pytest.CaptureFixt
 def test_nothing_found(capsys: pytest.CaptureFixture[str]) -> None:
     make_clip(Path("a.mp4"), pictures=[np.zeros((48, 64, 3), np.uint8)] * 10)
     assert main(["video", "a.mp4", *CLASSES, "--score", "0.2"]) == 0
-    assert "No track in 10 pictures with a score of 0.2 or more; try a lower --score." in capsys.readouterr().out
+    assert "No track in 10 images with a score of 0.2 or more; try a lower --score." in capsys.readouterr().out
     assert Path("cora-output/a.mp4").is_file()
 
 
@@ -117,7 +117,7 @@ def test_options_are_passed_on(loaded: FakeDetector, capsys: pytest.CaptureFixtu
     make_clip(Path("a.mp4"), pictures=[scene(0)] * 10, sound="aac")
     options = ["--distractors", "tree, car", "--reuse", "20", "--start", "0.2", "--seconds", "0.6", "--every", "2"]
     assert main(["video", "a.mp4", *CLASSES, *options, "--no-sound", "--output", "b.mkv"]) == 0
-    assert "1 track in 3 pictures (2 like earlier ones)." in capsys.readouterr().out
+    assert "1 track in 3 images (2 like earlier ones)." in capsys.readouterr().out
     assert loaded.asked[0]["distractors"] == ("tree", "car")
     assert loaded.calls == 1
     with VideoReader("b.mkv") as video:
@@ -170,7 +170,7 @@ def test_file_that_breaks_off_is_done_as_far_as_it_goes(
     monkeypatch.setattr(VideoReader, "problems", ("it breaks off after 1.0 of 9.0 s",))
     assert main(["video", "a.mp4", *CLASSES, "--json", "a.json"]) == 1
     out, err = capsys.readouterr()
-    assert "1 track in 10 pictures." in out
+    assert "1 track in 10 images." in out
     assert err == "cora: warning: a.mp4: it breaks off after 1.0 of 9.0 s\n"
     assert json.loads(Path("a.json").read_text())["complete"] is False
 
@@ -192,9 +192,9 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "no such file": (["none.mp4", *CLASSES], "got no file at none.mp4"),
         "not a video": (["text.mp4", *CLASSES], "got something that is none, or is damaged: text.mp4"),
         "empty": (["empty.mp4", *CLASSES], "got an empty file: empty.mp4"),
-        "no pictures in it": (["zero.mkv", *CLASSES], "expected a video with pictures, got none in it"),
+        "no images in it": (["zero.mkv", *CLASSES], "expected a video with images, got none in it"),
         "sound only": (["sound.flac", *CLASSES], "got a file with sound only: sound.flac"),
-        "picture": (["a.png", *CLASSES], "got a picture: a.png; use 'cora detect' for pictures"),
+        "picture": (["a.png", *CLASSES], "got an image: a.png; use 'cora detect' for images"),
         "folder": ([".", *CLASSES], "got a folder: ."),
         "no camera": (["camera:/dev/video987", *CLASSES], "expected a camera at"),
         "protocol": (["file:///etc/passwd", *CLASSES], "name a file by its path"),
@@ -281,7 +281,7 @@ def test_window_that_is_closed_ends_the_run(
     make_clip(Path("a.mp4"))
     assert main(["video", "a.mp4", *CLASSES, "--show", "--json", "a.json"]) == 0
     assert shown == [(64, 48)] * 4
-    assert "1 track in 4 pictures." in capsys.readouterr().out
+    assert "1 track in 4 images." in capsys.readouterr().out
     assert json.loads(Path("a.json").read_text())["complete"] is False
 
 
@@ -293,7 +293,7 @@ def test_progress_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     make_clip(Path("a.mp4"))
     assert main(["video", "a.mp4", *CLASSES]) == 0
     assert "of 1.0 s" in screen.getvalue()
-    assert "10 pictures" in screen.getvalue()
+    assert "10 images" in screen.getvalue()
 
 
 _SLOW = """

@@ -15,7 +15,7 @@ def matrix(a: int, b: int, c: int, d: int) -> bytes:
 
 
 def place(a: int, b: int, c: int, d: int) -> np.ndarray:
-    """The picture by the definition: the pixel at (x, y) goes to (ax + cy, bx + dy), all moved to start at 0."""
+    """The image by the definition: the pixel at (x, y) goes to (ax + cy, bx + dy), all moved to start at 0."""
     source = np.arange(6, dtype=np.uint8).reshape(2, 3)
     rows, columns = np.indices(source.shape)
     x, y = (a * columns + c * rows) // ONE, (b * columns + d * rows) // ONE

@@ -117,7 +117,7 @@ def test_damaged_middle_is_counted(tmp_path: Path) -> None:
     with VideoReader(path) as video:
         assert len(list(video)) > 20
         assert len(video.problems) == 1
-    assert "damaged pictures or packets" in video.problems[0]
+    assert "damaged images or packets" in video.problems[0]
 
 
 def test_file_that_breaks_off(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_pictures_of_damaged_headers_only(tmp_path: Path) -> None:
     start = content.find(b"\x1f\x43\xb6\x75")  # the first cluster: what follows is no longer one
     content[start + 20 :] = bytes(len(content) - start - 20)
     path.write_bytes(content)
-    with pytest.raises(VideoError, match=r"no picture can be decoded|with pictures, got none"):
+    with pytest.raises(VideoError, match=r"no image can be decoded|with images, got none"):
         VideoReader(path)
 
 
@@ -180,7 +180,7 @@ def test_bad_files(tmp_path: Path) -> None:
         "empty.mp4": "got an empty file",
         "cut.mp4": "or is damaged",
         "sound.flac": "got a file with sound only",
-        "none.mkv": "expected a video with pictures, got none in it",
+        "none.mkv": "expected a video with images, got none in it",
         ".": "got a folder",
     }.items():
         with pytest.raises(VideoError, match=message):
@@ -209,7 +209,7 @@ def test_cover_of_music_is_no_video(tmp_path: Path) -> None:
 def test_picture_is_no_video(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         Image.fromarray(scene(0)).save(tmp_path / name)
-        with pytest.raises(VideoError, match=r"got a picture: .*use 'cora detect'"):
+        with pytest.raises(VideoError, match=r"got an image: .*use 'cora detect'"):
             VideoReader(tmp_path / name)
 
 

@@ -17,7 +17,7 @@ from cora.video import source as source_module
 from cora.video.source import VideoSource, parse_source
 from tests.video.clips import make_clip
 
-needs_lavfi = pytest.mark.skipif("lavfi" not in av.formats_available, reason="this build makes no test pictures")
+needs_lavfi = pytest.mark.skipif("lavfi" not in av.formats_available, reason="this build makes no test images")
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ class TestObjectTracker:
         (track,) = summaries.tracks
         assert (track.name, track.frames, track.first_seconds, track.last_seconds) == ("cat", 11, 0.1, 1.1)
         assert track.best_score == pytest.approx(0.6)
-        # In the first pictures of a track two classes may be about equal, and the first seen one holds.
+        # In the first images of a track two classes may be about equal, and the first seen one holds.
         assert summaries.switches_per_track()[0] == 7
         assert summaries.switches_per_track()[1] <= 1
         (last,) = found.objects

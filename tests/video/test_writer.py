@@ -17,7 +17,7 @@ from tests.video.clips import STEP, make_clip, packets, scene
 
 
 def copy(source: Path, target: Path, *, stop: type[BaseException] | None = None, **options: Any) -> Path:
-    """Read and write again; with `stop`, raise that at the fifth picture."""
+    """Read and write again; with `stop`, raise that at the fifth image."""
     with VideoReader(source, **options) as video, VideoWriter(target, like=video) as writer:
         for frame in video:
             if stop is not None and frame.index == 4:
@@ -92,7 +92,7 @@ def test_webm(tmp_path: Path) -> None:
 
 def test_gif(tmp_path: Path) -> None:
     pictures = [scene(0), scene(1), scene(2)]
-    pictures[2][30:40, 20:50] = (240, 220, 10)  # a colour that the first picture has not
+    pictures[2][30:40, 20:50] = (240, 220, 10)  # a colour that the first image has not
     source = make_clip(tmp_path / "a.mp4", times=[0, STEP, 4 * STEP], pictures=pictures, sound="aac")
     with Image.open(copy(source, tmp_path / "b.gif")) as gif:
         lengths = []

@@ -16,9 +16,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `align` to the commands."""
     parser = commands.add_parser(
         "align",
-        help="bring fast scores near to exact ones, on photos without labels",
+        help="bring fast scores near to exact ones, on images without labels",
         description="Learn how embeddings of fast pooling differ from exact ones, so that fewer boxes need exact "
-        "pooling. Takes minutes and photos without labels; nothing else of the model changes.",
+        "pooling. Takes minutes and images without labels; nothing else of the model changes.",
     )
     add_arguments(parser)
     set_command(parser, run, output=kinds.MODEL, json=kinds.ALIGNED)
@@ -27,13 +27,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora align`."""
     add_resnet_option(parser)
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photos; they need no labels")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images; they need no labels")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="model file to write")
     parser.add_argument(
         "--exact-boxes",
         type=positive,
         metavar="N",
-        help="boxes of a photo that the written model still pools exactly (default: the model's)",
+        help="boxes of an image that the written model still pools exactly (default: the model's)",
     )
     add_measuring(parser, photos=500)
 

@@ -1,4 +1,4 @@
-"""What `cora align` does: fit on most of the photos, measure on the others, write."""
+"""What `cora align` does: fit on most of the images, measure on the others, write."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cora.regions import Vocabulary
 from cora.towers import TimmTower
 from cora.training.alignment import cosine_to_exact, fit_alignment
 
-#: One photo of so many is kept back, to see whether the alignment holds for photos that it was not fitted to.
+#: One image of so many is kept back, to see whether the alignment holds for images that it was not fitted to.
 KEPT_BACK = 10
 
 
@@ -65,10 +65,10 @@ def align_model(args: argparse.Namespace) -> int:
     if held_out is not None:
         scores["after"] = held_out.scores(aligned, progress=_measured)
     aligned.save(args.output)
-    say(console, f"Fitted to {len(fitted)} photos")
+    say(console, f"Fitted to {len(fitted)} images")
     if new:
         before, after = (f"{cosine:.3f} {when}" for when, cosine in cosines.items())
-        say(console, f"Cosine of fast to exact embeddings on {len(new)} other photos: {before}, {after}")
+        say(console, f"Cosine of fast to exact embeddings on {len(new)} other images: {before}, {after}")
     if scores:
         console.print(_table(scores))
     if args.json is not None:

@@ -29,10 +29,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `batch` to the commands."""
     parser = commands.add_parser(
         "batch",
-        help="label many pictures: resumable, by several processes or machines",
-        description="Label many pictures: folders, lists and shards in; Parquet, COCO, YOLO or VOC labels out.",
+        help="label many images: resumable, by several processes or machines",
+        description="Label many images: folders, lists and shards in; Parquet, COCO, YOLO or VOC labels out.",
         epilog="The same command again goes on where a run stopped. "
-        "Exit code: 0 done; 1 some pictures could not be read; 2 bad input.",
+        "Exit code: 0 done; 1 some images could not be read; 2 bad input.",
     )
     add_arguments(parser)
     set_command(parser, run, to=kinds.BATCH)
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="INPUT",
-        help="folder (with all below it), picture, webdataset shard (.tar), or @FILE with a path a line",
+        help="folder (with all below it), image, webdataset shard (.tar), or @FILE with a path a line",
     )
     add_classes_option(parser, optional=True)
     add_exemplar_option(parser)
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--photos",
         choices=("none", "link", "copy"),
-        help="put the pictures beside the labels (default: link for yolo and voc, none else)",
+        help="put the images beside the labels (default: link for yolo and voc, none else)",
     )
     _add_model(parser)
     labels = parser.add_argument_group("labels")
@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="pictures of one size in one pass, at most (default: %(default)s)",
+        help="images of one size in one pass, at most (default: %(default)s)",
     )
     add_device_option(parser)
 
@@ -133,7 +133,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Label many pictures; returns the exit code."""
+    """Label many images; returns the exit code."""
     from cora.apps.batch_run import batch
 
     return batch(arguments)

@@ -33,9 +33,9 @@ class ModelChoice:
         text: templates and descriptions.
         words: classes that are looked for by words, with their prompts; None for the model's own, or the built-in
             vocabulary.
-        exemplars: pictures of classes, by name; paths.
-        tiles: parts of pictures that are looked at, too.
-        short_side: pixels that pictures are resized to.
+        exemplars: images of classes, by name; paths.
+        tiles: parts of images that are looked at, too.
+        short_side: pixels that images are resized to.
         class_weights: factors on classes in pre-matching, by name.
         class_agnostic: suppress between classes, too; None for the built-in vocabulary only.
     """
@@ -102,8 +102,8 @@ class BatchModel:
         self.detector, self._choice = detector, choice
 
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Vocabulary:
-        """Names and exemplars, encoded once; a name in both is a class by words and pictures."""
-        # Classes by pictures alone are among the names of a batch, and no words stand for them.
+        """Names and exemplars, encoded once; a name in both is a class by words and images."""
+        # Classes by images alone are among the names of a batch, and no words stand for them.
         words = self._choice.words
         by_words = None if words is None else {name: words[name] for name in classes if name in words}
         return self.detector.vocabulary(
@@ -123,7 +123,7 @@ class BatchModel:
         max_detections: int | None,
         batch_size: int,
     ) -> list[Detections]:
-        """Detections of each picture, above `score`."""
+        """Detections of each image, above `score`."""
         return self.detector.predict(
             images,
             classes,

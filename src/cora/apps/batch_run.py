@@ -1,4 +1,4 @@
-"""Label many pictures and print what there is; `batch.py` has the arguments."""
+"""Label many images and print what there is; `batch.py` has the arguments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SHOWN_CLASSES = 10
 
 
 def batch(args: argparse.Namespace) -> int:
-    """Everything that can be checked is checked before the first picture is read; returns the exit code.
+    """Everything that can be checked is checked before the first image is read; returns the exit code.
 
     Raises:
         CoraError: bad input.
@@ -60,7 +60,7 @@ def batch(args: argparse.Namespace) -> int:
     )
     kept = kept_score(args.to)
     model = choice.open(0)
-    # Names that are too long and pictures that cannot be read fail here, before any work.
+    # Names that are too long and images that cannot be read fail here, before any work.
     vocabulary = model.detector.vocabulary(words, distractors=distractors, exemplars=exemplars or None)
     names = tuple(vocabulary.names)
     if args.margin and vocabulary.built_in and args.class_agnostic is not False:
@@ -103,7 +103,7 @@ def batch(args: argparse.Namespace) -> int:
     for reason in found.first_unreadable:
         report(errors, reason)
     if found.unreadable:
-        of = f"{found.unreadable} of {found.pictures} pictures"
+        of = f"{found.unreadable} of {found.pictures} images"
         report(errors, f"{of} could not be read; {args.to / 'unreadable.csv'} has them all", "warning")
     return 1 if found.unreadable else 0
 
@@ -157,12 +157,12 @@ def _print(args: argparse.Namespace, export: ExportSettings, found: BatchReport,
 
     tell = partial(say, console)
     if kept is not None:
-        tell(f"{found.earlier} of {found.pictures} pictures were done by an earlier run.")
+        tell(f"{found.earlier} of {found.pictures} images were done by an earlier run.")
     total = sum(found.boxes.values())
     named = [f"{name} {count}" for name, count in found.boxes.most_common(_SHOWN_CLASSES)]
     more = f", and {len(found.boxes) - _SHOWN_CLASSES} more classes" if len(found.boxes) > _SHOWN_CLASSES else ""
     of = f": {', '.join(named)}{more}" if named else ""
-    tell(f"{total} boxes in {found.pictures - found.unreadable} pictures{of}.")
+    tell(f"{total} boxes in {found.pictures - found.unreadable} images{of}.")
     if not total and found.pictures > found.unreadable:
         tell(f"No box has a score of {export.thresholds.usual:g} or more; try a lower --score.")
     if export.review:

@@ -1,4 +1,4 @@
-"""`cora cam`: where a frozen CLIP sees named classes in a picture; its arguments, `cam_run.py` does the work."""
+"""`cora cam`: where a frozen CLIP sees named classes in an image; its arguments, `cam_run.py` does the work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "cam",
         help="draw where a frozen CLIP sees named classes",
-        description="Draw where a frozen CLIP sees named classes in a picture (CLIP Surgery).",
+        description="Draw where a frozen CLIP sees named classes in an image (CLIP Surgery).",
     )
     add_arguments(parser)
     set_command(parser, run, output=kinds.PICTURE)
@@ -25,14 +25,14 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora cam`."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="the picture")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image")
     add_classes_option(parser, prompts=False)
     add_tower(parser)
     parser.add_argument(
         "--layers", type=positive, default=2, metavar="N", help="last layers that are averaged (default: %(default)s)"
     )
     parser.add_argument(
-        "--side", type=positive, default=384, metavar="PX", help="the picture's short side (default: %(default)s)"
+        "--side", type=positive, default=384, metavar="PX", help="the image's short side (default: %(default)s)"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("cam.png"), metavar="FILE.png", help="(default: %(default)s)"

@@ -1,4 +1,4 @@
-"""Compute class activation maps of a picture and draw them."""
+"""Compute class activation maps of an image and draw them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_cams(args: argparse.Namespace) -> int:
     """
     names = read_names(args.classes)
     if args.output.suffix.lower() != ".png":
-        raise CoraError(f"expected a name that ends in .png for the picture, got {args.output}")
+        raise CoraError(f"expected a name that ends in .png for the image, got {args.output}")
     picture = read_image(args.image)
     device = pick_device(args.device)
     frozen = build_frozen(TowerPart(name=args.tower or DEFAULT_TOWER, checkpoint=args.checkpoint, layers=args.layers))
@@ -45,7 +45,7 @@ def draw_cams(args: argparse.Namespace) -> int:
 
 
 def patched_size(picture: Image.Image, short_side: int, stride: int) -> tuple[int, int]:
-    """(height, width) of about the picture's shape: multiples of the stride, the short side nearest to `short_side`."""
+    """(height, width) of about the image's shape: multiples of the stride, the short side nearest to `short_side`."""
     short = min(picture.size)
     scaled = (min(side / short, _LONGEST) * short_side for side in (picture.height, picture.width))
     height, width = (max(1, round(side / stride)) * stride for side in scaled)

@@ -27,9 +27,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `detect` to the commands."""
     parser = commands.add_parser(
         "detect",
-        help="find named objects in pictures",
-        description="Find named objects in pictures: prints a table (of many pictures, by class) and draws the boxes.",
-        epilog="Exit code: 0 done, even with nothing found; 1 some pictures of a batch failed; 2 bad input.",
+        help="find named objects in images",
+        description="Find named objects in images: prints a table (of many images, by class) and draws the boxes.",
+        epilog="Exit code: 0 done, even with nothing found; 1 some images of a batch failed; 2 bad input.",
     )
     add_arguments(parser)
     set_command(parser, run, output=kinds.DRAWN, json=kinds.DETECTIONS, csv=kinds.DETECTION_TABLE)
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("cora-output"),
         metavar="DIR",
-        help="folder of the drawn pictures (default: %(default)s)",
+        help="folder of the drawn images (default: %(default)s)",
     )
     parser.add_argument(
         "--fill",
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Find named objects in pictures; returns the exit code."""
+    """Find named objects in images; returns the exit code."""
     from cora.apps.image import detect
 
     return detect(

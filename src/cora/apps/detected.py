@@ -105,7 +105,7 @@ def print_results(results: Sequence[Found], failures: int, *, score: float, plac
         else:
             summary = f"Nothing found in {images} with a score of {score:g} or more; try a lower --score."
         files = [f"boxes in {path}" for path in (places.json, places.csv) if path is not None]
-        say(console, f"{summary} {', '.join([f'Pictures are in {places.images}', *files])}.")
+        say(console, f"{summary} {', '.join([f'Images are in {places.images}', *files])}.")
     if failures:
         report(error_console(), f"{failures} of the sources could not be read", "warning")
 

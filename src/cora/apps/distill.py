@@ -15,8 +15,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `distill` to the commands."""
     parser = commands.add_parser(
         "distill",
-        help="a large model teaches a small one on photos without labels",
-        description="A large model teaches a small one: names and boxes of regions, on photos without labels.",
+        help="a large model teaches a small one on images without labels",
+        description="A large model teaches a small one: names and boxes of regions, on images without labels.",
         epilog="The same command again goes on where the run stopped.",
     )
     add_arguments(parser)
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='JSON of sizes of a fresh student, {"width": 24, "ff": 256, ...}; the others are the teacher\'s',
     )
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photos; they need no labels")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images; they need no labels")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", dest="run_dir", help="folder of the run")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="model file (default: model.safetensors in the run)"
@@ -61,15 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}-weight", type=above_zero, default=default, metavar="W", help=f"{text} (default: %(default)s)"
         )
     what.add_argument(
-        "--regions", type=positive, default=24, metavar="N", help="regions a photo (default: %(default)s)"
+        "--regions", type=positive, default=24, metavar="N", help="regions an image (default: %(default)s)"
     )
     long = parser.add_argument_group("how long")
-    long.add_argument("--epochs", type=positive, default=10, metavar="N", help="over the photos (default: %(default)s)")
-    long.add_argument("--batch", type=positive, default=4, metavar="N", help="photos a step (default: %(default)s)")
+    long.add_argument("--epochs", type=positive, default=10, metavar="N", help="over the images (default: %(default)s)")
+    long.add_argument("--batch", type=positive, default=4, metavar="N", help="images a step (default: %(default)s)")
     long.add_argument(
         "--lr", type=above_zero, default=5e-4, metavar="RATE", help="learning rate (default: %(default)s)"
     )
-    long.add_argument("--workers", type=whole, default=0, metavar="N", help="processes that read photos (%(default)s)")
+    long.add_argument("--workers", type=whole, default=0, metavar="N", help="processes that read images (%(default)s)")
     add_measuring(parser)
 
 

@@ -56,7 +56,7 @@ def distill_model(args: argparse.Namespace) -> int:
     names = names_for(args, held_out.dataset.class_names if held_out is not None else None)
     untaught = copy.deepcopy(student)
     console = output_console()
-    say(console, f"Distilling on {len(paths)} photos, {len(names)} names")
+    say(console, f"Distilling on {len(paths)} images, {len(names)} names")
     result = distill(
         student=student,
         teacher=teacher,

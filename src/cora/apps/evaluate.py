@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_class_agnostic_option(parser)
     add_tile_options(parser)
     add_scoring_options(parser)
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html with plots and pictures there")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html with plots and images there")
     parser.add_argument(
         "--study",
         type=Path,

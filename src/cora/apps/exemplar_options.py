@@ -1,4 +1,4 @@
-"""`--exemplar NAME=FILE[#x,y,w,h]`: classes by pictures on the command line."""
+"""`--exemplar NAME=FILE[#x,y,w,h]`: classes by images on the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 
 class NamedPicture(NamedTuple):
-    """One `--exemplar`: a class, a picture of it, and where in the picture (None: all of it)."""
+    """One `--exemplar`: a class, an image of it, and where in the image (None: all of it)."""
 
     name: str
     path: Path
@@ -29,13 +29,13 @@ def add_exemplar_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE[#x,y,w,h]",
-        help="a class by a picture of it, or by a box in a picture (pixels); repeat it for more pictures and classes; "
-        "a NAME that is also in --classes is searched for by words and pictures",
+        help="a class by an image of it, or by a box in an image (pixels); repeat it for more images and classes; "
+        "a NAME that is also in --classes is searched for by words and images",
     )
 
 
 def exemplar(text: str) -> NamedPicture:
-    """A class and its picture. What follows the last # is a box if it looks like one, else part of the file's name."""
+    """A class and its image. What follows the last # is a box if it looks like one, else part of the file's name."""
     name, equals, place = text.partition("=")
     if not equals or not name.strip() or not place.strip():
         raise argparse.ArgumentTypeError(f"expected NAME=FILE or NAME=FILE#x,y,w,h, got {text!r}")
@@ -59,7 +59,7 @@ def box(text: str) -> Box:
 
 
 def gather(pictures: Sequence[NamedPicture]) -> dict[str, list[Path | tuple[Path, Box]]]:
-    """Pictures by class, as `predict(exemplars=...)` takes them; names are one however they are spelled."""
+    """Images by class, as `predict(exemplars=...)` takes them; names are one however they are spelled."""
     spelled: dict[str, str] = {}
     classes: dict[str, list[Path | tuple[Path, Box]]] = {}
     for name, path, box_xyxy_px in pictures:

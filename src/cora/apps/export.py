@@ -55,20 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dynamic",
         action="store_true",
-        help="any size and any number of pictures: the default, where neither --size nor --batch says otherwise",
+        help="any size and any number of images: the default, where neither --size nor --batch says otherwise",
     )
     parser.add_argument(
         "--size",
         type=_size,
         metavar="HxW",
-        help="one height and width in pixels; pictures are made to fit and padded (default: any)",
+        help="one height and width in pixels; images are made to fit and padded (default: any)",
     )
-    parser.add_argument("--batch", type=positive, metavar="N", help="one number of pictures (default: any)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="one number of images (default: any)")
     parser.add_argument(
         "--boxes",
         type=positive,
         metavar="K",
-        help="boxes of a picture whose class is looked at (default: the model's own number)",
+        help="boxes of an image whose class is looked at (default: the model's own number)",
     )
     parser.add_argument(
         "--exact-boxes",
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="PICTURE",
-        help="pictures, folders or patterns to compare on with the original (default: drawn pictures)",
+        help="images, folders or patterns to compare on with the original (default: drawn images)",
     )
     parser.add_argument("--force", action="store_true", help="keep the file also if it differs from the original")
 

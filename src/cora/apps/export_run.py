@@ -21,7 +21,7 @@ from cora.regions import other_prompts
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Pictures that are compared on, at most: they go through both in one batch.
+#: Images that are compared on, at most: they go through both in one batch.
 _MOST_PICTURES = 8
 
 

@@ -24,7 +24,7 @@ class Sources:
     """What a list of sources stands for.
 
     Attributes:
-        paths: the pictures, each once, in the order given.
+        paths: the images, each once, in the order given.
         problems: one message for every source that stands for nothing, and every folder that cannot be looked into.
     """
 

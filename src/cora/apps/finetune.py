@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=share,
         default=0.2,
         metavar="SHARE",
-        help="share of the photos that is measured on and not trained on (default: %(default)s; 0 trains on all)",
+        help="share of the images that is measured on and not trained on (default: %(default)s; 0 trains on all)",
     )
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="measure on these photos instead")
+    parser.add_argument("--val-images", type=Path, metavar="DIR", help="measure on these images instead")
     parser.add_argument("--val-annotations", type=Path, metavar="FILE", help="their boxes")
     parser.add_argument(
         "--keep",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the model's own localizer that stays: less is forgotten, less is learned (default: 0)",
     )
     parser.add_argument(
-        "--remember-images", type=Path, metavar="DIR", help="photos of what the model could before, measured twice"
+        "--remember-images", type=Path, metavar="DIR", help="images of what the model could before, measured twice"
     )
     parser.add_argument("--remember-annotations", type=Path, metavar="FILE", help="their boxes")
     parser.add_argument("--remember-split", metavar="FILE", help='their class split: JSON, "coco" or "lvis"')

@@ -1,4 +1,4 @@
-"""What `cora finetune` does: divide the photos, measure, teach names and boxes, measure again."""
+"""What `cora finetune` does: divide the images, measure, teach names and boxes, measure again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from cora.training.defaults import finetune_recipe
 from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
 from cora.training.recipe import TrainRecipe, override
 
-#: Sets of fewer photos than this are not divided unless that is asked for: nothing would be left to learn from.
+#: Sets of fewer images than this are not divided unless that is asked for: nothing would be left to learn from.
 FEWEST_TO_DIVIDE = 5
 #: Random divisions, of which the one that keeps the classes' shares best is taken.
 DRAWS = 64
@@ -79,8 +79,8 @@ def finetune(args: argparse.Namespace) -> int:
 
     tell = partial(say, console)
     tell(
-        f"Learning {len(base)} classes from {int(train_set.class_counts().sum())} boxes in {len(train_set)} photos; "
-        + (f"{len(held_out.dataset)} photos are held out" if held_out is not None else "none is held out")
+        f"Learning {len(base)} classes from {int(train_set.class_counts().sum())} boxes in {len(train_set)} images; "
+        + (f"{len(held_out.dataset)} images are held out" if held_out is not None else "none is held out")
     )
     sets = {"own photos": held_out, "remembered": remembered}
     with progress_report() as report:
@@ -159,15 +159,15 @@ def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_o
 
 
 def divide(classes: Sequence[Sequence[int]], *, share: float, seed: int) -> list[int]:
-    """Which photos to hold out: about `share` of them and of the boxes of every class, at random by `seed`.
+    """Which images to hold out: about `share` of them and of the boxes of every class, at random by `seed`.
 
     Args:
-        classes: for every photo the classes of its boxes.
-        share: 0..1; at least one photo is held out and one left.
+        classes: for every image the classes of its boxes.
+        share: 0..1; at least one image is held out and one left.
         seed: of the draws.
 
     Returns:
-        Sorted indices; a class that more than one photo has stays in at least one of the others.
+        Sorted indices; a class that more than one image has stays in at least one of the others.
     """
     count = len(classes)
     wanted = min(max(1, round(share * count)), count - 1)
@@ -215,7 +215,7 @@ def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[s
 def _divide_photos(
     args: argparse.Namespace, whole: CocoDataset, base: tuple[str, ...], novel: tuple[str, ...]
 ) -> tuple[CocoDataset, HeldOut | None]:
-    """Photos to learn from, with boxes of the base classes, and photos to measure on, with all boxes."""
+    """Images to learn from, with boxes of the base classes, and images to measure on, with all boxes."""
     groups = groups_of(base, novel)
     learned = read_photos(args, base) if novel else whole
     held_out = None
@@ -232,12 +232,12 @@ def _divide_photos(
         drawn = divide(classes, share=args.hold_out, seed=args.seed or 0)
         chosen = {place for number in drawn for place in together[number]}
         held_out = HeldOut(dataset=_subset(whole, lambda place: place in chosen), groups=groups)
-    # A photo whose boxes are all of novel classes would teach that these are background.
+    # An image whose boxes are all of novel classes would teach that these are background.
     empty = {place for place, record in enumerate(whole.records) if not len(record.classes)}
     boxes = [len(record.classes) for record in learned.records]
     train_set = _subset(learned, lambda place: place not in chosen and (boxes[place] > 0 or place in empty))
     if not int(train_set.class_counts().sum()):
-        raise DataError(f"expected boxes to learn from, got none in the {len(train_set)} photos left for training")
+        raise DataError(f"expected boxes to learn from, got none in the {len(train_set)} images left for training")
     return train_set, held_out
 
 

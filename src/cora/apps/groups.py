@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: those of the annotations)",
     )
     parser.add_argument("--groups", type=positive, required=True, metavar="K", help="number of groups")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="annotated photos: also measure what is confused")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="annotated images: also measure what is confused")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="their boxes (COCO, LVIS, VOC or YOLO)")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N photos")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     add_model_option(parser, "name or path of the model")
     add_device_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the grouping (default: %(default)s)")
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Group, measure if there are photos, print and write; returns the exit code."""
+    """Group, measure if there are images, print and write; returns the exit code."""
     from cora.apps.groups_run import group_classes
 
     return group_classes(arguments)

@@ -77,7 +77,7 @@ class _Found:
 def group_classes(args: argparse.Namespace) -> int:
     """Run `cora groups`; returns the exit code."""
     if args.picture is not None and args.picture.suffix.lower() != ".png":
-        raise DataError(f"expected a name that ends in .png for the picture, got {args.picture}")
+        raise DataError(f"expected a name that ends in .png for the image, got {args.picture}")
     device = pick_device(args.device)
     names = list(read_names(args.classes)) if args.classes is not None else None
     dataset = _dataset(args, names)
@@ -107,7 +107,7 @@ def group_classes(args: argparse.Namespace) -> int:
 def _dataset(args: argparse.Namespace, names: Sequence[str] | None) -> CocoDataset | None:
     if args.images is None:
         if args.annotations is not None or args.limit is not None:
-            raise DataError("expected --images with --annotations or --limit, got none; name the folder of the photos")
+            raise DataError("expected --images with --annotations or --limit, got none; name the folder of the images")
         return None
     return read_dataset(images=args.images, annotations=args.annotations, class_names=names)
 

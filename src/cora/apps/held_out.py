@@ -1,4 +1,4 @@
-"""What the training commands measure on photos that are not trained on."""
+"""What the training commands measure on images that are not trained on."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LVIS_NUMBERS = {"rare": "apr", "common": "apc", "frequent": "apf", "all": "ap"}
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Annotated photos to measure on.
+    """Annotated images to measure on.
 
     Attributes:
-        dataset: photos with boxes of all classes that are measured.
+        dataset: images with boxes of all classes that are measured.
         groups: group -> its class names; every number is given for each group.
-        resamples: of the photos, for the intervals.
+        resamples: of the images, for the intervals.
         all_boxes: whether every box is pooled exactly, the published way.
     """
 
@@ -51,11 +51,11 @@ class HeldOut:
         return {name: value for name, value in found.items() if value is not None}
 
     def scores(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, GroupScore]:
-        """AP50 with intervals, AP and recall of every group; `progress` wraps the photos."""
+        """AP50 with intervals, AP and recall of every group; `progress` wraps the images."""
         return self.of_groups(self.evaluate(detector, progress=progress))
 
     def evaluate(self, detector: Detector, *, progress: OverImages = iter) -> BoxEvaluation:
-        """Find the classes in all photos and match what is found with the boxes."""
+        """Find the classes in all images and match what is found with the boxes."""
         names = self.dataset.class_names
         if self.all_boxes:
             detector = scoring_all_boxes(detector)
@@ -92,7 +92,7 @@ class HeldOut:
             distractors: names that compete with the classes.
             at_once: classes that are looked for at a time, drawn once at random; None for all.
             class_agnostic: suppress between the classes that are looked for at a time, too.
-            progress: wraps the photos of every pass.
+            progress: wraps the images of every pass.
         """
         config, names = detector.config.postprocess, self.dataset.class_names
         number = {name: i for i, name in enumerate(names, start=1)}

@@ -1,4 +1,4 @@
-"""`cora detect`: pictures in, a table, drawn pictures and JSON out."""
+"""`cora detect`: images in, a table, drawn images and JSON out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,7 +42,7 @@ def detect(
     csv_path: Path | None = None,
     class_weights: str | None = None,
 ) -> int:
-    """Detect, print and write; everything that can be checked is checked before the first picture is written.
+    """Detect, print and write; everything that can be checked is checked before the first image is written.
 
     Args:
         sources: files, folders, patterns.
@@ -50,23 +50,23 @@ def detect(
             model's own or the built-in ones.
         model: name or path of a model.
         score: least score shown, 0..1; None for the model's own.
-        output: folder of the drawn pictures.
+        output: folder of the drawn images.
         json_path: where to write all boxes in COCO format, if anywhere.
         device: name of a torch device, or "auto".
         distractors: names of other things that compete with the classes, like `classes`; "none"; None for the model's.
         templates: sentences around a name: name of a set or a file; None for the model's.
         descriptions: JSON file of sentences on what classes look like, if there is one.
         fill: opacity 0..1 of a class's colour inside drawn boxes.
-        tiles: overlapping parts of a picture that are looked at, too, for small objects.
-        short_side: length in pixels that the shorter side of pictures is resized to; None for the model's.
-        exemplars: pictures of classes, by name.
+        tiles: overlapping parts of an image that are looked at, too, for small objects.
+        short_side: length in pixels that the shorter side of images is resized to; None for the model's.
+        exemplars: images of classes, by name.
         csv_path: where to write a row for every box, if anywhere.
         text_model: name or path of the model whose text tower embeds names for an exported file.
         class_agnostic: suppress between classes, too; None for the built-in vocabulary only.
         class_weights: factors on classes in pre-matching, "bus=8,cat=2" or a JSON file.
 
     Returns:
-        Exit code: 0, or 1 if some pictures of several could not be read.
+        Exit code: 0, or 1 if some images of several could not be read.
 
     Raises:
         CoraError: bad input.
@@ -115,7 +115,7 @@ def detect(
                     class_agnostic=class_agnostic,
                 )
                 write_picture(targets[source], detections.draw(image, fill=fill))
-                # Thousands of results may be kept; the pictures that they refer to may not.
+                # Thousands of results may be kept; the images that they refer to may not.
                 results.append(Found(source, replace(detections, image=None)))
     except KeyboardInterrupt:
         done = f"after {len(results) + failures} of {len(images)} images"

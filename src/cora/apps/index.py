@@ -15,10 +15,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `index` to the commands."""
     parser = commands.add_parser(
         "index",
-        help="make a folder of pictures searchable",
-        description="Find the regions of all pictures in a folder and store them for 'cora search'.",
+        help="make a folder of images searchable",
+        description="Find the regions of all images in a folder and store them for 'cora search'.",
         epilog="The same command again brings the index up to date, or goes on where it was stopped. "
-        "Exit code: 0 done; 1 some pictures could not be read; 2 bad input; 130 Ctrl-C.",
+        "Exit code: 0 done; 1 some images could not be read; 2 bad input; 130 Ctrl-C.",
     )
     add_arguments(parser)
     set_command(parser, run, db=kinds.INDEX)
@@ -26,7 +26,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora index`."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of pictures, all levels of it")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images, all levels of it")
     parser.add_argument("--db", type=Path, required=True, metavar="PATH", help="folder of the index, made or updated")
     parser.add_argument(
         "--classes",
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names of LVIS (default: whatever looks like an object)",
     )
     parser.add_argument("--score", type=score, help="least score of a region that is kept, 0 to 1 (default: 0.05)")
-    parser.add_argument("--regions", type=positive, metavar="N", help="regions kept per picture (default: 50)")
+    parser.add_argument("--regions", type=positive, metavar="N", help="regions kept per image (default: 50)")
     parser.add_argument(
         "--rehash", action="store_true", help="look into every file, also those whose size and time did not change"
     )
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Index a folder of pictures; returns the exit code."""
+    """Index a folder of images; returns the exit code."""
     from cora.apps.index_run import index
 
     return index(

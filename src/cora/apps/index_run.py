@@ -1,4 +1,4 @@
-"""`cora index`: a folder of pictures in, an index of its regions out."""
+"""`cora index`: a folder of images in, an index of its regions out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,17 +32,17 @@ def index(
     """Make an index or bring it up to date, and say what was done.
 
     Args:
-        folder: of the pictures.
+        folder: of the images.
         db: folder of the index.
         classes: names divided by commas, @FILE, "lvis"; None for whatever looks like an object.
         score: least score of a region; None for the index's, or the default.
-        regions: most regions of a picture; None likewise.
+        regions: most regions of an image; None likewise.
         rehash: hash every file.
         model: name or file; None for the index's, or "nano".
         device: name of a torch device, or "auto".
 
     Returns:
-        Exit code: 0, or 1 if some pictures could not be read.
+        Exit code: 0, or 1 if some images could not be read.
 
     Raises:
         CoraError: bad input.
@@ -74,7 +74,7 @@ def index(
     for problem in done.problems[:_SHOWN_PROBLEMS]:
         report(errors, problem)
     if done.problems:
-        report(errors, f"{len(done.problems)} of the pictures could not be read", "warning")
+        report(errors, f"{len(done.problems)} of the images could not be read", "warning")
     summary = f"{_told(done)} {len(made)} regions are in {db}."
     say(output_console(), summary)
     return 1 if done.problems else 0
@@ -103,4 +103,4 @@ def _told(done: UpdateReport) -> str:
         "with the content of another": done.twice,
     }
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"Pictures: {told or 'none'}."
+    return f"Images: {told or 'none'}."

@@ -13,12 +13,12 @@ from cora.files import PICTURE_MARK
 
 #: Bytes at the start -> what people call such a file.
 _MAGIC = {
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"\x89PNG\r\n": "a PNG picture",
-    b"GIF8": "a GIF picture",
-    b"BM": "a BMP picture",
-    b"II*\0": "a TIFF picture",
-    b"MM\0*": "a TIFF picture",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG\r\n": "a PNG image",
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
     b"\x1aE\xdf\xa3": "a video",
     b"PK\x03\x04": "a ZIP archive or a PyTorch file",
     b"%PDF": "a PDF",
@@ -57,7 +57,7 @@ def described(path: Path) -> str:
     if head[4:8] == b"ftyp":
         return "a video"
     if head[:4] == b"RIFF":
-        return "a WebP picture" if head[8:12] == b"WEBP" else "a video"
+        return "a WebP image" if head[8:12] == b"WEBP" else "a video"
     if _safetensors_metadata(path) is not None:
         return "a model file"
     if head.lstrip()[:1] in (b"{", b"["):
@@ -71,7 +71,7 @@ def described(path: Path) -> str:
 
 
 def drawn_by_cora(path: Path) -> bool:
-    """Whether a picture carries the mark of those that commands draw."""
+    """Whether an image carries the mark of those that commands draw."""
     from PIL import Image
 
     try:
@@ -180,7 +180,7 @@ def _is_export(path: Path) -> bool:
     return b"cora-export" in path.read_bytes() if path.suffix.lower() in (".onnx", ".pt2") else False
 
 
-PICTURE = Kind(name="a picture that cora drew", fits=drawn_by_cora)
+PICTURE = Kind(name="an image that cora drew", fits=drawn_by_cora)
 MODEL = _tensors("a model file of cora", "cora-detector", "cora-detector-int8")
 TEXT = _tensors("learned text of 'cora text-prompts'", "cora-text")
 VIDEO = Kind(name="a video", fits=_is_video)
@@ -225,7 +225,7 @@ def _folder(name: str, files: Mapping[str, Kind] | None = None, *, apart: bool =
     return Kind(name=name, folder=True, files=files or {}, apart=apart)
 
 
-DRAWN = _folder("a folder of drawn pictures", apart=True)
+DRAWN = _folder("a folder of drawn images", apart=True)
 BATCH = _folder("a folder of 'cora batch'", apart=True)
 INDEX = _folder(
     "an index", {"index.json": _json_kind("the description of an index", "model", "folder", "settings")}, apart=True

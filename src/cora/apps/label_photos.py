@@ -1,4 +1,4 @@
-"""Write pseudo boxes of photos and print what there is; `pseudo_label.py` has the arguments."""
+"""Write pseudo boxes of images and print what there is; `pseudo_label.py` has the arguments."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _label(
 
 def _check_outputs(args: argparse.Namespace, alone: Path) -> None:
     if not args.images.is_dir():
-        raise DataError(f"expected a folder of photos, got no folder at {args.images}; check the path")
+        raise DataError(f"expected a folder of images, got no folder at {args.images}; check the path")
     if args.merge and args.real is None:
         raise CoraError("--merge: expected real annotations to merge with, got none; name them (--real)")
     if not args.merge and (args.min_per_class > 1 or args.max_per_class is not None):
@@ -150,15 +150,15 @@ def _prepare(args: argparse.Namespace) -> _Work:
             args.captions, images=args.images, nouns=english_nouns(wanted), kind=args.texts, skip_bad=args.skip_bad
         )
         photos = read.photos
-        notes.append(f"{read.captions} texts name {len(read.name_counts())} things in {len(photos)} photos")
+        notes.append(f"{read.captions} texts name {len(read.name_counts())} things in {len(photos)} images")
         if read.nameless:
-            notes.append(f"{read.nameless} photos are left out: nothing that their texts name is known")
+            notes.append(f"{read.nameless} images are left out: nothing that their texts name is known")
         notes += [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
     elif args.classes is not None:
         names = read_names(args.classes)
         files, problems = list_images(args.images)
         if not files:
-            raise DataError(f"expected a folder with photos, got none in {args.images}")
+            raise DataError(f"expected a folder with images, got none in {args.images}")
         notes += problems
         photos = folder_photos(args.images, files, names)
     else:
@@ -173,7 +173,7 @@ def _prepare(args: argparse.Namespace) -> _Work:
     if found:
         done = {"drop": "left out", "keep": "used"}[args.novel_names]
         first = ", ".join(f"{name} ({n})" for name, n in found.most_common(5))
-        notes.append(f"novel names {done}: {len(found)}, in so many photos: {first}")
+        notes.append(f"novel names {done}: {len(found)}, in so many images: {first}")
     return _Work(photos=photos[: args.limit], teacher=teacher, real=real, novel=novel, notes=tuple(notes))
 
 
@@ -203,10 +203,10 @@ def _print(args: argparse.Namespace, report: PseudoReport, mixed: Mixed | None, 
     if report.boxes:
         console.print(_table(report.boxes, work))
     if report.resumed:
-        tell(f"{report.resumed} photos were done by an earlier run.")
+        tell(f"{report.resumed} images were done by an earlier run.")
     boxes = sum(report.boxes.values())
     tell(
-        f"{report.photos} photos, {report.labelled} of them with boxes: {boxes} boxes of {len(report.boxes)} classes"
+        f"{report.photos} images, {report.labelled} of them with boxes: {boxes} boxes of {len(report.boxes)} classes"
         + (f"; {report.on_real} more lie on real boxes and are left out." if report.on_real else ".")
     )
     if not boxes:
@@ -216,7 +216,7 @@ def _print(args: argparse.Namespace, report: PseudoReport, mixed: Mixed | None, 
         total = len(mixed.content["annotations"])
         tell(
             f"{args.output} has {total} boxes, real and pseudo, of {len(mixed.class_names)} classes, "
-            f"{len(mixed.extra)} of them extra; {mixed.new_photos} photos are new."
+            f"{len(mixed.extra)} of them extra; {mixed.new_photos} images are new."
         )
         for reason, n in mixed.left_out.items():
             tell(f"{n} pseudo boxes {reason} did not join.")
@@ -226,7 +226,7 @@ def _table(boxes: Counter[str], work: _Work) -> Table:
     known = {name_key(category["name"]) for category in work.real["categories"]} if work.real is not None else set()
     photos = Counter(name for photo in work.photos for name in photo.names)
     title = f"the {_TOP} most frequent of {len(boxes)} classes" if len(boxes) > _TOP else None
-    table = Table("class", "boxes", "photos that name it", *(["real boxes"] if known else []), title=title)
+    table = Table("class", "boxes", "images that name it", *(["real boxes"] if known else []), title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, n in boxes.most_common(_TOP):

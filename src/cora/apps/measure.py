@@ -38,7 +38,7 @@ class Setting:
 
     whole_truth, truth: ground truth as a COCO dictionary, of all images and of those that are measured; class_names:
     in the order of its category ids 1, 2, ...; groups: group -> class names; counts: [R, images] multiplicities of
-    resamples; photos: None where only finished predictions are measured; indices: into the photos.
+    resamples; images: None where only finished predictions are measured; indices: into the images.
     """
 
     whole_truth: dict[str, Any]
@@ -58,13 +58,13 @@ class Setting:
 
     @property
     def dataset(self) -> CocoDataset:
-        """The photos.
+        """The images.
 
         Raises:
             DataError: there are none.
         """
         if self.photos is None:
-            raise DataError("expected a folder of photos, got none; name it with --images")
+            raise DataError("expected a folder of images, got none; name it with --images")
         return self.photos
 
 
@@ -88,7 +88,7 @@ def prepare(args: argparse.Namespace) -> Setting:
         photos = copy.copy(photos)
         photos.records = [record for record in photos.records if record.image_id in tested]
     class_names = tuple(category["name"] for category in whole["categories"])
-    # Photos of a file are in its order, and so are those of the truth.
+    # Images of a file are in its order, and so are those of the truth.
     ids = [image["id"] for image in whole["images"]] if photos is None else [r.image_id for r in photos.records]
     if not ids:
         raise DataError(
@@ -109,7 +109,7 @@ def prepare(args: argparse.Namespace) -> Setting:
 
 
 def read_annotated(images: Path, annotations: Path, names: Sequence[str] | None) -> CocoDataset:
-    """Annotated photos to measure on.
+    """Annotated images to measure on.
 
     COCO files are read as their evaluators read them: boxes that need mending are mended, not refused.
     """

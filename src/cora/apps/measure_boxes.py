@@ -184,7 +184,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise DataError("expected --report beside --study, which goes into the report; name a folder for it")
     if args.predictions is None:
         if args.images is None:
-            raise DataError("expected a folder of photos to measure a model on, got none; name it with --images")
+            raise DataError("expected a folder of images to measure a model on, got none; name it with --images")
         if args.oracles and is_exported(str(args.model)):
             raise DataError(f"expected --oracles with a model by name or a checkpoint, got the exported {args.model}")
         if args.oracles and read_tiles(args) is not None:

@@ -1,4 +1,4 @@
-"""The report of `cora evaluate`: what was measured as one HTML file with plots and pictures."""
+"""The report of `cora evaluate`: what was measured as one HTML file with plots and images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_report(
     shares: Mapping[str, ErrorShares],
     study: Section | None = None,
 ) -> Path:
-    """Write `report.html` into the folder and return its path; pictures are left out where there are no photos."""
+    """Write `report.html` into the folder and return its path; images are left out where there are no images."""
     sections = [
         Section(
             "Average precision",

@@ -36,7 +36,7 @@ _PARTS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One pass over the photos.
+    """One pass over the images.
 
     classes: names to search for, one for each class of the dataset; class_weights: by these names; oracles: whether
     to answer with all oracles instead of the detector's own results alone.
@@ -90,11 +90,11 @@ class Helpers:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A model and the photos it is measured on.
+    """A model and the images it is measured on.
 
     model: its name or path, which further processes load; detector: the same, loaded; score: lowest kept;
-    max_detections: kept in a photo; batch_size: photos in one pass; class_agnostic: suppress between classes, too;
-    tiles: parts of a photo that are looked at, too; short_side: that photos are resized to, None for the model's;
+    max_detections: kept in an image; batch_size: images in one pass; class_agnostic: suppress between classes, too;
+    tiles: parts of an image that are looked at, too; short_side: that images are resized to, None for the model's;
     scoring: of boxes; processes: of a pool on this machine; helpers: the processes that others have started, instead
     of a pool.
     """

@@ -16,7 +16,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "prune",
         help="a smaller model: remove what matters least",
-        description="A smaller model: removes channels, heads, layers and anchors that matter least on given photos.",
+        description="A smaller model: removes channels, heads, layers and anchors that matter least on given images.",
         epilog="The result is an ordinary model file. Without boxes to fine-tune on, 'cora distill' mends it.",
     )
     add_arguments(parser)
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora prune`."""
     add_resnet_option(parser)
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="photos that importance is measured on"
+        "--images", type=Path, required=True, metavar="DIR", help="images that importance is measured on"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="model file to write")
     removed = parser.add_argument_group("what goes", "the least important; nothing goes that is not named here")
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_measuring(parser)
     tuned = parser.add_argument_group("fine-tuning", "trains the pruned localizer on the boxes of --annotations")
-    tuned.add_argument("--annotations", type=Path, metavar="FILE", help="boxes of the photos: COCO, LVIS, VOC or YOLO")
+    tuned.add_argument("--annotations", type=Path, metavar="FILE", help="boxes of the images: COCO, LVIS, VOC or YOLO")
     tuned.add_argument("--epochs", type=positive, metavar="N", help="epochs (default: no fine-tuning)")
     tuned.add_argument(
         "--lr", type=above_zero, default=2e-4, metavar="RATE", help="learning rate (default: %(default)s)"
@@ -61,12 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_measuring(parser: argparse.ArgumentParser, *, photos: int = 32) -> None:
-    """Options that the commands for smaller models share; `photos` are used unless told otherwise."""
+    """Options that the commands for smaller models share; `images` are used unless told otherwise."""
     measured = parser.add_argument_group("measuring")
     measured.add_argument(
         "--classes",
         metavar="NAMES",
-        help='names that the photos are searched for, "a, b" or @FILE (default: those of the annotations, or a hundred '
+        help='names that the images are searched for, "a, b" or @FILE (default: those of the annotations, or a hundred '
         "everyday ones)",
     )
     measured.add_argument(
@@ -74,9 +74,9 @@ def add_measuring(parser: argparse.ArgumentParser, *, photos: int = 32) -> None:
         type=positive,
         default=photos,
         metavar="N",
-        help="photos of --images that are used (default: %(default)s)",
+        help="images of --images that are used (default: %(default)s)",
     )
-    measured.add_argument("--val-images", type=Path, metavar="DIR", help="photos with boxes, for AP50 before and after")
+    measured.add_argument("--val-images", type=Path, metavar="DIR", help="images with boxes, for AP50 before and after")
     measured.add_argument("--val-annotations", type=Path, metavar="FILE", help="their boxes")
     measured.add_argument("--split", metavar="FILE", help='their class split: JSON, "coco" or "lvis"')
     measured.add_argument("--limit", type=positive, metavar="N", help="of --val-images only the first N (default: all)")

@@ -39,7 +39,7 @@ class Numbers:
 
     Attributes:
         sizes: of the model.
-        cost: of a photo.
+        cost: of an image.
         agreement: with the first model; None of that model itself.
         scores: AP50 by group of classes, where there are boxes to measure it on.
     """
@@ -66,30 +66,30 @@ def check_model_file(output: Path) -> None:
 
 
 def draw_pictures(folder: Path, count: int, seed: int) -> list[Image.Image]:
-    """`count` photos of a folder, drawn by the seed, or all if there are fewer; in the order of their names.
+    """`count` images of a folder, drawn by the seed, or all if there are fewer; in the order of their names.
 
     Raises:
-        ImageError: no photos there, or one that cannot be read.
+        ImageError: no images there, or one that cannot be read.
     """
     return [read_image(path) for path in sorted(draw_paths(folder, count, seed))]
 
 
 def draw_paths(folder: Path, count: int, seed: int) -> list[Path]:
-    """Paths of `count` photos of a folder, drawn by the seed, or of all if there are fewer; in the order drawn."""
+    """Paths of `count` images of a folder, drawn by the seed, or of all if there are fewer; in the order drawn."""
     paths = sorted(find_images([str(folder)]).paths)
     return random.Random(seed).sample(paths, min(count, len(paths)))
 
 
 def names_for(args: argparse.Namespace, annotated: tuple[str, ...] | None) -> tuple[str, ...]:
-    """What the photos are searched for: as told, the classes of the annotations, or everyday names."""
+    """What the images are searched for: as told, the classes of the annotations, or everyday names."""
     return read_names(args.classes) if args.classes else annotated or EVERYDAY_NAMES
 
 
 def read_measured(args: argparse.Namespace) -> HeldOut | None:
-    """The photos with boxes that AP50 is measured on.
+    """The images with boxes that AP50 is measured on.
 
     Raises:
-        DataError: photos without boxes or boxes without photos, or a file that cannot be used.
+        DataError: images without boxes or boxes without images, or a file that cannot be used.
         MissingExtraError: without the extra `evaluate`.
     """
     if (args.val_images is None) != (args.val_annotations is None):
@@ -115,7 +115,7 @@ def measure(
     names: tuple[str, ...],
     held_out: HeldOut | None,
 ) -> dict[str, Numbers]:
-    """Numbers of every model on the same photos; agreement is with the first of them."""
+    """Numbers of every model on the same images; agreement is with the first of them."""
     known = {key: model.vocabulary_encoder.encode(names).to(model.device) for key, model in models.items()}
     found = {key: detect_all(model, pictures, known[key]) for key, model in models.items()}
     cost = costs(models, pictures[0], known)
@@ -150,8 +150,8 @@ def print_table(console: Console, columns: Mapping[str, Numbers]) -> None:
     for part in ("tower", "localizer", "text", "parameters"):
         label = "parameters, all" if part == "parameters" else f"parameters, {part}"
         table.add_row(label, *(f"{getattr(one.cost, part):,}" for one in numbers))
-    table.add_row("GMAC a photo", *(f"{one.cost.gmac:.2f}" for one in numbers))
-    table.add_row("ms a photo", *(f"{one.cost.milliseconds:.0f}" for one in numbers))
+    table.add_row("GMAC an image", *(f"{one.cost.gmac:.2f}" for one in numbers))
+    table.add_row("ms an image", *(f"{one.cost.milliseconds:.0f}" for one in numbers))
     table.add_row("agreement, %", *("" if one.agreement is None else str(one.agreement) for one in numbers))
     for group in numbers[0].scores:
         table.add_row(f"AP50 {group}, %", *(percent(one.scores[group]) for one in numbers))

@@ -1,4 +1,4 @@
-"""What `cora prune` does: rank the units on photos, cut, fine-tune if asked, measure, write."""
+"""What `cora prune` does: rank the units on images, cut, fine-tune if asked, measure, write."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def prune_model(args: argparse.Namespace) -> int:
 
 
 def _annotated(args: argparse.Namespace) -> CocoDataset | None:
-    """The photos with boxes to fine-tune on, and for their class names."""
+    """The images with boxes to fine-tune on, and for their class names."""
     if args.annotations is None:
         if args.epochs is not None:
             raise DataError("expected --annotations with --epochs, got none; without boxes use 'cora distill'")
@@ -118,7 +118,7 @@ def _fewer(what: str, count: int, gone: int | None) -> int:
 
 
 def _recipe(args: argparse.Namespace, detector: Detector) -> TrainRecipe:
-    """The localizer alone, with the settings for photos of this size; the prompt and the labels stay."""
+    """The localizer alone, with the settings for images of this size; the prompt and the labels stay."""
     recipe = default_recipe(args.model, short_side=detector.preprocessor.config.usual_short_side)
     assert recipe.localizer is not None
     stage = replace(recipe.localizer, epochs=args.epochs, lr=args.lr)

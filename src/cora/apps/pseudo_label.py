@@ -1,4 +1,4 @@
-"""`cora pseudo-label`: boxes for photos that have captions, tags or a class list only (CORA+)."""
+"""`cora pseudo-label`: boxes for images that have captions, tags or a class list only (CORA+)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `pseudo-label` to the commands."""
     parser = commands.add_parser(
         "pseudo-label",
-        help="boxes for photos that have captions or tags only",
-        description="Boxes for photos that have captions, tags or a list of classes only, as a new annotation file.",
+        help="boxes for images that have captions or tags only",
+        description="Boxes for images that have captions, tags or a list of classes only, as a new annotation file.",
     )
     add_arguments(parser)
     set_command(parser, run, output=kinds.PSEUDO)
@@ -24,16 +24,16 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora pseudo-label`."""
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the photos")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the images")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--captions",
         type=Path,
         metavar="FILE",
-        help="COCO captions (JSON), or a table of file,text or file,tag;tag (CSV, TSV): each photo is searched for the "
+        help="COCO captions (JSON), or a table of file,text or file,tag;tag (CSV, TSV): each image is searched for the "
         "nouns of its own captions",
     )
-    what.add_argument("--classes", metavar="NAMES", help='search all photos for "cat, remote control", or @FILE')
+    what.add_argument("--classes", metavar="NAMES", help='search all images for "cat, remote control", or @FILE')
     what.add_argument(
         "--results",
         type=Path,
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--real",
         type=Path,
         metavar="ANNOTATIONS",
-        help="annotations of photos in IMAGES: no pseudo box overlaps a real one, ids agree",
+        help="annotations of images in IMAGES: no pseudo box overlaps a real one, ids agree",
     )
     parser.add_argument(
         "--merge", action="store_true", help="write the real boxes too, and the pseudo boxes alone to FILE-pseudo.json"
@@ -100,14 +100,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-list", type=Path, metavar="FILE", help="COCO JSON with the images and categories of --results"
     )
     others.add_argument("--teacher", metavar="NAME", help="what found the boxes of --results (default: its file name)")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N photos")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out bad lines and missing photos instead of stopping"
+        "--skip-bad", action="store_true", help="leave out bad lines and missing images instead of stopping"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Label, write and print a summary; exit code 1 if some photos could not be used."""
+    """Label, write and print a summary; exit code 1 if some images could not be used."""
     from cora.apps.label_photos import label_photos
 
     return label_photos(arguments)

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model to write: .onnx (onnxruntime), .xml (openvino) or .safetensors (torchao)",
     )
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="pictures that the result is measured on"
+        "--images", type=Path, required=True, metavar="DIR", help="images that the result is measured on"
     )
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="their boxes (COCO, LVIS, VOC or YOLO)")
     parser.add_argument(
@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help='without --annotations: names to look for, "cat, dog" or @FILE (default: a hundred everyday ones)',
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help="measure on the first N pictures only")
+    parser.add_argument("--limit", type=positive, metavar="N", help="measure on the first N images only")
     parser.add_argument(
-        "--calibration", type=Path, metavar="DIR", help="with --mode static: pictures like those that will come"
+        "--calibration", type=Path, metavar="DIR", help="with --mode static: images like those that will come"
     )
     parser.add_argument(
         "--calibration-limit",

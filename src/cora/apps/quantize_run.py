@@ -96,7 +96,7 @@ def _contenders(
 
 
 def _check(args: argparse.Namespace) -> tuple[Path, ...]:
-    """Refuse what cannot work before the model is loaded; returns the pictures to calibrate on."""
+    """Refuse what cannot work before the model is loaded; returns the images to calibrate on."""
     suffix = SUFFIXES[args.backend]
     if args.output.suffix.lower() != suffix:
         raise CoraError(f"expected an output that ends in {suffix} for {args.backend}, got {args.output}; rename it")
@@ -109,7 +109,7 @@ def _check(args: argparse.Namespace) -> tuple[Path, ...]:
             raise DataError("expected --calibration with --mode static, got it with dynamic, which needs none; drop it")
         return ()
     if args.calibration is None:
-        raise DataError("expected --calibration DIR with --mode static, got none; name a folder of typical pictures")
+        raise DataError("expected --calibration DIR with --mode static, got none; name a folder of typical images")
     found = find_images([str(args.calibration)]).paths
     return tuple(subsample(found, args.calibration_limit))
 
@@ -142,7 +142,7 @@ def _annotated(setting: Setting) -> Pictures:
 def _table(rows: Sequence[Measured], pictures: Pictures) -> Table:
     groups = list(rows[0].ap50)
     threads = torch.get_num_threads()
-    title = f"{pictures.count} pictures, {len(pictures.classes)} classes, {threads} CPU threads"
+    title = f"{pictures.count} images, {len(pictures.classes)} classes, {threads} CPU threads"
     table = Table(
         "model", "MB", "ms an image", "speed", *(f"AP50 {group}" for group in groups), "agreement", title=title
     )
@@ -162,12 +162,12 @@ def _table(rows: Sequence[Measured], pictures: Pictures) -> Table:
 
 def _say_what_was_not_checked(out: Console, args: argparse.Namespace, pictures: Pictures) -> None:
     out.print(
-        f"agreement: AP50 of the {COMPARED_BOXES} best boxes of a picture, with those of the first row as the truth"
+        f"agreement: AP50 of the {COMPARED_BOXES} best boxes of an image, with those of the first row as the truth"
     )
     if pictures.truth is None:
         out.print("AP was not checked: there are no annotations (--annotations)")
     else:
-        out.print("in brackets: 95 % intervals by resampling pictures")
+        out.print("in brackets: 95 % intervals by resampling images")
 
 
 def _report(

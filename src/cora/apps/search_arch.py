@@ -16,8 +16,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `search-arch` to the commands."""
     parser = commands.add_parser(
         "search-arch",
-        help="the best smaller model within a time a photo on this machine",
-        description="Searches sizes of a model (width, depth, layers, anchors, resolution) within a time a photo.",
+        help="the best smaller model within a time an image on this machine",
+        description="Searches sizes of a model (width, depth, layers, anchors, resolution) within a time an image.",
         epilog="The same command again goes on where it stopped; --trials counts those of earlier calls.",
     )
     add_arguments(parser)
@@ -27,8 +27,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `cora search-arch`."""
     add_resnet_option(parser)
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photos to measure on")
-    parser.add_argument("--budget", type=above_zero, required=True, metavar="MS", help="milliseconds a photo")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images to measure on")
+    parser.add_argument("--budget", type=above_zero, required=True, metavar="MS", help="milliseconds an image")
     parser.add_argument("--trials", type=positive, default=50, metavar="N", help="architectures (default: %(default)s)")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", dest="run_dir", help="folder of the search")
     parser.add_argument(
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole,
         default=0,
         metavar="N",
-        help="distil every candidate for so many passes over the photos before its quality is measured (default: 0)",
+        help="distil every candidate for so many passes over the images before its quality is measured (default: 0)",
     )
     parser.add_argument(
         "--repeats", type=positive, default=5, metavar="N", help="timed runs, of which the median counts (%(default)s)"

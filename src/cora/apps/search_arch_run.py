@@ -43,7 +43,7 @@ PICTURE = "pareto.png"
 
 
 def search_architecture(args: argparse.Namespace) -> int:
-    """Search sizes within a budget; prints the front of the best, writes model and picture; returns 0.
+    """Search sizes within a budget; prints the front of the best, writes model and image; returns 0.
 
     Raises:
         CoraError: bad input, before anything is written; a budget that no size holds.
@@ -105,7 +105,7 @@ def search_architecture(args: argparse.Namespace) -> int:
 
 
 class _Maker:
-    """Makes and measures candidates on the photos of a search."""
+    """Makes and measures candidates on the images of a search."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Maker:
         return small
 
     def milliseconds(self, detector: Detector) -> float:
-        """Median time of a photo."""
+        """Median time of an image."""
         return median_ms({"": detector}, self.pictures[0], {"": self.vocabulary}, repeats=self.args.repeats)[""]
 
     def quality(self, detector: Detector) -> float:
@@ -195,5 +195,5 @@ def _show(console: Console, candidates: Sequence[Candidate], whole: Candidate) -
 
 
 def _key(config: Mapping[str, object], seed: int) -> str:
-    """Names the importance that was measured with the same model, photos and names."""
+    """Names the importance that was measured with the same model, images and names."""
     return hashlib.sha256(json.dumps([config, seed], sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""`cora search`: words or a picture in, regions out: a table, JSON, a contact sheet."""
+"""`cora search`: words or an image in, regions out: a table, JSON, a contact sheet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +38,10 @@ def search(
     Args:
         db: folder of the index.
         text: what to search for in words; None with `image`.
-        image: what to search for as a picture; None with `text`.
-        box_xyxy_px: the part of the picture that counts; None for all of it.
+        image: what to search for as an image; None with `text`.
+        box_xyxy_px: the part of the image that counts; None for all of it.
         top: how many regions.
-        per_picture: at most so many of one picture; None for no limit.
+        per_picture: at most so many of one image; None for no limit.
         json_path: where to write them as JSON, if anywhere.
         sheet: where to draw them, if anywhere.
         model: name or file; None for the one that is noted in the index.
@@ -54,7 +54,7 @@ def search(
         CoraError: bad input.
     """
     if box_xyxy_px is not None and image is None:
-        raise CoraError("--box: expected an --image that it is a part of, got none; name the picture")
+        raise CoraError("--box: expected an --image that it is a part of, got none; name the image")
     picture = None if image is None else read_image(image)
     if sheet is not None and sheet.suffix.lower() not in _SUFFIXES:
         raise CoraError(f"--sheet: expected a file .jpg or .png, got {sheet}")

@@ -53,21 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     batches = parser.add_argument_group("batches")
     batches.add_argument(
-        "--max-batch", type=positive, default=8, help="pictures in one pass of the model (default: %(default)s)"
+        "--max-batch", type=positive, default=8, help="images in one pass of the model (default: %(default)s)"
     )
     batches.add_argument(
         "--gather-ms",
         type=whole,
         default=4,
         metavar="MS",
-        help="how long a picture waits for others of its kind (default: %(default)s)",
+        help="how long an image waits for others of its kind (default: %(default)s)",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--queue",
         type=positive,
         default=64,
-        help="pictures accepted and not answered yet; more are refused with 429 (default: %(default)s)",
+        help="images accepted and not answered yet; more are refused with 429 (default: %(default)s)",
     )
     limits.add_argument(
         "--timeout", type=above_zero, default=30.0, metavar="SECONDS", help="time for a request (default: %(default)g)"
@@ -76,11 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-body", type=above_zero, default=32.0, metavar="MIB", help="size of a request (default: %(default)g)"
     )
     limits.add_argument(
-        "--max-megapixels", type=above_zero, default=50.0, metavar="MP", help="size of a picture (default: %(default)g)"
+        "--max-megapixels", type=above_zero, default=50.0, metavar="MP", help="size of an image (default: %(default)g)"
     )
-    limits.add_argument(
-        "--max-images", type=positive, default=16, help="pictures in one request (default: %(default)s)"
-    )
+    limits.add_argument("--max-images", type=positive, default=16, help="images in one request (default: %(default)s)")
     limits.add_argument("--max-classes", type=positive, default=200, help="names in one request (default: %(default)s)")
 
 

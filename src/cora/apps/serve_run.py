@@ -58,13 +58,13 @@ def serve(
         port: 0 for a free one.
         allowed_hosts: names the service is called by, besides its address.
         token_file: file with the token; the environment's if None.
-        max_batch: pictures in one pass of the model.
-        gather_ms: milliseconds that a picture waits for others.
-        queue: pictures that may wait.
+        max_batch: images in one pass of the model.
+        gather_ms: milliseconds that an image waits for others.
+        queue: images that may wait.
         timeout: seconds for a request.
         max_body_mib: largest request.
-        max_megapixels: largest picture.
-        max_images: pictures in one request, at most `queue`.
+        max_megapixels: largest image.
+        max_images: images in one request, at most `queue`.
         max_classes: names in one request.
         class_weights: factors on classes in pre-matching, of those that a request names: "bus=8,cat=2" or a JSON file.
 

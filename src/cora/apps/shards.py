@@ -1,4 +1,4 @@
-"""`cora shards`: annotated photos into a few large files that training reads piece by piece."""
+"""`cora shards`: annotated images into a few large files that training reads piece by piece."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add `shards` to the commands."""
     parser = commands.add_parser(
         "shards",
-        help="pack annotated photos into a few large files",
-        description="Pack photos and their boxes into tar files, in webdataset's convention.",
+        help="pack annotated images into a few large files",
+        description="Pack images and their boxes into tar files, in webdataset's convention.",
         epilog="Train on them with 'cora train ... --images DIR', without --annotations.",
     )
     add_photos(parser)
@@ -25,7 +25,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--megabytes", type=positive, default=1000, metavar="N", help="of a shard, at most (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="of the order of the photos (default: %(default)s)"
+        "--seed", type=whole, default=0, metavar="N", help="of the order of the images (default: %(default)s)"
     )
     set_command(parser, run, output=kinds.SHARDS)
 
@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
             on_progress=lambda done, total: bars.update("writing shards", done, total),
         )
     boxes = int(dataset.class_counts().sum())
-    say(output_console(), f"{len(dataset)} photos, {boxes} boxes in {len(shards)} shards in {args.output}")
+    say(output_console(), f"{len(dataset)} images, {boxes} boxes in {len(shards)} shards in {args.output}")
     return 0

@@ -29,7 +29,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     train = steps.add_parser(
         "train",
         help="learn boxes from the true class's activation map",
-        description="Learn boxes from activation maps of the true classes, and measure them on held-out photos.",
+        description="Learn boxes from activation maps of the true classes, and measure them on held-out images.",
         epilog="The same command again goes on where the run stopped.",
     )
     add_train_arguments(train)
@@ -62,11 +62,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_tower(parser)
     parser.add_argument("--epochs", type=positive, metavar="N", help="epochs in all")
-    parser.add_argument("--batch", type=positive, metavar="N", help="photos a step")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images a step")
     parser.add_argument("--lr", type=above_zero, metavar="RATE", help="learning rate")
-    parser.add_argument("--versions", type=positive, metavar="N", help="flipped and cropped versions of every photo")
+    parser.add_argument("--versions", type=positive, metavar="N", help="flipped and cropped versions of every image")
     parser.add_argument("--seed", type=whole, metavar="N", help="of everything drawn at random")
-    parser.add_argument("--workers", type=whole, metavar="N", help="processes that read photos")
+    parser.add_argument("--workers", type=whole, metavar="N", help="processes that read images")
     _add_measuring(parser)
 
 
@@ -117,9 +117,9 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--detector", metavar="MODEL", help="also ask a detector that is told the true classes of each photo"
+        "--detector", metavar="MODEL", help="also ask a detector that is told the true classes of each image"
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N photos of each set")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images of each set")
     parser.add_argument(
         "--resamples", type=positive, default=200, metavar="N", help="bootstrap resamples (default: %(default)s)"
     )

@@ -82,7 +82,7 @@ def train(args: argparse.Namespace) -> int:
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
     console = output_console()
     boxes = int(dataset.class_counts().sum())
-    say(console, f"{len(dataset)} photos, {boxes} boxes of {len(dataset.class_names)} classes")
+    say(console, f"{len(dataset)} images, {boxes} boxes of {len(dataset.class_names)} classes")
     with progress_report() as report:
         study, result = train_study(
             config=config,
@@ -159,7 +159,7 @@ def _measure(
     if detector is not None:
         fits[_DETECTOR] = measure_detector(detector.to(device), dataset, indices=indices, progress=_track)
     if not len(found.ious):
-        raise DataError(f"{dataset.annotations}: expected boxes to measure, got none in {len(indices)} photos")
+        raise DataError(f"{dataset.annotations}: expected boxes to measure, got none in {len(indices)} images")
     return _Measured(fits=fits, groups=groups, resamples=args.resamples)
 
 

@@ -24,7 +24,7 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
         "--tiles",
         type=_count,
         metavar="ROWSxCOLUMNS",
-        help="for small objects: look at so many overlapping parts of a picture, too, such as 2x2",
+        help="for small objects: look at so many overlapping parts of an image, too, such as 2x2",
     )
     how.add_argument(
         "--tile-size", type=_pixels, metavar="PX", help="the same, by the height and width of a part in pixels"
@@ -39,7 +39,7 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
         "--short-side",
         type=_pixels,
         metavar="PX",
-        help="resize pictures to this length of their shorter side instead of the model's own",
+        help="resize images to this length of their shorter side instead of the model's own",
     )
 
 
@@ -62,7 +62,7 @@ def read_tiles(args: argparse.Namespace) -> Tiles | None:
 
 
 def set_short_side(detector: Predictor, short_side: int | None) -> None:
-    """Let a predictor resize pictures to another shorter side; the limit of the longer one changes in proportion.
+    """Let a predictor resize images to another shorter side; the limit of the longer one changes in proportion.
 
     Raises:
         CoraError: the detector is an exported file, whose input has one size.

@@ -12,7 +12,7 @@ SHORTCUTS = {"epochs": "epochs", "batch": "batch", "lr": "lr", "precision": "pre
 
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
-    """Where the annotated photos are."""
+    """Where the annotated images are."""
     parser.add_argument(
         "--images", type=Path, required=True, metavar="DIR", help="folder of the images, or of shards (cora shards)"
     )
@@ -32,11 +32,11 @@ def add_settings(parser: argparse.ArgumentParser, *, named: bool) -> None:
     """Changes of the recipe; `named`: those of one stage have options of their own."""
     if named:
         parser.add_argument("--epochs", type=positive, metavar="N", help="epochs in all")
-        parser.add_argument("--batch", type=positive, metavar="N", help="photos a step")
+        parser.add_argument("--batch", type=positive, metavar="N", help="images a step")
         parser.add_argument("--lr", type=above_zero, metavar="RATE", help="learning rate")
         parser.add_argument("--precision", choices=("32", "bf16", "16"), help="of the computation")
     parser.add_argument("--seed", type=whole, metavar="N", help="of everything drawn at random")
-    parser.add_argument("--workers", type=whole, metavar="N", help="processes that read photos")
+    parser.add_argument("--workers", type=whole, metavar="N", help="processes that read images")
     parser.add_argument(
         "--set",
         action="append",

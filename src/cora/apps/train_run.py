@@ -86,7 +86,7 @@ class _Run:
         for counts in (self.trained_on, self.tested_on):
             if counts is not None:
                 tell(str(counts))
-        tell(f"{len(dataset)} photos, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
+        tell(f"{len(dataset)} images, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
         for line in batch_lines(self.recipe, processes=engine.world, written=self.written):
             tell(line)
         with progress_report(show=engine.is_main) as report:
@@ -159,7 +159,7 @@ def _read_relabelling(args: argparse.Namespace) -> tuple[CocoDataset, Detector]:
 
 
 def read_photos(args: argparse.Namespace, class_names: tuple[str, ...] | None) -> CocoDataset:
-    """The photos to train on; there must be boxes to learn from."""
+    """The images to train on; there must be boxes to learn from."""
     return read_dataset(
         images=args.images,
         annotations=args.annotations,
@@ -180,7 +180,7 @@ def _learned(args: argparse.Namespace, split: ClassSplit | None) -> tuple[str, .
 def read_held_out(
     args: argparse.Namespace, split: ClassSplit | None, dataset: CocoDataset
 ) -> tuple[HeldOut | None, ImageSet | None]:
-    """The photos to measure on, and how many of a benchmark's; with a split its novel classes are measured, too."""
+    """The images to measure on, and how many of a benchmark's; with a split its novel classes are measured, too."""
     if (args.val_images is None) != (args.val_annotations is None):
         raise DataError("expected --val-images and --val-annotations together, got one of them")
     if args.val_annotations is None:

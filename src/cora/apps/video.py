@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_outputs(parser)
     part = parser.add_argument_group("what is looked at")
     part.add_argument(
-        "--every", type=positive, default=1, metavar="N", help="only each Nth picture; the others are left out"
+        "--every", type=positive, default=1, metavar="N", help="only each Nth image; the others are left out"
     )
     part.add_argument("--start", type=zero_or_more, default=0.0, metavar="S", help="begin S seconds into the file")
     part.add_argument("--seconds", type=above_zero, metavar="S", help="stop S seconds later (default: at the end)")
@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_grey_levels,
         default=0.0,
         metavar="LEVELS",
-        help="where no part of a picture changed by more than so many of 255 grey levels, keep what was found before "
-        "(default: 0, look at every picture)",
+        help="where no part of an image changed by more than so many of 255 grey levels, keep what was found before "
+        "(default: 0, look at every image)",
     )
     add_tile_options(parser)
     parser.add_argument(
@@ -88,9 +88,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
     results.add_argument("--no-video", action="store_true", help="write no video")
     results.add_argument("--no-sound", action="store_true", help="leave the sound out")
-    results.add_argument("--csv", type=Path, metavar="FILE", help="also write a row for every object in every picture")
-    results.add_argument("--json", type=Path, metavar="FILE", help="also write pictures, objects and tracks")
-    results.add_argument("--show", action="store_true", help="show the pictures in a window; Escape or Q ends it")
+    results.add_argument("--csv", type=Path, metavar="FILE", help="also write a row for every object in every image")
+    results.add_argument("--json", type=Path, metavar="FILE", help="also write images, objects and tracks")
+    results.add_argument("--show", action="store_true", help="show the images in a window; Escape or Q ends it")
 
 
 def _grey_levels(text: str) -> float:

@@ -57,7 +57,7 @@ class _Wanted:
 
 @dataclass
 class _Stop:
-    """Whether the run is to end after the present picture."""
+    """Whether the run is to end after the present image."""
 
     interrupted: bool = False
     closed: bool = False
@@ -182,7 +182,7 @@ def _follow(video: VideoReader, tracker: ObjectTracker, results: _Results) -> No
                 advance(float(frame.pts * video.time_base), results.frames)
                 if stop:
                     break
-        except KeyboardInterrupt:  # the second one, from a source that gives no more pictures
+        except KeyboardInterrupt:  # the second one, from a source that gives no more images
             stop.interrupted = True
     for records in results.records:
         records.finish(results.summaries.tracks, complete=not stop and not video.problems)
@@ -190,7 +190,7 @@ def _follow(video: VideoReader, tracker: ObjectTracker, results: _Results) -> No
 
 @contextmanager
 def _stopping(stop: _Stop) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the present picture, so that no file is torn; the second ends it at once."""
+    """The first Ctrl-C ends the run after the present image, so that no file is torn; the second ends it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
@@ -208,10 +208,10 @@ def _stopping(stop: _Stop) -> Iterator[None]:
 
 @contextmanager
 def _progress(length: float | None) -> Iterator[Any]:
-    """A bar over the seconds of the video, or lines in a log; gives a function of (seconds, pictures)."""
+    """A bar over the seconds of the video, or lines in a log; gives a function of (seconds, images)."""
     console = error_console()
     if not console.is_terminal:
-        # In whole seconds: how many pictures a video has is rarely known.
+        # In whole seconds: how many images a video has is rarely known.
         lines = ProgressLines("following, seconds of the video", None if length is None else round(length))
         try:
             yield lambda seconds, _: lines.update(round(seconds))
@@ -222,14 +222,14 @@ def _progress(length: float | None) -> Iterator[Any]:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.1f} s" + ("" if length is None else f" of {length:.1f} s")),
-        TextColumn("{task.fields[pictures]} pictures"),
+        TextColumn("{task.fields[images]} images"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
     )
     with bar:
-        task = bar.add_task("following", total=length, pictures=0)
-        yield lambda seconds, pictures: bar.update(task, completed=seconds, pictures=pictures)
+        task = bar.add_task("following", total=length, images=0)
+        yield lambda seconds, pictures: bar.update(task, completed=seconds, images=pictures)
 
 
 def _output(arguments: argparse.Namespace, video: VideoReader) -> Path | None:
@@ -289,7 +289,7 @@ def _report(
 
 def _table(summaries: TrackSummaries) -> Table:
     """The tracks that are longest, in the order of their numbers."""
-    table = Table("track", "class", "from s", "to s", "pictures", "best score", "label switches: by picture, shown")
+    table = Table("track", "class", "from s", "to s", "images", "best score", "label switches: by image, shown")
     longest = sorted(summaries.tracks, key=lambda track: -track.frames)[:_MOST_ROWS]
     for track in sorted(longest, key=lambda track: track.track):
         times = f"{track.first_seconds:.1f}", f"{track.last_seconds:.1f}"
@@ -302,7 +302,7 @@ def _table(summaries: TrackSummaries) -> Table:
 
 def _sentence(results: _Results, score: float, written: list[str]) -> str:
     tracks = results.summaries.tracks
-    pictures = f"{results.frames} picture{'s' * (results.frames != 1)}"
+    pictures = f"{results.frames} image{'s' * (results.frames != 1)}"
     if results.reused:
         pictures += f" ({results.reused} like earlier ones)"
     if not tracks:
@@ -312,6 +312,6 @@ def _sentence(results: _Results, score: float, written: list[str]) -> str:
         shortened = f", of which the {_MOST_ROWS} longest are shown" if len(tracks) > _MOST_ROWS else ""
         text = (
             f"{len(tracks)} track{'s' * (len(tracks) != 1)} in {pictures}{shortened}. "
-            f"Label switches a track: {by_frame:.2f} by single pictures, {shown:.2f} shown."
+            f"Label switches a track: {by_frame:.2f} by single images, {shown:.2f} shown."
         )
     return f"{text} Written: {', '.join(written)}." if written else text

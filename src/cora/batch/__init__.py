@@ -1,8 +1,8 @@
-"""Many pictures: sharded, resumable, each exactly once.
+"""Many images: sharded, resumable, each exactly once.
 
 Example:
     >>> report = run_batch(
-    ...     ["photos"],
+    ...     ["images"],
     ...     folder=Path("labels"),
     ...     settings=DetectSettings(classes=("cat", "dog"), keep=0.3),
     ...     open_model=open_nano,  # def open_nano(worker): return cora.load("nano")

@@ -26,7 +26,7 @@ from cora.errors import CoraError, MissingExtraError
 
 #: (part, lines)
 Done = Iterator[tuple[int, str]]
-#: Told how many more pictures are done.
+#: Told how many more images are done.
 OnProgress = Callable[[int], object]
 
 #: Parts that wait for each process: enough that none stands idle, few enough that a million fit.
@@ -88,7 +88,7 @@ def on_ray(
 ) -> Done:
     """Parts in `count` workers of Ray Data, each with a model of its own.
 
-    The cluster is that of `RAY_ADDRESS`, or one that is started on this machine. Workers read the pictures, so these
+    The cluster is that of `RAY_ADDRESS`, or one that is started on this machine. Workers read the images, so these
     must lie where all machines see them; results come back to this process, which writes them.
 
     Args:

@@ -1,4 +1,4 @@
-"""One picture of a batch: what it is called, where its bytes lie, how it is read."""
+"""One image of a batch: what it is called, where its bytes lie, how it is read."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cora.data.shards import MAX_PHOTO_BYTES
 from cora.errors import ImageError
 from cora.images import read_image
 
-#: Pictures in shards come from elsewhere; only what every tool writes there is decoded.
+#: Images in shards come from elsewhere; only what every tool writes there is decoded.
 _FORMATS_IN_SHARDS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A picture that a batch has to do.
+    """An image that a batch has to do.
 
     Attributes:
         number: 1, 2, ... in the order of the inputs; the image id of everything that is written.
-        name: path below the batch's root, with slashes; of a picture in a shard `SHARD.tar/MEMBER`.
-        stem: name of label files, without an ending; no two pictures have the same, also with "/" written as "__".
+        name: path below the batch's root, with slashes; of an image in a shard `SHARD.tar/MEMBER`.
+        stem: name of label files, without an ending; no two images have the same, also with "/" written as "__".
         size: bytes; None where nothing was found.
         shard: path of the shard below the root, "" for a file.
         start: first byte in the shard.
@@ -48,7 +48,7 @@ class Item:
 
     @property
     def target(self) -> str:
-        """Path that a copy of the picture gets: the stem with the picture's own ending."""
+        """Path that a copy of the image gets: the stem with the image's own ending."""
         return self.stem + PurePosixPath(self.name).suffix
 
     def to_line(self) -> str:
@@ -62,7 +62,7 @@ class Item:
         return cls(**({"size": 0} | json.loads(line)), number=number)
 
     def read(self, root: Path) -> Image.Image:
-        """The picture, upright RGB.
+        """The image, upright RGB.
 
         Args:
             root: of the batch.
@@ -79,7 +79,7 @@ class Item:
             raise ImageError(str(error).replace(str(root / self.name), self.name)) from None
 
     def content(self, root: Path) -> bytes:
-        """The bytes of the picture.
+        """The bytes of the image.
 
         Raises:
             ImageError: they cannot be read.
@@ -93,7 +93,7 @@ class Item:
                 file.seek(self.start)
                 return file.read(self.size or 0)
         except OSError as error:
-            raise ImageError(f"expected a readable picture, got {error.strerror or error}: {self.name}") from None
+            raise ImageError(f"expected a readable image, got {error.strerror or error}: {self.name}") from None
 
     def _decode(self, content: bytes) -> Image.Image:
         try:
@@ -106,10 +106,10 @@ class Item:
         except UnidentifiedImageError:
             found = "something that is none" if content else "nothing"
             kinds = ", ".join(_FORMATS_IN_SHARDS)
-            raise ImageError(f"expected a picture ({kinds}), got {found}: {self.name}") from None
+            raise ImageError(f"expected an image ({kinds}), got {found}: {self.name}") from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
-            raise ImageError(f"expected a whole picture, got a damaged one: {self.name} ({reason})") from None
+            raise ImageError(f"expected a whole image, got a damaged one: {self.name} ({reason})") from None
 
 
 def flat(stem: str) -> str:
@@ -118,7 +118,7 @@ def flat(stem: str) -> str:
 
 
 def name_problem(name: str) -> str:
-    """Why a picture of this name cannot be labelled; "" if it can."""
+    """Why an image of this name cannot be labelled; "" if it can."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         return f"expected a file name in UTF-8 without control characters, got {name!a}; rename it"
     parts = PurePosixPath(name)

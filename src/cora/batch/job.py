@@ -2,7 +2,7 @@
 
     batch/manifest.json   settings and a hash of the list of inputs
     batch/inputs.jsonl    the inputs, one a line (`Item`)
-    batch/0000000.jsonl   what was found in the first part of them, one picture a line (`Record`)
+    batch/0000000.jsonl   what was found in the first part of them, one image a line (`Record`)
 
 A part is there whole or not at all, so what is missing is what is to be done. One process writes, whoever computes.
 """
@@ -38,9 +38,9 @@ class Job:
 
     Attributes:
         folder: of all results.
-        root: folder that the names of pictures are relative to.
-        count: pictures.
-        part_size: pictures of a part.
+        root: folder that the names of images are relative to.
+        count: images.
+        part_size: images of a part.
         settings: of detection.
         starts: byte in the list of inputs at which each part begins.
     """
@@ -58,18 +58,18 @@ class Job:
         return [part for part in range(len(self.starts)) if _part_name(part) not in done]
 
     def size_of(self, part: int) -> int:
-        """Pictures of a part."""
+        """Images of a part."""
         return min(self.part_size, self.count - part * self.part_size)
 
     def items(self, part: int) -> list[Item]:
-        """The pictures of a part."""
+        """The images of a part."""
         with (self.folder.parts / _INPUTS).open("rb") as file:
             file.seek(self.starts[part])
             first = part * self.part_size + 1
             return [Item.from_line(file.readline(), first + place) for place in range(self.size_of(part))]
 
     def item(self, number: int) -> Item:
-        """The picture of this number, 1, 2, ..."""
+        """The image of this number, 1, 2, ..."""
         part, place = divmod(number - 1, self.part_size)
         return self.items(part)[place]
 
@@ -82,7 +82,7 @@ class Job:
         self.folder.write_text(f"{self.folder.parts.name}/{_part_name(part)}", lines)
 
     def results(self) -> Iterator[tuple[Item, Record]]:
-        """Every picture with what was found, in the order of the inputs; one part is in memory at a time.
+        """Every image with what was found, in the order of the inputs; one part is in memory at a time.
 
         Raises:
             DataError: a part is missing or not whole.
@@ -97,7 +97,7 @@ class Job:
             items = self.items(part)
             if [record.number for record in records] != [item.number for item in items]:
                 raise DataError(
-                    f"{path}: expected the results of {len(items)} pictures, got others; delete it and run again"
+                    f"{path}: expected the results of {len(items)} images, got others; delete it and run again"
                 )
             yield from zip(items, records, strict=True)
 
@@ -237,7 +237,7 @@ def _agreed(manifest: Mapping[str, Any], listing: Listing, settings: DetectSetti
         )
     if manifest["inputs"]["sha256"] != listing.digest:
         before, now = manifest["inputs"]["pictures"], listing.count
-        what = f"{now} pictures instead of {before}" if now != before else "other names or sizes"
+        what = f"{now} images instead of {before}" if now != before else "other names or sizes"
         raise DataError(
             f"{folder}: expected the inputs that its batch began with, got {what}; "
             "give the same inputs, or begin in another folder"

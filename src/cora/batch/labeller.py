@@ -1,4 +1,4 @@
-"""Detection of one part of a batch: items in, one line a picture out."""
+"""Detection of one part of a batch: items in, one line an image out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Model(Protocol):
         max_detections: int | None,
         batch_size: int,
     ) -> list[Detections]:
-        """Detections of each picture."""
+        """Detections of each image."""
         ...
 
 
@@ -82,10 +82,10 @@ class Labeller:
                 )
 
     def __call__(self, items: Sequence[Item], on_picture: Callable[[], object] = lambda: None) -> str:
-        """The lines of these pictures, in their order.
+        """The lines of these images, in their order.
 
         Args:
-            items: the pictures.
+            items: the images.
             on_picture: called after each.
         """
         records: dict[int, Record] = {}
@@ -110,7 +110,7 @@ class Labeller:
     def _groups(
         self, items: Sequence[Item], records: dict[int, Record], on_picture: Callable[[], object]
     ) -> Iterator[list[tuple[int, Image.Image]]]:
-        """Pictures of one size, since padding to another size changes what a model sees near the border."""
+        """Images of one size, since padding to another size changes what a model sees near the border."""
         most = self._work.settings.batch_size
         waiting: dict[tuple[int, int], list[tuple[int, Image.Image]]] = {}
         for item, picture in self._pictures(items):
@@ -127,7 +127,7 @@ class Labeller:
         yield from waiting.values()
 
     def _pictures(self, items: Sequence[Item]) -> Iterator[tuple[Item, Image.Image | ImageError]]:
-        """Pictures in order, the next ones read in a thread while the model runs: decoding releases Python's lock."""
+        """Images in order, the next ones read in a thread while the model runs: decoding releases Python's lock."""
 
         def read(item: Item) -> Image.Image | ImageError:
             try:

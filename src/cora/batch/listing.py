@@ -1,6 +1,6 @@
-"""What a batch has to do: folders, lists and shards, written down as one file with a line a picture.
+"""What a batch has to do: folders, lists and shards, written down as one file with a line an image.
 
-Nothing here keeps a list of all pictures in memory: the names pass through a temporary database on disk, which finds
+Nothing here keeps a list of all images in memory: the names pass through a temporary database on disk, which finds
 those that are given twice and label files that would have one name.
 """
 
@@ -27,7 +27,7 @@ _MAX_LIST_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class _Found:
-    """A picture, or something that should have been one; paths are absolute."""
+    """An image, or something that should have been one; paths are absolute."""
 
     path: str
     member: str = ""
@@ -38,12 +38,12 @@ class _Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The pictures of a batch, in a file.
+    """The images of a batch, in a file.
 
     Attributes:
-        file: one `Item.to_line` a picture.
+        file: one `Item.to_line` an image.
         root: folder that the names are relative to.
-        count: pictures.
+        count: images.
         digest: SHA-256 of the file: names, sizes and places in shards, not the root, so that inputs may be moved.
     """
 
@@ -54,16 +54,16 @@ class Listing:
 
 
 def list_inputs(sources: Iterable[str], *, file: Path, exclude: Path) -> Listing:
-    """Write down every picture that the sources stand for, once, in their order; in a folder by name.
+    """Write down every image that the sources stand for, once, in their order; in a folder by name.
 
     Args:
-        sources: pictures, folders (searched with all below them; hidden files and linked folders are passed over),
+        sources: images, folders (searched with all below them; hidden files and linked folders are passed over),
             shards (`*.tar`, also those in folders) and `@FILE` with a path a line.
         file: written.
         exclude: folder that is passed over, where the results go.
 
     Raises:
-        DataError: a source or a list is not there or cannot be read, or there is no picture at all.
+        DataError: a source or a list is not there or cannot be read, or there is no image at all.
     """
     with closing(sqlite3.connect("")) as table:  # no name: a file of its own that ends with the connection
         table.execute("CREATE TABLE found (path BLOB, member BLOB, size, start, problem, UNIQUE (path, member))")
@@ -79,7 +79,7 @@ def list_inputs(sources: Iterable[str], *, file: Path, exclude: Path) -> Listing
                 output.write(line)
     if not count:
         endings = "jpg, png, webp, ..."
-        raise DataError(f"expected pictures ({endings}) or shards ({SHARD_SUFFIX}), got none; check the inputs")
+        raise DataError(f"expected images ({endings}) or shards ({SHARD_SUFFIX}), got none; check the inputs")
     return Listing(file=file, root=Path(root), count=count, digest=digest.hexdigest())
 
 
@@ -96,14 +96,14 @@ def _collect(sources: Iterable[str], table: sqlite3.Connection, exclude: str, pa
 
 
 def _of_source(source: str, exclude: str, passed_over: Problems) -> Iterator[tuple[str, _Found]]:
-    """(folder that names should be relative to, picture) of one input."""
+    """(folder that names should be relative to, image) of one input."""
     if source.startswith("@"):
         for line in _lines(Path(source[1:])):
             yield from _of_path(os.path.abspath(line), exclude, passed_over)
         return
     path = os.path.abspath(source)
     if not os.path.exists(path):
-        raise DataError(f"expected a folder, a picture, a shard or @LIST, got nothing at {source}; check the path")
+        raise DataError(f"expected a folder, an image, a shard or @LIST, got nothing at {source}; check the path")
     yield from _of_path(path, exclude, passed_over)
 
 
@@ -148,7 +148,7 @@ def _file(path: str) -> Iterator[_Found]:
 
 
 def _members(path: str) -> Iterator[_Found]:
-    """The pictures of a shard; of one that is damaged those before the damage, which is told as a picture's."""
+    """The images of a shard; of one that is damaged those before the damage, which is told as an image's."""
     seen: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
@@ -200,7 +200,7 @@ def _item(found: _Found, root: str, table: sqlite3.Connection, number: int) -> I
 
 
 def _stem(name: str, table: sqlite3.Connection) -> str:
-    """The name without its ending, or, if another picture has that one, with it, or with a number."""
+    """The name without its ending, or, if another image has that one, with it, or with a number."""
     plain = name[: len(name) - len(PurePosixPath(name).suffix)]
     candidate, count = plain, 0
     while True:

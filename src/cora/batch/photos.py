@@ -1,4 +1,4 @@
-"""Pictures beside their labels, linked or copied, for formats whose readers look for them there."""
+"""Images beside their labels, linked or copied, for formats whose readers look for them there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cora.errors import CoraError
 
 
 def place_photo(item: Item, *, root: Path, folder: ResultFolder, within: str, how: Photos) -> None:
-    """Put a picture into a folder under the name of its labels; what is there already stays.
+    """Put an image into a folder under the name of its labels; what is there already stays.
 
     Args:
-        item: the picture; one in a shard is always written out.
+        item: the image; one in a shard is always written out.
         root: that its name is relative to.
         folder: of the results.
-        within: folder in it for the pictures.
+        within: folder in it for the images.
         how: "link" (symbolic, by its absolute path) or "copy".
 
     Raises:
@@ -49,4 +49,4 @@ def _link(source: Path, target: Path, beside: Path) -> None:
         beside.replace(target)
     except OSError as error:
         reason = error.strerror or error
-        raise CoraError(f"expected to link {target}, got {reason}; copy the pictures instead") from None
+        raise CoraError(f"expected to link {target}, got {reason}; copy the images instead") from None

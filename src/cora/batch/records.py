@@ -1,4 +1,4 @@
-"""What is known of a picture after detection: one line of JSON, in files that are written whole."""
+"""What is known of an image after detection: one line of JSON, in files that are written whole."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NONE = -1
 class Box(NamedTuple):
     """A detected box.
 
-    label: index of its class; score: 0..1; left, top, right, bottom: pixels of the upright picture; other: index of
+    label: index of its class; score: 0..1; left, top, right, bottom: pixels of the upright image; other: index of
     the best other class of the same object that has no higher score, or `NONE`; other_score: its score, else 0.
     """
 
@@ -47,7 +47,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A picture that was done; boxes best first. error: why it could not be read, else "" and the size is known."""
+    """An image that was done; boxes best first. error: why it could not be read, else "" and the size is known."""
 
     number: int
     size: tuple[int, int] = (0, 0)
@@ -74,7 +74,7 @@ class Record:
 
 
 def record_of(number: int, detections: Detections) -> Record:
-    """What is kept of a picture's detections: pixels to 1/100, without boxes that are thinner."""
+    """What is kept of an image's detections: pixels to 1/100, without boxes that are thinner."""
     scores = detections.scores.float()
     rivals = pairwise_iou(detections.boxes_xyxy_px, detections.boxes_xyxy_px) >= _SAME_OBJECT_IOU
     rivals &= detections.labels[:, None] != detections.labels[None, :]

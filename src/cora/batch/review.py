@@ -28,7 +28,7 @@ class Uncertain:
     """A line of the review list.
 
     Attributes:
-        image_id: number of the picture.
+        image_id: number of the image.
         file: its name.
         uncertainty: 1 where the decision might as well be the other, 0 at the ends of what is asked for.
         reason: "score", "margin" or "score and margin".
@@ -36,7 +36,7 @@ class Uncertain:
         threshold: of its class; a box with at least this score is a label.
         label: whether it is one.
         other_class, other_score: the best other class of the same object; "" and 0 where none was seen.
-        left, top, right, bottom: pixels of the upright picture.
+        left, top, right, bottom: pixels of the upright image.
     """
 
     image_id: int
@@ -98,7 +98,7 @@ class ReviewList:
         self._table.close()
 
     def add(self, number: int, file_name: str, boxes: Sequence[Box]) -> None:
-        """Look at the boxes of a picture, those that are no labels too."""
+        """Look at the boxes of an image, those that are no labels too."""
         for box in boxes:
             threshold = self._thresholds[box.label]
             value, reason = uncertainty(box, threshold, self._settings)
@@ -160,10 +160,10 @@ def draw_sheet(rows: Sequence[Uncertain], read: Callable[[int], Image.Image]) ->
 
     Args:
         rows: regions, in the order of the sheet; at least one.
-        read: number of a picture -> picture.
+        read: number of an image -> image.
 
     Raises:
-        ImageError: a picture cannot be read any more.
+        ImageError: an image cannot be read any more.
     """
     captions = []
     for row in rows:

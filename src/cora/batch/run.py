@@ -33,13 +33,13 @@ class BatchReport:
     """What a batch gave.
 
     Attributes:
-        pictures: of the inputs, each once.
-        earlier: of them, pictures that an earlier run had done.
-        unreadable: pictures that could not be read; `unreadable.csv` has their names and reasons.
+        images: of the inputs, each once.
+        earlier: of them, images that an earlier run had done.
+        unreadable: images that could not be read; `unreadable.csv` has their names and reasons.
         first_unreadable: reasons of the first of them.
         boxes: labels by class name.
         reviewed: boxes on the review list.
-        root: folder that file names are relative to where pictures are neither linked nor copied.
+        root: folder that file names are relative to where images are neither linked nor copied.
         written: what was written.
     """
 
@@ -55,9 +55,9 @@ class BatchReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Told how far a batch is: `detecting` and `writing` are called with how many more pictures are done.
+    """Told how far a batch is: `detecting` and `writing` are called with how many more images are done.
 
-    begin: called once with the number of pictures and of those that were done before.
+    begin: called once with the number of images and of those that were done before.
     """
 
     begin: Callable[[int, int], object] = lambda count, earlier: None
@@ -83,10 +83,10 @@ def run_batch(
     gpus: float = 0.0,
     watch: Watch | None = None,
 ) -> BatchReport:
-    """Label all pictures of some inputs; the same call again goes on where one was stopped.
+    """Label all images of some inputs; the same call again goes on where one was stopped.
 
     Args:
-        sources: folders, pictures, shards and lists, see `cora.batch.listing.list_inputs`.
+        sources: folders, images, shards and lists, see `cora.batch.listing.list_inputs`.
         folder: of the results: new, empty, or of an earlier run with the same inputs and settings.
         settings: what the boxes depend on.
         open_model: loads the model in a worker; a function of a module, since other processes must find it.
@@ -134,7 +134,7 @@ def check_export(settings: DetectSettings, export: ExportSettings) -> None:
 def write_results(
     job: Job, export: ExportSettings, report: BatchReport, on_progress: OnProgress = lambda more: None
 ) -> None:
-    """Write labels, review list and unreadable pictures of a batch that is done; fills the report.
+    """Write labels, review list and unreadable images of a batch that is done; fills the report.
 
     Raises:
         DataError: a part is missing or damaged.
@@ -165,7 +165,7 @@ def write_results(
 
 
 class _Unreadable:
-    """The list of pictures that could not be read; names that are no text are written with escapes."""
+    """The list of images that could not be read; names that are no text are written with escapes."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115

@@ -29,8 +29,8 @@ class DetectSettings:
         keep: least score that is kept, 0..1; thresholds can be changed later, down to this one.
         distractors: names of things that compete and are never reported; None takes the model's choice.
         nms_iou: per-class suppression threshold; None takes the model's.
-        max_detections: boxes kept per picture; None takes the model's.
-        batch_size: pictures of one size in one pass, at most.
+        max_detections: boxes kept per image; None takes the model's.
+        batch_size: images of one size in one pass, at most.
         made_with: everything else that decides: model, templates and so on, by name, as text for the manifest.
     """
 
@@ -123,7 +123,7 @@ class ExportSettings:
     Attributes:
         format: of the annotations.
         thresholds: from which score on a box is one.
-        photos: whether pictures are linked or copied beside the annotations.
+        images: whether images are linked or copied beside the annotations.
         review: which boxes a person should look at.
     """
 

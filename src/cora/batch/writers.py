@@ -1,7 +1,7 @@
-"""Labels in the formats that other tools read; pictures come one after the other and none is kept in memory.
+"""Labels in the formats that other tools read; images come one after the other and none is kept in memory.
 
 Each writer makes its files anew and gives them their names when it is finished, except for YOLO and VOC, which have a
-file a picture: there each of these is whole or not at all, and `data.yaml` comes last.
+file an image: there each of these is whole or not at all, and `data.yaml` comes last.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _DIGITS = 2
 
 
 class Writer(ABC):
-    """Takes the labels of one picture after the other; leaving its context drops what is not finished.
+    """Takes the labels of one image after the other; leaving its context drops what is not finished.
 
     Args:
         folder: of the results.
         classes: the names that labels are indices of.
 
     Attributes:
-        photo_folder: where pictures lie that are linked or copied, below the folder of results.
+        photo_folder: where images lie that are linked or copied, below the folder of results.
     """
 
     photo_folder = "images"
@@ -50,10 +50,10 @@ class Writer(ABC):
 
     @abstractmethod
     def add(self, item: Item, file_name: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
-        """Labels of one picture.
+        """Labels of one image.
 
         Args:
-            item: the picture.
+            item: the image.
             file_name: path by which the labels call it.
             size: (height, width) in pixels.
             boxes: that are labels, best first; may be empty.
@@ -99,7 +99,7 @@ def load_pyarrow() -> Any:
 
 
 class CocoWriter(Writer):
-    """`annotations.json`: image ids are the numbers of the pictures, category ids 1, 2, ... follow the names."""
+    """`annotations.json`: image ids are the numbers of the images, category ids 1, 2, ... follow the names."""
 
     def __init__(self, *, folder: ResultFolder, classes: Sequence[str]) -> None:
         super().__init__(folder=folder, classes=classes)
@@ -148,7 +148,7 @@ def _append(file: IO[str], other: IO[str]) -> None:
 
 
 class YoloWriter(Writer):
-    """`labels/NAME.txt` for every picture, `class cx cy w h` in fractions of it, and `data.yaml` with the names."""
+    """`labels/NAME.txt` for every image, `class cx cy w h` in fractions of it, and `data.yaml` with the names."""
 
     def add(self, item: Item, file_name: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
         height, width = size
@@ -169,7 +169,7 @@ class YoloWriter(Writer):
 
 
 class VocWriter(Writer):
-    """`Annotations/NAME.xml` for every picture, folders of the name written as `__`; whole pixels from 1."""
+    """`Annotations/NAME.xml` for every image, folders of the name written as `__`; whole pixels from 1."""
 
     photo_folder = "JPEGImages"
 
@@ -200,7 +200,7 @@ class VocWriter(Writer):
 
     def finish(self) -> list[Path]:
         place = self._folder.path / "Annotations"
-        place.mkdir(exist_ok=True)  # where no picture could be read
+        place.mkdir(exist_ok=True)  # where no image could be read
         return [place]
 
 
@@ -212,7 +212,7 @@ def _element(parent: ElementTree.Element, name: str, text: object = None) -> Ele
 
 
 class ParquetWriter(Writer):
-    """`images.parquet`, a row a picture, and `boxes.parquet`, a row a box; both have the column `image_id`."""
+    """`images.parquet`, a row an image, and `boxes.parquet`, a row a box; both have the column `image_id`."""
 
     #: Rows that are collected before they are written.
     _ROWS = 65536

@@ -126,7 +126,7 @@ def search(
         least = bench.milliseconds(bench.build(smallest))
         if least > budget_ms:
             raise ModelError(
-                f"budget: expected at least the {least:.1f} ms a photo of the smallest architecture, got "
+                f"budget: expected at least the {least:.1f} ms an image of the smallest architecture, got "
                 f"{budget_ms:g}; allow more time or start from a smaller model"
             )
         write_json(run_dir / CONFIG, content)

@@ -36,7 +36,7 @@ def draw_search(
     """
     within = [one for one in candidates if one.quality is not None]
     if not within:
-        raise ValueError("picture of a search: expected a candidate within the budget, got none")
+        raise ValueError("image of a search: expected a candidate within the budget, got none")
     longest = max(budget_ms, whole.milliseconds, *(one.milliseconds for one in within))
     wide = _step(longest, 8)
     right = wide * math.ceil(1.02 * longest / wide)
@@ -93,7 +93,7 @@ def _axes(
         canvas.line((x, bottom, x, bottom + 5), fill=_FAINT)
         canvas.text((x, bottom + 8), f"{number * wide:g}", fill=_INK, font=font, anchor="ma")
     canvas.line((LEFT, bottom, end, bottom), fill=_FAINT)
-    canvas.text(((LEFT + end) / 2, SIZE[1] - 28), "ms a photo", fill=_INK, font=font, anchor="ma")
+    canvas.text(((LEFT + end) / 2, SIZE[1] - 28), "ms an image", fill=_INK, font=font, anchor="ma")
     canvas.text((LEFT, TOP - 8), quality, fill=_INK, font=font, anchor="lb")
 
 

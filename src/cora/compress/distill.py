@@ -71,7 +71,7 @@ class PhotoFolder(Dataset[tuple[Image.Image, Targets]]):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
-            raise TrainingError("expected photos to distil on, got none; name a folder with some")
+            raise TrainingError("expected images to distil on, got none; name a folder with some")
         self.paths = tuple(paths)
 
     def __len__(self) -> int:
@@ -184,7 +184,7 @@ def fit(
 
     Args:
         task: on the student's device.
-        photos: to distil on.
+        images: to distil on.
         collate: images -> batch of the task.
         side: short side of the images that `collate` is given, in pixels.
         run_dir: folder of the run.

@@ -48,7 +48,7 @@ def rank_units(
 
     Args:
         detector: in evaluation mode.
-        pictures: images of the kind that the model will see; some dozens are enough.
+        images: images of the kind that the model will see; some dozens are enough.
         vocabulary: of the detector, on its device.
         shrinking: names of sets of `unit_sets`.
         seed: of the random signs.
@@ -58,7 +58,7 @@ def rank_units(
         ModelError: no image.
     """
     if not pictures:
-        raise ModelError("importance: expected at least one photo to measure it on, got none")
+        raise ModelError("importance: expected at least one image to measure it on, got none")
     tell = report or (lambda _step, _done, _total: None)
     wanted = set(shrinking)
     stacks = {name for name in wanted if name.endswith(".layers") or name in ("layer1", "layer2", "layer3", "layer4")}
@@ -206,13 +206,13 @@ def recalibrate(detector: Detector, pictures: Sequence[Image.Image]) -> None:
 
     Args:
         detector: whose tower was cut; changed in place.
-        pictures: images of the kind that the model will see.
+        images: images of the kind that the model will see.
 
     Raises:
         ModelError: no image.
     """
     if not pictures:
-        raise ModelError("recalibration: expected at least one photo, got none")
+        raise ModelError("recalibration: expected at least one image, got none")
     net = resnet_of(detector.image_tower, "recalibration").net
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

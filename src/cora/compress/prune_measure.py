@@ -77,7 +77,7 @@ def costs(
 
     Args:
         detectors: by name.
-        picture: decoded image.
+        image: decoded image.
         vocabularies: of each detector, on its device.
         repeats: timed runs of each, after one that is not timed.
     """

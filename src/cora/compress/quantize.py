@@ -63,7 +63,7 @@ def quantize_model(
         ImageError: an image cannot be read.
     """
     if mode == "static" and not calibration:
-        raise ModelError("static quantization: expected pictures to calibrate with, got none")
+        raise ModelError("static quantization: expected images to calibrate with, got none")
     vocabulary = Predictor(detector).vocabulary(by_themselves(classes), distractors=())
     if backend == "torchao":
         quantize_detector(detector, mode=mode, vocabulary=vocabulary, calibration=calibration).save(target)

@@ -209,7 +209,7 @@ def _largest_inputs(
         for handle in handles:
             handle.remove()
     if not pictures:
-        raise ModelError("static quantization: expected pictures to calibrate with, got none")
+        raise ModelError("static quantization: expected images to calibrate with, got none")
     return largest
 
 

@@ -1,1 +1,1 @@
-"""Annotated photos as training batches: splits, COCO files, augmentation, loading, cached features."""
+"""Annotated images as training batches: splits, COCO files, augmentation, loading, cached features."""

@@ -1,4 +1,4 @@
-"""Photos with captions or tags instead of boxes: their nouns become a vocabulary of each photo's own (METHOD section 6,
+"""Images with captions or tags instead of boxes: their nouns become a vocabulary of each image's own (METHOD section 6,
 CORA+).
 
 Two kinds of file: COCO captions (a JSON object with the lists images and annotations, each with a `caption`), and
@@ -38,11 +38,11 @@ _AUTO_TAG_WORDS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class NamedPhoto:
-    """A photo and the names of what may be in it.
+    """An image and the names of what may be in it.
 
     Attributes:
-        image_id: of the file, or the photo's place in the table, from 1.
-        path: of the photo.
+        image_id: of the file, or the image's place in the table, from 1.
+        path: of the image.
         file_name: as its file names it, relative to the image folder.
         names: name -> ids of the captions that mention it (of a table: line numbers); none for a class list.
     """
@@ -58,9 +58,9 @@ class NamedPhotos:
     """What a caption file gave.
 
     Attributes:
-        photos: those with at least one name, in the file's order.
+        images: those with at least one name, in the file's order.
         captions: captions or lines of tags that were read.
-        nameless: photos whose captions mention nothing that is known, left out.
+        nameless: images whose captions mention nothing that is known, left out.
         left_out: with `skip_bad`, the counts of what could not be used, by kind.
     """
 
@@ -70,7 +70,7 @@ class NamedPhotos:
     left_out: dict[str, int]
 
     def name_counts(self) -> Counter[str]:
-        """Number of photos of every name."""
+        """Number of images of every name."""
         return Counter(name for photo in self.photos for name in photo.names)
 
 
@@ -89,7 +89,7 @@ def read_captions(
     kind: TextKind = "auto",
     skip_bad: bool = False,
 ) -> NamedPhotos:
-    """Read captions or tags of photos.
+    """Read captions or tags of images.
 
     Args:
         source: COCO captions JSON, or a table (CSV; TSV if its name ends so) in UTF-8.
@@ -100,8 +100,8 @@ def read_captions(
         skip_bad: leave out what cannot be used, and count it, instead of failing.
 
     Raises:
-        DataError: missing or unreadable file, other bytes than UTF-8, another form; missing photos, empty captions,
-            unknown or repeated ids (each kind counted in one message); no photo with a name is left.
+        DataError: missing or unreadable file, other bytes than UTF-8, another form; missing images, empty captions,
+            unknown or repeated ids (each kind counted in one message); no image with a name is left.
     """
     finder = english_nouns() if nouns is None else nouns
     bad, repairs = Problems(), Problems()
@@ -126,7 +126,7 @@ def read_captions(
 
 
 def folder_photos(images: Path, files: Sequence[Path], names: Sequence[str]) -> tuple[NamedPhoto, ...]:
-    """All photos with the same class list, for self-training; ids count from 1."""
+    """All images with the same class list, for self-training; ids count from 1."""
     none: dict[str, tuple[int, ...]] = {name: () for name in names}
     return tuple(
         NamedPhoto(image_id=number, path=path, file_name=path.relative_to(images).as_posix(), names=none)

@@ -1,6 +1,6 @@
-"""Photos with boxes: the form that every annotation format is read into, COCO files directly.
+"""Images with boxes: the form that every annotation format is read into, COCO files directly.
 
-The photos stay on disk until an item is asked for; only boxes and paths are kept in memory.
+The images stay on disk until an item is asked for; only boxes and paths are kept in memory.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ MIN_BOX_SIDE_PX = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class CocoImage:
-    """One photo of an annotation file.
+    """One image of an annotation file.
 
     Attributes:
         image_id: of the file.
-        path: of the photo.
+        path: of the image.
         size: (height, width) in pixels as the file says.
-        boxes_xyxy_px: [T, 4] corners, clipped to the photo.
+        boxes_xyxy_px: [T, 4] corners, clipped to the image.
         classes: [T] int64 index into the class names.
         entries: [T] int64 where the boxes stand among all boxes of the source, in a COCO file its list of
             annotations.
@@ -62,7 +62,7 @@ class CocoImage:
 
 
 class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
-    """Items (photo RGB, Targets, image id) of annotated photos, restricted to the classes named.
+    """Items (image RGB, Targets, image id) of annotated images, restricted to the classes named.
 
     The constructor reads COCO JSON; `cora.data.read.read_dataset` reads the other formats too and checks more
     strictly. Boxes that leave the image are clipped and boxes without an area are dropped; both are counted in
@@ -75,7 +75,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         class_names: classes to keep, in the order that target indices follow; None keeps all, in the file's
             order.
         strict: refuse boxes that need repair, too.
-        keep_empty: keep photos without a box of these classes (they teach what is background).
+        keep_empty: keep images without a box of these classes (they teach what is background).
         skip_bad: leave out what cannot be used instead of refusing the file; counted in `dropped` and logged.
 
     Attributes:
@@ -84,8 +84,8 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         frequencies: class name -> f, c or r (frequent, common, rare), where the source says so (LVIS).
         repairs: kind -> boxes, images or names mended.
         own_ids: whether ids are numbers in place of the source's texts.
-        dropped: kind -> photos, boxes or lines left out; one with two faults counts under both kinds.
-        records: the photos.
+        dropped: kind -> images, boxes or lines left out; one with two faults counts under both kinds.
+        records: the images.
 
     Raises:
         DataError: unreadable file, unknown or duplicate ids, missing image files, classes that the file
@@ -116,7 +116,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         keep_empty: bool = True,
         skip_bad: bool = False,
     ) -> CocoDataset:
-        """The dataset of what a reader read and found wrong; boxes without an area inside the photo are bad.
+        """The dataset of what a reader read and found wrong; boxes without an area inside the image are bad.
 
         Raises:
             DataError: as the constructor.
@@ -187,7 +187,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
     def to_coco(self) -> dict[str, Any]:
         """The dataset as the content of a COCO file, whatever it was read from.
 
-        Category and image ids are the source's. Annotations follow `records`: of each photo first `classes`,
+        Category and image ids are the source's. Annotations follow `records`: of each image first `classes`,
         then `crowd_classes` with iscrowd 1, numbered from 1. Boxes are the clipped ones in pixels, rounded to
         1e-4; the area is the box's. Of LVIS the lists of negative and not exhaustive categories and the
         frequencies are kept.
@@ -311,7 +311,7 @@ def _clipped(
         empty.add("boxes without an area", box.where)
         return None
     if min(inner[2] - inner[0], inner[3] - inner[1]) < MIN_BOX_SIDE_PX:
-        empty.add("boxes outside their photo", box.where)
+        empty.add("boxes outside their image", box.where)
         return None
     # Files round coordinates to hundredths: a box that ends on the border is no fault.
     if max(inner[0] - x0, inner[1] - y0, x1 - inner[2], y1 - inner[3]) > 0.05:

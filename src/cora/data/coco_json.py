@@ -13,7 +13,7 @@ from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import ImageError
 from cora.images import read_size
 
-#: (image entry, folder of the photos) -> the file name to look for there.
+#: (image entry, folder of the images) -> the file name to look for there.
 NameOfImage = Callable[[dict[str, Any], PhotoFolder], object]
 
 
@@ -25,7 +25,7 @@ def read_coco(
     findings: Findings,
     name_of_image: NameOfImage = lambda entry, _: entry.get("file_name"),
 ) -> RawAnnotations:
-    """Photos and boxes of a file's content; what cannot be used is counted in `findings` and left out.
+    """Images and boxes of a file's content; what cannot be used is counted in `findings` and left out.
 
     Raises:
         DataError: there is no image folder.
@@ -97,7 +97,7 @@ def _image(entry: dict[str, Any], name: object, photos: PhotoFolder, findings: F
     try:
         size = read_size(path)
     except ImageError as error:
-        findings.bad.add("photos that cannot be read", f"{path.name}: {error}")
+        findings.bad.add("images that cannot be read", f"{path.name}: {error}")
         return None
     findings.repairs.add("images without width or height, measured", name)
     return RawImage(image_id=entry["id"], path=path, size=size, measured=True)
@@ -129,7 +129,7 @@ def _add_boxes(
         elif (crowd := truth_value(entry.get("iscrowd"))) is None:
             findings.bad.add("values of iscrowd that are neither 0 nor 1", f"annotation {identity}: {entry['iscrowd']}")
         elif image_id not in images:
-            findings.lost.add("boxes of photos left out", identity)
+            findings.lost.add("boxes of images left out", identity)
         elif not duplicate:
             x, y, w, h = entry["bbox"]
             box = RawBox(names[category_id], (x, y, x + w, y + h), crowd, position, f"annotation {identity}")

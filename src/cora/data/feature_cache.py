@@ -1,8 +1,8 @@
-"""Features of a frozen tower, computed once for several augmented versions of every photo.
+"""Features of a frozen tower, computed once for several augmented versions of every image.
 
 A frozen tower gives the same maps in every epoch; on a CPU it is most of a training step. The cache keeps C3
 and C4 of K versions (flip, scale, crop) in half precision on disk, once where both are one map, one file a version of
-a photo, so that it can be built in pieces and read in any order. Epoch e reads version (e + an offset of the photo)
+an image, so that it can be built in pieces and read in any order. Epoch e reads version (e + an offset of the image)
 modulo K.
 """
 
@@ -47,7 +47,7 @@ class Tower(Protocol):
 
 
 class CachedItem(NamedTuple):
-    """One version of one photo: c3 [C3, h, w] and c4 [C4, h', w'] float16, without padding; perhaps one tensor."""
+    """One version of one image: c3 [C3, h, w] and c4 [C4, h', w'] float16, without padding; perhaps one tensor."""
 
     c3: Tensor
     c4: Tensor
@@ -75,7 +75,7 @@ class FeatureCache(Dataset[CachedItem]):
         return len(self.shapes)
 
     def version(self, epoch: int, index: int) -> int:
-        """Which of the K versions of a photo an epoch sees."""
+        """Which of the K versions of an image an epoch sees."""
         return int((epoch + self.offsets[index]) % self.versions)
 
     def aspect(self, epoch: int, index: int) -> float:
@@ -114,18 +114,18 @@ def build_feature_cache(
     """Compute what is missing of a cache and open it.
 
     Args:
-        dataset: items (photo, Targets, id) with `class_names`.
+        dataset: items (image, Targets, id) with `class_names`.
         transform: augmentation, seeded by (seed, version, index); its repr is part of what the cache was
             made for.
         tower: frozen image tower, already on `device`.
-        to_batch: normalises and pads a list of photos without resizing them.
+        to_batch: normalises and pads a list of images without resizing them.
         folder: where the files go; an interrupted build goes on there.
-        versions: K, augmented versions of each photo.
+        versions: K, augmented versions of each image.
         seed: of the augmentation and of the order in which epochs see the versions.
         max_gigabytes: bound on the whole cache on disk: refused when the first files tell that it would be
             larger, and never passed.
         device: where the tower computes.
-        workers: processes that read and augment photos.
+        workers: processes that read and augment images.
         on_progress: called with (files done, files in all).
 
     Raises:
@@ -133,7 +133,7 @@ def build_feature_cache(
             large.
     """
     if versions < 1:
-        raise DataError(f"a feature cache needs at least one version of each photo, got {versions}")
+        raise DataError(f"a feature cache needs at least one version of each image, got {versions}")
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = _fingerprint(dataset, transform, tower)
     header = {
@@ -202,7 +202,7 @@ def _compute(
     done = total - len(keys)
     loader = DataLoader(_Augmented(dataset, keys), batch_size=None, num_workers=workers)
     for count, (key, image, targets) in enumerate(loader, start=1):
-        # One photo at a time: no padding, hence exactly the maps that a photo alone gets at test time.
+        # One image at a time: no padding, hence exactly the maps that an image alone gets at test time.
         with torch.inference_mode():
             c3, c4 = tower.features(to_batch([image]).to(device))
         tensors = {
@@ -219,7 +219,7 @@ def _compute(
             if used_bytes > max_bytes or (count == SIZE_SAMPLE and expected > max_bytes):
                 raise DataError(
                     f"the feature cache would need {expected / 1e9:.1f} GB, more than the bound of "
-                    f"{max_bytes / 1e9:.1f} GB; take fewer versions, smaller photos or a higher bound"
+                    f"{max_bytes / 1e9:.1f} GB; take fewer versions, smaller images or a higher bound"
                 )
         if on_progress is not None:
             on_progress(done + count, total)
@@ -230,7 +230,7 @@ def _half(single: FeatureMap, key: tuple[int, int]) -> Tensor:
     height, width = (int(extent) for extent in single.extents_hw[0])
     half = single.features[0, :, :height, :width].to("cpu", torch.float16).contiguous()
     if not bool(half.isfinite().all()):
-        raise DataError(f"features of photo {key[1]} do not fit half precision; this tower cannot be cached")
+        raise DataError(f"features of image {key[1]} do not fit half precision; this tower cannot be cached")
     return half
 
 
@@ -263,7 +263,7 @@ def _fingerprint(dataset: Any, transform: Transform, tower: Tower) -> dict[str, 
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     boxes = hashlib.sha256()
     for record in getattr(dataset, "records", range(len(dataset))):
-        # The name alone: the same photos reached by another path are the same photos.
+        # The name alone: the same images reached by another path are the same images.
         boxes.update((record.path.name if isinstance(record, CocoImage) else str(record)).encode())
         if isinstance(record, CocoImage):
             boxes.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())

@@ -34,7 +34,7 @@ class EpochDataset(Protocol):
 
 
 class AugmentedDataset(Dataset[tuple[Image.Image, Targets]]):
-    """Items (photo, Targets) of a dataset of (photo, Targets, id), transformed anew in every epoch."""
+    """Items (image, Targets) of a dataset of (image, Targets, id), transformed anew in every epoch."""
 
     def __init__(self, *, dataset: Any, transform: Transform, seed: int = 0) -> None:
         self.dataset, self.transform, self.seed = dataset, transform, seed
@@ -50,7 +50,7 @@ class AugmentedDataset(Dataset[tuple[Image.Image, Targets]]):
 
 
 class ImageCollate:
-    """Photos already at their training size -> (ImageBatch, tuple[Targets]).
+    """Images already at their training size -> (ImageBatch, tuple[Targets]).
 
     Args:
         to_batch: normalises and pads, that is `Preprocessor.collate`.
@@ -126,7 +126,7 @@ class EpochLoader(Generic[Batch]):
         )
         if world > 1 and order.length < world * batch_size:
             raise DataError(
-                f"{world} processes of batch size {batch_size} need {world * batch_size} photos an epoch, got "
+                f"{world} processes of batch size {batch_size} need {world * batch_size} images an epoch, got "
                 f"{order.length}; take fewer processes or smaller batches"
             )
         self._share = _Share(order=order, rank=rank, world=world)

@@ -1,6 +1,6 @@
 """LVIS annotation files, v1 and v0.5 (Gupta et al., 2019): COCO files with lists of what was not searched for.
 
-Only a few classes are annotated in each photo: those with boxes, the negative ones (looked for, absent) and, among
+Only a few classes are annotated in each image: those with boxes, the negative ones (looked for, absent) and, among
 those with boxes, the not exhaustive ones (some objects without a box). Of every other class nothing is known.
 """
 
@@ -17,7 +17,7 @@ from cora.data.problems import Findings, is_whole
 from cora.data.raw import RawAnnotations
 from cora.errors import DataError
 
-#: Frequent, common, rare: in more than 100, in 11 to 100, in at most 10 photos of the training part.
+#: Frequent, common, rare: in more than 100, in 11 to 100, in at most 10 images of the training part.
 FREQUENCIES = ("f", "c", "r")
 
 
@@ -31,7 +31,7 @@ def is_lvis(content: dict[str, Any]) -> bool:
 
 
 def read_lvis(content: CocoContent, *, source: Path, folder: Path, findings: Findings) -> RawAnnotations:
-    """Photos, boxes and lists of a file's content; what cannot be used is counted in `findings` and left out.
+    """Images, boxes and lists of a file's content; what cannot be used is counted in `findings` and left out.
 
     Raises:
         DataError: there is no image folder, or the file has nothing of LVIS.
@@ -61,9 +61,9 @@ def read_lvis(content: CocoContent, *, source: Path, folder: Path, findings: Fin
 
 
 def _file_name(entry: dict[str, Any], folder: PhotoFolder) -> object:
-    """The name under which the photo lies in `folder`, or the name to complain about.
+    """The name under which the image lies in `folder`, or the name to complain about.
 
-    v1 has only URLs, since its photos come from two parts of COCO; the file names of v0.5 are partly those of COCO
+    v1 has only URLs, since its images come from two parts of COCO; the file names of v0.5 are partly those of COCO
     2014. So the URL counts: its part and name (train2017/000000000009.jpg), else the name alone.
     """
     url = entry.get("coco_url")

@@ -58,7 +58,7 @@ class EpochOrder:
         if weights is not None:
             check_weights(weights, size)
             if not shuffle or blocks is not None:
-                raise DataError("weights need shuffle=True and no blocks, since an epoch is drawn from all photos")
+                raise DataError("weights need shuffle=True and no blocks, since an epoch is drawn from all images")
         if blocks is not None and (not shuffle or shape_key is not None):
             raise DataError("blocks need shuffle=True and no shape_key, since items stay near their block")
         if blocks is not None and (sum(blocks) != size or min(blocks) < 1):

@@ -30,7 +30,7 @@ class PhotoFolder:
     one image may fit, and no other name may fit that one.
 
     Args:
-        folder: read once, so that the photos directly in it cost no further look at the disk.
+        folder: read once, so that the images directly in it cost no further look at the disk.
         names: all that will be looked for, as far as they are known.
 
     Raises:
@@ -51,7 +51,7 @@ class PhotoFolder:
         return isinstance(name, str) and self._exact(name) is not None
 
     def path(self, name: str) -> Path | None:
-        """Where a photo of this name lies or would lie; None if the name points outside the folder."""
+        """Where an image of this name lies or would lie; None if the name points outside the folder."""
         # Windows' rules know both slashes and drive letters, and files travel between systems.
         parts = PureWindowsPath(name)
         if not parts.parts or parts.drive or parts.root or ".." in parts.parts or "\0" in name:
@@ -59,7 +59,7 @@ class PhotoFolder:
         return self.folder.joinpath(*parts.parts)
 
     def find(self, name: object, bad: Problems, repairs: Problems) -> Path | None:
-        """The path of the photo called `name`, or None after counting in `bad` why there is none.
+        """The path of the image called `name`, or None after counting in `bad` why there is none.
 
         One that lies under another name is counted in `repairs`.
         """

@@ -1,4 +1,4 @@
-"""What is wrong with a set of annotated photos, counted by kind; and reading, within limits, what strangers wrote."""
+"""What is wrong with a set of annotated images, counted by kind; and reading, within limits, what strangers wrote."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Findings:
 
     Attributes:
         faults: of the set as a whole (its classes); leaving something out does not mend them.
-        bad: single photos, boxes or lines that cannot be used; they can be left out. One with two faults
+        bad: single images, boxes or lines that cannot be used; they can be left out. One with two faults
             counts under both.
-        lost: sound boxes that go with a photo that is left out.
+        lost: sound boxes that go with an image that is left out.
         repairs: what was mended on the way.
     """
 
@@ -59,9 +59,9 @@ class Findings:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise DataError where there is no such folder of photos."""
+    """Raise DataError where there is no such folder of images."""
     if not folder.is_dir():
-        raise DataError(f"expected a folder of photos, but {folder} is missing or no folder; check the path")
+        raise DataError(f"expected a folder of images, but {folder} is missing or no folder; check the path")
 
 
 def is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""What an annotation file says, in one form for all formats: read, but not yet checked against classes and photos."""
+"""What an annotation file says, in one form for all formats: read, but not yet checked against classes and images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RawBox(NamedTuple):
 
     Attributes:
         class_name: of the file.
-        xyxy_px: corners in pixels; may leave the photo or have no area.
+        xyxy_px: corners in pixels; may leave the image or have no area.
         crowd: marks a group or a box that is too hard: no target, and no false alarm where it is found.
         entry: place among the boxes of the file or folder, from 0.
         where: what a message calls it.
@@ -28,13 +28,13 @@ class RawBox(NamedTuple):
 
 @dataclass(kw_only=True, slots=True)
 class RawImage:
-    """One photo of an annotation file.
+    """One image of an annotation file.
 
     Attributes:
         image_id: of the file, or its number from 1.
         path: of a file that exists.
         size: (height, width) in pixels.
-        measured: whether `size` comes from the photo itself.
+        measured: whether `size` comes from the image itself.
         boxes: in the file's order.
         negative: classes known to be absent (LVIS).
         not_exhaustive: classes of which more may be there than have boxes (LVIS).
@@ -56,7 +56,7 @@ class RawAnnotations:
     Attributes:
         format: coco, lvis, voc or yolo.
         source: file or folder that it was read from.
-        folder: of the photos.
+        folder: of the images.
         category_ids: class name -> id, in the file's order.
         declared: whether the file lists its classes; otherwise they are those of its boxes.
         images: in the file's order.

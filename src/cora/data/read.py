@@ -1,4 +1,4 @@
-"""Annotated photos of any supported format, recognised by what is given: COCO, LVIS, Pascal VOC, YOLO, shards.
+"""Annotated images of any supported format, recognised by what is given: COCO, LVIS, Pascal VOC, YOLO, shards.
 
 Example:
     >>> dataset = read_dataset(images=Path("fruit/images"), annotations=Path("fruit/annotations.json"))
@@ -64,22 +64,22 @@ def read_dataset(
     keep_empty: bool = True,
     check_photos: bool = True,
 ) -> CocoDataset:
-    """Read a set of annotated photos and check it, so that training does not stop over it hours later.
+    """Read a set of annotated images and check it, so that training does not stop over it hours later.
 
-    Refused, with the number of each kind and a first example: missing, unreadable or wrongly sized photos, file names
-    that leave the folder, boxes outside their photo or without an area, malformed entries, unknown categories,
+    Refused, with the number of each kind and a first example: missing, unreadable or wrongly sized images, file names
+    that leave the folder, boxes outside their image or without an area, malformed entries, unknown categories,
     duplicate ids and names, classes that the source lacks, and sets without any box of the classes. Boxes that reach
     over the border are clipped and counted.
 
     Args:
-        images: folder of the photos, or of shards (`write_shards`), which hold their boxes.
+        images: folder of the images, or of shards (`write_shards`), which hold their boxes.
         annotations: COCO or LVIS JSON; folder of VOC XML; data.yaml, classes.txt or label folder of YOLO; None looks
             in and around `images`.
         class_names: classes to keep, in the order of the target indices; all of the source by default.
         format: by name, or recognised.
-        skip_bad: leave out bad photos, boxes and lines; `dropped` of the dataset counts them, a warning names them.
-        keep_empty: keep photos without a box of these classes.
-        check_photos: read the header and the end of every photo (a millisecond or less each; those that may have been
+        skip_bad: leave out bad images, boxes and lines; `dropped` of the dataset counts them, a warning names them.
+        keep_empty: keep images without a box of these classes.
+        check_photos: read the header and the end of every image (a millisecond or less each; those that may have been
             cut are decoded); without it, missing files are still noticed, damaged ones when they are loaded.
 
     Raises:
@@ -90,7 +90,7 @@ def read_dataset(
     findings = Findings()
     raw = _read(images, annotations, format, findings)
     if not raw.images and not findings.bad:
-        raise DataError(f"{raw.source}: expected photos, got none; is {images} the right folder?")
+        raise DataError(f"{raw.source}: expected images, got none; is {images} the right folder?")
     if check_photos:
         _tell_unlisted(raw)
         raw = _without_unreadable(raw, findings)
@@ -158,7 +158,7 @@ def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
 
 
 def _look_around(images: Path) -> dict[_Kind, list[Path]]:
-    """Kind -> where its annotations are, in or beside the folder of photos."""
+    """Kind -> where its annotations are, in or beside the folder of images."""
     check_folder(images)
     xml = [folder for folder in (images, images.parent / "Annotations") if files_ending(folder, ".xml")]
     labels = [
@@ -225,7 +225,7 @@ def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:
     present = sorted({box.class_name for image in raw.images for box in image.boxes if not box.crowd})
     if not present:
         raise DataError(
-            f"{raw.source}: expected boxes (other than of crowds), got none in {len(raw.images)} photos{left_out}; "
+            f"{raw.source}: expected boxes (other than of crowds), got none in {len(raw.images)} images{left_out}; "
             "annotate some or name another file"
         )
     raise DataError(
@@ -248,20 +248,20 @@ def _check_pixels(dataset: CocoDataset) -> None:
 
 
 def _without_unreadable(raw: RawAnnotations, findings: Findings) -> RawAnnotations:
-    """The same without photos whose header cannot be read or tells another size than the file; they are counted."""
+    """The same without images whose header cannot be read or tells another size than the file; they are counted."""
     images: list[RawImage] = []
     for image in raw.images:
         try:
             size = image.size if image.measured else read_size(image.path)
             check_whole(image.path)
         except ImageError as error:
-            findings.bad.add("photos that cannot be read", f"{image.path.name}: {error}")
+            findings.bad.add("images that cannot be read", f"{image.path.name}: {error}")
         else:
             if size == image.size:
                 images.append(image)
                 continue
             told, found = (f"{width}x{height}" for height, width in (image.size, size))
-            findings.bad.add("photos of another size than their file says", f"{image.path.name}: {told}, is {found}")
+            findings.bad.add("images of another size than their file says", f"{image.path.name}: {told}, is {found}")
         for box in image.boxes:
-            findings.lost.add("boxes of photos left out", box.where)
+            findings.lost.add("boxes of images left out", box.where)
     return replace(raw, images=images)

@@ -1,6 +1,6 @@
-"""How often a photo appears in an epoch: one weight a photo, the number of times it is expected.
+"""How often an image appears in an epoch: one weight an image, the number of times it is expected.
 
-`EpochLoader(weights=...)` draws an epoch of round(sum of the weights) photos, so that weights of 1 or more make
+`EpochLoader(weights=...)` draws an epoch of round(sum of the weights) images, so that weights of 1 or more make
 an epoch longer and weights of mean 1 keep its length. Weights of several kinds may be multiplied.
 """
 
@@ -18,7 +18,7 @@ from cora.errors import DataError
 
 
 class SampledRecord(Protocol):
-    """What sampling reads of a photo; `cora.data.coco.CocoImage` has it."""
+    """What sampling reads of an image; `cora.data.coco.CocoImage` has it."""
 
     @property
     def classes(self) -> Tensor:
@@ -32,19 +32,19 @@ class SampledRecord(Protocol):
 
 
 def repeat_factors(records: Sequence[SampledRecord], threshold: float = 0.001) -> Tensor:
-    """Repeat-factor sampling: photos of rare classes several times an epoch (Gupta et al., LVIS, 2019, section 4).
+    """Repeat-factor sampling: images of rare classes several times an epoch (Gupta et al., LVIS, 2019, section 4).
 
-    r(photo) = max over its classes c of max(1, sqrt(threshold / f(c))), f(c) the share of photos that hold c.
+    r(image) = max over its classes c of max(1, sqrt(threshold / f(c))), f(c) the share of images that hold c.
 
     Args:
-        records: photos; one without boxes has the factor 1.
-        threshold: t; classes in a larger share of the photos are not repeated. 0.001 for LVIS.
+        records: images; one without boxes has the factor 1.
+        threshold: t; classes in a larger share of the images are not repeated. 0.001 for LVIS.
 
     Returns:
         [n] float64, each at least 1.
 
     Raises:
-        DataError: no photos, or a threshold that is no share.
+        DataError: no images, or a threshold that is no share.
     """
     if not 0 < threshold <= 1:
         raise DataError(f"repeat_factors: expected a threshold in 0..1 (0 excluded), got {threshold}")
@@ -55,26 +55,26 @@ def repeat_factors(records: Sequence[SampledRecord], threshold: float = 0.001) -
 
 
 def equal_class_weights(records: Sequence[SampledRecord], classes: Sequence[int]) -> Tensor:
-    """Weights as if a class were drawn first, each with the same chance, and then one of the photos that hold it.
+    """Weights as if a class were drawn first, each with the same chance, and then one of the images that hold it.
 
-    w(photo) = n / C * sum over its classes c of 1 / photos(c), C the number of `classes` that any photo holds.
+    w(image) = n / C * sum over its classes c of 1 / images(c), C the number of `classes` that any image holds.
 
     Args:
-        records: n photos.
-        classes: indices of the classes that are to be seen equally; those in no photo are left out. Photos
+        records: n images.
+        classes: indices of the classes that are to be seen equally; those in no image are left out. Images
             without any of them have the weight 0.
 
     Returns:
         [n] float64 of mean 1.
 
     Raises:
-        DataError: no photos, or none of the classes in any of them.
+        DataError: no images, or none of the classes in any of them.
     """
     wanted = {int(c) for c in classes}
     held = [one & wanted for one in _classes_held(records)]
     photos = _photos_a_class(held)
     if not photos:
-        raise DataError(f"equal_class_weights: expected photos of the {len(wanted)} classes given, got none")
+        raise DataError(f"equal_class_weights: expected images of the {len(wanted)} classes given, got none")
     each = len(held) / len(photos)
     return torch.tensor([sum(each / photos[c] for c in sorted(one)) for one in held], dtype=torch.float64)
 
@@ -86,19 +86,19 @@ def small_object_weights(
     factor: float = 2.0,
     classes: Sequence[int] | None = None,
 ) -> Tensor:
-    """`factor` for photos with a small box, 1 for the others (oversampling of Kisantal et al., 2019, section 4.1).
+    """`factor` for images with a small box, 1 for the others (oversampling of Kisantal et al., 2019, section 4.1).
 
     Args:
-        records: n photos.
-        area: boxes of less than so many square pixels of the stored photo are small; COCO's 32 x 32.
-        factor: how often photos with a small box are seen; 1 or more.
+        records: n images.
+        area: boxes of less than so many square pixels of the stored image are small; COCO's 32 x 32.
+        factor: how often images with a small box are seen; 1 or more.
         classes: look at boxes of these class indices only; None for all.
 
     Returns:
         [n] float64.
 
     Raises:
-        DataError: no photos, an area that is not positive or a factor below 1.
+        DataError: no images, an area that is not positive or a factor below 1.
     """
     if area <= 0 or not factor >= 1:
         raise DataError(f"small_object_weights: expected area > 0 and factor >= 1, got {area} and {factor}")
@@ -115,17 +115,17 @@ def small_object_weights(
 
 
 def epoch_length(weights: Tensor) -> int:
-    """Photos of an epoch that is drawn with these weights: their sum, rounded, at least 1."""
+    """Images of an epoch that is drawn with these weights: their sum, rounded, at least 1."""
     return max(1, round(float(weights.sum())))
 
 
 def draw(weights: Tensor, random: np.random.Generator) -> np.ndarray:
     """Indices of one epoch in random order, each as often as its weight says.
 
-    Systematic sampling: photos in random order take intervals as long as their weights, and a comb of unit
-    distance with a random start picks from them. So photo i is drawn floor(w) or ceil(w) times, w on average,
+    Systematic sampling: images in random order take intervals as long as their weights, and a comb of unit
+    distance with a random start picks from them. So image i is drawn floor(w) or ceil(w) times, w on average,
     where w is its weight times `epoch_length` / sum of the weights: repeat factors are rounded at random, and
-    no photo is left to luck as when drawing with replacement.
+    no image is left to luck as when drawing with replacement.
 
     Args:
         weights: [n], checked by `check_weights`.
@@ -138,7 +138,7 @@ def draw(weights: Tensor, random: np.random.Generator) -> np.ndarray:
     order = random.permutation(len(weights))
     ends = np.cumsum(weights.double().numpy()[order])
     comb = (np.arange(count) + random.random()) * (ends[-1] / count)
-    # Rounding may push the last tooth past the last end, or onto photos of weight 0 behind it.
+    # Rounding may push the last tooth past the last end, or onto images of weight 0 behind it.
     last = int(np.flatnonzero(np.diff(ends, prepend=0.0) > 0)[-1])
     picked = np.minimum(np.searchsorted(ends, comb, side="right"), last)
     drawn: np.ndarray = random.permutation(order[picked])
@@ -146,9 +146,9 @@ def draw(weights: Tensor, random: np.random.Generator) -> np.ndarray:
 
 
 def check_weights(weights: Tensor, size: int) -> None:
-    """Raise DataError unless these are finite weights >= 0 of `size` photos, not all of them 0."""
+    """Raise DataError unless these are finite weights >= 0 of `size` images, not all of them 0."""
     if weights.shape != (size,):
-        raise DataError(f"weights: expected one for each of {size} photos, got shape {list(weights.shape)}")
+        raise DataError(f"weights: expected one for each of {size} images, got shape {list(weights.shape)}")
     bad = int((~weights.isfinite() | (weights < 0)).sum())
     if bad or not float(weights.sum()) > 0:
         raise DataError(
@@ -172,4 +172,4 @@ def _photos_a_class(held: Sequence[set[int]]) -> dict[int, int]:
 
 def _check_any(records: Sequence[SampledRecord]) -> None:
     if not len(records):
-        raise DataError("expected at least one photo to give weights to, got none")
+        raise DataError("expected at least one image to give weights to, got none")

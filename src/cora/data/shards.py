@@ -1,4 +1,4 @@
-"""Photos and boxes in tar files: few large files in place of many small ones, read piece by piece.
+"""Images and boxes in tar files: few large files in place of many small ones, read piece by piece.
 
 Shards follow webdataset's convention: members of one name belong together, ``000000042.jpg`` and
 ``000000042.json``. Python's tarfile reads and writes them: the library webdataset shuffles in buffers, which cannot
@@ -38,7 +38,7 @@ MAX_PHOTO_BYTES, MAX_RECORD_BYTES, MAX_INDEX_BYTES = 256 * 2**20, 16 * 2**20, 25
 
 
 class _Place(NamedTuple):
-    """Where a photo lies: shard, and the first byte and number of bytes in it."""
+    """Where an image lies: shard, and the first byte and number of bytes in it."""
 
     shard: Path
     start: int
@@ -46,15 +46,15 @@ class _Place(NamedTuple):
 
 
 class ShardDataset(CocoDataset):
-    """Items (photo RGB, Targets, image id) of the shards ``*.tar`` of a folder; otherwise like any `CocoDataset`.
+    """Items (image RGB, Targets, image id) of the shards ``*.tar`` of a folder; otherwise like any `CocoDataset`.
 
-    Opening reads the headers and the small annotation members of every shard; photos are read when asked for.
+    Opening reads the headers and the small annotation members of every shard; images are read when asked for.
     Give `EpochLoader` `blocks` for an order that goes shard by shard.
 
     Args:
         folder: of the shards, which are taken in order of their names.
         class_names: as for `CocoDataset`; None takes all, those of `shards.json` or, without it, of the boxes.
-        keep_empty: keep photos without a box of these classes.
+        keep_empty: keep images without a box of these classes.
         skip_bad: leave out what cannot be used instead of refusing the folder.
 
     Raises:
@@ -105,7 +105,7 @@ class ShardDataset(CocoDataset):
         try:
             image = read_image(Image.open(io.BytesIO(content), formats=_FORMATS))
         except (ImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{place.shard.name}: {record.path.name} is no photo that can be read: {error}") from error
+            raise DataError(f"{place.shard.name}: {record.path.name} is no image that can be read: {error}") from error
         if (image.height, image.width) != record.size:
             raise DataError(
                 f"{place.shard.name}: {record.path.name} should have {record.size[1]}x{record.size[0]} px, the image "
@@ -122,20 +122,20 @@ def write_shards(
     seed: int | None = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write a dataset as shards, from which `ShardDataset` reads the same photos and boxes.
+    """Write a dataset as shards, from which `ShardDataset` reads the same images and boxes.
 
     Args:
         dataset: read from any format. JPEG, PNG and WebP files are copied as they are, others become PNG.
         folder: made if missing, must hold no shards.
-        max_bytes: a shard is closed when the next photo would make it larger.
-        seed: photos are shuffled, since an epoch mixes neighbouring shards only; None keeps their order.
-        on_progress: called with (photos written, in all).
+        max_bytes: a shard is closed when the next image would make it larger.
+        seed: images are shuffled, since an epoch mixes neighbouring shards only; None keeps their order.
+        on_progress: called with (images written, in all).
 
     Returns:
         The shards.
 
     Raises:
-        DataError: there are shards in the folder, a photo cannot be read or is too large.
+        DataError: there are shards in the folder, an image cannot be read or is too large.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.tar")):
@@ -201,7 +201,7 @@ def _members_of(dataset: CocoDataset, record: CocoImage, number: int) -> list[tu
 
 
 def _members(shard: Path, findings: Findings) -> Iterator[tuple[_Place, str, Any]]:
-    """Place, name and annotation of every photo of a shard that has one."""
+    """Place, name and annotation of every image of a shard that has one."""
     photos: dict[str, _Place] = {}
     contents: dict[str, Any] = {}
     try:
@@ -225,10 +225,10 @@ def _members(shard: Path, findings: Findings) -> Iterator[tuple[_Place, str, Any
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{shard} cannot be read as an uncompressed tar file ({error}); write it anew") from error
     for name in contents.keys() - photos.keys():
-        findings.bad.add("annotations without a photo", name)
+        findings.bad.add("annotations without an image", name)
     for name, place in photos.items():
         if name not in contents:
-            findings.bad.add("photos without an annotation", name)
+            findings.bad.add("images without an annotation", name)
         else:
             yield place, name, contents[name]
 

@@ -1,4 +1,4 @@
-"""Augmentation of photos and their boxes; randomness comes from torch's global generator."""
+"""Augmentation of images and their boxes; randomness comes from torch's global generator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cora.errors import DataError
 from cora.images import Preprocessor
 from cora.structures import Targets
 
-#: Extremely long and thin photos are widened to this, since a tower halves its input five times.
+#: Extremely long and thin images are widened to this, since a tower halves its input five times.
 MIN_SIDE_PX = 32
 
 
@@ -58,7 +58,7 @@ class AugmentConfig:
             )
 
     def scaled(self, factor: float) -> AugmentConfig:
-        """The same policy for smaller (or larger) photos: every size in pixels times `factor`."""
+        """The same policy for smaller (or larger) images: every size in pixels times `factor`."""
         least, greatest = (max(1, round(side * factor)) for side in self.crop_sides)
         return AugmentConfig(
             short_sides=tuple(max(1, round(side * factor)) for side in self.short_sides),
@@ -73,7 +73,7 @@ class AugmentConfig:
 
 
 class TrainTransform:
-    """Flip, sometimes resize and crop, resize to a random short side: (photo, Targets) -> the same."""
+    """Flip, sometimes resize and crop, resize to a random short side: (image, Targets) -> the same."""
 
     def __init__(self, *, config: AugmentConfig) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Pascal VOC annotations (Everingham et al., 2010): a folder with one XML file a photo, boxes counted from pixel 1."""
+"""Pascal VOC annotations (Everingham et al., 2010): a folder with one XML file an image, boxes counted from pixel 1."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError, ImageError
 from cora.images import IMAGE_SUFFIXES, read_size
 
-#: A photo with ten thousand boxes takes 3 MB.
+#: An image with ten thousand boxes takes 3 MB.
 MAX_XML_BYTES = 16 * 2**20
 
 #: Coordinates of an outline's points: x1, y1, x2, ... or x, y in each point.
@@ -26,12 +26,12 @@ _COORDINATE = re.compile(r"[xy]\d*")
 
 
 def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnotations:
-    """Photos and boxes of all XML files directly in `annotations`; what cannot be used is counted in `findings`.
+    """Images and boxes of all XML files directly in `annotations`; what cannot be used is counted in `findings`.
 
     A pixel has its number's place: a box from 1 to 1 covers the first pixel, 0..1 in continuous coordinates.
     Boxes marked `difficult` become crowd boxes: no targets, and no false alarms where they are found. An object with
-    an outline alone has the box around it. Classes are those of the boxes, in alphabetical order; photos without a
-    file are no part of the set. The photo is the one called `filename`, or that of the XML file's own name.
+    an outline alone has the box around it. Classes are those of the boxes, in alphabetical order; images without a
+    file are no part of the set. The image is the one called `filename`, or that of the XML file's own name.
 
     Raises:
         DataError: there is no image folder, or no XML file.
@@ -50,11 +50,11 @@ def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnot
     for one in told:
         image = _image(one, photos, by_stem, findings)
         if image is not None and image.path in images:
-            findings.bad.add("photos with two XML files", f"{one.xml.name}: {image.path.name}")
+            findings.bad.add("images with two XML files", f"{one.xml.name}: {image.path.name}")
             image = None
         if image is None:
             for box in one.boxes:
-                findings.lost.add("boxes of photos left out", box.where)
+                findings.lost.add("boxes of images left out", box.where)
             continue
         image.boxes, image.image_id = one.boxes, len(images) + 1
         images[image.path] = image
@@ -72,7 +72,7 @@ def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnot
 
 @dataclass(frozen=True)
 class _Told:
-    """What a file says: `name` of the photo, `size` (height, width) where that is told."""
+    """What a file says: `name` of the image, `size` (height, width) where that is told."""
 
     xml: Path
     name: str
@@ -130,7 +130,7 @@ def _parse(path: Path, findings: Findings) -> ElementTree.Element | None:
 def _image(told: _Told, photos: PhotoFolder, by_stem: dict[str, str], findings: Findings) -> RawImage | None:
     name = told.name
     if name not in photos and photos.path(name) is not None:
-        # Tools write names without an ending, or keep that of a photo converted since.
+        # Tools write names without an ending, or keep that of an image converted since.
         name = by_stem.get(name_of_file(told.xml.stem), name)
     path = photos.find(name, findings.bad, findings.repairs)
     if path is None:
@@ -140,7 +140,7 @@ def _image(told: _Told, photos: PhotoFolder, by_stem: dict[str, str], findings: 
     try:
         return RawImage(image_id=0, path=path, size=read_size(path), measured=True)
     except ImageError as error:
-        findings.bad.add("photos that cannot be read", f"{path.name}: {error}")
+        findings.bad.add("images that cannot be read", f"{path.name}: {error}")
         return None
 
 

@@ -1,4 +1,4 @@
-"""YOLO labels: beside images/ a folder labels/ with one text file a photo, each line one object in fractions of it.
+"""YOLO labels: beside images/ a folder labels/ with one text file an image, each line one object in fractions of it.
 
 A line is `class cx cy w h`, or `class x y x y x y ...` for an outline, of which the enclosing box is taken. The class
 is a place in the names of data.yaml or classes.txt.
@@ -29,26 +29,26 @@ _NO_LABELS = frozenset(("classes.txt", "train.txt", "val.txt", "test.txt"))
 
 
 def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> RawAnnotations:
-    """Photos anywhere below `folder` and their boxes; what cannot be used is counted in `findings`.
+    """Images anywhere below `folder` and their boxes; what cannot be used is counted in `findings`.
 
-    Photos without a label file, or with an empty one, show nothing but background.
+    Images without a label file, or with an empty one, show nothing but background.
 
     Args:
         annotations: data.yaml, classes.txt, or the folder of labels; None looks for all of them around `folder`.
-            Folders that a data.yaml names are not followed: `folder` says which photos are meant.
-        folder: of the photos; labels lie in the same places below the folder of labels, which is that of the same
+            Folders that a data.yaml names are not followed: `folder` says which images are meant.
+        folder: of the images; labels lie in the same places below the folder of labels, which is that of the same
             path with labels instead of images, or `labels` beside or in the folder, or the folder itself.
         findings: filled.
 
     Raises:
-        DataError: there are no photos, no names, or no label files.
+        DataError: there are no images, no names, or no label files.
     """
     check_folder(folder)
     photos, problems = list_images(folder)
     for problem in problems:
         findings.bad.add("folders that cannot be read", problem)
     if not photos:
-        raise DataError(f"expected photos in {folder}, got none; name the folder they lie in")
+        raise DataError(f"expected images in {folder}, got none; name the folder they lie in")
     labels = _labels(annotations, folder, photos)
     source = _names_file(annotations, folder, labels.root)
     names = read_numbered_names(source, findings)
@@ -60,7 +60,7 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
     used: set[Path] = set()
     for path, label in labels.of_photos(photos, findings).items():
         if label in used:
-            findings.bad.add("photos that share a label file with another", path.relative_to(folder))
+            findings.bad.add("images that share a label file with another", path.relative_to(folder))
             continue
         if label is not None:
             used.add(label)
@@ -68,7 +68,7 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
         image = _image(path, len(images) + 1, findings)
         if image is None:
             for where, *_ in lines:
-                findings.lost.add("boxes of photos left out", where)
+                findings.lost.add("boxes of images left out", where)
             continue
         height, width = image.size
         for where, class_name, (x0, y0, x1, y1) in lines:
@@ -89,7 +89,7 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
 
 
 def labels_beside(folder: Path) -> list[Path]:
-    """Folders where the labels of the photos in `folder` may lie, likeliest first; those that exist."""
+    """Folders where the labels of the images in `folder` may lie, likeliest first; those that exist."""
     parts = list(folder.absolute().parts)
     candidates = [folder.parent / "labels", folder / "labels", folder]
     if "images" in parts:
@@ -101,8 +101,8 @@ def labels_beside(folder: Path) -> list[Path]:
 class _Labels:
     """Label files below a folder, by their paths in it without the ending.
 
-    A photo's is in the same place below the folder of photos, be it called `images` or `labels` on the way; a single
-    one is also told by what its name has in common with a photo's but for what an upload put before it.
+    An image's is in the same place below the folder of images, be it called `images` or `labels` on the way; a single
+    one is also told by what its name has in common with an image's but for what an upload put before it.
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
@@ -116,14 +116,14 @@ class _Labels:
                 self._in_any_case[name_of_file(name)].append(path)
 
     def fit(self, photos: Sequence[Path], *, alike: bool) -> bool:
-        """Whether a photo has a label file, with `alike` under a like name."""
+        """Whether an image has a label file, with `alike` under a like name."""
         if alike:
             names = {_like(path) for path in photos}
             return any(_like(path) in names for path in self.files.values())
         return any(self._same_place(photo) for photo in photos)
 
     def of_photos(self, photos: Sequence[Path], findings: Findings) -> dict[Path, Path | None]:
-        """Photo -> its label file, if it has one; those under a like name are counted."""
+        """Image -> its label file, if it has one; those under a like name are counted."""
         found = {photo: self._same_place(photo) for photo in photos}
         used = set(found.values())
         lonely, left = defaultdict(list), defaultdict(list)
@@ -167,7 +167,7 @@ def _labels(annotations: Path | None, folder: Path, photos: Sequence[Path]) -> _
                 return labels
     where = ", ".join(str(candidate) for candidate in candidates)
     raise DataError(
-        f"expected label files (photo.txt) for the {len(photos)} photos in {folder}, got none in {where}; "
+        f"expected label files (photo.txt) for the {len(photos)} images in {folder}, got none in {where}; "
         "put them into labels/ beside images/, or name their folder"
     )
 
@@ -187,19 +187,19 @@ def _names_file(annotations: Path | None, folder: Path, labels: Path) -> Path:
 
 def _image(path: Path, image_id: int, findings: Findings) -> RawImage | None:
     if problem := name_problem(path.name):
-        findings.bad.add("photos that cannot be read", problem)
+        findings.bad.add("images that cannot be read", problem)
         return None
     try:
         return RawImage(image_id=image_id, path=path, size=read_size(path), measured=True)
     except ImageError as error:
-        findings.bad.add("photos that cannot be read", f"{path.name}: {error}")
+        findings.bad.add("images that cannot be read", f"{path.name}: {error}")
         return None
 
 
 def _lines(
     path: Path, names: NumberedNames, findings: Findings
 ) -> Iterator[tuple[str, str, tuple[float, float, float, float]]]:
-    """(what to call it, class name, corners in fractions of the photo) of every sound line."""
+    """(what to call it, class name, corners in fractions of the image) of every sound line."""
     try:
         text = read_text(path, max_bytes=MAX_LABEL_BYTES, expected="label file")
     except DataError as error:

@@ -24,7 +24,7 @@ class DetectorConfig:
     Attributes:
         tower: sizes of both towers, logit scale and template set.
         localizer: sizes of the localizer; its `embed_dim` and `c3_channels` are the towers'.
-        preprocess: how pictures become batches.
+        preprocess: how images become batches.
         postprocess: how scores become detections.
         text: learned part of the class embeddings, if there is one.
         fast_alignment: whether fast embeddings are moved towards exact ones (`cora align`).

@@ -1,4 +1,4 @@
-"""All drawing on photos: boxes with names, contact sheets, the colour of a class."""
+"""All drawing on images: boxes with names, contact sheets, the colour of a class."""
 
 from cora.draw.boxes import draw_boxes
 from cora.draw.colours import Colour, class_colour, class_colours, colours_together, numbered_colour, text_colour

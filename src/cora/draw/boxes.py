@@ -1,4 +1,4 @@
-"""Boxes with names on a picture."""
+"""Boxes with names on an image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from cora.draw.places import Box, Places
 
 _LONGEST_NAME = 32
 _USUAL_SIZE = 11
-#: Labels together may hide this share of a picture before their letters become smaller ...
+#: Labels together may hide this share of an image before their letters become smaller ...
 _MUCH_HIDDEN = 0.15
 #: ... and this share before more of them are left out.
 _MOST_HIDDEN = 0.3
@@ -40,11 +40,11 @@ def draw_boxes(
     fill: float = 0.0,
     letters_px: int | None = None,
 ) -> Image.Image:
-    """A copy of a picture with boxes and labels drawn on it.
+    """A copy of an image with boxes and labels drawn on it.
 
-    Labels stay inside the picture and avoid each other and other boxes;
+    Labels stay inside the image and avoid each other and other boxes;
     where boxes come best first, the best get the first choice of place and lie on top. Letters shrink where there are
-    many labels. A label is left out where it would hide another, and where labels hide much of the picture already and
+    many labels. A label is left out where it would hide another, and where labels hide much of the image already and
     one of them has its name.
 
     Args:
@@ -54,9 +54,9 @@ def draw_boxes(
         scores: K numbers in 0..1, printed with two digits behind the names.
         captions: K texts to print in place of the names, such as a name with the number of a track.
         colours: K colours (red, green, blue); those that `class_colours` gives the names if None. Where several
-            pictures belong together, take the colours of all names from one call of it.
+            images belong together, take the colours of all names from one call of it.
         fill: opacity 0..1 of the class's colour inside the boxes.
-        letters_px: height of the letters where there are few labels; a fortieth of the picture if None.
+        letters_px: height of the letters where there are few labels; a fortieth of the image if None.
 
     Raises:
         ValueError: the numbers of boxes, names, scores, captions and colours differ, or the opacity is not in 0..1.
@@ -90,7 +90,7 @@ def _draw_frames(picture: Image.Image, frames: Sequence[Box], colours: Sequence[
     # The first boxes are the best and lie on top, so they are drawn last.
     for frame, colour in reversed(list(zip(frames, colours, strict=True))):
         left, top, right, bottom = frame
-        # On a large picture the usual line would hide a small object.
+        # On a large image the usual line would hide a small object.
         line = max(1, min(thickest, min(right - left, bottom - top) // 10))
         canvas.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
 
@@ -129,14 +129,14 @@ def _draw_label(canvas: ImageDraw.ImageDraw, label: _Label, place: Box, colour: 
 
 
 def _letters(texts: Sequence[tuple[str, str]], width: int, height: int, usual: int) -> int:
-    """Size of the letters in pixels: the usual one, less where many labels would hide the picture."""
+    """Size of the letters in pixels: the usual one, less where many labels would hide the image."""
     area = sum((len(f"{name} {number}") * 0.55 + 0.4) * 1.4 * usual**2 for name, number in texts)
     crowded = math.sqrt(_MUCH_HIDDEN * width * height / area) if area else 1.0
     return max(_USUAL_SIZE, usual // 3, round(usual * min(1.0, crowded)))
 
 
 def _label(name: str, number: str, letters: int, width: int) -> _Label:
-    """Where a label is wider than the picture its letters shrink, then the number goes, then letters of the name."""
+    """Where a label is wider than the image its letters shrink, then the number goes, then letters of the name."""
     name = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
     for text in (f"{name} {number}".strip(), name):
         written, font, padding = _fitting(text, letters, width)
@@ -145,14 +145,14 @@ def _label(name: str, number: str, letters: int, width: int) -> _Label:
             break
     written = shorten(written, font, room)
     left, _, right, _ = font.getbbox(written)
-    # Letters that reach up and down make all labels of a picture equally high.
+    # Letters that reach up and down make all labels of an image equally high.
     _, high, _, low = font.getbbox("Agjy" + written)
     size = (math.ceil(right - left) + 2 * padding, math.ceil(low - high) + 2 * padding)
     return _Label(written, font, (padding - math.floor(left), padding - math.floor(high)), size)
 
 
 def _fitting(text: str, letters: int, width: int) -> tuple[str, Font, int]:
-    """The text, a font in which it fits in the picture or the smallest that can be read, and the padding."""
+    """The text, a font in which it fits in the image or the smallest that can be read, and the padding."""
     while True:
         written, font = font_for(text, letters)
         padding = max(1, letters // 5)
@@ -176,7 +176,7 @@ def _rows(values: Any) -> list[Any]:
 
 
 def _inside(box: Sequence[float], width: int, height: int) -> Box:
-    """Whole pixels, at least one, inside the picture."""
+    """Whole pixels, at least one, inside the image."""
     x1, y1, x2, y2 = box
     left = min(max(round(x1), 0), width - 1)
     top = min(max(round(y1), 0), height - 1)

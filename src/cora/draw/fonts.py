@@ -126,7 +126,7 @@ def _covers(face: str, text: str) -> bool:
 def _missing(face: str, letter: str) -> bool:
     """Whether the font draws this letter as it draws what is no character at all; Pillow has no other way to ask."""
     if unicodedata.category(letter)[0] in "CZM":
-        return False  # spaces, marks and control characters have no picture of their own
+        return False  # spaces, marks and control characters have no image of their own
     font = _open(face, _PROBE_SIZE)
     drawn, nothing = font.getmask(letter), font.getmask(_NO_CHARACTER)
     return drawn.size == nothing.size and bytes(drawn) == bytes(nothing)

@@ -16,12 +16,12 @@ _PRICE_OF_UNUSUAL = 0.05
 
 
 class Places:
-    """Places of the labels of one picture, given out one by one, best box first.
+    """Places of the labels of one image, given out one by one, best box first.
 
     Args:
-        frames: the boxes of the picture, which labels should not hide.
-        width: of the picture in pixels; labels stay inside.
-        height: of the picture in pixels.
+        frames: the boxes of the image, which labels should not hide.
+        width: of the image in pixels; labels stay inside.
+        height: of the image in pixels.
     """
 
     def __init__(self, *, frames: list[Box], width: int, height: int) -> None:

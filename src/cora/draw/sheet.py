@@ -1,4 +1,4 @@
-"""Many small pictures on one: what a search found, or a batch."""
+"""Many small images on one: what a search found, or a batch."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,19 +14,19 @@ _GAP, _LINES = 8, 3
 def contact_sheet(
     pictures: Iterable[Image.Image], captions: Sequence[str], *, columns: int | None = None, cell_px: int = 200
 ) -> Image.Image:
-    """Pictures in rows, each with a caption below; shrunk or enlarged to their cells, never cropped.
+    """Images in rows, each with a caption below; shrunk or enlarged to their cells, never cropped.
 
     Args:
-        pictures: any Pillow images of any size; taken one after the other, so a generator keeps few in memory.
+        images: any Pillow images of any size; taken one after the other, so a generator keeps few in memory.
         captions: a text for each; up to three lines divided by line breaks, each cut in its middle where too long.
-        columns: pictures in a row; about a square sheet if None.
-        cell_px: largest height and width of a picture on the sheet.
+        columns: images in a row; about a square sheet if None.
+        cell_px: largest height and width of an image on the sheet.
 
     Raises:
-        ValueError: no captions, as many pictures as captions are not there, or a size below what can be read.
+        ValueError: no captions, as many images as captions are not there, or a size below what can be read.
     """
     if not captions:
-        raise ValueError("contact_sheet: expected at least one picture, got none")
+        raise ValueError("contact_sheet: expected at least one image, got none")
     if cell_px < 32 or (columns is not None and columns < 1):
         raise ValueError(
             f"contact_sheet: expected cells of 32 pixels or more, 1 column or more, got {cell_px}, {columns}"

@@ -182,7 +182,7 @@ def folded(summary: str, html: str) -> str:
 
 
 def gallery(pictures: Sequence[str]) -> str:
-    """Images of `picture` in as many columns as there is room for."""
+    """Images of `image` in as many columns as there is room for."""
     return f'<div class="pictures">{"".join(pictures)}</div>'
 
 

@@ -1,4 +1,4 @@
-"""What was exported against the original on the same pictures: exporters are known to miscompile without a word."""
+"""What was exported against the original on the same images: exporters are known to miscompile without a word."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cora.images import Preprocessor, read_image
 from cora.regions import Vocabulary
 from cora.structures import ImageBatch
 
-#: Largest difference of a box, as a share of the picture, and of a score, as a share of the picture's highest.
+#: Largest difference of a box, as a share of the image, and of a score, as a share of the image's highest.
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-4, 1e-3
 
-#: Sides of pictures that are compared together, at most, where sizes are open: a runtime may keep every pair of cells
-#: that attend to each other, which at 800 x 1333 pixels is gigabytes for each picture.
+#: Sides of images that are compared together, at most, where sizes are open: a runtime may keep every pair of cells
+#: that attend to each other, which at 800 x 1333 pixels is gigabytes for each image.
 _SHORT_SIDE, _LONG_SIDE = 480, 800
 
 #: Share of boxes that may be off: where two candidates tie, rounding decides which one goes on.
@@ -35,8 +35,8 @@ class Difference:
     """How far an exported detector is from the original.
 
     Attributes:
-        boxes: largest difference of a box that is not off, as a share of the picture's sides.
-        scores: largest difference of a score of these, as a share of the highest score of its picture.
+        boxes: largest difference of a box that is not off, as a share of the image's sides.
+        scores: largest difference of a score of these, as a share of the highest score of its image.
         off: boxes beyond the tolerances, or without a counterpart.
         compared: boxes compared.
     """
@@ -54,7 +54,7 @@ class Difference:
     def __str__(self) -> str:
         return (
             f"{self.compared} boxes compared, {self.off} off; largest difference of the others: "
-            f"{self.boxes:.1e} of the picture in boxes, {self.scores:.1e} of the highest in scores"
+            f"{self.boxes:.1e} of the image in boxes, {self.scores:.1e} of the highest in scores"
         )
 
 
@@ -62,14 +62,14 @@ class Difference:
 def compare(
     detector: Detector, exported: ExportedDetector, pictures: Sequence[Image.Image], vocabularies: Sequence[Vocabulary]
 ) -> Difference:
-    """Run both on all pictures together and on the first alone, as far as the exported one takes such batches.
+    """Run both on all images together and on the first alone, as far as the exported one takes such batches.
 
     Where sizes are open, those together are smaller than the model's usual ones; the first alone is not.
 
     Args:
         detector: the original.
         exported: what was made of it.
-        pictures: RGB.
+        images: RGB.
         vocabularies: one, where it is fixed in the graph.
     """
     original = plain_detector(detector, exported.manifest)
@@ -84,7 +84,7 @@ def compare(
 
 
 def _smaller(exported: ExportedDetector) -> Preprocessor:
-    """Pre-processing for several pictures at once."""
+    """Pre-processing for several images at once."""
     if exported.manifest.settings.size_hw is not None:
         return exported.preprocessor
     config = exported.preprocessor.config
@@ -104,7 +104,7 @@ def plain_detector(detector: Detector, manifest: Manifest) -> Detector:
 
 
 def drawn_pictures() -> list[Image.Image]:
-    """Pictures of three shapes to compare on where no photos are given: noise of several scales and a few discs."""
+    """Images of three shapes to compare on where no images are given: noise of several scales and a few discs."""
     random = np.random.default_rng(0)
     pictures = []
     for height, width in ((480, 640), (501, 333), (240, 600)):

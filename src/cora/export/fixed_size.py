@@ -1,4 +1,4 @@
-"""Pre-processing for a graph of one size: pictures are made to fit and padded up to it."""
+"""Pre-processing for a graph of one size: images are made to fit and padded up to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FixedSizePreprocessor(Preprocessor):
         if wanted[0] <= self.size_hw[0] and wanted[1] <= self.size_hw[1]:
             return wanted
         share = min(self.size_hw[0] / height, self.size_hw[1] / width)
-        # A tower halves its input five times: extremely long and thin pictures are widened to 32 pixels.
+        # A tower halves its input five times: extremely long and thin images are widened to 32 pixels.
         fitted = (self.whole_side(max(round(side * share), 32)) for side in (height, width))
         return (min(next(fitted), self.size_hw[0]), min(next(fitted), self.size_hw[1]))
 
@@ -47,16 +47,16 @@ class FixedSizePreprocessor(Preprocessor):
     def collate(
         self, images: Sequence[Image.Image], original_sizes: Sequence[tuple[int, int]] | None = None
     ) -> ImageBatch:
-        """As the base class does, padded to the fixed size; pictures must fit.
+        """As the base class does, padded to the fixed size; images must fit.
 
         Raises:
-            ValueError: a picture is larger than the fixed size.
+            ValueError: an image is larger than the fixed size.
         """
         batch = super().collate(images, original_sizes)
         missing = [wanted - there for wanted, there in zip(self.size_hw, batch.pixels.shape[-2:], strict=True)]
         if min(missing) < 0:
             raise ValueError(
-                f"expected pictures of at most {self.size_hw} pixels, got {tuple(batch.pixels.shape[-2:])}; resize them"
+                f"expected images of at most {self.size_hw} pixels, got {tuple(batch.pixels.shape[-2:])}; resize them"
             )
         padding = (0, missing[1], 0, missing[0])
         mask = F.pad(batch.mask.to(torch.uint8), padding, value=1).bool()

@@ -1,11 +1,11 @@
 """The detector as one graph of tensors: its own steps, with nothing that depends on values.
 
 Inputs: `pixels` [B, 3, H, W] float32, normalised and padded at the right and the bottom; `sizes_hw` [B, 2] int64,
-height and width of every picture without its padding. Where the vocabulary is an input also `embeddings` [C, D]
+height and width of every image without its padding. Where the vocabulary is an input also `embeddings` [C, D]
 float32, unit rows, and `log_weights` [C] float32: the logarithm of each class's weight in pre-matching, 0 by default,
 and `COMPETES` for what takes its share of the probabilities and is never looked for.
 
-Outputs: `boxes` [B, K, 4], cxcywh in 0..1 of the unpadded picture, and `scores` [B, K, C]. With suppression in the
+Outputs: `boxes` [B, K, 4], cxcywh in 0..1 of the unpadded image, and `scores` [B, K, C]. With suppression in the
 graph `boxes` [B, M, 4], `scores` [B, M] in descending order and `labels` [B, M], -1 behind the last detection.
 """
 

@@ -30,8 +30,8 @@ class ExportSettings:
 
     Attributes:
         size_hw: (height, width) of the padded input in pixels; None for any.
-        batch: pictures in one pass; None for any number.
-        boxes: boxes of a picture whose class is looked at, best objectness first; 0 for the model's own number.
+        batch: images in one pass; None for any number.
+        boxes: boxes of an image whose class is looked at, best objectness first; 0 for the model's own number.
         exact_boxes: of these, how many are pooled exactly; 0 for all, None for the model's own number.
         nms: whether suppression is part of the graph.
     """
@@ -94,7 +94,7 @@ class Manifest:
 
     @property
     def boxes(self) -> int:
-        """K, boxes of a picture that the graph gives before suppression."""
+        """K, boxes of an image that the graph gives before suppression."""
         queries = self.config.localizer.num_queries
         wanted = self.settings.boxes or self.config.postprocess.max_scored_boxes or queries
         return min(wanted, queries)

@@ -338,7 +338,7 @@ class ExportedModel:
         return detector
 
     def _run(self, batch: ImageBatch, start: int, size: int, vocabulary: Vocabulary) -> list[Tensor]:
-        """Outputs for `size` pictures from `start` on, blank ones at the end if there are too few."""
+        """Outputs for `size` images from `start` on, blank ones at the end if there are too few."""
         pixels, sizes = batch.pixels[start : start + size].float(), torch.tensor(batch.sizes[start : start + size])
         missing = size - len(pixels)
         if missing:
@@ -351,7 +351,7 @@ class ExportedModel:
         outputs = [torch.from_numpy(output) for output in self.backend.run(arrays)]
         if any(len(output) != size for output in outputs):
             shapes = ", ".join(str(list(output.shape)) for output in outputs)
-            raise ModelError(f"{self.source}: expected outputs for {size} pictures, {self.backend.name} gave {shapes}")
+            raise ModelError(f"{self.source}: expected outputs for {size} images, {self.backend.name} gave {shapes}")
         return outputs
 
     def _check_fixed(self, settings: VocabularySettings) -> None:

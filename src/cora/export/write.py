@@ -75,7 +75,7 @@ def export_detector(
         settings: what is constant in the graph.
         vocabulary: to be fixed in the graph with weights and distractors, from `Predictor.vocabulary`; None makes
             class embeddings an input.
-        pictures: to compare on; drawn ones if there are none.
+        images: to compare on; drawn ones if there are none.
         force: keep the files also when they differ from the original.
 
     Raises:
@@ -127,7 +127,7 @@ def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabu
     """What the exported file says of itself.
 
     Raises:
-        ModelError: the model does not take pictures of the size.
+        ModelError: the model does not take images of the size.
     """
     if settings.size_hw is not None:
         check_size(settings.size_hw, detector.config.preprocess)

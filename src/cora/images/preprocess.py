@@ -17,7 +17,7 @@ _MIN_SIDE = 32
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How pictures become batches.
+    """How images become batches.
 
     Attributes:
         short_side: length in pixels that the shorter side is resized to.
@@ -48,12 +48,12 @@ class PreprocessConfig:
 
     @property
     def usual_short_side(self) -> int:
-        """Shorter side in pixels of a photo of 4:3 at the model's size; `short_side`, unless `long_side` binds."""
+        """Shorter side in pixels of an image of 4:3 at the model's size; `short_side`, unless `long_side` binds."""
         return min(self.short_side, self.long_side * 3 // 4)
 
 
 class Preprocessor:
-    """Resize (bilinear, antialiased), normalise and pad pictures to one batch.
+    """Resize (bilinear, antialiased), normalise and pad images to one batch.
 
     Example:
         >>> batch = Preprocessor(short_side=320, long_side=640)([Image.new("RGB", (640, 480))])
@@ -85,13 +85,13 @@ class Preprocessor:
         return cls(**asdict(config))
 
     def __call__(self, images: Sequence[Image.Image]) -> ImageBatch:
-        """RGB pictures of any sizes -> batch; `sizes` are those after resizing, `original_sizes` before."""
+        """RGB images of any sizes -> batch; `sizes` are those after resizing, `original_sizes` before."""
         return self.collate([self.resize(image) for image in images], [(i.height, i.width) for i in images])
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing: the short side exact unless the long side would pass its limit.
 
-        Extremely long and thin pictures are widened to 32 pixels, since a tower halves its input five times.
+        Extremely long and thin images are widened to 32 pixels, since a tower halves its input five times.
         """
         short, long = min(height, width), max(height, width)
         new_short = self.config.short_side
@@ -115,7 +115,7 @@ class Preprocessor:
         """Normalise and pad without resizing, but to whole cells; training resizes and crops by its own rules.
 
         Args:
-            images: B RGB pictures.
+            images: B RGB images.
             original_sizes: (height, width) of each before its resize; their present sizes by default.
 
         Returns:

@@ -224,11 +224,11 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
 
 def _orientation(image: Image.Image, *, decode: bool = True) -> int:
     try:
-        # A PNG's own method decodes the picture in search of metadata behind the pixels, where hardly any has it.
+        # A PNG's own method decodes the image in search of metadata behind the pixels, where hardly any has it.
         exif = image.getexif() if decode or image.format != "PNG" else Image.Image.getexif(image)
         return int(exif.get(_ORIENTATION_TAG, 1))
     except _DECODE_ERRORS:
-        return 1  # unreadable metadata does not make the picture unreadable
+        return 1  # unreadable metadata does not make the image unreadable
 
 
 def _damaged(what: str, error: Exception) -> ImageError:

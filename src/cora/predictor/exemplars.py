@@ -1,9 +1,9 @@
-"""Classes given by pictures instead of words, or by both: an exemplar is a picture, or a box in one.
+"""Classes given by images instead of words, or by both: an exemplar is an image, or a box in one.
 
 An exemplar goes through the frozen tower and exact pooling with the region prompt (METHOD section 3), as a detected
-box does. Its embedding cannot stand beside those of names as it is: any two pictures are closer to each other than a
-picture is to its own name (the modality gap), so a class by pictures would claim every box. Subtracting the mean of
-pictures does not mend that, their spread being larger, too. What does is to say the exemplar in words: the mean of the
+box does. Its embedding cannot stand beside those of names as it is: any two images are closer to each other than a
+image is to its own name (the modality gap), so a class by images would claim every box. Subtracting the mean of
+images does not mend that, their spread being larger, too. What does is to say the exemplar in words: the mean of the
 embeddings of everyday names, each with the probability that the model gives it for the exemplar. The numbers are in
 docs/exemplars.md.
 """
@@ -29,15 +29,15 @@ from cora.regions.class_names import clean_names
 from cora.regions.everyday import EVERYDAY_NAMES
 from cora.regions.vocabulary import Vocabulary, VocabularyEncoder
 
-#: Left, top, right, bottom in pixels of the upright picture.
+#: Left, top, right, bottom in pixels of the upright image.
 Box = Sequence[float]
-#: A picture that shows the thing and little else, or a picture and the box around the thing in it.
+#: An image that shows the thing and little else, or an image and the box around the thing in it.
 Exemplar = ImageSource | tuple[ImageSource, Box]
 Exemplars = Mapping[str, Sequence[Exemplar]]
 
-#: Share of the pictures in a class by words and pictures (benchmarks/exemplars.py).
+#: Share of the images in a class by words and images (benchmarks/exemplars.py).
 PICTURE_SHARE = 0.25
-_ROUNDING_PX = 1.0  # how far a box may reach over the border of its picture
+_ROUNDING_PX = 1.0  # how far a box may reach over the border of its image
 
 
 # What is embedded here may be kept and used in training later, so it must not be born as an inference tensor.
@@ -75,26 +75,26 @@ def exemplar_embeddings(
 def embed_exemplars(
     detector: Detector, exemplars: Exemplars, *, preprocessor: Preprocessor | None = None
 ) -> dict[str, Tensor]:
-    """Unit embedding [D] of every class that is given by pictures.
+    """Unit embedding [D] of every class that is given by images.
 
     Several exemplars of a class are averaged on the unit sphere: the mean of their unit embeddings, made unit again.
 
     Raises:
-        VocabularyError: blank names or the same twice, a class without a picture.
-        ImageError: a picture cannot be read, a box that is not in its picture.
+        VocabularyError: blank names or the same twice, a class without an image.
+        ImageError: an image cannot be read, a box that is not in its image.
     """
     names = clean_names(tuple(exemplars))
     embeddings = {}
     for name, pictures in zip(names, exemplars.values(), strict=True):
         if isinstance(pictures, str | bytes | bytearray) or not isinstance(pictures, Sequence):
             raise VocabularyError(
-                f"exemplars of {name!r}: expected a list of pictures, got {type(pictures).__name__}; put it in a list"
+                f"exemplars of {name!r}: expected a list of images, got {type(pictures).__name__}; put it in a list"
             )
         if not pictures:
-            raise VocabularyError(f"exemplars of {name!r}: expected at least one picture, got an empty list")
+            raise VocabularyError(f"exemplars of {name!r}: expected at least one image, got an empty list")
         if _is_boxed(pictures):
             raise VocabularyError(
-                f"exemplars of {name!r}: expected a list of pictures, got a picture with its box; put it in a list: "
+                f"exemplars of {name!r}: expected a list of images, got an image with its box; put it in a list: "
                 "[(image, (left, top, right, bottom))]"
             )
         found = torch.stack([_embed(detector, one, preprocessor) for one in pictures])
@@ -103,10 +103,10 @@ def embed_exemplars(
 
 
 def in_words(embedding: Tensor, words: Tensor, *, scale: float) -> Tensor:
-    """A picture's embedding said in words: normalize(sum_w p_w w), p = softmax(scale * w . embedding).
+    """An image's embedding said in words: normalize(sum_w p_w w), p = softmax(scale * w . embedding).
 
     Args:
-        embedding: unit embedding [D] of a picture.
+        embedding: unit embedding [D] of an image.
         words: unit embeddings [W, D] of names.
         scale: of the cosines, the tower's logit scale.
 
@@ -124,16 +124,16 @@ def embed_region(
     *,
     preprocessor: Preprocessor | None = None,
 ) -> Tensor:
-    """Unit embedding [D], float32, of a region of a picture, or of the whole picture.
+    """Unit embedding [D], float32, of a region of an image, or of the whole image.
 
     Args:
         detector: its tower, exact pooling and region prompt are used.
         image: path, Pillow image or uint8 RGB array.
-        box_xyxy_px: left, top, right, bottom in pixels of the upright picture; None for all of it.
+        box_xyxy_px: left, top, right, bottom in pixels of the upright image; None for all of it.
         preprocessor: how it becomes a batch; the detector's own way if None.
 
     Raises:
-        ImageError: the picture cannot be read, or the box is not in it.
+        ImageError: the image cannot be read, or the box is not in it.
     """
     return _embed(detector, image if box_xyxy_px is None else (image, box_xyxy_px), preprocessor)
 
@@ -161,8 +161,8 @@ def _is_boxed(pictures: Sequence[object]) -> bool:
 
 
 def _checked(box_xyxy_px: Box, picture: Image.Image, source: ImageSource) -> Tensor:
-    """The box [4], limited to the picture, which it may pass by no more than a rounding."""
-    what = f"a picture of {picture.width} x {picture.height} pixels"
+    """The box [4], limited to the image, which it may pass by no more than a rounding."""
+    what = f"an image of {picture.width} x {picture.height} pixels"
     try:
         values = [float(value) for value in box_xyxy_px]
     except (TypeError, ValueError):
@@ -188,7 +188,7 @@ def _checked(box_xyxy_px: Box, picture: Image.Image, source: ImageSource) -> Ten
 def with_exemplars(
     vocabulary: Vocabulary | None, embeddings: Mapping[str, Tensor], *, share: float = PICTURE_SHARE
 ) -> Vocabulary:
-    """Put classes given by pictures into a vocabulary.
+    """Put classes given by images into a vocabulary.
 
     A class that the vocabulary has by words becomes the weighted mean of both unit embeddings, made unit again; the
     others are appended, with a pre-matching weight of 1. Names are compared without regard to case.
@@ -196,7 +196,7 @@ def with_exemplars(
     Args:
         vocabulary: classes by words; None for none.
         embeddings: name -> unit embedding [D] among those of names (`in_words`).
-        share: 0..1, how much of a class by words and pictures comes from the pictures.
+        share: 0..1, how much of a class by words and images comes from the images.
 
     Raises:
         VocabularyError: unusable names, embeddings of another width than the vocabulary's.

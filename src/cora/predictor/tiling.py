@@ -1,4 +1,4 @@
-"""Small objects: a picture is looked at in overlapping tiles, and as a whole, and what was found is put together.
+"""Small objects: an image is looked at in overlapping tiles, and as a whole, and what was found is put together.
 
 The idea is SAHI's (Akyon et al., *Slicing Aided Hyper Inference*, ICIP 2022). Its package and the slicer of
 `supervision` are not used: both would become needed by plain detection, both work on arrays of their own, and neither
@@ -37,15 +37,15 @@ def _is_grid(count: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How a picture is divided: by the size of the tiles or by their number, and how the finds are put together.
+    """How an image is divided: by the size of the tiles or by their number, and how the finds are put together.
 
     Attributes:
-        size_px: height and width of a tile in pixels of the picture; smaller pictures are one tile.
+        size_px: height and width of a tile in pixels of the image; smaller images are one tile.
         count: (rows, columns) of tiles, instead of their size.
         overlap: share of a tile's side, at least, that its neighbour covers, too: 0 to below 0.9.
-        whole: look at the whole picture, too; without it objects larger than a tile are lost.
+        whole: look at the whole image, too; without it objects larger than a tile are lost.
         merge: "nms" keeps one of several boxes of an object; "nmm" also joins pieces of an object that no tile and not
-            the whole picture showed at once.
+            the whole image showed at once.
         iou: boxes of one class that overlap more, where both tiles see, are of one object; 0..1.
     """
 
@@ -74,7 +74,7 @@ class Tiles:
             raise OptionError(f"tiles: expected an iou in 0..1, got {self.iou}")
 
     def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
-        """Tiles (x1, y1, x2, y2) of a picture in whole pixels, row by row; together they cover it."""
+        """Tiles (x1, y1, x2, y2) of an image in whole pixels, row by row; together they cover it."""
         rows, columns = (self._along(length, axis) for axis, length in enumerate((height, width)))
         return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]
 
@@ -104,16 +104,16 @@ class _Boxes:
 def predict_tiled(
     predict: Predict, image: Image.Image, *, tiles: Tiles, max_detections: int | None = None
 ) -> Detections:
-    """Find objects in the tiles of a picture and in the whole of it.
+    """Find objects in the tiles of an image and in the whole of it.
 
     Args:
-        predict: detections of every picture of a list, in its order, all for the same names.
-        image: RGB picture.
+        predict: detections of every image of a list, in its order, all for the same names.
+        image: RGB image.
         tiles: how it is divided.
         max_detections: boxes kept, best first; all if None.
 
     Returns:
-        Boxes in pixels of the whole picture, best first. Where there is but one tile: what `predict` says of it.
+        Boxes in pixels of the whole image, best first. Where there is but one tile: what `predict` says of it.
     """
     windows = tiles.windows(image.height, image.width)
     everything = (0, 0, image.width, image.height)
@@ -199,7 +199,7 @@ def _number_of(length: int, side: int, overlap: float) -> int:
 
 
 def _divide(length: int, side: int, number: int) -> list[tuple[int, int]]:
-    """Starts and ends of tiles, evenly spread; the last one ends with the picture."""
+    """Starts and ends of tiles, evenly spread; the last one ends with the image."""
     side = min(side, length)
     step = (length - side) / max(1, number - 1)
     starts = dict.fromkeys(round(place * step) for place in range(number))
@@ -214,7 +214,7 @@ def _shifted(detections: Detections, window: tuple[int, int, int, int]) -> _Boxe
 
 
 def _is_cut(found: _Boxes, size_hw: tuple[int, int]) -> Tensor:
-    """[K] whether a side of the box lies at an edge of its tile that is no edge of the picture."""
+    """[K] whether a side of the box lies at an edge of its tile that is no edge of the image."""
     height, width = size_hw
     edges = found.tiles.new_tensor([0, 0, width, height])
     sides = (found.tiles[:, 2:] - found.tiles[:, :2]).repeat(1, 2)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def model_identity(detector: Detector) -> str:
-    """16 hex digits of all weights and of how pictures are prepared; the same for the same checkpoint anywhere."""
+    """16 hex digits of all weights and of how images are prepared; the same for the same checkpoint anywhere."""
     settings = {"tower": asdict(detector.config.tower), "preprocess": asdict(detector.config.preprocess)}
     # Templates are the text query's affair: the stored regions do not depend on them.
     del settings["tower"]["templates"]

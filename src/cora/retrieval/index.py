@@ -1,4 +1,4 @@
-"""An index of regions as people use it: make it, bring it up to date, search it by words or by a picture."""
+"""An index of regions as people use it: make it, bring it up to date, search it by words or by an image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Hit:
 
     Attributes:
         file: path below the indexed folder, with forward slashes.
-        box_xyxy_px: corners in pixels of the upright picture.
+        box_xyxy_px: corners in pixels of the upright image.
         similarity: cosine of its embedding and the query's, -1..1.
         score: the detector's, 0..1.
         label: the class that it was detected as; None in an index without classes.
@@ -51,11 +51,11 @@ class Hit:
 
 
 class RegionIndex:
-    """The regions of a folder of pictures.
+    """The regions of a folder of images.
 
     Example:
         >>> detector = cora.load("nano")
-        >>> index, report = RegionIndex.build("photos.index", "photos", detector)
+        >>> index, report = RegionIndex.build("photos.index", "images", detector)
         >>> for hit in index.search_text(detector, "a red cup", top=5):
         ...     print(hit.file, hit.box_xyxy_px, hit.similarity)
     """
@@ -90,7 +90,7 @@ class RegionIndex:
 
         Args:
             path: folder of the index.
-            folder: folder of the pictures, all levels of it.
+            folder: folder of the images, all levels of it.
             detector: finds and embeds regions.
             settings: which regions are kept; None for those of the index, or the defaults for a new one.
             model_name: name or file of the model, for messages and as the default of searches.
@@ -98,7 +98,7 @@ class RegionIndex:
             progress: wraps the list of files.
 
         Raises:
-            ImageError: there is no picture in the folder.
+            ImageError: there is no image in the folder.
             RetrievalError: the index is of another model, folder or settings, or cannot be read or written.
             VocabularyError: unusable names in `settings`.
             MissingExtraError: LanceDB is not installed.
@@ -156,7 +156,7 @@ class RegionIndex:
             text: a noun or a short phrase; "a", "an" or "the" in front makes no difference. "mug = cup | coffee cup"
                 stands for the mean of its prompts.
             top: how many.
-            per_picture: at most so many of one picture; None for no limit.
+            per_picture: at most so many of one image; None for no limit.
 
         Raises:
             VocabularyError: the text is empty or too long.
@@ -180,17 +180,17 @@ class RegionIndex:
         *,
         per_picture: int | None = None,
     ) -> list[Hit]:
-        """Regions that look like a picture, or like a box in one, best first.
+        """Regions that look like an image, or like a box in one, best first.
 
         Args:
             detector: the model that the index was made with.
             image: path, Pillow image or uint8 RGB array.
-            box: left, top, right, bottom in pixels; None for the whole picture.
+            box: left, top, right, bottom in pixels; None for the whole image.
             top: how many.
-            per_picture: at most so many of one picture; None for no limit.
+            per_picture: at most so many of one image; None for no limit.
 
         Raises:
-            ImageError: the picture cannot be read, or the box is not in it.
+            ImageError: the image cannot be read, or the box is not in it.
             RetrievalError: the index is of another model, or damaged.
         """
         self.check_model(detector)
@@ -204,7 +204,7 @@ class RegionIndex:
         Args:
             embedding: [D] of the index's model, of any length but zero.
             top: how many.
-            per_picture: at most so many of one picture; None for no limit.
+            per_picture: at most so many of one image; None for no limit.
             exact: compare with every region, in a large index, too.
 
         Raises:

@@ -20,14 +20,14 @@ class RetrievalError(CoraError):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSettings:
-    """Which regions of a picture are kept.
+    """Which regions of an image are kept.
 
     Attributes:
         classes: names to look for, with prompts (`cora.regions.written_classes`) or without; None keeps whatever looks
             like an object, without a label.
         score: only regions above it, 0..1: class probability * objectness, or objectness alone without classes.
-        max_regions: regions kept per picture, best first.
-        nms_iou: a region that overlaps a better one of its picture by more is dropped, whatever their classes.
+        max_regions: regions kept per image, best first.
+        nms_iou: a region that overlaps a better one of its image by more is dropped, whatever their classes.
     """
 
     classes: tuple[str, ...] | None = None

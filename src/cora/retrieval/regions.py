@@ -1,4 +1,4 @@
-"""The regions of a picture that an index keeps: where something is, and its embedding by exact pooling."""
+"""The regions of an image that an index keeps: where something is, and its embedding by exact pooling."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LEAST_SIDE_PX = 4.0
 
 @dataclass(frozen=True)
 class Regions:
-    """Regions of one picture, best first.
+    """Regions of one image, best first.
 
     Attributes:
-        boxes_xyxy_px: [K, 4] float32, corners in pixels of the picture.
+        boxes_xyxy_px: [K, 4] float32, corners in pixels of the image.
         scores: [K] float32 in 0..1.
         labels: K names, or None where no names were given.
         embeddings: [K, D] float32, unit norm.
@@ -43,7 +43,7 @@ class Regions:
 
 
 class RegionFinder:
-    """Finds the regions of pictures with one detector and one list of names, which is encoded once.
+    """Finds the regions of images with one detector and one list of names, which is encoded once.
 
     Without names every anchor still gets its class from the everyday ones, since the localizer refines a box knowing
     what it looks for; their probabilities then do not count, only objectness does.
@@ -56,7 +56,7 @@ class RegionFinder:
 
     @torch.inference_mode()
     def __call__(self, picture: Image.Image) -> Regions:
-        """The regions of an RGB picture."""
+        """The regions of an RGB image."""
         detector, settings = self.detector, self.settings
         c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
         memory = detector.encode_map(c3)

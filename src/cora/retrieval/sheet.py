@@ -1,4 +1,4 @@
-"""What a search found, on one picture: every region with a frame and some of what is around it."""
+"""What a search found, on one image: every region with a frame and some of what is around it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_hits(
         folder: that the files are relative to.
         hits: at least one.
         missing: takes a message for every file that cannot be read any more; its cell stays grey.
-        query: the picture that was searched for, shown first.
+        query: the image that was searched for, shown first.
         columns: cells in a row; None for about a square.
         cell_px: sides of a cell.
     """
@@ -66,7 +66,7 @@ def framed(picture: Image.Image, box_xyxy_px: Sequence[float], cell_px: int = 20
         min(picture.width, round(right + x)),
         min(picture.height, round(bottom + y)),
     )
-    # A picture that was replaced by a smaller one has nothing there.
+    # An image that was replaced by a smaller one has nothing there.
     if window[0] >= window[2] or window[1] >= window[3]:
         return picture.copy()
     part = picture.crop(window)

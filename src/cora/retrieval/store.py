@@ -1,7 +1,7 @@
-"""The tables of an index in LanceDB: regions by the content of their picture, and which file has which content.
+"""The tables of an index in LanceDB: regions by the content of their image, and which file has which content.
 
-Files are kept apart from regions, so a picture that is there twice, or was moved, is embedded once. Every write is one
-commit of one table; a picture counts as indexed when its file is in `pictures`, which is written last. Whatever stops
+Files are kept apart from regions, so an image that is there twice, or was moved, is embedded once. Every write is one
+commit of one table; an image counts as indexed when its file is in `images`, which is written last. Whatever stops
 a run in between leaves regions that no file points to: searches pass over them and the next run drops them.
 """
 
@@ -242,7 +242,7 @@ def _lancedb() -> Any:
     try:
         import lancedb
     except ImportError as error:
-        raise MissingExtraError("searching pictures", extra="search") from error
+        raise MissingExtraError("searching images", extra="search") from error
     return lancedb
 
 

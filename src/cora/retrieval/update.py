@@ -65,13 +65,13 @@ def update(
 
     Args:
         store: the index, which no one else may be writing to (`only_writer`).
-        folder: its folder; pictures are found in all levels of it.
-        find_regions: regions of an RGB picture.
+        folder: its folder; images are found in all levels of it.
+        find_regions: regions of an RGB image.
         rehash: hash every file, also those that look unchanged.
         progress: wraps the list of files.
 
     Raises:
-        ImageError: there is no picture in the folder.
+        ImageError: there is no image in the folder.
         RetrievalError: the index cannot be read or written.
     """
     files = list_pictures(folder, tell=True)
@@ -82,8 +82,8 @@ def update(
 
 
 def no_pictures(folder: Path) -> ImageError:
-    """The error of a folder without pictures. An index of it is left as it is: a disk may not be mounted."""
-    return ImageError(f"expected a folder with pictures, got none in or below {folder}; check the path")
+    """The error of a folder without images. An index of it is left as it is: a disk may not be mounted."""
+    return ImageError(f"expected a folder with images, got none in or below {folder}; check the path")
 
 
 def list_pictures(folder: Path, *, tell: bool = False) -> list[str]:
@@ -95,7 +95,7 @@ def list_pictures(folder: Path, *, tell: bool = False) -> list[str]:
         ImageError: it is no folder, or cannot be listed.
     """
     if not folder.is_dir():
-        raise ImageError(f"expected a folder with pictures, got {'a file' if folder.exists() else 'nothing'}: {folder}")
+        raise ImageError(f"expected a folder with images, got {'a file' if folder.exists() else 'nothing'}: {folder}")
 
     images, problems = list_images(folder, tell=tell)
     if problems:

@@ -1,4 +1,4 @@
-"""How much work is accepted: a bound on the pictures that are waiting, so that memory and waiting time have one."""
+"""How much work is accepted: a bound on the images that are waiting, so that memory and waiting time have one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cora.service.refusal import RefusedError
 
 
 class Admission:
-    """Counts accepted pictures that are not answered yet; used by one event loop only, hence without a lock.
+    """Counts accepted images that are not answered yet; used by one event loop only, hence without a lock.
 
     `note` alone is called from another thread: it has one writer, and a late value harms nobody.
 
@@ -24,7 +24,7 @@ class Admission:
 
     @contextmanager
     def request(self) -> Iterator[Place]:
-        """A place for a request of one picture; `Place.grow` makes room for more. Given back at the end.
+        """A place for a request of one image; `Place.grow` makes room for more. Given back at the end.
 
         Raises:
             RefusedError: 429, all places are taken.
@@ -37,7 +37,7 @@ class Admission:
             self.taken -= place.size
 
     def note(self, pictures: int, seconds: float) -> None:
-        """Learn from a finished batch how long a picture takes."""
+        """Learn from a finished batch how long an image takes."""
         self._seconds_per_picture += 0.2 * (seconds / pictures - self._seconds_per_picture)
 
     @property
@@ -63,7 +63,7 @@ class Place:
         if admission.taken + more > admission.capacity:
             raise RefusedError(
                 429,
-                f"expected at most {admission.capacity} pictures waiting at a time, got {admission.taken} before "
+                f"expected at most {admission.capacity} images waiting at a time, got {admission.taken} before "
                 f"this request of {size}; try again later",
                 retry_after_s=admission.retry_after_s,
             )

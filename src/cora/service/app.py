@@ -52,10 +52,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The form is broken."},
     401: {"model": Problem, "description": "The bearer token is missing or wrong."},
     408: {"model": Problem, "description": "The request came too slowly."},
-    413: {"model": Problem, "description": "The body, a picture, a list or a name is too large."},
+    413: {"model": Problem, "description": "The body, an image, a list or a name is too large."},
     415: {"model": Problem, "description": "Neither JSON nor a multipart form."},
-    422: {"model": Problem, "description": "A value, a name or a picture cannot be used."},
-    429: {"model": Problem, "description": "Too many pictures are waiting; see Retry-After."},
+    422: {"model": Problem, "description": "A value, a name or an image cannot be used."},
+    429: {"model": Problem, "description": "Too many images are waiting; see Retry-After."},
     503: {"model": Problem, "description": "The service is stopping, or its queue too slow; see Retry-After."},
     504: {"model": Problem, "description": "The model took too long."},
 }
@@ -181,7 +181,7 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
         openapi_extra=request_body(DetectRequest, DetectOptions, files, required=["images"]),
     )
     async def detect(request: Request) -> DetectResponse:
-        """Find named objects in pictures, sent as files of a form or as base64 in JSON."""
+        """Find named objects in images, sent as files of a form or as base64 in JSON."""
         with service.admission.request() as place:
             deadline = service.deadline()
             asked = bodies.read_detect(bodies.limited(request, service.limits), service.limits)
@@ -220,7 +220,7 @@ def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
         openapi_extra=request_body(SearchRequest, SearchOptions, {"image": _FILE}),
     )
     async def search(request: Request) -> SearchResponse:
-        """Search the index for regions like a text, a picture, or a box in a picture."""
+        """Search the index for regions like a text, an image, or a box in an image."""
         index = service.index
         if index is None:
             raise RefusedError(404, "expected a service with an index, got none; start it with --db")

@@ -11,11 +11,11 @@ class Limits:
 
     Attributes:
         max_body_bytes: largest request body in bytes.
-        max_pixels: largest picture in pixels, checked before it is decoded.
-        max_images: pictures in one request.
+        max_pixels: largest image in pixels, checked before it is decoded.
+        max_images: images in one request.
         max_classes: names in one request, distractors included.
         max_name_length: characters of a name.
-        max_waiting: pictures that are accepted and not answered yet; what comes then is refused (429).
+        max_waiting: images that are accepted and not answered yet; what comes then is refused (429).
         timeout_s: seconds for a request from its first byte to the answer.
     """
 

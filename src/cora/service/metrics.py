@@ -11,10 +11,10 @@ _PICTURES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counts requests, pictures and passes of the model; one registry for each service.
+    """Counts requests, images and passes of the model; one registry for each service.
 
     Args:
-        waiting: gives the number of pictures that are accepted and not answered yet.
+        waiting: gives the number of images that are accepted and not answered yet.
     """
 
     #: Of what `text` returns.
@@ -29,10 +29,10 @@ class Metrics:
             "cora_request_seconds", "Seconds of a request.", ["path"], buckets=_SECONDS, registry=self._registry
         )
         self._batch = Histogram(
-            "cora_batch_pictures", "Pictures in one pass of the model.", buckets=_PICTURES, registry=self._registry
+            "cora_batch_pictures", "Images in one pass of the model.", buckets=_PICTURES, registry=self._registry
         )
         self._model = Counter("cora_model_seconds", "Seconds the model was at work.", registry=self._registry)
-        gauge = Gauge("cora_waiting_pictures", "Pictures accepted and not answered yet.", registry=self._registry)
+        gauge = Gauge("cora_waiting_pictures", "Images accepted and not answered yet.", registry=self._registry)
         gauge.set_function(waiting)
 
     def request(self, path: str, status: int, seconds: float) -> None:

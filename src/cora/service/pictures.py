@@ -1,4 +1,4 @@
-"""Bytes from a client to pictures of the size that the network takes."""
+"""Bytes from a client to images of the size that the network takes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, waiting for the network.
+    """A decoded image, waiting for the network.
 
     Attributes:
-        image: RGB, already of the size that the network takes: waiting pictures cost little memory.
-        size_hw: (height, width) in pixels of the picture as it was sent, upright.
+        image: RGB, already of the size that the network takes: waiting images cost little memory.
+        size_hw: (height, width) in pixels of the image as it was sent, upright.
     """
 
     image: Image.Image
@@ -43,7 +43,7 @@ def open_picture(data: bytes, *, max_pixels: int) -> Image.Image:
 
     Args:
         data: the file.
-        max_pixels: larger pictures are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded.
 
     Raises:
         ImageError: no image, or a damaged one.
@@ -66,12 +66,12 @@ def open_picture(data: bytes, *, max_pixels: int) -> Image.Image:
         raise _too_large("more than can be opened", max_pixels) from None
     except Exception as error:
         # Whatever a decoder stumbles over in a stranger's bytes is wrong with the bytes, not with this program.
-        _LOG.info("a picture cannot be decoded", exc_info=True)
+        _LOG.info("an image cannot be decoded", exc_info=True)
         raise ImageError(f"expected a whole image, got a damaged one ({type(error).__name__}); send it again") from None
 
 
 def shrink(image: Image.Image, resize: Callable[[Image.Image], Image.Image]) -> Picture:
-    """The picture as `resize` (a preprocessor's) makes it, with the size that its boxes are to have."""
+    """The image as `resize` (a preprocessor's) makes it, with the size that its boxes are to have."""
     return Picture(resize(image), (image.height, image.width))
 
 
@@ -97,4 +97,4 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def _too_large(size: str, max_pixels: int) -> RefusedError:
-    return RefusedError(413, f"expected at most {max_pixels / 1e6:g} megapixels, got {size}; shrink the picture")
+    return RefusedError(413, f"expected at most {max_pixels / 1e6:g} megapixels, got {size}; shrink the image")

@@ -11,7 +11,7 @@ from cora.draw import Colour, class_colours, text_colour
 
 Box = Annotated[
     list[float],
-    Field(min_length=4, max_length=4, description="left, top, right, bottom in pixels of the upright picture"),
+    Field(min_length=4, max_length=4, description="left, top, right, bottom in pixels of the upright image"),
 ]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _TOP = 200
@@ -38,7 +38,7 @@ class DetectOptions(_Asked):
     )
     score: Share | None = Field(None, description="only detections above it; none: the model's own threshold")
     nms_iou: Share | None = Field(None, description="overlap above which the worse of two boxes of a class is dropped")
-    max_detections: int | None = Field(None, ge=1, le=1000, description="boxes kept of a picture")
+    max_detections: int | None = Field(None, ge=1, le=1000, description="boxes kept of an image")
     class_agnostic: bool | None = Field(
         None,
         description="drop a box also for a better one of another class; none: with the built-in vocabulary only",
@@ -46,7 +46,7 @@ class DetectOptions(_Asked):
 
 
 class DetectRequest(DetectOptions):
-    """Pictures and what to look for in them."""
+    """Images and what to look for in them."""
 
     images: list[str] = Field(min_length=1, description="image files in base64")
 
@@ -57,12 +57,12 @@ class SearchOptions(_Asked):
     text: str | None = Field(None, min_length=1, description="what to search for in words")
     box: Box | None = Field(None, description="the region of the image to search for; none: all of it")
     top: int = Field(20, ge=1, le=_TOP, description="number of results")
-    per_picture: int | None = Field(None, ge=1, le=_TOP, description="results of one picture; none: no limit")
-    thumbnails: bool = Field(False, description="with small pictures of the results")
+    per_picture: int | None = Field(None, ge=1, le=_TOP, description="results of one image; none: no limit")
+    thumbnails: bool = Field(False, description="with small images of the results")
 
 
 class SearchRequest(SearchOptions):
-    """Words or a picture to search the index for."""
+    """Words or an image to search the index for."""
 
     image: str | None = Field(None, description="an image file in base64")
 
@@ -93,7 +93,7 @@ class Found(BaseModel):
 
 
 class FoundInImage(BaseModel):
-    """The detections of a picture, best first."""
+    """The detections of an image, best first."""
 
     width: int
     height: int
@@ -101,7 +101,7 @@ class FoundInImage(BaseModel):
 
 
 class ClassColour(BaseModel):
-    """What a class is drawn with, in pictures and on the page alike: colours as "#rrggbb"."""
+    """What a class is drawn with, in images and on the page alike: colours as "#rrggbb"."""
 
     box: str
     text: str = Field(description="black or white, whichever is easier to read on the colour of the box")
@@ -113,7 +113,7 @@ class ClassColour(BaseModel):
 
 
 class DetectResponse(BaseModel):
-    """One entry for every picture, in the order sent."""
+    """One entry for every image, in the order sent."""
 
     images: list[FoundInImage]
     colours: dict[str, ClassColour] = Field(
@@ -163,7 +163,7 @@ class Health(BaseModel):
     distractors: int = Field(description="number of names that compete with any classes, where a request names none")
     classes: int = Field(description="number of names that are looked for where a request names none")
     built_in: bool = Field(description="whether these are the built-in vocabulary")
-    waiting: int = Field(description="pictures accepted and not answered yet")
+    waiting: int = Field(description="images accepted and not answered yet")
     search: bool = Field(description="whether there is an index to search")
     token: bool = Field(description="whether requests need a bearer token")
     limits: LimitsInfo

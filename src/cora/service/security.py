@@ -16,7 +16,7 @@ from cora.service.refusal import RefusedError
 _MIN_TOKEN = 16
 
 HEADERS = {
-    # The page is three kinds of files from here; pictures that the user chose are blobs, results are data.
+    # The page is three kinds of files from here; images that the user chose are blobs, results are data.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",

@@ -35,7 +35,7 @@ _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _DECODERS = 2
-"""Threads that decode: each holds a picture of full size, so few; more would only take cores from the model."""
+"""Threads that decode: each holds an image of full size, so few; more would only take cores from the model."""
 _THUMBNAIL_PX = 160
 
 
@@ -48,7 +48,7 @@ class SearchQuery:
         image: an image file.
         box: corners in pixels of the region of the image; None for all of it.
         top: number of results.
-        per_picture: of one picture; None for no limit.
+        per_picture: of one image; None for no limit.
     """
 
     text: str | None
@@ -73,8 +73,8 @@ class Service:
     Args:
         detector: in evaluation mode, on its device; nothing else may use it while the service runs.
         limits: of requests.
-        max_batch: pictures in one pass.
-        gather_s: seconds that a picture waits for others of its kind.
+        max_batch: images in one pass.
+        gather_s: seconds that an image waits for others of its kind.
         index: searched by `search`.
         class_weights: factors on classes in pre-matching, of those that a request names.
     """
@@ -136,7 +136,7 @@ class Service:
         return asyncio.get_running_loop().time() + self.limits.timeout_s
 
     async def detect(self, images: Sequence[bytes], query: Query, deadline: float) -> list[Detections]:
-        """Detections in image files, in their order, in pixels of the pictures as sent.
+        """Detections in image files, in their order, in pixels of the images as sent.
 
         Raises:
             ImageError: one is no image; the message tells which.
@@ -148,7 +148,7 @@ class Service:
         return await self._run([DetectJob(picture=picture, query=query) for picture in pictures], deadline)
 
     async def search(self, index: RegionIndex, query: SearchQuery, deadline: float) -> list[Hit]:
-        """Regions of the index like a text or like (a box in) a picture, best first.
+        """Regions of the index like a text or like (a box in) an image, best first.
 
         Raises:
             VocabularyError: the text is unusable.
@@ -168,7 +168,7 @@ class Service:
         return list(hits)
 
     async def thumbnails(self, index: RegionIndex, hits: Sequence[Hit], deadline: float) -> list[str | None]:
-        """Small pictures of regions as data URLs; None for those whose file cannot be read any more.
+        """Small images of regions as data URLs; None for those whose file cannot be read any more.
 
         Raises:
             RefusedError: 503, there is too much to decode.

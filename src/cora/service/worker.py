@@ -33,7 +33,7 @@ costs some 0.1 s: after every pass that was a sixth of the throughput, after so 
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for; pictures with equal queries may share a batch.
+    """What is looked for; images with equal queries may share a batch.
 
     Attributes:
         classes: the names, with prompts (`cora.regions.written_classes`) or without; None for the model's own, or the
@@ -41,7 +41,7 @@ class Query:
         score: only detections above it. Part of the query, since a detector spends more on what can reach it.
         distractors: names that compete with them; None for the model's own.
         nms_iou: per-class suppression threshold; None for the model's own.
-        max_detections: boxes kept of a picture; None for the model's own.
+        max_detections: boxes kept of an image; None for the model's own.
         class_agnostic: suppress between classes, too; None with the built-in vocabulary only.
     """
 
@@ -55,7 +55,7 @@ class Query:
 
 @dataclass(eq=False)
 class Job:
-    """Work for the model: a picture with a query, or a call that runs alone.
+    """Work for the model: an image with a query, or a call that runs alone.
 
     Attributes:
         future: gets the result, or the exception.
@@ -69,7 +69,7 @@ class Job:
 
 @dataclass(eq=False)
 class DetectJob(Job):
-    """Find `query` in `picture`: gives `Detections` in pixels of the picture as it was sent."""
+    """Find `query` in `image`: gives `Detections` in pixels of the image as it was sent."""
 
     picture: Picture = field(kw_only=True)
     query: Query = field(kw_only=True)
@@ -85,14 +85,14 @@ class CallJob(Job):
 class ModelWorker:
     """Runs jobs, oldest first, in a thread of its own.
 
-    A picture takes along those with the same query and padded size that arrive within `gather_s` of it, up to
+    An image takes along those with the same query and padded size that arrive within `gather_s` of it, up to
     `max_batch`. While the model is busy jobs pile up by themselves, so under load nobody waits for company.
 
     Args:
         detector: the model.
-        max_batch: pictures in one pass.
+        max_batch: images in one pass.
         gather_s: seconds.
-        on_batch: told the number of pictures and the seconds of every pass, in the worker's thread.
+        on_batch: told the number of images and the seconds of every pass, in the worker's thread.
         tidy: called there, too, after every 32 passes.
         class_weights: factors on classes in pre-matching, of those that a query names.
     """
@@ -168,7 +168,7 @@ class ModelWorker:
     def _run(self) -> None:
         while jobs := self._next():
             self._work(jobs)
-            # Until the next jobs nobody refers to these, or their pictures and results would outlive their answers.
+            # Until the next jobs nobody refers to these, or their images and results would outlive their answers.
             jobs.clear()
             self._passes += 1
             if self._passes % _TIDY_AFTER == 0:
@@ -250,7 +250,7 @@ class ModelWorker:
 
 
 def _enlarged(detections: Detections, size_hw: tuple[int, int]) -> Detections:
-    """The same with boxes in pixels of the picture as it was sent, without the picture."""
+    """The same with boxes in pixels of the image as it was sent, without the image."""
     (height, width), (new_height, new_width) = detections.image_size, size_hw
     factors = detections.boxes_xyxy_px.new_tensor([new_width / width, new_height / height] * 2)
     return replace(detections, boxes_xyxy_px=detections.boxes_xyxy_px * factors, image_size=size_hw, image=None)

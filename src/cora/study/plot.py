@@ -108,7 +108,7 @@ def draw_maps(image: Image.Image, names: Sequence[str], maps: Tensor) -> Image.I
 
 
 def _draw_scale(whole: Image.Image, left: int, top: int) -> None:
-    """The colours of 0..1, least to greatest patch of a map, as they are without a picture below."""
+    """The colours of 0..1, least to greatest patch of a map, as they are without an image below."""
     canvas, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
     ramp = np.broadcast_to(_heat(np.linspace(0, 1, _SCALE_LENGTH)), (14, _SCALE_LENGTH, 3))
     start = left + math.ceil(font.getlength("0")) + 6

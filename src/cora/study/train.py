@@ -204,7 +204,7 @@ def mean_size(dataset: CocoDataset) -> tuple[float, float]:
     ]
     joined = torch.cat([torch.zeros(0, 2), *sizes])
     if not len(joined):
-        raise DataError(f"{dataset.annotations}: expected boxes to learn from, got none in {len(dataset)} photos")
+        raise DataError(f"{dataset.annotations}: expected boxes to learn from, got none in {len(dataset)} images")
     width, height = joined.double().log().mean(dim=0).exp().tolist()
     return width, height
 

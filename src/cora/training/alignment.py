@@ -36,7 +36,7 @@ def fit_alignment(
 
     Args:
         detector: changed in place.
-        pictures: images of the kind that the model will see; hundreds are enough.
+        images: images of the kind that the model will see; hundreds are enough.
         vocabulary: names that anchors are pre-matched with.
         on_photo: told how many images are done.
 
@@ -50,7 +50,7 @@ def fit_alignment(
         if on_photo is not None:
             on_photo(done)
     if not done:
-        raise TrainingError("fast alignment: expected at least one photo, got none")
+        raise TrainingError("fast alignment: expected at least one image, got none")
     detector.align_fast_pooling(fit.solve())
 
 
@@ -90,7 +90,7 @@ def refitting(
 
     Args:
         detector: changed in place by every call.
-        dataset: of photos, the first part of every item.
+        dataset: of images, the first part of every item.
         vocabulary: names that anchors are pre-matched with.
         report: told (step, done, of all).
     """
@@ -117,7 +117,7 @@ def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabul
 
     Args:
         detector: in evaluation mode, in the precision that it is to work in.
-        picture: the image.
+        image: the image.
         vocabulary: names that anchors are pre-matched with.
     """
     c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
@@ -145,7 +145,7 @@ def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabul
             fast = detector.fast_alignment(fast, boxes)
         found.append((fast * exact).sum(dim=-1))
     if not found:
-        raise TrainingError("fast alignment: expected at least one photo to measure on, got none")
+        raise TrainingError("fast alignment: expected at least one image to measure on, got none")
     return float(torch.cat(found).mean())
 
 

@@ -1,4 +1,4 @@
-"""How many photos a step has, over all processes, and what a recipe means."""
+"""How many images a step has, over all processes, and what a recipe means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _STAGES = ("prompts", "names", "localizer")
 
 
 def batch_lines(recipe: TrainRecipe, *, processes: int, written: TrainRecipe | None = None) -> list[str]:
-    """Of every stage a line on its photos a step, and how to reach what the recipe is meant for.
+    """Of every stage a line on its images a step, and how to reach what the recipe is meant for.
 
     Args:
         recipe: of the run.
@@ -28,7 +28,7 @@ def _line(name: str, stage: Stage, meant: Stage, meant_processes: int | None, pr
     whole = stage.batch * stage.accumulate * processes
     times = f", {stage.accumulate} times" if stage.accumulate > 1 else ""
     several = f"process{'es' * (processes > 1)}"
-    line = f"{name}: {whole} photos a step, {stage.batch} in {processes} {several}{times}"
+    line = f"{name}: {whole} images a step, {stage.batch} in {processes} {several}{times}"
     if meant_processes is None or whole == meant.batch * meant_processes:
         return line
     line += f"; the recipe means {meant.batch * meant_processes}, {meant.batch} in {meant_processes} processes"

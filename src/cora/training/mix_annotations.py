@@ -160,7 +160,7 @@ def without_novel(
     if not found or policy == "keep":
         return tuple(photos), found
     if policy == "refuse":
-        raise DataError(novel_message(found, "photos"))
+        raise DataError(novel_message(found, "images"))
     rest = [
         NamedPhoto(
             image_id=photo.image_id,
@@ -172,7 +172,7 @@ def without_novel(
     ]
     kept = tuple(photo for photo in rest if photo.names)
     if not kept:
-        raise DataError(f"expected photos with other names than the {len(found)} novel ones, got none in {len(photos)}")
+        raise DataError(f"expected images with other names than the {len(found)} novel ones, got none in {len(photos)}")
     return kept, found
 
 
@@ -212,7 +212,7 @@ def _leave_overlaps(
         if photo.size != (image["height"], image["width"]):
             raise DataError(
                 f"{image['file_name']}: the real annotations say {photo.size[1]}x{photo.size[0]} px, the pseudo boxes "
-                f"{image['width']}x{image['height']}; they are of different photos"
+                f"{image['width']}x{image['height']}; they are of different images"
             )
         boxes = xywh_to_xyxy([chosen.entries[place][1]["bbox"] for place in places])
         overlaps = (pairwise_iou(boxes, photo.boxes_xyxy_px) >= real_iou).any(dim=1).tolist()

@@ -111,7 +111,7 @@ class PseudoReport:
     """Counts of a labelling run.
 
     Attributes:
-        photos: images that were looked at.
+        images: images that were looked at.
         labelled: of them, images with a box.
         boxes: boxes kept, by name.
         on_real: boxes dropped because they overlap a real one.
@@ -167,7 +167,7 @@ def pseudo_label(
     the images with a box; those that the real annotations know keep their image ids, as names keep category ids.
 
     Args:
-        photos: images and their names; file names must differ.
+        images: images and their names; file names must differ.
         teacher: finds the boxes.
         output: new file, there only when everything is done.
         config: which boxes are kept.
@@ -197,7 +197,7 @@ def pseudo_label(
     content = _assemble(photos, _lines(partial), teacher, config, known, real, report)
     if report.problems and sum(report.problems.counts.values()) == len(photos):
         partial.unlink()
-        raise DataError(f"expected photos to label, got none of {len(photos)} that can be used: {report.problems}")
+        raise DataError(f"expected images to label, got none of {len(photos)} that can be used: {report.problems}")
     info = {**info, "photos": report.photos, "labelled": report.labelled}
     write_json(output, {"info": info, **content}, indent=None)
     partial.unlink()
@@ -239,11 +239,11 @@ def keep_boxes(
 def _check(photos: Sequence[NamedPhoto], config: PseudoBoxConfig) -> None:
     repeated = [name for name, n in Counter(photo.file_name for photo in photos).items() if n > 1]
     if repeated:
-        raise DataError(f"expected every photo once, got {len(repeated)} file names repeated (first: {repeated[0]})")
+        raise DataError(f"expected every image once, got {len(repeated)} file names repeated (first: {repeated[0]})")
     unknown = names_without(config.class_scores, {name for photo in photos for name in photo.names})
     if unknown:
         raise DataError(
-            f"thresholds: expected names that a photo has, got {len(unknown)} others: "
+            f"thresholds: expected names that an image has, got {len(unknown)} others: "
             f"{', '.join(sorted(unknown)[:5])}; check their spelling"
         )
 
@@ -275,7 +275,7 @@ def _resume(partial: Path, header: Mapping[str, str]) -> int:
             lines, end = lines + 1, end + len(line)
         if lines and first != (json.dumps(header) + "\n").encode():
             raise TrainingError(
-                f"{partial} belongs to an interrupted run with other photos or settings; repeat that run to finish it, "
+                f"{partial} belongs to an interrupted run with other images or settings; repeat that run to finish it, "
                 "or delete the file to begin anew"
             )
         file.truncate(end)
@@ -295,12 +295,12 @@ def _label(photo: NamedPhoto, teacher: BoxTeacher, config: PseudoBoxConfig, real
     try:
         found = teacher.label(photo, config.least_score)
     except ImageError as error:
-        return {"problem": "photos that cannot be read", "example": str(error)}
+        return {"problem": "images that cannot be read", "example": str(error)}
     except VocabularyError as error:
-        return {"problem": "photos with a name that the model cannot encode", "example": str(error)}
+        return {"problem": "images with a name that the model cannot encode", "example": str(error)}
     if real is not None and real.size != found.image_size:
         sizes = f"{photo.file_name}: {found.image_size[::-1]}, annotated {real.size[::-1]}"
-        return {"problem": "photos of another size (width, height) than the real annotations say", "example": sizes}
+        return {"problem": "images of another size (width, height) than the real annotations say", "example": sizes}
     boxes, scores, labels, on_real = keep_boxes(
         found, config, torch.zeros(0, 4) if real is None else real.boxes_xyxy_px
     )

@@ -79,7 +79,7 @@ def read_results(
     if isinstance(content, list):
         if image_list is None:
             raise DataError(
-                f"{results} is a list of results: expected the photos and categories that its ids stand for, too, got "
+                f"{results} is a list of results: expected the images and categories that its ids stand for, too, got "
                 "none; name their COCO file (--image-list)"
             )
         listing = _read(image_list)

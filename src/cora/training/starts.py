@@ -43,7 +43,7 @@ def _learned_anchors(detector: Detector, start: str) -> LearnedAnchors:
 
 
 def _to_boxes(anchors: LearnedAnchors, dataset: CocoDataset) -> None:
-    """Put the anchors where boxes of the photos, and of their mirror images, crowd."""
+    """Put the anchors where boxes of the images, and of their mirror images, crowd."""
     boxes = torch.cat([targets_of(record).boxes_cxcywh for record in dataset.records])
     mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
     anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))

@@ -19,9 +19,9 @@ class ByteTrack:
 
     Args:
         start_score: 0..1.
-        rate: usual number of pictures in a second; the times decide where they differ from it.
+        rate: usual number of images in a second; the times decide where they differ from it.
         lost_seconds: how long a track waits for its object to appear again.
-        confirm: pictures in a row in which an object must be seen before it gets a number.
+        confirm: images in a row in which an object must be seen before it gets a number.
         least_iou: 0..1, a box that overlaps the expected place by less is another object.
 
     Raises:
@@ -56,7 +56,7 @@ class ByteTrack:
         Args:
             boxes_xyxy_px: [K, 4].
             scores: [K] in 0..1.
-            seconds: time of the picture, after that of the last.
+            seconds: time of the image, after that of the last.
         """
         import supervision
 

@@ -4,4 +4,4 @@ from cora.errors import CoraError
 
 
 class VideoError(CoraError):
-    """A video cannot be read or written: missing, not a video, without pictures, sound that does not fit."""
+    """A video cannot be read or written: missing, not a video, without images, sound that does not fit."""

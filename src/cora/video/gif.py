@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _COLOURS = 96
 #: Hundredths of a second; browsers slow down what is faster.
 _SHORTEST = 2
-#: Of 255; what changes by no more from the picture before is noise of the camera, which would make up most of the file.
+#: Of 255; what changes by no more from the image before is noise of the camera, which would make up most of the file.
 _NOISE = 5
 
 
 class GifFile:
-    """Collects pictures with one palette for all, so that what stands still costs nothing, and writes them at the end.
+    """Collects images with one palette for all, so that what stands still costs nothing, and writes them at the end.
 
     Args:
         path: file to write.
@@ -42,7 +42,7 @@ class GifFile:
         self._end = 0
 
     def write(self, frame: Frame, picture: Image.Image) -> None:
-        """Append a picture; all are kept in memory, a byte a pixel."""
+        """Append an image; all are kept in memory, a byte a pixel."""
         # Dither would move from frame to frame, and let no pixel stand still.
         if self._palette is None:
             self._palette = _palette(picture)
@@ -52,7 +52,7 @@ class GifFile:
         self._end = round((frame.pts + frame.duration) * self._time_base * 100)
 
     def _without_noise(self, picture: Image.Image) -> Image.Image:
-        """The picture, with the pixels of the one before it wherever they are about the same."""
+        """The image, with the pixels of the one before it wherever they are about the same."""
         pixels = np.array(picture, dtype=np.int16)
         if self._shown is not None:
             same = np.abs(pixels - self._shown).max(axis=2) <= _NOISE
@@ -74,7 +74,7 @@ class GifFile:
 
 
 def _palette(picture: Image.Image) -> Image.Image:
-    """A picture with the palette: the colours of the first picture, and some of every kind for what comes later."""
+    """An image with the palette: the colours of the first image, and some of every kind for what comes later."""
     levels = (0, 85, 170, 255)
     own = (picture.quantize(_COLOURS).getpalette() or [])[: 3 * _COLOURS]
     palette = Image.new("P", (1, 1))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways to turn and mirror a picture: first swap the axes, then mirror.
+    """One of the eight ways to turn and mirror an image: first swap the axes, then mirror.
 
     Attributes:
         swap: rows become columns.
@@ -35,7 +35,7 @@ class Orientation:
         return cls(mirror=a < 0, flip=d < 0)
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture upright: [H, W, 3] to [H, W, 3], or [W, H, 3] after a quarter turn."""
+        """The image upright: [H, W, 3] to [H, W, 3], or [W, H, 3] after a quarter turn."""
         if self.swap:
             pixels = pixels.transpose(1, 0, 2)
         if self.mirror:

@@ -1,4 +1,4 @@
-"""Frames of a video: upright RGB pictures with their times, and the packets of its sound."""
+"""Frames of a video: upright RGB images with their times, and the packets of its sound."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-#: Sound may lie this many seconds behind the pictures in a file.
+#: Sound may lie this many seconds behind the images in a file.
 _SOUND_LAG = 2
 
 #: A file that ends earlier than it declares, by more than this share and by more than a second, is cut off.
@@ -37,13 +37,13 @@ _CUT_OFF = 0.05
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video.
+    """One image of a video.
 
     Attributes:
-        index: number of the picture, from 0 at the first one at or after `start`; skipped ones count.
+        index: number of the image, from 0 at the first one at or after `start`; skipped ones count.
         seconds: its time in the video, from the video's own start.
         pts: its time from `start` on, in the video's time base.
-        duration: until the next picture that is looked at, in the video's time base, as far as the file says.
+        duration: until the next image that is looked at, in the video's time base, as far as the file says.
         pixels: [H, W, 3] uint8, RGB, upright.
     """
 
@@ -57,8 +57,8 @@ class Frame:
 class VideoReader:
     """Reads a file, camera or stream; iterate over it once.
 
-    Pictures are turned upright as the video's metadata says, and scaled to the size of the first one where the size
-    changes in between. Of cameras and live streams the newest picture is given, whatever was missed meanwhile.
+    Images are turned upright as the video's metadata says, and scaled to the size of the first one where the size
+    changes in between. Of cameras and live streams the newest image is given, whatever was missed meanwhile.
 
     Example:
         >>> with VideoReader("street.mp4", every=5) as video:
@@ -69,10 +69,10 @@ class VideoReader:
         source: path; number of a camera, or `camera:NAME`; or an address such as `rtsp://...`.
         start: seconds into a file to start at.
         seconds: how much of the video is read; all if None.
-        every: only each such picture is given, the others are skipped.
+        every: only each such image is given, the others are skipped.
 
     Raises:
-        VideoError: there is no such source, it is no video, has no pictures, or none from `start` on.
+        VideoError: there is no such source, it is no video, has no images, or none from `start` on.
         MissingExtraError: the extra `video` is not installed.
     """
 
@@ -100,7 +100,7 @@ class VideoReader:
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         starts = [s.start_time * s.time_base for s in self._read_streams() if s.start_time is not None and s.time_base]
-        # Sound may start a little before zero, which is no reason to move the pictures.
+        # Sound may start a little before zero, which is no reason to move the images.
         self._origin: Fraction | None = max(Fraction(0), min(starts)) if starts else None
         self._start, self._end = start, None if seconds is None else start + seconds
         self._every = every
@@ -122,19 +122,19 @@ class VideoReader:
             self.size: tuple[int, int] = (first.pixels.shape[0], first.pixels.shape[1])
 
     def _pictures(self, name: str) -> VideoStream:
-        """The stream of moving pictures; the cover of a music file is none."""
+        """The stream of moving images; the cover of a music file is none."""
         from av.stream import Disposition
 
         found = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not found:
-            has = "sound only" if self._container.streams.audio else "no pictures in it"
+            has = "sound only" if self._container.streams.audio else "no images in it"
             raise VideoError(f"expected a video, got a file with {has}: {name}")
         stream = found[0]
         if stream.codec_context is None:
             raise VideoError(f"expected a video with a known codec, got one that cannot be decoded: {name}")
         if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
             size = f"{stream.codec_context.width} x {stream.codec_context.height}"
-            raise VideoError(f"expected pictures of at most {MAX_PIXELS // 10**6} megapixels, got {size}: {name}")
+            raise VideoError(f"expected images of at most {MAX_PIXELS // 10**6} megapixels, got {size}: {name}")
         stream.thread_type = "AUTO"
         return stream
 
@@ -155,8 +155,8 @@ class VideoReader:
             length = f"{self._reached:.1f} s"
             raise VideoError(f"expected a start within the video of {length}, got {float(start):g} s: {name}")
         if self._damaged or self._problem:
-            raise VideoError(f"expected a video, got one so damaged that no picture can be decoded: {name}")
-        raise VideoError(f"expected a video with pictures, got none in it: {name}")
+            raise VideoError(f"expected a video, got one so damaged that no image can be decoded: {name}")
+        raise VideoError(f"expected a video with images, got none in it: {name}")
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +208,7 @@ class VideoReader:
         self._note_early_end()
 
     def _pts(self, picture: VideoFrame, last: int) -> int:
-        """Ticks since `start`, always growing; a picture without a time follows the last one by the usual step."""
+        """Ticks since `start`, always growing; an image without a time follows the last one by the usual step."""
         if picture.pts is None:
             return last + max(1, int(1 / (self.rate * self.time_base)))
         shown = picture.pts * self.time_base
@@ -218,7 +218,7 @@ class VideoReader:
         return pts if pts < 0 and last < 0 else max(pts, last + 1)
 
     def _decode(self) -> Iterator[VideoFrame]:
-        """Pictures in order, and sound put aside; packets that cannot be decoded are counted."""
+        """Images in order, and sound put aside; packets that cannot be decoded are counted."""
         import av
 
         while True:
@@ -261,7 +261,7 @@ class VideoReader:
         self._sound.append(packet)
 
     def _read_last_sound(self) -> None:
-        """Sound up to the end may lie behind the first picture after it."""
+        """Sound up to the end may lie behind the first image after it."""
         assert self._end is not None
         if self.live or self.sound is None:
             return
@@ -275,7 +275,7 @@ class VideoReader:
                 self._keep_sound(cast("Packet[AudioStream]", packet))
 
     def _note_early_end(self) -> None:
-        # Only files with a table of their pictures know how long they are; others guess.
+        # Only files with a table of their images know how long they are; others guess.
         declared = float((self._stream.duration or 0) * self.time_base) if self._stream.frames else 0.0
         if not self._problem and self._reached < declared - max(1.0, _CUT_OFF * declared):
             self._problem = f"it breaks off after {self._reached:.1f} of {declared:.1f} s"
@@ -321,7 +321,7 @@ class VideoReader:
     @property
     def problems(self) -> tuple[str, ...]:
         """What was wrong with what has been read so far, for people."""
-        damaged = f"{self._damaged} damaged pictures or packets" if self._damaged else ""
+        damaged = f"{self._damaged} damaged images or packets" if self._damaged else ""
         return tuple(filter(None, (damaged, self._problem)))
 
 

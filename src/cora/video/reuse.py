@@ -26,7 +26,7 @@ class ChangeGate:
         self._known: NDArray[np.float32] | None = None
 
     def changed(self, picture: Image.Image) -> bool:
-        """Whether to look at this picture; if so it is what later ones are compared with."""
+        """Whether to look at this image; if so it is what later ones are compared with."""
         if self.threshold <= 0:
             return True
         cells = grey_cells(picture)
@@ -37,7 +37,7 @@ class ChangeGate:
 
 
 def grey_cells(picture: Image.Image) -> NDArray[np.float32]:
-    """Mean grey levels [h, w] in 0..255 of square cells, 64 on the longer side (fewer in tiny pictures)."""
+    """Mean grey levels [h, w] in 0..255 of square cells, 64 on the longer side (fewer in tiny images)."""
     factor = min(1.0, _CELLS / max(picture.size))
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return np.asarray(picture.convert("F").resize(size, Image.Resampling.BOX), dtype=np.float32)

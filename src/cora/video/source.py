@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STREAM_PROTOCOLS = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
 _BELOW_STREAMS = (*STREAM_PROTOCOLS, "crypto", "hls", "httpproxy", "srtp", "tls", "udplite")
 
-#: Seconds that a camera or stream may be silent, when it is opened and between two pictures.
+#: Seconds that a camera or stream may be silent, when it is opened and between two images.
 PATIENCE = 10.0
 
 _CAMERA_FORMATS = {"Linux": "video4linux2", "Darwin": "avfoundation", "Windows": "dshow"}
@@ -131,7 +131,7 @@ def _open_file(path: str, stack: ExitStack) -> InputContainer:
         found = "an empty file" if file.seek(0, 2) == 0 else "something that is none, or is damaged"
         raise VideoError(f"expected a video (MP4, MKV, WebM, MOV, GIF, ...), got {found}: {path}") from None
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
-        raise VideoError(f"expected a video, got a picture: {path}; use 'cora detect' for pictures")
+        raise VideoError(f"expected a video, got an image: {path}; use 'cora detect' for images")
     return container
 
 

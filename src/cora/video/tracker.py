@@ -1,4 +1,4 @@
-"""From pictures to tracks: detect, join, name by history, and spare what an earlier frame has told already."""
+"""From images to tracks: detect, join, name by history, and spare what an earlier frame has told already."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TrackedFrame:
 
 
 class ObjectTracker:
-    """Finds named objects in successive pictures and follows them.
+    """Finds named objects in successive images and follows them.
 
     Class names are encoded once, here.
 
@@ -89,9 +89,9 @@ class ObjectTracker:
         classes: names to look for, or a vocabulary that was encoded before; as in `Predictor.predict`.
         score: only objects that were seen with a higher score, 0..1, start a track; None takes the model's own
             threshold.
-        rate: usual number of pictures in a second.
-        reuse: grey levels, 0..255; where no part of a picture differs by more from the last one that was looked at,
-            what was found there holds. 0 looks at every picture.
+        rate: usual number of images in a second.
+        reuse: grey levels, 0..255; where no part of an image differs by more from the last one that was looked at,
+            what was found there holds. 0 looks at every image.
         half_life: seconds after which a sighting counts half for the class of its track.
         margin: how many times as much must speak for another class before a track changes its own.
         lost_seconds: how long a track waits for its object to appear again.
@@ -101,12 +101,12 @@ class ObjectTracker:
             suppression threshold; else only where they nearly coincide. None for the built-in vocabulary only.
         distractors: names of other things that compete with the classes; None takes the model's own choice.
         class_weights: factor by name on a class's score in anchor pre-matching.
-        exemplars: pictures of classes by name; of classes among the names, or of further ones.
-        tiles: overlapping parts of a picture that are looked at, too, for small objects.
+        exemplars: images of classes by name; of classes among the names, or of further ones.
+        tiles: overlapping parts of an image that are looked at, too, for small objects.
 
     Raises:
         VocabularyError: the names are unusable.
-        ImageError: a picture of an exemplar cannot be read.
+        ImageError: an image of an exemplar cannot be read.
         MissingExtraError: the extra `video` is not installed.
     """
 
@@ -157,10 +157,10 @@ class ObjectTracker:
         return self._vocabulary.names
 
     def update(self, picture: ImageSource, seconds: float) -> TrackedFrame:
-        """Objects of the next picture.
+        """Objects of the next image.
 
         Args:
-            picture: path, PIL image or uint8 RGB array, of the same size each time.
+            image: path, PIL image or uint8 RGB array, of the same size each time.
             seconds: its time, later than that of the last.
         """
         image = read_image(picture)
@@ -176,7 +176,7 @@ class ObjectTracker:
         return TrackedFrame(tuple(objects), reused=not looked)
 
     def look(self, picture: ImageSource) -> Sightings:
-        """Boxes of one picture with the scores of all classes, by itself."""
+        """Boxes of one image with the scores of all classes, by itself."""
         found = self._detector.predict(
             picture, self._vocabulary, score=_WEAK * self.score, max_detections=self._most, tiles=self._tiles
         )
@@ -214,11 +214,11 @@ class ObjectTracker:
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[TrackedObject], *, fill: float = 0.0) -> Image.Image:
-    """A copy of a picture with boxes in the colours of their tracks; labels say number of the track, class and score.
+    """A copy of an image with boxes in the colours of their tracks; labels say number of the track, class and score.
 
     Args:
-        picture: RGB.
-        objects: of this picture.
+        image: RGB.
+        objects: of this image.
         fill: opacity 0..1 of the track's colour inside the boxes.
     """
     return draw_boxes(

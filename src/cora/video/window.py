@@ -46,7 +46,7 @@ class LiveWindow:
         self._open = False
 
     def show(self, picture: Image.Image) -> bool:
-        """Show a picture, made smaller where the screen asks for it; False once the user has ended the window."""
+        """Show an image, made smaller where the screen asks for it; False once the user has ended the window."""
         from PIL import ImageTk
 
         if not self._open:

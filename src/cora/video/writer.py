@@ -1,4 +1,4 @@
-"""Videos out: pictures with their own times, and the original sound, copied packet by packet."""
+"""Videos out: images with their own times, and the original sound, copied packet by packet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-# Without B-frames pictures are stored in the order they are shown in, so that uneven times stay exact in MP4.
+# Without B-frames images are stored in the order they are shown in, so that uneven times stay exact in MP4.
 _H264 = ("h264", {"preset": "veryfast", "crf": "23", "bf": "0"})
 _VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"})
 
@@ -78,9 +78,9 @@ def can_hold(path: Path, sound: AudioStream) -> bool:
 
 
 class VideoWriter:
-    """Writes pictures with the times of the frames they were made from; the file appears when all is written.
+    """Writes images with the times of the frames they were made from; the file appears when all is written.
 
-    The time base is the source's, so a variable frame rate stays. Sound is copied, not encoded again. Pictures of odd
+    The time base is the source's, so a variable frame rate stays. Sound is copied, not encoded again. Images of odd
     width or height get one more column or row, a copy of the last one, since the codecs need even sizes. A GIF has no
     sound and times in hundredths of a second.
 
@@ -132,7 +132,7 @@ class VideoWriter:
             self._stack.__exit__(kind, error, trace)
 
     def write(self, frame: Frame, picture: Image.Image) -> None:
-        """Append an RGB picture of the source's size (as the first picture's, if that is another) at a frame's time.
+        """Append an RGB image of the source's size (as the first image's, if that is another) at a frame's time.
 
         Raises:
             CoraError: the disk refuses.
@@ -161,7 +161,7 @@ class VideoWriter:
 
 
 class _VideoFile:
-    """A container with one stream of pictures and perhaps one of sound."""
+    """A container with one stream of images and perhaps one of sound."""
 
     def __init__(self, path: Path, size_wh: tuple[int, int], source: VideoReader, sound: AudioStream | None) -> None:
         import av
@@ -171,7 +171,7 @@ class _VideoFile:
         self._container: OutputContainer = av.open(str(path), "w", format=kind)
         self._time_base = source.time_base
         stream = self._container.add_stream(codec, rate=source.rate, options=dict(options))
-        self._stream: VideoStream = stream  # type: ignore[assignment]  # the codec is one of pictures
+        self._stream: VideoStream = stream  # type: ignore[assignment]  # the codec is one of images
         context = self._stream.codec_context
         context.width, context.height = (side + side % 2 for side in size_wh)
         context.pix_fmt = "yuv420p"
@@ -228,7 +228,7 @@ class _VideoFile:
 
     def _mux(self, packets: Iterable[Packet[VideoStream]]) -> None:
         for packet in packets:
-            # Encoders assume the usual rate, which would give the last picture a wrong length.
+            # Encoders assume the usual rate, which would give the last image a wrong length.
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
             self._container.mux(packet)

@@ -1,7 +1,7 @@
-"""Crop-based classification: every region is cut out of the photo and encoded as an image of its own.
+"""Crop-based classification: every region is cut out of the image and encoded as an image of its own.
 
 What R-CNN did, and what CLIP was trained for; but a crop has lost its surroundings, and a tower run for every region
-costs some hundred times a pass over the photo.
+costs some hundred times a pass over the image.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class PhotoMap(FeatureMap):
-    """A feature map that remembers its photos.
+    """A feature map that remembers its images.
 
     Attributes:
-        photos: the batch that the map was computed from.
+        images: the batch that the map was computed from.
     """
 
     photos: ImageBatch
@@ -38,7 +38,7 @@ class PhotoMap(FeatureMap):
 class CropDetector(Detector):
     """Scores final boxes by crops without prompt; anchors are pre-matched and refined as in CORA.
 
-    Crops are taken from the photo as the detector sees it, resized, and stretched to the square that the tower was
+    Crops are taken from the image as the detector sees it, resized, and stretched to the square that the tower was
     trained on.
     """
 
@@ -53,7 +53,7 @@ class CropDetector(Detector):
         return cls(**parts_of(detector)).train(detector.training)
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """Feature maps C3 and C4; C3 remembers the photos."""
+        """Feature maps C3 and C4; C3 remembers the images."""
         c3, c4 = super().encode(batch)
         return PhotoMap(c3.features, c3.mask, batch), c4
 
@@ -61,10 +61,10 @@ class CropDetector(Detector):
         """Unit embeddings [B, N, D] of the crops of boxes [B, N, 4].
 
         Raises:
-            ValueError: the map is not from this detector's `encode`; maps of a feature cache have no photos.
+            ValueError: the map is not from this detector's `encode`; maps of a feature cache have no images.
         """
         if not isinstance(c3, PhotoMap):
-            raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its photos")
+            raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its images")
         tower = resnet_of(self.image_tower, "crops")
         side = 32 * tower.pool_size
         embeddings = []

@@ -82,7 +82,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             says="No region prompt in relabelling, pre-matching and final scores.", detector=without_prompt
         ),
         "crops": Variant(
-            says="Final boxes are classified as crops of the photo, without prompt.",
+            says="Final boxes are classified as crops of the image, without prompt.",
             detector=CropDetector.of,
             weights_of=FULL,
         ),
