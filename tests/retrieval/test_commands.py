@@ -158,7 +158,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "no pictures": (["index", "empty", "--db", "new"], "got none in or below empty"),
         "db is a file": (["index", "photos", "--db", "photos/a.png"], "expected a folder to write to, got a file"),
         "db is a folder of other things": (["index", "photos", "--db", "more"], "expected a free place"),
-        "db is the folder": (["index", "photos", "--db", "photos"], "got images, which is read"),
+        "db is the folder": (["index", "photos", "--db", "photos"], "got photos, which is read"),
         "other folder": (["index", "more", "--db", "db"], "expected its folder"),
         "other classes": (["index", "photos", "--db", "db", "--classes", "cat"], "expected the classes"),
         "other score": (["index", "photos", "--db", "db", "--score", "0.5"], "expected the score"),

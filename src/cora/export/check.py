@@ -88,8 +88,8 @@ def _smaller(exported: ExportedDetector) -> Preprocessor:
     if exported.manifest.settings.size_hw is not None:
         return exported.preprocessor
     config = exported.preprocessor.config
-    sides = {"short_side": min(config.short_side, _SHORT_SIDE), "long_side": min(config.long_side, _LONG_SIDE)}
-    return Preprocessor.from_config(replace(config, **sides))
+    short, long = min(config.short_side, _SHORT_SIDE), min(config.long_side, _LONG_SIDE)
+    return Preprocessor.from_config(replace(config, short_side=short, long_side=long))
 
 
 def plain_detector(detector: Detector, manifest: Manifest) -> Detector:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from cora.detector import Seen
 from cora.detector.postprocess import Found
-from cora.errors import ImageError, ModelError
+from cora.errors import ImageError, ModelError, OptionError
 from cora.images import ImageSource, Preprocessor
 from cora.predictor.images import path_of, read_all
 from cora.predictor.model import Model, TorchModel
-from cora.predictor.settings import OptionError, PredictSettings
+from cora.predictor.settings import PredictSettings
 from cora.regions import Vocabulary
 from cora.structures import Detections
 from cora.towers.folding import Precision
