@@ -193,8 +193,8 @@ class VocabularyEncoder:
             VocabularyError: no names, blank ones, duplicates, unusable prompts, a name or description too long for
                 the tower's context, or descriptions none of which is of these names.
         """
-        classes = class_prompts(names if isinstance(names, Mapping) else by_themselves(clean_names(names)))
-        cleaned = clean_names(tuple(classes))
+        classes = class_prompts(names) if isinstance(names, Mapping) else by_themselves(clean_names(names))
+        cleaned = tuple(classes) or clean_names(())  # which says that there is none
         described = dict(self._descriptions)
         if descriptions is not None:
             given = clean_descriptions(descriptions)
