@@ -77,8 +77,7 @@ def test_without_classes_the_built_in_vocabulary_is_used_and_said(
     tiny: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = builtin_names()[:40]
-    for home in ("predictor.vocabulary", "service.service", "service.vocabularies"):
-        monkeypatch.setattr(f"cora.{home}.builtin_names", lambda: names)
+    monkeypatch.setattr("cora.predictor.vocabulary.builtin_names", lambda: names)
     detector = copy.copy(tiny)
     detector.config = replace(tiny.config, postprocess=replace(tiny.config.postprocess, builtin_threshold=0.001))
     expected = Predictor(detector).predict(Image.open(CAT))

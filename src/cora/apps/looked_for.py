@@ -8,11 +8,11 @@ from cora.apps.model_options import read_classes
 from cora.apps.open_model import is_exported
 from cora.apps.progress import output_console, say
 from cora.compress.quantize_torch import is_int8_file
-from cora.data.builtin_names import builtin_names
 from cora.detector import read_config
 from cora.errors import VocabularyError
 from cora.names import names_in, quoted_name
 from cora.predictor import Exemplars, Predictor
+from cora.predictor.vocabulary import usual_names as names_for_calls
 from cora.regions import ClassPrompts, Vocabulary
 
 _SHOWN_NAMES = 8
@@ -44,7 +44,7 @@ def usual_names(model: str) -> tuple[str, ...]:
     if is_exported(model):
         return ()
     whole = Path(model).is_file() and not is_int8_file(model)
-    return (read_config(model)[0].own_names if whole else ()) or builtin_names()
+    return names_for_calls(read_config(model)[0].own_names if whole else ())
 
 
 def tell_names(

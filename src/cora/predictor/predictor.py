@@ -23,7 +23,7 @@ from cora.predictor.images import Unreadable, UnreadableImagesError, is_one, rea
 from cora.predictor.model import Model, TorchModel
 from cora.predictor.settings import PredictOptions, PredictSettings, VocabularySettings, named_options
 from cora.predictor.tiling import Tiles
-from cora.predictor.vocabulary import classes_to_look_for, own_distractors
+from cora.predictor.vocabulary import classes_to_look_for, own_distractors, usual_names
 from cora.regions import Classes, Descriptions, Vocabulary, VocabularyEncoder
 from cora.structures import Detections, ImageBatch
 from cora.towers.folding import Precision
@@ -137,8 +137,13 @@ class Predictor(nn.Module):
 
     @property
     def own_names(self) -> tuple[str, ...]:
-        """Class names that calls without any look for: fixed in an exported file, or fine-tuned on; else empty."""
+        """Class names that were fixed in an exported file, or that the model was fine-tuned on; else empty."""
         return self.class_names or self.config.own_names
+
+    @property
+    def usual_names(self) -> tuple[str, ...]:
+        """Class names that calls without any look for: `own_names`, or the built-in vocabulary."""
+        return usual_names(self.own_names)
 
     def score_of(self, asked: float | None, *, built_in: bool = False) -> float:
         """Score above which detections are reported: as asked, or the model's own threshold for the vocabulary."""

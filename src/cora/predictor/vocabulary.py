@@ -79,8 +79,13 @@ def classes_to_look_for(
     if isinstance(classes, Vocabulary):
         return classes
     if classes is None:
-        return {} if exemplars else by_themselves(own or builtin_names())
+        return {} if exemplars else by_themselves(usual_names(own))
     return as_classes(classes)
+
+
+def usual_names(own: tuple[str, ...]) -> tuple[str, ...]:
+    """Class names that a call without any looks for: the model's own, or the built-in vocabulary."""
+    return own or builtin_names()
 
 
 def own_distractors(config: DetectorConfig) -> tuple[str, ...]:

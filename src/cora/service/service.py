@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from cora.data.builtin_names import builtin_names
 from cora.errors import ImageError
 from cora.images import read_image
 from cora.predictor import Predictor, count_distractors
@@ -108,7 +107,7 @@ class Service:
     @property
     def usual_names(self) -> tuple[str, ...]:
         """Names that are looked for where a request gives none: the model's own, or the built-in vocabulary."""
-        return self._detector.own_names or builtin_names()
+        return self._detector.usual_names
 
     def is_built_in(self, classes: Sequence[str] | None) -> bool:
         """Whether the built-in vocabulary stands for the classes of a request."""

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cora.data.builtin_names import builtin_names
 from cora.names import name_key
 from cora.regions import ClassPrompts, Vocabulary, VocabularyEncoder, by_themselves, class_prompts
 
@@ -87,7 +86,7 @@ class VocabularyCache:
 
     def _classes_of(self, key: _Key) -> ClassPrompts:
         classes, _ = key
-        return by_themselves(self._detector.own_names or builtin_names()) if classes is None else class_prompts(classes)
+        return by_themselves(self._detector.usual_names) if classes is None else class_prompts(classes)
 
     def _size(self, key: _Key) -> int:
         _, distractors = key
