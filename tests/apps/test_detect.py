@@ -300,7 +300,7 @@ def test_failed_write_leaves_nothing(
 def test_progress_bar_for_several_pictures_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
 
-    monkeypatch.setattr("cora.apps.progress.error_console", lambda: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr("cora.console.error_console", lambda: Console(file=screen, force_terminal=True, width=80))
     assert main(["detect", "photos/white.jpg", *CLASSES]) == 0
     assert screen.getvalue() == ""
     assert main(["detect", "photos", *CLASSES]) == 0

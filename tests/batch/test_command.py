@@ -155,7 +155,7 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr("cora.apps.progress.error_console", lambda: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr("cora.console.error_console", lambda: Console(file=screen, force_terminal=True, width=80))
     assert main(["batch", "in", *CLASSES]) == 0
     assert "detecting" in screen.getvalue()
     assert "9/9" in screen.getvalue()

@@ -13,8 +13,8 @@ from rich.table import Table
 
 import cora
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file, draw_paths, names_for, percent, read_measured
+from cora.console import output_console, progress_report, say, tracked
 from cora.detector import Detector
 from cora.errors import ModelError
 from cora.evaluation.base_novel import GroupScore

@@ -12,7 +12,6 @@ from cora.apps.competing import tell_distractors
 from cora.apps.exemplar_options import gather
 from cora.apps.looked_for import tell_names, usual_names, wanted_classes
 from cora.apps.model_options import read_distractors
-from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import read_tiles
 from cora.batch import (
@@ -28,6 +27,7 @@ from cora.batch import (
     parse_thresholds,
     run_batch,
 )
+from cora.console import Bars, error_console, output_console, report, say
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
 from cora.regions import other_prompts

@@ -17,9 +17,9 @@ from cora.apps.held_out import HeldOut
 from cora.apps.image_sets import testing_images
 from cora.apps.measure import read_annotated
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, say, tracked
 from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
+from cora.console import output_console, say, tracked
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.detector import Detector

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cora.apps.device import pick_device
 from cora.apps.model_options import read_names
-from cora.apps.progress import output_console, say
+from cora.console import output_console, say
 from cora.errors import CoraError
 from cora.files import write_picture
 from cora.images import read_image

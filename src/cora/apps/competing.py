@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cora.apps.progress import output_console, say
+from cora.console import output_console, say
 from cora.detector import Detector
 from cora.predictor import Predictor, count_distractors
 

@@ -77,7 +77,7 @@ def convert(
     """
     import torch
 
-    from cora.apps.progress import output_console, say
+    from cora.console import output_console, say
     from cora.detector import load_foreign
 
     if output.suffix != ".safetensors":

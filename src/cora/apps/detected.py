@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cora.apps.kinds import DETECT_MARK
-from cora.apps.progress import error_console, output_console, report, say
+from cora.console import error_console, output_console, report, say
 from cora.files import write_json, write_text
 from cora.images.web import shown
 from cora.structures import Detections

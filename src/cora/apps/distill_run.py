@@ -11,10 +11,10 @@ import cora
 from cora.apps.files import find_images
 from cora.apps.held_out import check_extras
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, say
 from cora.apps.prune_report import check_model_file, draw_pictures, measure, names_for, print_table, read_measured
 from cora.compress.arch_sizes import Architecture, read_architecture
 from cora.compress.distill import DistillRun, distill, new_student
+from cora.console import output_console, say
 from cora.detector import Detector
 from cora.errors import ModelError
 from cora.files import write_json

@@ -9,8 +9,8 @@ from cora.apps.competing import tell_distractors
 from cora.apps.files import find_images
 from cora.apps.model_options import read_classes, read_distractors
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, working
 from cora.apps.text_options import read_text_options
+from cora.console import output_console, working
 from cora.errors import CoraError, ImageError
 from cora.export.manifest import ExportSettings
 from cora.export.write import check_output, export_detector

@@ -25,11 +25,11 @@ from cora.apps.hold_out import write_hold_out
 from cora.apps.image_sets import testing_images
 from cora.apps.model_options import read_names
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.prune_report import check_model_file
 from cora.apps.score_threshold import NOTHING_RIGHT, described, images_of, store
 from cora.apps.train_options import settings
 from cora.apps.train_run import read_photos
+from cora.console import output_console, progress_report, say, tracked
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import cora
 from cora.apps.device import pick_device
 from cora.apps.model_options import read_names
-from cora.apps.progress import output_console, tracked
+from cora.console import output_console, tracked
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.errors import DataError, VocabularyError

@@ -11,9 +11,9 @@ from cora.apps.files import find_images, output_names
 from cora.apps.looked_for import tell_names, usual_names, wanted_classes
 from cora.apps.model_options import read_distractors
 from cora.apps.open_model import open_detector
-from cora.apps.progress import Bars, report
 from cora.apps.text_options import read_text_options
 from cora.apps.tile_options import set_short_side
+from cora.console import Bars, report
 from cora.errors import ImageError
 from cora.files import write_picture
 from cora.images import is_url, read_image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from cora.apps.progress import output_console, say
+from cora.console import output_console, say
 from cora.data.benchmarks import image_set
 from cora.data.class_split import ClassSplit
 from cora.data.coco import CocoDataset

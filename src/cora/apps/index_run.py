@@ -7,7 +7,7 @@ from typing import Any
 from cora.apps.competing import tell_distractors
 from cora.apps.model_options import read_classes
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import error_console, output_console, report, say, tracked
+from cora.console import error_console, output_console, report, say, tracked
 from cora.data.class_split import known_split
 from cora.names import spoken_name
 from cora.regions import by_themselves, class_prompts, other_prompts, written_classes

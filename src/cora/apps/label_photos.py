@@ -24,8 +24,8 @@ from cora.apps.files import parse_classes
 from cora.apps.measure import fingerprint
 from cora.apps.model_options import read_distractors, read_names
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import Bars, error_console, output_console, report, say
 from cora.batch import parse_thresholds
+from cora.console import Bars, error_console, output_console, report, say
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto, folder_photos, read_captions
 from cora.data.class_split import open_split

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cora.apps.model_options import read_classes
 from cora.apps.open_model import is_exported
-from cora.apps.progress import output_console, say
 from cora.compress.quantize_torch import is_int8_file
+from cora.console import output_console, say
 from cora.detector import read_config
 from cora.errors import VocabularyError
 from cora.names import names_in, quoted_name

@@ -15,8 +15,8 @@ import torch
 
 import cora
 from cora.apps.device import pick_device
-from cora.apps.progress import output_console, say
 from cora.apps.text_options import TextOptions, read_text_options
+from cora.console import output_console, say
 from cora.data.benchmarks import images_tested
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset

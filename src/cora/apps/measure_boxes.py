@@ -20,9 +20,9 @@ from cora.apps.measure_study import read_study
 from cora.apps.open_model import is_exported, open_detector
 from cora.apps.predict_processes import Helpers, Predictor, Request
 from cora.apps.processes import run_together, submit
-from cora.apps.progress import output_console, tracked
 from cora.apps.scoring_options import read_scoring
 from cora.apps.tile_options import read_tiles, set_short_side
+from cora.console import output_console, tracked
 from cora.errors import DataError
 from cora.evaluation.base_novel import GroupScore, group_ratios, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import FloatArray

@@ -8,7 +8,7 @@ from typing import Literal
 import cora
 from cora.apps.measure import header, prepare
 from cora.apps.measure_tables import region_table
-from cora.apps.progress import output_console, tracked
+from cora.console import output_console, tracked
 from cora.evaluation.region_accuracy import accuracy, by_class, rank_regions
 from cora.files import write_json
 from cora.towers import resnet_of

@@ -35,7 +35,7 @@ def list_models(files: Sequence[Path] = ()) -> int:
     """
     from rich.table import Table
 
-    from cora.apps.progress import output_console
+    from cora.console import output_console
     from cora.detector.checkpoint import read_config
     from cora.detector.presets import EMBEDDED
     from cora.towers import known_towers

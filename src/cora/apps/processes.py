@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cora.apps.device import pick_device
-from cora.apps.progress import output_console, say
+from cora.console import output_console, say
 from cora.training.engine import Engine, check_started, launch
 from cora.training.recipe import override
 from cora.training.slurm import SlurmConfig, submit_slurm

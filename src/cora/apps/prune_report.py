@@ -21,9 +21,9 @@ from cora.apps.files import find_images
 from cora.apps.held_out import HeldOut, groups_of
 from cora.apps.image_sets import testing_images
 from cora.apps.model_options import read_names
-from cora.apps.progress import tracked
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
+from cora.console import tracked
 from cora.data.class_split import open_split
 from cora.data.read import read_dataset
 from cora.detector import Detector

@@ -9,11 +9,11 @@ from dataclasses import replace
 import cora
 from cora.apps.held_out import check_extras
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, progress_report, say
 from cora.apps.prune_report import check_model_file, draw_pictures, measure, names_for, print_table, read_measured
 from cora.compress.arch_sizes import Architecture, read_architecture
 from cora.compress.prune import check_sizes, prune, unit_sets
 from cora.compress.prune_importance import blocks_left, rank_units, recalibrate
+from cora.console import output_console, progress_report, say
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset
 from cora.detector import Detector

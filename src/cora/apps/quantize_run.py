@@ -18,7 +18,6 @@ from cora.apps.files import find_images
 from cora.apps.measure import Setting, prepare
 from cora.apps.model_options import read_names
 from cora.apps.open_model import open_detector, open_torch_detector
-from cora.apps.progress import output_console, tracked, working
 from cora.compress.quantize import SUFFIXES, files_of, quantize_model
 from cora.compress.quantize_check import (
     COMPARED_BOXES,
@@ -30,6 +29,7 @@ from cora.compress.quantize_check import (
     reasons_to_refuse,
     with_interval,
 )
+from cora.console import output_console, tracked, working
 from cora.data.order import subsample
 from cora.detector import Detector
 from cora.errors import CoraError, DataError

@@ -21,7 +21,6 @@ from torch import Tensor
 from cora.apps.files import find_images
 from cora.apps.held_out import HeldOut
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import output_console, progress_report, say
 from cora.apps.prune_report import draw_pictures, names_for, read_measured
 from cora.compress.arch import BEST_MODEL, Bench, Candidate, best, choices, pareto_front, search
 from cora.compress.arch_plot import draw_search
@@ -30,6 +29,7 @@ from cora.compress.distill import DistillRun, distill
 from cora.compress.prune import prune, unit_sets
 from cora.compress.prune_importance import rank_units, recalibrate
 from cora.compress.prune_measure import agreement, detect_all, median_ms
+from cora.console import output_console, progress_report, say
 from cora.detector import Detector
 from cora.detector.checkpoint import write_tensors
 from cora.detector.fingerprint import weights_fingerprint

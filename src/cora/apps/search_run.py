@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cora.apps.exemplar_options import Box
 from cora.apps.open_model import open_torch_detector
-from cora.apps.progress import error_console, output_console, report, say
+from cora.console import error_console, output_console, report, say
 from cora.errors import CoraError
 from cora.files import write_json, write_picture
 from cora.images import read_image

@@ -15,7 +15,7 @@ from rich.text import Text
 from cora.apps.class_weights import any_weights
 from cora.apps.competing import distractors_line
 from cora.apps.open_model import open_detector, open_torch_detector
-from cora.apps.progress import error_console, output_console
+from cora.console import error_console, output_console
 from cora.errors import CoraError, MissingExtraError
 from cora.export.runtime import ExportedModel
 from cora.predictor import Predictor

@@ -32,8 +32,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(args: argparse.Namespace) -> int:
     """Write the shards; returns the exit code."""
-    from cora.apps.progress import Bars, output_console, say
     from cora.apps.train_run import read_photos
+    from cora.console import Bars, output_console, say
     from cora.data.shards import write_shards
 
     dataset = read_photos(args, None)

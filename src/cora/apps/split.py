@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import json
 
-    from cora.apps.progress import output_console, say
+    from cora.console import output_console, say
     from cora.data.benchmarks import split_annotations
     from cora.data.class_split import open_split
     from cora.data.coco_content import MAX_JSON_BYTES

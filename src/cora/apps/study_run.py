@@ -15,8 +15,8 @@ import cora
 from cora.apps.device import pick_device
 from cora.apps.held_out import check_extras, groups_of
 from cora.apps.image_sets import testing_images, training_images
-from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_run import read_photos
+from cora.console import output_console, progress_report, say, tracked
 from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset

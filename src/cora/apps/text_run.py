@@ -15,7 +15,7 @@ from rich.table import Table
 import cora
 from cora.apps.device import pick_device
 from cora.apps.image_sets import testing_images, training_images
-from cora.apps.progress import Bars, error_console, output_console, say
+from cora.console import Bars, error_console, output_console, say
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_dataset

@@ -12,8 +12,8 @@ import cora
 from cora.apps.held_out import HeldOut, check_extras, groups_of
 from cora.apps.image_sets import training_images
 from cora.apps.processes import run_together, submit
-from cora.apps.progress import output_console, progress_report, say, tracked
 from cora.apps.train_options import settings
+from cora.console import output_console, progress_report, say, tracked
 from cora.data.benchmarks import ImageSet, image_set
 from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset

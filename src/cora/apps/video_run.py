@@ -26,9 +26,9 @@ from cora.apps.exemplar_options import gather
 from cora.apps.looked_for import tell_names, usual_names, wanted_classes
 from cora.apps.model_options import read_distractors
 from cora.apps.open_model import open_detector
-from cora.apps.progress import error_console, output_console, report, say
 from cora.apps.text_options import TextOptions, read_text_options
 from cora.apps.tile_options import read_tiles, set_short_side
+from cora.console import error_console, output_console, report, say
 from cora.errors import CoraError
 from cora.predictor import Exemplars, Tiles
 from cora.progress import ProgressLines
