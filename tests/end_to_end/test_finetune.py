@@ -23,6 +23,7 @@ from cora.errors import DataError
 from cora.evaluation.best_threshold import BestThreshold
 from cora.training.ema import Ema
 from tests.tolerances import assert_near
+from tests.toy_nano import toy_nano, write_boxed_photos
 
 pytestmark = pytest.mark.integration
 
@@ -183,6 +184,31 @@ def test_keeping_a_share_of_the_old_localizer_trains_nothing_anew(
         elif not name.startswith("fast_alignment"):  # which is fitted to the boxes of the mixed localizer
             assert torch.equal(tensor, trained[name]), name
     assert moved
+
+
+def test_a_model_with_a_box_trunk_learns_boxes_first(tmp_path: Path, capsys: Capture) -> None:
+    model = tmp_path / "model.safetensors"
+    toy_nano(tmp_path / "cache").save(model)
+    photos = write_boxed_photos(tmp_path / "photos")
+    (photos / "boxes.json").rename(photos / "annotations.json")
+    run = command(model, photos, tmp_path / "run", "--set", "proposals.lr=1e-4")
+    assert main(run) == 0
+    recipe = json.loads((tmp_path / "run" / "report.json").read_text())["recipe"]
+    assert (recipe["proposals"]["trunk"], recipe["proposals"]["epochs"], recipe["localizer"]["epochs"]) == (True, 2, 2)
+    assert max(recipe["data"]["augment"]["short_sides"]) == 128  # as the model sees images of this shape
+    start, trained = load_file(model), load_file(tmp_path / "run" / "model.safetensors")
+    trunk = [name for name in start if name.startswith("image_tower.detector.")]
+    assert any(not torch.equal(start[name], trained[name]) for name in trunk)
+    frozen = [name for name in start if name.startswith(("image_tower.net", "image_tower.text_space", "prompt"))]
+    assert frozen
+    assert all(torch.equal(start[name], trained[name]) for name in frozen)
+    capsys.readouterr()
+    assert main([*run, "--keep", "0.25"]) == 0
+    assert "cora: proposals: this run is finished, with " in capsys.readouterr().err
+    mixed = load_file(tmp_path / "run" / "model.safetensors")
+    for name in [*trunk, *(name for name in start if name.startswith("localizer."))]:
+        wanted = torch.lerp(trained[name].float(), start[name].float(), 0.25)
+        assert_near(mixed[name].float(), wanted, computed_in=torch.float16)
 
 
 def test_what_is_forgotten_is_said() -> None:

@@ -1,6 +1,7 @@
 """Which cells have to find which box, and what they learn from it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from cora.detector import Detector
 from cora.errors import TrainingError
 from cora.localizer import Localizer, Proposals
 from cora.regions import Vocabulary
-from cora.structures import FeatureMap, Targets
+from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.localizer_task import LocalizerTask
 from cora.training.proposal_loss import assign_cells, proposal_losses
 from cora.training.proposal_task import ProposalTask
+from tests.toy_nano import nano_config, toy_nano
 
 
 def grid(side: int) -> torch.Tensor:
@@ -127,3 +129,49 @@ def test_the_localizer_task_teaches_the_proposals_too(
 def test_learned_anchors_have_no_proposals_to_train(detector: Detector) -> None:
     with pytest.raises(TrainingError, match="expected a localizer that proposes"):
         ProposalTask(detector=detector)
+
+
+def images() -> tuple[ImageBatch, tuple[Targets, ...]]:
+    torch.manual_seed(0)
+    sizes = ((128, 128),) * 2
+    batch = ImageBatch(torch.rand(2, 3, 128, 128), torch.zeros(2, 128, 128, dtype=torch.bool), sizes, sizes)
+    return batch, (targets((0.5, 0.5, 0.4, 0.3)), targets((0.3, 0.6, 0.2, 0.2)))
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_the_trunk_learns_and_what_names_regions_does_not(tmp_path: Path, looks: int) -> None:
+    nano = toy_nano(tmp_path, nano_config(looks=looks))
+    before = {name: value.clone() for name, value in nano.state_dict().items()}
+    task = ProposalTask(detector=nano, trunk=True).train()
+    optimiser = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=1e-3)
+    task(images())["loss"].backward()
+    assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
+    optimiser.step()
+    learned = ("image_tower.detector.", "localizer.encoder.", "localizer.proposals.")
+    for name, value in nano.state_dict().items():
+        if not name.startswith(learned):
+            assert torch.equal(value, before[name]), name
+    assert not torch.equal(nano.image_tower.detector.stem.weight, before["image_tower.detector.stem.weight"])
+
+
+def test_the_trunk_sees_what_the_whole_tower_sees(tmp_path: Path) -> None:
+    nano = toy_nano(tmp_path)
+    batch, _ = images()
+    with torch.no_grad():
+        whole = nano.encode_map(nano.encode(batch)[0]).proposals
+        alone = nano.encode_map(nano.image_tower.box_map(batch)).proposals
+    assert torch.equal(alone.boxes_cxcywh, whole.boxes_cxcywh)
+    assert torch.equal(alone.objectness, whole.objectness)
+
+
+def test_a_trunk_needs_images_and_a_tower_that_has_one(tmp_path: Path, detector: Detector) -> None:
+    nano = toy_nano(tmp_path)
+    c3, c4 = nano.encode(images()[0])
+    with pytest.raises(TypeError, match="expected images to train the trunk on"):
+        ProposalTask(detector=nano, trunk=True)((c3, c4, images()[1]))
+    alone = toy_nano(tmp_path, nano_config(detector=False))
+    with pytest.raises(TrainingError, match="expected a tower with a network for boxes beside it"):
+        ProposalTask(detector=alone, trunk=True)
+    for tower in (alone.image_tower, detector.image_tower):
+        with pytest.raises(TypeError, match="expected a tower with a box trunk"):
+            tower.box_map(images()[0])

@@ -11,8 +11,9 @@ from cora.detector.checkpoint import read_config
 from cora.detector.presets import embedded_file
 from cora.errors import TrainingError
 from cora.training.batches import batch_lines
-from cora.training.defaults import FINETUNE_EPOCHS, default_recipe, finetune_recipe, published_recipe
+from cora.training.defaults import FINETUNE_EPOCHS, TRUNK_EPOCHS, default_recipe, finetune_recipe, published_recipe
 from cora.training.denoising import DenoisingConfig
+from cora.training.override import override
 from cora.training.recipe import (
     LocalizerStage,
     NamesStage,
@@ -20,7 +21,6 @@ from cora.training.recipe import (
     StageSchedule,
     TrainRecipe,
     load_recipe,
-    override,
 )
 
 
@@ -115,6 +115,16 @@ def test_finetuning_takes_as_many_steps_for_any_set(photos: int, short_side: int
     assert FINETUNE_EPOCHS[0] <= recipe.localizer.epochs <= FINETUNE_EPOCHS[1]
     assert recipe.localizer.anchors == "keep"
     assert recipe.prompts is None  # it is shared by all names, the old ones too
+
+
+@given(st.integers(1, 5000))
+def test_a_trunk_learns_before_the_decoder(photos: int) -> None:
+    recipe = finetune_recipe("nano", short_side=640, photos=photos, trunk=True)
+    assert recipe.proposals is not None
+    assert recipe.localizer is not None
+    assert recipe.proposals.batch <= photos
+    assert TRUNK_EPOCHS[0] <= recipe.localizer.epochs <= recipe.proposals.epochs <= TRUNK_EPOCHS[1]
+    assert [line.partition(":")[0] for line in batch_lines(recipe, processes=1)] == ["proposals", "names", "localizer"]
 
 
 def test_large_photos_take_the_published_recipe() -> None:

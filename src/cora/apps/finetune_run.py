@@ -31,7 +31,7 @@ from cora.apps.train_options import settings
 from cora.apps.train_run import read_photos
 from cora.console import output_console, progress_report, say, tracked
 from cora.data.class_split import open_split
-from cora.data.coco import CocoDataset
+from cora.data.coco import CocoDataset, CocoImage
 from cora.data.read import read_dataset
 from cora.data.same_content import image_groups, tell_shared
 from cora.data.shards import ShardDataset
@@ -44,8 +44,9 @@ from cora.evaluation.coco_ap import BoxEvaluation
 from cora.files import write_json
 from cora.names import names_without, quoted_name
 from cora.training.defaults import finetune_recipe
+from cora.training.override import override
 from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
-from cora.training.recipe import TrainRecipe, override
+from cora.training.recipe import TrainRecipe
 
 #: Sets of fewer images than this are not divided unless that is asked for: nothing would be left to learn from.
 FEWEST_TO_DIVIDE = 5
@@ -74,7 +75,7 @@ def finetune(args: argparse.Namespace) -> int:
     remembered = _remembered(args)
     detector = open_torch_detector(args.model, args.device, needs="cora finetune")
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
-    recipe = _recipe(args, detector, photos=len(train_set))
+    recipe = _recipe(args, detector, train_set.records)
     console = output_console()
 
     tell = partial(say, console)
@@ -263,11 +264,18 @@ def _remembered(args: argparse.Namespace) -> HeldOut | None:
     return HeldOut(dataset=dataset, groups=groups)
 
 
-def _recipe(args: argparse.Namespace, detector: Detector, *, photos: int) -> TrainRecipe:
-    short_side = detector.preprocessor.config.usual_short_side
-    recipe = finetune_recipe(args.model, short_side=short_side, photos=photos)
+def _recipe(args: argparse.Namespace, detector: Detector, images: Sequence[CocoImage]) -> TrainRecipe:
+    recipe = finetune_recipe(
+        args.model,
+        short_side=detector.preprocessor.typical_short_side([image.size for image in images]),
+        photos=len(images),
+        trunk=detector.image_tower.box_trunk is not None,
+    )
     kept = [] if args.keep is None else [f"localizer.keep={args.keep}"]
-    return override(recipe, [*kept, *settings(args, stage="localizer")])
+    # A rate is of one stage; how long and how many images a step, of both that teach boxes.
+    alike = {name: getattr(args, name) for name in ("epochs", "batch", "precision")}
+    both = [f"proposals.{name}={value}" for name, value in alike.items() if value is not None and recipe.proposals]
+    return override(recipe, [*kept, *both, *settings(args, stage="localizer")])
 
 
 def _evaluated(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, BoxEvaluation]:

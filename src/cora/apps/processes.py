@@ -10,7 +10,7 @@ from typing import Any
 from cora.apps.device import pick_device
 from cora.console import output_console, say
 from cora.training.engine import Engine, check_started, launch
-from cora.training.recipe import override
+from cora.training.override import override
 from cora.training.slurm import SlurmConfig, submit_slurm
 
 #: What every process does.

@@ -26,8 +26,9 @@ from cora.names import names_without
 from cora.training.batches import batch_lines
 from cora.training.defaults import default_recipe
 from cora.training.engine import Engine
+from cora.training.override import override
 from cora.training.pipeline import PROMPTED, Hooks, TrainingPipeline
-from cora.training.recipe import TrainRecipe, load_recipe, override
+from cora.training.recipe import TrainRecipe, load_recipe
 from cora.training.relabel import plot_confusion, relabel
 
 

@@ -187,10 +187,8 @@ class Detector(nn.Module):
 
     def encode_map(self, c3: FeatureMap) -> Memory:
         """The localizer's encoding of C3. Anchors may be proposed from it, and the decoder's queries attend to it."""
-        dtype = self.localizer.dtype
-        with torch.no_grad():
-            start = self.image_tower.boxes(c3)
-        return self.localizer.encode(replace(c3, features=c3.features.to(dtype)), start)
+        start = self.image_tower.boxes(c3)
+        return self.localizer.encode(replace(c3, features=c3.features.to(self.localizer.dtype)), start)
 
     @property
     def pooling(self) -> RegionPooling:

@@ -102,6 +102,10 @@ class Preprocessor:
         new_short, new_long = self.whole_side(new_short), self.whole_side(new_long)
         return (new_short, new_long) if height <= width else (new_long, new_short)
 
+    def typical_short_side(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Median of the shorter sides, in pixels, to which images of the sizes (height, width) are resized."""
+        return sorted(min(self.resized_size(*size)) for size in sizes)[len(sizes) // 2]
+
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the batch that an image of this size makes alone."""
         return self._whole_cells(self.resized_size(height, width))

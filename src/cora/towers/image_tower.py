@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cora.structures import DenseBoxes, FeatureMap, ImageBatch
 from cora.towers.frozen import FrozenModule
@@ -64,3 +64,16 @@ class ImageTower(FrozenModule, ABC):
     def boxes(self, c3: FeatureMap) -> DenseBoxes | None:
         """Boxes that the tower itself sees in its map, as a start for the localizer's; None if it knows none."""
         return None
+
+    @property
+    def box_trunk(self) -> nn.Module | None:
+        """The network beside the tower whose maps the localizer reads and that may learn new objects; None for none."""
+        return None
+
+    def box_map(self, batch: ImageBatch) -> FeatureMap:
+        """What the localizer reads of C3, by `box_trunk` alone; its gradients reach the trunk.
+
+        Raises:
+            TypeError: the tower has no such trunk.
+        """
+        raise TypeError(f"expected a tower with a box trunk, got {type(self).__name__}")

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from cora.boxes import batched_iou
 from cora.pyramid import STRIDE, PyramidLayout
-from cora.structures import DenseBoxes, FeatureMap
+from cora.structures import DenseBoxes, FeatureMap, ImageBatch
 from cora.towers import nanodet
 from cora.towers.image_tower import ImageTower
 from cora.towers.nanodet import NanoDet
@@ -140,11 +140,29 @@ class TimmTower(ImageTower):
                 maps.append(features)
         if self.detector is None:
             return self.layout.pack(maps), None
-        dense = self._look(pixels.float() * (255 * PIXEL_STD) + 255 * PIXEL_MEAN, self.detector)
+        dense = self._look(pixels, self.detector)
         return torch.cat([self.layout.pack(dense.levels), maps[-1].to(dense.levels[0].dtype)], dim=1), dense
 
+    @property
+    def box_trunk(self) -> nn.Module | None:
+        """The detector beside the backbone."""
+        return self.detector
+
+    def box_map(self, batch: ImageBatch) -> FeatureMap:
+        """The packed map without the backbone's last one.
+
+        Raises:
+            TypeError: the tower has no detector beside it.
+        """
+        if self.detector is None:
+            return super().box_map(batch)
+        dense = self._look(batch.pixels, self.detector)
+        mask = batch.mask[:, :: self.stride, :: self.stride]
+        return TowerMap(features=self.layout.pack(dense.levels), mask=mask, dense=dense)
+
     def _look(self, pixels: Tensor, detector: NanoDet) -> nanodet.Dense:
-        """What the detector says of an image, and of the same image at half the size."""
+        """What the detector says of an image, normalised for the backbone, and of the same image at half the size."""
+        pixels = pixels.float() * (255 * PIXEL_STD) + 255 * PIXEL_MEAN
         levels = detector.pyramid(pixels)
         if len(self.strides) > len(levels):
             levels = levels + detector.pyramid(F.avg_pool2d(pixels, 2))[-len(SECOND_LOOK) :]

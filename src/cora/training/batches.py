@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cora.training.recipe import Stage, TrainRecipe
 
-_STAGES = ("prompts", "names", "localizer")
+_STAGES = ("prompts", "proposals", "names", "localizer")
 
 
 def batch_lines(recipe: TrainRecipe, *, processes: int, written: TrainRecipe | None = None) -> list[str]:

@@ -13,6 +13,7 @@ from cora.training.recipe import (
     LocalizerStage,
     NamesStage,
     PromptStage,
+    ProposalStage,
     RelabelStage,
     StageSchedule,
     TrainRecipe,
@@ -23,6 +24,11 @@ SMALL_SIDE_PX = 512
 #: Steps of fine-tuning, and the bounds on its epochs.
 FINETUNE_STEPS = 1200
 FINETUNE_EPOCHS = (12, 120)
+#: The same of a model with a box trunk: the trunk and its proposals learn first, so that the decoder has less to do.
+TRUNK_STEPS, DECODER_STEPS = 400, 300
+TRUNK_EPOCHS = (4, 80)
+#: The trunk as its task names it. It starts from good weights, its heads from what they corrected.
+TRUNK, TRUNK_FACTOR = "detector.image_tower.detector", 0.3
 
 _COSINE = StageSchedule(kind="cosine", warmup_steps=50)
 
@@ -102,18 +108,40 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
     )
 
 
-def finetune_recipe(model: str, *, short_side: int, photos: int) -> TrainRecipe:
-    """Fine-tune a trained model on a small dataset: first its class names, then its boxes. The prompt stays frozen.
+def finetune_recipe(model: str, *, short_side: int, photos: int, trunk: bool = False) -> TrainRecipe:
+    """Fine-tune a trained model on a small dataset: where it has a box trunk, this and the proposals first, then its
+    class names, then its decoder. The prompt stays frozen.
 
-    The number of epochs makes about `FINETUNE_STEPS` steps of the localizer, within `FINETUNE_EPOCHS`.
+    Args:
+        model: name or file.
+        short_side: of the images as the model sees them, pixels.
+        photos: number of training images. The epochs make about `FINETUNE_STEPS` steps of the localizer, or
+            `TRUNK_STEPS` and `DECODER_STEPS`, within bounds.
+        trunk: whether the model's tower has a box trunk.
     """
     batch = max(1, min(4, photos))
     steps_an_epoch = max(1, photos // batch)
-    epochs = min(max(ceil(FINETUNE_STEPS / steps_an_epoch), FINETUNE_EPOCHS[0]), FINETUNE_EPOCHS[1])
+
+    def epochs_of(steps: int, least: int, most: int) -> int:
+        return min(max(ceil(steps / steps_an_epoch), least), most)
+
+    epochs = epochs_of(DECODER_STEPS, *TRUNK_EPOCHS) if trunk else epochs_of(FINETUNE_STEPS, *FINETUNE_EPOCHS)
     return TrainRecipe(
         model=model,
-        data=DataStage(augment=small_augment(short_side), versions=4),
+        data=DataStage(augment=small_augment(short_side), versions=2 if trunk else 4),
         prompts=None,
+        proposals=ProposalStage(
+            epochs=epochs_of(TRUNK_STEPS, *TRUNK_EPOCHS),
+            batch=batch,
+            lr=1e-3,
+            weight_decay=1e-2,
+            schedule=StageSchedule(kind="cosine", warmup_steps=30),
+            grad_clip=1.0,
+            ema=0.99,
+            lr_factors={TRUNK: TRUNK_FACTOR},
+        )
+        if trunk
+        else None,
         names=NamesStage(
             epochs=max(4, min(30, ceil(200 / steps_an_epoch))),
             batch=batch,

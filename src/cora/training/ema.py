@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -113,3 +113,12 @@ class Ema:
         for name, tensor in self.shadow.items():
             tensor.copy_(shadow[name])
         self.updates = updates
+
+
+@torch.no_grad()
+def move_back(task: nn.Module, start: Mapping[str, Tensor], *, share: float) -> None:
+    """Move the tensors of a task towards where they started, by a share 0..1 of the way."""
+    if share:
+        now = task.state_dict()
+        for name, value in start.items():
+            now[name].lerp_(value, share)

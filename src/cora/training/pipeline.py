@@ -1,4 +1,4 @@
-"""The stages of a training run: region prompt -> names -> CLIP-aligned labels -> localizer.
+"""The stages of a training run: region prompt -> proposals -> names -> CLIP-aligned labels -> localizer.
 
 Every stage writes a file to the run folder and resumes after a stop: the same call after a kill gives the same result
 as an uninterrupted run. Towers are frozen; with `data.versions` their maps are computed once.
@@ -25,12 +25,11 @@ from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.files import write_json
-from cora.localizer import Localizer
 from cora.names import names_without
-from cora.regions import EVERYDAY_NAMES, FastAlignment, Vocabulary
+from cora.regions import EVERYDAY_NAMES, Vocabulary
 from cora.regions.learned_text import LearnedContext
 from cora.training.alignment import refitting
-from cora.training.ema import Ema, load_trainable_state, trainable_state
+from cora.training.ema import Ema, move_back, trainable_state
 from cora.training.engine import Engine
 from cora.training.group_file import stage_groups
 from cora.training.identity import about_boxes, boxes_hash, seed_stage, stage_settings
@@ -40,12 +39,17 @@ from cora.training.losses import class_loss_weights
 from cora.training.names_task import NamesTask, offsets_for
 from cora.training.optim import OptimizerConfig, build_adamw, build_schedule
 from cora.training.prompt_task import PromptTask
-from cora.training.recipe import PromptStage, Stage, TrainRecipe
+from cora.training.proposal_task import ProposalTask
+from cora.training.recipe import PromptStage, ProposalStage, Stage, TrainRecipe
 from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
-from cora.training.starts import start_localizer
+from cora.training.starts import start_fresh, start_localizer
 
-PROMPTED, NAMED, MODEL = "prompts.safetensors", "names.safetensors", "model.safetensors"
+PROMPTED, PROPOSED, NAMED = "prompts.safetensors", "proposals.safetensors", "names.safetensors"
+MODEL = "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
+
+#: Stages that train, in their order.
+_TRAINED = ("prompts", "proposals", "names", "localizer")
 
 #: Metrics of a detector on held-out images. The app provides it, since training does not import evaluation.
 Measure = Callable[[Detector], Mapping[str, float]]
@@ -97,8 +101,9 @@ class TrainingPipeline:
         self.engine = engine or Engine(device=detector.device)
         self.recipe, self.detector, self.dataset, self.run_dir = recipe, detector, dataset, run
         self.hooks = hooks or Hooks()
+        self._before: dict[str, Tensor] = {}
         if recipe.fresh:
-            self._refresh()
+            start_fresh(detector, recipe)
         run.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
@@ -107,7 +112,7 @@ class TrainingPipeline:
         Raises:
             TrainingError: it was; the message says what differs.
         """
-        first = next((name for name in ("prompts", "names", "localizer") if getattr(self.recipe, name)), None)
+        first = next((name for name in _TRAINED if getattr(self.recipe, name)), None)
         start = self.recipe.localizer
         moved = start is not None and (start.anchors, start.objectness) != ("keep", "keep")
         if first is None or (first == "localizer" and moved):  # whose own check comes after the start is made
@@ -124,6 +129,8 @@ class TrainingPipeline:
         result = self.run_dir / MODEL
         if self.recipe.prompts is not None:
             result = self.prompts(self.recipe.prompts)
+        if self.recipe.proposals is not None:
+            result = self.proposals(self.recipe.proposals)
         if self.recipe.names is not None:
             result = self.names()
         if self.recipe.relabel is not None and self.recipe.localizer is not None:
@@ -146,6 +153,15 @@ class TrainingPipeline:
         loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
         self._train("prompts", task, loader, stage, measure=self.hooks.measure_prompts)
         return self._save(PROMPTED)
+
+    def proposals(self, stage: ProposalStage) -> Path:
+        """Train what anchors are proposed by, with the tower's network for boxes if the stage says so."""
+        task = ProposalTask(detector=self.detector, trunk=stage.trunk)
+        self._before = {key: value.clone() for key, value in trainable_state(task).items()}
+        name, transform, versions = self._augmented()
+        loader = self._loader(name, transform, versions=0 if stage.trunk else versions, stage=stage)
+        self._train("proposals", task, loader, stage, measure=None)
+        return self._save(PROPOSED)
 
     def names(self) -> Path:
         """Learn offsets of the class names (fine-tuning; see `NamesTask`)."""
@@ -224,17 +240,6 @@ class TrainingPipeline:
         if self.engine.is_main:
             refit()
         return self._save(MODEL)
-
-    def _refresh(self) -> None:
-        """Replace what this run trains by new weights, which depend on the seed only."""
-        seed_stage(self.recipe.seed, "fresh")
-        if self.recipe.prompts is not None:
-            nn.init.zeros_(self.detector.prompt.offset)
-        if self.recipe.localizer is not None:
-            config = self.detector.config.localizer
-            self.detector.localizer = Localizer.from_config(config).to(self.detector.device)
-        if self.detector.fast_alignment is not None:
-            self.detector.align_fast_pooling(FastAlignment(embed_dim=self.detector.config.tower.embed_dim))
 
     def _vocabulary(self) -> Vocabulary:
         return self.detector.vocabulary_encoder.encode(self.dataset.class_names).to(self.detector.device)
@@ -324,7 +329,7 @@ class TrainingPipeline:
         )
         steps = max(1, len(loader) // stage.accumulate)
         schedule = stage.schedule.config(steps_an_epoch=steps, epochs=stage.epochs)
-        before = {key: value.clone() for key, value in trainable_state(task).items()} if stage.keep else {}
+        start = {key: value.clone() for key, value in trainable_state(task).items()} if stage.keep else {}
         average = Ema(task, decay=stage.ema) if stage.ema is not None else None
 
         def at_end(epoch: int, _task: nn.Module) -> Mapping[str, float] | None:
@@ -355,9 +360,8 @@ class TrainingPipeline:
             raise KeyboardInterrupt(f"at step {result.steps} of {name}, which is saved; the same command goes on")
         if average is not None:
             average.apply_to(task)
-        if before:
-            final = {key: torch.lerp(value, before[key], stage.keep) for key, value in trainable_state(task).items()}
-            load_trainable_state(task, final, source="the mean of start and end")
+        # What the proposals' stage trained goes back with the localizer: to where the run began.
+        move_back(task, start | self._before if name == "localizer" else start, share=stage.keep)
 
     def _config(self, name: str) -> dict[str, Any]:
         """Settings that must be the same when a run resumes.

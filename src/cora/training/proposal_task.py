@@ -1,4 +1,8 @@
-"""Training the anchor proposals before anything else: every cell learns in every step, so they learn fast."""
+"""Training the anchor proposals before anything else: every cell learns in every step, so they learn fast.
+
+Where a tower has a network of its own for boxes (`ImageTower.box_trunk`), that may learn with them. What regions are
+named by stays frozen.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,14 @@ class ProposalTask(nn.Module):
 
     Args:
         detector: whose localizer proposes its anchors.
+        trunk: train the tower's box trunk, too, on batches of images.
         mixed_precision: run the encoder in bfloat16; losses stay in float32.
 
     Raises:
-        TrainingError: the detector's anchors are learned, not proposed.
+        TrainingError: the detector's anchors are learned, not proposed; or the tower has no box trunk to train.
     """
 
-    def __init__(self, *, detector: Detector, mixed_precision: bool = False) -> None:
+    def __init__(self, *, detector: Detector, trunk: bool = False, mixed_precision: bool = False) -> None:
         super().__init__()
         localizer = detector.localizer
         if localizer.proposals is None:
@@ -33,17 +38,27 @@ class ProposalTask(nn.Module):
         for part in (localizer.input_projection, localizer.encoder, localizer.proposals):
             if part is not None:
                 part.requires_grad_(True)
-        self.detector, self.mixed_precision = detector, mixed_precision
+        if trunk:
+            if detector.image_tower.box_trunk is None:
+                raise TrainingError("expected a tower with a network for boxes beside it, got one without")
+            detector.image_tower.box_trunk.requires_grad_(True)
+        self.detector, self.trunk, self.mixed_precision = detector, trunk, mixed_precision
 
     def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:
         """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
-        if isinstance(batch[0], FeatureMap):
-            c3 = batch[0]
-        else:
-            with torch.no_grad():
-                c3, _ = self.detector.encode(batch[0])
+        c3 = self._map(batch)
         with torch.autocast(c3.features.device.type, torch.bfloat16, enabled=self.mixed_precision):
             memory = self.detector.encode_map(c3)
             proposals = self.detector.localizer.propose(memory)
         losses = proposal_losses(proposals, batch[-1], aligned=isinstance(memory, PyramidMemory))
         return losses | {"loss": losses["proposals"]}
+
+    def _map(self, batch: LocalizerBatch) -> FeatureMap:
+        if isinstance(batch[0], FeatureMap):
+            if self.trunk:
+                raise TypeError("expected images to train the trunk on, got its maps")
+            return batch[0]
+        if self.trunk:
+            return self.detector.image_tower.box_map(batch[0])
+        with torch.no_grad():
+            return self.detector.encode(batch[0])[0]

@@ -1,4 +1,4 @@
-"""The settings of a training run: frozen dataclasses, read from a recipe file and changed by options.
+"""The settings of a training run: frozen dataclasses, read from a recipe file.
 
 A recipe file is Python that defines ``def recipe() -> TrainRecipe``. It is a program that runs with your rights, so
 load only files that you trust.
@@ -6,16 +6,14 @@ load only files that you trust.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import math
 import runpy
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
 from typing import Any, Literal
 
 from cora.data.transforms import AugmentConfig
@@ -23,7 +21,6 @@ from cora.errors import CoraError, TrainingError
 from cora.training.localizer_task import LocalizerTaskConfig
 from cora.training.optim import ScheduleConfig
 
-Settings = typing.TypeVar("Settings")
 Precision = Literal["32", "bf16", "16"]
 #: How images are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
 Sampling = Literal["uniform", "repeat-factor", "equal-classes", "small-objects"]
@@ -167,6 +164,20 @@ class PromptStage(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProposalStage(Stage):
+    """Training of the proposals that anchors come from, see `ProposalTask`; for fine-tuning, not in the paper.
+
+    Attributes:
+        trunk: also train the tower's network for boxes, from images instead of cached maps.
+        lr_factors: prefix of a parameter's name -> factor on `lr`.
+    """
+
+    epochs: int = 20
+    trunk: bool = True
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NamesStage(Stage):
     """Teaching names: offsets of the class embeddings, see `NamesTask`; for fine-tuning, not in the paper.
 
@@ -230,7 +241,7 @@ class LocalizerStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """A whole run: prompts -> names -> relabel -> localizer. A stage that is None is skipped.
+    """A whole run: prompts -> proposals -> names -> relabel -> localizer. A stage that is None is skipped.
 
     Attributes:
         model: name or path of the detector to start from.
@@ -238,6 +249,7 @@ class TrainRecipe:
         from the model's.
         data: augmentation, feature cache, sampling.
         prompts: region prompting.
+        proposals: of the anchors (fine-tuning).
         names: learned offsets of the class names (fine-tuning).
         relabel: CLIP-aligned labels for the localizer.
         localizer: of the boxes.
@@ -252,6 +264,7 @@ class TrainRecipe:
     fresh: bool = False
     data: DataStage = field(default_factory=DataStage)
     prompts: PromptStage | None = field(default_factory=PromptStage)
+    proposals: ProposalStage | None = None
     names: NamesStage | None = None
     relabel: RelabelStage | None = field(default_factory=RelabelStage)
     localizer: LocalizerStage | None = field(default_factory=LocalizerStage)
@@ -264,8 +277,8 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         _at_least("recipe", self, seed=0, evaluate_every=1, processes=1)
         _above("recipe", self, "checkpoint_minutes")
-        if self.prompts is None and self.names is None and self.localizer is None:
-            raise TrainingError("recipe: expected prompts, names or localizer to train, got none of them")
+        if all(stage is None for stage in (self.prompts, self.proposals, self.names, self.localizer)):
+            raise TrainingError("recipe: expected prompts, proposals, names or localizer to train, got none of them")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as they are written to a run folder."""
@@ -296,85 +309,6 @@ def load_recipe(path: Path) -> TrainRecipe:
             f"{'no such function' if function is None else type(found).__name__}"
         )
     return found
-
-
-def override(recipe: Settings, settings: Sequence[str]) -> Settings:
-    """The recipe, or any such dataclass, with settings such as "localizer.epochs=3" or "relabel=None" for its own.
-
-    Values are Python literals; what is none, such as a path, is taken as text.
-
-    Raises:
-        TrainingError: not of the form key=value, an unknown key (the known are listed), or a value that the
-            recipe refuses.
-    """
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator or not key:
-            raise TrainingError(f"expected a setting key=value such as localizer.epochs=3, got {setting!r}")
-        recipe = typing.cast(Settings, _replaced(recipe, key.split("."), _value(text), setting))
-    return recipe
-
-
-def _replaced(owner: Any, keys: list[str], value: Any, setting: str) -> Any:
-    names = [entry.name for entry in dataclasses.fields(owner)]
-    if keys[0] not in names:
-        raise TrainingError(f"setting {setting!r}: unknown key {keys[0]!r}; expected one of {', '.join(names)}")
-    hint = typing.get_type_hints(type(owner))[keys[0]]
-    if len(keys) > 1:
-        part = getattr(owner, keys[0])
-        if not dataclasses.is_dataclass(part):
-            part = _default(hint)
-        if part is None:
-            raise TrainingError(f"setting {setting!r}: {keys[0]} has no parts; set {keys[0]}=value")
-        value = _replaced(part, keys[1:], value, setting)
-    else:
-        value = _fitted(hint, value, setting)
-    try:
-        return dataclasses.replace(owner, **{keys[0]: value})
-    except (ValueError, TypeError) as error:
-        raise TrainingError(f"setting {setting!r}: {error}") from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False, "none": None}.get(text.strip().lower(), text.strip())
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
-
-
-def _default(hint: Any) -> Any:
-    """A part that is switched off, with its defaults; None where the hint names no dataclass."""
-    parts = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
-    return parts[0]() if parts and isinstance(parts[0], type) else None
-
-
-def _fitted(hint: Any, value: Any, setting: str) -> Any:
-    """The value as one of the types that the hint allows."""
-    for option in _options(hint):
-        origin, kind = typing.get_origin(option), type(value)
-        if origin is Literal:
-            # A precision of 16 is a word here.
-            if value in typing.get_args(option) or str(value) in typing.get_args(option):
-                return value if value in typing.get_args(option) else str(value)
-        elif origin is tuple and isinstance(value, list | tuple):
-            return tuple(value)
-        elif origin is Mapping or origin is dict:
-            if isinstance(value, Mapping):
-                return value
-        elif option is float and kind in (int, float) and math.isfinite(value):
-            return float(value)
-        elif option is str and kind in (int, float, str):
-            return str(value)
-        elif isinstance(option, type) and kind is option:
-            return value
-    words = " or ".join(
-        str(getattr(option, "__name__", option)).replace("NoneType", "None") for option in _options(hint)
-    )
-    raise TrainingError(f"setting {setting!r}: expected {words}, got {value!r}")
 
 
 def _at_least(name: str, owner: object, **bounds: float) -> None:

@@ -1,15 +1,33 @@
-"""Where the training of a localizer starts from, apart from the weights of its model."""
+"""Where training starts from, apart from the weights of its model."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import TrainingError
-from cora.localizer import LearnedAnchors, kmeans_anchors
+from cora.localizer import LearnedAnchors, Localizer, kmeans_anchors
+from cora.regions import FastAlignment
 from cora.training.identity import seed_stage
-from cora.training.recipe import LocalizerStage
+from cora.training.recipe import LocalizerStage, TrainRecipe
+
+
+def start_fresh(detector: Detector, recipe: TrainRecipe) -> None:
+    """Replace what a run trains by new weights, which depend on its seed only.
+
+    Args:
+        detector: changed in place.
+        recipe: of the run.
+    """
+    seed_stage(recipe.seed, "fresh")
+    if recipe.prompts is not None:
+        nn.init.zeros_(detector.prompt.offset)
+    if recipe.localizer is not None:
+        detector.localizer = Localizer.from_config(detector.config.localizer).to(detector.device)
+    if detector.fast_alignment is not None:
+        detector.align_fast_pooling(FastAlignment(embed_dim=detector.config.tower.embed_dim))
 
 
 def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerStage, *, seed: int) -> None:
