@@ -41,6 +41,8 @@ class ProposalTask(nn.Module):
         if trunk:
             if detector.image_tower.box_trunk is None:
                 raise TrainingError("expected a tower with a network for boxes beside it, got one without")
+            parts = nn.ModuleList([detector.image_tower.box_trunk, localizer])
+            parts.to(memory_format=torch.channels_last)  # several times as fast on a CPU
             detector.image_tower.box_trunk.requires_grad_(True)
         self.detector, self.trunk, self.mixed_precision = detector, trunk, mixed_precision
 
