@@ -116,6 +116,7 @@ def test_vocabulary_and_load_name_the_option_meant_too(predictor: Predictor) -> 
         ({"class_weights": ["cup"]}, "class_weights: expected names with values"),
         ({"class_weights": {"cup": "2"}}, "class_weights: expected a number for 'cup', got '2'"),
         ({"class_weights": {"cup": float("nan")}}, "class weights: expected positive numbers, got nan"),
+        ({"class_weights": {"cup": 1e300}}, "class weights: expected positive numbers, got 1e.300"),
         ({"distractors": "dog"}, r"distractors: .* got the text 'dog'; put it in a list: \['dog'\]"),
         ({"distractors": 3}, "distractors: expected a list of names"),
         ({"distractors": ["dog", None]}, "distractors: expected a text in each place, got None at place 2"),

@@ -99,7 +99,7 @@ class Vocabulary:
         unknown = names_without(class_weights, self.names)
         if unknown:
             raise VocabularyError(f"class weights: expected names of the vocabulary, got {', '.join(unknown)}")
-        wrong = [name for name, weight in by_name.items() if not 0 < weight < float("inf")]
+        wrong = [name for name, weight in by_name.items() if not 0 < weight <= torch.finfo(torch.float32).max]
         if wrong:
             raise VocabularyError(f"class weights: expected positive numbers, got {by_name[wrong[0]]} for {wrong[0]!r}")
         weights = [by_name.get(name_key(name), 1.0) for name in self.names]
