@@ -1,9 +1,11 @@
 """Name the objects, get the boxes: open-vocabulary detection with CORA.
 
-Example:
+Examples:
     >>> import cora
     >>> predictor = cora.load("nano")
-    >>> detections = predictor.predict("kitchen.jpg", classes=["cat", "remote control"])
+    >>> found = predictor.predict("coffee.jpg", ["cup", "spoon"], score=0.5)
+    >>> found.names
+    ['cup']
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     __version__: str
+    """Version of the package, such as "0.1.0"; "0.0.0" in a checkout that was not installed."""
 
     from cora.detections import Detections
     from cora.detector.cora import Detector

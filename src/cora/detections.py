@@ -44,7 +44,7 @@ class Detections:
         image: the image itself where it was kept, for drawing.
         path: where the image came from, if from a file.
 
-    Example:
+    Examples:
         >>> found = Detections(torch.tensor([[0.0, 0, 9, 9], [2, 2, 5, 5]]), torch.tensor([0.9, 0.4]),
         ...                    torch.tensor([1, 0]), ("cat", "dog"), (20, 30))
         >>> found.filter(score=0.5)
@@ -80,7 +80,12 @@ class Detections:
 
     @classmethod
     def empty(cls, class_names: Sequence[str] = (), image_size: Size = _NO_SIZE) -> Self:
-        """Detections of an image in which nothing was found."""
+        """Detections of an image in which nothing was found.
+
+        Args:
+            class_names: the names that were searched for.
+            image_size: (height, width) of the image in pixels.
+        """
         return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), tuple(class_names), image_size)
 
     @classmethod
@@ -90,8 +95,16 @@ class Detections:
         Class names are joined in the order in which they appear; image and path are those of the first that has them.
         Where there is nothing to merge the result is `empty()`.
 
+        Args:
+            several: of one image, for the same or for different class names.
+
         Raises:
             ValueError: they are of images of different sizes.
+
+        Examples:
+            >>> found = cora.load("nano").predict("coffee.jpg", ["cup", "spoon"], score=0.2)
+            >>> Detections.merge([found[1:], found[:1]]) == found
+            True
         """
         if isinstance(several, Detections):
             raise TypeError("merge: expected a list of Detections, got one; put it in a list")
@@ -160,7 +173,7 @@ class Detections:
 
     @property
     def names(self) -> list[str]:
-        """Class name of every detection."""
+        """Class name of every detection, in their order."""
         return [self.class_names[label] for label in self.labels.tolist()]
 
     def filter(self, *, score: float | None = None, classes: str | Sequence[str] | None = None) -> Detections:
@@ -172,6 +185,11 @@ class Detections:
 
         Raises:
             VocabularyError: a name that was not searched for.
+
+        Examples:
+            >>> found = cora.load("nano").predict("coffee.jpg", ["cup", "spoon"], score=0.2)
+            >>> found.filter(score=0.5, classes="cup").names
+            ['cup']
         """
         keep = torch.ones(len(self), dtype=torch.bool, device=self.scores.device)
         if score is not None:
@@ -205,11 +223,18 @@ class Detections:
             path: file to write, JPEG or PNG; a file of that name is replaced.
             fill: opacity 0..1 of the class's colour inside the boxes.
 
+        Returns:
+            An RGB image of the size of the original.
+
         Raises:
             ValueError: no image was kept, none is given, and it came from no file.
             OptionError: the image is of another size than that of the boxes.
             ImageError: the file that the image came from cannot be read any more.
             CoraError: the file cannot be written, or is the image itself.
+
+        Examples:
+            >>> cora.load("nano").predict("coffee.jpg", ["cup"]).draw("boxes.jpg", fill=0.2).size
+            (600, 400)
         """
         if isinstance(image, str | Path):
             image, path = None, image if path is None else path
@@ -250,7 +275,24 @@ class Detections:
             raise CoraError(f"draw: expected another file than the image itself, got {path}; choose another name")
 
     def to_coco(self, image_id: int = 1, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
-        """COCO results: bbox (x, y, width, height) in pixels; category ids by name, else label + 1."""
+        """The detections as COCO results, best first.
+
+        Args:
+            image_id: of the image in its annotation file.
+            category_ids: class name -> id; None takes label + 1.
+
+        Returns:
+            For each detection a dict of image_id, category_id, bbox (x, y, width, height in pixels) and score.
+
+        Raises:
+            KeyError: a detection is of a class that `category_ids` lacks.
+
+        Examples:
+            >>> box, score, label = torch.tensor([[2.0, 1, 9, 5]]), torch.tensor([0.5]), torch.tensor([0])
+            >>> found = Detections(box, score, label, class_names=("cat",), image_size=(8, 9))
+            >>> found.to_coco(image_id=7)
+            [{'image_id': 7, 'category_id': 1, 'bbox': [2.0, 1.0, 7.0, 4.0], 'score': 0.5}]
+        """
         results: list[dict[str, Any]] = []
         for label, (name, score, (x1, y1, x2, y2)) in zip(self.labels.tolist(), self, strict=True):
             category = label + 1 if category_ids is None else category_ids[name]
@@ -259,7 +301,11 @@ class Detections:
         return results
 
     def to_supervision(self) -> Any:
-        """The same as `supervision.Detections`; needs the extra `supervision`."""
+        """The same as `supervision.Detections`, with the class names in `data["class_name"]`.
+
+        Raises:
+            MissingExtraError: the extra `supervision` is not installed.
+        """
         try:
             import supervision
         except ImportError as error:

@@ -91,7 +91,7 @@ def names_in(text: str) -> list[str]:
     end is no name. A list in brackets is one, too. In quotes everything belongs to the name. A class with prompts stays
     in one text for `sides_of`, in which `|` divides prompts: `mug = cup | coffee cup`. So does a quoted name with "=".
 
-    Example:
+    Examples:
         >>> names_in("cat . remote control ."), names_in("cat; cup;"), names_in('"salt, fine", St. Bernard')
         (['cat', 'remote control'], ['cat', 'cup'], ['salt, fine', 'St. Bernard'])
     """
@@ -116,7 +116,7 @@ def _in_brackets(text: str) -> bool:
 def sides_of(text: str) -> list[list[str]]:
     """What a class says on each side of "=", divided at `|`; without "=" the text is a name, and one side.
 
-    Example:
+    Examples:
         >>> sides_of("mug = cup | coffee cup"), sides_of("cat"), sides_of('"a = b"')
         ([['mug'], ['cup', 'coffee cup']], [['cat']], [['a = b']])
     """

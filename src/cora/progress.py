@@ -28,8 +28,8 @@ class ProgressLines:
         write: takes a whole line, its end included.
         clock: seconds, ever growing.
 
-    Example:
-        >>> lines = ProgressLines("indexing", 300)
+    Examples:
+        >>> lines = ProgressLines("indexing", 300)  # so quick a loop is done before the first line
         >>> for number in range(300):
         ...     lines.update(number + 1)
         >>> lines.end()

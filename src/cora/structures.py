@@ -18,7 +18,7 @@ class FeatureMap:
     """Features of a padded batch.
 
     Attributes:
-        features: [B, C, h, w].
+        features: [B, channels, h, w].
         mask: [B, h, w] bool, True where padded.
     """
 

@@ -1,5 +1,7 @@
-"""`cora evaluate` and `cora region-accuracy`: their arguments; `measure_boxes.py` and
-`measure_regions.py` do the work."""
+"""`cora evaluate` and `cora region-accuracy`: their arguments.
+
+`measure_boxes.py` and `measure_regions.py` do the work.
+"""
 
 from __future__ import annotations
 

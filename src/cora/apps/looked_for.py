@@ -35,8 +35,9 @@ def wanted_classes(classes: str | None, exemplars: Exemplars | None) -> ClassPro
 
 
 def usual_names(model: str) -> tuple[str, ...]:
-    """Names that a model looks for where a command gives none, before it is loaded; () for an exported file, which is
-    to be opened first.
+    """Names that a model looks for where a command gives none, before it is loaded.
+
+    They are () for an exported file, which is to be opened first.
 
     Raises:
         ModelError: a file that is no model.

@@ -33,9 +33,11 @@ _LABEL = re.compile(r"""\b(display_name|name)\s*:\s*["']([^"']*)["']""")
 
 
 def read_name_file(path: Path) -> list[str]:
-    """The names of a file: one a line or divided as in `names_in`, numbered, with `#` comments; the column of a table
-    that is headed by a word for names; a JSON list or object; `names` of a data.yaml; a COCO file's categories; a label
-    map (pbtxt).
+    """The class names of a file.
+
+    It may have one on each line, or several divided as in `names_in`, numbered, with `#` comments. Of a table it is the
+    column that is headed by a word for names; of JSON a list or an object, or the categories of a COCO file; of a
+    data.yaml its `names`; of a label map (pbtxt) its entries.
 
     Raises:
         VocabularyError: the file cannot be read, or there is no name in it.

@@ -1,13 +1,17 @@
 """Many images: sharded, resumable, each exactly once.
 
-Example:
+Examples:
+    >>> def open_nano(worker):
+    ...     return cora.load("nano")
     >>> report = run_batch(
     ...     ["images"],
     ...     folder=Path("labels"),
-    ...     settings=DetectSettings(classes=("cat", "dog"), keep=0.3),
-    ...     open_model=open_nano,  # def open_nano(worker): return cora.load("nano")
+    ...     settings=DetectSettings(classes=("cat", "cup"), keep=0.3),
+    ...     open_model=open_nano,
     ...     export=ExportSettings(format="yolo"),
     ... )
+    >>> report.pictures
+    2
 """
 
 from cora.batch.items import Item

@@ -160,6 +160,7 @@ class RayLabeller:
         self._labeller = Labeller(pickle.loads(work))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Label the images of a block of Ray Data: for each part its number and the lines of its results."""
         lines = []
         for first, text in zip(batch["first"].tolist(), batch["items"].tolist(), strict=True):
             items = [Item.from_line(line, first + place) for place, line in enumerate(text.splitlines())]

@@ -172,7 +172,7 @@ def _members(path: str) -> Iterator[_Found]:
 
 
 def _check_end(path: str, offset: int) -> None:
-    """tarfile takes anything that is no member for the end; the true end is marked by zeros."""
+    """Refuse a tar file that was cut: `tarfile` takes anything that is no member for the end, which zeros mark."""
     with open(path, "rb") as file:
         file.seek(offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -33,7 +33,7 @@ class BatchReport:
     """What a batch gave.
 
     Attributes:
-        images: of the inputs, each once.
+        pictures: images of the inputs, each counted once.
         earlier: of them, images that an earlier run had done.
         unreadable: images that could not be read; `unreadable.csv` has their names and reasons.
         first_unreadable: reasons of the first of them.
@@ -83,19 +83,22 @@ def run_batch(
     gpus: float = 0.0,
     watch: Watch | None = None,
 ) -> BatchReport:
-    """Label all images of some inputs; the same call again goes on where one was stopped.
+    """Label many images, each exactly once; the same call again resumes a run that was stopped.
 
     Args:
-        sources: folders, images, shards and lists, see `cora.batch.listing.list_inputs`.
-        folder: of the results: new, empty, or of an earlier run with the same inputs and settings.
-        settings: what the boxes depend on.
+        sources: folders, images, shards (`*.tar`) and lists (`@FILE` with a path a line).
+        folder: folder of the results: new, empty, or of an earlier run with the same inputs and settings.
+        settings: class names and whatever else the boxes depend on.
         open_model: loads the model in a worker; a function of a module, since other processes must find it.
-        export: what is written; may differ from that of an earlier run.
+        export: format of the annotations and what lies beside them; may differ from that of an earlier run.
         model: the model, if it is loaded already; used where this process computes.
-        engine: this machine, or Ray Data.
-        processes: workers.
-        gpus: of each worker of Ray.
-        watch: told of the progress.
+        engine: "local" for this machine, "ray" for Ray Data.
+        processes: number of workers.
+        gpus: GPUs, or the share of one, for each worker of Ray.
+        watch: called with the progress.
+
+    Returns:
+        Counts of images and boxes, and the paths of what was written.
 
     Raises:
         CoraError: bad inputs, or a folder, settings or machine that do not allow it.

@@ -123,7 +123,7 @@ class ExportSettings:
     Attributes:
         format: of the annotations.
         thresholds: from which score on a box is one.
-        images: whether images are linked or copied beside the annotations.
+        photos: whether images are linked or copied beside the annotations.
         review: which boxes a person should look at.
     """
 

@@ -111,6 +111,7 @@ class CocoWriter(Writer):
         self._pictures = self._boxes = 0
 
     def add(self, item: Item, file_name: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
+        """Append the image's entry and one annotation for each box, to temporary files."""
         image = {"id": item.number, "file_name": file_name, "height": size[0], "width": size[1]}
         self._images.write((",\n" if self._pictures else "") + json.dumps(image))
         self._pictures += 1
@@ -129,6 +130,7 @@ class CocoWriter(Writer):
             self._boxes += 1
 
     def finish(self) -> list[Path]:
+        """Join images, categories and annotations in `annotations.json`."""
         categories = [{"id": number, "name": name} for number, name in enumerate(self._classes, start=1)]
 
         def join(path: Path) -> None:
@@ -151,6 +153,7 @@ class YoloWriter(Writer):
     """`labels/NAME.txt` for every image, `class cx cy w h` in fractions of it, and `data.yaml` with the names."""
 
     def add(self, item: Item, file_name: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
+        """Write the label file of one image, empty where it has no box."""
         height, width = size
         lines = [
             f"{box.label} {(box.left + box.right) / 2 / width:.7f} {(box.top + box.bottom) / 2 / height:.7f} "
@@ -160,6 +163,7 @@ class YoloWriter(Writer):
         self._folder.write_text(f"labels/{item.stem}.txt", "".join(lines))
 
     def finish(self) -> list[Path]:
+        """Write `data.yaml`."""
         # JSON's strings are YAML's, so that no name needs rules of its own.
         names = "".join(
             f"  {label}: {json.dumps(name, ensure_ascii=False)}\n" for label, name in enumerate(self._classes)
@@ -174,6 +178,7 @@ class VocWriter(Writer):
     photo_folder = "JPEGImages"
 
     def add(self, item: Item, file_name: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
+        """Write the XML file of one image."""
         height, width = size
         root = ElementTree.Element("annotation")
         _element(root, "folder", self.photo_folder)
@@ -199,6 +204,7 @@ class VocWriter(Writer):
         self._folder.write_text(f"Annotations/{item.flat_stem}.xml", text + "\n")
 
     def finish(self) -> list[Path]:
+        """Make sure that there is a folder `Annotations`, where no image could be read, too."""
         place = self._folder.path / "Annotations"
         place.mkdir(exist_ok=True)  # where no image could be read
         return [place]
@@ -242,6 +248,7 @@ class ParquetWriter(Writer):
         }
 
     def add(self, item: Item, file_name: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
+        """Add rows to both tables; full groups of rows are written."""
         self._rows["images"].append((item.number, file_name, *size, len(boxes)))
         for box in boxes:
             other = (None, None) if box.other == NONE else (self._classes[box.other], box.other_score)
@@ -252,6 +259,7 @@ class ParquetWriter(Writer):
                 self._flush(table)
 
     def finish(self) -> list[Path]:
+        """Write what is left, and give both files their names."""
         for table in self._files:
             self._flush(table)
         self._open.close()

@@ -89,6 +89,7 @@ class BothCollate:
         self.student, self.teacher = student, teacher
 
     def __call__(self, items: Sequence[tuple[Image.Image, Targets]]) -> tuple[ImageBatch, ImageBatch]:
+        """The same images as a batch of the student's size and one of the teacher's."""
         pictures = [picture for picture, _ in items]
         return self.student(pictures), self.teacher(pictures)
 
@@ -184,7 +185,7 @@ def fit(
 
     Args:
         task: on the student's device.
-        images: to distil on.
+        photos: images to distil on.
         collate: images -> batch of the task.
         side: short side of the images that `collate` is given, in pixels.
         run_dir: folder of the run.

@@ -48,7 +48,7 @@ def rank_units(
 
     Args:
         detector: in evaluation mode.
-        images: images of the kind that the model will see; some dozens are enough.
+        pictures: images of the kind that the model will see; some dozens are enough.
         vocabulary: of the detector, on its device.
         shrinking: names of sets of `unit_sets`.
         seed: of the random signs.
@@ -201,12 +201,13 @@ def _one_less(sizes: Architecture, stack: str) -> Architecture:
 
 @torch.no_grad()
 def recalibrate(detector: Detector, pictures: Sequence[Image.Image]) -> None:
-    """Measure the means and variances of the image tower's BatchNorms again, since they are those of the unpruned
-    tower.
+    """Measure the means and variances of the image tower's BatchNorms again.
+
+    Those that it has are of the unpruned tower.
 
     Args:
         detector: whose tower was cut; changed in place.
-        images: images of the kind that the model will see.
+        pictures: images of the kind that the model will see.
 
     Raises:
         ModelError: no image.

@@ -77,7 +77,7 @@ def costs(
 
     Args:
         detectors: by name.
-        image: decoded image.
+        picture: decoded image.
         vocabularies: of each detector, on its device.
         repeats: timed runs of each, after one that is not timed.
     """

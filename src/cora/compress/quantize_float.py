@@ -1,5 +1,7 @@
-"""Finds the layers that stay float in an exported graph by their weights, since exporters rename, fold and
-transpose."""
+"""Finds the layers that stay float in an exported graph by their weights.
+
+Names do not help, since exporters rename, fold and transpose.
+"""
 
 from __future__ import annotations
 

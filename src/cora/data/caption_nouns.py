@@ -61,8 +61,8 @@ class NounFinder:
     Raises:
         VocabularyError: wanted names are blank, or the same but for case and number.
 
-    Example:
-        >>> english_nouns().find("A man in front of two fire hydrants watches a dog")
+    Examples:
+        >>> english_nouns().find("A man in front of two fire hydrants, behind a dog")
         ('man', 'fire hydrant', 'dog')
     """
 

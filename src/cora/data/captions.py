@@ -1,6 +1,6 @@
-"""Images with captions or tags instead of boxes: their nouns become a vocabulary of each image's own (METHOD section 6,
-CORA+).
+"""Images with captions or tags instead of boxes (METHOD section 6, CORA+).
 
+The nouns of an image become a vocabulary of its own.
 Two kinds of file: COCO captions (a JSON object with the lists images and annotations, each with a `caption`), and
 tables of `file,text` or `file,tag;tag` (CSV, or TSV by its name), with or without a header.
 """
@@ -58,7 +58,7 @@ class NamedPhotos:
     """What a caption file gave.
 
     Attributes:
-        images: those with at least one name, in the file's order.
+        photos: images with at least one name, in the file's order.
         captions: captions or lines of tags that were read.
         nameless: images whose captions mention nothing that is known, left out.
         left_out: with `skip_bad`, the counts of what could not be used, by kind.

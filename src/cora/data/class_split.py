@@ -16,8 +16,9 @@ KNOWN_SPLITS = ("coco", "lvis")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSplit:
-    """Base and novel class names, each in a fixed order; both lists are non-empty unless the split says
-    otherwise.
+    """Base and novel class names, each in a fixed order.
+
+    Both lists are non-empty unless the split says otherwise.
 
     Attributes:
         base, novel: names.

@@ -1,5 +1,7 @@
-"""The content of a COCO file, brought into one form: ids are whole numbers, every object that has an outline has a box,
-a class has one name."""
+"""The content of a COCO file, brought into one form.
+
+Ids are whole numbers, every object that has an outline has a box, a class has one name.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,9 @@ class Classes:
 
 
 def read_json(path: Path) -> CocoContent:
-    """The content of a COCO or LVIS file; masks are dropped while it is read, after their boxes are taken where there
-    are no others.
+    """The content of a COCO or LVIS file.
+
+    Masks are dropped while it is read, after their boxes are taken where there are no others.
 
     Raises:
         DataError: no such file, too large, no JSON, or without one of the three lists.

@@ -60,6 +60,7 @@ class ImageCollate:
         self.to_batch = to_batch
 
     def __call__(self, items: Sequence[tuple[Image.Image, Targets]]) -> tuple[ImageBatch, tuple[Targets, ...]]:
+        """Images of a list of items as one batch, and their targets, in the same order."""
         return self.to_batch([image for image, _ in items]), tuple(targets for _, targets in items)
 
 

@@ -1,9 +1,9 @@
 """Annotated images of any supported format, recognised by what is given: COCO, LVIS, Pascal VOC, YOLO, shards.
 
-Example:
-    >>> dataset = read_dataset(images=Path("fruit/images"), annotations=Path("fruit/annotations.json"))
+Examples:
+    >>> dataset = read_dataset(images=Path("images"), annotations=Path("boxes.json"))
     >>> dataset.class_names, len(dataset)
-    (('apple', 'banana', 'orange'), 23)
+    (('cat', 'cup'), 2)
 """
 
 from __future__ import annotations

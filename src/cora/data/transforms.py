@@ -83,6 +83,7 @@ class TrainTransform:
         return f"TrainTransform({self.config})"
 
     def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
+        """Flip, perhaps crop, and resize an image and its boxes; what is drawn depends on torch's random state."""
         config = self.config
         boxes, classes = _boxes_of(image, targets), targets.classes
         image, boxes = self.flip(image, boxes)
@@ -113,6 +114,7 @@ class ResizeTransform:
         return f"ResizeTransform(short_side={config.short_side}, long_side={config.long_side})"
 
     def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
+        """Resize an image as for predicting; its boxes, as fractions of the image, follow."""
         image = self.preprocessor.resize(image)
         return image, _targets_of(image, _boxes_of(image, targets), targets.classes, min_side=0.0)
 

@@ -2,7 +2,8 @@
 
 from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
 from cora.detector.config import DetectorConfig, check_trained
-from cora.detector.cora import Detector, DetectorOutput, PreMatched, Seen
+from cora.detector.cora import Detector
+from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import PostprocessConfig, combine_scores, select_detections
 from cora.detector.presets import (
     config_for_tower,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cora.detector.checkpoint import write_checkpoint
 from cora.detector.config import DetectorConfig
 from cora.detector.fast_scoring import scatter_rows, worth_exact_pooling
+from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import best_boxes, combine_scores
 from cora.images import Preprocessor
 from cora.localizer import Localizer, LocalizerOutput, Memory, pre_match
@@ -39,64 +40,37 @@ from cora.towers import ImageTower, TextTower, build_towers
 from cora.towers.folding import Precision
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the network sees in a batch before it knows any name: the same whatever is looked for.
-
-    Attributes:
-        c3: map for exact pooling.
-        projected: map for fast pooling.
-        memory: the localizer's encoding of C3.
-        anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
-    """
-
-    c3: FeatureMap
-    projected: Prepared
-    memory: Memory
-    anchors_cxcywh: Tensor
-
-
-@dataclass(frozen=True)
-class PreMatched:
-    """Anchors, each with the class that its query is to look for.
-
-    Attributes:
-        anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
-        classes: [B, N] int64, index into the vocabulary.
-        class_embeddings: [C, D] of the vocabulary.
-    """
-
-    anchors_cxcywh: Tensor
-    classes: Tensor
-    class_embeddings: Tensor
-
-
-@dataclass(frozen=True)
-class DetectorOutput:
-    """What one pass gives, before suppression.
-
-    Attributes:
-        boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
-        objectness: [B, K] logits.
-        probabilities: [B, K, C] of the classes, background left out.
-        scores: [B, K, C] class probability * objectness^alpha.
-    """
-
-    boxes_cxcywh: Tensor
-    objectness: Tensor
-    probabilities: Tensor
-    scores: Tensor
-
-
 class Detector(nn.Module):
-    """The network; its parts are injected, see `Detector.build` for a fresh one.
+    """The network of the paper: tensors in, tensors out.
 
-    Attributes:
-        precision: type that image tower and localizer's layers run in where a `Predictor` is not told otherwise.
+    `forward` is the figure; each of its steps is a public method, so that other code can run the steps in its own
+    order: `encode`, `encode_map`, `anchors`, `pre_match`, `decode`, `select_top_boxes`, `classify_best`. The parts are
+    injected; `Detector.build` makes a fresh detector from a config, `cora.load(...).detector` is a trained one.
 
-    Example:
+    Args:
+        image_tower: frozen; gives the feature maps C3 and C4.
+        text_tower: frozen; embeds class names.
+        prompt: region prompt, added to the features of a region before they are embedded.
+        classifier: turns embeddings of regions and class names into class probabilities.
+        localizer: refines anchors to boxes.
+        vocabulary_encoder: makes a `Vocabulary` of class names, by `text_tower`.
+        preprocessor: makes an `ImageBatch` of images.
+        config: sizes of all parts, and the settings of post-processing.
+        fast_alignment: correction of fast embeddings towards exact ones; None for none.
+        precision: type that the image tower and the localizer's layers run in, where a `Predictor` is not told
+            otherwise.
+
+    Examples:
         >>> network = cora.load("nano").detector
-        >>> c3, c4 = network.encode(network.preprocessor([image]))
+        >>> batch = network.preprocessor([Image.open("coffee.jpg")])
+        >>> vocabulary = network.vocabulary_encoder.encode(["cup", "spoon"])
+        >>> with torch.inference_mode():
+        ...     c3, c4 = network.encode(batch)
+        ...     memory = network.encode_map(c3)
+        ...     matched = network.pre_match(c4, network.anchors(memory), vocabulary)
+        ...     decoded = network.decode(memory, matched)
+        >>> decoded.boxes_cxcywh.shape  # layers, images, anchors, (cx, cy, w, h)
+        torch.Size([2, 1, 120, 4])
     """
 
     def __init__(
@@ -135,13 +109,16 @@ class Detector(nn.Module):
         cache_dir: str | Path | None = None,
         precision: Precision = "float32",
     ) -> Self:
-        """A detector with the given towers (random ones if None), a zero prompt and a fresh localizer.
+        """A detector with the given towers, a zero prompt and a fresh localizer.
 
         Args:
-            config: all sizes.
-            towers: image and text tower that fit `config.tower`.
-            cache_dir: folder of cached class embeddings; the user's cache folder if None.
-            precision: of predictions, where nothing else is asked for.
+            config: sizes of all parts.
+            towers: image and text tower that fit `config.tower`; None for random ones.
+            cache_dir: folder of cached class embeddings; None for the user's cache folder.
+            precision: type that predictions are computed in, where nothing else is asked for.
+
+        Returns:
+            A detector in training mode; its towers are frozen.
         """
         image_tower, text_tower = towers or build_towers(config.tower)
         return cls(
@@ -163,17 +140,29 @@ class Detector(nn.Module):
         )
 
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
-        """Score every box for every class. Boxes that cannot reach `least_score` get approximate scores."""
+        """Score every box for every class: `see`, then `detect`.
+
+        Args:
+            batch: B images, on the detector's device.
+            vocabulary: C classes, on the same device.
+            least_score: score threshold, 0..1; boxes that cannot reach it get approximate scores.
+        """
         return self.detect(self.see(batch), vocabulary, least_score=least_score)
 
     def see(self, batch: ImageBatch) -> Seen:
-        """The first half of the figure, which does not depend on class names."""
+        """The first half of the figure, which does not depend on class names; `detect` may follow several times."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)
         return Seen(c3, self.project(c4), memory, self.anchors(memory))
 
     def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
-        """The second half of the figure: boxes and scores for the classes of a vocabulary."""
+        """The second half of the figure: boxes and scores for the C classes of a vocabulary.
+
+        Args:
+            seen: what `see` gave.
+            vocabulary: C classes, on the same device.
+            least_score: as in `forward`.
+        """
         matched = self.pre_match(seen.projected, seen.anchors_cxcywh, vocabulary)
         decoded = self.decode(seen.memory, matched)
         boxes, objectness = self.select_top_boxes(decoded)
@@ -182,7 +171,12 @@ class Detector(nn.Module):
         return DetectorOutput(boxes, objectness, probabilities, scores)
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """Feature maps C3 (stride 16) and C4 (stride 32) of the frozen image tower."""
+        """Feature maps C3 and C4 of the frozen image tower.
+
+        Returns:
+            C3 [B, C3 channels, H / 16, W / 16] and C4 [B, C4 channels, H / 32, W / 32] of a CLIP ResNet and of a batch
+            of H x W pixels, each with its mask. Other towers pack what they see into maps of one stride.
+        """
         return self.image_tower.features(batch)
 
     def encode_map(self, c3: FeatureMap) -> Memory:
@@ -204,7 +198,13 @@ class Detector(nn.Module):
         return self.localizer.anchors(memory)
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
-        """Give every anchor [B, N, 4] the class whose embedding is nearest to its region's (METHOD section 5)."""
+        """Give every anchor the class whose embedding is nearest to that of its region.
+
+        Args:
+            c4: feature map of fast pooling, or what `project` made of it.
+            anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
+            vocabulary: C classes; their weights count here.
+        """
         with torch.no_grad():
             regions = self.embed_fast(c4, anchors_cxcywh)
             classes = pre_match(
@@ -213,7 +213,7 @@ class Detector(nn.Module):
         return PreMatched(anchors_cxcywh, classes, vocabulary.embeddings)
 
     def decode(self, memory: Memory, matched: PreMatched) -> LocalizerOutput:
-        """Refined boxes and objectness of all decoder layers."""
+        """Boxes [L, B, N, 4] and objectness [L, B, N] of all L decoder layers, for anchors that have a class."""
         content = self.localizer.query_content(matched.class_embeddings, matched.classes)
         return self.localizer.decode(memory, matched.anchors_cxcywh, content)
 
@@ -240,12 +240,12 @@ class Detector(nn.Module):
         """Class probabilities [B, K, C] of boxes [B, K, 4]: by exact pooling where it matters, else by fast pooling.
 
         Args:
-            c3: map for exact pooling.
-            projected: map for fast pooling.
+            c3: feature map for exact pooling.
+            projected: feature map for fast pooling.
             boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
             objectness: [B, K] logits.
-            vocabulary: of C classes.
-            least_score: boxes that cannot reach it are not pooled exactly.
+            vocabulary: C classes.
+            least_score: score threshold, 0..1; boxes that cannot reach it are not pooled exactly.
         """
         config, classes = self.config.postprocess, len(vocabulary)
         if config.exact_boxes == 0:
@@ -299,7 +299,11 @@ class Detector(nn.Module):
         return self.prompt.offset.device
 
     def with_parts(self, **parts: Any) -> Self:
-        """A detector that shares everything with this one but the parts that are named; this one stays as it is."""
+        """A detector that shares everything with this one but the parts that are named; this one stays as it is.
+
+        Args:
+            parts: attributes by name, such as `config` or `localizer`.
+        """
         shared = [*self.children(), *(value for name, value in vars(self).items() if not name.startswith("_"))]
         view = copy.deepcopy(self, {id(part): part for part in shared})
         for name, part in parts.items():
@@ -330,6 +334,14 @@ class Detector(nn.Module):
         self.fast_alignment = None if alignment is None else alignment.to(self.prompt.offset)
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Write config, templates included, and weights as one safetensors file, by default in half precision."""
+        """Write config, templates included, and weights as one safetensors file, which `cora.load` reads.
+
+        Args:
+            path: file to write; a file of that name is replaced.
+            dtype: floating type of the weights in the file.
+
+        Raises:
+            ModelError: the file cannot be written, or a weight does not fit into half precision.
+        """
         tower = replace(self.config.tower, templates=self.vocabulary_encoder.templates)
         write_checkpoint(path, replace(self.config, tower=tower), self.state_dict(), dtype=dtype)

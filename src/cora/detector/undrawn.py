@@ -18,9 +18,11 @@ class Undrawn(TorchFunctionMode):
     Constants, buffers that no checkpoint holds and shared parameters come out right, which they do not on torch's
     "meta" device. What is not loaded afterwards holds anything; `load_checked` refuses to leave something out.
 
-    Example:
+    Examples:
         >>> with Undrawn():
-        ...     detector = Detector.build(config)
+        ...     layer = torch.nn.Linear(3, 2)
+        >>> layer.weight.shape
+        torch.Size([2, 3])
     """
 
     def __torch_function__(

@@ -17,7 +17,7 @@ def contact_sheet(
     """Images in rows, each with a caption below; shrunk or enlarged to their cells, never cropped.
 
     Args:
-        images: any Pillow images of any size; taken one after the other, so a generator keeps few in memory.
+        pictures: Pillow images of any size; taken one after the other, so a generator keeps few in memory.
         captions: a text for each; up to three lines divided by line breaks, each cut in its middle where too long.
         columns: images in a row; about a square sheet if None.
         cell_px: largest height and width of an image on the sheet.

@@ -47,7 +47,8 @@ def region_change(
         regions: [n, D] unit embeddings of ground-truth boxes.
         labels: [n] int64 into `class_names`.
         image_index: [n] int64, the image of each box.
-        before, after: [C, D] unit embeddings of `class_names`.
+        before: [C, D] unit embeddings of `class_names`.
+        after: [C, D] others of the same names.
         class_names: the C classes.
         chosen: those whose boxes count.
         counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`).

@@ -33,8 +33,10 @@ class ForeignResults:
 
 
 def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
-    """Read COCO results: a list of image_id, category_id, bbox (xywh in pixels) and score, or an object with such a
-    list as `annotations`.
+    """Read COCO results.
+
+    They are a list of image_id, category_id, bbox (xywh in pixels) and score, or an object with such a list as
+    `annotations`.
 
     Args:
         path: the file.

@@ -1,6 +1,6 @@
-"""What kinds of errors cost AP: TIDE (Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*,
-ECCV 2020), from predictions and ground truth alone.
+"""What kinds of errors cost AP, from predictions and ground truth alone.
 
+This is TIDE (Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, ECCV 2020).
 Every false positive has exactly one kind, the first that fits:
 *localization* (overlaps a box of its class by 0.1 to 0.5), *classification* (overlaps a box of another class by 0.5 or
 more), *duplicate* (overlaps a box of its class that a better one has taken), *background* (overlaps no box by more than

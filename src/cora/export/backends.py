@@ -69,6 +69,7 @@ class OnnxRuntime:
         self.inputs = [entry.name for entry in self.session.get_inputs()]
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Outputs of the ONNX graph, in its order, for inputs by name."""
         try:
             outputs: list[NDArray[Any]] = self.session.run(None, {name: inputs[name] for name in self.inputs})
         except Exception as error:
@@ -109,6 +110,7 @@ class OpenVino:
         self._one_call = threading.Lock()  # calls share one request, whose outputs another thread would overwrite
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Outputs of the OpenVINO graph, copied, for inputs by name; threads take turns."""
         with self._one_call:
             try:
                 results = self.model([inputs[name] for name in self.inputs])
@@ -135,6 +137,7 @@ class Program:
         ]
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Outputs of the exported program, for inputs by name."""
         import torch
 
         try:

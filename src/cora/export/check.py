@@ -69,7 +69,7 @@ def compare(
     Args:
         detector: the original.
         exported: what was made of it.
-        images: RGB.
+        pictures: RGB images.
         vocabularies: one, where it is fixed in the graph.
     """
     original = plain_detector(detector, exported.manifest)

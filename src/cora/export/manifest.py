@@ -33,7 +33,14 @@ class ExportSettings:
         batch: images in one pass; None for any number.
         boxes: boxes of an image whose class is looked at, best objectness first; 0 for the model's own number.
         exact_boxes: of these, how many are pooled exactly; 0 for all, None for the model's own number.
-        nms: whether suppression is part of the graph.
+        nms: "inside" makes suppression part of the graph, "outside" leaves it to the predictor.
+
+    Raises:
+        ModelError: a size or number out of range.
+
+    Examples:
+        >>> ExportSettings(size_hw=(384, 512), batch=1).nms
+        'outside'
     """
 
     size_hw: tuple[int, int] | None = None

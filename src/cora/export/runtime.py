@@ -49,11 +49,11 @@ def load_exported(
     """Open an exported file: *.onnx with ONNX Runtime, *.xml with OpenVINO.
 
     Args:
-        path: of the file.
+        path: file that `export_detector` wrote.
         load_text_model: `cora.load`, for files whose vocabulary is an input; called when the first name is embedded.
-        text_model: what to give it; None for the name in the file.
+        text_model: name or path that it is called with; None for the name in the file.
         device: "cpu", or "cuda" where ONNX Runtime has it.
-        threads: that compute; 0 leaves it to the runtime.
+        threads: number that compute; 0 leaves it to the runtime.
 
     Raises:
         MissingExtraError: the runtime is not installed.

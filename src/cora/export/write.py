@@ -46,8 +46,9 @@ class Written:
     """What an export made.
 
     Attributes:
-        files: the main one first.
-        difference: from the original detector; of a TensorRT engine, that of the ONNX graph it was built from.
+        files: the one to open first.
+        difference: from the original detector, in boxes and scores; of a TensorRT engine, that of the ONNX graph it was
+            built from.
     """
 
     files: tuple[Path, ...]
@@ -68,15 +69,18 @@ def export_detector(
     """Write a detector for another runtime; the files get their names only after they were checked.
 
     Args:
-        detector: on the CPU, in float32.
-        output: file to write, with the ending of the format.
-        format: one of `FORMATS`.
+        detector: what is written; on the CPU, in float32.
+        output: file to write; its name ends in .onnx, .xml (OpenVINO), .engine (TensorRT) or .pt2 (exported program).
+        format: "onnx", "openvino", "tensorrt" or "exported-program".
         model: name or path of the detector, under which its text tower is found again.
-        settings: what is constant in the graph.
-        vocabulary: to be fixed in the graph with weights and distractors, from `Predictor.vocabulary`; None makes
+        settings: what is constant in the graph; None for nothing.
+        vocabulary: classes, weights and distractors to be fixed in the graph, from `Predictor.vocabulary`; None makes
             class embeddings an input.
-        images: to compare on; drawn ones if there are none.
+        pictures: images to compare on; drawn ones if there are none.
         force: keep the files also when they differ from the original.
+
+    Returns:
+        The files, and by how much the exported detector differs from the original.
 
     Raises:
         MissingExtraError: what the format needs is not installed.

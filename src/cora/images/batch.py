@@ -15,7 +15,7 @@ class ImageBatch:
     """Images of different sizes, padded at the right and bottom to the largest.
 
     Attributes:
-        pixels: [B, 3, H, W] float, normalised with CLIP's statistics, zero where padded.
+        pixels: [B, 3, H, W] float, normalised as the image tower expects, zero where padded.
         mask: [B, H, W] bool, True where padded.
         sizes: (height, width) of each image inside the batch, after resizing, without padding.
         original_sizes: (height, width) of each image before resizing.

@@ -55,7 +55,7 @@ class PreprocessConfig:
 class Preprocessor:
     """Resize (bilinear, antialiased), normalise and pad images to one batch.
 
-    Example:
+    Examples:
         >>> batch = Preprocessor(short_side=320, long_side=640)([Image.new("RGB", (640, 480))])
         >>> batch.pixels.shape, batch.sizes, batch.original_sizes
         (torch.Size([1, 3, 320, 426]), ((320, 426),), ((480, 640),))
@@ -82,6 +82,7 @@ class Preprocessor:
 
     @classmethod
     def from_config(cls, config: PreprocessConfig) -> "Preprocessor":
+        """A preprocessor of these settings."""
         return cls(**asdict(config))
 
     def __call__(self, images: Sequence[Image.Image]) -> ImageBatch:
@@ -111,6 +112,7 @@ class Preprocessor:
         return self._whole_cells(self.resized_size(height, width))
 
     def resize(self, image: Image.Image) -> Image.Image:
+        """The image, stretched to `resized_size`; neither normalised nor padded."""
         return _stretch(image, *self.resized_size(image.height, image.width))
 
     def collate(

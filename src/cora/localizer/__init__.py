@@ -1,5 +1,7 @@
-"""The localizer: DAB-DETR with anchor pre-matching. It finds boxes of any class from a feature map and class
-embeddings."""
+"""The localizer: DAB-DETR with anchor pre-matching.
+
+It finds boxes of any class from a feature map and class embeddings.
+"""
 
 from cora.localizer.anchors import LearnedAnchors, grid_anchors, kmeans_anchors
 from cora.localizer.encoder import Memory

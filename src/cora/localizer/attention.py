@@ -42,11 +42,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None,
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
-    """`attend` by plain matrix products, one head and a block of queries at a time, so that the scores fit the CPU
-    cache.
+    """`attend` by plain matrix products.
 
-    This is faster than the fused kernel for inference on a CPU in bfloat16. Training uses the fused kernel, which does
-    not store the scores.
+    One head and a block of queries are taken at a time, so that the scores fit the CPU cache. This is faster than the
+    fused kernel for inference on a CPU in bfloat16. Training uses the fused kernel, which does not store the scores.
     """
     query, key = query * query.shape[-1] ** -0.5, key.transpose(-1, -2)
     if visible is not None:
@@ -68,6 +67,9 @@ class _Residual(nn.Module):
     """Base class of the attention blocks: output projection, dropout, residual, norm.
 
     Args:
+        dim: width of the tokens or queries.
+        heads: number of heads.
+        dropout: share of attention weights and of outputs that is dropped in training.
         head_dim: width of a head; 0 stands for dim / heads. Pruned blocks have fewer heads of the same width.
     """
 
@@ -138,7 +140,11 @@ class CrossAttention(_Residual):
     In the first layer the positions are added to the content as well, since the content holds no position yet.
 
     Args:
+        dim: width of queries and map.
+        heads: number of heads.
+        dropout: share of attention weights and of outputs that is dropped in training.
         first: whether this is the first layer of the decoder.
+        head_dim: width of a head; 0 stands for dim / heads.
     """
 
     def __init__(self, *, dim: int, heads: int, dropout: float, first: bool, head_dim: int = 0) -> None:

@@ -1,5 +1,4 @@
-"""The localizer for fast inference: matrix products in half precision, everything that determines box positions in
-float32.
+"""The localizer for fast inference: matrix products in half precision, box positions in float32.
 
 Nearly all work is in the encoder and decoder layers and in the convolutions that propose anchors; there rounding errors
 average out. Tokens and queries between the layers, norms, positions, anchors and the heads for boxes and objectness

@@ -106,7 +106,7 @@ class LocalizerOutput:
 class Localizer(nn.Module):
     """Input projection, encoder, anchors, class-conditioned decoder and heads; steps are public.
 
-    Example:
+    Examples:
         >>> config = LocalizerConfig(c3_channels=8, embed_dim=16, dim=32, num_queries=5)
         >>> localizer = Localizer.from_config(config)
         >>> c3 = FeatureMap(torch.rand(2, 8, 6, 4), torch.zeros(2, 6, 4, dtype=torch.bool))

@@ -110,8 +110,10 @@ class AnchorProposals(nn.Module):
 
 
 def boxes_between(first: Tensor, last: Tensor) -> Tensor:
-    """Boxes [..., 4] cxcywh from their corners [..., 2] each, clipped to the image and no smaller than
-    `SMALLEST_SIDE`."""
+    """Boxes [..., 4] cxcywh from their corners [..., 2] each.
+
+    They are clipped to the image and no smaller than `SMALLEST_SIDE`.
+    """
     lower, upper = first.clamp(0, 1), last.clamp(0, 1)
     return torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
 

@@ -25,7 +25,7 @@ class EncodedImage:
     """An image that `Predictor.encode_image` has run through the image tower; `predict` takes it in place of the image.
 
     Attributes:
-        image: upright RGB, for drawing.
+        image: upright RGB image, for drawing.
         path: where it came from, if from a file or an address.
         seen: feature maps, the localizer's encoding and the anchors, on the model's device.
         made_by: the preprocessor, and the state of the network, that made them.

@@ -29,11 +29,20 @@ from cora.regions.class_names import clean_names
 from cora.regions.everyday import EVERYDAY_NAMES
 from cora.regions.vocabulary import Vocabulary, VocabularyEncoder
 
-#: Left, top, right, bottom in pixels of the upright image.
 Box = Sequence[float]
-#: An image that shows the thing and little else, or an image and the box around the thing in it.
+"""Left, top, right, bottom in pixels of the upright image."""
+
 Exemplar = ImageSource | tuple[ImageSource, Box]
+"""An image that shows the thing and little else, or an image and the box around the thing in it."""
+
 Exemplars = Mapping[str, Sequence[Exemplar]]
+"""Classes by example images: class name -> images, each alone or with the box around the thing.
+
+Examples:
+    >>> exemplars = {"my cup": [("coffee.jpg", (130, 30, 520, 330))]}
+    >>> cora.load("nano").predict("coffee.jpg", exemplars=exemplars, score=0.2).names[0]
+    'my cup'
+"""
 
 #: Share of the images in a class by words and images (benchmarks/exemplars.py).
 PICTURE_SHARE = 0.25
@@ -128,12 +137,16 @@ def embed_region(
 
     Args:
         detector: its tower, exact pooling and region prompt are used.
-        image: path, Pillow image or uint8 RGB array.
+        image: path, URL, bytes, open file, Pillow image, uint8 array or tensor.
         box_xyxy_px: left, top, right, bottom in pixels of the upright image; None for all of it.
         preprocessor: how it becomes a batch; the detector's own way if None.
 
     Raises:
         ImageError: the image cannot be read, or the box is not in it.
+
+    Examples:
+        >>> embed_region(cora.load("nano").detector, "coffee.jpg", (130, 30, 520, 330)).shape
+        torch.Size([512])
     """
     return _embed(detector, image if box_xyxy_px is None else (image, box_xyxy_px), preprocessor)
 

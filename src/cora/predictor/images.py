@@ -25,6 +25,13 @@ class Unreadable(Detections):
 
     Attributes:
         error: what is wrong with it.
+
+    Examples:
+        >>> names = cora.load("nano").vocabulary(["cup"])
+        >>> for found in cora.load("nano").predict(iter(["lost.jpg", "coffee.jpg"]), names, score=0.5):
+        ...     print(found.error if isinstance(found, Unreadable) else found.names)
+        expected an image file, got no file at lost.jpg; check the path
+        ['cup']
     """
 
     error: ImageError | None = None

@@ -18,14 +18,20 @@ def load(name_or_path: str | Path = DEFAULT, *, device: str | torch.device | Non
     """Load a model, ready to predict.
 
     Args:
-        name_or_path: "nano" or "nano-ovcoco" (embedded, no download), a file that `Predictor.save` wrote, or the name
-            of a CLIP tower such as "RN50-quickgelu": published settings, OpenAI's weights, a localizer still to train.
+        name_or_path: "nano" (the default) or "nano-ovcoco" (embedded, no download), a file that `Predictor.save` wrote,
+            or the name of a CLIP tower such as "RN50-quickgelu": published settings, OpenAI's weights, a localizer
+            still to train.
         device: where it computes, such as "cuda"; None for the CPU.
 
     Raises:
         ModelError: unknown name (the known are listed), weights that cannot be had, a file that does not fit.
         OptionError: neither a name nor a path.
         CoraError: there is no such device.
+
+    Examples:
+        >>> predictor = cora.load("nano", device="cpu")
+        >>> predictor.device
+        device(type='cpu')
     """
     if not isinstance(name_or_path, str | Path):
         raise OptionError(

@@ -95,27 +95,33 @@ class TorchModel:
 
     @property
     def config(self) -> DetectorConfig:
+        """Sizes and settings of the network."""
         return self.detector.config
 
     @property
     def preprocessor(self) -> Preprocessor:
+        """How images become batches: the network's own way."""
         return self.detector.preprocessor
 
     @property
     def device(self) -> torch.device:
+        """Where the network's weights are."""
         return self.detector.device
 
     @property
     def precision(self) -> Precision:
+        """Type that the network's layers run in, by its own default."""
         return self.detector.precision
 
     @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
+        """What embeds names with the network's text tower."""
         return self.detector.vocabulary_encoder
 
     def vocabulary(
         self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
+        """Names, exemplars and distractors as embeddings, on the network's device."""
         self._check_weights()
         detector = self.detector
         pictured = exemplar_embeddings(detector, settings.exemplars or {}, preprocessor=preprocessor)
@@ -124,9 +130,11 @@ class TorchModel:
         ).to(detector.device)
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
+        """One pass of the network as it is, with gradients where they are on: a `DetectorOutput`."""
         return self.detector(batch, vocabulary, least_score=least_score)
 
     def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
+        """What suppression leaves of every image, from a view of the network in the precision of the settings."""
         self._check_weights()
         view = (
             scoring_all_boxes(self.detector)

@@ -40,9 +40,11 @@ class Predictor(nn.Module):
         precision: type that the image tower and the localizer's layers run in; None for the model's own.
         preprocessor: how images become batches; None for the model's own way.
 
-    Example:
-        >>> predictor = cora.load("nano")
-        >>> detections = predictor.predict("kitchen.jpg", classes=["cat", "remote control"])
+    Examples:
+        >>> network = cora.load("nano").detector
+        >>> predictor = Predictor(network, precision="float32")  # the same weights, in another precision
+        >>> predictor.detector is network, predictor.precision
+        (True, 'float32')
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class Predictor(nn.Module):
         """A predictor of the same weights with other settings; this one and its network stay as they are.
 
         Args:
-            precision: None for this predictor's.
+            precision: type that the layers run in; None for this predictor's.
             changes: fields of `PostprocessConfig`, such as `exact_boxes`.
 
         Raises:
@@ -202,13 +204,14 @@ class Predictor(nn.Module):
             images: path, URL, bytes, open file, Pillow image, uint8 array or tensor, or what `encode_image` made of
                 one; a list of such images; or an iterator, whose results are streamed: no image is taken before its
                 turn, none is kept.
-            classes: names to look for, with several prompts for a class as "mug = cup | coffee cup" among them, or as
-                a mapping, {"mug": ["cup", "coffee cup"]}; or what `vocabulary` made of them. Where they are left out:
-                the exemplars, else the model's `own_names`, else the built-in vocabulary of 1,200 everyday things.
-            score: only detections above it, 0..1; None for the model's own threshold, which is another one for the
-                built-in vocabulary.
-            nms_iou: a box that overlaps a better one of its class by more is dropped, 0..1; None for the model's own.
-            max_detections: boxes kept per image; None for the model's own.
+            classes: names to look for, with several prompts for a class as `"mug = cup | coffee cup"` among them, or
+                as a mapping, `{"mug": ["cup", "coffee cup"]}`; or what `vocabulary` made of them. Where they are left
+                out: the exemplars, else the model's `own_names`, else the built-in vocabulary of 1,200 everyday things.
+            score: score threshold, 0..1: only detections above it are given; None for the model's own, which is another
+                one for the built-in vocabulary.
+            nms_iou: a box whose IoU, 0..1, with a better one of its class is higher is dropped; None for the model's
+                own.
+            max_detections: boxes kept per image; None for the model's own number.
             class_agnostic: a box is also dropped for a better one of another class, so that an object has one name;
                 None for the built-in vocabulary only.
             tiles: look at overlapping parts of an image, too, for small objects: `cora.Tiles(count=(2, 2))`.
@@ -216,11 +219,11 @@ class Predictor(nn.Module):
             score_all_boxes: pool every box exactly: the published way, in the precision of the weights.
             precision: "auto", "float32", "bfloat16" or "float16": type that the image tower and the localizer's layers
                 run in; None for the predictor's own.
-            class_weights: factor by name on a class's score in anchor pre-matching, {"cup": 2.0}.
+            class_weights: factor by name on a class's score in anchor pre-matching, `{"cup": 2.0}`.
             distractors: names of other things that may be in the images; they compete with the classes and are never
-                reported. None takes the model's choice, () none.
-            descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}.
-            exemplars: images of classes by name, {"my logo": ["logo.png", (image, (left, top, right, bottom))]}.
+                reported. None takes the model's choice, `()` none.
+            descriptions: sentences on what some classes look like, `{"dog": ["a golden retriever"]}`.
+            exemplars: images of classes by name, `{"my logo": ["logo.png", (image, (left, top, right, bottom))]}`.
 
         Returns:
             One `Detections` for one image, a list in its order for a list, an iterator for an iterator. There an image
@@ -233,6 +236,14 @@ class Predictor(nn.Module):
             OptionError: an option has a value of the wrong type or out of range.
             UnknownOptionError: there is no such option; the message names the one meant.
             ModelError: an option asks for what an exported model does not have.
+
+        Examples:
+            >>> predictor = cora.load("nano")
+            >>> for name, score, box in predictor.predict("coffee.jpg", ["cup", "spoon"], score=0.5):
+            ...     print(name, f"{score:.1f}", len(box))  # box: left, top, right, bottom in pixels
+            cup 0.6 4
+            >>> [found.names for found in predictor.predict(["cat.jpg", "coffee.jpg"], ["cat", "cup"], score=0.5)]
+            [['cat'], ['cup']]
         """
         check_trained(self.config)
         settings = PredictSettings(
@@ -272,9 +283,21 @@ class Predictor(nn.Module):
 
         `predict` gives the same boxes, to the last bit, as with the image itself.
 
+        Args:
+            image: path, URL, bytes, open file, Pillow image, uint8 array or tensor.
+
+        Returns:
+            What `predict` takes in place of the image, as long as weights, precision and preprocessor stay.
+
         Raises:
             ImageError: the image cannot be read.
             ModelError: the model is an exported file.
+
+        Examples:
+            >>> predictor = cora.load("nano")
+            >>> encoded = predictor.encode_image("coffee.jpg")
+            >>> [len(predictor.predict(encoded, [name], score=0.5)) for name in ("cup", "zebra")]
+            [1, 0]
         """
         return encoded.encode(self.model, image, self.preprocessor, self.precision)
 
@@ -298,10 +321,19 @@ class Predictor(nn.Module):
             descriptions: as in `predict`.
             exemplars: as in `predict`.
 
+        Returns:
+            C classes, and M distractors where there are some, with their unit embeddings.
+
         Raises:
             VocabularyError: the names are unusable.
             ImageError: an image of an exemplar cannot be read.
             UnknownOptionError: there is no such option; the message names the one meant.
+
+        Examples:
+            >>> predictor = cora.load("nano")
+            >>> vocabulary = predictor.vocabulary({"mug": ["cup", "coffee cup"], "spoon": "spoon"})
+            >>> predictor.predict("coffee.jpg", vocabulary, score=0.5).names
+            ['mug']
         """
         settings = VocabularySettings(
             class_weights=class_weights, distractors=distractors, descriptions=descriptions, exemplars=exemplars
@@ -314,11 +346,11 @@ class Predictor(nn.Module):
         return replace(vocabulary, built_in=True) if built_in else vocabulary
 
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
-        """One pass of the model, before suppression."""
+        """One pass of the model, before suppression: a `DetectorOutput`, or what an exported graph gives."""
         return self.model.run(batch, vocabulary, least_score=least_score)
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Write the network: config, templates included, and weights, as one safetensors file."""
+        """Write the network as one safetensors file, which `cora.load` reads; see `Detector.save`."""
         self.detector.save(path, dtype=dtype)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:

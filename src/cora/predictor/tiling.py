@@ -47,6 +47,14 @@ class Tiles:
         merge: "nms" keeps one of several boxes of an object; "nmm" also joins pieces of an object that no tile and not
             the whole image showed at once.
         iou: boxes of one class that overlap more, where both tiles see, are of one object; 0..1.
+
+    Raises:
+        OptionError: both or neither of `size_px` and `count`, or a value out of range.
+
+    Examples:
+        >>> tiles = Tiles(size_px=512)
+        >>> cora.load("nano").predict("coffee.jpg", ["cup"], tiles=tiles, score=0.5).names[0]
+        'cup'
     """
 
     size_px: int | None = None
@@ -74,7 +82,19 @@ class Tiles:
             raise OptionError(f"tiles: expected an iou in 0..1, got {self.iou}")
 
     def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
-        """Tiles (x1, y1, x2, y2) of an image in whole pixels, row by row; together they cover it."""
+        """Tiles of an image, row by row; together they cover it.
+
+        Args:
+            height: of the image in pixels.
+            width: of the image in pixels.
+
+        Returns:
+            (left, top, right, bottom) of each tile in whole pixels.
+
+        Examples:
+            >>> Tiles(count=(1, 2), overlap=0.2).windows(90, 180)
+            [(0, 0, 100, 90), (80, 0, 180, 90)]
+        """
         rows, columns = (self._along(length, axis) for axis, length in enumerate((height, width)))
         return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]
 

@@ -65,8 +65,9 @@ def build_vocabulary(
 def classes_to_look_for(
     classes: Classes | Vocabulary | None, *, own: tuple[str, ...], exemplars: Exemplars | None
 ) -> ClassPrompts | Vocabulary:
-    """The classes of a call, in their normal form: as given, else those of the exemplars alone, the model's own, or
-    the built-in ones.
+    """The classes of a call, in their normal form.
+
+    They are those given, else those of the exemplars alone, the model's own, or the built-in ones.
 
     Args:
         classes: of the call; None where it gives none.

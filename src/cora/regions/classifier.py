@@ -25,7 +25,7 @@ class RegionClassifier(nn.Module):
         return self.scale * self.background
 
     def logits(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
-        """scale * cosine: unit regions [..., D] and unit classes [C, D] to [..., C], without background."""
+        """Logits [..., C] of unit regions [..., D] for unit classes [C, D]: scale * cosine, without background."""
         return self.scale * regions @ class_embeddings.to(regions.dtype).T
 
     def forward(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:

@@ -58,8 +58,9 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[str]:
-    """Names that have a description but are no class here. Some may remain, since one file can serve several lists of
-    classes.
+    """Names that have a description but are no class here.
+
+    Some may remain, since one file can serve several lists of classes.
 
     Raises:
         VocabularyError: none of the class names is described: that is a mistake.

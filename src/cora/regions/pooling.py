@@ -76,7 +76,9 @@ class ProjectedMap:
     """C4 after the projections of the attention pool: the input of `fast_pooling`, computed once for a map.
 
     Attributes:
-        queries: [B, heads, H * W, d]; `keys` and `values` likewise.
+        queries: [B, heads, H * W, d].
+        keys: [B, heads, H * W, d].
+        values: [B, heads, H * W, d].
         size_hw: cells of the padded map (H, W).
         extents_hw: [B, 2] cells of each image without padding.
     """

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class RegionPrompt(nn.Module):
-    """A learned offset, initially zero, that is added to the pooled cells of a region before a nonlinearity: v = Pool(f
-    + p).
+    """A learned offset p, initially zero, that is added to the pooled cells f of a region: v = Pool(f + p).
 
-    A CLIP ResNet's attention pool adds its positional table to the cells f, so p joins the table, which has a row for
-    the mean token, too. Published checkpoints hold the sum of both, which is the same model with an offset of zero.
+    It is added before a nonlinearity. A CLIP ResNet's attention pool adds its positional table to the cells f, so p
+    joins the table, which has a row for the mean token, too. Published checkpoints hold the sum of both, which is the
+    same model with an offset of zero.
 
     Args:
         cells: rows of the table: S*S, or S*S + 1 with the mean token.

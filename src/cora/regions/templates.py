@@ -1,5 +1,7 @@
-"""Sentences around a class name: the 80 of CLIP for ImageNet (Radford et al., 2021), the plain "a NAME", or a list of
-your own. `{}` stands for the name; it is replaced, not formatted, so that no text of a file is evaluated.
+"""Sentences around a class name.
+
+They are the 80 of CLIP for ImageNet (Radford et al., 2021), the plain "a NAME", or a list of your own. `{}` stands for
+the name; it is replaced, not formatted, so that no text of a file is evaluated.
 """
 
 from __future__ import annotations

@@ -34,15 +34,24 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Class names with their embeddings.
+    """Class names with their embeddings, as `Predictor.vocabulary` makes them; encode once, predict often.
 
     Attributes:
-        names: the classes, distinct and not blank.
+        names: the C classes, distinct and not blank.
         embeddings: [C, D] float, unit norm (zero for a class that is switched off).
-        weights: [C] float, factor on a class's score in anchor pre-matching; ones by default.
-        distractors: [M, D] embeddings of things not asked for, which share in the class probabilities.
+        weights: [C] float, factor on a class's score in anchor pre-matching; None for ones.
+        distractors: [M, D] unit embeddings of things not asked for, which share in the class probabilities; None for
+            none.
         prompts: what was embedded for the names where it is something else; none of these is a distractor.
         built_in: whether nobody chose the names; many of them then suit one object, and scores are lower.
+
+    Raises:
+        VocabularyError: unusable names, or tensors of another shape.
+
+    Examples:
+        >>> vocabulary = cora.load("nano").vocabulary(["cup", "spoon"], distractors=["plate"])
+        >>> vocabulary.names, len(vocabulary), len(vocabulary.all_embeddings)
+        (('cup', 'spoon'), 2, 3)
     """
 
     names: tuple[str, ...]
@@ -66,7 +75,12 @@ class Vocabulary:
         return len(self.names)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Vocabulary:
-        """The same vocabulary on another device, in another floating type if given."""
+        """The same vocabulary on another device.
+
+        Args:
+            device: where the tensors go, such as "cuda".
+            dtype: their floating type; None keeps it.
+        """
         weights, distractors = (
             None if tensor is None else tensor.to(device=device, dtype=dtype)
             for tensor in (self.weights, self.distractors)
@@ -80,7 +94,12 @@ class Vocabulary:
         return self.embeddings if self.distractors is None else torch.cat([self.embeddings, self.distractors])
 
     def beside(self, encoder: VocabularyEncoder, distractors: Sequence[str]) -> Vocabulary:
-        """The same vocabulary with distractors; names and prompts of classes here are left out."""
+        """The same vocabulary with distractors in place of those that it has.
+
+        Args:
+            encoder: embeds them, with the text tower that embedded the classes.
+            distractors: names; those that are names or prompts of classes here are left out.
+        """
         others = names_without(distractors, (*self.names, *self.prompts))
         if not others:
             return self
@@ -88,7 +107,10 @@ class Vocabulary:
         return replace(self, distractors=embeddings)
 
     def weighted(self, class_weights: Mapping[str, float] | None) -> Vocabulary:
-        """The same vocabulary with a weight for some names (1 for the others); METHOD section 7.
+        """The same vocabulary with a weight for some names, 1 for the others.
+
+        Args:
+            class_weights: name -> factor above 0 on the class's score in anchor pre-matching.
 
         Raises:
             VocabularyError: a name is not in the vocabulary, or a weight is not positive.

@@ -53,11 +53,12 @@ class Hit:
 class RegionIndex:
     """The regions of a folder of images.
 
-    Example:
+    Examples:
         >>> detector = cora.load("nano")
-        >>> index, report = RegionIndex.build("photos.index", "images", detector)
-        >>> for hit in index.search_text(detector, "a red cup", top=5):
-        ...     print(hit.file, hit.box_xyxy_px, hit.similarity)
+        >>> index, report = RegionIndex.build("regions.db", "images", detector)
+        >>> for hit in index.search_text(detector, "a red cup", top=1):
+        ...     print(hit.file, round(hit.similarity, 1))
+        coffee.jpg 0.5
     """
 
     def __init__(self, *, store: RegionStore) -> None:
@@ -66,7 +67,10 @@ class RegionIndex:
 
     @classmethod
     def open(cls, path: str | Path) -> RegionIndex:
-        """The index at a place.
+        """The index in a folder.
+
+        Args:
+            path: folder of the index.
 
         Raises:
             RetrievalError: there is none, or it is damaged.
@@ -155,8 +159,8 @@ class RegionIndex:
             detector: the model that the index was made with.
             text: a noun or a short phrase; "a", "an" or "the" in front makes no difference. "mug = cup | coffee cup"
                 stands for the mean of its prompts.
-            top: how many.
-            per_picture: at most so many of one image; None for no limit.
+            top: number of regions, at most.
+            per_picture: number of regions of one image, at most; None for no limit.
 
         Raises:
             VocabularyError: the text is empty or too long.
@@ -186,8 +190,8 @@ class RegionIndex:
             detector: the model that the index was made with.
             image: path, Pillow image or uint8 RGB array.
             box: left, top, right, bottom in pixels; None for the whole image.
-            top: how many.
-            per_picture: at most so many of one image; None for no limit.
+            top: number of regions, at most.
+            per_picture: number of regions of one image, at most; None for no limit.
 
         Raises:
             ImageError: the image cannot be read, or the box is not in it.
@@ -203,8 +207,8 @@ class RegionIndex:
 
         Args:
             embedding: [D] of the index's model, of any length but zero.
-            top: how many.
-            per_picture: at most so many of one image; None for no limit.
+            top: number of regions, at most.
+            per_picture: number of regions of one image, at most; None for no limit.
             exact: compare with every region, in a large index, too.
 
         Raises:

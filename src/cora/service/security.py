@@ -76,6 +76,7 @@ class Observe:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request with the headers added; count it, with its time, by path and status."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -52,8 +52,9 @@ def url_of(bound: socket.socket) -> str:
 
 
 def run(app: Any, bound: socket.socket, *, grace_s: float, on_start: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; then take no more, answer what was accepted, and return (SIGTERM) or raise
-    KeyboardInterrupt (SIGINT). A second signal ends it at once.
+    """Serve until SIGTERM or SIGINT; then take no more and answer what was accepted.
+
+    It returns after SIGTERM and raises KeyboardInterrupt after SIGINT. A second signal ends it at once.
 
     Args:
         app: an ASGI application.

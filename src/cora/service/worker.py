@@ -60,6 +60,7 @@ class Job:
     Attributes:
         future: gets the result, or the exception.
         started: whether the model has begun with it.
+        arrived: when it came, in seconds of the monotonic clock.
     """
 
     future: Future[Any] = field(default_factory=Future)

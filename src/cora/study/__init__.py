@@ -1,2 +1,4 @@
-"""A study of whether classification or localization limits a detector: the true class is given, the boxes are
-measured."""
+"""A study of whether classification or localization limits a detector.
+
+The true class is given, the boxes are measured.
+"""

@@ -128,8 +128,10 @@ class CamTower(FrozenModule):
             return FrozenMaps(cams=cams, features=found.features.transpose(1, 2).unflatten(-1, found.grid_hw))
 
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """Tensors that a feature cache stores for images without padding: features with maps appended, and the
-        pixels."""
+        """Tensors that a feature cache stores for images without padding.
+
+        They are the features with the maps appended, [B, D + C, h, w], and the pixels, [B, 3, H, W].
+        """
         maps = self(batch.pixels)
         joined = torch.cat([maps.features, maps.cams], dim=1)
         inside = torch.zeros(len(joined), *joined.shape[-2:], dtype=torch.bool, device=joined.device)

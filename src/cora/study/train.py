@@ -38,8 +38,10 @@ StudyBatch = tuple[ImageBatch, tuple[Targets, ...]] | FeatureBatch
 
 
 class Stretch:
-    """Resize to one size without keeping the aspect ratio, after an augmentation; boxes, as fractions of the image,
-    stay."""
+    """Resize to one size without keeping the aspect ratio, after an augmentation.
+
+    Boxes, as fractions of the image, stay.
+    """
 
     def __init__(self, *, size_hw: tuple[int, int], augment: TrainTransform | None = None) -> None:
         self.size_hw, self.augment = size_hw, augment
@@ -48,6 +50,7 @@ class Stretch:
         return f"Stretch({self.size_hw}, {self.augment!r})"
 
     def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
+        """The image at `size_hw`, with the targets of the augmentation."""
         if self.augment is not None:
             image, targets = self.augment(image, targets)
         height, width = self.size_hw
@@ -125,7 +128,8 @@ def train_study(
         run_dir: checkpoint, metrics, maps.
         device: where to compute.
         on_progress: called with (images done, in all) while the maps are made.
-        progress, tensorboard: as for `cora.training.loop.train`.
+        progress: as for `cora.training.loop.train`.
+        tensorboard: as for `cora.training.loop.train`.
 
     Raises:
         DataError: no box, or maps that take more room than allowed.

@@ -20,8 +20,11 @@ from cora.towers.timm_tower import TimmTower, build_backbone
 def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
     """Build both towers with open_clip's random initialisation, frozen.
 
-    Example:
-        >>> image_tower, text_tower = build_towers(TowerConfig(layers=(1, 1, 1, 1), width=8, embed_dim=64))
+    Examples:
+        >>> config = TowerConfig(layers=(1, 1, 1, 1), width=8, embed_dim=64, text_width=64, text_layers=1)
+        >>> image_tower, text_tower = build_towers(config)
+        >>> text_tower.encode(["a cup"]).shape
+        torch.Size([1, 64])
     """
     # Image tower first: the order in which weights are drawn is part of what a seed means.
     image_tower = _timm_tower(config) if config.backbone else _resnet_tower(config)

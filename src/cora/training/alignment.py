@@ -36,7 +36,7 @@ def fit_alignment(
 
     Args:
         detector: changed in place.
-        images: images of the kind that the model will see; hundreds are enough.
+        pictures: images of the kind that the model will see; hundreds are enough.
         vocabulary: names that anchors are pre-matched with.
         on_photo: told how many images are done.
 
@@ -85,8 +85,10 @@ def refitting(
     *,
     report: Callable[[str, int, int], None] | None = None,
 ) -> Callable[[], None]:
-    """`refit_alignment` to call several times: each starts from the alignment of now, so its result is a function of
-    the detector's weights; what was measured last is then what is saved. The same weights are not fitted to twice.
+    """`refit_alignment` to call several times, each starting from the alignment of now.
+
+    So its result is a function of the detector's weights, and what was measured last is what is saved. The same weights
+    are not fitted to twice.
 
     Args:
         detector: changed in place by every call.
@@ -117,7 +119,7 @@ def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabul
 
     Args:
         detector: in evaluation mode, in the precision that it is to work in.
-        image: the image.
+        picture: the image.
         vocabulary: names that anchors are pre-matched with.
     """
     c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))

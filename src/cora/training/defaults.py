@@ -75,7 +75,11 @@ PUBLISHED_PROCESSES = 8
 
 
 def published_recipe(model: str) -> TrainRecipe:
-    """The published training on OV-COCO: prompts, labels by the prompted classifier, the localizer."""
+    """The published training on OV-COCO: prompts, labels by the prompted classifier, the localizer.
+
+    Args:
+        model: name or path of the detector to start from.
+    """
     return TrainRecipe(
         model=model,
         data=DataStage(augment=PUBLISHED_AUGMENT, workers=4),
@@ -89,7 +93,18 @@ def published_recipe(model: str) -> TrainRecipe:
 
 
 def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
-    """The published hyper-parameters for models with large images, those of nano for models with small ones."""
+    """The published hyper-parameters for models with large images, those of nano for models with small ones.
+
+    Args:
+        model: name or path of the detector to start from.
+        short_side: short side of an image of 4:3 as the model sees it, in pixels; below 512 it is small.
+
+    Examples:
+        >>> from cora.training.recipe import override
+        >>> recipe = override(default_recipe("nano", short_side=384), ["localizer.epochs=3", "relabel=None"])
+        >>> recipe.localizer.epochs, recipe.localizer.batch, recipe.relabel
+        (3, 4, None)
+    """
     if short_side >= SMALL_SIDE_PX:
         return TrainRecipe(model=model)
     return TrainRecipe(
@@ -109,12 +124,14 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
 
 
 def finetune_recipe(model: str, *, short_side: int, photos: int, trunk: bool = False) -> TrainRecipe:
-    """Fine-tune a trained model on a small dataset: where it has a box trunk, this and the proposals first, then its
-    class names, then its decoder. The prompt stays frozen.
+    """Fine-tune a trained model on a small dataset; the prompt stays frozen.
+
+    A model with a box trunk first trains this and its proposals. Then every model learns the class names, and last its
+    localizer learns the boxes.
 
     Args:
-        model: name or file.
-        short_side: of the images as the model sees them, pixels.
+        model: name or path of the detector to start from.
+        short_side: short side of the images as the model sees them, in pixels.
         photos: number of training images. The epochs make about `FINETUNE_STEPS` steps of the localizer, or
             `TRUNK_STEPS` and `DECODER_STEPS`, within bounds.
         trunk: whether the model's tower has a box trunk.

@@ -12,10 +12,9 @@ from cora.errors import TrainingError
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters that require a gradient and the buffers beside them, by name (the module's own tensors, no
-    copies).
+    """Parameters that require a gradient and the buffers beside them, by name.
 
-    Frozen towers are left out: they are rebuilt from their own weights.
+    They are the module's own tensors, no copies. Frozen towers are left out: they are rebuilt from their own weights.
     """
     state: dict[str, Tensor] = {}
     for prefix, part in module.named_modules():
@@ -69,7 +68,7 @@ class Ema:
         self.shadow = {name: tensor.clone() for name, tensor in trainable_state(module).items()}
 
     def current_decay(self) -> float:
-        """d of the next update."""
+        """Decay d of the next update."""
         return min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
 
     @torch.no_grad()

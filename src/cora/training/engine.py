@@ -114,35 +114,42 @@ class FabricEngine(Engine):
         return wrapped
 
     def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss, averaged over the processes by DDP."""
         self._fabric.backward(loss)
 
     def without_averaging(self, wrapped: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
+        """Fabric's block without the averaging of DDP, where enabled."""
         block: AbstractContextManager[None] = self._fabric.no_backward_sync(wrapped, enabled=enabled)
         return block
 
     def mean(self, values: Tensor) -> Tensor:
+        """Mean over processes, in a tensor of its own; all processes must call it."""
         values = values.detach().clone()
         with self._all_here():
             dist.all_reduce(values)
         return values / self.world
 
     def gather(self, value: Any) -> list[Any]:
+        """The value of every process, pickled, in order of rank; all processes must call it."""
         found: list[Any] = [None] * self.world
         with self._all_here():
             dist.all_gather_object(found, value)
         return found
 
     def collect(self, value: Any) -> list[Any]:
+        """As `gather`, for the first process only; all processes must call it."""
         found: list[Any] = [None] * self.world if self.is_main else []
         with self._all_here():
             dist.gather_object(value, found if self.is_main else None)
         return found
 
     def broadcast(self, value: Any) -> Any:
+        """The first process's value, pickled; all processes must call it."""
         with self._all_here():
             return self._fabric.broadcast(value)
 
     def barrier(self) -> None:
+        """Wait until all processes are here; fails where one of them is gone."""
         with self._all_here():
             self._fabric.barrier()
 

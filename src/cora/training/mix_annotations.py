@@ -177,8 +177,12 @@ def without_novel(
 
 
 def photo_weights(content: Mapping[str, Any], records: Sequence[CocoImage], *, pseudo: float) -> Tensor:
-    """How often an image is drawn, for a loader that samples by weight: 1 for images of the real annotations, `pseudo`
-    for those that have pseudo boxes only; [n] float64 in the order of the records."""
+    """How often an image is drawn, for a loader that samples by weight.
+
+    Returns:
+        [n] float64 in the order of the records: 1 for images of the real annotations, `pseudo` for those that have
+        pseudo boxes only.
+    """
     if not 0 < pseudo < float("inf"):
         raise ValueError(f"pseudo: expected a weight above 0, got {pseudo}")
     with_real = {entry["image_id"] for entry in content["annotations"] if "source" not in entry}

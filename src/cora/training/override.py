@@ -18,7 +18,9 @@ Settings = typing.TypeVar("Settings")
 def override(recipe: Settings, settings: Sequence[str]) -> Settings:
     """The recipe, or any such dataclass, with settings such as "localizer.epochs=3" or "relabel=None" for its own.
 
-    Values are Python literals; what is none, such as a path, is taken as text.
+    Args:
+        recipe: it stays as it is.
+        settings: "key=value" each; values are Python literals, and what is none, such as a path, is taken as text.
 
     Raises:
         TrainingError: not of the form key=value, an unknown key (the known are listed), or a value that the

@@ -57,15 +57,15 @@ Measure = Callable[[Detector], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Callbacks of the app.
+    """What a training run calls: measuring and reporting.
 
     Attributes:
-        measure_prompts: every `evaluate_every` epochs, and at the end, of the region prompt.
-        measure_localizer: the same, of the localizer.
+        measure_prompts: detector -> numbers by name; called every `evaluate_every` epochs of the prompt and last.
+        measure_localizer: the same for the localizer.
         best: stage -> the measured number by which its best epoch is kept as `best.pt`.
-        report: (step, done, of all), for maps and relabelling.
-        progress: show a bar while training.
-        say: a line for people.
+        report: called with (step, images done, images in all) while maps are made and boxes relabelled.
+        progress: show a bar on a terminal while training.
+        say: called with a line for people.
     """
 
     measure_prompts: Measure | None = None
@@ -80,12 +80,12 @@ class TrainingPipeline:
     """Runs the stages of a recipe on a detector, which they change.
 
     Args:
-        recipe: of the run.
-        detector: to start from, on the device to train on.
-        dataset: annotated images, restricted to the classes to learn.
-        run: folder of the run.
-        hooks: measuring and reporting.
-        engine: of this process, when several train together: the first builds maps and writes files.
+        recipe: stages and their settings.
+        detector: the network to start from, on the device to train on.
+        dataset: annotated images, restricted to the classes to learn (`read_dataset`).
+        run: folder of the run; made if missing.
+        hooks: measuring and reporting; None for neither.
+        engine: this process, when several train together (`launch`): the first builds maps and writes files.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class TrainingPipeline:
         check_config(self.run_dir / first, config)
 
     def all(self) -> Path:
-        """Every stage that the recipe has; returns the last model file."""
+        """Run every stage that the recipe has; returns the path of the last model file."""
         result = self.run_dir / MODEL
         if self.recipe.prompts is not None:
             result = self.prompts(self.recipe.prompts)
@@ -140,7 +140,7 @@ class TrainingPipeline:
         return result
 
     def prompts(self, stage: PromptStage) -> Path:
-        """Train the region prompt on ground-truth boxes (METHOD section 3)."""
+        """Train the region prompt on ground-truth boxes; returns the path of the model file."""
         counts = self.dataset.class_counts()
         task = PromptTask(
             detector=self.detector,
@@ -164,7 +164,7 @@ class TrainingPipeline:
         return self._save(PROPOSED)
 
     def names(self) -> Path:
-        """Learn offsets of the class names (fine-tuning; see `NamesTask`)."""
+        """Learn offsets of the class embeddings, for fine-tuning; returns the path of the model file."""
         stage = self.recipe.names
         assert stage is not None
         learned, encoder, names = self.detector.learned_text, self.detector.vocabulary_encoder, self.dataset.class_names
@@ -191,7 +191,7 @@ class TrainingPipeline:
         return self._save(NAMED)
 
     def relabel(self) -> Agreement | None:
-        """Relabel the boxes by the prompted region classifier (METHOD section 6); None if that was done before."""
+        """Relabel the boxes by the prompted region classifier; None if that was done before."""
         output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
         made_for = {"model": weights_fingerprint(self.detector), "boxes": boxes_hash(self.dataset)}
         agreement = None
@@ -222,7 +222,7 @@ class TrainingPipeline:
         return True
 
     def localizer(self) -> Path:
-        """Train the localizer (METHOD sections 5 and 6)."""
+        """Train the localizer; returns the path of the model file."""
         stage = self.recipe.localizer
         assert stage is not None
         self.detector.config = replace(self.detector.config, untrained=False)

@@ -79,8 +79,9 @@ def assign_aligned(proposals: Proposals, image: int, boxes_cxcywh: Tensor) -> Te
 
 
 def proposal_losses(proposals: Proposals, targets: Sequence[Targets], *, aligned: bool = False) -> dict[str, Tensor]:
-    """Losses of the proposals of a batch, each cell weighed by (cells of its object)^-0.5, divided by the sum of these
-    weights over all assigned cells (averaged over processes, at least 1).
+    """Losses of the proposals of a batch, each cell weighed by (cells of its object)^-0.5.
+
+    They are divided by the sum of these weights over all assigned cells (averaged over processes, at least 1).
 
     Returns:
         Scalars `proposal_objectness`, `proposal_l1`, `proposal_giou` and `proposals`, `WEIGHT` times their sum;

@@ -111,7 +111,7 @@ class PseudoReport:
     """Counts of a labelling run.
 
     Attributes:
-        images: images that were looked at.
+        photos: images that were looked at.
         labelled: of them, images with a box.
         boxes: boxes kept, by name.
         on_real: boxes dropped because they overlap a real one.
@@ -167,7 +167,7 @@ def pseudo_label(
     the images with a box; those that the real annotations know keep their image ids, as names keep category ids.
 
     Args:
-        images: images and their names; file names must differ.
+        photos: images and their names; file names must differ.
         teacher: finds the boxes.
         output: new file, there only when everything is done.
         config: which boxes are kept.
@@ -207,8 +207,12 @@ def pseudo_label(
 def keep_boxes(
     found: Detections, config: PseudoBoxConfig, real_xyxy_px: Tensor
 ) -> tuple[list[list[float]], list[float], list[int], int]:
-    """The boxes worth keeping, best first: x, y, width, height in pixels, rounded as they are written; scores; labels;
-    and how many fell to the real boxes [T, 4]."""
+    """The boxes worth keeping, best first.
+
+    Returns:
+        Boxes as x, y, width, height in pixels, rounded as they are written; their scores; their labels; and the number
+        of boxes that fell to the real ones [T, 4].
+    """
     least = torch.tensor([config.score_of(name) for name in found.class_names])
     boxes = clip_to_image(found.boxes_xyxy_px, found.image_size)
     wide = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= config.min_side_px

@@ -34,8 +34,9 @@ class DataStage:
         augment: multi-scale and crop policy of the localizer's images.
         versions: augmented versions of every image whose maps are kept on disk, so that the frozen tower runs
             once for each; 0 runs the tower in every step.
-        cache_gigabytes: bound on those maps.
-        sampling: see `Sampling`; of the localizer's images.
+        cache_gigabytes: largest size of those maps on disk, in GB.
+        sampling: how the localizer's images are drawn: "uniform", "repeat-factor" (images of rare classes are repeated,
+            LVIS), "equal-classes" or "small-objects".
         repeat_threshold: for "repeat-factor", the share of images below which those of a class are repeated.
         small_factor: for "small-objects", how much oftener an image full of small boxes is drawn.
         workers: processes that read images; 0 reads in the training process.
@@ -63,10 +64,10 @@ class StageSchedule:
 
     Attributes:
         kind: "constant"; "step": times `gamma` after each of the `milestones`; "cosine": down to `final_factor`.
-        warmup_steps: linear rise before; at most a tenth of the stage is used.
+        warmup_steps: steps of a linear rise at the start; at most a tenth of the stage.
         milestones: epochs after which the rate falls; those that the stage does not reach have no effect.
-        gamma: factor of each milestone.
-        final_factor: where the cosine ends.
+        gamma: factor on the rate at each milestone.
+        final_factor: share of the rate with which the cosine ends.
     """
 
     kind: Literal["constant", "step", "cosine"] = "constant"
@@ -100,14 +101,14 @@ class StageSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What prompt and localizer training share.
+    """What the training of prompt, names and localizer shares.
 
     Attributes:
         epochs: passes over the images.
-        batch: images a step and process.
+        batch: images in one step of one process.
         lr: learning rate of AdamW.
-        weight_decay: of AdamW.
-        schedule: of the learning rate.
+        weight_decay: weight decay of AdamW.
+        schedule: how the learning rate changes over the stage.
         grad_clip: bound on the norm of the gradient; None for no bound.
         ema: decay of the moving average of the weights; None trains without one.
         accumulate: steps whose gradients make one step of the optimiser.
@@ -140,7 +141,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptStage(Stage):
-    """Region prompting (METHOD section 3); the defaults are the published training's.
+    """Training of the region prompt; the defaults are the published training's.
 
     Attributes:
         balance: "none"; "sqrt": a class counts in the loss by boxes^-0.5; "equal": boxes are drawn so that every
@@ -179,7 +180,7 @@ class ProposalStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class NamesStage(Stage):
-    """Teaching names: offsets of the class embeddings, see `NamesTask`; for fine-tuning, not in the paper.
+    """Training of class names: each learns an offset of its embedding; for fine-tuning, not in the paper.
 
     Attributes:
         box_noise: boxes are moved by up to this share of half their sides, since detected boxes are loose, too.
@@ -197,7 +198,7 @@ class NamesStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class RelabelStage:
-    """CLIP-aligned labelling (METHOD section 6).
+    """CLIP-aligned labelling: every box gets the class that the prompted region classifier predicts.
 
     Attributes:
         plot: also draw which classes the classifier confuses.
@@ -208,7 +209,7 @@ class RelabelStage:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerStage(Stage):
-    """Training of the localizer (METHOD section 6); the defaults are the published training's.
+    """Training of the localizer; the defaults are the published training's.
 
     Attributes:
         task: class dropout, denoising and the like.
@@ -245,19 +246,18 @@ class TrainRecipe:
 
     Attributes:
         model: name or path of the detector to start from.
-        fresh: start the prompt and the localizer, as far as they are trained here, from new weights; False continues
-        from the model's.
+        fresh: train prompt and localizer from new weights, as far as they are trained here, not from the model's.
         data: augmentation, feature cache, sampling.
         prompts: region prompting.
         proposals: of the anchors (fine-tuning).
         names: learned offsets of the class names (fine-tuning).
         relabel: CLIP-aligned labels for the localizer.
-        localizer: of the boxes.
-        seed: of everything drawn at random.
+        localizer: training of the boxes.
+        seed: decides everything that is drawn at random.
         evaluate_every: epochs between two measurements on the held-out images.
-        all_boxes: measure in the published way, every box pooled exactly, instead of the model's.
-        processes: that the batches are meant for, `batch` images in each of them; None for any number.
-        checkpoint_minutes: time between two saves within an epoch.
+        all_boxes: measure in the published way, every box pooled exactly, instead of in the model's.
+        processes: number that the batches are meant for, `batch` images in each; None for any number.
+        checkpoint_minutes: minutes between two saves within an epoch.
     """
 
     model: str = "nano"
@@ -287,7 +287,7 @@ class TrainRecipe:
 
 
 def load_recipe(path: Path) -> TrainRecipe:
-    """Run a recipe file and take what its function `recipe` returns.
+    """Run a recipe file and take what its function `recipe` returns. It runs with your rights: read it first.
 
     Raises:
         TrainingError: no such file, it fails, or it defines no such function.

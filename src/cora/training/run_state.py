@@ -152,6 +152,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def capture_random_state() -> dict[str, Any]:
+    """States of the random generators of torch (CPU and all GPUs), NumPy and Python, for a checkpoint."""
     name, keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -168,6 +169,7 @@ def capture_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
+    """Set the generators to what `capture_random_state` gave; those of GPUs only if there are as many."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

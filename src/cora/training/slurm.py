@@ -70,6 +70,7 @@ class ResumableTraining:
         self.function, self.processes, self.machines, self.device = function, processes, machines, device
 
     def __call__(self) -> Any:
+        """Run the function in the processes of this machine; called by submitit in the job."""
         return launch(self.function, processes=self.processes, machines=self.machines, device=self.device)
 
     def checkpoint(self) -> Any:

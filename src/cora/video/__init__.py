@@ -1,8 +1,11 @@
 """Video: frames in, tracks out.
 
-Example:
-    >>> import cora
-    >>> from cora.video import ObjectTracker, VideoReader, VideoWriter, draw_objects
+Examples:
+    >>> tracker = ObjectTracker(cora.load("nano"), ["cup"])
+    >>> with VideoReader("street.mp4", seconds=0.1) as video:
+    ...     counts = [len(tracker.update(frame.pixels, frame.seconds).objects) for frame in video]
+    >>> counts  # nobody left a cup in this street
+    [0]
 """
 
 from cora.video.errors import VideoError

@@ -60,20 +60,22 @@ class VideoReader:
     Images are turned upright as the video's metadata says, and scaled to the size of the first one where the size
     changes in between. Of cameras and live streams the newest image is given, whatever was missed meanwhile.
 
-    Example:
-        >>> with VideoReader("street.mp4", every=5) as video:
-        ...     for frame in video:
-        ...         print(frame.seconds, frame.pixels.shape)
-
     Args:
         source: path; number of a camera, or `camera:NAME`; or an address such as `rtsp://...`.
         start: seconds into a file to start at.
-        seconds: how much of the video is read; all if None.
-        every: only each such image is given, the others are skipped.
+        seconds: length that is read; None for all of it.
+        every: 5 gives each fifth image and skips the others.
 
     Raises:
         VideoError: there is no such source, it is no video, has no images, or none from `start` on.
         MissingExtraError: the extra `video` is not installed.
+
+    Examples:
+        >>> with VideoReader("street.mp4", every=5) as video:
+        ...     for frame in video:
+        ...         print(frame.seconds, frame.pixels.shape)
+        0.0 (64, 96, 3)
+        0.5 (64, 96, 3)
     """
 
     def __init__(self, source: str | Path, *, start: float = 0.0, seconds: float | None = None, every: int = 1) -> None:

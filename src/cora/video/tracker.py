@@ -78,23 +78,17 @@ class ObjectTracker:
 
     Class names are encoded once, here.
 
-    Example:
-        >>> tracker = ObjectTracker(cora.load("nano"), ["car", "person"], score=0.1)
-        >>> for frame in VideoReader("street.mp4"):
-        ...     for found in tracker.update(frame.pixels, frame.seconds).objects:
-        ...         print(frame.seconds, found.track, found.name, found.box_xyxy_px)
-
     Args:
-        detector: a detector in evaluation mode.
+        detector: what finds the objects.
         classes: names to look for, or a vocabulary that was encoded before; as in `Predictor.predict`.
         score: only objects that were seen with a higher score, 0..1, start a track; None takes the model's own
             threshold.
-        rate: usual number of images in a second.
+        rate: images in a second, about.
         reuse: grey levels, 0..255; where no part of an image differs by more from the last one that was looked at,
             what was found there holds. 0 looks at every image.
         half_life: seconds after which a sighting counts half for the class of its track.
-        margin: how many times as much must speak for another class before a track changes its own.
-        lost_seconds: how long a track waits for its object to appear again.
+        margin: a track changes its class when the sightings of another one sum up to this many times those of its own.
+        lost_seconds: seconds for which a track waits for its object to appear again.
         smooth: seconds over which the box of an object that stands still is averaged, less for one that moves; 0 for
             boxes as the detector gives them.
         class_agnostic: boxes of different classes are one object where they overlap by more than the model's own
@@ -108,6 +102,13 @@ class ObjectTracker:
         VocabularyError: the names are unusable.
         ImageError: an image of an exemplar cannot be read.
         MissingExtraError: the extra `video` is not installed.
+
+    Examples:
+        >>> tracker = ObjectTracker(cora.load("nano"), ["cup", "spoon"], score=0.5)
+        >>> for seconds in (0.0, 0.1):  # a track begins with the second sighting
+        ...     for found in tracker.update(Image.open("coffee.jpg"), seconds).objects:
+        ...         print(seconds, found.track, found.name)
+        0.1 1 cup
     """
 
     def __init__(
@@ -160,8 +161,11 @@ class ObjectTracker:
         """Objects of the next image.
 
         Args:
-            image: path, PIL image or uint8 RGB array, of the same size each time.
-            seconds: its time, later than that of the last.
+            picture: path, Pillow image or uint8 RGB array, of the same size each time.
+            seconds: its time in the video, later than that of the last.
+
+        Returns:
+            The objects that are tracked in this image, boxes in its pixels.
         """
         image = read_image(picture)
         self._frame += 1
@@ -217,7 +221,7 @@ def draw_objects(picture: Image.Image, objects: Sequence[TrackedObject], *, fill
     """A copy of an image with boxes in the colours of their tracks; labels say number of the track, class and score.
 
     Args:
-        image: RGB.
+        picture: RGB image.
         objects: of this image.
         fill: opacity 0..1 of the track's colour inside the boxes.
     """

@@ -84,11 +84,6 @@ class VideoWriter:
     width or height get one more column or row, a copy of the last one, since the codecs need even sizes. A GIF has no
     sound and times in hundredths of a second.
 
-    Example:
-        >>> with VideoReader("street.mp4") as video, VideoWriter("out.mp4", like=video) as writer:
-        ...     for frame in video:
-        ...         writer.write(frame, Image.fromarray(frame.pixels).convert("L").convert("RGB"))
-
     Args:
         path: file to write; its ending says which kind.
         like: the source: its time base, rate, size, colours and sound.
@@ -97,6 +92,14 @@ class VideoWriter:
     Raises:
         VideoError: the kind of file is unknown, or cannot hold the sound.
         CoraError: the file cannot be written.
+
+    Examples:
+        >>> from cora.video import VideoReader
+        >>> with VideoReader("street.mp4") as video, VideoWriter("grey.mp4", like=video) as writer:
+        ...     for frame in video:
+        ...         writer.write(frame, Image.fromarray(frame.pixels).convert("L").convert("RGB"))
+        >>> Path("grey.mp4").is_file()
+        True
     """
 
     def __init__(self, path: str | Path, *, like: VideoReader, sound: bool = True) -> None:

@@ -10,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cora.detector.cora import Detector, DetectorOutput, PreMatched, Seen
+from cora.detector.cora import Detector
+from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import combine_scores
 from cora.detector.variants.parts import parts_of
 from cora.localizer import Memory

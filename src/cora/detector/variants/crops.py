@@ -29,7 +29,7 @@ class PhotoMap(FeatureMap):
     """A feature map that remembers its images.
 
     Attributes:
-        images: the batch that the map was computed from.
+        photos: the batch of images that the map was computed from.
     """
 
     photos: ImageBatch

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cora.detector.cora import Detector, DetectorOutput, Seen
+from cora.detector.cora import Detector
+from cora.detector.outputs import DetectorOutput, Seen
 from cora.detector.variants.parts import parts_of
 from cora.localizer import LocalizerOutput
 from cora.regions import Vocabulary

@@ -1,5 +1,7 @@
-"""Region-proposal localizer: queries know no class; only the region classifier does (the paper's class-agnostic
-baseline)."""
+"""Region-proposal localizer, the paper's class-agnostic baseline.
+
+Queries know no class; only the region classifier does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cora.detector.cora import Detector, PreMatched
+from cora.detector.cora import Detector
+from cora.detector.outputs import PreMatched
 from cora.detector.variants.parts import parts_of
 from cora.regions import Prepared, Vocabulary
 from cora.structures import FeatureMap

@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cora.detector.cora import Detector, PreMatched
+from cora.detector.cora import Detector
+from cora.detector.outputs import PreMatched
 from cora.detector.variants.parts import parts_of
 from cora.localizer import pre_match
 from cora.regions import Prepared, Vocabulary

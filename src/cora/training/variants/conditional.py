@@ -17,10 +17,10 @@ from cora.training.localizer_task import Copy, LocalizerTask, LocalizerTaskConfi
 
 
 class ConditionalTask(LocalizerTask):
-    """Decodes every image once for each of its classes and for a few absent ones; each time only boxes of that class
-    are targets.
+    """Decodes every image once for each of its classes and for a few absent ones.
 
-    Class dropout and class sampling are not used: the absent classes have the same effect.
+    Each time only boxes of that class are targets. Class dropout and class sampling are not used: the absent classes
+    have the same effect.
 
     Args:
         detector: whose localizer learns.
