@@ -2,9 +2,9 @@
 
 Command: python benchmarks/stream.py FOLDER --classes "cup, spoon" --threads 1
 
-The images are given by an iterator of paths, results are kept, as a user would keep them. Compared with what the process
-holds after the first 50 images, when every size has been seen and the allocator has its pools. Fails (exit code 1) if
-memory grows by more than `--growth` MB.
+An iterator of paths gives the images; results are kept, as a user would keep them. The growth counts from the first 50
+images on, when every size has been seen and the allocator has its pools. Fails (exit code 1) if it is more than
+`--growth` MB.
 """
 
 from __future__ import annotations
