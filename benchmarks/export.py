@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 import cora
-from cora.compress.quantize_check import Measured, Pictures, compare, contender, with_interval
+from cora.compress.quantize_check import Measured, Pictures, compare, contender
 from cora.data.class_split import read_class_split
 from cora.data.read import read_dataset
 from cora.detector import Detector
@@ -130,8 +130,8 @@ def print_table(rows: list[Measured]) -> None:
     print("| --- |" + " ---: |" * len(heads))
     for row in rows:
         cells = (
-            *(with_interval(row.ap50[group], 2) for group in groups),
-            with_interval(row.change["all"], 2) if row is not rows[0] else "",
+            *(row.ap50[group].text(scale=1, form="z.2f", between=" to ") for group in groups),
+            row.change["all"].text(scale=1, form="z.2f", between=" to ") if row is not rows[0] else "",
             "-" if row.agreement is None else f"{row.agreement:.1f}",
             f"{row.milliseconds:.0f}",
             f"{rows[0].milliseconds / row.milliseconds:.2f}",

@@ -57,13 +57,11 @@ def main() -> None:
 
 
 def print_table(rows: Sequence[Measured]) -> None:
-    from cora.compress.quantize_check import with_interval
-
     groups = list(rows[0].ap50)
     print("| model | MB | ms an image | speed | " + " | ".join(f"AP50 {group}" for group in groups) + " | agreement |")
     print("| --- | " + "---: | " * (len(groups) + 4))
     for row in rows:
-        points = " | ".join(with_interval(score, 2) for score in row.ap50.values())
+        points = " | ".join(score.text(scale=1, form="z.2f", between=" to ") for score in row.ap50.values())
         speed = rows[0].milliseconds / row.milliseconds
         print(
             f"| {row.name} | {row.megabytes:.1f} | {row.milliseconds:.0f} | {speed:.2f}x | {points} "

@@ -27,7 +27,6 @@ from rich.progress import track
 from rich.table import Table
 
 import cora
-from cora.apps.tile_options import set_short_side
 from cora.data.class_split import known_split, read_class_split
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
@@ -36,6 +35,7 @@ from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.predict import predict_dataset
 from cora.evaluation.truth import only_images, read_truth
 from cora.files import write_json
+from cora.predictor.adapt import set_short_side
 from cora.predictor.tiling import Tiles
 
 Entries = Sequence[Mapping[str, Any]]

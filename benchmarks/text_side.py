@@ -20,14 +20,15 @@ from pathlib import Path
 import torch
 
 import cora
-from cora.apps.text_run import embed_dataset, kept_names, measure_change, percent
+from cora.apps.text_prompts import measure_change
 from cora.data.class_split import ClassSplit, read_class_split
 from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.evaluation.region_change import RegionChange
+from cora.evaluation.tables import percent
 from cora.regions import VocabularyEncoder, read_descriptions
-from cora.training.region_embeddings import RegionEmbeddings
-from cora.training.text_training import DEFAULTS, METHODS, build_text_task, train_text
+from cora.training.region_embeddings import RegionEmbeddings, embed_dataset
+from cora.training.text_training import DEFAULTS, METHODS, build_text_task, kept_names, train_text
 
 DESCRIPTIONS = Path(__file__).with_name("coco_descriptions.json")
 #: Classes that `--held-out` takes from the base ones, and the share of images that it measures on.

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from cora.progress import BETWEEN, FIRST, ProgressLines, span
@@ -143,3 +144,11 @@ def say(console: Console, text: str) -> None:
 def report(console: Console, message: str, kind: str = "error") -> None:
     """One line about a problem, in the form of all lines of this program."""
     say(console, f"cora: {kind}: {' '.join(message.split())}")
+
+
+def number_table(*titles: str, words: int = 1, title: str | None = None) -> Table:
+    """A table whose columns after the first `words` hold numbers, which stand at the right."""
+    table = Table(*titles, title=title)
+    for column in table.columns[words:]:
+        column.justify = "right"
+    return table

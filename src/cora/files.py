@@ -214,3 +214,16 @@ def _finish(part: Path, path: Path, *, durable: bool, even_empty: bool) -> None:
             with part.open("r+b") as file:
                 os.fsync(file.fileno())
         part.replace(path)
+
+
+def drawn_by_cora(path: Path) -> bool:
+    """Whether an image carries the mark of those that `write_picture` writes."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            found = picture.info.get("comment") or picture.info.get("Comment") or ""
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+    return text == PICTURE_MARK

@@ -13,11 +13,13 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cora.apps import cli
-from cora.apps.command import FUNCTION, OUTPUTS
+from cora.apps.command import COMMAND
+from cora.apps.options import read_options, values_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("command_lines.json")
@@ -108,14 +110,16 @@ def command_of(line: str) -> str:
 
 def meaning(line: str) -> dict[str, Any]:
     """Value of every option of a line's command, as JSON."""
-    return _values(vars(cli._parser().parse_args(shlex.split(line, comments=True))))
+    read = cli._parser().parse_args(shlex.split(line, comments=True))
+    return _values(values_of(read_options(getattr(read, COMMAND).options, read)))
 
 
 def defaults(name: str) -> dict[str, Any]:
     """Value of every option of a command where it is not given, as JSON."""
     parser = COMMANDS[name]
     actions = [action for action in parser._actions if action.dest != "help"]
-    return _values({action.dest: parser.get_default(action.dest) for action in actions} | parser._defaults)
+    fixed = {one.name: one.default for one in fields(parser.get_default(COMMAND).options) if not one.metadata}
+    return _values({action.dest: parser.get_default(action.dest) for action in actions} | fixed)
 
 
 def table() -> dict[str, Any]:
@@ -130,8 +134,8 @@ def table() -> dict[str, Any]:
     return {"defaults": usual, "lines": given}
 
 
-def _values(namespace: dict[str, Any]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in sorted(namespace.items()) if name not in (FUNCTION, OUTPUTS)}
+def _values(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in sorted(options.items())}
 
 
 def _plain(value: Any) -> Any:

@@ -11,9 +11,9 @@ from PIL import Image
 
 import cora
 from cora.apps.cli import main
-from cora.apps.model_options import read_classes, read_distractors, read_names
 from cora.batch import DetectSettings
 from cora.batch.labeller import Labeller, Work
+from cora.data.name_file import read_classes, read_distractors, read_names
 from cora.errors import CoraError, DataError, VocabularyError
 from cora.images import PreprocessConfig
 from tests import toys

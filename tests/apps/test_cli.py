@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import cora
-from cora.apps import convert as convert_module
+from cora import detector
 from cora.apps.cli import main
 
 COMMANDS = (
@@ -105,11 +105,11 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(**arguments: object) -> int:
+    def interrupted(*arguments: object, **others: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_module, "convert", interrupted)
-    assert main(["convert", "a.pth", "--output", "b.safetensors"]) == 130
+    monkeypatch.setattr(detector, "load_foreign", interrupted)
+    assert main(["convert", __file__, "--output", "b.safetensors"]) == 130
     assert capsys.readouterr().err == "cora: interrupted\n"
 
 

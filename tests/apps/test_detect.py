@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 import cora
-from cora.apps import image as image_module
+from cora import images
 from cora.apps.cli import main
 from cora.detector import PostprocessConfig
 from tests.apps.conftest import FakeDetector
@@ -38,14 +38,14 @@ def test_one_picture(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         Image.new("RGB", (80, 60), "white").save(f"photos/z{number}.jpg")
-    read = image_module.read_image
+    read = images.read_image
 
     def interrupted(path: Path, **options: Any) -> Image.Image:
         if path.name == "z1.jpg":
             raise KeyboardInterrupt
         return read(path, **options)
 
-    monkeypatch.setattr(image_module, "read_image", interrupted)
+    monkeypatch.setattr(images, "read_image", interrupted)
     assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
     err = capsys.readouterr().err
     assert err == "cora: interrupted after 3 of 5 images; what was found is in cora-output and boxes.json\n"
@@ -103,7 +103,7 @@ def test_ctrl_c_at_the_first_image_writes_nothing(
     def interrupted(path: Path, **options: Any) -> Image.Image:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(image_module, "read_image", interrupted)
+    monkeypatch.setattr(images, "read_image", interrupted)
     assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
     assert capsys.readouterr().err == "cora: interrupted after 0 of 2 images\n"
     assert not Path("boxes.json").exists()

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cora.apps import cli
-from cora.apps.command import FUNCTION, OUTPUTS
+from cora.apps.command import COMMAND
+from cora.apps.options import outputs_of
 from tests.apps.command_lines import COMMANDS, TABLE, command_of, defaults, lines, meaning, mentioned, shown
 
 FROZEN: dict[str, dict[str, Any]] = json.loads(TABLE.read_text(encoding="utf-8"))
@@ -36,7 +37,7 @@ def test_shown_commands_parse(page: str, command: str, monkeypatch: pytest.Monke
             cli.main(words)
     else:
         assert cli.main(words) == 0
-        assert callable(getattr(ran[0], FUNCTION))
+        assert callable(getattr(ran[0], COMMAND).run)
 
 
 def test_the_table_has_every_line_and_command() -> None:
@@ -65,9 +66,8 @@ def test_mentioned_commands_have_these_options(page: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_no_option_takes_the_place_of_what_the_parser_says(name: str) -> None:
+def test_outputs_are_options(name: str) -> None:
     parser = COMMANDS[name]
     options = {action.dest for action in parser._actions}
-    assert not options & parser._defaults.keys()
-    assert callable(parser.get_default(FUNCTION))
-    assert parser.get_default(OUTPUTS).keys() <= options
+    assert COMMAND not in options
+    assert outputs_of(parser.get_default(COMMAND).options).keys() <= options

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cora.apps.argument_types import box, exemplar
 from cora.apps.cli import main
-from cora.apps.exemplar_options import add_exemplar_option, box, exemplar, gather
+from cora.apps.model_options import NamesOptions
+from cora.apps.options import add_options, read_options
+from cora.apps.parser import Parser
 from tests.detector.conftest import tiny_detector
 from tests.retrieval.conftest import write_picture
 
@@ -40,13 +43,12 @@ def test_other_boxes_are_refused(text: str) -> None:
 
 
 def test_repeated_and_gathered_by_name_whatever_its_case() -> None:
-    parser = argparse.ArgumentParser()
-    add_exemplar_option(parser)
-    assert gather(parser.parse_args([]).exemplar) == {}
+    parser = add_options(Parser(), NamesOptions)
+    assert read_options(NamesOptions, parser.parse_args([])).exemplars() == {}
     given = parser.parse_args(
         ["--exemplar", "Logo=a.png", "--exemplar", "cup=c.png", "--exemplar", "logo=b.png#0,0,4,5"]
     )
-    assert gather(given.exemplar) == {
+    assert read_options(NamesOptions, given).exemplars() == {
         "Logo": [Path("a.png"), (Path("b.png"), (0, 0, 4, 5))],
         "cup": [Path("c.png")],
     }

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from cora.apps.cli import main
-from cora.apps.evaluate import add_arguments
-from cora.apps.hold_out import HELD_OUT, take_hold_out, write_hold_out
+from cora.apps.evaluate import EvaluateOptions, take_hold_out
 from cora.apps.kinds import FINETUNE_RUN
+from cora.apps.options import add_options, read_options
 from cora.apps.parser import Parser
 from cora.data.coco import CocoDataset
+from cora.data.hold_out import HELD_OUT, write_hold_out
 
 TRUTH = {
     "images": [{"id": 1, "file_name": "white.jpg", "width": 80, "height": 60}],
@@ -30,11 +31,9 @@ def run(folder: Path) -> Path:
 
 
 def taken(*words: str) -> tuple[str, str, str]:
-    parser = Parser()
-    add_arguments(parser)
-    args = parser.parse_args(words)
-    take_hold_out(args)
-    return str(args.images), str(args.annotations), args.model
+    read = add_options(Parser(), EvaluateOptions).parse_args(words)
+    images, annotations, model = take_hold_out(read_options(EvaluateOptions, read))
+    return str(images), str(annotations), str(model)
 
 
 def test_a_run_stands_for_images_annotations_and_model(run: Path, tmp_path: Path) -> None:

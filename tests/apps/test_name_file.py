@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cora.apps.cli import main
-from cora.apps.files import parse_classes
+from cora.data.name_file import parse_classes
 from cora.errors import VocabularyError
 
 FORMS: dict[str, tuple[str, str | bytes]] = {

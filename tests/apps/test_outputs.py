@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 
 from cora.apps import kinds
 from cora.apps.cli import main
+from cora.apps.command import COMMAND
+from cora.apps.options import outputs_of
 from cora.files import lock, write_picture
 from tests.apps.command_lines import COMMANDS
 
@@ -60,11 +62,16 @@ NEEDED = {
 }
 
 
+def declared_outputs(name: str) -> dict[str, kinds.Kind]:
+    """Option of a command that names an output -> what is written there."""
+    return outputs_of(COMMANDS[name].get_default(COMMAND).options)
+
+
 def outputs(*, folders: bool) -> list[tuple[str, str]]:
     """(command, flag) of every output of every command."""
     found = []
     for name, parser in COMMANDS.items():
-        declared = parser.get_default("the command's outputs")
+        declared = declared_outputs(name)
         for action in parser._actions:
             if action.dest in declared and declared[action.dest].folder == folders:
                 found.append((name, action.option_strings[-1]))
@@ -158,9 +165,7 @@ def test_one_place_for_two_results_is_refused(here: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(("name", "flag"), outputs(folders=True))
 def test_folders_keep_what_is_not_theirs(here: Path, capsys: pytest.CaptureFixture[str], name: str, flag: str) -> None:
     kind = next(
-        COMMANDS[name].get_default("the command's outputs")[action.dest]
-        for action in COMMANDS[name]._actions
-        if flag in action.option_strings
+        declared_outputs(name)[action.dest] for action in COMMANDS[name]._actions if flag in action.option_strings
     )
     Path("mine").mkdir()
     for file in kind.files:

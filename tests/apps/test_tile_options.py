@@ -8,9 +8,9 @@ import pytest
 
 import cora
 from cora.apps.cli import main
-from cora.apps.tile_options import set_short_side
 from cora.errors import CoraError
 from cora.predictor import Predictor, Tiles
+from cora.predictor.adapt import set_short_side
 from tests.evaluation.coco_data import ground_truth, write_folder
 
 DETECT = ("detect", "photos/white.jpg", "--classes", "cat")

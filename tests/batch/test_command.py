@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cora.apps import batch_model
+from cora.apps import open_model
 from cora.apps.cli import main
 from cora.detector import PostprocessConfig
 from cora.errors import ModelError
@@ -49,7 +49,7 @@ def _inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise ModelError(f"unknown model {model!r}")
         return CommandModel()
 
-    monkeypatch.setattr(batch_model, "open_detector", open_detector)
+    monkeypatch.setattr(open_model, "open_detector", open_detector)
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "in", 9)
 

@@ -17,7 +17,6 @@ from cora.compress.arch import (
     BEST_MODEL,
     BEST_SIZES,
     RESULTS,
-    Bench,
     Candidate,
     best,
     choices,
@@ -67,19 +66,15 @@ class FakeBench:
     def improve(self, model: Any) -> None:
         self.improved += 1
 
-    def bench(self, **changes: Any) -> Bench:
-        plain: dict[str, Any] = {
-            "build": Model,
-            "milliseconds": lambda model: 100 * self.share(model.sizes),
-            "quality": self.quality,
-        }
-        return Bench(**(plain | changes))
+    def build(self, sizes: Architecture) -> Any:
+        return Model(sizes)
+
+    def milliseconds(self, model: Any) -> float:
+        return 100 * self.share(model.sizes)
 
 
-def go(run: Path, fake: FakeBench, *, trials: int = 12, budget: float = 80.0, **changes: Any) -> list[Candidate]:
-    return search(
-        BASE, fake.bench(**changes), budget_ms=budget, trials=trials, run_dir=run, config={"model": "toy"}, seed=0
-    )
+def go(run: Path, bench: FakeBench, *, trials: int = 12, budget: float = 80.0) -> list[Candidate]:
+    return search(BASE, bench, budget_ms=budget, trials=trials, run_dir=run, config={"model": "toy"}, seed=0)
 
 
 def test_choices_begin_with_the_model_itself() -> None:
@@ -151,7 +146,7 @@ def test_a_budget_that_nothing_holds(tmp_path: Path) -> None:
 
 def test_candidates_within_the_budget_are_improved(tmp_path: Path) -> None:
     fake = FakeBench()
-    go(tmp_path, fake, improve=fake.improve)
+    go(tmp_path, fake)
     assert fake.improved == len(fake.measured) > 0
 
 

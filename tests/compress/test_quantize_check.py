@@ -17,7 +17,6 @@ from cora.compress.quantize_check import (
     Pictures,
     compare,
     reasons_to_refuse,
-    with_interval,
 )
 from cora.evaluation.bootstrap import Estimate
 from cora.evaluation.coco_ap import evaluate_boxes
@@ -157,12 +156,6 @@ def row(novel: float | None, base: float, agreement: float | None = 90.0) -> Mea
         for group, value in {"novel": novel, "base": base, "all": base}.items()
     }
     return Measured(name="", megabytes=1, milliseconds=1, agreement=agreement, ap50=ap50)
-
-
-def test_scores_are_written_with_their_intervals() -> None:
-    assert with_interval(Estimate(value=1.25, low=-0.001, high=2.0), 2) == "1.25 (0.00 to 2.00)"
-    assert with_interval(Estimate(value=1.26, low=None, high=None)) == "1.3"
-    assert with_interval(Estimate(value=None, low=None, high=None)) == "-"
 
 
 @pytest.mark.parametrize(

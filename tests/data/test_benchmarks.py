@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from cora.apps.cli import main
-from cora.apps.held_out import HeldOut, groups_of
 from cora.data.benchmarks import image_set, images_tested, split_annotations
 from cora.data.class_split import ClassSplit, known_split
 from cora.data.read import read_dataset
 from cora.errors import DataError
+from cora.evaluation.held_out import HeldOut, groups_of
 from cora.evaluation.truth import read_truth
 from cora.structures import Detections
 from tests.detector.conftest import tiny_detector

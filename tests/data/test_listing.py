@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cora.apps.files import find_images
 from cora.batch.listing import list_inputs
 from cora.data.listing import files_ending, list_images, walk_images
 from cora.data.problems import Problems
+from cora.data.sources import find_images
 from cora.images import IMAGE_SUFFIXES
 from cora.retrieval.update import list_pictures
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import cora
-from cora.apps.held_out import HeldOut
 from cora.data.class_split import read_class_split
 from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.evaluation.base_novel import class_groups
+from cora.evaluation.held_out import HeldOut
 from cora.predictor import scoring_all_boxes
 
 pytestmark = pytest.mark.slow

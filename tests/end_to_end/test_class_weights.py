@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import cora
-from cora.apps.class_weights import any_weights, weights_of_names
 from cora.apps.cli import main
+from cora.data.class_weights import any_weights, weights_of_names
 from cora.errors import DataError
 
 NAMES = ("red square", "green square", "blue square")

@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 import cora
-from cora.apps import finetune_run
 from cora.apps.cli import main
-from cora.apps.finetune_run import divide, forgotten
-from cora.apps.held_out import HeldOut
 from cora.data.coco import CocoDataset
+from cora.data.hold_out import divide_images
 from cora.detector import Detector
 from cora.errors import DataError
+from cora.evaluation.before_after import forgotten
 from cora.evaluation.best_threshold import BestThreshold
+from cora.evaluation.held_out import HeldOut
+from cora.training import pipeline
 from cora.training.ema import Ema
 from tests.tolerances import assert_near
 from tests.toy_nano import toy_nano, write_boxed_photos
@@ -227,13 +228,13 @@ def test_what_is_forgotten_is_said() -> None:
 def test_photos_are_divided_by_seed_and_class() -> None:
     classes = [[n % 3] * (1 + n % 2) for n in range(30)] + [[3]]
     for seed in range(5):
-        held = divide(classes, share=0.2, seed=seed)
-        assert held == divide(classes, share=0.2, seed=seed)
+        held = divide_images(classes, share=0.2, seed=seed)
+        assert held == divide_images(classes, share=0.2, seed=seed)
         assert len(held) == 6
         assert 30 not in held  # the only image of its class is learned from
         assert {classes[photo][0] for photo in held} == {0, 1, 2}
-    assert divide(classes, share=0.2, seed=0) != divide(classes, share=0.2, seed=1)
-    assert len(divide([[0], [0]], share=0.01, seed=0)) == len(divide([[0], [0]], share=0.99, seed=0)) == 1
+    assert divide_images(classes, share=0.2, seed=0) != divide_images(classes, share=0.2, seed=1)
+    assert len(divide_images([[0], [0]], share=0.01, seed=0)) == len(divide_images([[0], [0]], share=0.99, seed=0)) == 1
 
 
 def test_a_tiny_set_is_not_divided(
@@ -272,7 +273,7 @@ def test_copies_of_an_image_are_on_one_side(
         learned.append({record.path.name for record in dataset.records})
         raise DataError("enough seen")
 
-    monkeypatch.setattr(finetune_run, "TrainingPipeline", stop)
+    monkeypatch.setattr(pipeline, "TrainingPipeline", stop)
     assert main(command(tiny_model, folder, tmp_path / "run", "--seed", seed)) == 2
     (names,) = learned
     assert 0 < len(names) < len(content["images"])

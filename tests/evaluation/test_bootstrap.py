@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cora.evaluation.bootstrap import estimate, mean_of_known, resample_counts
+from cora.evaluation.bootstrap import Estimate, estimate, mean_of_known, resample_counts
 
 
 def test_every_resample_draws_as_many_images_as_there_are():
@@ -31,3 +31,11 @@ def test_unknown_values_are_left_out():
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="at least one image"):
         resample_counts(0)
+
+
+def test_estimates_are_written_with_their_intervals() -> None:
+    assert Estimate(value=0.082, low=0.058, high=0.106).text() == "8.2 (5.8-10.6)"
+    points = Estimate(value=1.25, low=-0.001, high=2.0)
+    assert points.text(scale=1, form="z.2f", between=" to ") == "1.25 (0.00 to 2.00)"
+    assert Estimate(value=0.0126, low=None, high=None).text(unit=" %") == "1.3 %"
+    assert Estimate(value=None, low=None, high=None).text() == "-"

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import partial
 
 import pytest
 import torch
@@ -9,12 +10,11 @@ from PIL import Image
 
 import cora
 from cora.apps.cli import main
-from cora.apps.measure import fingerprint
-from cora.apps.predict_processes import Predictor, Request
-from cora.apps.text_options import TextOptions
 from cora.data.coco import CocoDataset
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.oracles import AS_IT_IS, ORACLES
+from cora.evaluation.predict_processes import DatasetPredictor, Request
+from cora.evaluation.setting import fingerprint
 from cora.evaluation.tide import KINDS
 from tests import toys
 from tests.detector.conftest import tiny_detector
@@ -292,6 +292,10 @@ def test_a_model_needs_photos(arguments, capsys):
     assert "name it with --images" in capsys.readouterr().err
 
 
+def _load(model, device):
+    return cora.load(model, device=device)
+
+
 @pytest.mark.integration
 def test_several_processes_give_the_same_numbers(tmp_path):
     model = tmp_path / "tiny.safetensors"
@@ -299,7 +303,7 @@ def test_several_processes_give_the_same_numbers(tmp_path):
     images, annotations = write_noise(tmp_path, images=3)
     detector = cora.load(model)
     dataset = CocoDataset(annotations=annotations, images=images)
-    options = {"model": str(model), "detector": detector, "text": TextOptions(), "dataset": dataset}
+    options = {"detector": detector, "open_model": partial(_load, model), "dataset": dataset}
     options |= {"indices": range(3), "score": 0.001, "max_detections": 100}
     request = Request(classes=tuple(CLASSES), class_weights={"bus": 8.0})
     shown = []
@@ -309,8 +313,8 @@ def test_several_processes_give_the_same_numbers(tmp_path):
             shown.append((item, title))
             yield item
 
-    one = Predictor(**options).predict(request, "one", track)[AS_IT_IS]
-    two = Predictor(**options, processes=2).predict(request, "two", track)[AS_IT_IS]
+    one = DatasetPredictor(**options).predict(request, "one", track)[AS_IT_IS]
+    two = DatasetPredictor(**options, processes=2).predict(request, "two", track)[AS_IT_IS]
     assert len(two.results) == len(one.results) > 0
     for theirs, ours in zip(two.results, one.results, strict=True):
         # Other numbers of threads add up in another order.

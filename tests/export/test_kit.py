@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 import cora
-from cora.apps.held_out import HeldOut
 from cora.data.class_split import read_class_split
 from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.evaluation.base_novel import class_groups
+from cora.evaluation.held_out import HeldOut
 from cora.export import ExportedDetector, ExportSettings, export_detector, load_exported
 from cora.export.backends import Arrays
 from cora.export.onnx_file import read_onnx_manifest

@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from cora.apps.cli import main
-from cora.apps.index_run import _given
 from cora.retrieval import RegionIndex
-from cora.retrieval.manifest import MANIFEST
+from cora.retrieval.manifest import MANIFEST, given_settings
 from tests.detector.conftest import tiny_detector
 from tests.retrieval.conftest import write_picture
 
@@ -128,7 +127,7 @@ def test_classes_are_kept_and_shown(here: Path, model: str, capsys: pytest.Captu
 
 
 def test_lvis_names() -> None:
-    given = _given("lvis", None, 2)
+    given = given_settings("lvis", None, 2)
     assert given["max_regions"] == 2
     assert len(given["classes"]) == 1203
     assert "aerosol can" in given["classes"]

@@ -9,7 +9,7 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from cora.apps.serve_run import _load
+from cora.apps.serve import ServeOptions, load
 from cora.detector import Detector
 from cora.export import ExportSettings, export_detector
 from cora.predictor import Predictor
@@ -32,7 +32,7 @@ def file(tiny: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(file: Path) -> Iterator[TestClient]:
-    detector, _ = _load(str(file), None, "cpu", None)
+    detector, _ = load(ServeOptions(model=str(file), device="cpu"))
     with TestClient(make_app(make_service(detector))) as opened:
         yield opened
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cora.apps import video_run
+from cora.apps import open_model
 from cora.detector import DetectorConfig
 from cora.errors import VocabularyError
 from cora.images import read_image
@@ -75,7 +75,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, detector: FakeDetector) -> FakeDetec
     def open_detector(model: str, device: str, *, text_model: str | None = None) -> FakeDetector:
         return detector
 
-    monkeypatch.setattr(video_run, "open_detector", open_detector)
+    monkeypatch.setattr(open_model, "open_detector", open_detector)
     return detector
 
 

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cora.apps import video_run
+from cora.apps import open_model
 from cora.apps.cli import main
 from cora.apps.open_model import open_detector
 from cora.detector import PostprocessConfig
 from cora.predictor.tiling import Tiles
-from cora.video import ObjectTracker, VideoError, VideoReader
+from cora.video import ObjectTracker, VideoError, VideoReader, follow, window
 from tests.conftest import ROOT
 from tests.video.clips import STEP, make_clip, make_sound, packets, scene
 from tests.video.conftest import FakeDetector
@@ -137,7 +137,7 @@ def test_exemplars_and_tiles_are_passed_on(loaded: FakeDetector) -> None:
 
 
 def test_exemplars_and_tiles_with_a_real_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_run, "open_detector", open_detector)
+    monkeypatch.setattr(open_model, "open_detector", open_detector)
     photo = ROOT / "examples" / "cat.jpg"
     view = Image.open(photo).convert("RGB").resize((240, 160))
     make_clip(Path("cat.mp4"), pictures=[np.asarray(view)] * 3, times=[0, STEP, 2 * STEP])
@@ -277,7 +277,7 @@ def test_window_that_is_closed_ends_the_run(
             shown.append(picture.size)
             return len(shown) < 4
 
-    monkeypatch.setattr(video_run, "LiveWindow", Window)
+    monkeypatch.setattr(window, "LiveWindow", Window)
     make_clip(Path("a.mp4"))
     assert main(["video", "a.mp4", *CLASSES, "--show", "--json", "a.json"]) == 0
     assert shown == [(64, 48)] * 4
@@ -289,7 +289,7 @@ def test_progress_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
 
     terminal = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(video_run, "error_console", lambda: terminal)
+    monkeypatch.setattr(follow, "error_console", lambda: terminal)
     make_clip(Path("a.mp4"))
     assert main(["video", "a.mp4", *CLASSES]) == 0
     assert "of 1.0 s" in screen.getvalue()
@@ -298,7 +298,7 @@ def test_progress_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 _SLOW = """
 import sys, time
-from cora.apps import video_run
+from cora.apps import open_model
 from cora.apps.cli import main
 from tests.video.conftest import FakeDetector
 
@@ -308,7 +308,7 @@ class Slow(FakeDetector):
         time.sleep(0.1)
         return super().predict(*arguments, **options)
 
-video_run.open_detector = lambda model, device, text_model: Slow()
+open_model.open_detector = lambda model, device, text_model: Slow()
 sys.exit(main(sys.argv[1:]))
 """
 

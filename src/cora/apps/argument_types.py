@@ -1,8 +1,25 @@
-"""Numbers on the command line, checked where they are read."""
+"""Values of options, checked where they are read."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+_MOST_OVERLAP = 0.9
+_MOST = 32  # rows, and columns
+_FEWEST_PIXELS = 32  # the image towers halve their input five times
+
+#: x, y, width, height on the command line; left, top, right, bottom everywhere else.
+Box = tuple[float, float, float, float]
+
+
+class NamedPicture(NamedTuple):
+    """One `--exemplar`: a class, an image of it, and where in the image (None: all of it)."""
+
+    name: str
+    path: Path
+    box_xyxy_px: Box | None
 
 
 def positive(text: str) -> int:
@@ -49,6 +66,54 @@ def share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"expected a number of 0 or more and below 1, got {text!r}")
     return value
+
+
+def tile_count(text: str) -> tuple[int, int]:
+    """Rows and columns, written 2x3."""
+    rows, _, columns = text.lower().partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and 1 <= int(rows) <= _MOST and 1 <= int(columns) <= _MOST):
+        raise argparse.ArgumentTypeError(f"expected rows and columns up to {_MOST}x{_MOST}, such as 2x3, got {text!r}")
+    return int(rows), int(columns)
+
+
+def pixels(text: str) -> int:
+    """Length of a side of an image, in pixels."""
+    value = positive(text)
+    if value < _FEWEST_PIXELS:
+        raise argparse.ArgumentTypeError(f"expected {_FEWEST_PIXELS} pixels or more, got {text!r}")
+    return value
+
+
+def overlap(text: str) -> float:
+    """Share of a tile that its neighbour covers, too."""
+    value = share(text)
+    if value >= _MOST_OVERLAP:
+        raise argparse.ArgumentTypeError(f"expected a share below {_MOST_OVERLAP:g}, got {text!r}")
+    return value
+
+
+def exemplar(text: str) -> NamedPicture:
+    """A class and its image. What follows the last # is a box if it looks like one, else part of the file's name."""
+    name, equals, place = text.partition("=")
+    if not equals or not name.strip() or not place.strip():
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE or NAME=FILE#x,y,w,h, got {text!r}")
+    file, mark, end = place.rpartition("#")
+    if not mark or not set(end) <= set("0123456789.,+-eE "):
+        return NamedPicture(name.strip(), Path(place), None)
+    return NamedPicture(name.strip(), Path(file), box(end))
+
+
+def box(text: str) -> Box:
+    """Corners (left, top, right, bottom) in pixels of a box that is written x,y,width,height."""
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a box x,y,width,height in pixels, got {text!r}") from None
+    if not (x >= 0 and y >= 0 and 1 <= width < float("inf") and 1 <= height < float("inf")):
+        raise argparse.ArgumentTypeError(
+            f"expected a box x,y,width,height in pixels, x and y 0 or more, the sides 1 or more, got {text!r}"
+        )
+    return (x, y, x + width, y + height)
 
 
 def _number(text: str) -> float:

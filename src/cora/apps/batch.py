@@ -1,139 +1,222 @@
-"""`cora batch`: its arguments; `batch_run.py` does the work."""
+"""`cora batch`: labels of many images, resumable, by several processes or machines."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from cora.apps import kinds
-from cora.apps.argument_types import positive, score, whole
-from cora.apps.class_weights import add_class_weights_option
-from cora.apps.command import set_command
-from cora.apps.exemplar_options import add_exemplar_option
+from cora.apps.argument_types import positive, whole
+from cora.apps.argument_types import score as score_type
+from cora.apps.command import Command
 from cora.apps.model_options import (
-    add_class_agnostic_option,
-    add_classes_option,
-    add_device_option,
-    add_distractors_option,
-    add_model_option,
-    add_score_option,
-    add_text_model_option,
+    NamesOptions,
+    TileOptions,
+    class_agnostic_option,
+    device_option,
+    model_option,
+    score_option,
+    text_model_option,
 )
-from cora.apps.text_options import add_text_options
-from cora.apps.tile_options import add_tile_options
+from cora.apps.options import argument, group, option
+
+if TYPE_CHECKING:
+    from cora.batch import ExportSettings
 
 _SHEET = 48
+_LABELS, _REVIEW, _MACHINES = "labels", "review list", "machines"
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `batch` to the commands."""
-    parser = commands.add_parser(
-        "batch",
-        help="label many images: resumable, by several processes or machines",
-        description="Label many images: folders, lists and shards in; Parquet, COCO, YOLO or VOC labels out.",
-        epilog="The same command again goes on where a run stopped. "
-        "Exit code: 0 done; 1 some images could not be read; 2 bad input.",
-    )
-    add_arguments(parser)
-    set_command(parser, run, to=kinds.BATCH)
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Options of `cora batch`."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora batch`."""
-    parser.add_argument(
-        "sources",
+    sources: Sequence[str] = argument(
         nargs="+",
         metavar="INPUT",
         help="folder (with all below it), image, webdataset shard (.tar), or @FILE with a path a line",
     )
-    add_classes_option(parser, optional=True)
-    add_exemplar_option(parser)
-    parser.add_argument(
-        "--output",
-        choices=("parquet", "coco", "yolo", "voc"),
-        default="coco",
-        help="format of the labels (default: %(default)s)",
+    names: NamesOptions = group(NamesOptions, where="pictures")
+    output: Literal["parquet", "coco", "yolo", "voc"] = option(
+        default="coco", help="format of the labels (default: %(default)s)"
     )
-    parser.add_argument(
-        "--to",
-        type=Path,
+    to: Path = option(
         default=Path("cora-batch"),
+        writes=kinds.BATCH,
         metavar="DIR",
         help="folder of the results, new or of an earlier run, which goes on (default: %(default)s)",
     )
-    parser.add_argument(
-        "--photos",
-        choices=("none", "link", "copy"),
-        help="put the images beside the labels (default: link for yolo and voc, none else)",
+    photos: Literal["none", "link", "copy"] | None = option(
+        help="put the images beside the labels (default: link for yolo and voc, none else)"
     )
-    _add_model(parser)
-    labels = parser.add_argument_group("labels")
-    add_score_option(labels, "of a label")
-    add_class_agnostic_option(labels, names_given=False)
-    labels.add_argument(
-        "--thresholds", metavar="LIST", help='own least scores of some classes: "cat=0.3,dog=0.2", or a file of such'
+    model: str = model_option()
+    tiling: TileOptions = group(TileOptions)
+    text_model: str | None = text_model_option()
+    score: float | None = score_option("of a label", section=_LABELS)
+    class_agnostic: bool | None = class_agnostic_option(names_given=False, section=_LABELS)
+    thresholds: str | None = option(
+        section=_LABELS, metavar="LIST", help='own least scores of some classes: "cat=0.3,dog=0.2", or a file of such'
     )
-    labels.add_argument(
-        "--keep",
-        type=score,
+    keep: float | None = option(
+        section=_LABELS,
+        type=score_type,
         metavar="SCORE",
         help="least score that is remembered, so that thresholds can be lowered to it later without detecting again "
         "(default: what the thresholds and the review list need)",
     )
-    review = parser.add_argument_group("review list")
-    review.add_argument(
-        "--review", metavar="LOW,HIGH", help="list boxes with a score of LOW or more and below HIGH, labels or not"
+    review: str | None = option(
+        section=_REVIEW, metavar="LOW,HIGH", help="list boxes with a score of LOW or more and below HIGH, labels or not"
     )
-    review.add_argument(
-        "--margin",
-        type=score,
+    margin: float = option(
+        section=_REVIEW,
+        type=score_type,
         default=0.0,
         metavar="M",
         help="list labels whose best other class has a score less than M lower",
     )
-    review.add_argument(
-        "--review-format", choices=("csv", "json"), default="csv", help="of the list (default: %(default)s)"
+    review_format: Literal["csv", "json"] = option(
+        section=_REVIEW, default="csv", help="of the list (default: %(default)s)"
     )
-    review.add_argument(
-        "--review-sheet",
+    review_sheet: int = option(
+        section=_REVIEW,
         type=whole,
         nargs="?",
         const=_SHEET,
         default=0,
-        metavar="N",
         help="draw the N most uncertain ones on a contact sheet, review/sheet.jpg (default of N: %(const)s)",
     )
-    machines = parser.add_argument_group("machines")
-    machines.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="this machine, or a Ray cluster (default: %(default)s)",
+    engine: Literal["local", "ray"] = option(
+        section=_MACHINES, default="local", help="this machine, or a Ray cluster (default: %(default)s)"
     )
-    machines.add_argument(
-        "--processes", type=positive, default=1, metavar="N", help="workers, each with a model (default: %(default)s)"
+    processes: int = option(
+        section=_MACHINES, type=positive, default=1, help="workers, each with a model (default: %(default)s)"
     )
-    machines.add_argument(
-        "--batch-size",
+    batch_size: int = option(
+        section=_MACHINES,
         type=positive,
         default=1,
-        metavar="N",
         help="images of one size in one pass, at most (default: %(default)s)",
     )
-    add_device_option(parser)
+    device: str = device_option()
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    add_model_option(parser)
-    add_distractors_option(parser)
-    add_text_options(parser)
-    add_class_weights_option(parser)
-    add_tile_options(parser)
-    add_text_model_option(parser)
+def run(options: BatchOptions) -> int:
+    """Label the images; everything that can be checked is checked before the first one is read.
+
+    Returns:
+        Exit code: 0, or 1 if some images could not be read.
+
+    Raises:
+        CoraError: bad input.
+    """
+    from dataclasses import replace
+
+    from cora.apps.looked_for import read_wanted, tell_distractors, tell_names
+    from cora.apps.open_model import open_detector
+    from cora.batch import DetectSettings, Watch, check_export, kept_score, run_batch
+    from cora.batch.model import ModelChoice
+    from cora.console import Bars, error_console, output_console, report, say
+    from cora.errors import CoraError
+    from cora.regions import other_prompts
+
+    wanted = read_wanted(options.names, options.model)
+    words, agnostic = wanted.classes, options.class_agnostic
+    export = _export(options)
+    choice = ModelChoice(
+        load=open_detector,
+        model=options.model,
+        device=options.device,
+        text_model=options.text_model,
+        text=wanted.sentences,
+        words=words,
+        exemplars=wanted.exemplars,
+        tiles=options.tiling.read(),
+        short_side=options.tiling.short_side,
+        class_agnostic=agnostic,
+        class_weights=wanted.class_weights,
+    )
+    kept = kept_score(options.to)
+    model = choice.open(0)
+    # Names that are too long and images that cannot be read fail here, before any work.
+    vocabulary = model.detector.vocabulary(words, distractors=wanted.distractors, exemplars=wanted.exemplars or None)
+    names = tuple(vocabulary.names)
+    if options.margin and vocabulary.built_in and agnostic is not False:
+        raise CoraError(
+            "--margin: expected --classes, got the built-in vocabulary, of which an object gets one name; name some"
+        )
+    if options.score is None:  # until the model is open, nobody knows its threshold
+        usual = model.detector.score_of(None, built_in=vocabulary.built_in)
+        export = replace(export, thresholds=replace(export.thresholds, usual=usual))
+    settings = DetectSettings(
+        classes=names,
+        keep=export.least_score(names) if options.keep is None else options.keep,
+        distractors=wanted.distractors,
+        batch_size=options.batch_size,
+        made_with=choice.made_with(model.detector),
+    )
+    check_export(settings, export)
+    tell_names(model.detector, vocabulary, classes=words, score=export.thresholds.usual, class_agnostic=agnostic)
+    tell_distractors(model.detector, (*names, *other_prompts(words or {})), wanted.distractors)
+    with Bars() as bars:
+        try:
+            found = run_batch(
+                options.sources,
+                folder=options.to,
+                settings=settings,
+                open_model=choice.open,
+                export=export,
+                model=model,
+                engine=options.engine,
+                processes=options.processes,
+                gpus=1.0 if options.device.startswith("cuda") else 0.0,
+                watch=Watch.on(bars),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("while detecting; what is done is kept, the same command goes on") from None
+    console, errors = output_console(), error_console()
+    for line in found.lines(export, resumed=kept is not None):
+        say(console, line)
+    for reason in found.first_unreadable:
+        report(errors, reason)
+    if found.unreadable:
+        of = f"{found.unreadable} of {found.pictures} images"
+        report(errors, f"{of} could not be read; {options.to / 'unreadable.csv'} has them all", "warning")
+    return 1 if found.unreadable else 0
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Label many images; returns the exit code."""
-    from cora.apps.batch_run import batch
+def _export(options: BatchOptions) -> ExportSettings:
+    from cora.batch import ExportSettings, Photos, ReviewSettings, Thresholds, parse_thresholds
+    from cora.batch.settings import parse_review
+    from cora.detector.postprocess import SCORE_THRESHOLD
+    from cora.errors import CoraError
 
-    return batch(arguments)
+    usual = SCORE_THRESHOLD if options.score is None else options.score
+    thresholds = Thresholds(usual=usual)
+    if options.thresholds is not None:
+        thresholds = parse_thresholds(options.thresholds, usual=usual)
+    low, high = parse_review(options.review) if options.review is not None else (None, None)
+    review = ReviewSettings(
+        low=low, high=high, margin=options.margin, format=options.review_format, sheet=options.review_sheet
+    )
+    if options.review_sheet and not review:
+        raise CoraError("--review-sheet: expected a review list to draw, got none; add --review or --margin")
+    if options.margin and options.class_agnostic:
+        raise CoraError(
+            "--margin: expected several classes of one object to compare, got --class-agnostic, which keeps the best "
+            "alone; leave out either"
+        )
+    photos: Photos = options.photos or ("link" if options.output in ("yolo", "voc") else "none")
+    return ExportSettings(format=options.output, thresholds=thresholds, photos=photos, review=review)
+
+
+COMMAND = Command(
+    name="batch",
+    options=BatchOptions,
+    run=run,
+    help="label many images: resumable, by several processes or machines",
+    description="Label many images: folders, lists and shards in; Parquet, COCO, YOLO or VOC labels out.",
+    epilog="The same command again goes on where a run stopped. "
+    "Exit code: 0 done; 1 some images could not be read; 2 bad input.",
+)

@@ -1,55 +1,163 @@
-"""`cora calibrate`: its arguments; `calibrate_run.py` does the work."""
+"""`cora calibrate`: the best F1 with everyday names as distractors and without, the better one stored."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from cora.apps import kinds
 from cora.apps.argument_types import positive
-from cora.apps.command import set_command
-from cora.apps.model_options import add_class_agnostic_option, add_device_option, add_model_option
+from cora.apps.command import Command
+from cora.apps.model_options import class_agnostic_option, device_option, model_option
+from cora.apps.options import option
+from cora.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cora.data.coco import CocoDataset
+    from cora.detector import Detector
+    from cora.evaluation.best_threshold import BestThreshold
+
+Policy = Literal["none", "everyday"]
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `calibrate` to the commands."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="set a model's score threshold on annotated images",
-        description="Set a model's score threshold, and whether everyday names compete, for the best F1 on annotated "
-        "images, and store both in a new model file; no weight changes.",
-    )
-    add_arguments(parser)
-    set_command(parser, run, output=kinds.MODEL, json=kinds.CALIBRATED)
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions:
+    """Options of `cora calibrate`."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora calibrate`."""
-    add_model_option(parser, "name or file of the model")
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="images that the model is not judged by later"
-    )
-    parser.add_argument(
-        "--annotations", type=Path, required=True, metavar="FILE", help="their boxes: COCO, LVIS, or as for training"
-    )
-    parser.add_argument(
-        "--split", type=Path, metavar="FILE", help='class split whose names are looked for: JSON, "coco" or "lvis"'
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="model file to write")
-    parser.add_argument(
-        "--at-once",
+    model: str = model_option("name or file of the model")
+    images: Path = option(required=True, metavar="DIR", help="images that the model is not judged by later")
+    annotations: Path = option(required=True, help="their boxes: COCO, LVIS, or as for training")
+    split: Path | None = option(help='class split whose names are looked for: JSON, "coco" or "lvis"')
+    output: Path = option(required=True, writes=kinds.MODEL, help="model file to write")
+    at_once: int | None = option(
         type=positive,
-        metavar="N",
         help="look for N classes at a time, as people do, until all had their turn (default: all at once)",
     )
-    add_class_agnostic_option(parser)
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to this file")
-    add_device_option(parser)
+    class_agnostic: bool = class_agnostic_option()
+    limit: int | None = option(type=positive, help="only the first N images")
+    json: Path | None = option(writes=kinds.CALIBRATED, help="write everything that was measured to this file")
+    device: str = device_option()
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, print and write; returns the exit code."""
-    from cora.apps.calibrate_run import calibrate
+def run(options: CalibrateOptions) -> int:
+    """Measure both policies, print a table, write the model with the better one; returns 0.
 
-    return calibrate(args)
+    Raises:
+        CoraError: bad input, before anything is measured; or no detection is right, and nothing is written.
+    """
+    from functools import partial
+
+    from cora.apps.open_model import open_torch_detector
+    from cora.console import output_console, say, tracked
+    from cora.detector.checkpoint import check_model_file, exact_dtype
+    from cora.evaluation.held_out import HeldOut
+    from cora.evaluation.store_threshold import NOTHING_RIGHT, described, images_of, store
+    from cora.files import write_json
+    from cora.regions import EVERYDAY_NAMES
+
+    check_model_file(options.output)
+    dataset = _read(options)
+    detector = open_torch_detector(options.model, options.device, needs="cora calibrate")
+    detector.vocabulary_encoder.encode(dataset.class_names)  # names too long for the tower fail here
+    held_out = HeldOut(dataset=dataset)
+    # The simpler one first: of equal F1 it wins.
+    policies: dict[Policy, tuple[str, ...]] = {"none": (), "everyday": EVERYDAY_NAMES}
+    found: dict[Policy, BestThreshold | None] = {
+        policy: held_out.best_threshold(
+            detector,
+            distractors=names,
+            at_once=options.at_once,
+            class_agnostic=options.class_agnostic,
+            progress=partial(tracked, title=f"distractors {policy}"),
+        )
+        for policy, names in policies.items()
+    }
+    reached = {policy: best for policy, best in found.items() if best is not None}
+    if not reached:
+        raise DataError(
+            f"expected a model that gets a box right in {images_of(len(dataset))}, {options.model} had none right "
+            f"{NOTHING_RIGHT}; train it first (cora finetune)"
+        )
+    console = output_console()
+    console.print(_table(found))
+    policy = max(reached, key=lambda name: reached[name].f1)
+    best = reached[policy]
+    store(detector, best, distractors=policy)
+    detector.save(options.output, dtype=exact_dtype(detector.state_dict()))
+    if options.json is not None:
+        write_json(options.json, _report(options, detector, dataset, found))
+    say(console, f"{described(best)}, on {images_of(len(dataset))}; distractors: {policy}")
+    measured = " --class-agnostic, as it was measured" if options.class_agnostic else ""
+    say(console, f"Wrote {options.output}; use it with --model {options.output}{measured}")
+    return 0
+
+
+def _read(options: CalibrateOptions) -> CocoDataset:
+    from cora.data.class_split import open_split
+    from cora.data.image_sets import testing_images
+    from cora.data.read import read_annotated
+    from cora.evaluation.store_threshold import images_of
+
+    split = None if options.split is None else open_split(options.split)
+    names = None if split is None else split.all
+    dataset = testing_images(read_annotated(options.images, options.annotations, names), split)
+    dataset = dataset.with_records(dataset.records[: options.limit])
+    if not int(dataset.class_counts().sum()):
+        raise DataError(
+            f"expected boxes to measure on, got none in {images_of(len(dataset))} of {options.annotations}; "
+            "name annotated images"
+        )
+    return dataset
+
+
+def _table(found: Mapping[Policy, BestThreshold | None]) -> Table:
+    from rich.table import Table
+
+    table = Table("distractors", "score threshold", "F1, %", "precision, %", "recall, %")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for policy, best in found.items():
+        numbers = (
+            ("-",) * 4
+            if best is None
+            else (f"{best.threshold:g}", *(f"{100 * one:.1f}" for one in (best.f1, best.precision, best.recall)))
+        )
+        table.add_row(policy, *numbers)
+    return table
+
+
+def _report(
+    options: CalibrateOptions, detector: Detector, dataset: CocoDataset, found: Mapping[Policy, BestThreshold | None]
+) -> dict[str, object]:
+    import sys
+
+    import cora
+    from cora.detector.fingerprint import weights_fingerprint
+
+    stored = detector.config.postprocess
+    return {
+        "command": ["cora", *sys.argv[1:]],
+        "version": cora.__version__,
+        "model": {"name": options.model, "fingerprint": weights_fingerprint(detector)},
+        "images": len(dataset),
+        "boxes": int(dataset.class_counts().sum()),
+        "classes": list(dataset.class_names),
+        "at_once": options.at_once,
+        "class_agnostic": options.class_agnostic,
+        "measured": {policy: None if best is None else best.as_dict() for policy, best in found.items()},
+        "stored": {"score_threshold": stored.score_threshold, "distractors": stored.distractors},
+    }
+
+
+COMMAND = Command(
+    name="calibrate",
+    options=CalibrateOptions,
+    run=run,
+    help="set a model's score threshold on annotated images",
+    description="Set a model's score threshold, and whether everyday names compete, for the best F1 on annotated "
+    "images, and store both in a new model file; no weight changes.",
+)

@@ -25,13 +25,15 @@ from cora.apps import (
     prune,
     pseudo_label,
     quantize,
+    region_accuracy,
+    relabel,
     search,
     search_arch,
     serve,
     shards,
     split,
     study,
-    text,
+    text_prompts,
     train,
     video,
 )
@@ -41,39 +43,41 @@ from cora.errors import CoraError
 
 
 class _Command(Protocol):
-    """The file of a command."""
+    """What adds itself to the commands."""
 
-    def add_command(self, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def add_command(self, commands: argparse._SubParsersAction[Any]) -> None:
         """Add the command's parser."""
 
 
 #: In the order of the help.
 _COMMANDS: tuple[_Command, ...] = (
-    detect,
-    video,
-    convert,
-    models,
-    evaluate,
-    train,
-    pseudo_label,
-    text,
-    groups,
-    finetune,
-    index,
-    search,
-    serve,
-    study,
-    cam,
-    calibrate,
-    align,
-    prune,
-    distill,
-    search_arch,
-    export,
-    quantize,
-    batch,
-    shards,
-    split,
+    detect.COMMAND,
+    video.COMMAND,
+    convert.COMMAND,
+    models.COMMAND,
+    evaluate.COMMAND,
+    region_accuracy.COMMAND,
+    train.COMMAND,
+    relabel.COMMAND,
+    pseudo_label.COMMAND,
+    text_prompts.COMMAND,
+    groups.COMMAND,
+    finetune.COMMAND,
+    index.COMMAND,
+    search.COMMAND,
+    serve.COMMAND,
+    study.COMMAND,
+    cam.COMMAND,
+    calibrate.COMMAND,
+    align.COMMAND,
+    prune.COMMAND,
+    distill.COMMAND,
+    search_arch.COMMAND,
+    export.COMMAND,
+    quantize.COMMAND,
+    batch.COMMAND,
+    shards.COMMAND,
+    split.COMMAND,
 )
 
 _INTERRUPTED = 130  # the shell's convention for a program ended by Ctrl-C

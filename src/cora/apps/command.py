@@ -1,7 +1,4 @@
-"""What a parser says of its command: the function that does it, and what kinds of files it writes.
-
-Both are kept under names that no option can have, since an option's name holds no space.
-"""
+"""Commands: a name, options and a function each; what they write is checked before they run."""
 
 from __future__ import annotations
 
@@ -9,13 +6,18 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic
 
 from cora.apps.kinds import Kind, described
+from cora.apps.options import AnyOptions, add_options, outputs_of, read_options, values_of
+from cora.apps.parser import Parser
 from cora.errors import SKIP_BAD, CoraError
 from cora.files import check_place, lock
 
-FUNCTION, OUTPUTS = "the command's function", "the command's outputs"
+#: Where a parser keeps the command that it belongs to: no option can have this name, since it holds spaces.
+COMMAND = "the command of this parser"
 
 #: The option that names the folder of a run, and the file there that says that one is going on.
 RUN, LOCK = "run_dir", "run.lock"
@@ -24,17 +26,44 @@ RUN, LOCK = "run_dir", "run.lock"
 _FLAGS = {RUN: "--run"}
 
 
-def set_command(
-    parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], **outputs: Kind
-) -> None:
-    """Bind a parser to its command.
+@dataclass(frozen=True, kw_only=True)
+class Command(Generic[AnyOptions]):
+    """One command: its name, its options, and the function that does it and gives the exit code.
 
-    Args:
-        parser: of the command.
-        function: takes the arguments, gives the exit code.
-        **outputs: attribute of every option that names a file or folder to write -> what is written there.
+    help: what it does, in the list of commands; description, epilog: above and below its options.
     """
-    parser.set_defaults(**{FUNCTION: function, OUTPUTS: outputs})
+
+    name: str
+    options: type[AnyOptions]
+    run: Callable[[AnyOptions], int]
+    help: str
+    description: str
+    epilog: str | None = None
+
+    def add_command(self, commands: argparse._SubParsersAction[Any]) -> None:
+        """Add its parser to those of other commands."""
+        parser = commands.add_parser(self.name, help=self.help, description=self.description, epilog=self.epilog)
+        add_options(parser, self.options)
+        parser.set_defaults(**{COMMAND: self})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandGroup:
+    """A command that has commands below it, each of them a `title`, such as the stages of `cora train`."""
+
+    name: str
+    help: str
+    description: str
+    title: str
+    commands: tuple[Command[Any], ...]
+
+    def add_command(self, commands: argparse._SubParsersAction[Any]) -> None:
+        """Add its parser, and those of the commands below it, to those of other commands."""
+        parser = commands.add_parser(self.name, help=self.help, description=self.description)
+        title, metavar = f"{self.title}s", self.title.upper()
+        below = parser.add_subparsers(title=title, required=True, metavar=metavar, parser_class=Parser)
+        for command in self.commands:
+            command.add_command(below)
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -43,14 +72,15 @@ def run_command(arguments: argparse.Namespace) -> int:
     Raises:
         CoraError: bad input, before any work; or another process works in the folder of the run.
     """
-    function: Callable[[argparse.Namespace], int] = vars(arguments).pop(FUNCTION)
-    outputs: Mapping[str, Kind] = vars(arguments).pop(OUTPUTS)
-    check_outputs(arguments, outputs)
+    command: Command[Any] = getattr(arguments, COMMAND)
+    options = read_options(command.options, arguments)
+    values = values_of(options)
+    check_outputs(values, outputs_of(command.options))
     try:
-        with _only_run(getattr(arguments, RUN, None)):
-            return function(arguments)
+        with _only_run(values.get(RUN)):
+            return command.run(options)
     except CoraError as error:
-        if hasattr(arguments, "skip_bad") or SKIP_BAD not in str(error):
+        if "skip_bad" in values or SKIP_BAD not in str(error):
             raise
         raise CoraError(str(error).replace(SKIP_BAD, "")) from None
 
@@ -77,14 +107,18 @@ def _only_run(folder: Path | None) -> Iterator[None]:
                     place.rmdir()
 
 
-def check_outputs(arguments: argparse.Namespace, outputs: Mapping[str, Kind]) -> None:
+def check_outputs(values: Mapping[str, Any], outputs: Mapping[str, Kind]) -> None:
     """Refuse outputs that are a source, an earlier one of this command line, of another kind, or cannot be written.
+
+    Args:
+        values: of all options, by name.
+        outputs: option that names a file or folder to write -> what is written there.
 
     Raises:
         CoraError: one is.
     """
-    sources = sources_of(arguments, but=outputs)
-    given = {name: getattr(arguments, name) for name in outputs if getattr(arguments, name) is not None}
+    sources = [path for name, value in values.items() if name not in outputs for path in _places(value)]
+    given = {name: values[name] for name in outputs if values[name] is not None}
     for number, (name, path) in enumerate(given.items()):
         others = [other for other in list(given.values())[:number] if same_place(other, path)]
         if others:
@@ -125,10 +159,9 @@ def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) 
         check_output(place, part, sources, flag=flag)
 
 
-def sources_of(arguments: argparse.Namespace, *, but: Iterable[str] = ()) -> list[Path]:
-    """Files and folders that the arguments name, apart from those under the names in `but`."""
-    values = (value for name, value in vars(arguments).items() if name not in set(but))
-    return [path for value in values for path in _places(value)]
+def sources_of(options: Any, *, but: Iterable[str] = ()) -> list[Path]:
+    """Files and folders that options name, apart from those under the names in `but`."""
+    return [path for name, value in values_of(options).items() if name not in set(but) for path in _places(value)]
 
 
 def same_place(first: Path, second: Path) -> bool:

@@ -2,73 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cora.apps import kinds
-from cora.apps.command import set_command
+from cora.apps.command import Command
+from cora.apps.options import argument, option, switch
 from cora.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _GIGA = 1e9
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`cora convert` and its arguments."""
-    parser = commands.add_parser(
-        "convert",
-        help="turn a published checkpoint, or CLIP's weights, into a model file",
-        description="Turn a checkpoint that the published main.py wrote into a model file, or CLIP's weights (OpenAI's "
-        "RN50.pt, a state dict, open_clip's) into one whose localizer is still to train.",
-    )
-    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="published checkpoint (.pth), or CLIP's weights")
-    parser.add_argument("--output", type=Path, required=True, metavar="OUT.safetensors", help="model file to write")
-    parser.add_argument(
-        "--weights",
-        choices=("ema", "model"),
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Options of `cora convert`."""
+
+    checkpoint: Path = argument(metavar="FILE", help="published checkpoint (.pth), or CLIP's weights")
+    output: Path = option(required=True, writes=kinds.MODEL, metavar="OUT.safetensors", help="model file to write")
+    weights: Literal["ema", "model"] | None = option(
         help="of a published checkpoint: those averaged over training (model_ema), or those of the last step (default: "
-        "the averaged ones where it has some)",
+        "the averaged ones where it has some)"
     )
-    parser.add_argument(
-        "--prompt", type=Path, metavar="FILE", help="a released region prompt, such as region_prompt_R50.pth, to put in"
-    )
-    parser.add_argument(
-        "--gelu",
-        action="store_true",
-        help="the text tower of CLIP's weights has GELU (open_clip models trained without -quickgelu)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float16", "float32"),
-        help="to store (default: float16 where every weight fits into it exactly, else float32)",
-    )
-    set_command(parser, run, output=kinds.MODEL)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Convert one file; returns the exit code."""
-    return convert(
-        checkpoint=args.checkpoint,
-        output=args.output,
-        weights=args.weights,
-        prompt=args.prompt,
-        gelu=args.gelu,
-        dtype=args.dtype,
+    prompt: Path | None = option(help="a released region prompt, such as region_prompt_R50.pth, to put in")
+    gelu: bool = switch(help="the text tower of CLIP's weights has GELU (open_clip models trained without -quickgelu)")
+    dtype: Literal["float16", "float32"] | None = option(
+        help="to store (default: float16 where every weight fits into it exactly, else float32)"
     )
 
 
-def convert(
-    *,
-    checkpoint: Path,
-    output: Path,
-    weights: Literal["ema", "model"] | None = None,
-    prompt: Path | None = None,
-    gelu: bool = False,
-    dtype: str | None = None,
-) -> int:
+def run(options: ConvertOptions) -> int:
     """Read a file of another program, write a model file; returns the exit code 0.
 
     Raises:
@@ -79,16 +42,16 @@ def convert(
 
     from cora.console import output_console, say
     from cora.detector import load_foreign
+    from cora.detector.checkpoint import check_model_file, exact_dtype
 
-    if output.suffix != ".safetensors":
-        raise ModelError(f"expected an output file *.safetensors, got {output}; change its suffix")
-    if not checkpoint.is_file():
-        raise ModelError(f"expected a checkpoint file, got no file at {checkpoint}; check the path")
-    detector = load_foreign(checkpoint, weights=weights, prompt=prompt, gelu=gelu)
-    exact = all(_fits_half(value) for value in detector.state_dict().values())
-    stored = dtype or ("float16" if exact else "float32")
-    detector.save(output, dtype=getattr(torch, stored))
-    size = f"{output.stat().st_size / _GIGA:.2f} GB, {stored}"
+    output = options.output
+    check_model_file(output)
+    if not options.checkpoint.is_file():
+        raise ModelError(f"expected a checkpoint file, got no file at {options.checkpoint}; check the path")
+    detector = load_foreign(options.checkpoint, weights=options.weights, prompt=options.prompt, gelu=options.gelu)
+    dtype = exact_dtype(detector.state_dict()) if options.dtype is None else getattr(torch, options.dtype)
+    detector.save(output, dtype=dtype)
+    size = f"{output.stat().st_size / _GIGA:.2f} GB, {str(dtype).removeprefix('torch.')}"
     if detector.config.untrained:
         say(
             output_console(),
@@ -100,5 +63,11 @@ def convert(
     return 0
 
 
-def _fits_half(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool((value.half().to(value.dtype) == value).all())
+COMMAND = Command(
+    name="convert",
+    options=ConvertOptions,
+    run=run,
+    help="turn a published checkpoint, or CLIP's weights, into a model file",
+    description="Turn a checkpoint that the published main.py wrote into a model file, or CLIP's weights (OpenAI's "
+    "RN50.pt, a state dict, open_clip's) into one whose localizer is still to train.",
+)

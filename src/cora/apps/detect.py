@@ -1,95 +1,168 @@
-"""`cora detect`: its arguments; `image.py` does the work."""
+"""`cora detect`: images in, a table, drawn images and JSON out."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cora.apps import kinds
-from cora.apps.argument_types import score
-from cora.apps.class_weights import add_class_weights_option
-from cora.apps.command import set_command
-from cora.apps.exemplar_options import add_exemplar_option, gather
+from cora.apps.argument_types import score as score_type
+from cora.apps.command import Command
 from cora.apps.model_options import (
-    add_class_agnostic_option,
-    add_classes_option,
-    add_device_option,
-    add_distractors_option,
-    add_model_option,
-    add_score_option,
-    add_text_model_option,
+    NamesOptions,
+    TileOptions,
+    class_agnostic_option,
+    device_option,
+    model_option,
+    score_option,
+    text_model_option,
 )
-from cora.apps.text_options import add_text_options
-from cora.apps.tile_options import add_tile_options, read_tiles
+from cora.apps.options import argument, group, option
+
+if TYPE_CHECKING:
+    from cora.predictor.results import Found
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `detect` to the commands."""
-    parser = commands.add_parser(
-        "detect",
-        help="find named objects in images",
-        description="Find named objects in images: prints a table (of many images, by class) and draws the boxes.",
-        epilog="Exit code: 0 done, even with nothing found; 1 some images of a batch failed; 2 bad input.",
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """Options of `cora detect`."""
+
+    sources: Sequence[str] = argument(
+        nargs="+", metavar="SOURCE", help="image, folder (the images in it), URL or glob pattern"
     )
-    add_arguments(parser)
-    set_command(parser, run, output=kinds.DRAWN, json=kinds.DETECTIONS, csv=kinds.DETECTION_TABLE)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora detect`."""
-    parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="image, folder (the images in it), URL or glob pattern"
-    )
-    add_classes_option(parser, optional=True)
-    add_exemplar_option(parser)
-    add_distractors_option(parser)
-    add_text_options(parser)
-    add_class_weights_option(parser)
-    add_model_option(parser)
-    add_text_model_option(parser)
-    add_score_option(parser, "that is shown")
-    add_class_agnostic_option(parser, names_given=False)
-    parser.add_argument(
-        "--output",
-        type=Path,
+    names: NamesOptions = group(NamesOptions, where="pictures")
+    model: str = model_option()
+    text_model: str | None = text_model_option()
+    score: float | None = score_option("that is shown")
+    class_agnostic: bool | None = class_agnostic_option(names_given=False)
+    output: Path = option(
         default=Path("cora-output"),
+        writes=kinds.DRAWN,
         metavar="DIR",
         help="folder of the drawn images (default: %(default)s)",
     )
-    parser.add_argument(
-        "--fill",
-        type=score,
+    fill: float = option(
+        type=score_type,
         default=0.0,
         metavar="SHARE",
         help="opacity of the class's colour inside drawn boxes, 0 to 1 (default: %(default)g)",
     )
-    add_tile_options(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all boxes in COCO format")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row for every box")
-    add_device_option(parser)
+    tiling: TileOptions = group(TileOptions)
+    json: Path | None = option(writes=kinds.DETECTIONS, help="also write all boxes in COCO format")
+    csv: Path | None = option(writes=kinds.DETECTION_TABLE, help="also write a row for every box")
+    device: str = device_option()
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Find named objects in images; returns the exit code."""
-    from cora.apps.image import detect
+def run(options: DetectOptions) -> int:
+    """Detect, print and write; everything that can be checked is checked before the first image is written.
 
-    return detect(
-        sources=arguments.sources,
-        classes=arguments.classes,
-        exemplars=gather(arguments.exemplar),
-        model=arguments.model,
-        score=arguments.score,
-        class_agnostic=arguments.class_agnostic,
-        output=arguments.output,
-        json_path=arguments.json,
-        device=arguments.device,
-        distractors=arguments.distractors,
-        templates=arguments.templates,
-        descriptions=arguments.descriptions,
-        fill=arguments.fill,
-        tiles=read_tiles(arguments),
-        short_side=arguments.short_side,
-        text_model=arguments.text_model,
-        csv_path=arguments.csv,
-        class_weights=arguments.class_weights,
+    Returns:
+        Exit code: 0, or 1 if some images of several could not be read.
+
+    Raises:
+        CoraError: bad input.
+    """
+    from dataclasses import replace
+
+    from cora.apps.looked_for import read_wanted, tell_distractors, tell_names
+    from cora.apps.open_model import open_detector
+    from cora.console import Bars, report
+    from cora.data.sources import find_images, output_names
+    from cora.errors import ImageError
+    from cora.files import write_picture
+    from cora.images import is_url, read_image
+    from cora.predictor.adapt import set_short_side
+    from cora.predictor.results import Found
+    from cora.regions import other_prompts
+
+    tiles, wanted = options.tiling.read(), read_wanted(options.names, options.model)
+    urls = [source for source in options.sources if is_url(source)]
+    found = find_images([source for source in options.sources if not is_url(source)], beside=len(urls))
+    images: list[Path | str] = [*found.paths, *dict.fromkeys(urls)]
+    detector = open_detector(options.model, options.device, text_model=options.text_model)
+    set_short_side(detector, options.tiling.short_side)
+    wanted.sentences.apply(detector.vocabulary_encoder)
+    # Names that are too long fail here, before any work.
+    looked_for = detector.vocabulary(
+        wanted.classes, distractors=wanted.distractors, exemplars=wanted.exemplars, class_weights=wanted.class_weights
     )
+    names, agnostic = looked_for.names, options.class_agnostic
+    least = detector.score_of(options.score, built_in=looked_for.built_in)
+    tell_names(detector, looked_for, classes=wanted.classes, score=least, class_agnostic=agnostic)
+    tell_distractors(detector, (*names, *other_prompts(wanted.classes or {})), wanted.distractors)
+
+    results: list[Found] = []
+    failures = len(found.problems)
+    is_batch = len(images) + len(found.problems) > 1
+    targets = output_names(images, options.output, ".jpg")
+    try:
+        with Bars(hidden=len(images) == 1) as progress:
+            for problem in found.problems:
+                report(progress.console, problem)
+            for source in progress.track(images, "detecting"):
+                try:
+                    image = read_image(source, allow_url=True)
+                except ImageError as error:
+                    if not is_batch:
+                        raise
+                    report(progress.console, str(error))
+                    failures += 1
+                    continue
+                detections = detector.predict(image, looked_for, score=least, tiles=tiles, class_agnostic=agnostic)
+                write_picture(targets[source], detections.draw(image, fill=options.fill))
+                # Thousands of results may be kept; the images that they refer to may not.
+                results.append(Found(source, replace(detections, image=None)))
+    except KeyboardInterrupt:
+        done = f"after {len(results) + failures} of {len(images)} images"
+        if not results:
+            raise KeyboardInterrupt(done) from None
+        written = _write(results, names, options)
+        raise KeyboardInterrupt(f"{done}; what was found is in {' and '.join(map(str, written))}") from None
+    _write(results, names, options)
+    _print(results, failures, least, options)
+    return 1 if failures else 0
+
+
+def _write(results: Sequence[Found], names: Sequence[str], options: DetectOptions) -> list[Path]:
+    """Write the files; gives all places that hold results, the drawn images included."""
+    from cora.files import write_json, write_text
+    from cora.predictor.results import to_coco, to_csv
+
+    if options.json is not None:
+        write_json(options.json, to_coco(results, names, made_by=kinds.DETECT_MARK))
+    if options.csv is not None:
+        write_text(options.csv, to_csv(results))
+    return [place for place in (options.output, options.json, options.csv) if place is not None]
+
+
+def _print(results: Sequence[Found], failures: int, score: float, options: DetectOptions) -> None:
+    """Print a table and a summary; `score`: least one that is shown."""
+    from cora.console import error_console, output_console, report, say
+    from cora.predictor.results import results_table
+
+    console = output_console()
+    total = sum(len(result.detections) for result in results)
+    if total:
+        console.print(results_table(results))
+    if results:
+        images = f"{len(results)} image{'s' * (len(results) != 1)}"
+        if total:
+            summary = f"{total} object{'s' * (total != 1)} in {images}."
+        else:
+            summary = f"Nothing found in {images} with a score of {score:g} or more; try a lower --score."
+        files = [f"boxes in {path}" for path in (options.json, options.csv) if path is not None]
+        say(console, f"{summary} {', '.join([f'Images are in {options.output}', *files])}.")
+    if failures:
+        report(error_console(), f"{failures} of the sources could not be read", "warning")
+
+
+COMMAND = Command(
+    name="detect",
+    options=DetectOptions,
+    run=run,
+    help="find named objects in images",
+    description="Find named objects in images: prints a table (of many images, by class) and draws the boxes.",
+    epilog="Exit code: 0 done, even with nothing found; 1 some images of a batch failed; 2 bad input.",
+)

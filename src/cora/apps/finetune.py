@@ -1,76 +1,307 @@
-"""`cora finetune`: its arguments; `finetune_run.py` does the work."""
+"""`cora finetune`: divide the images, measure, teach names and boxes, measure again."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cora.apps import kinds
 from cora.apps.argument_types import share
-from cora.apps.command import set_command
-from cora.apps.model_options import add_device_option, add_model_option
-from cora.apps.train_options import add_photos, add_settings
+from cora.apps.command import Command
+from cora.apps.model_options import device_option, model_option
+from cora.apps.options import group, option
+from cora.apps.train_options import ImageOptions, StageOptions
+from cora.errors import DataError
+from cora.names import names_without
+
+if TYPE_CHECKING:
+    from cora.data.coco import CocoDataset, CocoImage
+    from cora.detector import Detector
+    from cora.evaluation.best_threshold import BestThreshold
+    from cora.evaluation.coco_ap import BoxEvaluation
+    from cora.evaluation.held_out import HeldOut
+    from cora.training.recipe import TrainRecipe
+
+#: Sets of fewer images than this are not divided unless that is asked for: nothing would be left to learn from.
+FEWEST_TO_DIVIDE = 5
+REPORT, BEFORE = "report.json", "before.json"
+#: Names in the command that is shown next.
+SHOWN_NAMES = 8
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `finetune` to the commands."""
-    parser = commands.add_parser(
-        "finetune",
-        help="adapt a model to your own boxes",
-        description="Adapt a model to your own boxes: teaches it the names and the boxes of a small annotated set.",
-        epilog="The same command again goes on where the run stopped.",
-    )
-    add_arguments(parser)
-    set_command(parser, run, output=kinds.MODEL, run_dir=kinds.FINETUNE_RUN)
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """Options of `cora finetune`."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora finetune`."""
-    add_photos(parser)
-    parser.add_argument(
-        "--novel",
+    data: ImageOptions = group(ImageOptions)
+    novel: str = option(
         default="",
         metavar="NAMES",
         help='classes that are measured but not trained on, "a, b" or @FILE: what an unseen class of this kind gets',
     )
-    add_model_option(parser, "name or file to start from")
-    parser.add_argument(
+    model: str = model_option("name or file to start from")
+    run_dir: Path = option(
         "--run",
-        type=Path,
         default=Path("cora-finetune"),
+        writes=kinds.FINETUNE_RUN,
         metavar="DIR",
-        dest="run_dir",
         help="folder of the run (default: %(default)s)",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="model file to write (default: model.safetensors in the run)"
-    )
-    parser.add_argument(
-        "--hold-out",
+    output: Path | None = option(writes=kinds.MODEL, help="model file to write (default: model.safetensors in the run)")
+    hold_out: float = option(
         type=share,
         default=0.2,
         metavar="SHARE",
         help="share of the images that is measured on and not trained on (default: %(default)s; 0 trains on all)",
     )
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="measure on these images instead")
-    parser.add_argument("--val-annotations", type=Path, metavar="FILE", help="their boxes")
-    parser.add_argument(
-        "--keep",
+    val_images: Path | None = option(metavar="DIR", help="measure on these images instead")
+    val_annotations: Path | None = option(help="their boxes")
+    keep: float | None = option(
         type=share,
         metavar="SHARE",
         help="share of the model's own localizer that stays: less is forgotten, less is learned (default: 0)",
     )
-    parser.add_argument(
-        "--remember-images", type=Path, metavar="DIR", help="images of what the model could before, measured twice"
+    remember_images: Path | None = option(metavar="DIR", help="images of what the model could before, measured twice")
+    remember_annotations: Path | None = option(help="their boxes")
+    remember_split: str | None = option(metavar="FILE", help='their class split: JSON, "coco" or "lvis"')
+    settings: StageOptions = group(StageOptions)
+    device: str = device_option()
+
+
+def run(options: FinetuneOptions) -> int:
+    """Adapt a model to one's own boxes; prints AP50 before and after, writes model and report; returns 0.
+
+    Raises:
+        CoraError: bad input, before anything is written; or a run that cannot go on.
+    """
+    import shlex
+    import sys
+    from functools import partial
+
+    import cora
+    from cora.apps.open_model import open_torch_detector
+    from cora.console import output_console, progress_report, say, tracked
+    from cora.data.name_file import read_names
+    from cora.data.shards import ShardDataset
+    from cora.detector.checkpoint import check_model_file
+    from cora.evaluation.before_after import (
+        before_after_table,
+        classes_table,
+        evaluate_sets,
+        forgotten,
+        key_of_sets,
+        measure_once,
+        scores_by_group,
     )
-    parser.add_argument("--remember-annotations", type=Path, metavar="FILE", help="their boxes")
-    parser.add_argument("--remember-split", metavar="FILE", help='their class split: JSON, "coco" or "lvis"')
-    add_settings(parser, named=True)
-    add_device_option(parser)
+    from cora.evaluation.held_out import HeldOut, check_extras
+    from cora.evaluation.store_threshold import store
+    from cora.files import write_json
+    from cora.names import quoted_name
+    from cora.predictor.device import pick_device
+    from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
+
+    check_extras("cora finetune", measures=True)
+    output = options.output or options.run_dir / MODEL
+    check_model_file(output)
+    pick_device(options.device)  # which fails before the images are read
+    whole = options.data.read()
+    base, novel = _divide_classes(whole.class_names, read_names(options.novel, "--novel") if options.novel else ())
+    train_set, held_out = _divide_photos(options, whole, base, novel)
+    remembered = _remembered(options)
+    detector = open_torch_detector(options.model, options.device, needs="cora finetune")
+    detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
+    recipe = _recipe(options, detector, train_set.records)
+    console = output_console()
+
+    tell = partial(say, console)
+    tell(
+        f"Learning {len(base)} classes from {int(train_set.class_counts().sum())} boxes in {len(train_set)} images; "
+        + (f"{len(held_out.dataset)} images are held out" if held_out is not None else "none is held out")
+    )
+    sets = {"own photos": held_out, "remembered": remembered}
+    with progress_report() as report:
+        pipeline = TrainingPipeline(
+            recipe=recipe, detector=detector, dataset=train_set, run=options.run_dir, hooks=Hooks(report=report)
+        )
+        pipeline.check()
+        before = measure_once(
+            options.run_dir / BEFORE,
+            key_of_sets(detector, sets),
+            lambda: scores_by_group(evaluate_sets(detector, sets), sets),
+        )
+        pipeline.all()
+    found = evaluate_sets(detector, sets)
+    after = scores_by_group(found, sets)
+    # The classes were taught against everyday names: these need not compete any more.
+    judges = held_out if held_out is not None else HeldOut(dataset=train_set)
+    best = judges.best_threshold(detector, progress=partial(tracked, title="score threshold"))
+    store(detector, best, distractors="none")
+    detector.config = replace(detector.config, class_names=(*base, *novel))
+    for file in dict.fromkeys((options.run_dir / MODEL, output)):
+        detector.save(file)
+    by_class = {} if held_out is None else held_out.of_classes(found["own photos"])
+    write_json(
+        options.run_dir / REPORT,
+        {
+            "command": ["cora", *sys.argv[1:]],
+            "version": cora.__version__,
+            "classes": {"base": base, "novel": novel},
+            "photos": {"trained": len(train_set), "held_out": len(held_out.dataset) if held_out is not None else 0},
+            "recipe": recipe.to_dict(),
+            "score_threshold": {
+                "stored": detector.config.postprocess.score_threshold,
+                "images": len(judges.dataset),
+                "held_out": held_out is not None,
+                "best": None if best is None else best.as_dict(),
+            },
+            "before": before,
+            "after": after,
+            "classes_after": {name: score.as_dict() for name, score in by_class.items()},
+            "held_out": [] if held_out is None else [str(record.path) for record in held_out.dataset.records],
+        },
+    )
+    if after:
+        console.print(before_after_table(before, after))
+    if held_out is not None and len(by_class) > 1:
+        console.print(classes_table(by_class, held_out.dataset))
+    if "remembered" in after and (lost := forgotten(before["remembered"], after["remembered"])):
+        tell(f"Forgotten: {lost}. The same command with --keep 0.5 gives some of it back, without training again")
+    tell(_told(best, detector, images=len(judges.dataset), held_out=held_out is not None))
+    if held_out is not None:
+        _keep_hold_out(options.run_dir, held_out, found["own photos"], tell)
+    tell(f"Wrote {output}; use it with --model {output}")
+    shown = held_out.dataset if held_out is not None else train_set
+    example = "photo.jpg" if isinstance(shown, ShardDataset) else shown.records[0].path
+    names = ", ".join(map(quoted_name, (*base, *novel)[:SHOWN_NAMES]))
+    tell(f"Next: {shlex.join(['cora', 'detect', str(example), '--classes', names, '--model', str(output)])}")
+    return 0
 
 
-def run(args: argparse.Namespace) -> int:
-    """Adapt a model to one's own boxes; returns the exit code."""
-    from cora.apps.finetune_run import finetune
+def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell: Callable[[str], None]) -> None:
+    """Write which images were held out, and sheets of what was found there and what was not."""
+    from cora.data.hold_out import write_hold_out
+    from cora.data.shards import ShardDataset
+    from cora.evaluation.example_images import write_sheets
 
-    return finetune(args)
+    if isinstance(held_out.dataset, ShardDataset):  # its images are no files, to draw or to list
+        return
+    file = write_hold_out(run, held_out.dataset)
+    sheets = write_sheets(run, evaluation, held_out.dataset)
+    if sheets:
+        tell(f"Held-out images with what was found, missed and confused: {', '.join(map(str, sheets))}")
+    tell(f"The held-out images are listed in {file}; 'cora evaluate --run {run}' measures on them")
+
+
+def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
+    """What the score threshold is, and what it was set on."""
+    from cora.evaluation.store_threshold import NOTHING_RIGHT, described, images_of
+
+    kind = "held out" if held_out else "of the training, as none is held out: new ones will give less"
+    where = f"{images_of(images)} {kind}"
+    if best is None:
+        stays = detector.config.postprocess.score_threshold
+        return f"No box is right {NOTHING_RIGHT} on {where}; the score threshold stays {stays:g}"
+    return f"{described(best)}, on {where}"
+
+
+def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    strangers = names_without(novel, names)
+    if strangers:
+        raise DataError(
+            f"--novel: expected classes of the annotations, got {len(strangers)} others: {', '.join(strangers[:5])}; "
+            f"they have {', '.join(names[:10])}"
+        )
+    base = tuple(names_without(names, novel))
+    if not base:
+        raise DataError(f"--novel: expected a class to learn from, got all {len(names)} as novel; leave some out")
+    return base, tuple(name for name in names if name not in base)
+
+
+def _divide_photos(
+    options: FinetuneOptions, whole: CocoDataset, base: tuple[str, ...], novel: tuple[str, ...]
+) -> tuple[CocoDataset, HeldOut | None]:
+    """Images to learn from, with boxes of the base classes, and images to measure on, with all boxes."""
+    from cora.data.hold_out import divide_images
+    from cora.data.read import read_dataset
+    from cora.data.same_content import image_groups, tell_shared
+    from cora.evaluation.held_out import HeldOut, groups_of
+
+    groups = groups_of(base, novel)
+    learned = options.data.read(base) if novel else whole
+    held_out = None
+    chosen: set[int] = set()
+    if (options.val_images is None) != (options.val_annotations is None):
+        raise DataError("expected --val-images and --val-annotations together, got one of them")
+    if options.val_images is not None:
+        dataset = read_dataset(
+            images=options.val_images, annotations=options.val_annotations, class_names=(*base, *novel)
+        )
+        held_out = HeldOut(dataset=dataset, groups=groups)
+        tell_shared(learned, dataset)
+    elif options.hold_out and len(together := image_groups([r.path for r in whole.records])) >= FEWEST_TO_DIVIDE:
+        # Copies of an image are on one side.
+        classes = [[c for place in group for c in whole.records[place].classes.tolist()] for group in together]
+        drawn = divide_images(classes, share=options.hold_out, seed=options.settings.seed or 0)
+        chosen = {place for number in drawn for place in together[number]}
+        held_out = HeldOut(dataset=_subset(whole, lambda place: place in chosen), groups=groups)
+    # An image whose boxes are all of novel classes would teach that these are background.
+    empty = {place for place, record in enumerate(whole.records) if not len(record.classes)}
+    boxes = [len(record.classes) for record in learned.records]
+    train_set = _subset(learned, lambda place: place not in chosen and (boxes[place] > 0 or place in empty))
+    if not int(train_set.class_counts().sum()):
+        raise DataError(f"expected boxes to learn from, got none in the {len(train_set)} images left for training")
+    return train_set, held_out
+
+
+def _subset(dataset: CocoDataset, wanted: Callable[[int], bool]) -> CocoDataset:
+    return dataset.with_records(record for place, record in enumerate(dataset.records) if wanted(place))
+
+
+def _remembered(options: FinetuneOptions) -> HeldOut | None:
+    from cora.data.class_split import open_split
+    from cora.data.image_sets import testing_images
+    from cora.data.read import read_dataset
+    from cora.evaluation.held_out import HeldOut, groups_of
+
+    if (options.remember_images is None) != (options.remember_annotations is None):
+        raise DataError("expected --remember-images and --remember-annotations together, got one of them")
+    if options.remember_images is None:
+        return None
+    split = None if options.remember_split is None else open_split(options.remember_split)
+    dataset = read_dataset(
+        images=options.remember_images,
+        annotations=options.remember_annotations,
+        class_names=split.all if split is not None else None,
+    )
+    dataset = testing_images(dataset, split)
+    groups = groups_of(split.base, split.novel) if split is not None else groups_of(dataset.class_names, ())
+    return HeldOut(dataset=dataset, groups=groups)
+
+
+def _recipe(options: FinetuneOptions, detector: Detector, images: Sequence[CocoImage]) -> TrainRecipe:
+    from cora.training.defaults import finetune_recipe
+    from cora.training.override import override
+
+    recipe = finetune_recipe(
+        options.model,
+        short_side=detector.preprocessor.typical_short_side([image.size for image in images]),
+        photos=len(images),
+        trunk=detector.image_tower.box_trunk is not None,
+    )
+    kept = [] if options.keep is None else [f"localizer.keep={options.keep}"]
+    # A rate is of one stage; how long and how many images a step, of both that teach boxes.
+    alike = {name: getattr(options.settings, name) for name in ("epochs", "batch", "precision")}
+    both = [f"proposals.{name}={value}" for name, value in alike.items() if value is not None and recipe.proposals]
+    return override(recipe, [*kept, *both, *options.settings.changes("localizer")])
+
+
+COMMAND = Command(
+    name="finetune",
+    options=FinetuneOptions,
+    run=run,
+    help="adapt a model to your own boxes",
+    description="Adapt a model to your own boxes: teaches it the names and the boxes of a small annotated set.",
+    epilog="The same command again goes on where the run stopped.",
+)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cora.files import PICTURE_MARK
+from cora.files import drawn_by_cora
 
 #: Bytes at the start -> what people call such a file.
 _MAGIC = {
@@ -68,19 +68,6 @@ def described(path: Path) -> str:
         if error.start < len(head) - 4:
             return "a file of another kind"
     return "a text file of another kind"
-
-
-def drawn_by_cora(path: Path) -> bool:
-    """Whether an image carries the mark of those that commands draw."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            found = picture.info.get("comment") or picture.info.get("Comment") or ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-    text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
-    return text == PICTURE_MARK
 
 
 def _head(path: Path) -> bytes:
@@ -144,22 +131,15 @@ def _is_relabelled(path: Path) -> bool:
     return isinstance(boxes, list) and any(isinstance(one, dict) and "original_category_id" in one for one in boxes)
 
 
-def _is_pseudo(path: Path) -> bool:
-    content = _json(path)
-    info = content.get("info") if isinstance(content, dict) else None
-    return isinstance(info, dict) and ("pseudo" in info or "labelled" in info)
+def _informed(name: str, *keys: str) -> Kind:
+    """A JSON object whose `info` has one of these keys."""
 
+    def fits(path: Path) -> bool:
+        content = _json(path)
+        info = content.get("info") if isinstance(content, dict) else None
+        return isinstance(info, dict) and any(key in info for key in keys)
 
-def _is_hold_out(path: Path) -> bool:
-    content = _json(path)
-    info = content.get("info") if isinstance(content, dict) else None
-    return isinstance(info, dict) and "held_out" in info
-
-
-def _is_split(path: Path) -> bool:
-    content = _json(path)
-    info = content.get("info") if isinstance(content, dict) else None
-    return isinstance(info, dict) and "class_split" in info
+    return Kind(name=name, fits=fits)
 
 
 def _starts_with(start: bytes) -> Callable[[Path], bool]:
@@ -190,8 +170,8 @@ TRACKS = _json_kind("tracks of 'cora video'", "video", "frames", "tracks")
 DETECTIONS = Kind(name="boxes of 'cora detect'", fits=_is_detections)
 RELABELLED = Kind(name="annotations of 'cora relabel'", fits=_is_relabelled)
 AGREEMENT = _json_kind("numbers of 'cora relabel'", "boxes", "agreed", "by_class", "confusion")
-PSEUDO = Kind(name="annotations of 'cora pseudo-label'", fits=_is_pseudo)
-SPLIT = Kind(name="annotations of 'cora split'", fits=_is_split)
+PSEUDO = _informed("annotations of 'cora pseudo-label'", "pseudo", "labelled")
+SPLIT = _informed("annotations of 'cora split'", "class_split")
 EVALUATION = _json_kind("numbers of 'cora evaluate'", "command", "bootstrap", "max_detections")
 REGION_ACCURACY = _json_kind("numbers of 'cora region-accuracy'", "command", "bootstrap", "accuracy")
 GROUPS = _json_kind("numbers of 'cora groups'", "command", "groups", "alike")
@@ -256,7 +236,7 @@ FINETUNE_RUN = _folder(
         "confusion.png": PICTURE,
         "confused.jpg": PICTURE,
         "model.safetensors": MODEL,
-        "held_out.json": Kind(name="held-out images of 'cora finetune'", fits=_is_hold_out),
+        "held_out.json": _informed("held-out images of 'cora finetune'", "held_out"),
         "found.jpg": PICTURE,
         "missed.jpg": PICTURE,
         "before.json": _json_kind("numbers of 'cora finetune'", "key", "scores"),

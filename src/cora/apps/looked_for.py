@@ -1,21 +1,66 @@
-"""What commands look for: the class names of `--classes`, and what they say where nobody gave any."""
+"""What commands look for, and what they say of names that nobody gave: their own, and those that compete with them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cora.apps.model_options import read_classes
+from cora.apps.argument_types import Box
+from cora.apps.model_options import NamesOptions
 from cora.apps.open_model import is_exported
 from cora.compress.quantize_torch import is_int8_file
 from cora.console import output_console, say
-from cora.detector import read_config
+from cora.data.class_weights import weights_of_names
+from cora.data.name_file import read_classes, read_distractors
+from cora.detector import Detector, read_config
 from cora.errors import VocabularyError
 from cora.names import names_in, quoted_name
-from cora.predictor import Exemplars, Predictor
+from cora.predictor import Exemplars, Predictor, count_distractors
 from cora.predictor.vocabulary import usual_names as names_for_calls
 from cora.regions import ClassPrompts, Vocabulary
+from cora.regions.sentences import Sentences
 
 _SHOWN_NAMES = 8
+#: How the commands that have the option switch everyday names off.
+SWITCH = "--distractors none switches them off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the options say is looked for, checked before a model is loaded.
+
+    Attributes:
+        classes: with their prompts; {} for exemplars alone; None for the model's own names, or the built-in ones.
+        exemplars: images by class.
+        distractors: names that compete; None for the model's own choice.
+        sentences: around and about the names.
+        class_weights: factors in pre-matching, by class.
+    """
+
+    classes: ClassPrompts | None
+    exemplars: Mapping[str, list[Path | tuple[Path, Box]]]
+    distractors: tuple[str, ...] | None
+    sentences: Sentences
+    class_weights: dict[str, float]
+
+
+def read_wanted(options: NamesOptions, model: str) -> Wanted:
+    """What is looked for with a model.
+
+    Raises:
+        CoraError: a file cannot be read, or names, sentences or weights cannot be used.
+    """
+    exemplars = options.exemplars()
+    classes = wanted_classes(options.classes, exemplars)
+    named = usual_names(model) if classes is None else tuple(classes)
+    return Wanted(
+        classes=classes,
+        exemplars=exemplars,
+        distractors=read_distractors(options.distractors),
+        sentences=options.text.read(named),
+        class_weights=weights_of_names(options.class_weights, (*named, *exemplars)),
+    )
 
 
 def wanted_classes(classes: str | None, exemplars: Exemplars | None) -> ClassPrompts | None:
@@ -82,3 +127,34 @@ def _line(detector: Predictor, vocabulary: Vocabulary, *, score: float, one_name
     if getattr(detector, "class_names", ()):
         return f"Class names of the exported file: {shown}{more}"
     return f"Class names that the model was fine-tuned on: {shown}{more} (--classes looks for others)"
+
+
+def tell_distractors(
+    detector: Predictor | Detector, names: Sequence[str], asked: Sequence[str] | None, *, switch: str = SWITCH
+) -> None:
+    """Print one line where the model's own choice lets other names compete; nothing where the user chose.
+
+    Args:
+        detector: the model.
+        names: that are looked for.
+        asked: the distractors of the command; None where nothing was said.
+        switch: how they are switched off.
+    """
+    line = None if asked is not None else distractors_line(detector, names, switch=switch)
+    if line is not None:
+        say(output_console(), line)
+
+
+def distractors_line(
+    detector: Predictor | Detector, names: Sequence[str], *, switch: str = SWITCH, yours: str = "yours"
+) -> str | None:
+    """The line of `tell_distractors`; None where nothing competes. `yours`: what they compete with."""
+    count = count_distractors(detector, names)
+    if not count:
+        return None
+    if getattr(detector, "class_names", ()):
+        kind, switch = "other", "they are part of the file; an export with --distractors none has none"
+    else:
+        kind = "everyday"
+    plural = "name competes" if count == 1 else "names compete"
+    return f"{count} {kind} {plural} with {yours} and are not reported ({switch})"

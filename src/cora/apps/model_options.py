@@ -1,28 +1,39 @@
-"""Options about the model and the names it looks for, the same in every command that has them."""
+"""Options about the model, the names it looks for and how it looks, the same in every command that has them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from cora.apps.argument_types import score
+from cora.apps.argument_types import Box, NamedPicture, exemplar, overlap, pixels, score, tile_count
+from cora.apps.options import OneOf, group, option, switch
+from cora.errors import CoraError
+from cora.names import name_key
 
-_Options = argparse.ArgumentParser | argparse._ArgumentGroup
+if TYPE_CHECKING:
+    from cora.predictor import Tiles
+    from cora.predictor.adapt import Scoring
+    from cora.regions.sentences import Sentences
 
-
-def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """`--device`."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
-
-
-def add_model_option(parser: argparse.ArgumentParser, what: str = "name (see 'cora models') or file") -> None:
-    """`--model`, nano by default; `what` says what it may be or is for."""
-    parser.add_argument("--model", default="nano", help=f"{what} (default: %(default)s)")
+_OVERLAP = 0.2
 
 
-def add_resnet_option(parser: argparse.ArgumentParser) -> None:
-    """`--model` of what needs the parts of a CLIP ResNet: required, since no embedded model has them."""
-    parser.add_argument(
-        "--model",
+def device_option() -> Any:
+    """`device: str`."""
+    return option(default="auto", help="cpu, cuda, cuda:1, mps, ... (default: a GPU if there is one)")
+
+
+def model_option(what: str = "name (see 'cora models') or file") -> Any:
+    """`model: str`, nano by default; `what` says what it may be or is for."""
+    return option(default="nano", help=f"{what} (default: %(default)s)")
+
+
+def resnet_option() -> Any:
+    """`model: str` of what needs the parts of a CLIP ResNet: required, since no embedded model has them."""
+    return option(
         required=True,
         metavar="MODEL",
         help="detector on a CLIP ResNet, which nano is not: a file, of 'cora train' or 'cora convert', or a name such "
@@ -30,19 +41,17 @@ def add_resnet_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_text_model_option(parser: argparse.ArgumentParser) -> None:
-    """`--text-model`, for exported files."""
-    parser.add_argument(
-        "--text-model",
+def text_model_option() -> Any:
+    """`text_model: str | None`, for exported files."""
+    return option(
         metavar="MODEL",
         help="model whose text tower embeds names for an exported file (default: the one named in the file)",
     )
 
 
-def add_classes_option(parser: argparse.ArgumentParser, *, optional: bool = False, prompts: bool = True) -> None:
-    """`--classes`, with `prompts` or without; required unless it is `optional`; see `looked_for`."""
-    parser.add_argument(
-        "--classes",
+def classes_option(*, optional: bool = False, prompts: bool = True) -> Any:
+    """`classes: str`, with `prompts` or without; `str | None` where it is `optional`; see `looked_for`."""
+    return option(
         required=not optional,
         metavar="NAMES",
         help='names divided by commas, "cat, remote control", or @FILE with one name a line'
@@ -52,71 +61,147 @@ def add_classes_option(parser: argparse.ArgumentParser, *, optional: bool = Fals
     )
 
 
-def add_distractors_option(parser: argparse.ArgumentParser, where: str = "pictures") -> None:
-    """`--distractors`; `where` the other things may be."""
-    parser.add_argument(
-        "--distractors",
-        metavar="NAMES",
-        help=f"other things that may be in the {where}, like --classes, or 'none'; they compete with the classes and "
-        "are never reported (default: the model's own choice)",
-    )
-
-
-def add_score_option(parser: _Options, what: str) -> None:
-    """`--score`, the model's own threshold where it is not given; `what` it is the least score of."""
-    parser.add_argument(
-        "--score",
+def score_option(what: str, *, section: str | None = None) -> Any:
+    """`score: float | None`, the model's own threshold where it is not given; `what` it is the least score of."""
+    return option(
         type=score,
         metavar="SCORE",
+        section=section,
         help=f"least score {what}, 0 to 1 (default: the model's own, which 'cora models' lists)",
     )
 
 
-def add_class_agnostic_option(parser: _Options, *, names_given: bool = True) -> None:
-    """`--class-agnostic`; False by default where `names_given` says that there is no built-in vocabulary."""
-    parser.add_argument(
-        "--class-agnostic",
+def class_agnostic_option(*, names_given: bool = True, section: str | None = None) -> Any:
+    """`class_agnostic: bool`, `bool | None` unless `names_given` says that there is no built-in vocabulary."""
+    return option(
         action=argparse.BooleanOptionalAction,
         default=False if names_given else None,
+        section=section,
         help="drop a box also for a better one of another class, so that one object has one name "
         + ("(default: no)" if names_given else "(default: with the built-in vocabulary only)"),
     )
 
 
-def read_classes(text: str) -> dict[str, tuple[str, ...]]:
-    """Classes of `--classes`, each with its prompts: divided by commas, or @FILE with one a line.
-
-    Raises:
-        VocabularyError: the file cannot be read, or the names or prompts cannot be used: none, blank ones, one twice.
-    """
-    from cora.apps.files import parse_classes
-    from cora.regions.class_names import class_prompts, clean_names
-
-    classes = class_prompts(parse_classes(text))
-    clean_names(tuple(classes))  # which says that there is none
-    return classes
+def class_weights_option() -> Any:
+    """`class_weights: str | None` of the commands that look for names."""
+    return option(
+        metavar="WEIGHTS",
+        help='weights of some classes in pre-matching: "bus=8,cat=2", or a JSON file of class name to weight; more '
+        "queries look for a class of greater weight (default: 1 for all)",
+    )
 
 
-def read_names(text: str, option: str = "--classes") -> tuple[str, ...]:
-    """Class names of an option that takes no prompts, written as in `read_classes`.
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """The sentences around and about class names, the model's own by default."""
 
-    Raises:
-        VocabularyError: the file cannot be read, the names cannot be used, or some have prompts.
-    """
-    from cora.apps.files import parse_classes
-    from cora.regions.class_names import clean_names, names_alone
+    templates: str | None = option(
+        metavar="FILE",
+        help="sentences around a class name: a file with one a line, {} for the name, or 'plain' or 'imagenet' "
+        "(default: the model's own)",
+    )
+    descriptions: Path | None = option(
+        help='JSON of class name to sentences on its looks, {"dog": ["a golden retriever"]} (default: none)'
+    )
 
-    return clean_names(names_alone(option, parse_classes(text)))
+    def read(self, names: Sequence[str]) -> Sentences:
+        """The files' content, for these class names.
+
+        Raises:
+            VocabularyError: a file cannot be used.
+        """
+        from cora.regions.sentences import read_sentences
+
+        return read_sentences(self.templates, self.descriptions, names)
 
 
-def read_distractors(text: str | None) -> tuple[str, ...] | None:
-    """Names of `--distractors`, as the predictor takes them: () for 'none', None, its own choice, for no option.
+@dataclass(frozen=True, kw_only=True)
+class NamesOptions:
+    """What is looked for: `looked_for.read_wanted` reads it. `{where}` other things may be completes a help text."""
 
-    Raises:
-        VocabularyError: as `read_names`.
-    """
-    from cora.regions.class_names import by_themselves, written_classes
+    classes: str | None = classes_option(optional=True)
+    exemplar: Sequence[NamedPicture] = option(
+        type=exemplar,
+        action="append",
+        default=(),
+        metavar="NAME=FILE[#x,y,w,h]",
+        help="a class by an image of it, or by a box in an image (pixels); repeat it for more images and classes; "
+        "a NAME that is also in --classes is searched for by words and images",
+    )
+    distractors: str | None = option(
+        metavar="NAMES",
+        help="other things that may be in the {where}, like --classes, or 'none'; they compete with the classes and "
+        "are never reported (default: the model's own choice)",
+    )
+    text: TextOptions = group(TextOptions)
+    class_weights: str | None = class_weights_option()
 
-    if text is None or text == "none":
-        return None if text is None else ()
-    return written_classes(by_themselves(read_names(text, "--distractors")))
+    def exemplars(self) -> dict[str, list[Path | tuple[Path, Box]]]:
+        """Images by class, as `predict(exemplars=...)` takes them; names are one however they are spelled."""
+        spelled: dict[str, str] = {}
+        classes: dict[str, list[Path | tuple[Path, Box]]] = {}
+        for name, path, box_xyxy_px in self.exemplar:
+            name = spelled.setdefault(name_key(name), name)
+            classes.setdefault(name, []).append(path if box_xyxy_px is None else (path, box_xyxy_px))
+        return classes
+
+
+_TILES = OneOf()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """For small objects: overlapping tiles of an image, and a larger input of the model."""
+
+    tiles: tuple[int, int] | None = option(
+        type=tile_count,
+        one_of=_TILES,
+        metavar="ROWSxCOLUMNS",
+        help="for small objects: look at so many overlapping parts of an image, too, such as 2x2",
+    )
+    tile_size: int | None = option(
+        type=pixels, one_of=_TILES, metavar="PX", help="the same, by the height and width of a part in pixels"
+    )
+    tile_overlap: float | None = option(
+        type=overlap,
+        metavar="SHARE",
+        help=f"least share of a part that its neighbour covers, too (default: {_OVERLAP})",
+    )
+    short_side: int | None = option(
+        type=pixels, metavar="PX", help="resize images to this length of their shorter side instead of the model's own"
+    )
+
+    def read(self) -> Tiles | None:
+        """The tiles that were asked for, if any.
+
+        Raises:
+            CoraError: an overlap of no tiles.
+        """
+        if self.tiles is None and self.tile_size is None:
+            if self.tile_overlap is not None:
+                raise CoraError(
+                    f"expected --tiles or --tile-size beside --tile-overlap {self.tile_overlap:g}, got neither; name "
+                    "one"
+                )
+            return None
+        from cora.predictor import Tiles
+
+        share = _OVERLAP if self.tile_overlap is None else self.tile_overlap
+        return Tiles(size_px=self.tile_size, count=self.tiles, overlap=share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How boxes are scored, for measuring: results that do not depend on the machine come first."""
+
+    precision: Literal["float32", "auto", "bfloat16", "float16"] = option(
+        default="float32",
+        help="of the image tower; auto is what `cora detect` uses: bfloat16 where it is faster (default: %(default)s)",
+    )
+    all_boxes: bool = switch(help="pool every box exactly: the published way, several times slower")
+
+    def read(self) -> Scoring:
+        """The same as a setting of a predictor."""
+        from cora.predictor.adapt import Scoring
+
+        return Scoring(precision=self.precision, all_boxes=self.all_boxes)

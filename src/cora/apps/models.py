@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cora.apps.command import set_command
+from cora.apps.command import Command
+from cora.apps.options import argument
+
+if TYPE_CHECKING:
+    from cora.detector import DetectorConfig
 
 _MB = 1e6
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`cora models` and its arguments."""
-    parser = commands.add_parser(
-        "models",
-        help="list the known models",
-        description="List the known models: what can detect, and apart from it what is only a tower.",
-    )
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="model files to tell about, too")
-    set_command(parser, run)
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions:
+    """Options of `cora models`."""
+
+    files: Sequence[Path] = argument(nargs="*", metavar="FILE", help="model files to tell about, too")
 
 
-def run(args: argparse.Namespace) -> int:
-    """List the models; returns the exit code."""
-    return list_models(args.files)
-
-
-def list_models(files: Sequence[Path] = ()) -> int:
+def run(options: ModelsOptions) -> int:
     """Print the known models and the files; returns the exit code 0.
 
     Raises:
@@ -47,7 +43,7 @@ def list_models(files: Sequence[Path] = ()) -> int:
         table.columns[0].overflow = "fold"
     for name, model in EMBEDDED.items():
         detectors.add_row(name, *_facts(name), model.about)
-    for file in files:
+    for file in options.files:
         config, shared = read_config(file)
         size = _size(file, shared)
         if config.untrained:
@@ -71,10 +67,7 @@ def list_models(files: Sequence[Path] = ()) -> int:
     return 0
 
 
-def _tower(config: object) -> str:
-    from cora.detector import DetectorConfig
-
-    assert isinstance(config, DetectorConfig)
+def _tower(config: DetectorConfig) -> str:
     tower = config.tower
     return tower.backbone or f"a CLIP ResNet of {'+'.join(map(str, tower.layers))} blocks, {tower.width} wide"
 
@@ -95,3 +88,12 @@ def _facts(name: str) -> tuple[str, str, str]:
         config, shared = read_config(file)
         size = _size(file, shared)
     return size, f"{config.postprocess.score_threshold:g}", config.postprocess.distractors
+
+
+COMMAND = Command(
+    name="models",
+    options=ModelsOptions,
+    run=run,
+    help="list the known models",
+    description="List the known models: what can detect, and apart from it what is only a tower.",
+)

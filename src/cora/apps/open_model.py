@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import cora
-from cora.apps.device import pick_device
 from cora.compress.quantize_torch import is_int8_file, load_int8
 from cora.detector import Detector, DetectorConfig, check_trained, read_config
 from cora.errors import ModelError
 from cora.export import load_exported
 from cora.predictor import Predictor
+from cora.predictor.device import pick_device
 from cora.towers import known_towers
 
 #: Endings of files that `cora export` writes and that `--model` takes.

@@ -2,112 +2,346 @@
 
 from __future__ import annotations
 
-import argparse
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from cora.apps import kinds
 from cora.apps.argument_types import positive, score
-from cora.apps.command import set_command
-from cora.apps.model_options import add_class_agnostic_option, add_device_option, add_model_option
+from cora.apps.command import Command, check_output, sources_of
+from cora.apps.model_options import class_agnostic_option, device_option, model_option
+from cora.apps.options import OneOf, argument, option, switch
+from cora.errors import CoraError, DataError
+from cora.names import name_key
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cora.data.captions import NamedPhoto
+    from cora.training.mix_annotations import MixConfig, Mixed
+    from cora.training.pseudo_boxes import BoxTeacher, PseudoBoxConfig, PseudoReport
+
+_TOP = 20
+_NAMES = OneOf(required=True)
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `pseudo-label` to the commands."""
-    parser = commands.add_parser(
-        "pseudo-label",
-        help="boxes for images that have captions or tags only",
-        description="Boxes for images that have captions, tags or a list of classes only, as a new annotation file.",
-    )
-    add_arguments(parser)
-    set_command(parser, run, output=kinds.PSEUDO)
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelOptions:
+    """Options of `cora pseudo-label`."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora pseudo-label`."""
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the images")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--captions",
-        type=Path,
-        metavar="FILE",
+    images: Path = argument(metavar="IMAGES", help="folder of the images")
+    captions: Path | None = option(
+        one_of=_NAMES,
         help="COCO captions (JSON), or a table of file,text or file,tag;tag (CSV, TSV): each image is searched for the "
         "nouns of its own captions",
     )
-    what.add_argument("--classes", metavar="NAMES", help='search all images for "cat, remote control", or @FILE')
-    what.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="take the boxes of another detector: COCO results or scored COCO file",
+    classes: str | None = option(
+        one_of=_NAMES, metavar="NAMES", help='search all images for "cat, remote control", or @FILE'
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="annotation file to write")
-    add_model_option(parser, "name or path of the detector that labels")
-    add_device_option(parser)
-    parser.add_argument("--score", type=score, default=0.5, help="least score of a box, 0 to 1 (default: %(default)s)")
-    parser.add_argument(
-        "--class-scores",
+    results: Path | None = option(
+        one_of=_NAMES, help="take the boxes of another detector: COCO results or scored COCO file"
+    )
+    output: Path = option(required=True, writes=kinds.PSEUDO, metavar="FILE.json", help="annotation file to write")
+    model: str = model_option("name or path of the detector that labels")
+    device: str = device_option()
+    score: float = option(type=score, default=0.5, help="least score of a box, 0 to 1 (default: %(default)s)")
+    class_scores: str | None = option(
         metavar="LIST",
         help='least scores of some names: "cup=0.3,dog=0.2", or a file of such (lines, or JSON {"cup": 0.3})',
     )
-    parser.add_argument(
-        "--real",
-        type=Path,
-        metavar="ANNOTATIONS",
-        help="annotations of images in IMAGES: no pseudo box overlaps a real one, ids agree",
+    real: Path | None = option(
+        metavar="ANNOTATIONS", help="annotations of images in IMAGES: no pseudo box overlaps a real one, ids agree"
     )
-    parser.add_argument(
-        "--merge", action="store_true", help="write the real boxes too, and the pseudo boxes alone to FILE-pseudo.json"
-    )
-    words = parser.add_argument_group("captions")
-    words.add_argument(
-        "--texts",
-        choices=("auto", "captions", "tags"),
+    merge: bool = switch(help="write the real boxes too, and the pseudo boxes alone to FILE-pseudo.json")
+    texts: Literal["auto", "captions", "tags"] = option(
+        section="captions",
         default="auto",
         help="what the texts are (default: by the header, or by semicolons between short texts)",
     )
-    words.add_argument(
-        "--nouns-from",
-        type=Path,
-        metavar="FILE",
-        help="only these names, one a line (default: every noun of the shipped English list)",
+    nouns_from: Path | None = option(
+        section="captions", help="only these names, one a line (default: every noun of the shipped English list)"
     )
-    rules = parser.add_argument_group("classes")
-    rules.add_argument(
-        "--split",
+    split: str | None = option(
+        section="classes",
         metavar="SPLIT",
         help='coco, lvis, or a JSON file with the lists "base" and "novel"; see --novel-names',
     )
-    rules.add_argument(
-        "--novel-names",
-        choices=("refuse", "drop", "keep"),
+    novel_names: Literal["refuse", "drop", "keep"] = option(
+        section="classes",
         default="refuse",
         help="names of the split's novel classes: an error, left out, or used and counted (default: %(default)s)",
     )
-    rules.add_argument(
-        "--distractors",
+    distractors: str | None = option(
+        section="classes",
         metavar="NAMES",
         help="other things that compete and are never labelled, or 'none' (default: the model's choice)",
     )
-    rules.add_argument(
-        "--min-per-class", type=positive, default=1, metavar="N", help="with --merge: rarer ones are left out"
+    min_per_class: int = option(
+        section="classes", type=positive, default=1, help="with --merge: rarer ones are left out"
     )
-    rules.add_argument(
-        "--max-per-class", type=positive, metavar="N", help="with --merge: at most the best N of a class"
+    max_per_class: int | None = option(
+        section="classes", type=positive, help="with --merge: at most the best N of a class"
     )
-    add_class_agnostic_option(rules)
-    others = parser.add_argument_group("other detectors")
-    others.add_argument(
-        "--image-list", type=Path, metavar="FILE", help="COCO JSON with the images and categories of --results"
+    class_agnostic: bool = class_agnostic_option(section="classes")
+    image_list: Path | None = option(
+        section="other detectors", help="COCO JSON with the images and categories of --results"
     )
-    others.add_argument("--teacher", metavar="NAME", help="what found the boxes of --results (default: its file name)")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out bad lines and missing images instead of stopping"
+    teacher: str | None = option(
+        section="other detectors", metavar="NAME", help="what found the boxes of --results (default: its file name)"
+    )
+    limit: int | None = option(type=positive, help="only the first N images")
+    skip_bad: bool = switch(help="leave out bad lines and missing images instead of stopping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    photos: tuple[NamedPhoto, ...]
+    teacher: BoxTeacher | None  # None: the model is still to be loaded
+    real: dict[str, Any] | None
+    novel: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def run(options: PseudoLabelOptions) -> int:
+    """Label, write and print a summary; everything that can be checked is checked before the model is loaded.
+
+    Returns:
+        Exit code: 0, or 1 if some images could not be used.
+
+    Raises:
+        CoraError: bad input.
+    """
+    import json
+
+    import cora
+    from cora.apps.looked_for import tell_distractors
+    from cora.apps.open_model import open_torch_detector
+    from cora.console import error_console, report
+    from cora.data.name_file import read_distractors, read_names
+    from cora.evaluation.setting import fingerprint
+    from cora.files import write_json
+    from cora.predictor import Predictor
+    from cora.predictor.device import pick_device
+    from cora.training.mix_annotations import mix_annotations
+    from cora.training.pseudo_boxes import DetectorTeacher
+
+    alone = options.output.with_name(f"{options.output.stem}-pseudo.json") if options.merge else options.output
+    _check_outputs(options, alone)
+    pick_device(options.device)  # which fails before any file is read
+    config = _config(options)
+    mix = _mix_config(options)
+    work = _prepare(options)
+    made_by: dict[str, Any] = {"cora": cora.__version__, **_inputs(options)}
+    teacher = work.teacher
+    if teacher is None:
+        others, distractors = options.distractors, read_distractors(options.distractors)
+        detector = Predictor(open_torch_detector(options.model, options.device, needs="cora pseudo-label"))
+        if options.classes is not None:
+            detector.vocabulary_encoder.encode(read_names(options.classes))  # too long names fail here
+        teacher = DetectorTeacher(detector=detector, model=Path(options.model).name, distractors=distractors)
+        tell_distractors(detector, (), distractors)
+        made_by |= {"fingerprint": fingerprint(detector), "distractors": others}
+    errors = error_console()
+    found = _label(work, teacher, alone, config, made_by)
+    mixed = None
+    if options.merge and work.real is not None:
+        pseudo = json.loads(alone.read_text(encoding="utf-8"))
+        mixed = mix_annotations(work.real, pseudo, config=mix, novel=work.novel)
+        write_json(options.output, mixed.content, indent=None)
+    _print(options, found, mixed, work, alone)
+    if found.problems:
+        report(errors, str(found.problems), "warning")
+    return 1 if found.problems else 0
+
+
+def _label(
+    work: _Work, teacher: BoxTeacher, output: Path, config: PseudoBoxConfig, made_by: dict[str, Any]
+) -> PseudoReport:
+    from cora.console import Bars
+    from cora.training.pseudo_boxes import pseudo_label
+
+    with Bars() as progress:
+        try:
+            return pseudo_label(
+                photos=work.photos,
+                teacher=teacher,
+                output=output,
+                config=config,
+                real=work.real,
+                made_by=made_by,
+                on_progress=lambda done, total: progress.update("labelling", done, total),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("while labelling; what is done is kept, the same command goes on") from None
+
+
+def _check_outputs(options: PseudoLabelOptions, alone: Path) -> None:
+    if not options.images.is_dir():
+        raise DataError(f"expected a folder of images, got no folder at {options.images}; check the path")
+    if options.merge and options.real is None:
+        raise CoraError("--merge: expected real annotations to merge with, got none; name them (--real)")
+    if not options.merge and (options.min_per_class > 1 or options.max_per_class is not None):
+        raise CoraError("--min-per-class, --max-per-class: expected --merge with them, got none; add it")
+    if options.novel_names != "refuse" and options.split is None:
+        raise CoraError(
+            f"--novel-names {options.novel_names}: expected a split with novel classes, got none; add --split"
+        )
+    for output in dict.fromkeys((options.output, alone)):
+        if output.suffix.lower() != ".json":
+            raise CoraError(f"--output: expected a name that ends with .json, got {output.name!r}")
+        # That of the pseudo boxes alone is known only now.
+        check_output(output, kinds.PSEUDO, sources_of(options, but=["output"]), flag="--output")
+
+
+def _config(options: PseudoLabelOptions) -> PseudoBoxConfig:
+    from cora.batch import parse_thresholds
+    from cora.training.pseudo_boxes import PseudoBoxConfig
+
+    if options.class_scores is None:
+        return PseudoBoxConfig(score=options.score, class_agnostic=options.class_agnostic)
+    thresholds = parse_thresholds(options.class_scores, usual=options.score)
+    return PseudoBoxConfig(
+        score=thresholds.usual, class_scores=thresholds.by_class, class_agnostic=options.class_agnostic
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Label, write and print a summary; exit code 1 if some images could not be used."""
-    from cora.apps.label_photos import label_photos
+def _mix_config(options: PseudoLabelOptions) -> MixConfig:
+    from cora.training.mix_annotations import MixConfig
 
-    return label_photos(arguments)
+    most = options.max_per_class
+    if most is not None and most < options.min_per_class:
+        raise CoraError(f"--max-per-class: expected at least {options.min_per_class} (--min-per-class), got {most}")
+    return MixConfig(min_per_class=options.min_per_class, max_per_class=most, novel=options.novel_names)
+
+
+def _prepare(options: PseudoLabelOptions) -> _Work:
+    """Read all inputs."""
+    from cora.data.caption_nouns import english_nouns
+    from cora.data.captions import folder_photos, read_captions
+    from cora.data.class_split import open_split
+    from cora.data.listing import list_images
+    from cora.data.name_file import parse_classes, read_names
+    from cora.data.read import read_dataset
+    from cora.regions import names_alone
+    from cora.training.mix_annotations import without_novel
+    from cora.training.result_teacher import read_results
+
+    novel = open_split(options.split).novel if options.split is not None else ()
+    real = None
+    if options.real is not None:
+        real = read_dataset(images=options.images, annotations=options.real, skip_bad=options.skip_bad).to_coco()
+    teacher: BoxTeacher | None = None
+    notes: list[str] = []
+    photos: tuple[NamedPhoto, ...] = ()
+    if options.captions is not None:
+        wanted = (
+            None if options.nouns_from is None else names_alone("--nouns-from", parse_classes(f"@{options.nouns_from}"))
+        )
+        read = read_captions(
+            options.captions,
+            images=options.images,
+            nouns=english_nouns(wanted),
+            kind=options.texts,
+            skip_bad=options.skip_bad,
+        )
+        photos = read.photos
+        notes.append(f"{read.captions} texts name {len(read.name_counts())} things in {len(photos)} images")
+        if read.nameless:
+            notes.append(f"{read.nameless} images are left out: nothing that their texts name is known")
+        notes += [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
+    elif options.classes is not None:
+        names = read_names(options.classes)
+        files, problems = list_images(options.images)
+        if not files:
+            raise DataError(f"expected a folder with images, got none in {options.images}")
+        notes += problems
+        photos = folder_photos(options.images, files, names)
+    elif options.results is not None:
+        photos, teacher = read_results(
+            options.results,
+            images=options.images,
+            image_list=options.image_list,
+            model=options.teacher,
+            skip_bad=options.skip_bad,
+        )
+    photos, found = without_novel(photos, novel, options.novel_names)
+    if found:
+        done = {"drop": "left out", "keep": "used"}[options.novel_names]
+        first = ", ".join(f"{name} ({n})" for name, n in found.most_common(5))
+        notes.append(f"novel names {done}: {len(found)}, in so many images: {first}")
+    return _Work(photos=photos[: options.limit], teacher=teacher, real=real, novel=novel, notes=tuple(notes))
+
+
+def _inputs(options: PseudoLabelOptions) -> dict[str, Any]:
+    """What a reader of the file needs to make it again: names and hashes of the inputs, no paths of this machine."""
+    files = ("captions", "results", "image_list", "real", "nouns_from", "split")
+    values = ("classes", "novel_names", "texts", "limit")
+    given = {name: value for name in (*files, *values) if (value := getattr(options, name)) is not None}
+    return {name: _described(value) if name in files else value for name, value in given.items()}
+
+
+def _described(path: Path | str) -> dict[str, str] | str:
+    import hashlib
+
+    if not Path(path).is_file():
+        return Path(path).name
+    with Path(path).open("rb") as file:
+        return {"file": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _print(options: PseudoLabelOptions, report: PseudoReport, mixed: Mixed | None, work: _Work, alone: Path) -> None:
+    from cora.console import output_console, say
+
+    console = output_console()
+
+    tell = partial(say, console)
+    for note in work.notes:
+        tell(note)
+    if report.boxes:
+        console.print(_table(report.boxes, work))
+    if report.resumed:
+        tell(f"{report.resumed} images were done by an earlier run.")
+    boxes = sum(report.boxes.values())
+    tell(
+        f"{report.photos} images, {report.labelled} of them with boxes: {boxes} boxes of {len(report.boxes)} classes"
+        + (f"; {report.on_real} more lie on real boxes and are left out." if report.on_real else ".")
+    )
+    if not boxes:
+        tell(f"No box has a score of {options.score:g} or more; try a lower --score.")
+    tell(f"Pseudo boxes are in {alone}.")
+    if mixed is not None:
+        total = len(mixed.content["annotations"])
+        tell(
+            f"{options.output} has {total} boxes, real and pseudo, of {len(mixed.class_names)} classes, "
+            f"{len(mixed.extra)} of them extra; {mixed.new_photos} images are new."
+        )
+        for reason, n in mixed.left_out.items():
+            tell(f"{n} pseudo boxes {reason} did not join.")
+
+
+def _table(boxes: Counter[str], work: _Work) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    known = {name_key(category["name"]) for category in work.real["categories"]} if work.real is not None else set()
+    photos = Counter(name for photo in work.photos for name in photo.names)
+    title = f"the {_TOP} most frequent of {len(boxes)} classes" if len(boxes) > _TOP else None
+    table = Table("class", "boxes", "images that name it", *(["real boxes"] if known else []), title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, n in boxes.most_common(_TOP):
+        table.add_row(
+            Text(name), str(n), str(photos[name]), *([("yes" if name_key(name) in known else "no")] if known else [])
+        )
+    return table
+
+
+COMMAND = Command(
+    name="pseudo-label",
+    options=PseudoLabelOptions,
+    run=run,
+    help="boxes for images that have captions or tags only",
+    description="Boxes for images that have captions, tags or a list of classes only, as a new annotation file.",
+)

@@ -1,51 +1,129 @@
-"""`cora search-arch`: its arguments; `search_arch_run.py` does the work."""
+"""`cora search-arch`: the best smaller model within a time an image, measured on this machine."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
-from cora.apps.command import set_command
-from cora.apps.model_options import add_resnet_option
-from cora.apps.prune import add_measuring
+from cora.apps.command import Command
+from cora.apps.measuring import MeasuringOptions, images_in, numbers_option
+from cora.apps.model_options import resnet_option
+from cora.apps.options import group, option
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `search-arch` to the commands."""
-    parser = commands.add_parser(
-        "search-arch",
-        help="the best smaller model within a time an image on this machine",
-        description="Searches sizes of a model (width, depth, layers, anchors, resolution) within a time an image.",
-        epilog="The same command again goes on where it stopped; --trials counts those of earlier calls.",
-    )
-    add_arguments(parser)
-    set_command(parser, run, run_dir=kinds.SEARCH_RUN, json=kinds.SEARCHED)
+@dataclass(frozen=True, kw_only=True)
+class SearchArchOptions:
+    """Options of `cora search-arch`."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora search-arch`."""
-    add_resnet_option(parser)
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images to measure on")
-    parser.add_argument("--budget", type=above_zero, required=True, metavar="MS", help="milliseconds an image")
-    parser.add_argument("--trials", type=positive, default=50, metavar="N", help="architectures (default: %(default)s)")
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", dest="run_dir", help="folder of the search")
-    parser.add_argument(
-        "--proxy-epochs",
+    model: str = resnet_option()
+    images: Path = option(required=True, metavar="DIR", help="images to measure on")
+    budget: float = option(required=True, type=above_zero, metavar="MS", help="milliseconds an image")
+    trials: int = option(type=positive, default=50, help="architectures (default: %(default)s)")
+    run_dir: Path = option("--run", required=True, writes=kinds.SEARCH_RUN, metavar="DIR", help="folder of the search")
+    proxy_epochs: int = option(
         type=whole,
         default=0,
-        metavar="N",
         help="distil every candidate for so many passes over the images before its quality is measured (default: 0)",
     )
-    parser.add_argument(
-        "--repeats", type=positive, default=5, metavar="N", help="timed runs, of which the median counts (%(default)s)"
+    repeats: int = option(type=positive, default=5, help="timed runs, of which the median counts (%(default)s)")
+    measuring: MeasuringOptions = group(MeasuringOptions)
+    json: Path | None = numbers_option(kinds.SEARCHED)
+
+
+def run(options: SearchArchOptions) -> int:
+    """Search sizes within a budget; prints the front of the best, writes model and image; returns 0.
+
+    Raises:
+        CoraError: bad input, before anything is written; a budget that no size holds.
+    """
+    import torch
+    from rich.text import Text
+
+    from cora.apps.open_model import open_torch_detector
+    from cora.compress.arch import BEST_MODEL, Candidate, best, search
+    from cora.compress.arch_bench import DetectorBench, front_table
+    from cora.compress.arch_plot import draw_search
+    from cora.compress.arch_sizes import Architecture
+    from cora.console import output_console, say
+    from cora.detector.fingerprint import weights_fingerprint
+    from cora.errors import DataError
+    from cora.files import write_json, write_picture
+    from cora.towers import resnet_of
+
+    measuring = options.measuring
+    held_out = measuring.read_held_out()
+    paths = images_in(options.images)
+    images = measuring.draw(paths)
+    whole = open_torch_detector(options.model, measuring.device, needs="cora search-arch", trained=False)
+    resnet_of(whole.image_tower, "cora search-arch")
+    names = measuring.names(held_out.dataset if held_out is not None else None)
+    config = {
+        "model": weights_fingerprint(whole),
+        "photos": [path.name for path in paths],
+        "used": len(images),
+        "names": list(names),
+        "measured": [str(measuring.val_images), str(measuring.val_annotations), measuring.limit, measuring.split],
+        "proxy_epochs": options.proxy_epochs,
+        "threads": torch.get_num_threads(),
+    }
+    console = output_console()
+    bench = DetectorBench(
+        whole,
+        images,
+        names,
+        paths=paths,
+        run_dir=options.run_dir,
+        config=config,
+        held_out=held_out,
+        repeats=options.repeats,
+        proxy_epochs=options.proxy_epochs,
+        seed=measuring.seed,
     )
-    add_measuring(parser)
+
+    def tell(number: int, candidate: Candidate) -> None:
+        found = "over the budget" if candidate.quality is None else f"{bench.measured} {100 * candidate.quality:.1f} %"
+        say(console, f"{number}: {candidate.milliseconds:.0f} ms, {found}")
+
+    base = Architecture.of(whole.config)
+    candidates = search(
+        base,
+        bench,
+        budget_ms=options.budget,
+        trials=options.trials,
+        run_dir=options.run_dir,
+        config=config,
+        seed=measuring.seed,
+        on_trial=tell,
+    )
+    first = Candidate(base, bench.milliseconds(whole), bench.quality(whole))
+    console.print(front_table(candidates, first))
+    console.print(Text("The last row is the whole model, the others are those that no other beats in both."))
+    if options.json is not None:
+        write_json(options.json, {"whole": first.to_dict(), "trials": [one.to_dict() for one in candidates]})
+    if best(candidates) is None:
+        raise DataError(
+            f"none of {len(candidates)} trials holds the budget of {options.budget:g} ms; try more --trials"
+        )
+    picture = draw_search(
+        candidates,
+        whole=first,
+        budget_ms=options.budget,
+        title=f"Smaller models from {Path(options.model).name}",
+        quality=f"{bench.measured}, %",
+    )
+    plot = options.run_dir / "pareto.png"
+    write_picture(plot, picture)
+    say(console, f"Wrote {options.run_dir / BEST_MODEL} and {plot}")
+    return 0
 
 
-def run(args: argparse.Namespace) -> int:
-    """Search sizes; returns the exit code."""
-    from cora.apps.search_arch_run import search_architecture
-
-    return search_architecture(args)
+COMMAND = Command(
+    name="search-arch",
+    options=SearchArchOptions,
+    run=run,
+    help="the best smaller model within a time an image on this machine",
+    description="Searches sizes of a model (width, depth, layers, anchors, resolution) within a time an image.",
+    epilog="The same command again goes on where it stopped; --trials counts those of earlier calls.",
+)

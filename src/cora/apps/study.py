@@ -1,126 +1,245 @@
-"""`cora study train` and `cora study evaluate`: their arguments; `study_run.py` does the work."""
+"""`cora study`: is classification or localization the problem? Train on given classes, measure, print, write."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
-from cora.apps.command import set_command
-from cora.apps.model_options import add_device_option
-from cora.apps.parser import Parser
-from cora.apps.train_options import add_photos
+from cora.apps.command import Command, CommandGroup
+from cora.apps.model_options import device_option
+from cora.apps.options import group, option
+from cora.apps.train_options import ImageOptions
+
+if TYPE_CHECKING:
+    from cora.data.coco import CocoDataset
+    from cora.detector import Detector
+    from cora.study.artefact import TrainedStudy
+    from cora.study.build import FrozenPart
+    from cora.study.report import StudyReport
+
+_INTERRUPTED = 130
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `study` to the commands."""
-    parser = commands.add_parser(
-        "study",
-        help="is classification or localization the problem?",
-        description="Is classification or localization the problem? Gives the true classes away and measures boxes.",
+@dataclass(frozen=True, kw_only=True)
+class StudyImageOptions(ImageOptions):
+    """Where the annotated images are, and which of their classes are learned."""
+
+    split: str | None = option(
+        metavar="FILE", help='class split: JSON, "coco" or "lvis"; base classes are learned, novel ones measured, too'
     )
-    add_commands(parser)
 
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The commands below `cora study`."""
-    steps = parser.add_subparsers(title="steps", required=True, metavar="STEP", parser_class=Parser)
-    train = steps.add_parser(
-        "train",
-        help="learn boxes from the true class's activation map",
-        description="Learn boxes from activation maps of the true classes, and measure them on held-out images.",
-        epilog="The same command again goes on where the run stopped.",
-    )
-    add_train_arguments(train)
-    set_command(train, run_train, run_dir=kinds.STUDY_RUN)
-    evaluate = steps.add_parser(
-        "evaluate",
-        help="how well boxes fit with the class given, and the verdict",
-        description="How well boxes fit with the class given: IoU by class, histogram, and the verdict.",
-    )
-    add_evaluate_arguments(evaluate)
-    set_command(evaluate, run_evaluate, json=kinds.STUDY, plot=kinds.PICTURE)
-
-
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora study train`."""
-    add_photos(parser)
-    _add_split(parser)
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="folder of held-out images, measured at the end")
-    parser.add_argument("--val-annotations", type=Path, metavar="FILE", help="their boxes")
-    parser.add_argument(
-        "--run",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        dest="run_dir",
-        help="folder of the run, the study, the report",
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings, JSON or YAML (default: of RN50-quickgelu)"
-    )
-    add_tower(parser)
-    parser.add_argument("--epochs", type=positive, metavar="N", help="epochs in all")
-    parser.add_argument("--batch", type=positive, metavar="N", help="images a step")
-    parser.add_argument("--lr", type=above_zero, metavar="RATE", help="learning rate")
-    parser.add_argument("--versions", type=positive, metavar="N", help="flipped and cropped versions of every image")
-    parser.add_argument("--seed", type=whole, metavar="N", help="of everything drawn at random")
-    parser.add_argument("--workers", type=whole, metavar="N", help="processes that read images")
-    _add_measuring(parser)
-
-
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora study evaluate`."""
-    parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="study.safetensors of a run")
-    add_photos(parser)
-    _add_split(parser)
-    parser.add_argument("--checkpoint", metavar="FILE", help="of the tower, where it is not where it was")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to this file")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the IoU histogram")
-    _add_measuring(parser)
-
-
-def add_tower(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TowerOptions:
     """Which frozen tower."""
-    parser.add_argument(
-        "--tower",
+
+    tower: str | None = option(
         metavar="NAME",
         help="a CLIP ResNet, the file of a detector on one, or a ViT of open_clip (default: RN50-quickgelu)",
     )
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", help="a ViT's weights in open_clip's format, such as RemoteCLIP-ViT-B-32.pt"
+    checkpoint: str | None = option(
+        metavar="FILE", help="a ViT's weights in open_clip's format, such as RemoteCLIP-ViT-B-32.pt"
     )
 
 
-def run_train(args: argparse.Namespace) -> int:
-    """Train, measure if asked; returns the exit code."""
-    from cora.apps.study_run import train
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How the fit of boxes is measured."""
 
-    return train(args)
-
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    """Measure, print, write; returns the exit code."""
-    from cora.apps.study_run import evaluate
-
-    return evaluate(args)
-
-
-def _add_split(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--split",
-        metavar="FILE",
-        help='class split: JSON, "coco" or "lvis"; base classes are learned, novel ones measured, too',
+    detector: str | None = option(
+        metavar="MODEL", help="also ask a detector that is told the true classes of each image"
     )
+    limit: int | None = option(type=positive, help="only the first N images of each set")
+    resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
+    device: str = device_option()
+
+    def open_detector(self) -> Detector | None:
+        """The detector that is asked, too."""
+        import cora
+
+        return None if self.detector is None else cora.load(self.detector).detector
+
+    def measure(
+        self,
+        study: TrainedStudy,
+        frozen: FrozenPart,
+        dataset: CocoDataset,
+        groups: Mapping[str, tuple[str, ...]],
+        detector: Detector | None,
+    ) -> StudyReport:
+        """What `report_study` measures."""
+        from cora.predictor.device import pick_device
+        from cora.study.report import report_study
+
+        device, limit, resamples = pick_device(self.device), self.limit, self.resamples
+        return report_study(
+            study, frozen, dataset, groups, detector=detector, limit=limit, resamples=resamples, device=device
+        )
 
 
-def _add_measuring(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--detector", metavar="MODEL", help="also ask a detector that is told the true classes of each image"
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `cora study train`."""
+
+    data: StudyImageOptions = group(StudyImageOptions)
+    val_images: Path | None = option(metavar="DIR", help="folder of held-out images, measured at the end")
+    val_annotations: Path | None = option(help="their boxes")
+    run_dir: Path = option(
+        "--run", required=True, writes=kinds.STUDY_RUN, metavar="DIR", help="folder of the run, the study, the report"
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images of each set")
-    parser.add_argument(
-        "--resamples", type=positive, default=200, metavar="N", help="bootstrap resamples (default: %(default)s)"
+    config: Path | None = option(help="settings, JSON or YAML (default: of RN50-quickgelu)")
+    frozen: TowerOptions = group(TowerOptions)
+    epochs: int | None = option(type=positive, help="epochs in all")
+    batch: int | None = option(type=positive, help="images a step")
+    lr: float | None = option(type=above_zero, metavar="RATE", help="learning rate")
+    versions: int | None = option(type=positive, help="flipped and cropped versions of every image")
+    seed: int | None = option(type=whole, help="of everything drawn at random")
+    workers: int | None = option(type=whole, help="processes that read images")
+    fit: FitOptions = group(FitOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of `cora study evaluate`."""
+
+    study: Path = option(required=True, help="study.safetensors of a run")
+    data: StudyImageOptions = group(StudyImageOptions)
+    checkpoint: str | None = option(metavar="FILE", help="of the tower, where it is not where it was")
+    json: Path | None = option(writes=kinds.STUDY, help="write everything that was measured to this file")
+    plot: Path | None = option(writes=kinds.PICTURE, metavar="FILE.png", help="draw the IoU histogram")
+    fit: FitOptions = group(FitOptions)
+
+
+def train(options: TrainOptions) -> int:
+    """Train, measure if asked; returns the exit code.
+
+    Raises:
+        CoraError: bad input, before anything is written; or a run that cannot go on.
+    """
+    from cora.console import output_console, progress_report, say
+    from cora.data.class_split import open_split
+    from cora.data.image_sets import testing_images, training_images
+    from cora.data.read import read_held_out
+    from cora.errors import DataError
+    from cora.evaluation.held_out import check_extras, groups_of
+    from cora.predictor.device import pick_device
+    from cora.study.build import build_frozen
+    from cora.study.config import StudyConfig, read_config
+    from cora.study.train import train_study
+
+    check_extras("cora study train", measures=False)
+    if options.fit.detector is not None and options.val_annotations is None:
+        raise DataError("expected --val-images and --val-annotations with --detector, got none to ask it on")
+    device = pick_device(options.fit.device)
+    config = StudyConfig() if options.config is None else read_config(options.config)
+    config = config.changed(
+        tower={"name": options.frozen.tower, "checkpoint": options.frozen.checkpoint},
+        train={name: getattr(options, name) for name in ("epochs", "batch", "lr", "versions", "seed", "workers")},
     )
-    add_device_option(parser)
+    split = None if options.data.split is None else open_split(options.data.split)
+    dataset = training_images(options.data.read(None if split is None else split.base), split)
+    dataset = dataset.with_records(dataset.records[: options.fit.limit])
+    names = dataset.class_names if split is None else split.all
+    held_out = read_held_out(options.val_images, options.val_annotations, names)
+    if held_out is not None:
+        held_out = testing_images(held_out, split)
+    frozen = build_frozen(config.tower)
+    detector = options.fit.open_detector()
+    frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
+    console = output_console()
+    boxes = int(dataset.class_counts().sum())
+    say(console, f"{len(dataset)} images, {boxes} boxes of {len(dataset.class_names)} classes")
+    with progress_report() as report:
+        study, result = train_study(
+            config=config,
+            frozen=frozen,
+            dataset=dataset,
+            run_dir=options.run_dir,
+            device=device,
+            on_progress=lambda done, total: report("maps", done, total),
+        )
+    if result.interrupted:
+        return _INTERRUPTED
+    target = options.run_dir / "study.safetensors"
+    study.write(target)
+    say(console, f"Wrote {target}")
+    if held_out is not None:
+        groups = groups_of(dataset.class_names, () if split is None else split.novel)
+        measured = options.fit.measure(study, frozen, held_out, groups, detector)
+        _tell(measured, json=options.run_dir / "report.json", plot=options.run_dir / "histogram.png")
+    return 0
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Measure, print, write; returns the exit code.
+
+    Raises:
+        CoraError: bad input, before anything is measured.
+    """
+    from cora.data.class_split import open_split
+    from cora.data.image_sets import testing_images
+    from cora.errors import DataError
+    from cora.evaluation.held_out import groups_of
+    from cora.predictor.device import pick_device
+    from cora.study.artefact import read_study
+    from cora.study.build import build_frozen
+
+    if options.plot is not None and options.plot.suffix.lower() != ".png":
+        raise DataError(f"expected a name that ends in .png for the plot, got {options.plot}")
+    pick_device(options.fit.device)
+    study = read_study(options.study)
+    study = replace(study, config=study.config.changed(tower={"checkpoint": options.checkpoint}, train={}))
+    split = None if options.data.split is None else open_split(options.data.split)
+    dataset = testing_images(options.data.read(None if split is None else split.all), split)
+    frozen = build_frozen(study.config.tower)
+    detector = options.fit.open_detector()
+    groups = groups_of(dataset.class_names if split is None else split.base, () if split is None else split.novel)
+    _tell(options.fit.measure(study, frozen, dataset, groups, detector), json=options.json, plot=options.plot)
+    return 0
+
+
+def _tell(report: StudyReport, *, json: Path | None, plot: Path | None) -> None:
+    """Print, write and draw what was measured."""
+    from cora.apps.measuring import write_numbers
+    from cora.console import output_console, say
+    from cora.files import write_picture
+
+    console = output_console()
+    console.print(report.table())
+    for group_name, sentence in report.sentences.items():
+        say(console, f"{group_name}: {sentence}")
+    write_numbers(json, report.to_dict())
+    if plot is not None:
+        write_picture(plot, report.histogram())
+    written = ", ".join(str(path) for path in (json, plot) if path is not None)
+    if written:
+        say(console, f"Written: {written}")
+
+
+COMMAND = CommandGroup(
+    name="study",
+    help="is classification or localization the problem?",
+    description="Is classification or localization the problem? Gives the true classes away and measures boxes.",
+    title="step",
+    commands=(
+        Command(
+            name="train",
+            options=TrainOptions,
+            run=train,
+            help="learn boxes from the true class's activation map",
+            description="Learn boxes from activation maps of the true classes, and measure them on held-out images.",
+            epilog="The same command again goes on where the run stopped.",
+        ),
+        Command(
+            name="evaluate",
+            options=EvaluateOptions,
+            run=evaluate,
+            help="how well boxes fit with the class given, and the verdict",
+            description="How well boxes fit with the class given: IoU by class, histogram, and the verdict.",
+        ),
+    ),
+)

@@ -1,106 +1,241 @@
-"""`cora train` and `cora relabel`: their arguments; `train_run.py` does the work."""
+"""`cora train`: check everything, then run the stages of `cora.training.pipeline`."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from cora.apps import kinds
 from cora.apps.argument_types import positive
-from cora.apps.command import set_command
-from cora.apps.model_options import add_device_option, add_model_option
-from cora.apps.parser import Parser
-from cora.apps.process_options import add_process_options
-from cora.apps.train_options import add_photos, add_settings
+from cora.apps.command import Command, CommandGroup
+from cora.apps.model_options import device_option
+from cora.apps.options import argument, group, option, switch
+from cora.apps.train_options import ImageOptions, ProcessOptions, RecipeOptions, StageOptions
+from cora.errors import DataError, TrainingError
+
+if TYPE_CHECKING:
+    from cora.data.benchmarks import ImageSet
+    from cora.data.class_split import ClassSplit
+    from cora.data.coco import CocoDataset
+    from cora.evaluation.held_out import HeldOut
+    from cora.training.engine import Engine
+    from cora.training.recipe import TrainRecipe
+
+Stage = Literal["prompts", "localizer", "all"]
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `train` and `relabel` to the commands."""
-    stages = commands.add_parser(
-        "train",
-        help="train the region prompt, the localizer, or all",
-        description="Train the region prompt, the localizer, or all, from a recipe or plain options.",
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `cora train all`."""
+
+    stage: Stage = "all"
+    recipe: Path | None = argument(
+        nargs="?", metavar="RECIPE", help="Python file with recipe() (default: by the model)"
     )
-    add_commands(stages)
-    labels = commands.add_parser(
-        "relabel",
-        help="give boxes the class that the model sees in them",
-        description="CLIP-aligned labels: a copy of an annotation file, every box with the class that the model sees.",
+    data: ImageOptions = group(ImageOptions)
+    split: str | None = option(
+        metavar="FILE", help='class split, of which the base classes are learned: JSON, "coco" or "lvis"'
     )
-    add_relabel_arguments(labels)
-    set_command(labels, run_relabel, output=kinds.RELABELLED, plot=kinds.PICTURE, json=kinds.AGREEMENT)
-
-
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The commands below `cora train`."""
-    stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE", parser_class=Parser)
-    for stage, text in (
-        ("prompts", "train the region prompt on ground-truth boxes"),
-        ("localizer", "train the localizer"),
-        ("all", "train prompts, relabel, train the localizer"),
-    ):
-        one = stages.add_parser(stage, help=text, description=f"{text.capitalize()}.", epilog=EPILOG)
-        add_arguments(one, stage=stage)
-        one.set_defaults(stage=stage)
-        set_command(one, run, run_dir=kinds.RUNS[stage])
-
-
-EPILOG = (
-    "The same command again goes on where the run stopped. A recipe is a Python file that is executed: use your own "
-    "or one that you have read."
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser, *, stage: str) -> None:
-    """Arguments of a stage of `cora train`."""
-    parser.add_argument(
-        "recipe", nargs="?", type=Path, metavar="RECIPE", help="Python file with recipe() (default: by the model)"
-    )
-    add_photos(parser)
-    parser.add_argument(
-        "--split", metavar="FILE", help='class split, of which the base classes are learned: JSON, "coco" or "lvis"'
-    )
-    parser.add_argument(
-        "--all-classes",
-        action="store_true",
+    all_classes: bool = switch(
         help="learn every class of the annotations that the split does not call novel, such as those of "
-        "'cora pseudo-label'",
+        "'cora pseudo-label'"
     )
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", dest="run_dir", help="folder of the run")
-    parser.add_argument("--model", help="name or file to start from (default: the recipe's, nano without one)")
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="folder of held-out images")
-    parser.add_argument(
-        "--val-annotations", type=Path, metavar="FILE", help="their boxes; measured while training, never trained on"
+    run_dir: Path = option("--run", required=True, writes=kinds.RUNS["all"], metavar="DIR", help="folder of the run")
+    model: str | None = option(help="name or file to start from (default: the recipe's, nano without one)")
+    val_images: Path | None = option(metavar="DIR", help="folder of held-out images")
+    val_annotations: Path | None = option(help="their boxes; measured while training, never trained on")
+    every: int | None = option(type=positive, help="epochs between two measurements")
+    settings: RecipeOptions = group(RecipeOptions)
+    processes: ProcessOptions = group(ProcessOptions, again="goes on after every stop")
+    device: str = device_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsOptions(TrainOptions):
+    """Options of `cora train prompts`."""
+
+    stage: Stage = "prompts"
+    run_dir: Path = option(
+        "--run", required=True, writes=kinds.RUNS["prompts"], metavar="DIR", help="folder of the run"
     )
-    parser.add_argument("--every", type=positive, metavar="N", help="epochs between two measurements")
-    add_settings(parser, named=stage != "all")
-    add_process_options(parser, again="goes on after every stop")
-    add_device_option(parser)
+    settings: StageOptions = group(StageOptions)
 
 
-def add_relabel_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `cora relabel`."""
-    add_photos(parser)
-    parser.add_argument(
-        "--split", metavar="FILE", help='class split, of which the base classes are relabelled: JSON, "coco" or "lvis"'
+@dataclass(frozen=True, kw_only=True)
+class LocalizerOptions(TrainOptions):
+    """Options of `cora train localizer`."""
+
+    stage: Stage = "localizer"
+    run_dir: Path = option(
+        "--run", required=True, writes=kinds.RUNS["localizer"], metavar="DIR", help="folder of the run"
     )
-    add_model_option(parser, "name or file with a trained prompt")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="annotation file to write (COCO)")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw which classes are confused")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the agreement by class")
-    add_process_options(parser, again="starts anew if it is preempted")
-    add_device_option(parser)
+    settings: StageOptions = group(StageOptions)
 
 
-def run(args: argparse.Namespace) -> int:
-    """One stage or all of them; returns the exit code."""
-    from cora.apps.train_run import run_training
+def run(options: TrainOptions) -> int:
+    """Run one stage of a recipe, or all of them, in one process or several; returns the exit code 0.
 
-    return run_training(args)
+    Raises:
+        CoraError: bad input, before anything is written; or a run that cannot go on.
+    """
+    from cora.evaluation.held_out import check_extras
+
+    check_extras("cora train", measures=options.val_annotations is not None)
+    prepare = partial(_Run, options)
+    if options.processes.slurm is not None:
+        return options.processes.submit(prepare, device=options.device, folder=options.run_dir / "slurm")
+    return options.processes.run(prepare, device=options.device)
 
 
-def run_relabel(args: argparse.Namespace) -> int:
-    """CLIP-aligned labels of an annotation file; returns the exit code."""
-    from cora.apps.train_run import run_relabelling
+class _Run:
+    """What every process does; checked before processes are started, in which it is made again."""
 
-    return run_relabelling(args)
+    def __init__(self, options: TrainOptions) -> None:
+        import cora
+        from cora.data.benchmarks import image_set
+        from cora.data.class_split import open_split
+        from cora.data.same_content import tell_shared
+        from cora.training.defaults import default_recipe
+        from cora.training.recipe import load_recipe
+
+        self.options = options
+        recipe = load_recipe(options.recipe) if options.recipe is not None else None
+        split = None if options.split is None else open_split(options.split)
+        dataset = options.data.read(_learned(options, split))
+        self.dataset, self.trained_on = image_set(dataset, split, training=True)
+        self.held_out, self.tested_on = _read_held_out(options, split, self.dataset)
+        if self.held_out is not None:
+            tell_shared(self.dataset, self.held_out.dataset)
+        self.detector = cora.load(_model(options, recipe)).detector
+        self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
+        short_side = self.detector.preprocessor.config.usual_short_side
+        self.written = recipe or default_recipe(_model(options, None), short_side=short_side)
+        self.recipe = _staged(self.written, options)
+        if self.held_out is not None:
+            self.held_out = replace(self.held_out, all_boxes=self.recipe.all_boxes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.options,)
+
+    def __call__(self, engine: Engine) -> None:
+        from cora.console import output_console, progress_report, say, tracked
+        from cora.training.batches import batch_lines
+        from cora.training.pipeline import Hooks, TrainingPipeline
+
+        held_out, detector, dataset = self.held_out, self.detector.to(engine.device), self.dataset
+        console = output_console()
+
+        def tell(line: str) -> None:
+            if engine.is_main:
+                say(console, line)
+
+        for counts in (self.trained_on, self.tested_on):
+            if counts is not None:
+                tell(str(counts))
+        tell(f"{len(dataset)} images, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
+        for line in batch_lines(self.recipe, processes=engine.world, written=self.written):
+            tell(line)
+        with progress_report(show=engine.is_main) as report:
+            hooks = Hooks(
+                measure_prompts=held_out.region_accuracy if held_out is not None else None,
+                measure_localizer=held_out.ap50 if held_out is not None else None,
+                best={"prompts": "accuracy_all", "localizer": "ap50_all"},
+                report=report,
+                say=tell,
+            )
+            TrainingPipeline(
+                recipe=self.recipe,
+                detector=detector,
+                dataset=dataset,
+                run=self.options.run_dir,
+                hooks=hooks,
+                engine=engine,
+            ).all()
+        if held_out is not None and engine.is_main:
+            scores = held_out.region_accuracy(detector, progress=partial(tracked, title="naming boxes"))
+            if self.recipe.localizer:
+                scores |= held_out.ap50(detector, progress=partial(tracked, title="measuring"))
+            tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items()))
+
+
+def _learned(options: TrainOptions, split: ClassSplit | None) -> tuple[str, ...] | None:
+    """Names of the classes to learn; None for all."""
+    from cora.names import names_without
+
+    if split is None or not options.all_classes:
+        return split.base if split is not None else None
+    names = options.data.read().class_names
+    return (*split.base, *names_without(names, split.all))
+
+
+def _read_held_out(
+    options: TrainOptions, split: ClassSplit | None, dataset: CocoDataset
+) -> tuple[HeldOut | None, ImageSet | None]:
+    """The images to measure on, and how many of a benchmark's; with a split its novel classes are measured, too."""
+    from cora.data.benchmarks import image_set
+    from cora.data.read import read_dataset
+    from cora.evaluation.held_out import HeldOut, groups_of
+
+    if (options.val_images is None) != (options.val_annotations is None):
+        raise DataError("expected --val-images and --val-annotations together, got one of them")
+    if options.val_images is None or options.val_annotations is None:
+        return None, None
+    base, novel = (split.base, split.novel) if split is not None else (dataset.class_names, ())
+    held_out = read_dataset(images=options.val_images, annotations=options.val_annotations, class_names=(*base, *novel))
+    held_out, counts = image_set(held_out, split, training=False)
+    return HeldOut(dataset=held_out, groups=groups_of(base, novel)), counts
+
+
+def _model(options: TrainOptions, recipe: TrainRecipe | None) -> str:
+    """What to start from: as told, else the prompt that the run has trained, else the recipe's."""
+    from cora.training.pipeline import PROMPTED
+
+    if options.model is not None:
+        return str(options.model)
+    prompted = options.run_dir / PROMPTED
+    if options.stage == "localizer" and prompted.is_file():
+        return str(prompted)
+    return recipe.model if recipe is not None else "nano"
+
+
+def _staged(recipe: TrainRecipe, options: TrainOptions) -> TrainRecipe:
+    """The recipe with the options' settings, and with the stage alone that was asked for."""
+    from cora.training.override import override
+
+    recipe = override(recipe, options.settings.changes(options.stage))
+    if options.every is not None:
+        recipe = replace(recipe, evaluate_every=options.every)
+    if options.stage == "all":
+        return recipe
+    if getattr(recipe, options.stage) is None:
+        raise TrainingError(f"expected a recipe with the stage {options.stage}, got one without; name another recipe")
+    alone: dict[str, Any] = {"prompts": None, "names": None, "relabel": None, "localizer": None}
+    alone[options.stage] = getattr(recipe, options.stage)
+    return replace(recipe, **alone)
+
+
+def _stage(stage: Stage, options: type[TrainOptions], text: str) -> Command[Any]:
+    return Command(
+        name=stage,
+        options=options,
+        run=run,
+        help=text,
+        description=f"{text.capitalize()}.",
+        epilog="The same command again goes on where the run stopped. A recipe is a Python file that is executed: use "
+        "your own or one that you have read.",
+    )
+
+
+COMMAND = CommandGroup(
+    name="train",
+    help="train the region prompt, the localizer, or all",
+    description="Train the region prompt, the localizer, or all, from a recipe or plain options.",
+    title="stage",
+    commands=(
+        _stage("prompts", PromptsOptions, "train the region prompt on ground-truth boxes"),
+        _stage("localizer", LocalizerOptions, "train the localizer"),
+        _stage("all", TrainOptions, "train prompts, relabel, train the localizer"),
+    ),
+)

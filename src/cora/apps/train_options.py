@@ -1,58 +1,146 @@
-"""Options that the training commands share."""
+"""Options that the training and measuring commands share: images, settings of a recipe, processes."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.options import option, switch
 
-#: Named option -> the setting of a stage that it stands for.
-SHORTCUTS = {"epochs": "epochs", "batch": "batch", "lr": "lr", "precision": "precision"}
+if TYPE_CHECKING:
+    from cora.data.coco import CocoDataset
+    from cora.training.engine import Engine
 
 
-def add_photos(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
     """Where the annotated images are."""
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of the images, or of shards (cora shards)"
+
+    images: Path = option(required=True, metavar="DIR", help="folder of the images, or of shards (cora shards)")
+    annotations: Path | None = option(help="COCO or LVIS JSON, or the folder of VOC or YOLO files")
+    format: Literal["auto", "coco", "lvis", "voc", "yolo", "shards"] = option(
+        default="auto", help="of the annotations (default: found out)"
     )
-    parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="COCO or LVIS JSON, or the folder of VOC or YOLO files"
-    )
-    parser.add_argument(
-        "--format",
-        choices=("auto", "coco", "lvis", "voc", "yolo", "shards"),
-        default="auto",
-        help="of the annotations (default: found out)",
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="drop faulty entries and say how many")
+    skip_bad: bool = switch(help="drop faulty entries and say how many")
+
+    def read(self, class_names: tuple[str, ...] | None = None) -> CocoDataset:
+        """The images, with boxes of these classes, or of all.
+
+        Raises:
+            DataError: they cannot be read, or there are no boxes.
+        """
+        from cora.data.read import read_dataset
+
+        return read_dataset(
+            images=self.images,
+            annotations=self.annotations,
+            class_names=class_names,
+            format=self.format,
+            skip_bad=self.skip_bad,
+        )
 
 
-def add_settings(parser: argparse.ArgumentParser, *, named: bool) -> None:
-    """Changes of the recipe; `named`: those of one stage have options of their own."""
-    if named:
-        parser.add_argument("--epochs", type=positive, metavar="N", help="epochs in all")
-        parser.add_argument("--batch", type=positive, metavar="N", help="images a step")
-        parser.add_argument("--lr", type=above_zero, metavar="RATE", help="learning rate")
-        parser.add_argument("--precision", choices=("32", "bf16", "16"), help="of the computation")
-    parser.add_argument("--seed", type=whole, metavar="N", help="of everything drawn at random")
-    parser.add_argument("--workers", type=whole, metavar="N", help="processes that read images")
-    parser.add_argument(
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """Changes of a recipe of several stages."""
+
+    seed: int | None = option(type=whole, help="of everything drawn at random")
+    workers: int | None = option(type=whole, help="processes that read images")
+    settings: Sequence[str] = option(
         "--set",
         action="append",
-        default=[],
-        dest="settings",
+        default=(),
         metavar="KEY=VALUE",
         help="any setting of the recipe, such as localizer.task.class_dropout=0; may be repeated",
     )
 
+    def changes(self, stage: str | None = None) -> list[str]:
+        """What the options say, as settings of a recipe; those of --set come last and win."""
+        found = [] if self.seed is None else [f"seed={self.seed}"]
+        found += [] if self.workers is None else [f"data.workers={self.workers}"]
+        return found + list(self.settings)
 
-def settings(args: argparse.Namespace, *, stage: str | None) -> list[str]:
-    """What the options say, as settings of a recipe; those of --set come last and win."""
-    found = [] if args.seed is None else [f"seed={args.seed}"]
-    found += [] if args.workers is None else [f"data.workers={args.workers}"]
-    for option, name in SHORTCUTS.items():
-        value = getattr(args, option, None)
-        if stage is not None and value is not None:
-            found.append(f"{stage}.{name}={value}")
-    return found + list(args.settings)
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(RecipeOptions):
+    """Changes of a recipe, of which those of one stage have options of their own."""
+
+    epochs: int | None = option(type=positive, help="epochs in all")
+    batch: int | None = option(type=positive, help="images a step")
+    lr: float | None = option(type=above_zero, metavar="RATE", help="learning rate")
+    precision: Literal["32", "bf16", "16"] | None = option(help="of the computation")
+
+    def changes(self, stage: str | None = None) -> list[str]:
+        """The same; `stage`: that the named options are of."""
+        named = {"epochs": self.epochs, "batch": self.batch, "lr": self.lr, "precision": self.precision}
+        return [f"{stage}.{name}={value}" for name, value in named.items() if value is not None] + super().changes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """How many processes there are, and whether Slurm starts them; `{again}`: what a job that was stopped does."""
+
+    processes: int = option(type=positive, default=1, help="on each machine, one a GPU")
+    machines: int = option(type=positive, default=1, help="in all, started by torchrun or srun")
+    slurm: Sequence[str] | None = option(
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="submit a Slurm job that does this and {again}; partition=gpu, minutes=600, account, qos, constraint, "
+        "cpus_per_process, memory_gb, restarts, name",
+    )
+
+    def run(self, prepare: Callable[[], Callable[[Engine], Any]], *, device: str) -> int:
+        """Do work in the processes that the options ask for; returns the exit code 0.
+
+        Args:
+            prepare: checks input and gives the work, which other processes can import.
+            device: name of a torch device, or "auto".
+
+        Raises:
+            CoraError: bad input, or what a process raises.
+        """
+        from cora.predictor.device import pick_device
+        from cora.training.engine import Engine, check_started, launch
+
+        picked = pick_device(device)
+        check_started(processes=self.processes, machines=self.machines)
+        work = prepare()
+        if self.processes == self.machines == 1:
+            work(Engine(device=picked))
+        else:
+            kind: Any = device if device == "auto" else picked.type
+            launch(work, processes=self.processes, machines=self.machines, device=kind)
+        return 0
+
+    def submit(
+        self, prepare: Callable[[], Callable[[Engine], Any]], *, device: str, folder: Path, restarts: int | None = None
+    ) -> int:
+        """Check everything here, then leave the work to Slurm; returns the exit code 0.
+
+        Args:
+            prepare: checks input and gives the work, which other processes can import.
+            device: name of a torch device, or "auto".
+            folder: of the job's script and logs.
+            restarts: after the time limit, unless the job's settings say how many.
+
+        Raises:
+            CoraError: bad input, or no Slurm here; nothing was written.
+        """
+        from cora.console import output_console, say
+        from cora.training.override import override
+        from cora.training.slurm import SlurmConfig, submit_slurm
+
+        # This machine need not have the GPUs that the job is to get.
+        kind: Any = "cpu" if device == "cpu" else "cuda"
+        usual = SlurmConfig(
+            machines=self.machines,
+            processes=self.processes,
+            device=kind,
+            restarts=SlurmConfig.restarts if restarts is None else restarts,
+        )
+        job = submit_slurm(prepare(), folder=folder, config=override(usual, self.slurm or ()))
+        say(output_console(), f"Submitted job {job.job_id}; its script and logs are in {folder}")
+        return 0

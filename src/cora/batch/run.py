@@ -6,7 +6,7 @@ import csv
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from cora.batch.result_folder import ResultFolder
 from cora.batch.review import ReviewList, draw_sheet
 from cora.batch.settings import DetectSettings, ExportSettings
 from cora.batch.writers import load_pyarrow, open_writer
+from cora.console import Bars
 from cora.errors import DataError
 
 Engine = Literal["local", "ray"]
@@ -52,6 +53,23 @@ class BatchReport:
     root: Path = Path()
     written: list[Path] = field(default_factory=list)
 
+    def lines(self, export: ExportSettings, *, resumed: bool) -> Iterator[str]:
+        """The report in words; `resumed`: say how many images an earlier run had done."""
+        if resumed:
+            yield f"{self.earlier} of {self.pictures} images were done by an earlier run."
+        total, readable = sum(self.boxes.values()), self.pictures - self.unreadable
+        named = [f"{name} {count}" for name, count in self.boxes.most_common(_SHOWN_CLASSES)]
+        more = f", and {len(self.boxes) - _SHOWN_CLASSES} more classes" if len(self.boxes) > _SHOWN_CLASSES else ""
+        of = f": {', '.join(named)}{more}" if named else ""
+        yield f"{total} boxes in {readable} images{of}."
+        if not total and readable:
+            yield f"No box has a score of {export.thresholds.usual:g} or more; try a lower --score."
+        if export.review:
+            yield f"{self.reviewed} boxes are on the review list."
+        yield f"Written: {', '.join(map(str, self.written))}."
+        if export.photos == "none":
+            yield f"File names are relative to {self.root}."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
@@ -64,9 +82,26 @@ class Watch:
     detecting: OnProgress = lambda more: None
     writing: OnProgress = lambda more: None
 
+    @classmethod
+    def on(cls, bars: Bars) -> Watch:
+        """Shows both on bars."""
+        count = earlier = 0
+        done = {"detecting": 0, "writing": 0}
+
+        def begin(images: int, before: int) -> None:
+            nonlocal count, earlier
+            count, earlier = images, before
+            add("detecting", before)
+
+        def add(title: str, more: int) -> None:
+            done[title] += more
+            bars.update(title, done[title], count, earlier=earlier if title == "detecting" else 0)
+
+        return cls(begin=begin, detecting=partial(add, "detecting"), writing=partial(add, "writing"))
+
 
 #: Reasons that are shown; the others are in the file.
-_SHOWN = 5
+_SHOWN, _SHOWN_CLASSES = 5, 10
 _QUALITY = 88
 
 

@@ -149,6 +149,21 @@ class ExportSettings:
         return max(LEAST_SCORE, round(needed, 6))
 
 
+def parse_review(text: str) -> tuple[float, float]:
+    """The two scores of "LOW,HIGH".
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high <= 1:
+        raise DataError(f"--review: expected two scores, LOW,HIGH, with 0 <= LOW < HIGH <= 1, got {text!r}")
+    return low, high
+
+
 def parse_thresholds(text: str, *, usual: float) -> Thresholds:
     """Thresholds by class from "cat=0.3,dog=0.2", or from a file: JSON of name to score, or such text by lines.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cora.compress.arch_sizes import LEAST_SIDE, Architecture
 from cora.detector import Detector
@@ -47,21 +47,20 @@ class Candidate:
         return {"sizes": self.sizes.to_dict(), "milliseconds": self.milliseconds, "quality": self.quality}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Functions that build and measure a candidate; the search itself uses no images.
+class Bench(Protocol):
+    """Builds and measures candidates; the search itself uses no images."""
 
-    Attributes:
-        build: sizes -> detector.
-        milliseconds: of an image.
-        improve: trains a candidate a little, in place; None for no training.
-        quality: 0..1, higher is better.
-    """
+    def build(self, sizes: Architecture, /) -> Detector:
+        """A detector of these sizes."""
 
-    build: Callable[[Architecture], Detector]
-    milliseconds: Callable[[Detector], float]
-    quality: Callable[[Detector], float]
-    improve: Callable[[Detector], None] | None = None
+    def milliseconds(self, detector: Detector, /) -> float:
+        """Time of an image."""
+
+    def improve(self, detector: Detector, /) -> None:
+        """Train a candidate a little, in place, or leave it."""
+
+    def quality(self, detector: Detector, /) -> float:
+        """0..1, higher is better."""
 
 
 def choices(base: Architecture) -> dict[str, tuple[int, ...]]:
@@ -156,8 +155,7 @@ def _try(bench: Bench, sizes: Architecture, budget_ms: float, before: Iterable[C
     took = bench.milliseconds(detector)
     if took > budget_ms:
         return Candidate(sizes, took, None)
-    if bench.improve is not None:
-        bench.improve(detector)
+    bench.improve(detector)
     candidate = Candidate(sizes, took, bench.quality(detector))
     if is_best(candidate, list(before)):
         detector.save(run_dir / BEST_MODEL)

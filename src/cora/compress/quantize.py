@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -114,3 +115,10 @@ def calibration_feeds(
 def files_of(path: Path) -> tuple[Path, ...]:
     """A model's file and what belongs to it: OpenVINO's weights and description lie beside its graph."""
     return (path, *companions(path)) if path.suffix == ".xml" else (path,)
+
+
+def move_files(path: Path, folder: Path) -> None:
+    """Move a model's files into a folder, the named one last: what it refers to is there before it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in reversed(files_of(path)):
+        shutil.move(file, folder / file.name)

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from rich.table import Table
 
+from cora.console import number_table
 from cora.detector import Detector
 from cora.evaluation.base_novel import resampled_ap50
 from cora.evaluation.bootstrap import RESAMPLES, Estimate, FloatArray, estimate, mean_of_known, resample_counts
@@ -145,6 +148,30 @@ def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Pr
     ]
 
 
+def comparison_table(rows: Sequence[Measured], pictures: Pictures) -> Table:
+    """A row for every model, the first being the one that speed is compared with."""
+    groups = list(rows[0].ap50)
+    table = number_table(
+        "model",
+        "MB",
+        "ms an image",
+        "speed",
+        *(f"AP50 {group}" for group in groups),
+        "agreement",
+        title=f"{pictures.count} images, {len(pictures.classes)} classes, {torch.get_num_threads()} CPU threads",
+    )
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.megabytes:.1f}",
+            f"{row.milliseconds:.0f}",
+            f"{rows[0].milliseconds / row.milliseconds:.2f}x",
+            *(row.ap50[group].text(scale=1, form="z.1f", between=" to ") for group in groups),
+            "-" if row.agreement is None else f"{row.agreement:.1f}",
+        )
+    return table
+
+
 def reasons_to_refuse(plain: Measured, quantized: Measured, *, max_loss: float, min_agreement: float) -> list[str]:
     """Reasons in words why a quantized model exceeds the allowed losses; empty if it does not.
 
@@ -162,18 +189,6 @@ def reasons_to_refuse(plain: Measured, quantized: Measured, *, max_loss: float, 
     if quantized.agreement is not None and quantized.agreement < min_agreement:
         reasons.append(f"its boxes agree with those of the float model by {quantized.agreement:.1f} of 100")
     return reasons
-
-
-def with_interval(score: Estimate, digits: int = 1) -> str:
-    """A score with its interval in brackets; "-" where there is none."""
-
-    def plain(value: float) -> str:
-        return f"{round(value, digits) + 0.0:.{digits}f}"  # plus zero: never "-0.0"
-
-    if score.value is None:
-        return "-"
-    known = score.low is not None and score.high is not None
-    return plain(score.value) + (f" ({plain(score.low or 0)} to {plain(score.high or 0)})" if known else "")
 
 
 def _as_truth(

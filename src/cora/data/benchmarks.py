@@ -7,7 +7,6 @@ count. Boxes around crowds are boxes, too.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +69,10 @@ def image_set(dataset: _AnyDataset, split: ClassSplit | None, *, training: bool)
     """
     if split is None or not split.benchmark:
         return dataset, None
-    kept = copy.copy(dataset)
+    kept = dataset
     counts = [len(record.classes) + len(record.crowd_classes) for record in dataset.records]
     if training or not dataset.frequencies:
-        kept.records = [record for record, count in zip(dataset.records, counts, strict=True) if count]
+        kept = dataset.with_records(record for record, count in zip(dataset.records, counts, strict=True) if count)
     if not kept.records:
         raise DataError(f"{dataset.annotations}: expected images with a box of the split {split.benchmark}, got none")
     return kept, ImageSet(

@@ -5,11 +5,12 @@ The images stay on disk until an item is asked for; only boxes and paths are kep
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from PIL import Image
@@ -177,6 +178,12 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
                 f"the image has {image.width}x{image.height}; boxes would not fit"
             )
         return image, targets_of(record), record.image_id
+
+    def with_records(self, records: Iterable[CocoImage]) -> Self:
+        """The same classes with other images."""
+        other = copy.copy(self)
+        other.records = list(records)
+        return other
 
     def class_counts(self) -> Tensor:
         """Number of boxes of each class: [C] int64."""

@@ -265,3 +265,26 @@ def _without_unreadable(raw: RawAnnotations, findings: Findings) -> RawAnnotatio
         for box in image.boxes:
             findings.lost.add("boxes of images left out", box.where)
     return replace(raw, images=images)
+
+
+def read_annotated(images: Path, annotations: Path, names: Sequence[str] | None) -> CocoDataset:
+    """Annotated images to measure on.
+
+    COCO files are read as their evaluators read them: boxes that need mending are mended, not refused.
+    """
+    if annotations.suffix.lower() == ".json" and not (annotations.is_file() and is_lvis(read_json(annotations))):
+        return CocoDataset(annotations=annotations, images=images, class_names=names)
+    return read_dataset(images=images, annotations=annotations, class_names=names, check_photos=False)
+
+
+def read_held_out(images: Path | None, annotations: Path | None, names: Sequence[str] | None) -> CocoDataset | None:
+    """Images with boxes to measure on, of --val-images and --val-annotations; None without both.
+
+    Raises:
+        DataError: one without the other, or a file that cannot be used.
+    """
+    if (images is None) != (annotations is None):
+        raise DataError("expected --val-images and --val-annotations together, got one of them")
+    if images is None or annotations is None:
+        return None
+    return read_dataset(images=images, annotations=annotations, class_names=names)

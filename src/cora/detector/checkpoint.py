@@ -156,6 +156,18 @@ def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]
     return config, weights
 
 
+def check_model_file(output: Path) -> None:
+    """Raise ModelError unless the name of a model file to write ends as it should."""
+    if output.suffix != ".safetensors":
+        raise ModelError(f"expected an output file *.safetensors, got {output}; change its suffix")
+
+
+def exact_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The smaller type to store weights in that changes none of them: half precision where they came from it."""
+    numbers = (value for value in tensors.values() if value.is_floating_point())
+    return torch.float16 if all(torch.equal(value.half().to(value), value) for value in numbers) else torch.float32
+
+
 def read_config(path: str | Path) -> tuple[DetectorConfig, str | None]:
     """Configuration of a checkpoint, and the name of the file that it shares tensors with; no weights are read.
 

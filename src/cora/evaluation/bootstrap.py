@@ -34,6 +34,15 @@ class Estimate:
         """The three numbers under their names, for JSON."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
+    def text(self, *, scale: float = 100.0, form: str = ".1f", between: str = "-", unit: str = "") -> str:
+        """The number with its interval in brackets, in percent by default; "-" where there is none."""
+        if self.value is None:
+            return "-"
+        interval = ""
+        if self.low is not None and self.high is not None:
+            interval = f" ({scale * self.low:{form}}{between}{scale * self.high:{form}})"
+        return f"{scale * self.value:{form}}{unit}{interval}"
+
 
 def resample_counts(images: int, *, resamples: int = RESAMPLES, seed: int = 0) -> IntArray:
     """Draw `resamples` samples of `images` images with replacement.

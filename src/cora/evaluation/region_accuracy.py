@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 #: COCO's area limits, px² of the original image: small < 32², medium < 96², large.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 
+#: How a box is named: with the region prompt, without it, or cut out as an image of its own.
+Way = Literal["prompt", "no prompt", "crops"]
+
 
 @dataclass(frozen=True)
 class RegionRanks:
@@ -142,7 +145,7 @@ def accuracy(
     chosen: Collection[str],
     counts: IntArray,
     *,
-    way: Literal["prompt", "no prompt", "crops"] = "prompt",
+    way: Way = "prompt",
 ) -> dict[str, Accuracy]:
     """Accuracy of the boxes of the `chosen` classes: under "all" sizes, "small", "medium" and "large".
 

@@ -7,8 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cora.data.class_split import known_split
+from cora.data.name_file import read_classes
 from cora.errors import CoraError
 from cora.files import write_json
+from cora.names import spoken_name
+from cora.regions import by_themselves, written_classes
 
 MANIFEST, LOCK = "index.json", "index.lock"
 _FORMAT = 1
@@ -44,6 +48,25 @@ class RegionSettings:
             raise ValueError(f"max_regions: expected at least 1, got {self.max_regions}")
         if not 0 < self.nms_iou <= 1:
             raise ValueError(f"nms_iou: expected above 0 and at most 1, got {self.nms_iou}")
+
+
+def given_settings(classes: str | None, score: float | None, max_regions: int | None) -> dict[str, Any]:
+    """The fields of `RegionSettings` that were named.
+
+    Args:
+        classes: names divided by commas, @FILE, or "lvis".
+        score: only regions above it.
+        max_regions: regions kept per image.
+
+    Raises:
+        VocabularyError: the names cannot be used.
+    """
+    given: dict[str, Any] = {"classes": None, "score": score, "max_regions": max_regions}
+    if classes is not None:
+        # LVIS writes remote_control; people and models know words.
+        lvis = [spoken_name(name) for name in known_split("lvis").all] if classes == "lvis" else None
+        given["classes"] = written_classes(by_themselves(lvis) if lvis else read_classes(classes))
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,17 @@ class UpdateReport:
     twice: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        counts = {
+            "added": self.added,
+            "changed": self.changed,
+            "removed": self.removed,
+            "unchanged": self.unchanged,
+            "with the content of another": self.twice,
+        }
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f"Images: {told or 'none'}."
+
 
 def update(
     store: RegionStore,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import os
 import time
 from collections.abc import Collection
+from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +15,8 @@ from cora.errors import CoraError
 from cora.service.metrics import Metrics
 from cora.service.refusal import RefusedError
 
+#: Of the environment, where no file holds the token.
+TOKEN_VARIABLE = "CORA_TOKEN"
 _MIN_TOKEN = 16
 
 HEADERS = {
@@ -42,6 +46,22 @@ def check_token(token: str) -> str:
             "characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
     return stripped
+
+
+def read_token(file: Path | None) -> str | None:
+    """The token in a file, else that of the environment, else None.
+
+    Raises:
+        CoraError: the file cannot be read, or the token cannot be used.
+    """
+    if file is None:
+        token = os.environ.get(TOKEN_VARIABLE)
+        return None if token is None else check_token(token)
+    try:
+        return check_token(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "bytes that are no text"
+        raise CoraError(f"expected a file with a token, got {reason}: {file}; check --token-file") from None
 
 
 def authorize(given: str | None, token: str | None) -> None:

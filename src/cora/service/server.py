@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -51,7 +52,25 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: Any, bound: socket.socket, *, grace_s: float, on_start: Callable[[], None]) -> None:
+def is_local(bound: socket.socket) -> bool:
+    """Whether only this machine reaches a bound socket."""
+    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
+
+
+def names_of(bound: socket.socket, host: str, allowed: Sequence[str]) -> list[str]:
+    """Names that the service may be called by: those of this machine where it alone is served; else any, "*".
+
+    Args:
+        bound: of `bind`.
+        host: as it was asked for.
+        allowed: further names, which are then the only ones elsewhere, too.
+    """
+    # Elsewhere the names of the service are not known here.
+    known = ["localhost", "127.0.0.1", "::1", "[::1]", host, *allowed]
+    return [name.lower() for name in known] if is_local(bound) or allowed else ["*"]
+
+
+def serve(app: Any, bound: socket.socket, *, grace_s: float, on_start: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; then take no more and answer what was accepted.
 
     It returns after SIGTERM and raises KeyboardInterrupt after SIGINT. A second signal ends it at once.

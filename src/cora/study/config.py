@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,14 @@ class StudyConfig:
         """Nested plain values, fit for JSON."""
         values: dict[str, dict[str, Any]] = json.loads(json.dumps(asdict(self)))
         return values
+
+    def changed(self, *, tower: Mapping[str, Any], train: Mapping[str, Any]) -> StudyConfig:
+        """The study with other settings of two parts; those that are None stay."""
+        return replace(
+            self,
+            tower=replace(self.tower, **{name: value for name, value in tower.items() if value is not None}),
+            train=replace(self.train, **{name: value for name, value in train.items() if value is not None}),
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudyConfig:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cora.boxes import box_area
+from cora.console import Bars
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
@@ -168,3 +169,15 @@ def _read(file: Path, fingerprint: str) -> dict[str, Tensor] | None:
 
 def _write(file: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
     write_safetensors(file, tensors, {"fingerprint": fingerprint})
+
+
+def embed_dataset(detector: Detector, dataset: CocoDataset, cache: Path | None, name: str) -> RegionEmbeddings:
+    """Region embeddings of a dataset with progress on standard error, kept in `cache` if there is one."""
+    file = None if cache is None else cache / f"regions_{name}.safetensors"
+    title = f"boxes of {name}"
+    with Bars() as bars:
+
+        def report(done: int, total: int) -> None:
+            bars.update(title, done, total)
+
+        return embed_regions(detector=detector, dataset=dataset, file=file, on_progress=report)

@@ -6,7 +6,6 @@ box and never match it. With labels that agree with the classifier more anchors 
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -140,12 +139,10 @@ def relabelled(dataset: CocoDataset, path: Path) -> CocoDataset:
     """The same images and boxes, with the classes of the file that `relabel` wrote of them."""
     annotations = read_json(path)["annotations"]
     index_of = {dataset.category_ids[name]: index for index, name in enumerate(dataset.class_names)}
-    other = copy.copy(dataset)
-    other.records = [
+    return dataset.with_records(
         replace(record, classes=torch.tensor([index_of[annotations[p]["category_id"]] for p in mine]).long())
         for record, mine in zip(dataset.records, _places(dataset), strict=True)
-    ]
-    return other
+    )
 
 
 def _content(dataset: CocoDataset) -> dict[str, Any]:

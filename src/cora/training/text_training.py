@@ -8,8 +8,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from cora.data.class_split import ClassSplit
 from cora.detector import Detector
 from cora.errors import TrainingError
+from cora.names import names_without
+from cora.regions import EVERYDAY_NAMES
 from cora.training.loop import TrainResult, train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
 from cora.training.region_embeddings import RegionEmbeddings, RegionLoader
@@ -123,3 +126,8 @@ def train_text(task: TextTask, data: RegionEmbeddings, config: TextTrainConfig, 
         tensorboard=False,  # such a run is over before a board is open; metrics.jsonl has the curve
         config={"task": type(task).__name__, **vars(config)},
     )
+
+
+def kept_names(split: ClassSplit) -> tuple[str, ...]:
+    """Everyday names that training holds in place; novel classes stay unseen, even as words."""
+    return tuple(names_without(EVERYDAY_NAMES, split.novel))

@@ -1,0 +1,181 @@
+"""`cora text-prompts`: learn the text side on base boxes, and say what it did to base and novel classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cora.apps import kinds
+from cora.apps.argument_types import above_zero, positive
+from cora.apps.command import Command
+from cora.apps.model_options import device_option, model_option
+from cora.apps.options import option
+from cora.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cora.data.class_split import ClassSplit
+    from cora.evaluation.region_change import RegionChange
+    from cora.training.region_embeddings import RegionEmbeddings
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPromptsOptions:
+    """Options of `cora text-prompts`."""
+
+    method: Literal["context", "offsets", "tower"] = option(
+        required=True,
+        help="context: vectors before the name; offsets: a residual on class embeddings; tower: fine-tune the last "
+        "blocks of the text tower",
+    )
+    images: Path = option(required=True, metavar="DIR", help="folder of the images to learn from")
+    annotations: Path = option(required=True, help="their COCO annotation file")
+    split: str | None = option(
+        metavar="FILE",
+        help='"coco", "lvis", or JSON with the lists "base", which are learned from, and "novel" '
+        "(default: all classes are base)",
+    )
+    val_images: Path | None = option(metavar="DIR", help="folder of the images to measure on")
+    val_annotations: Path | None = option(help="their COCO annotation file (default: nothing is measured)")
+    model: str = model_option("name or path of the model")
+    output: Path = option(required=True, writes=kinds.TEXT, help="what was learned (.safetensors)")
+    save_model: Path | None = option(writes=kinds.MODEL, help="also write the whole model with it")
+    cache: Path | None = option(
+        writes=kinds.EMBEDDINGS, metavar="DIR", help="keep the embeddings of the boxes there for the next run"
+    )
+    run_dir: Path | None = option(
+        "--run", writes=kinds.RUN, metavar="DIR", help="keep metrics there, and go on where a run stopped"
+    )
+    epochs: int | None = option(type=positive, help="passes over the boxes (default: the method's)")
+    lr: float | None = option(type=above_zero, metavar="RATE", help="learning rate (default: the method's)")
+    keep: float | None = option(
+        type=above_zero,
+        metavar="FACTOR",
+        help="how strongly embeddings are held near the hand-written ones (default: the method's)",
+    )
+    context: str | None = option(
+        metavar="TEXT",
+        help="words that the context starts from (default: those before the name of the model's only template, or "
+        "'a photo of a')",
+    )
+    layers: int = option(type=positive, default=1, help="blocks of the tower that learn (default: %(default)s)")
+    seed: int = option(default=0, help="of the start and of the order of boxes (default: %(default)s)")
+    resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
+    device: str = device_option()
+
+    def given(self) -> dict[str, Any]:
+        """Settings of the method that were given."""
+        named = {"epochs": self.epochs, "lr": self.lr, "keep": self.keep, "seed": self.seed}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def run(options: TextPromptsOptions) -> int:
+    """Learn, measure before and after, write; returns the exit code.
+
+    Raises:
+        CoraError: bad input.
+    """
+    import sys
+    import tempfile
+
+    import torch
+
+    import cora
+    from cora.console import error_console, output_console, say
+    from cora.data.class_split import ClassSplit, open_split
+    from cora.data.image_sets import testing_images, training_images
+    from cora.data.read import read_dataset
+    from cora.evaluation.tables import change_table
+    from cora.predictor.device import pick_device
+    from cora.training.region_embeddings import embed_dataset
+    from cora.training.text_training import DEFAULTS, build_text_task, kept_names, train_text
+
+    if (options.val_images is None) != (options.val_annotations is None):
+        raise DataError("expected --val-images and --val-annotations together, got one of them; add the other")
+    device = pick_device(options.device)
+    split = None if options.split is None else open_split(options.split)
+    train_set = read_dataset(
+        images=options.images, annotations=options.annotations, class_names=None if split is None else split.base
+    )
+    train_set = training_images(train_set, split)
+    split = split or ClassSplit(base=train_set.class_names)
+    val_set = None
+    if options.val_images is not None and options.val_annotations is not None:
+        val_set = read_dataset(images=options.val_images, annotations=options.val_annotations, class_names=split.all)
+        val_set = testing_images(val_set, split)
+    config = replace(DEFAULTS[options.method], **options.given())
+    detector = cora.load(options.model).detector.to(device)
+    data = embed_dataset(detector, train_set, options.cache, "train")
+    torch.manual_seed(options.seed)
+    task = build_text_task(
+        options.method,
+        detector=detector,
+        data=data,
+        kept_names=kept_names(split),
+        config=config,
+        context=options.context,
+        layers=options.layers,
+    ).to(device)
+    with tempfile.TemporaryDirectory() as scratch:
+        result = train_text(task, data, config, options.run_dir or Path(scratch))
+    if result.interrupted:
+        hint = (
+            f"the same command goes on from {options.run_dir}"
+            if options.run_dir
+            else "name a --run folder to go on another time"
+        )
+        say(error_console(), f"cora: interrupted, nothing written; {hint}")
+        return _INTERRUPTED
+    before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
+    artefact = task.eval().artefact({"command": " ".join(["cora", *sys.argv[1:]]), "boxes": str(len(data))})
+    artefact.apply(detector)
+    after = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
+    artefact.write(options.output)
+    if options.save_model is not None:
+        detector.save(options.save_model)
+    out = output_console()
+    if val_set is not None:
+        measured = embed_dataset(detector, val_set, options.cache, "val")
+        changes = measure_change(measured, split, before, after, resamples=options.resamples)
+        out.print(change_table(changes, f"{options.method}: boxes named right among {len(split.all)} classes, %"))
+    files = ", ".join(str(path) for path in (options.output, options.save_model) if path is not None)
+    out.print(f"Learned from {len(data)} boxes of {len(split.base)} classes; written: {files}", soft_wrap=True)
+    return 0
+
+
+def measure_change(
+    data: RegionEmbeddings, split: ClassSplit, before: Tensor, after: Tensor, *, resamples: int = 200
+) -> dict[str, RegionChange]:
+    """Change of top-1 by group (novel, base, all), all classes of the split competing."""
+    from cora.evaluation.base_novel import class_groups
+    from cora.evaluation.bootstrap import resample_counts
+    from cora.evaluation.region_change import region_change
+
+    counts = resample_counts(data.images, resamples=resamples)
+    return {
+        group: region_change(
+            regions=data.regions,
+            labels=data.labels,
+            image_index=data.image_index,
+            before=before,
+            after=after,
+            class_names=split.all,
+            chosen=members,
+            counts=counts,
+        )
+        for group, members in class_groups(split.base, split.novel).items()
+        if members
+    }
+
+
+COMMAND = Command(
+    name="text-prompts",
+    options=TextPromptsOptions,
+    run=run,
+    help="learn the text side on base boxes",
+    description="Learn the text side on base boxes: a context, offsets of class embeddings, or the text tower.",
+)

@@ -1,0 +1,160 @@
+"""The model of a batch with all options that belong to it: opened in any process, named in the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cora.detector.fingerprint import weights_fingerprint
+from cora.errors import ImageError
+from cora.predictor import Exemplars, Predictor, Tiles
+from cora.predictor.adapt import set_short_side
+from cora.regions import ClassPrompts, Vocabulary, other_prompts, written_classes
+from cora.regions.sentences import Sentences
+from cora.structures import Detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """The model of a batch and everything that decides what it finds; it is sent to other processes.
+
+    Attributes:
+        load: gives the predictor of (model, device, text_model=...); a function of a module.
+        model: name or file.
+        device: name of a torch device, or "auto".
+        text_model: of an exported file.
+        text: templates and descriptions.
+        words: classes that are looked for by words, with their prompts; None for the model's own, or the built-in
+            vocabulary.
+        exemplars: images of classes, by name; paths.
+        tiles: parts of images that are looked at, too.
+        short_side: pixels that images are resized to.
+        class_weights: factors on classes in pre-matching, by name.
+        class_agnostic: suppress between classes, too; None for the built-in vocabulary only.
+    """
+
+    load: Callable[..., Predictor]
+    model: str
+    device: str = "auto"
+    text_model: str | None = None
+    text: Sentences = field(default_factory=Sentences)
+    words: ClassPrompts | None = field(default_factory=dict)
+    exemplars: Exemplars = field(default_factory=dict)
+    tiles: Tiles | None = None
+    short_side: int | None = None
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    class_agnostic: bool | None = None
+
+    def open(self, worker: int) -> BatchModel:
+        """The model, on a GPU of its own where there are several and none is named.
+
+        Args:
+            worker: number of the worker, from 0.
+        """
+        device = self.device
+        if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+            device = f"cuda:{worker % torch.cuda.device_count()}"
+        detector = self.load(self.model, device, text_model=self.text_model)
+        set_short_side(detector, self.short_side)
+        self.text.apply(detector.vocabulary_encoder)
+        return BatchModel(detector, self)
+
+    def made_with(self, detector: Predictor) -> dict[str, str]:
+        """What binds results to the model and its options: hashes, and what was asked for besides."""
+        words = self.words or {}
+        said = {
+            "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(_settings(detector))}",
+            "text model": self.text_model,
+            "text around names": _hash(asdict(self.text)) if self.text != Sentences() else None,
+            "prompts": ", ".join(written_classes(words)) if other_prompts(words) else None,
+            "exemplars": _hash([list(words), *self._exemplar_hashes()]) if self.exemplars else None,
+            "tiles": str(self.tiles) if self.tiles is not None else None,
+            "class weights": _hash(dict(self.class_weights)) if self.class_weights else None,
+            "short side": str(self.short_side) if self.short_side is not None else None,
+            "suppression": {True: "between classes, too", False: "within classes", None: None}[self.class_agnostic],
+            "vocabulary": "built-in" if self.words is None and not detector.own_names else None,
+        }
+        return {name: value for name, value in said.items() if value is not None}
+
+    def _exemplar_hashes(self) -> list[Any]:
+        found = []
+        for name, pictures in self.exemplars.items():
+            for picture in pictures:
+                source, box = picture if isinstance(picture, tuple) else (picture, None)
+                path = str(source)
+                content = _files_hash(path)
+                if content is None:
+                    raise ImageError(f"expected an image file, got no file at {path}; check the path of --exemplar")
+                found.append([name, content, box])
+        return found
+
+
+class BatchModel:
+    """A detector that looks for the exemplars, too, and at tiles; see `cora.batch.labeller.Model`."""
+
+    def __init__(self, detector: Predictor, choice: ModelChoice) -> None:
+        self.detector, self._choice = detector, choice
+
+    def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Vocabulary:
+        """Names and exemplars, encoded once; a name in both is a class by words and images."""
+        # Classes by images alone are among the names of a batch, and no words stand for them.
+        words = self._choice.words
+        by_words = None if words is None else {name: words[name] for name in classes if name in words}
+        return self.detector.vocabulary(
+            by_words,
+            distractors=distractors,
+            exemplars=self._choice.exemplars or None,
+            class_weights=self._choice.class_weights,
+        )
+
+    def predict(
+        self,
+        images: list[Image.Image],
+        classes: Any,
+        *,
+        score: float,
+        nms_iou: float | None,
+        max_detections: int | None,
+        batch_size: int,
+    ) -> list[Detections]:
+        """Detections of each image, above `score`."""
+        return self.detector.predict(
+            images,
+            classes,
+            score=score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            batch_size=batch_size,
+            tiles=self._choice.tiles,
+            class_agnostic=self._choice.class_agnostic,
+        )
+
+
+def _files_hash(model: str) -> str | None:
+    """Hash of a file, and of the weights that OpenVINO keeps beside it; None where there is no such file."""
+    path = Path(model)
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    for file in (path, *([path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [])):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _settings(detector: Predictor) -> dict[str, Any]:
+    """The configuration without score thresholds and names: which boxes are kept is the batch's own affair."""
+    values = asdict(detector.config)
+    del values["postprocess"]["score_threshold"], values["postprocess"]["builtin_threshold"], values["class_names"]
+    return values
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,109 @@
+"""Class weights as people write them: factors on the score of classes in anchor pre-matching (METHOD section 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from cora.errors import DataError
+from cora.names import name_key, names_without, spelled_as
+
+_SHOWN_NAMES = 10
+
+
+def any_weights(given: str | None) -> dict[str, float]:
+    """`weights_of_names` where the names that are looked for come later: those that the weights name.
+
+    Raises:
+        DataError: as `weights_of_names`.
+    """
+    if given is None:
+        return {}
+    if "=" not in given or Path(given).exists():
+        return {name: float(weight) for name, weight in _read(Path(given)).items()}
+    return weights_of_names(given, list(dict.fromkeys(part.partition("=")[0].strip() for part in given.split(","))))
+
+
+def weights_of_names(given: str | None, names: Sequence[str]) -> dict[str, float]:
+    """Class name -> weight, from "NAME=WEIGHT,..." or a JSON file; empty where none are given.
+
+    Args:
+        given: as on the command line.
+        names: that are looked for.
+
+    Raises:
+        DataError: as `read_class_weights`, or a name twice.
+    """
+    if given is None:
+        return {}
+    if not names:
+        raise DataError("--class-weights: expected names to weight, got a model whose names were fixed; leave it out")
+    parts = given.split(",") if "=" in given and not Path(given).exists() else [given]
+    spelled = {name_key(name): name for name in names}
+    groups = {name: (name,) for name in names}
+    found: dict[str, float] = {}
+    for part in parts:
+        name, separator, weight = part.strip().partition("=")
+        if separator and name_key(name) not in spelled:
+            more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+            shown = ", ".join(names[:_SHOWN_NAMES]) + more
+            raise DataError(f"--class-weights: expected NAME=WEIGHT for one of {shown}, or a file, got {part.strip()}")
+        known = spelled.get(name_key(name), name)
+        one = read_class_weights(f"{known}={weight.strip()}" if separator else part, groups)
+        if twice := found.keys() & one.keys():
+            raise DataError(f"--class-weights: expected one weight a class, got two of {sorted(twice)[0]!r}")
+        found |= one
+    return found
+
+
+def read_class_weights(given: str | None, groups: Mapping[str, Collection[str]]) -> dict[str, float]:
+    """Class name -> weight in pre-matching, from a JSON file or "GROUP=WEIGHT"; empty where none are given.
+
+    Args:
+        given: as on the command line.
+        groups: group -> its classes.
+
+    Raises:
+        DataError: an unknown group, a file that cannot be read, weights that are not above 0, or unknown names.
+    """
+    if given is None:
+        return {}
+    group, separator, weight = given.partition("=")
+    if separator and group in groups:
+        return dict.fromkeys(groups[group], _weight(weight))
+    path = Path(given)
+    if separator and not path.exists():
+        raise DataError(
+            f"--class-weights: expected GROUP=WEIGHT for one of the groups {', '.join(groups)}, or a file, got {given}"
+        )
+    content = _read(path)
+    names = {name for members in groups.values() for name in members}
+    strangers = names_without(content, names)
+    if strangers:
+        raise DataError(
+            f"expected weights of the {len(names)} classes, got {len(strangers)} unknown names in {path}: "
+            f"{', '.join(strangers[:5])}; remove them"
+        )
+    spelled = spelled_as(tuple(content), names)
+    return {spelled[name]: float(weight) for name, weight in content.items()}
+
+
+def _weight(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise DataError(f"--class-weights: expected a weight above 0, got {text!r}")
+    return value
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"expected JSON of class name to weight, cannot read {path}: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
+        raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
+    return content

@@ -1,0 +1,206 @@
+"""Class names as people write them: on a command line, or in files, as lists, JSON, data.yaml, label maps."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cora.data.problems import Findings
+from cora.data.yolo_names import read_yaml_names
+from cora.errors import CoraError, VocabularyError
+from cora.names import names_in
+from cora.regions import by_themselves, class_prompts, clean_names, names_alone, written_classes
+
+#: Endings of files that are no names themselves.
+_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".names", ".pbtxt", ".csv", ".tsv")
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_BULLET = re.compile(r"[-*•]\s+(.+)")
+#: "1. cat", "1) cat", "(1) cat", "1: cat", "1, cat"; or only a blank between.
+_NUMBER = re.compile(r"\(?(\d{1,6})(?:\s*[.):,\t]\s*|\s+)(.+)")
+#: "0: cat, 1: cup", as a dictionary of names is printed.
+_NUMBERED = re.compile(r"\d+\s*[.):]")
+_MARKED_NUMBER = re.compile(r"\(?\d+\s*[.):,\t]")
+#: Identifiers of WordNet and of Open Images before a name: "n02084071 dog", "/m/011k07,Tortoise".
+_IDENTIFIED = re.compile(r"(?:n\d{8}|/[mgt]/\w+)[\s,]+(.+)")
+#: Keys of a JSON object that hold names; the last one is that of a model's configuration.
+_NAME_KEYS = ("names", "categories", "classes", "class_names", "labels", "id2label")
+#: Headings of a table's column of names.
+_HEADINGS = frozenset(("name", "names", "class", "class_name", "class name", "classes", "category", "label", "labels"))
+_LABEL_MAP = re.compile(r"item\s*\{([^}]*)\}")
+_LABEL = re.compile(r"""\b(display_name|name)\s*:\s*["']([^"']*)["']""")
+
+
+def read_classes(text: str) -> dict[str, tuple[str, ...]]:
+    """Classes of `--classes`, each with its prompts: divided by commas, or @FILE with one a line.
+
+    Raises:
+        VocabularyError: the file cannot be read, or the names or prompts cannot be used: none, blank ones, one twice.
+    """
+    classes = class_prompts(parse_classes(text))
+    clean_names(tuple(classes))  # which says that there is none
+    return classes
+
+
+def read_names(text: str, option: str = "--classes") -> tuple[str, ...]:
+    """Class names of an option that takes no prompts, written as in `read_classes`.
+
+    Raises:
+        VocabularyError: the file cannot be read, the names cannot be used, or some have prompts.
+    """
+    return clean_names(names_alone(option, parse_classes(text)))
+
+
+def read_distractors(text: str | None) -> tuple[str, ...] | None:
+    """Names of `--distractors`, as the predictor takes them: () for 'none', None, its own choice, for no option.
+
+    Raises:
+        VocabularyError: as `read_names`.
+    """
+    if text is None or text == "none":
+        return None if text is None else ()
+    return written_classes(by_themselves(read_names(text, "--distractors")))
+
+
+def parse_classes(text: str) -> list[str]:
+    """Names from "cat, remote control" (also divided by semicolons, `|` or " . ") or from @FILE in any usual form.
+
+    Raises:
+        VocabularyError: the file cannot be read, there is no name in it, or the text is a file's name without @.
+    """
+    if text.startswith("@"):
+        return read_name_file(Path(text[1:].strip()))
+    if text.strip().lower().endswith(_SUFFIXES) and Path(text.strip()).is_file():
+        raise VocabularyError(f"expected class names, got the name of a file: {text}; for its names write @{text}")
+    names = names_in(text)
+    if len(names) > 1 and all(map(_NUMBERED.match, names)):
+        names = [name.strip("'\"") for name in _without_marks(names)]
+    return names
+
+
+def read_name_file(path: Path) -> list[str]:
+    """The class names of a file.
+
+    It may have one on each line, or several divided as in `names_in`, numbered, with `#` comments. Of a table it is the
+    column that is headed by a word for names; of JSON a list or an object, or the categories of a COCO file; of a
+    data.yaml its `names`; of a label map (pbtxt) its entries.
+
+    Raises:
+        VocabularyError: the file cannot be read, or there is no name in it.
+    """
+    path = path.expanduser()
+    text = _text(path)
+    if path.suffix.lower() in (".yaml", ".yml") or re.match(r"(?:[^\n]*\n)*?names\s*:", text):
+        names = _of_yaml(path)
+    elif text.lstrip().startswith("{") or (text.lstrip().startswith("[") and path.suffix.lower() == ".json"):
+        names = _of_json(path, text)
+    elif items := _LABEL_MAP.findall(text):
+        names = [_label(item) for item in items]
+    else:
+        names = (path.suffix.lower() in (".csv", ".tsv") and _of_column(text)) or _of_list(text)
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise VocabularyError(f"expected one class name a line, got none in {path}; write some into it")
+    return names
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise VocabularyError(
+            f"expected a file of class names, got {getattr(error, 'strerror', None) or error}: {path}; check the path"
+        ) from None
+    try:
+        # PowerShell writes UTF-16, and says so in the first two bytes.
+        text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+        if "\0" in text:  # UTF-16 that does not say so, or no text at all
+            raise VocabularyError(f"expected class names in UTF-8, got zeros in {path}; save it as UTF-8")
+        return text
+    except UnicodeDecodeError:
+        raise VocabularyError(f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8") from None
+
+
+def _of_list(text: str) -> list[str]:
+    if text.lstrip().startswith("["):
+        return names_in(" ".join(_COMMENT.sub("", line) for line in text.splitlines()))
+    lines = [line for raw in text.splitlines() if (line := _COMMENT.sub("", raw).strip())]
+    return [name for line in _without_marks(lines) for name in names_in(line)]
+
+
+def _of_column(text: str) -> list[str]:
+    """The names of a table whose first line has a heading of names, among others or alone; none of another text."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    rows = list(csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",")) if len(lines) > 1 else []
+    heads = [head.strip().casefold() for head in rows[0]] if rows else []
+    column = next((place for place, head in enumerate(heads) if head in _HEADINGS), None)
+    if column is None or any(len(row) != len(heads) for row in rows):
+        return []
+    return [row[column] for row in rows[1:]]
+
+
+def _without_marks(lines: list[str]) -> list[str]:
+    """Lines without bullets, numbers or identifiers, where all have them; numbers have to count up."""
+    identified = [_IDENTIFIED.fullmatch(line) for line in lines]
+    if all(identified):
+        return [found[1] for found in identified if found is not None]
+    bullets = [_BULLET.fullmatch(line) for line in lines]
+    if all(bullets):
+        return [found[1] for found in bullets if found is not None]
+    numbered = [_NUMBER.fullmatch(line) for line in lines]
+    numbers = [int(found[1]) for found in numbered if found is not None]
+    counts_up = len(numbers) == len(lines) and all(b == a + 1 for a, b in pairwise(numbers))
+    # "7 up" alone may be a name, and so may "1 cent" and "2 euro"; "1. cat" and what counts from 0 is none.
+    marked = all(map(_MARKED_NUMBER.match, lines))
+    names = [found[2] for found in numbered if found is not None]
+    counted = len(lines) > 2 or (len(lines) == 2 and numbers[:1] == [0])
+    if counts_up and (marked or (counted and len(set(names)) == len(names))):
+        return names
+    return lines
+
+
+def _of_yaml(path: Path) -> list[str]:
+    findings = Findings()
+    try:
+        names = read_yaml_names(path, findings)
+    except CoraError as error:
+        raise VocabularyError(str(error)) from None
+    if findings.faults:
+        raise VocabularyError(f"{path}: {findings.faults}; mend the file")
+    return list(names.names.values())
+
+
+def _of_json(path: Path, text: str) -> list[str]:
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(f"{path} cannot be read as JSON ({error}); expected a list of class names") from None
+    if isinstance(content, dict):
+        content = next((content[key] for key in _NAME_KEYS if key in content), content)
+    if isinstance(content, dict):
+        content = _in_order(content)
+    if isinstance(content, list):
+        names = [entry.get("name") if isinstance(entry, dict) else entry for entry in content]
+        if all(isinstance(name, str) for name in names):
+            return [str(name) for name in names]
+    raise VocabularyError(f'{path}: expected a JSON list of class names, got something else; write ["cat", "dog"]')
+
+
+def _in_order(content: dict[str, Any]) -> list[Any] | None:
+    """Names of {"0": "cat"} or {"cat": 0}, by number; None for anything else."""
+    if all(key.isdecimal() for key in content):
+        return [content[key] for key in sorted(content, key=int)]
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
+        return sorted(content, key=lambda name: content[name])
+    return None
+
+
+def _label(item: str) -> str:
+    found: dict[str, str] = dict(_LABEL.findall(item))
+    return found.get("display_name") or found.get("name", "")

@@ -1,0 +1,87 @@
+"""Images by paths, folders and patterns, and the files that results of each go to."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cora.data.listing import list_images, name_problem
+from cora.errors import ImageError
+from cora.files import drawn_by_cora
+
+#: Letters of a file's name that come from an address; those of signed links are longer than a disk takes.
+_LONGEST_STEM = 100
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a list of sources stands for.
+
+    Attributes:
+        paths: the images, each once, in the order given.
+        problems: one message for every source that stands for nothing, and every folder that cannot be looked into.
+    """
+
+    paths: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+
+def find_images(sources: Iterable[str], *, beside: int = 0) -> Sources:
+    """Files as they are, folders for the images directly in them, patterns for the files that match.
+
+    The log reports what is skipped in a folder.
+
+    Args:
+        sources: paths and patterns.
+        beside: number of images that the command has besides; with some, no source needs to stand for anything.
+
+    Raises:
+        ImageError: there is only one source, or none of them stands for anything.
+    """
+    paths: list[Path] = []
+    problems: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found, unreadable = list_images(path, deep=False)
+            problem = (
+                "; ".join(unreadable) or f"expected a folder with images, got none directly in {source}; name the files"
+            )
+        elif path.exists():
+            found, problem = [path], ""
+        elif glob.has_magic(source):
+            found = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+            problem = f"expected files, got none that match {source}; check the pattern"
+        else:
+            found, problem = [], f"expected an image file, got no file at {source}; check the path"
+        odd = [named for path in found if (named := name_problem(str(path)))]
+        paths += [path for path in found if not name_problem(str(path))]
+        problems += odd or ([] if found else [problem])
+    if problems and not paths and not beside:
+        raise ImageError(problems[0])
+    return Sources(tuple(dict.fromkeys(paths)), tuple(problems))
+
+
+def output_names(sources: Sequence[Path | str], folder: Path, suffix: str) -> dict[Path | str, Path]:
+    """A file in `folder` for every path or URL: never the same twice, never a source, never an image of others."""
+    taken = {source.resolve() for source in sources if isinstance(source, Path)}
+    targets: dict[Path | str, Path] = {}
+    for source in sources:
+        stem = source.stem if isinstance(source, Path) else _stem_of_url(source)
+        number, target = 1, folder / f"{stem}{suffix}"
+        while target.resolve() in taken or (target.exists() and not drawn_by_cora(target)):
+            number += 1
+            target = folder / f"{stem}-{number}{suffix}"
+        taken.add(target.resolve())
+        targets[source] = target
+    return targets
+
+
+def _stem_of_url(url: str) -> str:
+    try:
+        return Path(urlsplit(url).path).stem[:_LONGEST_STEM] or "image"
+    except ValueError:  # no address at all, which reading it says
+        return "image"

@@ -1,0 +1,108 @@
+"""AP50 of sets of images before a training and after it: measured, kept for a resumed run, shown and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cora.console import tracked
+from cora.data.coco import CocoDataset
+from cora.detector import Detector
+from cora.detector.fingerprint import weights_fingerprint
+from cora.evaluation.base_novel import GroupScore
+from cora.evaluation.coco_ap import BoxEvaluation
+from cora.evaluation.held_out import HeldOut
+from cora.files import write_json
+
+#: Classes in the table by class.
+_SHOWN_CLASSES = 30
+
+#: Group -> the numbers of a `GroupScore`, as JSON.
+Scores = dict[str, dict[str, Any]]
+
+
+def evaluate_sets(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, BoxEvaluation]:
+    """What a model finds in each set that there is, with progress on standard error."""
+    return {
+        name: one.evaluate(detector, progress=partial(tracked, title=f"measuring {name}"))
+        for name, one in sets.items()
+        if one is not None
+    }
+
+
+def scores_by_group(found: Mapping[str, BoxEvaluation], sets: Mapping[str, HeldOut | None]) -> dict[str, Scores]:
+    """Set -> group -> AP50 with its interval, AP and recall."""
+    return {
+        name: {group: score.as_dict() for group, score in one.of_groups(found[name]).items()}
+        for name, one in sets.items()
+        if one is not None
+    }
+
+
+def key_of_sets(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Any]:
+    """What the numbers of `measure_once` depend on: the weights, and which images there are."""
+    photos = {name: [r.image_id for r in one.dataset.records] for name, one in sets.items() if one is not None}
+    return {"model": weights_fingerprint(detector), "photos": photos}
+
+
+def measure_once(path: Path, key: dict[str, Any], measure: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:
+    """What was measured before the run was interrupted, or measured now."""
+    if path.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("key") == key:
+            found: dict[str, Scores] = content["scores"]
+            return found
+    found = measure()
+    write_json(path, {"key": key, "scores": found})
+    return found
+
+
+def forgotten(before: Scores, after: Scores) -> str:
+    """Groups whose AP50 fell below the interval that it had before, in words; empty where none did."""
+    return ", ".join(
+        f"AP50 of {group} fell from {_percent(score['ap50'])} to {100 * now:.1f}"
+        for group, score in before.items()
+        if (low := score["ap50"].get("low")) is not None
+        and (now := after[group]["ap50"].get("value")) is not None
+        and now < low
+    )
+
+
+def before_after_table(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> Table:
+    """AP50 of every set and group, before and after."""
+    table = Table(title="AP50, % (95 % interval)", title_justify="left")
+    for column, justify in (("", "left"), ("classes", "right"), ("before", "right"), ("after", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, groups in after.items():
+        for group, score in groups.items():
+            cells = (_percent(one[name][group]["ap50"]) for one in (before, after))
+            table.add_row(f"{name}, {group}", str(score["classes"]), *cells)
+    return table
+
+
+def classes_table(by_class: Mapping[str, GroupScore], dataset: CocoDataset) -> Table:
+    """AP50 of every class of the hold-out, the worst first."""
+    counts = dict(zip(dataset.class_names, dataset.class_counts().tolist(), strict=True))
+    table = Table(title="Held-out images, by class", title_justify="left")
+    for column, justify in (("class", "left"), ("boxes", "right"), ("AP50, % (95 % interval)", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    worst = sorted(by_class.items(), key=lambda item: item[1].ap50.value or 0.0)
+    for name, score in worst[:_SHOWN_CLASSES]:
+        table.add_row(Text(name), str(counts[name]), _percent(score.ap50.as_dict()))
+    if len(worst) > _SHOWN_CLASSES:
+        table.add_row(f"{len(worst) - _SHOWN_CLASSES} better ones", "", "in report.json")
+    return table
+
+
+def _percent(ap50: Mapping[str, float | None]) -> str:
+    value, low, high = (ap50.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    interval = "" if low is None or high is None else f" ({100 * low:.1f}-{100 * high:.1f})"
+    return f"{100 * value:.1f}{interval}"

@@ -1,0 +1,96 @@
+"""Classes in groups of similar embeddings, and which of them are confused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cora.plots import draw_confusion, draw_matrix, side_by_side
+from cora.regions import Vocabulary
+from cora.regions.groups import Clusters
+
+
+@dataclass(frozen=True)
+class GroupedClasses:
+    """Classes in the order of their groups; `cosine` and `confusion` [C, C] follow that order."""
+
+    names: tuple[str, ...]
+    groups: tuple[int, ...]
+    cosine: Tensor
+    confusion: Tensor | None
+
+    @property
+    def breaks(self) -> list[int]:
+        """Where a new group begins."""
+        return [i for i in range(1, len(self.names)) if self.groups[i] != self.groups[i - 1]]
+
+    def alike(self, count: int) -> list[tuple[str, str, float]]:
+        """Pairs of names of highest cosine, best first."""
+        size = len(self.names)
+        pairs = [(float(self.cosine[i, j]), i, j) for i in range(size) for j in range(i + 1, size)]
+        return [(self.names[i], self.names[j], c) for c, i, j in sorted(pairs, reverse=True)[:count]]
+
+    def confused(self, count: int) -> list[tuple[str, str, int, float]]:
+        """(annotated, chosen, boxes, share of the annotated class's boxes), most boxes first."""
+        if self.confusion is None:
+            return []
+        boxes = self.confusion.sum(dim=1)
+        wrong = self.confusion.clone().fill_diagonal_(0)
+        order = wrong.flatten().argsort(descending=True, stable=True)[:count].tolist()
+        places = [(place // len(self.names), place % len(self.names)) for place in order]
+        return [
+            (self.names[i], self.names[j], int(wrong[i, j]), float(wrong[i, j] / boxes[i]))
+            for i, j in places
+            if wrong[i, j]
+        ]
+
+    def within_group(self) -> tuple[int, int]:
+        """Boxes that were named wrong, and those of them that got a name of their own group."""
+        if self.confusion is None:
+            return 0, 0
+        wrong = self.confusion.clone().fill_diagonal_(0)
+        same = [[a == b for b in self.groups] for a in self.groups]
+        return int(wrong.sum()), int((wrong * wrong.new_tensor(same)).sum())
+
+
+def group_in_order(vocabulary: Vocabulary, clusters: Clusters, confusion: Tensor | None) -> GroupedClasses:
+    """Groups one after the other; in each, those nearest to its centre first.
+
+    Args:
+        vocabulary: of C classes.
+        clusters: of their embeddings.
+        confusion: [C, C] of `region_confusion`, if it was measured.
+    """
+    directions = F.normalize(vocabulary.embeddings.detach().double().cpu(), dim=-1)
+    near = (directions * clusters.centres[clusters.labels]).sum(dim=-1)
+    order = sorted(range(len(vocabulary)), key=lambda i: (int(clusters.labels[i]), -float(near[i])))
+    cosine = directions @ directions.T
+    return GroupedClasses(
+        names=tuple(vocabulary.names[i] for i in order),
+        groups=tuple(int(clusters.labels[i]) for i in order),
+        cosine=cosine[order][:, order],
+        confusion=None if confusion is None else confusion[order][:, order],
+    )
+
+
+def draw_groups(found: GroupedClasses, model: str) -> Image.Image:
+    """What a model, by its name, finds alike, and beside it what it confuses, if that was measured."""
+    cosine = found.cosine.clone()
+    off_diagonal = [float(cosine[i, j]) for i in range(len(cosine)) for j in range(len(cosine)) if i != j]
+    pictures = [
+        draw_matrix(
+            cosine.tolist(),
+            found.names,
+            title=f"Names that {model} finds alike",
+            subtitle="cosine of class embeddings; lines divide the groups",
+            low=min(off_diagonal, default=0.0),
+            breaks=found.breaks,
+        )
+    ]
+    if found.confusion is not None:
+        title = f"Objects that {model} takes for one another"
+        pictures.append(draw_confusion(found.confusion.tolist(), found.names, title=title, breaks=found.breaks))
+    return side_by_side(pictures)

@@ -1,0 +1,142 @@
+"""Annotated images that a model is measured on while it is trained, and before and after."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from cora.data.coco import CocoDataset
+from cora.detector import Detector
+from cora.errors import MissingExtraError
+from cora.evaluation.base_novel import GroupScore, frequency_groups, group_scores, resampled_ap50
+from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_results
+from cora.evaluation.bootstrap import resample_counts
+from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
+from cora.evaluation.predict import Progress as OverImages
+from cora.evaluation.predict import ground_truth, predict_dataset
+from cora.evaluation.region_accuracy import accuracy, rank_regions
+from cora.predictor import scoring_all_boxes
+
+#: Group -> what LVIS calls its AP.
+_LVIS_NUMBERS = {"rare": "apr", "common": "apc", "frequent": "apf", "all": "ap"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Annotated images to measure on.
+
+    Attributes:
+        dataset: images with boxes of all classes that are measured.
+        groups: group -> its class names; every number is given for each group.
+        resamples: of the images, for the intervals.
+        all_boxes: whether every box is pooled exactly, the published way.
+    """
+
+    dataset: CocoDataset
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    resamples: int = 200
+    all_boxes: bool = False
+
+    def ap50(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
+        """AP50 of every group in 0..1, and of LVIS its own numbers, AP of rare, common, frequent and all classes.
+
+        Groups without a box are left out.
+        """
+        scores = self.scores(detector, progress=progress)
+        found = {f"ap50_{group}": score.ap50.value for group, score in scores.items()}
+        if self.dataset.frequencies:
+            found |= {name: scores[group].ap for group, name in _LVIS_NUMBERS.items() if group in scores}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def scores(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, GroupScore]:
+        """AP50 with intervals, AP and recall of every group; `progress` wraps the images."""
+        return self.of_groups(self.evaluate(detector, progress=progress))
+
+    def evaluate(self, detector: Detector, *, progress: OverImages = iter) -> BoxEvaluation:
+        """Find the classes in all images and match what is found with the boxes."""
+        names = self.dataset.class_names
+        if self.all_boxes:
+            detector = scoring_all_boxes(detector)
+        truth = ground_truth(self.dataset)
+        found = predict_dataset(detector, self.dataset, names, max_detections=detection_limit(truth), progress=progress)
+        return evaluate_boxes(truth, found.results, classes={name: i for i, name in enumerate(names, start=1)})
+
+    def of_groups(
+        self, evaluation: BoxEvaluation, groups: Mapping[str, tuple[str, ...]] | None = None
+    ) -> dict[str, GroupScore]:
+        """Numbers of an evaluation for each group, by default of those that are measured."""
+        counts = resample_counts(len(self.dataset), resamples=self.resamples)
+        measured = {**self.groups, **frequency_groups(self.dataset.frequencies)} if groups is None else groups
+        return group_scores(evaluation, resampled_ap50(evaluation, counts), measured)
+
+    def of_classes(self, evaluation: BoxEvaluation) -> dict[str, GroupScore]:
+        """Numbers of an evaluation for each class that has boxes."""
+        found = self.of_groups(evaluation, {name: (name,) for name in self.dataset.class_names})
+        return {name: score for name, score in found.items() if score.ap50.value is not None}
+
+    def best_threshold(
+        self,
+        detector: Detector,
+        *,
+        distractors: Sequence[str] = (),
+        at_once: int | None = None,
+        class_agnostic: bool = False,
+        progress: OverImages = iter,
+    ) -> BestThreshold | None:
+        """The score threshold of the greatest F1 at IoU 0.5, classes pooled; None where no detection is right.
+
+        Args:
+            detector: its own overlap for suppression and number of detections hold.
+            distractors: names that compete with the classes.
+            at_once: classes that are looked for at a time, drawn once at random; None for all.
+            class_agnostic: suppress between the classes that are looked for at a time, too.
+            progress: wraps the images of every pass.
+        """
+        config, names = detector.config.postprocess, self.dataset.class_names
+        number = {name: i for i, name in enumerate(names, start=1)}
+        drawn = list(names) if at_once is None else random.Random(0).sample(names, len(names))
+        results = []
+        for start in range(0, len(drawn), at_once or len(drawn)):
+            asked = drawn[start : start + (at_once or len(drawn))]
+            found = predict_dataset(
+                detector,
+                self.dataset,
+                asked,
+                score=LOWEST,
+                nms_iou=config.nms_iou,
+                max_detections=config.max_detections,
+                class_agnostic=class_agnostic,
+                distractors=distractors,
+                progress=progress,
+            )
+            results += [{**one, "category_id": number[asked[one["category_id"] - 1]]} for one in found.results]
+        return best_of_results(ground_truth(self.dataset), results, classes=number)
+
+    def region_accuracy(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
+        """Share of ground-truth boxes named right among all classes, and its mean over classes, by group."""
+        ranks = rank_regions(detector, self.dataset, progress=progress)
+        counts = resample_counts(len(self.dataset), resamples=2)
+        answer: dict[str, float] = {}
+        for group, names in self.groups.items():
+            whole = accuracy(ranks, self.dataset.class_names, names, counts)["all"]
+            if whole.top1.value is not None and whole.top1_per_class.value is not None:
+                answer[f"accuracy_{group}"] = whole.top1.value
+                answer[f"class_accuracy_{group}"] = whole.top1_per_class.value
+        return answer
+
+
+def check_extras(feature: str, *, measures: bool) -> None:
+    """Raise MissingExtraError now instead of after an hour: what training, and measuring, will import."""
+    if find_spec("scipy") is None or find_spec("tensorboard") is None:
+        raise MissingExtraError(feature, extra="train")
+    if measures and find_spec("hotcoco") is None:
+        raise MissingExtraError(f"measuring in {feature}", extra="evaluate")
+
+
+def groups_of(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Groups to measure: base, novel and all, or all alone where nothing is novel."""
+    if not novel:
+        return {"all": tuple(base)}
+    return {"base": tuple(base), "novel": tuple(novel), "all": (*base, *novel)}

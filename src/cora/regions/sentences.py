@@ -1,0 +1,58 @@
+"""Sentences around and about class names, read from files: templates, and descriptions of what classes look like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cora.regions.descriptions import check_described, read_descriptions
+from cora.regions.templates import TEMPLATE_SETS, read_templates, shorten
+from cora.regions.vocabulary import VocabularyEncoder
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Templates and descriptions, read and checked; None where nothing was asked for."""
+
+    templates: str | tuple[str, ...] | None = None
+    descriptions: dict[str, tuple[str, ...]] | None = None
+
+    def apply(self, encoder: VocabularyEncoder) -> None:
+        """Let the encoder of a model use them.
+
+        Raises:
+            VocabularyError: a template is too long for the model's text tower.
+        """
+        if self.templates is not None:
+            encoder.templates = self.templates
+        if self.descriptions is not None:
+            encoder.descriptions = self.descriptions
+
+
+def read_sentences(templates: str | None, descriptions: Path | None, names: Sequence[str]) -> Sentences:
+    """Read the files before a model is loaded, so that a bad one costs no waiting.
+
+    Args:
+        templates: name of a set, or a file.
+        descriptions: a file.
+        names: the classes; descriptions of others are reported.
+
+    Raises:
+        VocabularyError: a file cannot be read, its sentences cannot be used, or it describes none of the classes.
+    """
+    sentences: str | tuple[str, ...] | None = None
+    if templates is not None:
+        sentences = templates if templates in TEMPLATE_SETS else read_templates(templates)
+    if descriptions is None:
+        return Sentences(sentences)
+    described = read_descriptions(descriptions)
+    strangers = check_described(described, names)
+    if strangers:
+        _LOG.warning(
+            "%s: not used, since no class here has the name: %s", descriptions, shorten(", ".join(strangers), 100)
+        )
+    return Sentences(sentences, described)
