@@ -22,13 +22,15 @@ _TOWER: dict[str, Any] = {
     "text_layers": 1,
     "templates": "plain",
 }
+#: What makes the tower of a toy a ConvNeXt.
+CONVNEXT: dict[str, Any] = {"family": "convnext", "layers": (1, 1, 1, 2), "quick_gelu": False}
 _LOCALIZER: dict[str, Any] = {"dim": 16, "heads": 2, "ff": 16, "enc_layers": 1, "dec_layers": 1, "num_queries": 20}
 
 
 def toy_config(
     *, tower: Mapping[str, Any] | None = None, localizer: Mapping[str, Any] | None = None, **parts: Any
 ) -> DetectorConfig:
-    """Sizes of a toy on a CLIP ResNet.
+    """Sizes of a toy on a CLIP ResNet, or on a ConvNeXt where `tower` says so (`CONVNEXT`).
 
     Args:
         tower: what differs from the usual sizes of the towers.
@@ -36,7 +38,7 @@ def toy_config(
         parts: the other parts of the configuration.
     """
     towers = TowerConfig(**{**_TOWER, **(tower or {})})
-    widths = {"embed_dim": towers.embed_dim, "c3_channels": 16 * towers.width}
+    widths = {"embed_dim": towers.embed_dim, "c3_channels": towers.c3_channels}
     return DetectorConfig(
         tower=towers, localizer=LocalizerConfig(**{**_LOCALIZER, **widths, **(localizer or {})}), **parts
     )
@@ -51,7 +53,8 @@ def toy_detector(
         config: its sizes.
         cache_dir: folder of cached class embeddings.
         seed: of all weights.
-        residual: weight of every residual branch of the tower. It is zero in a fresh tower: all images look the same.
+        residual: weight of every residual branch of the tower. It is (almost) zero in a fresh tower: all images look
+            the same.
         heads: spread of the weights of the heads for boxes and objectness. It is zero in a fresh localizer: all boxes
             are anchors.
     """
@@ -59,7 +62,7 @@ def toy_detector(
     detector = Detector.build(config, cache_dir=cache_dir)
     with torch.no_grad():
         for name, value in detector.named_parameters():
-            if residual and name.endswith("bn3.weight"):
+            if residual and name.endswith(("bn3.weight", "gamma")):
                 value.fill_(residual)
             if heads and ("box_heads" in name or name.startswith("localizer.objectness_head")):
                 value.normal_(0, heads)

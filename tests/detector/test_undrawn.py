@@ -14,6 +14,7 @@ from cora.localizer import LocalizerConfig
 from cora.regions import LearnedTextConfig
 from cora.towers import TowerConfig
 from cora.towers.weights import load_checked
+from tests import toys
 from tests.detector.conftest import tiny_config
 from tests.detector.test_sharing import header
 
@@ -52,7 +53,17 @@ def proposed_config() -> DetectorConfig:
     return replace(tiny, localizer=localizer)
 
 
-CONFIGS = {"resnet": tiny_config, "timm": timm_config, "learned": learned_config, "proposed": proposed_config}
+def convnext_config() -> DetectorConfig:
+    return toys.toy_config(tower=toys.CONVNEXT)
+
+
+CONFIGS = {
+    "resnet": tiny_config,
+    "convnext": convnext_config,
+    "timm": timm_config,
+    "learned": learned_config,
+    "proposed": proposed_config,
+}
 
 
 def everything(detector: Detector) -> dict[str, Tensor]:

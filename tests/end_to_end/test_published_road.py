@@ -14,7 +14,6 @@ import cora
 from cora.apps.cli import main
 from cora.data.class_split import known_split
 from cora.detector import Detector, read_config
-from cora.images import PreprocessConfig
 from cora.towers import download
 from tests.published_files import TOY, TOY_SIZES, clip_weights, main_checkpoint, published_state, write_archive
 
@@ -119,7 +118,7 @@ def make_small(model: str) -> None:
         found.config,
         tower=replace(found.config.tower, templates="plain"),
         localizer=localizer,
-        preprocess=PreprocessConfig(short_side=96, long_side=160),
+        preprocess=replace(found.config.preprocess, short_side=96, long_side=160),
     )
     small = Detector.build(config, towers=(found.image_tower, found.text_tower))
     small.prompt.load_state_dict(found.prompt.state_dict())

@@ -34,7 +34,7 @@ def run(options: ModelsOptions) -> int:
     from cora.console import output_console
     from cora.detector.checkpoint import read_config
     from cora.detector.presets import EMBEDDED
-    from cora.towers import known_towers
+    from cora.towers import default_tag, known_towers
     from cora.towers.download import is_cached
 
     columns = ("name", "size", "score threshold", "distractors", "what it is")
@@ -55,7 +55,9 @@ def run(options: ModelsOptions) -> int:
             )
     for name in known_towers():
         where = "on this machine" if is_cached(name) else "to download"
-        towers.add_row(name, "", where, "CLIP with OpenAI's weights.")
+        tag = default_tag(name)
+        whose = "OpenAI's weights" if tag == "openai" else f"open_clip's weights {tag}"
+        towers.add_row(name, "", where, f"CLIP with {whose}.")
     console = output_console()
     console.print("Complete detectors (those by name are inside the package, no download):", soft_wrap=True)
     console.print(detectors)
@@ -69,7 +71,8 @@ def run(options: ModelsOptions) -> int:
 
 def _tower(config: DetectorConfig) -> str:
     tower = config.tower
-    return tower.backbone or f"a CLIP ResNet of {'+'.join(map(str, tower.layers))} blocks, {tower.width} wide"
+    kind = "ConvNeXt" if tower.family == "convnext" else "ResNet"
+    return tower.backbone or f"a CLIP {kind} of {'+'.join(map(str, tower.layers))} blocks, {tower.width} wide"
 
 
 def _size(file: Path, shared: str | None) -> str:

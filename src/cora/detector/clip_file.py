@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
 from cora.detector.postprocess import ALL_BOXES, PostprocessConfig
+from cora.detector.presets import config_for_tower
 from cora.errors import ModelError
-from cora.localizer import LocalizerConfig
-from cora.towers import TowerConfig, build_towers, resnet_of
+from cora.towers import TowerConfig, build_clip_towers, known_towers, tower_config
 from cora.towers.weights import load_clip_weights
 
+#: Side in pixels of the images that open_clip's ConvNeXts were trained on, where no known one has the same sizes.
+CONVNEXT_IMAGE_SIZE = 256
+_CONVNEXT_STEM = "visual.trunk.stem.0.weight"
 #: Numbers that OpenAI's archives hold among their tensors.
 _EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -30,21 +33,22 @@ def detector_from_clip(tensors: Mapping[str, Tensor], *, source: str, gelu: bool
     """A detector with CLIP's towers and the paper's localizer of random weights, marked as untrained.
 
     Args:
-        tensors: a state dict of OpenAI's CLIP or open_clip, an image tower that is a ResNet.
+        tensors: a state dict of OpenAI's CLIP or open_clip, an image tower that is a ResNet or a ConvNeXt.
         source: where it comes from, for messages.
-        gelu: the text tower's activation is GELU, not OpenAI's quick one; tensors do not say it.
+        gelu: the text tower's activation is GELU, not OpenAI's quick one; tensors do not say it. Beside a ConvNeXt it
+            always is.
         seed: of the localizer.
 
     Raises:
-        ModelError: the image tower is no ResNet, or tensors are missing or of another shape.
+        ModelError: the image tower is neither, or tensors are missing or of another shape.
     """
     weights = {name: value.float() for name, value in tensors.items() if name not in _EXTRAS}
     tower = infer_tower(weights, source=source)
-    towers = build_towers(replace(tower, quick_gelu=not gelu))
-    scale = load_clip_weights(weights, resnet_of(towers[0], source), towers[1], source=source)
-    config = DetectorConfig(
-        tower=replace(tower, quick_gelu=not gelu, logit_scale=round(scale or 100.0, 4)),
-        localizer=LocalizerConfig(embed_dim=tower.embed_dim, c3_channels=tower.width * 16),
+    tower = replace(tower, quick_gelu=tower.quick_gelu and not gelu)
+    towers = build_clip_towers(tower)
+    scale = load_clip_weights(weights, *towers, source=source)
+    config = replace(
+        config_for_tower(replace(tower, logit_scale=round(scale or 100.0, 4))),
         postprocess=PostprocessConfig(**ALL_BOXES),
         untrained=True,
     )
@@ -54,42 +58,72 @@ def detector_from_clip(tensors: Mapping[str, Tensor], *, source: str, gelu: bool
 
 
 def infer_tower(weights: Mapping[str, Tensor], *, source: str) -> TowerConfig:
-    """Sizes of a CLIP ResNet and its text tower from the shapes of their tensors.
+    """Sizes of a CLIP's image tower and its text tower from the shapes of their tensors.
 
     Raises:
-        ModelError: another kind of image tower, or tensors that tell a size are missing.
+        ModelError: neither a ResNet nor a ConvNeXt, or tensors that tell a size are missing.
     """
     if "visual.class_embedding" in weights or "visual.proj" in weights:
         raise ModelError(
-            f"{source}: expected a CLIP ResNet such as RN50, got a ViT; CORA pools regions of a ResNet's maps"
+            f"{source}: expected a CLIP ResNet such as RN50, or a ConvNeXt such as convnext_base_w, got a ViT; CORA "
+            "pools regions of a convolutional network's maps"
         )
-    text = "text." if any(name.startswith("text.") for name in weights) else ""
-
-    def shape(name: str) -> torch.Size:
-        return weights[name].shape
-
-    def count(pattern: str) -> int:
-        return len({found.group(1) for name in weights if (found := re.match(pattern, name))})
-
+    kind, sizes = ("ConvNeXt", _convnext_sizes) if _CONVNEXT_STEM in weights else ("ResNet", _resnet_sizes)
     try:
-        side = round((shape("visual.attnpool.positional_embedding")[0] - 1) ** 0.5)
-        first, second, third, fourth = (count(rf"visual\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
-        width = shape(f"{text}ln_final.weight")[0]
-        return TowerConfig(
-            layers=(first, second, third, fourth),
-            width=shape("visual.layer1.0.conv1.weight")[0],
-            image_size=side * 32,
-            embed_dim=shape("visual.attnpool.c_proj.weight")[0],
-            text_width=width,
-            text_heads=max(width // 64, 1),
-            text_layers=count(rf"{re.escape(text)}transformer\.resblocks\.(\d+)\."),
-            context_length=shape(f"{text}positional_embedding")[0],
-            vocab_size=shape(f"{text}token_embedding.weight")[0],
-        )
+        return _with_image_size(TowerConfig(**sizes(weights), **_text_sizes(weights)))
     except KeyError as error:
         raise ModelError(
-            f"{source}: expected weights of a CLIP ResNet and its text tower, got {len(weights)} tensors without "
+            f"{source}: expected weights of a CLIP {kind} and its text tower, got {len(weights)} tensors without "
             f"{error.args[0]}"
         ) from error
     except ValueError as error:
-        raise ModelError(f"{source}: expected weights of a CLIP ResNet, but {error}") from error
+        raise ModelError(f"{source}: expected weights of a CLIP {kind}, but {error}") from error
+
+
+def _resnet_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    side = round((weights["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "layers": tuple(_count(weights, rf"visual\.layer{stage}\.(\d+)\.") for stage in range(1, 5)),
+        "width": weights["visual.layer1.0.conv1.weight"].shape[0],
+        "image_size": side * 32,
+        "embed_dim": weights["visual.attnpool.c_proj.weight"].shape[0],
+    }
+
+
+def _convnext_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    linear = "visual.head.proj.weight" in weights
+    return {
+        "family": "convnext",
+        "quick_gelu": False,
+        "layers": tuple(_count(weights, rf"visual\.trunk\.stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),
+        "width": weights[_CONVNEXT_STEM].shape[0],
+        "image_size": CONVNEXT_IMAGE_SIZE,
+        "projection": "linear" if linear else "mlp",
+        "embed_dim": weights[f"visual.head.{'proj' if linear else 'mlp.fc2'}.weight"].shape[0],
+    }
+
+
+def _text_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    text = "text." if any(name.startswith("text.") for name in weights) else ""
+    width = weights[f"{text}ln_final.weight"].shape[0]
+    return {
+        "text_width": width,
+        "text_heads": max(width // 64, 1),
+        "text_layers": _count(weights, rf"{re.escape(text)}transformer\.resblocks\.(\d+)\."),
+        "context_length": weights[f"{text}positional_embedding"].shape[0],
+        "vocab_size": weights[f"{text}token_embedding.weight"].shape[0],
+    }
+
+
+def _with_image_size(tower: TowerConfig) -> TowerConfig:
+    """What a ConvNeXt's tensors do not tell, from the known tower of the same sizes, the smallest of several."""
+    if tower.family == "resnet":
+        return tower
+    untold = ("image_size", "pool_size", "norm_eps")
+    known = [tower_config(name) for name in known_towers()]
+    own = [one for one in known if replace(one, **{name: getattr(tower, name) for name in untold}) == tower]
+    return min(own, key=lambda one: one.image_size, default=tower)
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    return len({found.group(1) for name in weights if (found := re.match(pattern, name))})

@@ -68,6 +68,9 @@ class DetectorConfig:
         values = asdict(self)
         if self.text is None:
             del values["text"]  # versions that know no learned text read these files, too
+        if self.tower.family == "resnet":
+            for name in ("family", "projection", "norm_eps"):
+                del values["tower"][name]
         if not self.fast_alignment:
             del values["fast_alignment"]
         if not self.untrained:

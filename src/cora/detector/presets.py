@@ -15,9 +15,11 @@ from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
 from cora.detector.undrawn import Undrawn
 from cora.errors import ModelError
+from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
+from cora.pyramid import STRIDE
 from cora.towers import TowerConfig, known_towers, load_towers, tower_config
-from cora.towers.weights import load_checked
+from cora.towers.weights import DEFAULT_WEIGHTS, load_checked
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def load(name_or_path: str | Path = DEFAULT) -> Detector:
 
     Args:
         name_or_path: "nano" or "nano-ovcoco" (embedded, no download), a file that `Detector.save` wrote, or the name of
-            a CLIP tower such as "RN50-quickgelu": published settings, OpenAI's weights, a localizer still to train.
+            a CLIP tower such as "RN50-quickgelu": published settings, CLIP's weights, a localizer still to train.
 
     Raises:
         ModelError: unknown name (the known are listed), weights that cannot be had, a file that does not fit.
@@ -96,17 +98,23 @@ def preset_config(name: str) -> DetectorConfig:
 
 
 def config_for_tower(tower: TowerConfig, localizer: LocalizerConfig | None = None) -> DetectorConfig:
-    """A configuration whose localizer has the widths of the tower."""
+    """A configuration whose localizer has the widths of the tower, and whose images have sizes that suit it."""
     base = localizer or LocalizerConfig()
-    return DetectorConfig(tower=tower, localizer=replace(base, embed_dim=tower.embed_dim, c3_channels=tower.width * 16))
+    # A ConvNeXt halves its maps without padding, so it would not see what a side has beyond a multiple of the stride.
+    whole = tower.family == "convnext"
+    return DetectorConfig(
+        tower=tower,
+        localizer=replace(base, embed_dim=tower.embed_dim, c3_channels=tower.c3_channels),
+        preprocess=PreprocessConfig(multiple=STRIDE, whole=True) if whole else PreprocessConfig(),
+    )
 
 
-def new_detector(name: str, pretrained: str | Path | None = "openai") -> Detector:
+def new_detector(name: str, pretrained: str | Path | None = DEFAULT_WEIGHTS) -> Detector:
     """A detector to train: a named CLIP tower with its weights, no prompt, a fresh localizer.
 
     Args:
         name: of the tower, for example "RN50-quickgelu".
-        pretrained: tag of open_clip, weight file, or None for random weights.
+        pretrained: tag of open_clip, weight file, None for random weights, or "default": see `load_towers`.
 
     Raises:
         ModelError: unknown name or tag, weights that cannot be had.

@@ -17,11 +17,8 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cora.regions.roi_align import align_regions, check_images, roi_align, roi_weights
+from cora.regions.roi_align import align_all, align_regions, check_images, roi_weights
 from cora.structures import FeatureMap
-
-#: Regions of an image whose RoIAlign is one product in a graph: bounds the memory.
-_STATIC_CHUNK = 64
 
 
 def exact_pooling(
@@ -51,7 +48,8 @@ def exact_pooling(
     side = round((positions.shape[0] - 1) ** 0.5)
     pooled: Iterable[Tensor]
     if static:
-        pooled = [_align_static(c3, boxes_cxcywh, bins=2 * side)]
+        assert isinstance(boxes_cxcywh, Tensor)
+        pooled = [align_all(c3, boxes_cxcywh, bins=2 * side)]
     else:
         pooled = align_regions(c3, boxes_cxcywh, bins=2 * side, chunk_size=chunk_size)
     embeddings = []
@@ -61,14 +59,6 @@ def exact_pooling(
         query = attention_pool.q_proj(tokens[:, 0])
         embeddings.append(_attend(query, tokens, attention_pool))
     return _concatenate(embeddings, attention_pool)
-
-
-def _align_static(c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], *, bins: int) -> Tensor:
-    """[B, N, 4] to [B * N, C, bins, bins]."""
-    assert isinstance(boxes_cxcywh, Tensor)
-    extents = c3.extents_hw
-    parts = [roi_align(c3.features, part, extents, bins=bins) for part in boxes_cxcywh.split(_STATIC_CHUNK, dim=1)]
-    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 @dataclass(frozen=True)

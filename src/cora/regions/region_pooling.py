@@ -9,11 +9,12 @@ from torch import Tensor
 
 from cora.regions.cell_pooling import CellMap, cell_map, cell_pooling
 from cora.regions.pooling import ProjectedMap, exact_pooling, fast_pooling, project_map
+from cora.regions.stage_pooling import StageMap, exact_stage_pooling, fast_stage_pooling, stage_map
 from cora.structures import FeatureMap
-from cora.towers import ImageTower, ResNetTower, TimmTower
+from cora.towers import ConvNeXtTower, ImageTower, ResNetTower, TimmTower
 
 #: The input of fast pooling, computed once for a map.
-Prepared = ProjectedMap | CellMap
+Prepared = ProjectedMap | StageMap | CellMap
 
 
 class RegionPooling(Protocol):
@@ -46,7 +47,9 @@ def region_pooling(tower: ImageTower, *, static: bool = False) -> RegionPooling:
         return _Cells(tower)
     if isinstance(tower, ResNetTower):
         return _Attention(tower, static=static)
-    raise TypeError(f"image tower: expected a ResNetTower or a TimmTower, got {type(tower).__name__}")
+    if isinstance(tower, ConvNeXtTower):
+        return _Stage(tower, static=static)
+    raise TypeError(f"image tower: expected a ResNetTower, a ConvNeXtTower or a TimmTower, got {type(tower).__name__}")
 
 
 class _Attention:
@@ -74,6 +77,24 @@ class _Attention:
         assert isinstance(prepared, ProjectedMap)
         pool = self.tower.attention_pool
         return fast_pooling(prepared, boxes_cxcywh, attention_pool=pool, positions=positions, static=self.static)
+
+
+class _Stage:
+    """ConvNeXts: the last stage and the head."""
+
+    def __init__(self, tower: ConvNeXtTower, *, static: bool) -> None:
+        self.tower = tower
+        self.static = static
+
+    def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        return exact_stage_pooling(c3, boxes_cxcywh, tower=self.tower, prompt=positions, static=self.static)
+
+    def prepare(self, c4: FeatureMap) -> StageMap:
+        return stage_map(c4, self.tower)
+
+    def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
+        assert isinstance(prepared, StageMap)
+        return fast_stage_pooling(prepared, boxes_cxcywh, tower=self.tower, prompt=positions, static=self.static)
 
 
 class _Cells:

@@ -18,6 +18,8 @@ from cora.structures import FeatureMap
 
 #: Regions whose strips [bins, W, C] are held at once.
 _REGIONS_AT_ONCE = 8
+#: Regions of an image whose RoIAlign is one product in a graph: bounds the memory.
+_STATIC_CHUNK = 64
 
 
 def roi_align(features: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, bins: int) -> Tensor:
@@ -35,6 +37,13 @@ def roi_align(features: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, bin
     height, width = features.shape[-2:]
     rows, columns = roi_weights(boxes_cxcywh, extents_hw, bins=bins, height=height, width=width)
     return _by_products(features, rows.to(features.dtype), columns.to(features.dtype))
+
+
+def align_all(c3: FeatureMap, boxes_cxcywh: Tensor, *, bins: int) -> Tensor:
+    """Pool boxes [B, N, 4] of maps, sizes at most 1, to [B * N, C, bins, bins]; no shape depends on values."""
+    extents = c3.extents_hw
+    parts = [roi_align(c3.features, part, extents, bins=bins) for part in boxes_cxcywh.split(_STATIC_CHUNK, dim=1)]
+    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 def align_regions(

@@ -1,15 +1,20 @@
 """Frozen towers: CLIP's on open_clip, timm backbones with a way into a text space; weights by name, tag or file."""
 
-from cora.towers.build import build_towers
+from cora.towers.build import build_clip_towers, build_towers
+from cora.towers.clip_tower import ClipTower, clip_tower_of
 from cora.towers.config import TemplateSet, TowerConfig
+from cora.towers.convnext_tower import ConvNeXtTower
 from cora.towers.frozen import FrozenModule
 from cora.towers.image_tower import ImageTower
+from cora.towers.known import default_tag, known_towers, tower_config
 from cora.towers.resnet_tower import ResNetTower, interpolate_positions, resnet_of
 from cora.towers.text_tower import TextTower, byte_pair_tokenizer
 from cora.towers.timm_tower import TimmTower
-from cora.towers.weights import known_towers, load_towers, tower_config
+from cora.towers.weights import load_towers
 
 __all__ = [
+    "ClipTower",
+    "ConvNeXtTower",
     "FrozenModule",
     "ImageTower",
     "ResNetTower",
@@ -17,8 +22,11 @@ __all__ = [
     "TextTower",
     "TimmTower",
     "TowerConfig",
+    "build_clip_towers",
     "build_towers",
     "byte_pair_tokenizer",
+    "clip_tower_of",
+    "default_tag",
     "interpolate_positions",
     "known_towers",
     "load_towers",

@@ -8,7 +8,10 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
 
+from cora.errors import ModelError
+from cora.towers.clip_tower import ClipTower
 from cora.towers.config import TowerConfig
+from cora.towers.convnext_tower import ConvNeXtNet, ConvNeXtTower
 from cora.towers.image_tower import ImageTower
 from cora.towers.nanodet import NanoDet
 from cora.towers.resnet_tower import ResNetTower
@@ -27,7 +30,22 @@ def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
         torch.Size([1, 64])
     """
     # Image tower first: the order in which weights are drawn is part of what a seed means.
-    image_tower = _timm_tower(config) if config.backbone else _resnet_tower(config)
+    image_tower = _timm_tower(config) if config.backbone else _clip_tower(config)
+    return image_tower, _text_tower(config)
+
+
+def build_clip_towers(config: TowerConfig) -> tuple[ClipTower, TextTower]:
+    """The same for a configuration without a timm backbone: towers that CLIP's weights fit.
+
+    Raises:
+        ModelError: it has one.
+    """
+    if config.backbone:
+        raise ModelError(f"weights of CLIP: expected a tower without a timm backbone, got {config.backbone}")
+    return _clip_tower(config), _text_tower(config)
+
+
+def _text_tower(config: TowerConfig) -> TextTower:
     text_net = TextTransformer(
         context_length=config.context_length,
         vocab_size=config.vocab_size,
@@ -37,7 +55,20 @@ def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
         output_dim=config.embed_dim,
         act_layer=QuickGELU if config.quick_gelu else nn.GELU,
     )
-    return image_tower, TextTower(net=text_net)
+    return TextTower(net=text_net)
+
+
+def _clip_tower(config: TowerConfig) -> ClipTower:
+    if config.family == "resnet":
+        return _resnet_tower(config)
+    net = ConvNeXtNet(
+        layers=config.layers,
+        width=config.width,
+        embed_dim=config.embed_dim,
+        projection=config.projection,
+        norm_eps=config.norm_eps,
+    )
+    return ConvNeXtTower(net=net, pool_size=config.pool_size)
 
 
 def _resnet_tower(config: TowerConfig) -> ResNetTower:

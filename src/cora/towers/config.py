@@ -13,8 +13,8 @@ class TowerConfig:
     """Shape of an image tower and its text tower; the defaults are CLIP's RN50.
 
     Attributes:
-        layers: bottleneck blocks of layer1..layer4.
-        width: channels of the stem; C3 has 16 times, C4 32 times as many.
+        layers: blocks of the four stages, a ResNet's layer1..layer4.
+        width: channels of the stem. C3 of a ResNet has 16 times, C4 32 times as many; of a ConvNeXt 4 and 8 times.
         image_size: side of the square image the tower was trained on, pixels.
         embed_dim: width D of the common space.
         text_width, text_heads, text_layers: size of the text transformer.
@@ -33,6 +33,9 @@ class TowerConfig:
         detector: small detector beside the backbone.
         detector_looks: times that it looks at an image: 1, or 2 for once more at half the size, where objects that
             fill the image have the size that it knows best.
+        family: of the image tower, OpenAI's ResNets or open_clip's ConvNeXts.
+        projection: of a ConvNeXt into the common space: linear, or an MLP with one hidden layer.
+        norm_eps: of a ConvNeXt's norms.
     """
 
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
@@ -55,14 +58,23 @@ class TowerConfig:
     detector: Literal["none", "nanodet"] = "none"
     detector_looks: int = 1
     background: float = 0.0
+    family: Literal["resnet", "convnext"] = "resnet"
+    projection: Literal["linear", "mlp"] = "linear"
+    norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "taps", tuple(self.taps))
+        if self.family not in ("resnet", "convnext"):
+            raise ValueError(f'family: expected "resnet" or "convnext", got {self.family!r}')
+        if self.projection not in ("linear", "mlp"):
+            raise ValueError(f'projection: expected "linear" or "mlp", got {self.projection!r}')
+        if self.backbone and self.family != "resnet":
+            raise ValueError(f"backbone: expected none beside a tower of family {self.family}, got {self.backbone}")
         if self.detector not in ("none", "nanodet"):
             raise ValueError(f'detector: expected "none" or "nanodet", got {self.detector!r}')
         if self.detector != "none" and not self.backbone:
-            raise ValueError("detector: expected a timm backbone beside it, got a CLIP ResNet")
+            raise ValueError("detector: expected a timm backbone beside it, got a CLIP tower")
         if self.detector_looks not in (1, 2):
             raise ValueError(f"detector_looks: expected 1 or 2, got {self.detector_looks}")
         if self.pool_size == 0:
@@ -81,6 +93,11 @@ class TowerConfig:
             raise ValueError(f"context_length: expected at least 3 tokens, got {self.context_length}")
         if not 514 <= self.vocab_size <= 49408:
             raise ValueError(f"vocab_size: expected 514..49408, got {self.vocab_size}")
+
+    @property
+    def c3_channels(self) -> int:
+        """Channels of C3; of a timm backbone they follow from its taps instead."""
+        return self.width * (4 if self.family == "convnext" else 16)
 
     @property
     def pool_heads(self) -> int:

@@ -24,6 +24,7 @@ from open_clip.pretrained import (
 )
 
 from cora.errors import ModelError
+from cora.towers.known import default_tag, known_towers
 
 #: Seconds that an address has to answer in; all are asked at once.
 PATIENCE = 5.0
@@ -76,9 +77,9 @@ def cached_weights(config: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def is_cached(name: str, tag: str = "openai") -> bool:
-    """Whether a tag's weights need no network."""
-    config = get_pretrained_cfg(name, tag)
+def is_cached(name: str, tag: str | None = None) -> bool:
+    """Whether weights need no network: those of a tag, or those that the name stands for."""
+    config = get_pretrained_cfg(name, tag or default_tag(name))
     return bool(config) and cached_weights(config) is not None
 
 
@@ -96,10 +97,11 @@ def _addresses(config: Mapping[str, Any]) -> list[tuple[str, bool]]:
 def _advice(name: str, config: Mapping[str, Any]) -> str:
     address = config.get("url") or next((a for a, _ in _addresses(config)), "it")
     file = Path(str(address)).name
-    if name.startswith("RN"):
+    if name in known_towers():
+        output = Path(file).stem if config.get("url") else name  # the hub calls all of its files alike
         return (
             f"fetch {address} on a machine with network, turn it into a model file (cora convert {file} --output "
-            f"{Path(file).stem}.safetensors) and give its path as the model"
+            f"{output}.safetensors) and give its path as the model"
         )
     return f"fetch {address} on a machine with network and give its path as the weights"
 

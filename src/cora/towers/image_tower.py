@@ -77,3 +77,22 @@ class ImageTower(FrozenModule, ABC):
             TypeError: the tower has no such trunk.
         """
         raise TypeError(f"expected a tower with a box trunk, got {type(self).__name__}")
+
+
+def mask_at_cells(mask: Tensor, features: Tensor) -> Tensor:
+    """Mask [B, H, W] at the cells of a map [B, C, h, w], [B, h, w]: `interpolate(mode="nearest")` by places.
+
+    Places stay the same in every runtime; their own operators round ratios of sizes in different ways.
+    """
+    rows, columns = (
+        _nearest(cells, pixels, mask.device) for cells, pixels in zip(features.shape[-2:], mask.shape[-2:], strict=True)
+    )
+    return mask.index_select(1, rows).index_select(2, columns)
+
+
+def _nearest(cells: int, pixels: int, device: torch.device) -> Tensor:
+    """[cells] int64: the pixel nearest to each cell."""
+    place = torch.arange(cells, device=device, dtype=torch.float32)
+    # The ratio in float32, as the operator computes it.
+    ratio = torch.full_like(place, pixels) / torch.full_like(place, cells)
+    return (place * ratio).floor().long().clamp(max=pixels - 1)

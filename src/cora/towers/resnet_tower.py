@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cora.errors import ModelError
 from cora.structures import FeatureMap
 from cora.towers.folding import fold_batch_norms
-from cora.towers.image_tower import ImageTower
+from cora.towers.image_tower import ImageTower, mask_at_cells
 
 
 class ResNetTower(ImageTower):
@@ -84,7 +84,7 @@ class ResNetTower(ImageTower):
         """C3 [B, C3, H/16, W/16] and C4 [B, C4, H/32, W/32] with the mask resized to each (nearest)."""
         c3 = self.encode_c3(pixels.to(self.dtype))
         c4: Tensor = self.net.layer4(c3)
-        return FeatureMap(c3, _resized(mask, c3)), FeatureMap(c4, _resized(mask, c4))
+        return FeatureMap(c3, mask_at_cells(mask, c3)), FeatureMap(c4, mask_at_cells(mask, c4))
 
     def encode_c3(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] normalised pixels to the output of layer3 [B, C3, H/16, W/16]."""
@@ -102,25 +102,6 @@ class ResNetTower(ImageTower):
             positions = interpolate_positions(positions, grid)
         pooled: Tensor = torch.func.functional_call(pool, {"positional_embedding": positions}, (c4,))
         return F.normalize(pooled, dim=-1)
-
-
-def _resized(mask: Tensor, features: Tensor) -> Tensor:
-    """Mask [B, H, W] at the cells of a map [B, C, h, w], [B, h, w]: `interpolate(mode="nearest")` by places.
-
-    Places stay the same in every runtime; their own operators round ratios of sizes in different ways.
-    """
-    rows, columns = (
-        _nearest(cells, pixels, mask.device) for cells, pixels in zip(features.shape[-2:], mask.shape[-2:], strict=True)
-    )
-    return mask.index_select(1, rows).index_select(2, columns)
-
-
-def _nearest(cells: int, pixels: int, device: torch.device) -> Tensor:
-    """[cells] int64: the pixel nearest to each cell."""
-    place = torch.arange(cells, device=device, dtype=torch.float32)
-    # The ratio in float32, as the operator computes it.
-    ratio = torch.full_like(place, pixels) / torch.full_like(place, cells)
-    return (place * ratio).floor().long().clamp(max=pixels - 1)
 
 
 def resnet_of(tower: ImageTower, purpose: str) -> ResNetTower:

@@ -1,4 +1,4 @@
-"""Weights of CLIP ResNets: by open_clip name and tag, or from a file (OpenAI, open_clip, safetensors)."""
+"""Weights of CLIP ResNets and ConvNeXts: by open_clip name and tag, or from a file (OpenAI, open_clip, safetensors)."""
 
 from __future__ import annotations
 
@@ -9,62 +9,37 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import open_clip
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cora.errors import ModelError
-from cora.towers.build import build_towers
+from cora.towers.build import build_clip_towers
+from cora.towers.clip_tower import ClipTower
 from cora.towers.config import TowerConfig
 from cora.towers.download import download_weights
 from cora.towers.exports import export_kind, is_torchscript
-from cora.towers.resnet_tower import ResNetTower, interpolate_positions, resnet_of
+from cora.towers.known import default_tag, tower_config
+from cora.towers.resnet_tower import interpolate_positions
 from cora.towers.text_tower import TextTower
 
 _LOG = logging.getLogger(__name__)
 _POSITIONS = "attnpool.positional_embedding"
+#: Stands for `default_tag`.
+DEFAULT_WEIGHTS = "default"
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
-def known_towers() -> list[str]:
-    """Names that `load_towers` takes: the CLIP ResNets of open_clip."""
-    return [name for name in open_clip.list_models() if name.startswith("RN")]
-
-
-def tower_config(name: str) -> TowerConfig:
-    """Sizes of a named tower.
-
-    Raises:
-        ModelError: no tower has that name; the message lists the known.
-    """
-    if name not in known_towers():
-        raise ModelError(f"unknown tower {name!r}: expected one of {', '.join(known_towers())}")
-    config = open_clip.get_model_config(name)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    return TowerConfig(
-        layers=tuple(vision["layers"]),
-        width=vision["width"],
-        image_size=vision["image_size"],
-        embed_dim=config["embed_dim"],
-        text_width=text["width"],
-        text_heads=text["heads"],
-        text_layers=text["layers"],
-        context_length=text["context_length"],
-        vocab_size=text["vocab_size"],
-        quick_gelu=config.get("quick_gelu", False),
-    )
-
-
 def load_towers(
-    name: str, pretrained: str | Path | None = "openai", *, config: TowerConfig | None = None
-) -> tuple[ResNetTower, TextTower, float]:
+    name: str, pretrained: str | Path | None = DEFAULT_WEIGHTS, *, config: TowerConfig | None = None
+) -> tuple[ClipTower, TextTower, float]:
     """Build a named pair of towers and load its weights.
 
     Args:
         name: one of `known_towers()`, for example "RN50-quickgelu".
-        pretrained: a tag of open_clip ("openai"), a file, or None for random weights.
+        pretrained: a tag of open_clip ("openai"), a file, None for random weights, or "default": OpenAI's weights for a
+            ResNet, those of `default_tag` for a ConvNeXt.
         config: sizes to build instead of the name's, for example another `pool_size`.
 
     Returns:
@@ -74,10 +49,11 @@ def load_towers(
         ModelError: unknown name or tag, weights that cannot be had, a file that does not fit.
     """
     config = config or tower_config(name)
-    tower, text_tower = build_towers(config)
-    image_tower = resnet_of(tower, f"weights of {name}")
+    image_tower, text_tower = build_clip_towers(config)
     if pretrained is None:
         return image_tower, text_tower, config.logit_scale
+    if pretrained == DEFAULT_WEIGHTS:
+        pretrained = default_tag(name)
     file = Path(pretrained) if _is_file_name(pretrained) else download_weights(name, str(pretrained))
     logit_scale = load_clip_weights(read_weights(file), image_tower, text_tower, source=str(file))
     return image_tower, text_tower, logit_scale or config.logit_scale
@@ -140,7 +116,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 
 
 def load_clip_weights(
-    weights: Mapping[str, Tensor], image_tower: ResNetTower, text_tower: TextTower, *, source: str
+    weights: Mapping[str, Tensor], image_tower: ClipTower, text_tower: TextTower, *, source: str
 ) -> float | None:
     """Load a CLIP state dict (OpenAI's and open_clip's names) into both towers.
 

@@ -18,7 +18,7 @@ from cora.detector.cora import Detector
 from cora.detector.variants.parts import parts_of
 from cora.regions import Prepared, Vocabulary
 from cora.structures import FeatureMap, ImageBatch
-from cora.towers import resnet_of
+from cora.towers import clip_tower_of
 
 #: Crops encoded at once; bounds the memory.
 CHUNK = 32
@@ -47,9 +47,9 @@ class CropDetector(Detector):
         """A crop-based detector that shares all modules with the given one.
 
         Raises:
-            ModelError: its tower has no attention pool to embed whole images with.
+            ModelError: its tower does not embed whole images.
         """
-        resnet_of(detector.image_tower, "crops")
+        clip_tower_of(detector.image_tower, "crops")
         return cls(**parts_of(detector)).train(detector.training)
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
@@ -65,7 +65,7 @@ class CropDetector(Detector):
         """
         if not isinstance(c3, PhotoMap):
             raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its images")
-        tower = resnet_of(self.image_tower, "crops")
+        tower = clip_tower_of(self.image_tower, "crops")
         side = 32 * tower.pool_size
         embeddings = []
         for index, (boxes, size) in enumerate(zip(boxes_cxcywh, c3.photos.sizes, strict=True)):
