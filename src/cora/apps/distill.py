@@ -134,6 +134,7 @@ def _student(options: DistillOptions, teacher: Detector) -> Detector:
 
     if options.student is not None:
         return open_torch_detector(options.student, options.measuring.device, needs="cora distill", trained=False)
+    assert options.architecture is not None  # one of both is required
     resnet_of(teacher.image_tower, "cora distill --architecture")
     sizes = read_architecture(options.architecture, Architecture.of(teacher.config))
     return new_student(teacher, sizes, seed=options.measuring.seed)

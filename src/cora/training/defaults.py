@@ -100,7 +100,7 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
         short_side: short side of an image of 4:3 as the model sees it, in pixels; below 512 it is small.
 
     Examples:
-        >>> from cora.training.recipe import override
+        >>> from cora.training.override import override
         >>> recipe = override(default_recipe("nano", short_side=384), ["localizer.epochs=3", "relabel=None"])
         >>> recipe.localizer.epochs, recipe.localizer.batch, recipe.relabel
         (3, 4, None)
