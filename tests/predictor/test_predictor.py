@@ -23,6 +23,7 @@ import cora
 from cora.detector import Detector
 from cora.errors import CoraError, ImageError, ModelError
 from cora.predictor import Predictor, Tiles, Unreadable, UnreadableImagesError
+from cora.predictor.load import KERNEL_VARIABLE, KERNELS
 from cora.structures import Detections
 
 NAMES = ["cat", "dog", "red car"]
@@ -247,3 +248,12 @@ def test_an_iterator_of_large_images_takes_no_more_memory(predictor: Predictor) 
         early = resident_mib() if number == 20 else early
     assert len(kept) == 120
     assert resident_mib() - early < 150  # the hundred images behind that would be 400 MiB
+
+
+def test_loading_bounds_kept_kernels_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KERNEL_VARIABLE, "99")
+    cora.load("nano")
+    assert os.environ[KERNEL_VARIABLE] == "99"
+    monkeypatch.delenv(KERNEL_VARIABLE)
+    cora.load("nano")
+    assert os.environ[KERNEL_VARIABLE] == KERNELS

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 #: Sets of fewer images than this are not divided unless that is asked for: nothing would be left to learn from.
 FEWEST_TO_DIVIDE = 5
 REPORT, BEFORE = "report.json", "before.json"
-#: Names in the command that is shown next.
-SHOWN_NAMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +96,6 @@ def run(options: FinetuneOptions) -> int:
     from cora.evaluation.held_out import HeldOut, check_extras
     from cora.evaluation.store_threshold import store
     from cora.files import write_json
-    from cora.names import quoted_name
     from cora.predictor.device import pick_device
     from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
 
@@ -174,8 +171,8 @@ def run(options: FinetuneOptions) -> int:
     tell(f"Wrote {output}; use it with --model {output}")
     shown = held_out.dataset if held_out is not None else train_set
     example = "photo.jpg" if isinstance(shown, ShardDataset) else shown.records[0].path
-    names = ", ".join(map(quoted_name, (*base, *novel)[:SHOWN_NAMES]))
-    tell(f"Next: {shlex.join(['cora', 'detect', str(example), '--classes', names, '--model', str(output)])}")
+    # The file names its own classes.
+    tell(f"Next: {shlex.join(['cora', 'detect', str(example), '--model', str(output)])}")
     return 0
 
 

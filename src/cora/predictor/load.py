@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -11,6 +12,10 @@ from cora.detector.presets import load as load_network
 from cora.errors import CoraError, OptionError
 from cora.predictor.predictor import Predictor
 from cora.predictor.settings import named_options
+
+#: How many prepared kernels PyTorch's CPU library (oneDNN) keeps, and the variable that says so. Every size of image
+#: adds some; with the library's own bound, 1024, a stream of images of many sizes holds hundreds of megabytes of them.
+KERNELS, KERNEL_VARIABLE = "200", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 @named_options
@@ -37,6 +42,7 @@ def load(name_or_path: str | Path = DEFAULT, *, device: str | torch.device | Non
         raise OptionError(
             f'load: expected the name of a model, such as "nano", or the path of a file, got {name_or_path!r}'
         )
+    os.environ.setdefault(KERNEL_VARIABLE, KERNELS)  # read once, by the first convolution of the process
     predictor = Predictor(load_network(name_or_path))
     if device is None:
         return predictor
