@@ -25,8 +25,8 @@ SMALL_SIDE_PX = 512
 FINETUNE_STEPS = 1200
 FINETUNE_EPOCHS = (12, 120)
 #: The same of a model with a box trunk: the trunk and its proposals learn first, so that the decoder has less to do.
-TRUNK_STEPS, DECODER_STEPS = 360, 240
-TRUNK_EPOCHS = (4, 80)
+TRUNK_STEPS, DECODER_STEPS = 240, 180
+TRUNK_EPOCHS = (3, 80)
 #: The trunk as its task names it. It starts from good weights, its heads from what they corrected.
 TRUNK, TRUNK_FACTOR = "detector.image_tower.detector", 0.3
 
