@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_giou
@@ -82,6 +81,8 @@ def assign(cost: Tensor, giou: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]
     # A forbidden pair costs more than any set of allowed ones can save, so it is taken only where a box must
     # go without a query; it is dropped afterwards.
     forbidden = 1.0 + 2.0 * (min(values.shape) + 1) * np.abs(values).max()
+    from scipy.optimize import linear_sum_assignment  # of the extra train, which commands that train check first
+
     query, target = linear_sum_assignment(np.where(pairs, values, forbidden))
     kept = pairs[query, target]
     return torch.from_numpy(rows[query[kept]]), torch.from_numpy(columns[target[kept]])
