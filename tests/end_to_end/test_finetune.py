@@ -195,7 +195,7 @@ def test_a_model_with_a_box_trunk_learns_boxes_first(tmp_path: Path, capsys: Cap
     run = command(model, photos, tmp_path / "run", "--set", "proposals.lr=1e-4")
     assert main(run) == 0
     recipe = json.loads((tmp_path / "run" / "report.json").read_text())["recipe"]
-    assert (recipe["proposals"]["trunk"], recipe["proposals"]["epochs"], recipe["localizer"]["epochs"]) == (True, 2, 2)
+    assert (recipe["proposals"]["epochs"], recipe["localizer"]["epochs"]) == (2, 2)
     assert max(recipe["data"]["augment"]["short_sides"]) == 128  # as the model sees images of this shape
     start, trained = load_file(model), load_file(tmp_path / "run" / "model.safetensors")
     trunk = [name for name in start if name.startswith("image_tower.detector.")]
@@ -210,6 +210,22 @@ def test_a_model_with_a_box_trunk_learns_boxes_first(tmp_path: Path, capsys: Cap
     for name in [*trunk, *(name for name in start if name.startswith("localizer."))]:
         wanted = torch.lerp(trained[name].float(), start[name].float(), 0.25)
         assert_near(mixed[name].float(), wanted, computed_in=torch.float16)
+
+
+def test_the_box_trunk_may_stay_frozen_and_an_older_run_is_refused_at_once(tmp_path: Path, capsys: Capture) -> None:
+    model = tmp_path / "model.safetensors"
+    toy_nano(tmp_path / "cache").save(model)
+    photos = write_boxed_photos(tmp_path / "photos")
+    (photos / "boxes.json").rename(photos / "annotations.json")
+    assert main(command(model, photos, tmp_path / "frozen", "--set", "proposals.trunk_factor=0")) == 0
+    start, trained = load_file(model), load_file(tmp_path / "frozen" / "model.safetensors")
+    assert all(torch.equal(start[name], trained[name]) for name in start if name.startswith("image_tower."))
+    changed = [name for name in start if name.startswith("localizer.proposals.")]
+    assert any(not torch.equal(start[name], trained[name]) for name in changed)
+    assert main(command(model, photos, tmp_path / "old", "--set", "proposals=None")) == 0
+    capsys.readouterr()
+    assert main(command(model, photos, tmp_path / "old")) == 2
+    assert "expected a run that began with proposals, got one that began with names" in capsys.readouterr().err
 
 
 def test_what_is_forgotten_is_said() -> None:

@@ -27,8 +27,6 @@ FINETUNE_EPOCHS = (12, 120)
 #: The same of a model with a box trunk: the trunk and its proposals learn first, so that the decoder has less to do.
 TRUNK_STEPS, DECODER_STEPS = 240, 180
 TRUNK_EPOCHS = (3, 80)
-#: The trunk as its task names it. It starts from good weights, its heads from what they corrected.
-TRUNK, TRUNK_FACTOR = "detector.image_tower.detector", 0.3
 
 _COSINE = StageSchedule(kind="cosine", warmup_steps=50)
 
@@ -155,7 +153,6 @@ def finetune_recipe(model: str, *, short_side: int, photos: int, trunk: bool = F
             schedule=StageSchedule(kind="cosine", warmup_steps=30),
             grad_clip=1.0,
             ema=0.99,
-            lr_factors={TRUNK: TRUNK_FACTOR},
         )
         if trunk
         else None,

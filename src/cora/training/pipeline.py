@@ -107,14 +107,18 @@ class TrainingPipeline:
         run.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
-        """Refuse a folder whose first stage was started with another model, other boxes or settings.
+        """Refuse a folder whose first stage was another, or was started with another model, other boxes or settings.
 
         Raises:
             TrainingError: it was; the message says what differs.
         """
-        first = next((name for name in _TRAINED if getattr(self.recipe, name)), None)
-        start = self.recipe.localizer
-        moved = start is not None and (start.anchors, start.objectness) != ("keep", "keep")
+        stages = [name for name in _TRAINED if getattr(self.recipe, name)]
+        first = next(iter(stages), None)
+        begun = next((name for name in stages if (self.run_dir / name).exists()), first)
+        if begun != first:
+            expected = f"expected a run that began with {first}, got one that began with {begun} in {self.run_dir}"
+            raise TrainingError(f"{expected}; use another run folder")
+        moved = (start := self.recipe.localizer) is not None and (start.anchors, start.objectness) != ("keep", "keep")
         if first is None or (first == "localizer" and moved):  # whose own check comes after the start is made
             return
         learned = self.detector.learned_text
@@ -156,10 +160,10 @@ class TrainingPipeline:
 
     def proposals(self, stage: ProposalStage) -> Path:
         """Train what anchors are proposed by, with the tower's network for boxes if the stage says so."""
-        task = ProposalTask(detector=self.detector, trunk=stage.trunk)
+        task = ProposalTask(detector=self.detector, trunk=stage.trunk_factor > 0)
         self._before = {key: value.clone() for key, value in trainable_state(task).items()}
         name, transform, versions = self._augmented()
-        loader = self._loader(name, transform, versions=0 if stage.trunk else versions, stage=stage)
+        loader = self._loader(name, transform, versions=0 if task.trunk else versions, stage=stage)
         self._train("proposals", task, loader, stage, measure=None)
         return self._save(PROPOSED)
 

@@ -16,6 +16,9 @@ from cora.structures import FeatureMap
 from cora.training.localizer_task import LocalizerBatch
 from cora.training.proposal_loss import proposal_losses
 
+#: Prefix of the names of the trunk's parameters in the task.
+TRUNK = "detector.image_tower.detector"
+
 
 class ProposalTask(nn.Module):
     """Losses of input projection, encoder and proposals on a batch; all else is frozen and not run.

@@ -20,6 +20,7 @@ from cora.data.transforms import AugmentConfig
 from cora.errors import CoraError, TrainingError
 from cora.training.localizer_task import LocalizerTaskConfig
 from cora.training.optim import ScheduleConfig
+from cora.training.proposal_task import TRUNK
 
 Precision = Literal["32", "bf16", "16"]
 #: How images are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
@@ -169,13 +170,21 @@ class ProposalStage(Stage):
     """Training of the proposals that anchors come from, see `ProposalTask`; for fine-tuning, not in the paper.
 
     Attributes:
-        trunk: also train the tower's network for boxes, from images instead of cached maps.
-        lr_factors: prefix of a parameter's name -> factor on `lr`.
+        trunk_factor: factor on `lr` for the tower's network for boxes, which then learns from images; 0 keeps it
+            frozen, and the proposals learn from cached maps.
     """
 
     epochs: int = 20
-    trunk: bool = True
-    lr_factors: Mapping[str, float] = field(default_factory=dict)
+    trunk_factor: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("ProposalStage", self, trunk_factor=0)
+
+    @property
+    def lr_factors(self) -> Mapping[str, float]:
+        """Prefix of a parameter's name -> factor on `lr`."""
+        return {TRUNK: self.trunk_factor} if self.trunk_factor else {}
 
 
 @dataclass(frozen=True, kw_only=True)
