@@ -19,8 +19,15 @@ from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD
 NAMES = ("cat", "dog", "house")
 
 
-def nano_config(*, detector: bool = True, looks: int = 1, **postprocess: object) -> DetectorConfig:
-    """Sizes of the toy; without the detector the localizer reads the backbone's own maps."""
+def nano_config(
+    *,
+    detector: bool = True,
+    looks: int = 1,
+    box_stages: tuple[int, ...] = (),
+    fine_bins: int = 0,
+    **postprocess: object,
+) -> DetectorConfig:
+    """Sizes of the toy; without the detector the localizer reads the backbone's own maps, or those of box stages."""
     tower = TowerConfig(
         embed_dim=32,
         text_width=32,
@@ -37,10 +44,14 @@ def nano_config(*, detector: bool = True, looks: int = 1, **postprocess: object)
         text_space_hidden=16,
         detector="nanodet" if detector else "none",
         detector_looks=looks,
+        box_stages=box_stages,
+        fine_bins=fine_bins,
+        fine_hidden=8,
     )
     strides = (8, 16, 32, 64, 32, 64, 128)[: 1 + 3 * looks]
     levels = tuple((stride, 96) for stride in strides) if detector else ((8, 40), (16, 112), (32, 320))
-    channels = sum(width * max(32 // stride, 1) ** 2 for stride, width in levels) + (320 if detector else 0)
+    channels = sum(width * max(32 // stride, 1) ** 2 for stride, width in levels)
+    channels += 320 if detector or box_stages else 0
     localizer = LocalizerConfig(
         c3_channels=channels,
         embed_dim=32,
@@ -77,14 +88,20 @@ def draw_tower(tower: TimmTower) -> None:
                 module.bias.normal_(0, 0.1)
         tower.text_space.contract.weight.normal_(0, 0.3)
         tower.text_space.label_embeddings.copy_(torch.nn.functional.normalize(torch.randn(20, tower.embed_dim), dim=-1))
+        if tower.fine is not None:
+            tower.fine.contract.weight.normal_(0, 0.3)
         if tower.detector is not None:
             tower.detector_embeddings.copy_(torch.nn.functional.normalize(torch.randn(80, tower.embed_dim), dim=-1))
 
 
-def toy_tower(*, detector: bool = True, looks: int = 1, seed: int = 0) -> TimmTower:
+def toy_tower(
+    *, detector: bool = True, looks: int = 1, box_stages: tuple[int, ...] = (), fine_bins: int = 0, seed: int = 0
+) -> TimmTower:
     """The toy's image tower."""
     torch.manual_seed(seed)
-    tower, _ = build_towers(nano_config(detector=detector, looks=looks).tower)
+    tower, _ = build_towers(
+        nano_config(detector=detector, looks=looks, box_stages=box_stages, fine_bins=fine_bins).tower
+    )
     assert isinstance(tower, TimmTower)
     draw_tower(tower)
     return tower

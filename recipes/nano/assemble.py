@@ -48,6 +48,7 @@ def config(model: str) -> DetectorConfig:
         taps=(2, 4, 6),
         detector="none" if strict else "nanodet",
         detector_looks=1 if strict else 2,
+        box_stages=(3, 4) if strict else (),
         embed_dim=TEXT_SPACE,
         pool_size=4,
         logit_scale=20.0,
@@ -58,13 +59,13 @@ def config(model: str) -> DetectorConfig:
         templates="plain",
     )
     localizer = LocalizerConfig(
-        c3_channels=PyramidLayout(levels).packed_channels + (0 if strict else 352),
+        c3_channels=PyramidLayout(levels).packed_channels + 352,
         embed_dim=TEXT_SPACE,
         dim=128,
         heads=8,
         ff=512,
         enc_layers=1 if strict else 0,
-        dec_layers=2,
+        dec_layers=1 if strict else 2,
         num_queries=120,
         anchors="proposed",
         dropout=0.0,
@@ -87,6 +88,8 @@ def assemble(model: str, kit: Path, text: Path) -> Detector:
     backbone = lite2()
     state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("classifier")}
     tower.net.load_state_dict(state)
+    for place, stage in (tower.box_stages or {}).items():
+        stage.load_state_dict(tower.net.blocks[int(place)].state_dict())
     tower.text_space.classifier.load_state_dict(backbone.classifier.state_dict())  # type: ignore[operator, union-attr]
     names = json.loads((kit / "clip_rn50_text/names.json").read_text())
     tower.text_space.label_embeddings.copy_(imagenet_embeddings(detector, names["imagenet"]))

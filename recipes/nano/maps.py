@@ -91,7 +91,8 @@ def vary(packed: Tensor, source: Source, layout: PyramidLayout, limit: int) -> t
     boxes, kept = boxes_in(boxes, (left / width, top / height, (left + columns) / width, (top + rows) / height))
     labels = labels[kept]
     if random.random() < 0.5:
-        packed = layout.pack([level.flip(-1) for level in layout.unpack(packed[None])])[0]
+        levels, rest = layout.unpack(packed[None]), packed[layout.packed_channels :]
+        packed = torch.cat([layout.pack([level.flip(-1) for level in levels])[0], rest.flip(-1)])
         boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], dim=1)
     return packed, replace(source, boxes_xyxy=boxes, labels=labels)
 

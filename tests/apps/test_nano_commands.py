@@ -196,7 +196,9 @@ def test_there_is_nothing_to_align(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_a_detector_beside_the_backbone(made: Path) -> None:
-    toy_nano(made / "cache", nano_config(detector=False), seed=1).save("strict.safetensors")
+    toy_nano(made / "cache", nano_config(detector=False, box_stages=(3, 4), fine_bins=2), seed=1).save(
+        "strict.safetensors"
+    )
     common = ["--model", "strict.safetensors", "--score", "0.0001", "--json", "found.json"]
     assert main(["detect", "images", "--classes", "red square", *common]) == 0
     assert main(["evaluate", *PHOTOS, "--model", "strict.safetensors", "--resamples", "3"]) == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cora.detector import Detector
+from cora.detector import Detector, DetectorConfig
 from cora.errors import ModelError
 from cora.export import ExportSettings, export_detector, load_exported
 from cora.export.backends import Program
@@ -27,6 +27,11 @@ from tests.toy_nano import NAMES, nano_config, picture, toy_nano
 pytestmark = pytest.mark.integration
 
 
+def config_of(looks: int) -> DetectorConfig:
+    """With NanoDet, which looks once or twice; 0 stands for the strict model's kind: box stages and a fine head."""
+    return nano_config(looks=looks) if looks else nano_config(detector=False, box_stages=(3, 4), fine_bins=2)
+
+
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Detector:
     return toy_nano(tmp_path_factory.mktemp("cache"), nano_config(looks=2), seed=1)
@@ -40,9 +45,9 @@ def open_nano(nano: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("exact_boxes", [0, 4])
-@pytest.mark.parametrize("looks", [0, 1, 2], ids=["without NanoDet", "one look", "two looks"])
+@pytest.mark.parametrize("looks", [0, 1, 2], ids=["box stages", "one look", "two looks"])
 def test_graph_is_the_detector(tmp_path: Path, looks: int, exact_boxes: int) -> None:
-    detector = toy_nano(tmp_path, nano_config(detector=looks > 0, looks=max(looks, 1)), seed=1)
+    detector = toy_nano(tmp_path, config_of(looks), seed=1)
     manifest = manifest_of(detector, exact_boxes=exact_boxes)
     assert manifest.boxes == 20
     graph = DetectorGraph(detector=detector, manifest=manifest, suppress=kept_boxes)
@@ -79,7 +84,7 @@ def test_any_size_batch_and_names(nano: Detector, open_nano: Path, runtime: str)
     [("onnx", "onnx", 0), ("openvino", "xml", 1), ("exported-program", "pt2", 1), ("onnx", "onnx", 2)],
 )
 def test_fixed_size_and_names(tmp_path: Path, format: Any, ending: str, looks: int) -> None:
-    detector = toy_nano(tmp_path, nano_config(detector=looks > 0, looks=max(looks, 1)), seed=1)
+    detector = toy_nano(tmp_path, config_of(looks), seed=1)
     vocabulary = Predictor(detector).vocabulary(NAMES, distractors=["tree"])
     settings = ExportSettings(size_hw=(128, 160), batch=1, nms="inside")
     written = export_detector(

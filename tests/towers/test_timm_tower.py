@@ -6,15 +6,23 @@ import torch
 from torch.nn import functional as F
 
 from cora.boxes import batched_iou
+from cora.regions.cell_pooling import cell_map, cell_pooling
+from cora.regions.roi_align import roi_align
 from cora.structures import ImageBatch
-from cora.towers import TimmTower
+from cora.towers import TimmTower, TowerConfig
 from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, WITNESSES, TowerMap, build_backbone, seen_in
 from tests.tolerances import assert_near
 from tests.toy_nano import toy_tower
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2], ids=["alone", "with NanoDet", "NanoDet looks twice"])
+@pytest.fixture(
+    scope="module",
+    params=[0, 1, 2, 3],
+    ids=["alone", "with NanoDet", "NanoDet looks twice", "with box stages and fine head"],
+)
 def tower(request: pytest.FixtureRequest) -> TimmTower:
+    if request.param == 3:
+        return toy_tower(detector=False, box_stages=(3, 4), fine_bins=2)
     return toy_tower(detector=request.param > 0, looks=max(request.param, 1))
 
 
@@ -101,6 +109,56 @@ def test_c3_and_c4_are_one_packed_map(tower: TimmTower) -> None:
     assert tower.deep(c3.features).shape == (2, tower.deep_channels, 3, 4)
     assert tower.prompt_shape == (9, tower.deep_channels)
     assert not tower.positions.any()
+
+
+@torch.no_grad()
+def test_box_stages_change_what_the_localizer_reads_and_nothing_else() -> None:
+    tower, plain = toy_tower(detector=False, box_stages=(3, 4)), toy_tower(detector=False)
+    plain.load_state_dict({name: value for name, value in tower.state_dict().items() if "box_stages" not in name})
+    assert tower.box_stages is not None
+    mine, its = tower.features(batch())[0].features, plain.features(batch())[0].features
+    assert torch.equal(tower.deep(mine), plain.deep(its))
+    fine, *coarse = zip(tower.layout.unpack(mine), plain.layout.unpack(its), strict=True)
+    assert torch.equal(*fine)  # of stage 2, before the fork
+    assert not any(torch.equal(*level) for level in coarse)
+    for place in (3, 4):
+        tower.box_stages[str(place)].load_state_dict(tower.net.blocks[place].state_dict())
+    again = tower.features(batch())[0].features
+    for own, shared in zip(tower.layout.unpack(again), plain.layout.unpack(its), strict=True):
+        assert torch.equal(own, shared)
+
+
+@torch.no_grad()
+def test_a_fine_head_reads_regions_from_the_map_of_stride_16() -> None:
+    tower, plain = toy_tower(detector=False, fine_bins=2), toy_tower(detector=False)
+    plain.load_state_dict({name: value for name, value in tower.state_dict().items() if not name.startswith("fine.")})
+    c3 = tower.features(batch())[0]
+    boxes, prompt = torch.tensor([[[0.4, 0.5, 0.3, 0.6], [0.7, 0.3, 0.2, 0.2]]] * 2), tower.positions
+    mine = cell_pooling(cell_map(c3, tower), boxes, tower=tower, prompt=prompt)
+    its = cell_pooling(cell_map(c3, plain), boxes, tower=plain, prompt=prompt)
+    assert plain.fine_map(c3.features) is None
+    fine, head = tower.fine_map(c3.features), tower.fine
+    assert fine is not None
+    assert head is not None
+    assert torch.equal(fine, tower.layout.unpack(c3.features)[1])
+    cells = roi_align(fine, boxes, 2 * c3.extents_hw, bins=2).flatten(0, 1)
+    assert not torch.allclose(mine, its, atol=1e-3)
+    pooled = tower.head(roi_align(tower.deep(c3.features), boxes, c3.extents_hw, bins=3).flatten(0, 1))
+    assert_near(mine, F.normalize(tower.text_space(pooled) + head(cells), dim=-1))
+
+
+@pytest.mark.parametrize("fine_bins", [-1, 2])
+def test_a_fine_head_is_not_beside_a_detector(fine_bins: int) -> None:
+    with pytest.raises(ValueError, match="fine_bins: expected 0, or 1 and more"):
+        TowerConfig(backbone="tf_efficientnet_lite0", fine_bins=fine_bins, detector="nanodet")
+
+
+@pytest.mark.parametrize(("stages", "words"), [((3, 5), "one after the other"), ((0, 1), "one after"), ((6, 7), "one")])
+def test_box_stages_follow_each_other(stages: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TowerConfig(backbone="tf_efficientnet_lite0", box_stages=stages)
+    with pytest.raises(ValueError, match="without a detector beside it"):
+        TowerConfig(backbone="tf_efficientnet_lite0", box_stages=(3, 4), detector="nanodet")
 
 
 @torch.no_grad()

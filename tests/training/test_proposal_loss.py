@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cora.detector import Detector
+from cora.detector import Detector, DetectorConfig
 from cora.errors import TrainingError
 from cora.localizer import Localizer, Proposals
 from cora.regions import Vocabulary
@@ -138,24 +138,29 @@ def images() -> tuple[ImageBatch, tuple[Targets, ...]]:
     return batch, (targets((0.5, 0.5, 0.4, 0.3)), targets((0.3, 0.6, 0.2, 0.2)))
 
 
-@pytest.mark.parametrize("looks", [1, 2])
-def test_the_trunk_learns_and_what_names_regions_does_not(tmp_path: Path, looks: int) -> None:
-    nano = toy_nano(tmp_path, nano_config(looks=looks))
+BOX_STAGES = nano_config(detector=False, box_stages=(3, 4))
+
+
+@pytest.mark.parametrize("config", [nano_config(), nano_config(looks=2), BOX_STAGES], ids=["one", "two", "stages"])
+def test_the_trunk_learns_and_what_names_regions_does_not(tmp_path: Path, config: DetectorConfig) -> None:
+    nano = toy_nano(tmp_path, config)
     before = {name: value.clone() for name, value in nano.state_dict().items()}
     task = ProposalTask(detector=nano, trunk=True).train()
     optimiser = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=1e-3)
     task(images())["loss"].backward()
     assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
     optimiser.step()
-    learned = ("image_tower.detector.", "localizer.encoder.", "localizer.proposals.")
+    learned = ("image_tower.detector.", "image_tower.box_stages.", "localizer.encoder.", "localizer.proposals.")
     for name, value in nano.state_dict().items():
         if not name.startswith(learned):
             assert torch.equal(value, before[name]), name
-    assert not torch.equal(nano.image_tower.detector.stem.weight, before["image_tower.detector.stem.weight"])
+    trunk = [name for name in before if name.startswith(learned[:2]) and name.endswith("weight")]
+    assert any(not torch.equal(nano.state_dict()[name], before[name]) for name in trunk)
 
 
-def test_the_trunk_sees_what_the_whole_tower_sees(tmp_path: Path) -> None:
-    nano = toy_nano(tmp_path)
+@pytest.mark.parametrize("config", [nano_config(), BOX_STAGES], ids=["NanoDet", "stages"])
+def test_the_trunk_sees_what_the_whole_tower_sees(tmp_path: Path, config: DetectorConfig) -> None:
+    nano = toy_nano(tmp_path, config)
     batch, _ = images()
     with torch.no_grad():
         whole = nano.encode_map(nano.encode(batch)[0]).proposals

@@ -1,7 +1,8 @@
 """Region embeddings for towers that pool before their head's convolution (`TimmTower`).
 
 RoIAlign pools the backbone's last map to S x S cells. The region prompt is added to the cells; then follow the head's
-convolution, its nonlinearity, the mean over the cells and the projection into the text space. With such backbones,
+convolution, its nonlinearity, the mean over the cells and the projection into the text space. A tower with a fine head
+adds what a finer map says of the region, pooled in the same way. With such backbones,
 pooling before the last stages (as for a CLIP ResNet) classifies fewer regions correctly, so exact and fast pooling are
 the same.
 """
@@ -32,18 +33,20 @@ class CellMap:
         deep: [B, C, h, w] last map of the backbone.
         extents_hw: [B, 2] cells of each map that are not padding.
         witnesses: output of the detector beside the backbone, if there is one.
+        fine: [B, C', 2 h, 2 w] map of half the stride, where the tower reads regions from it, too.
     """
 
     deep: Tensor
     extents_hw: Tensor
     witnesses: Witnesses | None
+    fine: Tensor | None = None
 
 
 def cell_map(c3: FeatureMap, tower: TimmTower) -> CellMap:
     """The part of a packed map that regions are pooled from."""
     with torch.no_grad():
         witnesses = tower.witnesses(c3)
-    return CellMap(tower.deep(c3.features), c3.extents_hw, witnesses)
+    return CellMap(tower.deep(c3.features), c3.extents_hw, witnesses, tower.fine_map(c3.features))
 
 
 def cell_pooling(
@@ -81,5 +84,8 @@ def _pool(cells: CellMap, boxes_cxcywh: Tensor, tower: TimmTower, prompt: Tensor
         pooled = roi_align(cells.deep, inside, cells.extents_hw, bins=side) + added
         features = tower.head(pooled.flatten(0, 1))
         seen = None if cells.witnesses is None else seen_in(cxcywh_to_xyxy(inside), cells.witnesses).flatten(0, 1)
-        parts.append(tower.embed(features, seen).unflatten(0, boxes.shape[:2]))
+        fine = None
+        if cells.fine is not None and tower.fine is not None:
+            fine = roi_align(cells.fine, inside, 2 * cells.extents_hw, bins=tower.fine.bins).flatten(0, 1)
+        parts.append(tower.embed(features, seen, fine).unflatten(0, boxes.shape[:2]))
     return torch.cat(parts, dim=1)

@@ -15,9 +15,9 @@ from cora.towers.convnext_tower import ConvNeXtNet, ConvNeXtTower
 from cora.towers.image_tower import ImageTower
 from cora.towers.nanodet import NanoDet
 from cora.towers.resnet_tower import ResNetTower
-from cora.towers.text_space import TextSpaceHead
+from cora.towers.text_space import FineHead, TextSpaceHead
 from cora.towers.text_tower import TextTower
-from cora.towers.timm_tower import TimmTower, build_backbone
+from cora.towers.timm_tower import FINE_STRIDE, TimmTower, build_backbone, tap_levels
 
 
 def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
@@ -91,11 +91,17 @@ def _timm_tower(config: TowerConfig) -> TimmTower:
         hidden=config.text_space_hidden,
     )
     detector = NanoDet() if config.detector == "nanodet" else None
+    fine = None
+    if config.fine_bins:
+        channels = dict(tap_levels(net, config.taps))[FINE_STRIDE]
+        fine = FineHead(channels=channels, bins=config.fine_bins, embed_dim=config.embed_dim, hidden=config.fine_hidden)
     return TimmTower(
         net=net,
         taps=config.taps,
         text_space=text_space,
         detector=detector,
+        box_stages=config.box_stages,
+        fine=fine,
         looks=config.detector_looks,
         pool_size=config.pool_size,
     )

@@ -33,6 +33,11 @@ class TowerConfig:
         detector: small detector beside the backbone.
         detector_looks: times that it looks at an image: 1, or 2 for once more at half the size, where objects that
             fill the image have the size that it knows best.
+        box_stages: stages of a timm backbone, one after the other, that exist a second time with weights that learned
+            from boxes; the localizer reads what comes of them. Not beside a detector.
+        fine_bins: side of the grid that a region is pooled to from the map of stride 16 as well, whose cells share in
+            the region's embedding; 0 for none. Not beside a detector.
+        fine_hidden: hidden width of their way into the text space.
         family: of the image tower, OpenAI's ResNets or open_clip's ConvNeXts.
         projection: of a ConvNeXt into the common space: linear, or an MLP with one hidden layer.
         norm_eps: of a ConvNeXt's norms.
@@ -57,6 +62,9 @@ class TowerConfig:
     text_space_hidden: int = 512
     detector: Literal["none", "nanodet"] = "none"
     detector_looks: int = 1
+    box_stages: tuple[int, ...] = ()
+    fine_bins: int = 0
+    fine_hidden: int = 192
     background: float = 0.0
     family: Literal["resnet", "convnext"] = "resnet"
     projection: Literal["linear", "mlp"] = "linear"
@@ -65,6 +73,7 @@ class TowerConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "taps", tuple(self.taps))
+        object.__setattr__(self, "box_stages", tuple(self.box_stages))
         if self.family not in ("resnet", "convnext"):
             raise ValueError(f'family: expected "resnet" or "convnext", got {self.family!r}')
         if self.projection not in ("linear", "mlp"):
@@ -75,6 +84,12 @@ class TowerConfig:
             raise ValueError(f'detector: expected "none" or "nanodet", got {self.detector!r}')
         if self.detector != "none" and not self.backbone:
             raise ValueError("detector: expected a timm backbone beside it, got a CLIP tower")
+        if self.box_stages:
+            self._check_box_stages()
+        if self.fine_bins < 0 or (self.fine_bins and (not self.backbone or self.detector != "none")):
+            raise ValueError(
+                f"fine_bins: expected 0, or 1 and more with a timm backbone and no detector, got {self.fine_bins}"
+            )
         if self.detector_looks not in (1, 2):
             raise ValueError(f"detector_looks: expected 1 or 2, got {self.detector_looks}")
         if self.pool_size == 0:
@@ -93,6 +108,15 @@ class TowerConfig:
             raise ValueError(f"context_length: expected at least 3 tokens, got {self.context_length}")
         if not 514 <= self.vocab_size <= 49408:
             raise ValueError(f"vocab_size: expected 514..49408, got {self.vocab_size}")
+
+    def _check_box_stages(self) -> None:
+        first, last = self.box_stages[0], self.box_stages[-1]
+        if self.box_stages != tuple(range(first, last + 1)) or first < 1 or last > max(self.taps):
+            raise ValueError(
+                f"box_stages: expected stages one after the other, 1 to {max(self.taps)}, got {self.box_stages}"
+            )
+        if not self.backbone or self.detector != "none":
+            raise ValueError("box_stages: expected a timm backbone without a detector beside it, got another tower")
 
     @property
     def c3_channels(self) -> int:

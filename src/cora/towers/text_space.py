@@ -40,3 +40,29 @@ class TextSpaceHead(nn.Module):
         known = F.normalize((shares.unsqueeze(-1) * self.label_embeddings[classes]).sum(1), dim=-1)
         learned: Tensor = self.contract(F.gelu(self.expand(features)))
         return known + learned
+
+
+class FineHead(nn.Module):
+    """What a finer map adds to a region's embedding: an MLP of its pooled cells.
+
+    The deep map's cells see far beyond a small object, so a person on a bench looks like a bench to it.
+
+    Args:
+        channels: of the finer map.
+        bins: side of the grid that a region is pooled to.
+        embed_dim: width D of the text space.
+        hidden: width of the MLP's hidden layer.
+    """
+
+    def __init__(self, *, channels: int, bins: int, embed_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.expand = nn.Linear(channels * bins**2, hidden)
+        self.contract = nn.Linear(hidden, embed_dim)
+        nn.init.zeros_(self.contract.weight)
+        nn.init.zeros_(self.contract.bias)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Cells of regions [R, channels, bins, bins] to [R, D]; zeros at the start of training."""
+        added: Tensor = self.contract(F.gelu(self.expand(cells.flatten(1).to(self.expand.weight.dtype))))
+        return added

@@ -1,9 +1,15 @@
-"""A timm backbone with a learned way into a text space as image tower, with or without a small detector beside it.
+"""A timm backbone with a learned way into a text space as image tower, alone or with a network for boxes beside it.
 
 The backbone's last map before its head is what regions are pooled from; the head's convolution follows the pooling, so
-that a prompt added to the pooled cells passes a nonlinearity. A detector that was trained on boxes (NanoDet) may run
-beside it: its maps of four strides are then what the localizer reads, its boxes where the localizer starts, and what it
-sees in a box, as a mean of its classes' text embeddings, shares in the region's embedding.
+that a prompt added to the pooled cells passes a nonlinearity. What the localizer reads may come from a network of its
+own:
+
+- a detector that was trained on boxes (NanoDet). Its boxes are where the localizer starts, and what it sees in a box,
+  as a mean of its classes' text embeddings, shares in the region's embedding;
+- some stages of the backbone a second time ("box stages"), which learned from boxes. The stages behind them run a
+  second time, too, with the frozen weights.
+
+What the map of stride 16 says of a region may share in its embedding, too ("fine head").
 """
 
 from __future__ import annotations
@@ -25,12 +31,14 @@ from cora.structures import DenseBoxes, FeatureMap, ImageBatch
 from cora.towers import nanodet
 from cora.towers.image_tower import ImageTower
 from cora.towers.nanodet import NanoDet
-from cora.towers.text_space import TextSpaceHead
+from cora.towers.text_space import FineHead, TextSpaceHead
 
 #: What EfficientNet-Lite's weights expect: (RGB of 0..255 - 127) / 128, as mean and deviation of RGB in 0..1.
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
 #: Cells of the detector, best first, that a region asks what is in it.
 WITNESSES = 300
+#: Stride of the map that the fine head reads, in pixels.
+FINE_STRIDE = 16
 #: Strides of the detector's second look, in pixels of the image; what its finest level would find, the first look sees.
 SECOND_LOOK = (32, 64, 128)
 
@@ -63,6 +71,9 @@ class TimmTower(ImageTower):
         taps: places in `blocks` after which a map is read; the last one is pooled.
         text_space: head behind the pooled regions.
         detector: NanoDet, or None.
+        box_stages: places in `blocks`, one after the other, that the localizer has weights of its own for; not beside
+            a detector.
+        fine: head that reads regions from the map of stride 16, or None; not beside a detector.
         looks: 1, or 2 for a second look of the detector at half the size.
         pool_size: S, side of the grid that a region is pooled to.
     """
@@ -77,6 +88,8 @@ class TimmTower(ImageTower):
         taps: tuple[int, ...],
         text_space: TextSpaceHead,
         detector: NanoDet | None,
+        box_stages: tuple[int, ...] = (),
+        fine: FineHead | None = None,
         looks: int = 1,
         pool_size: int,
     ) -> None:
@@ -84,6 +97,8 @@ class TimmTower(ImageTower):
         self.net, self.taps, self.text_space, self.detector, self.pool_size = net, taps, text_space, detector, pool_size
         self.strides = nanodet.STRIDES + SECOND_LOOK * (looks > 1)
         self.deep_channels = int(self.net.conv_head.in_channels)
+        own = {str(place): copy.deepcopy(self.net.blocks[place]) for place in box_stages}
+        self.box_stages, self.fine = nn.ModuleDict(own) if own else None, fine
         if detector is None:
             self.layout = PyramidLayout(tap_levels(net, taps))
         else:
@@ -107,7 +122,7 @@ class TimmTower(ImageTower):
     @property
     def c3_channels(self) -> int:
         """Channels of the packed map."""
-        return self.layout.packed_channels + (0 if self.detector is None else self.deep_channels)
+        return self.layout.packed_channels + (0 if self.box_trunk is None else self.deep_channels)
 
     @property
     def positions(self) -> Tensor:
@@ -120,8 +135,12 @@ class TimmTower(ImageTower):
         copied = copy.deepcopy(self)
         with torch.no_grad():
             fold_timm_norms(copied.net)
-        copied.net.to(dtype)
-        copied.text_space.to(dtype)
+            if copied.box_stages is not None:
+                fold_timm_norms(copied.box_stages)
+                copied.box_stages.to(dtype)
+        for part in (copied.net, copied.text_space, copied.fine):
+            if part is not None:
+                part.to(dtype)
         return copied.freeze().to(memory_format=torch.channels_last)
 
     def maps(self, pixels: Tensor, mask: Tensor) -> tuple[FeatureMap, FeatureMap]:
@@ -132,33 +151,58 @@ class TimmTower(ImageTower):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, nanodet.Dense | None]:
         """Normalised pixels [B, 3, H, W] to the packed map, and what the detector says of every cell."""
-        net = self.net
-        features, maps = net.bn1(net.conv_stem(pixels.to(self.dtype))), []
-        for place, block in enumerate(net.blocks):
-            features = block(features)
+        forked, early = self._stages(self._stem(pixels), range(self._fork))
+        maps = early + self._stages(forked, range(self._fork, len(self.net.blocks)))[1]
+        if self.detector is not None:
+            dense = self._look(pixels, self.detector)
+            return torch.cat([self.layout.pack(dense.levels), maps[-1].to(dense.levels[0].dtype)], dim=1), dense
+        if self.box_stages is None:
+            return self.layout.pack(maps), None
+        return torch.cat([self.layout.pack(early + self._box_maps(forked)), maps[-1]], dim=1), None
+
+    @property
+    def _fork(self) -> int:
+        """The first stage that runs once for regions and once for boxes; the number of stages if none does."""
+        return len(self.net.blocks) if self.box_stages is None else min(int(place) for place in self.box_stages)
+
+    def _stem(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.net.bn1(self.net.conv_stem(pixels.to(self.dtype)))
+        return features
+
+    def _stages(self, features: Tensor, places: range, own: nn.ModuleDict | None = None) -> tuple[Tensor, list[Tensor]]:
+        """What leaves the last of the stages, and the maps of those that are taps; stages in `own` are taken there."""
+        maps = []
+        for place in places:
+            owned = own is not None and str(place) in own
+            features = own[str(place)](features) if owned else self.net.blocks[place](features)
             if place in self.taps:
                 maps.append(features)
-        if self.detector is None:
-            return self.layout.pack(maps), None
-        dense = self._look(pixels, self.detector)
-        return torch.cat([self.layout.pack(dense.levels), maps[-1].to(dense.levels[0].dtype)], dim=1), dense
+        return features, maps
+
+    def _box_maps(self, forked: Tensor) -> list[Tensor]:
+        """The maps for boxes behind the fork."""
+        return self._stages(forked, range(self._fork, len(self.net.blocks)), self.box_stages)[1]
 
     @property
     def box_trunk(self) -> nn.Module | None:
-        """The detector beside the backbone."""
-        return self.detector
+        """The detector beside the backbone, or its box stages."""
+        return self.box_stages if self.detector is None else self.detector
 
     def box_map(self, batch: ImageBatch) -> FeatureMap:
         """The packed map without the backbone's last one.
 
         Raises:
-            TypeError: the tower has no detector beside it.
+            TypeError: the tower has no network for boxes.
         """
-        if self.detector is None:
-            return super().box_map(batch)
-        dense = self._look(batch.pixels, self.detector)
         mask = batch.mask[:, :: self.stride, :: self.stride]
-        return TowerMap(features=self.layout.pack(dense.levels), mask=mask, dense=dense)
+        if self.detector is not None:
+            dense = self._look(batch.pixels, self.detector)
+            return TowerMap(features=self.layout.pack(dense.levels), mask=mask, dense=dense)
+        if self.box_stages is None:
+            return super().box_map(batch)
+        with torch.no_grad():
+            forked, early = self._stages(self._stem(batch.pixels), range(self._fork))
+        return TowerMap(features=self.layout.pack(early + self._box_maps(forked)), mask=mask)
 
     def _look(self, pixels: Tensor, detector: NanoDet) -> nanodet.Dense:
         """What the detector says of an image, normalised for the backbone, and of the same image at half the size."""
@@ -190,9 +234,23 @@ class TimmTower(ImageTower):
         pooled: Tensor = self.net.bn2(self.net.conv_head(cells)).mean(dim=(2, 3))
         return pooled
 
-    def embed(self, pooled: Tensor, seen: Tensor | None) -> Tensor:
-        """Unit embeddings [R, D] of pooled regions [R, features] and what the detector saw in them [R, 80]."""
+    def fine_map(self, packed: Tensor) -> Tensor | None:
+        """The map [B, C, 2 h, 2 w] of stride 16 that the fine head reads regions from; None without one."""
+        if self.fine is None:
+            return None
+        return self.layout.unpack(packed)[[stride for stride, _ in self.layout.levels].index(FINE_STRIDE)]
+
+    def embed(self, pooled: Tensor, seen: Tensor | None, fine: Tensor | None = None) -> Tensor:
+        """Unit embeddings [R, D] of regions.
+
+        Args:
+            pooled: [R, features] of `head`.
+            seen: [R, 80] what the detector saw in them, if there is one.
+            fine: [R, C, bins, bins] their cells of `fine_map`, if there is one.
+        """
         embeddings: Tensor = self.text_space(pooled).float()
+        if self.fine is not None and fine is not None:
+            embeddings = embeddings + self.fine(fine).float()
         if seen is not None:
             embeddings = embeddings + self.detector_weight * self.seen_embeddings(seen)
         return F.normalize(embeddings, dim=-1)

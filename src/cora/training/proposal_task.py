@@ -16,8 +16,8 @@ from cora.structures import FeatureMap
 from cora.training.localizer_task import LocalizerBatch
 from cora.training.proposal_loss import proposal_losses
 
-#: Prefix of the names of the trunk's parameters in the task.
-TRUNK = "detector.image_tower.detector"
+#: Prefix of the names of the trunk's parameters in the task; nothing else of the tower learns.
+TRUNK = "detector.image_tower"
 
 
 class ProposalTask(nn.Module):
