@@ -21,6 +21,7 @@ from cora.errors import DataError
 from cora.evaluation.before_after import forgotten
 from cora.evaluation.best_threshold import BestThreshold
 from cora.evaluation.held_out import HeldOut
+from cora.predictor.exemplars import embed_exemplars
 from cora.training import pipeline
 from cora.training.ema import Ema
 from tests.tolerances import assert_near
@@ -226,6 +227,43 @@ def test_the_box_trunk_may_stay_frozen_and_an_older_run_is_refused_at_once(tmp_p
     capsys.readouterr()
     assert main(command(model, photos, tmp_path / "old")) == 2
     assert "expected a run that began with proposals, got one that began with names" in capsys.readouterr().err
+
+
+def test_names_alone_start_from_prototypes(tiny_model: Path, boxed_photos: Path, tmp_path: Path) -> None:
+    photos = ["--images", str(boxed_photos / "images"), "--annotations", str(boxed_photos / "annotations.json")]
+    # A rate that moves nothing: what comes out is where learning starts.
+    still = ["--teach", "names", "--epochs", "1", "--lr", "1e-12", "--hold-out", "0", "--set", "data.versions=1"]
+    command = ["finetune", *photos, "--model", str(tiny_model), "--device", "cpu", *still]
+    output = tmp_path / "own.safetensors"
+    assert main([*command, "--run", str(tmp_path / "run"), "--prototypes", "0.25", "--output", str(output)]) == 0
+    recipe = json.loads((tmp_path / "run" / "report.json").read_text())["recipe"]
+    assert (recipe["proposals"], recipe["localizer"], recipe["names"]["prototypes"]) == (None, None, 0.25)
+    start, taught = cora.load(tiny_model), cora.load(output)
+    dataset = CocoDataset(images=boxed_photos / "images", annotations=boxed_photos / "annotations.json")
+    names = dataset.class_names
+    corners = [
+        (r.path, box, label)
+        for r in dataset.records
+        for box, label in zip(r.boxes_xyxy_px.tolist(), r.classes.tolist(), strict=True)
+    ]
+    exemplars = {name: [(p, tuple(b)) for p, b, label in corners if names[label] == name] for name in names}
+    means = torch.stack(list(embed_exemplars(start.detector, exemplars).values()))
+    text = start.vocabulary_encoder.encode([*names, "dog"]).embeddings
+    mixed = torch.nn.functional.normalize(0.75 * text[:-1] + 0.25 * means, dim=-1)
+    found = taught.vocabulary_encoder.encode([*names, "dog"]).embeddings
+    torch.testing.assert_close(found, torch.cat([mixed, text[-1:]]), atol=2e-3, rtol=0)
+    assert (mixed - text[:-1]).norm(dim=1).min() > 0.05
+    before, after = load_file(tiny_model), load_file(output)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert main([*command, "--run", str(tmp_path / "text"), "--output", str(output)]) == 0
+    found = cora.load(output).vocabulary_encoder.encode(names).embeddings
+    torch.testing.assert_close(found, text[:-1], atol=2e-3, rtol=0)
+
+
+def test_names_alone_have_no_share_of_a_localizer_to_keep(boxed_photos: Path, capsys: Capture) -> None:
+    photos = ["--images", str(boxed_photos / "images"), "--annotations", str(boxed_photos / "annotations.json")]
+    assert main(["finetune", *photos, "--teach", "names", "--keep", "0.5"]) == 2
+    assert "--keep: expected it without --teach names" in capsys.readouterr().err
 
 
 def test_what_is_forgotten_is_said() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cora.apps import kinds
-from cora.apps.argument_types import share
+from cora.apps.argument_types import score, share
 from cora.apps.command import Command
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import group, option
 from cora.apps.train_options import ImageOptions, StageOptions
-from cora.errors import DataError
+from cora.errors import DataError, OptionError
 from cora.names import names_without
 
 if TYPE_CHECKING:
@@ -56,6 +56,16 @@ class FinetuneOptions:
     )
     val_images: Path | None = option(metavar="DIR", help="measure on these images instead")
     val_annotations: Path | None = option(help="their boxes")
+    teach: Literal["all", "names"] = option(
+        default="all",
+        help="names: the class names alone; the boxes and all other names stay (default: %(default)s)",
+    )
+    prototypes: float | None = option(
+        type=score,
+        metavar="SHARE",
+        help="start each class name from a mix of its text and of the mean of its boxes, which count this share "
+        "(default: 0)",
+    )
     keep: float | None = option(
         type=share,
         metavar="SHARE",
@@ -99,6 +109,8 @@ def run(options: FinetuneOptions) -> int:
     from cora.predictor.device import pick_device
     from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
 
+    if options.teach == "names" and options.keep is not None:
+        raise OptionError("--keep: expected it without --teach names, which trains no localizer; leave one of them out")
     check_extras("cora finetune", measures=True)
     output = options.output or options.run_dir / MODEL
     check_model_file(output)
@@ -287,11 +299,15 @@ def _recipe(options: FinetuneOptions, detector: Detector, images: Sequence[CocoI
         photos=len(images),
         trunk=detector.image_tower.box_trunk is not None,
     )
+    start = [] if options.prototypes is None else [f"names.prototypes={options.prototypes}"]
+    if options.teach == "names":
+        alone = ["proposals=None", "localizer=None"]
+        return override(recipe, [*start, *alone, *options.settings.changes("names")])
     kept = [] if options.keep is None else [f"localizer.keep={options.keep}"]
     # A rate is of one stage; how long and how many images a step, of both that teach boxes.
     alike = {name: getattr(options.settings, name) for name in ("epochs", "batch", "precision")}
     both = [f"proposals.{name}={value}" for name, value in alike.items() if value is not None and recipe.proposals]
-    return override(recipe, [*kept, *both, *options.settings.changes("localizer")])
+    return override(recipe, [*start, *kept, *both, *options.settings.changes("localizer")])
 
 
 COMMAND = Command(

@@ -151,7 +151,7 @@ class LearnedOffsets(nn.Module):
 
         own: [n] factor on the names' own offsets, 1 by default (training drops some of them at random).
         """
-        moved = embeddings + self.shift + embeddings @ self.down.T @ self.up.T
+        moved = self._shared(embeddings)
         places = [self._place.get(name_key(name), -1) for name in names]
         rows = [row for row, place in enumerate(places) if place >= 0]
         if rows:
@@ -159,6 +159,19 @@ class LearnedOffsets(nn.Module):
             factor = 1.0 if own is None else own[rows][:, None]
             moved = moved.index_add(0, torch.tensor(rows, device=moved.device), offsets * factor)
         return F.normalize(moved, dim=-1)
+
+    @torch.no_grad()
+    def lead_to(self, targets: Tensor, embeddings: Tensor, names: Sequence[str]) -> None:
+        """Set the names' own offsets so that their unit embeddings [n, D] become the unit targets [n, D].
+
+        Raises:
+            KeyError: a name has no offset of its own.
+        """
+        self.own[[self._place[name_key(name)] for name in names]] = targets - self._shared(embeddings)
+
+    def _shared(self, embeddings: Tensor) -> Tensor:
+        """Embeddings moved by what acts on any name, not yet unit."""
+        return embeddings + self.shift + embeddings @ self.down.T @ self.up.T
 
 
 LearnedText = LearnedContext | LearnedOffsets

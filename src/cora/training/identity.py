@@ -11,7 +11,12 @@ from cora.data.coco import CocoDataset
 from cora.regions.templates import shorten
 
 #: Settings that came later, and what was meant before: (part, key, value).
-_LATER = (("localizer", "objectness", "keep"), ("localizer", "groups_file", None), ("data", "repeat_threshold", 0.001))
+_LATER = (
+    ("localizer", "objectness", "keep"),
+    ("localizer", "groups_file", None),
+    ("names", "prototypes", 0.0),
+    ("data", "repeat_threshold", 0.001),
+)
 
 
 def seed_stage(seed: int, name: str) -> None:

@@ -15,11 +15,15 @@ from torch.nn import functional as F
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
 from cora.detector import Detector
+from cora.errors import TrainingError
 from cora.names import names_without
-from cora.regions import Vocabulary
-from cora.regions.learned_text import LearnedOffsets
+from cora.regions import EVERYDAY_NAMES, Vocabulary
+from cora.regions.learned_text import LearnedContext, LearnedOffsets
 from cora.structures import FeatureMap, Targets
+from cora.training.losses import class_loss_weights
 from cora.training.prompt_task import PromptBatch
+from cora.training.recipe import NamesStage
+from cora.training.region_embeddings import RegionEmbeddings
 
 #: A moved box keeps at least this share of the image as side.
 MIN_SIDE = 1e-3
@@ -96,6 +100,20 @@ class NamesTask(nn.Module):
             answer[name] = (inside.detach().argmax(dim=1) == labels).float().mean()
         return {"loss": torch.stack(losses).mean(), **answer}
 
+    @torch.no_grad()
+    def start_from(self, regions: RegionEmbeddings, *, share: float) -> None:
+        """Start from prototypes: every class that has a box becomes unit((1 - share) * text + share * unit(mean)).
+
+        Args:
+            regions: of the classes, in their order; their mean is the class's prototype.
+            share: 0..1, how much the regions count.
+        """
+        text = self.offsets(self.class_embeddings, self.names)
+        sums = torch.zeros_like(text).index_add(0, regions.labels.to(text.device), regions.regions.to(text))
+        mixed = F.normalize((1 - share) * text + share * F.normalize(sums, dim=-1), dim=-1)
+        has_box = (regions.class_counts() > 0).to(text.device)[:, None]
+        self.offsets.lead_to(torch.where(has_box, mixed, text), self.class_embeddings, self.names)
+
     def _features(self, batch: PromptBatch) -> tuple[FeatureMap, FeatureMap, Sequence[Targets]]:
         if isinstance(batch[0], FeatureMap):
             return batch
@@ -128,6 +146,34 @@ class NamesTask(nn.Module):
 
 def _both(objects: int, others: int) -> Tensor:
     return torch.arange(objects + others) < objects
+
+
+def build_names_task(detector: Detector, names: Sequence[str], counts: Tensor, stage: NamesStage) -> NamesTask:
+    """The task for these classes; the detector loses its learned text, and the task goes on from it.
+
+    Args:
+        detector: on the device to train on.
+        names: of the classes.
+        counts: [C] boxes of each, which their weights in the loss follow.
+        stage: settings of the task.
+
+    Raises:
+        TrainingError: the detector has a learned context.
+    """
+    learned, encoder = detector.learned_text, detector.vocabulary_encoder
+    if isinstance(learned, LearnedContext):
+        raise TrainingError("names cannot be taught to a model with a learned context; start from one without")
+    offsets = offsets_for(names, learned=learned, width=detector.image_tower.embed_dim).to(detector.device)
+    detector.learn_text(None)
+    return NamesTask(
+        detector=detector,
+        vocabulary=encoder.encode(names),
+        others=encoder.encode(names_without(EVERYDAY_NAMES, names)).embeddings,
+        offsets=offsets,
+        loss_weights=class_loss_weights(counts),
+        box_noise=stage.box_noise,
+        background=stage.background,
+    ).to(detector.device)
 
 
 def offsets_for(names: Sequence[str], *, learned: LearnedOffsets | None, width: int) -> LearnedOffsets:

@@ -25,9 +25,7 @@ from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.files import write_json
-from cora.names import names_without
-from cora.regions import EVERYDAY_NAMES, Vocabulary
-from cora.regions.learned_text import LearnedContext
+from cora.regions import Vocabulary
 from cora.training.alignment import refitting
 from cora.training.ema import Ema, move_back, trainable_state
 from cora.training.engine import Engine
@@ -36,11 +34,12 @@ from cora.training.identity import about_boxes, boxes_hash, seed_stage, stage_se
 from cora.training.localizer_task import LocalizerTask
 from cora.training.loop import check_config, train
 from cora.training.losses import class_loss_weights
-from cora.training.names_task import NamesTask, offsets_for
+from cora.training.names_task import build_names_task
 from cora.training.optim import OptimizerConfig, build_adamw, build_schedule
 from cora.training.prompt_task import PromptTask
 from cora.training.proposal_task import ProposalTask
 from cora.training.recipe import PromptStage, ProposalStage, Stage, TrainRecipe
+from cora.training.region_embeddings import embed_regions
 from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
 from cora.training.starts import start_fresh, start_localizer
 
@@ -171,27 +170,15 @@ class TrainingPipeline:
         """Learn offsets of the class embeddings, for fine-tuning; returns the path of the model file."""
         stage = self.recipe.names
         assert stage is not None
-        learned, encoder, names = self.detector.learned_text, self.detector.vocabulary_encoder, self.dataset.class_names
-        if isinstance(learned, LearnedContext):
-            raise TrainingError("names cannot be taught to a model with a learned context; start from one without")
-        offsets = offsets_for(names, learned=learned, width=self.detector.image_tower.embed_dim).to(
-            self.detector.device
-        )
-        self.detector.learn_text(None)
-        plain = encoder.encode(names)
-        others = encoder.encode(names_without(EVERYDAY_NAMES, names)).embeddings
-        task = NamesTask(
-            detector=self.detector,
-            vocabulary=plain,
-            others=others,
-            offsets=offsets,
-            loss_weights=class_loss_weights(self.dataset.class_counts()),
-            box_noise=stage.box_noise,
-            background=stage.background,
-        )
+        task = build_names_task(self.detector, self.dataset.class_names, self.dataset.class_counts(), stage)
+        if stage.prototypes:
+            regions = embed_regions(
+                detector=self.detector, dataset=self.dataset, on_progress=self._report("boxes for the prototypes")
+            )
+            task.start_from(regions, share=stage.prototypes)
         loader = self._loader(*self._augmented(), stage=stage)
         self._train("names", task, loader, stage, measure=None)
-        self.detector.learn_text(offsets)
+        self.detector.learn_text(task.offsets)
         return self._save(NAMED)
 
     def relabel(self) -> Agreement | None:

@@ -194,15 +194,20 @@ class NamesStage(Stage):
     Attributes:
         box_noise: boxes are moved by up to this share of half their sides, since detected boxes are loose, too.
         background: weight of the loss on boxes that hold no object.
+        prototypes: where learning starts: each class embedding is the unit mix of its text and of the mean of the
+            class's regions, which count this share; 0 starts from the text alone.
     """
 
     epochs: int = 20
     box_noise: float = 0.2
     background: float = 0.5
+    prototypes: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least("NamesStage", self, box_noise=0, background=0)
+        if not 0 <= self.prototypes <= 1:
+            raise TrainingError(f"NamesStage: expected prototypes in 0..1, got {self.prototypes}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
 from cora.files import write_safetensors
-from cora.images import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +105,7 @@ def embed_regions(
 
     Raises:
         ImageError: an image cannot be read.
+        DataError: an image has another size than its annotation says.
         CoraError: the file cannot be written.
     """
     fingerprint = _fingerprint(detector, dataset)
@@ -125,7 +125,7 @@ def _compute(
     regions, places = [torch.zeros(0, detector.image_tower.embed_dim)], []
     for index, record in enumerate(dataset.records):
         if len(record.classes):
-            batch = detector.preprocessor([read_image(record.path)]).to(detector.device)
+            batch = detector.preprocessor([dataset[index][0]]).to(detector.device)
             c3, _ = detector.encode(batch)
             boxes = targets_of(record).boxes_cxcywh[None].to(detector.device)
             regions.append(detector.embed_exact(c3, boxes)[0].float().cpu())
