@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cora.data.coco import CocoDataset, CocoImage
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.predictor import Predictor, Tiles
-from cora.regions import ClassPrompts, by_themselves
+from cora.regions import ClassPrompts, Vocabulary, by_themselves
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,7 +45,7 @@ class Predictions:
 def predict_dataset(
     detector: Predictor | Detector,
     dataset: CocoDataset,
-    classes: Sequence[str] | ClassPrompts,
+    classes: Sequence[str] | ClassPrompts | Vocabulary,
     *,
     indices: Sequence[int] | None = None,
     score: float = MIN_SCORE,
@@ -60,8 +60,9 @@ def predict_dataset(
 ) -> Predictions:
     """Detect `classes` in the images of `dataset`.
 
-    classes: names to search for, as they are, or with prompts; the i-th stands for category id i, whatever it is
-    called, so that a renamed list is scored against the same ground truth. indices: which images, all by default.
+    classes: names to search for, as they are, with prompts, or encoded before; the i-th stands for category id i,
+    whatever it is called, so that a renamed list is scored against the same ground truth. indices: which images, all
+    by default.
     class_agnostic: suppress between classes, too. class_weights: by these names. batch_size: images in one pass, at
     most; only those that have the same size after resizing are put together, since padding changes what a tower sees
     near the border. tiles: parts of an image that are looked at, too. distractors: other names that compete; none by
@@ -69,7 +70,7 @@ def predict_dataset(
     Raises: DataError where an image has another size than its annotation says.
     """
     predictor = Predictor.of(detector)
-    asked = classes if isinstance(classes, Mapping) else by_themselves(classes)
+    asked = classes if isinstance(classes, Mapping | Vocabulary) else by_themselves(classes)
     vocabulary = predictor.vocabulary(asked, class_weights=class_weights, distractors=distractors)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
