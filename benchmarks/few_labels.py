@@ -51,7 +51,7 @@ from cora.data.hold_out import divide_images
 from cora.data.same_content import image_groups
 from cora.detector.fingerprint import weights_fingerprint
 from cora.evaluation.base_novel import resampled_ap50
-from cora.evaluation.bootstrap import estimate, mean_of_known, resample_counts
+from cora.evaluation.bootstrap import FloatArray, estimate, mean_of_known, resample_counts
 from cora.evaluation.coco_ap import detection_limit, evaluate_boxes
 from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.files import write_json
@@ -249,7 +249,7 @@ def table(results: dict[str, Any], boxes: Sequence[int], seeds: Sequence[int]) -
         found = [results["cells"].get(key_of(way, count, seed)) for seed in seeds]
         return found if all(found) else []
 
-    def numbers(way: str, count: int) -> tuple[float, np.ndarray] | None:
+    def numbers(way: str, count: int) -> tuple[float, FloatArray] | None:
         found = cells(way, count)
         if not found:
             return None
@@ -276,10 +276,11 @@ def table(results: dict[str, Any], boxes: Sequence[int], seeds: Sequence[int]) -
         parts = []
         for count in boxes:
             mine, other = numbers(way, count), numbers("full", count)
-            both = mine is not None and other is not None
-            parts.append(
-                estimate(mine[0] - other[0], mine[1] - other[1]).text(form="+.1f", between=" to ") if both else "-"
-            )
+            if mine is None or other is None:
+                parts.append("-")
+            else:
+                change = estimate(mine[0] - other[0], mine[1] - other[1])
+                parts.append(change.text(form="+.1f", between=" to "))
         return f"| {way} | " + " | ".join(parts) + " |"
 
     ways = [way for way in WAYS if any(cells(way, count) for count in boxes)]
