@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{key}: AP50 {100 * cell['ap50']:.1f}, {cell['seconds']:.0f} s", flush=True)
     text = table(results, args.boxes, args.seeds)
     (args.output / "table.md").write_text(text)
-    print(text)
+    print(text, end="")
 
 
 if __name__ == "__main__":

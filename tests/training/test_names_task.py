@@ -10,6 +10,7 @@ from cora.regions.learned_text import LearnedOffsets
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.names_task import NamesTask, offsets_for
 from cora.training.prompt_task import PromptBatch
+from cora.training.region_embeddings import RegionEmbeddings
 
 
 def batch() -> PromptBatch:
@@ -109,6 +110,30 @@ def test_a_batch_without_boxes_teaches_nothing(detector: Detector, vocabulary: V
     assert found["loss"].item() == 0
     found["loss"].backward()
     assert float(task.offsets.own.grad.abs().sum()) == 0
+
+
+def test_learning_starts_from_prototypes_where_there_are_boxes(detector: Detector, vocabulary: Vocabulary) -> None:
+    task = make(detector, vocabulary)
+    torch.nn.init.normal_(task.offsets.shift, std=0.2)  # what was learned before stays below the prototypes
+    torch.nn.init.normal_(task.offsets.own, std=0.2)
+    before = task.offsets(task.class_embeddings, task.names).detach()
+    found = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)
+    regions = RegionEmbeddings(
+        regions=found,
+        labels=torch.tensor([0, 2, 2]),
+        image_index=torch.zeros(3, dtype=torch.int64),
+        areas_px=torch.ones(3),
+        images=1,
+        class_names=vocabulary.names,
+    )
+    task.start_from(regions, share=0.25)
+    after = task.offsets(task.class_embeddings, task.names).detach()
+    unit = torch.nn.functional.normalize
+    expected = before.clone()
+    expected[0] = unit(0.75 * before[0] + 0.25 * found[0], dim=0)
+    expected[2] = unit(0.75 * before[2] + 0.25 * unit(found[1] + found[2], dim=0), dim=0)
+    torch.testing.assert_close(after, expected)
+    assert task.offsets.own.requires_grad
 
 
 def test_offsets_grow_by_new_names_and_keep_the_old() -> None:
