@@ -15,8 +15,8 @@ smaller where a class has no more; the table says it.
   text-prompts        `cora text-prompts --method context`
   names-stage         `cora finetune --teach names`
   prototypes          `cora finetune --teach names --prototypes 0.5`
-  full                `cora finetune`, with `--steps` steps for proposals and for the decoder in every cell, whatever
-                      the number of images, so that a cell takes minutes
+  full                `cora finetune`, with `--steps` steps for proposals and for the decoder, about the same in every
+                      cell whatever the number of images, so that a cell takes minutes
 
 AP50 is that of `cora evaluate`, with the 95 % interval of a bootstrap over images; with several `--seeds` the mean over
 as many draws of boxes. The second table has differences from the full fine-tuning in the same resamples. Seconds are
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--boxes", type=int, nargs="+", default=[1, 5, 20], help="of each class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the drawing of boxes")
-    parser.add_argument("--steps", type=int, nargs=2, default=[60, 60], help="of proposals and decoder, full only")
+    parser.add_argument("--steps", type=int, nargs=2, default=[30, 30], help="of proposals and decoder, full only")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
