@@ -173,8 +173,8 @@ class TimmTower(ImageTower):
         """What leaves the last of the stages, and the maps of those that are taps; stages in `own` are taken there."""
         maps = []
         for place in places:
-            owned = own is not None and str(place) in own
-            features = own[str(place)](features) if owned else self.net.blocks[place](features)
+            stage = self.net.blocks[place] if own is None or str(place) not in own else own[str(place)]
+            features = stage(features)
             if place in self.taps:
                 maps.append(features)
         return features, maps
