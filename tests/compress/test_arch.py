@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 import cora
@@ -52,6 +55,7 @@ class FakeBench:
         self.measured: list[Architecture] = []
         self.improved = 0
         self.stop_after: int | None = None
+        self.whole_ms = 100.0
 
     def share(self, sizes: Architecture) -> float:
         whole, numbers = BASE.numbers(), sizes.numbers()
@@ -73,8 +77,16 @@ class FakeBench:
         return 100 * self.share(model.sizes)
 
 
+def candidate(milliseconds: float, quality: float | None) -> Candidate:
+    return Candidate(BASE, milliseconds, quality)
+
+
+WHOLE = candidate(100, 1.0)
+
+
 def go(run: Path, bench: FakeBench, *, trials: int = 12, budget: float = 80.0) -> list[Candidate]:
-    return search(BASE, bench, budget_ms=budget, trials=trials, run_dir=run, config={"model": "toy"}, seed=0)
+    whole = Candidate(BASE, bench.whole_ms, 1.0)
+    return search(whole, bench, budget_ms=budget, trials=trials, run_dir=run, config={"model": "toy"}, seed=0)
 
 
 def test_choices_begin_with_the_model_itself() -> None:
@@ -100,7 +112,7 @@ def test_budget_is_held_and_the_best_is_written(tmp_path: Path) -> None:
     assert all(100 * fake.share(sizes) <= 80 for sizes in fake.measured)
     sides = [one.sizes.short_side for one in found[:4]]
     assert [one.sizes for one in found[:4]] == [replace(BASE, short_side=side) for side in sides]
-    winner = best(found)
+    winner = best(found, WHOLE)
     assert winner is not None
     assert winner.quality == max(one.quality for one in found if one.quality is not None)
     assert json.loads((tmp_path / BEST_SIZES).read_text()) == winner.sizes.to_dict()
@@ -113,7 +125,7 @@ def test_it_learns_where_to_look(tmp_path: Path) -> None:
     found = go(tmp_path, FakeBench(), trials=60)
     halves = [[one.quality for one in part if one.quality is not None] for part in (found[:30], found[30:])]
     assert sum(halves[1]) / len(halves[1]) > sum(halves[0]) / len(halves[0])
-    winner = best(found)
+    winner = best(found, WHOLE)
     assert winner is not None
     assert winner.milliseconds > 70  # quality grows with time, so the budget is used
 
@@ -150,16 +162,57 @@ def test_candidates_within_the_budget_are_improved(tmp_path: Path) -> None:
     assert fake.improved == len(fake.measured) > 0
 
 
-def candidate(milliseconds: float, quality: float | None) -> Candidate:
-    return Candidate(BASE, milliseconds, quality)
-
-
 def test_pareto_front() -> None:
     points = [candidate(*pair) for pair in ((30, 0.5), (10, 0.2), (20, 0.6), (40, 0.6), (25, 0.7), (5, None))]
-    assert [(one.milliseconds, one.quality) for one in pareto_front(points)] == [(10, 0.2), (20, 0.6), (25, 0.7)]
-    assert pareto_front([candidate(1, None)]) == []
-    assert best([candidate(1, None)]) is None
-    assert best([candidate(20, 0.5), candidate(10, 0.5)]) == candidate(10, 0.5)
+    front = [(one.milliseconds, one.quality) for one in pareto_front(points, WHOLE)]
+    assert front == [(10, 0.2), (20, 0.6), (25, 0.7)]
+    assert pareto_front([candidate(1, None)], WHOLE) == []
+    assert best([candidate(1, None)], WHOLE) is None
+    assert best([candidate(20, 0.5), candidate(10, 0.5)], WHOLE) == candidate(10, 0.5)
+    assert pareto_front(points, candidate(20, 0.65)) == [candidate(10, 0.2), candidate(25, 0.7)]
+    assert best([candidate(30, 0.9), candidate(10, 0.2)], candidate(20, 0.95)) == candidate(10, 0.2)
+
+
+# Few values, so that ties occur.
+MEASURED = st.tuples(st.sampled_from([10.0, 20.0, 30.0]), st.sampled_from([0.0, 0.5, 1.0]))
+
+
+@given(st.lists(st.tuples(MEASURED, st.booleans()), max_size=8), MEASURED)
+@example([((20.0, 0.5), True)], (10.0, 1.0))
+def test_nothing_that_is_slower_and_worse_is_recommended(
+    tried: list[tuple[tuple[float, float], bool]], known: tuple[float, float]
+) -> None:
+    whole = candidate(*known)
+    found = [candidate(pair[0], pair[1] if within else None) for pair, within in tried]
+    rivals = [(whole.milliseconds, known[1]), *(pair for pair, within in tried if within)]
+    winner = best(found, whole)
+    for one in (*pareto_front(found, whole), *([] if winner is None else [winner])):
+        assert one.quality is not None
+        for milliseconds, quality in rivals:  # no other is as good in both and better in one
+            same = (milliseconds, quality) == (one.milliseconds, one.quality)
+            assert same or milliseconds > one.milliseconds or quality < one.quality
+    useful = [pair for pair, within in tried if within and (pair[0] < known[0] or pair[1] > known[1])]
+    assert (winner is None) == (not useful)
+
+
+def test_no_model_is_written_that_is_slower_and_worse_than_the_whole_one(tmp_path: Path) -> None:
+    fake = FakeBench()
+    fake.whole_ms = 1.0  # every candidate takes longer, and none is as good
+    found = go(tmp_path, fake)
+    assert any(one.quality is not None for one in found)
+    assert not (tmp_path / BEST_MODEL).exists()
+    assert not (tmp_path / BEST_SIZES).exists()
+
+
+def test_the_best_is_written_again_where_another_lies(tmp_path: Path) -> None:
+    found = go(tmp_path, FakeBench())
+    winner = best(found, WHOLE)
+    assert winner is not None
+    (tmp_path / BEST_SIZES).write_text(json.dumps(BASE.to_dict()))
+    (tmp_path / BEST_MODEL).write_text("another")
+    assert go(tmp_path, FakeBench()) == found
+    for name in (BEST_SIZES, BEST_MODEL):
+        assert json.loads((tmp_path / name).read_text()) == winner.sizes.to_dict()
 
 
 def test_the_picture_shows_front_and_budget() -> None:
@@ -185,8 +238,14 @@ def test_the_time_axis_ends_with_a_number_beyond_all(longest: float) -> None:
     assert columns.max() < end
 
 
+def times(*, whole: float, small: float) -> Callable[..., dict[str, float]]:
+    """Stands for `median_ms`: toys take as long as the machine's noise."""
+    return lambda detectors, *_, **__: {name: small if name == "small" else whole for name in detectors}
+
+
 @pytest.mark.slow
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cora.compress.arch_bench.median_ms", times(whole=2.0, small=1.0))
     model, photos, run = tmp_path / "toy.safetensors", tmp_path / "photos", tmp_path / "run"
     toy = toy_detector(tmp_path / "cache")
     toy.align_fast_pooling(FastAlignment(embed_dim=16))
@@ -196,7 +255,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         picture.save(photos / f"{number}.png")
     command = ["search-arch", "--model", str(model), "--images", str(photos), "--run", str(run), "--device", "cpu"]
     command += ["--budget", "60000", "--photos", "2", "--repeats", "1", "--classes", "red square, sky"]
-    assert main([*command, "--trials", "2"]) == 0
+    assert main([*command, "--trials", "2", "--json", str(tmp_path / "numbers.json")]) == 0
     out = capsys.readouterr().out
     assert "agreement" in out
     assert "whole model" in out
@@ -207,6 +266,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(loaded.predict(Image.open(photos / "0.png"), ["red square"], score=0.0)) > 0
     with Image.open(run / "pareto.png") as picture:
         assert picture.size == (900, 560)
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["whole"]["milliseconds"] == 2.0
+    assert {trial["milliseconds"] for trial in numbers["trials"]} == {1.0}
     assert main([*command, "--trials", "3"]) == 0
     assert len(json.loads((run / RESULTS).read_text())) == 3
     assert "3: " in capsys.readouterr().out
@@ -221,3 +283,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert message in capsys.readouterr().err
     assert main([*command, "--trials", "1", "--proxy-epochs", "1", "--run", str(tmp_path / "proxy")]) == 0
     assert not list((tmp_path / "proxy").glob("proxy-*"))
+    monkeypatch.setattr("cora.compress.arch_bench.median_ms", times(whole=1.0, small=2.0))
+    assert main([*command, "--trials", "2", "--run", str(tmp_path / "slower")]) == 2
+    assert "expected a model that is faster or better than the whole one (1 ms), got none" in capsys.readouterr().err
+    assert not (tmp_path / "slower" / BEST_MODEL).exists()

@@ -45,7 +45,6 @@ def run(options: SearchArchOptions) -> int:
     from cora.compress.arch import BEST_MODEL, Candidate, best, search
     from cora.compress.arch_bench import DetectorBench, front_table
     from cora.compress.arch_plot import draw_search
-    from cora.compress.arch_sizes import Architecture
     from cora.console import output_console, say
     from cora.detector.fingerprint import weights_fingerprint
     from cora.errors import DataError
@@ -86,9 +85,9 @@ def run(options: SearchArchOptions) -> int:
         found = "over the budget" if candidate.quality is None else f"{bench.measured} {100 * candidate.quality:.1f} %"
         say(console, f"{number}: {candidate.milliseconds:.0f} ms, {found}")
 
-    base = Architecture.of(whole.config)
+    first = bench.measure_whole()
     candidates = search(
-        base,
+        first,
         bench,
         budget_ms=options.budget,
         trials=options.trials,
@@ -97,14 +96,18 @@ def run(options: SearchArchOptions) -> int:
         seed=measuring.seed,
         on_trial=tell,
     )
-    first = Candidate(base, bench.milliseconds(whole), bench.quality(whole))
     console.print(front_table(candidates, first))
-    console.print(Text("The last row is the whole model, the others are those that no other beats in both."))
+    console.print(Text("The last row is the whole model, the others are those that no model beats in both."))
     if options.json is not None:
         write_json(options.json, {"whole": first.to_dict(), "trials": [one.to_dict() for one in candidates]})
-    if best(candidates) is None:
+    if all(one.quality is None for one in candidates):
         raise DataError(
             f"none of {len(candidates)} trials holds the budget of {options.budget:g} ms; try more --trials"
+        )
+    if best(candidates, first) is None:
+        raise DataError(
+            f"expected a model that is faster or better than the whole one ({first.milliseconds:.0f} ms), got none in "
+            f"{len(candidates)} trials; keep the whole model, or try more --trials"
         )
     picture = draw_search(
         candidates,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cora.compress.arch_sizes import LEAST_SIDE, Architecture
+from cora.compress.arch_sizes import LEAST_SIDE, Architecture, read_architecture
 from cora.detector import Detector
 from cora.errors import MissingExtraError, ModelError
 from cora.files import write_json
@@ -85,7 +85,7 @@ def sizes_of(values: Mapping[str, int], base: Architecture) -> Architecture:
 
 
 def search(
-    base: Architecture,
+    whole: Candidate,
     bench: Bench,
     *,
     budget_ms: float,
@@ -99,10 +99,11 @@ def search(
 
     Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes; a candidate over the budget is not
     evaluated. Writes to `run_dir`: the study (`study.log`), `trials.json` and, of the best candidate so far,
-    `best.json` (sizes) and `best.safetensors`. Call it again to resume after a stop.
+    `best.json` (sizes) and `best.safetensors`. A candidate that is neither faster than the whole model nor better is
+    never the best. Call it again to resume after a stop.
 
     Args:
-        base: sizes of the model to shrink.
+        whole: the model to shrink, measured on the same bench.
         bench: makes and measures candidates.
         budget_ms: allowed time per image.
         trials: architectures in all.
@@ -118,6 +119,7 @@ def search(
         ModelError: the smallest architecture takes longer than the budget, or the folder is of another search.
         MissingExtraError: without the extra `search-arch`.
     """
+    base = whole.sizes
     space = choices(base)
     content = {**config, "budget_ms": budget_ms, "seed": seed, "space": {k: list(v) for k, v in space.items()}}
     if not _is_begun(run_dir, content):
@@ -139,17 +141,24 @@ def search(
         trial = study.ask()
         sizes = sizes_of({name: values[_suggest(trial, name, values)] for name, values in space.items()}, base)
         if sizes not in known:
-            known[sizes] = _try(bench, sizes, budget_ms, known.values(), run_dir)
+            known[sizes] = _try(bench, sizes, budget_ms, run_dir, whole=whole, before=known.values())
         candidate = known[sizes]
         trial.set_user_attr("milliseconds", candidate.milliseconds)
         _tell(study, trial, candidate.quality)
         write_json(run_dir / RESULTS, [one.to_dict() for one in _finished(study, base)])
         if on_trial is not None:
             on_trial(len(done) + 1, candidate)
+    chosen = best(done, whole)
+    if chosen is not None and not _is_written(chosen, run_dir):  # by a stop in between, or an earlier version
+        detector = bench.build(chosen.sizes)
+        bench.improve(detector)
+        _write(detector, chosen, run_dir)
     return done
 
 
-def _try(bench: Bench, sizes: Architecture, budget_ms: float, before: Iterable[Candidate], run_dir: Path) -> Candidate:
+def _try(
+    bench: Bench, sizes: Architecture, budget_ms: float, run_dir: Path, *, whole: Candidate, before: Iterable[Candidate]
+) -> Candidate:
     """Build and measure a candidate; the best one so far is written."""
     detector = bench.build(sizes)
     took = bench.milliseconds(detector)
@@ -157,30 +166,40 @@ def _try(bench: Bench, sizes: Architecture, budget_ms: float, before: Iterable[C
         return Candidate(sizes, took, None)
     bench.improve(detector)
     candidate = Candidate(sizes, took, bench.quality(detector))
-    if is_best(candidate, list(before)):
-        detector.save(run_dir / BEST_MODEL)
-        write_json(run_dir / BEST_SIZES, sizes.to_dict())
+    if best([*before, candidate], whole) is candidate:
+        _write(detector, candidate, run_dir)
     return candidate
 
 
-def is_best(candidate: Candidate, others: Sequence[Candidate]) -> bool:
-    """Whether no other is better, or as good and faster."""
-    assert candidate.quality is not None
-    mine = (candidate.quality, -candidate.milliseconds)
-    return all(one.quality is None or (one.quality, -one.milliseconds) <= mine for one in others)
+def _write(detector: Detector, candidate: Candidate, run_dir: Path) -> None:
+    detector.save(run_dir / BEST_MODEL)
+    write_json(run_dir / BEST_SIZES, candidate.sizes.to_dict())
 
 
-def best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best within the budget; None if none holds it."""
-    within = [one for one in candidates if one.quality is not None]
-    return max(within, key=lambda one: (one.quality or 0.0, -one.milliseconds), default=None)
+def _is_written(candidate: Candidate, run_dir: Path) -> bool:
+    path = run_dir / BEST_SIZES
+    return path.exists() and read_architecture(path, candidate.sizes) == candidate.sizes
 
 
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of time and quality, fastest first, without duplicates."""
+def worthwhile(candidates: Iterable[Candidate], whole: Candidate) -> list[Candidate]:
+    """Those within the budget that are faster than the whole model, or better."""
+    assert whole.quality is not None
+    return [
+        one
+        for one in candidates
+        if one.quality is not None and (one.milliseconds < whole.milliseconds or one.quality > whole.quality)
+    ]
+
+
+def best(candidates: Iterable[Candidate], whole: Candidate) -> Candidate | None:
+    """The best that is worthwhile, of equally good ones the fastest; None if none is."""
+    return max(worthwhile(candidates, whole), key=lambda one: (one.quality or 0.0, -one.milliseconds), default=None)
+
+
+def pareto_front(candidates: Sequence[Candidate], whole: Candidate) -> list[Candidate]:
+    """The Pareto front of time and quality of those that are worthwhile, fastest first, without duplicates."""
     front: list[Candidate] = []
-    within = [one for one in candidates if one.quality is not None]
-    for one in sorted(within, key=lambda one: (one.milliseconds, -(one.quality or 0.0))):
+    for one in sorted(worthwhile(candidates, whole), key=lambda one: (one.milliseconds, -(one.quality or 0.0))):
         if not front or (one.quality or 0.0) > (front[-1].quality or 0.0):
             front.append(one)
     return front

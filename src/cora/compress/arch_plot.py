@@ -60,7 +60,7 @@ def draw_search(
     canvas.text((edge - 6, TOP + 4), f"budget {budget_ms:g} ms", fill=_BUDGET, font=font, anchor="ra")
     for one in within:
         _dot(canvas, at(one), _TRIED)
-    front = [at(one) for one in pareto_front(within)]
+    front = [at(one) for one in pareto_front(within, whole)]
     for (x0, y0), (x1, y1) in pairwise(front):
         canvas.line((x0, y0, x1, y0, x1, y1), fill=_FRONT, width=2)
     for place in front:
