@@ -59,7 +59,6 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,6 +72,7 @@ class Bars:
         if self._hidden:
             return
         if self.console.is_terminal:
+            self._progress.start()  # only now: bars catch what is meanwhile written to standard output
             if title not in self._tasks:
                 self._tasks[title] = self._progress.add_task(title, total=total)
             self._progress.update(self._tasks[title], completed=done, total=total)

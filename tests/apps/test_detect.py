@@ -156,6 +156,20 @@ def test_without_classes_it_says_what_it_looks_for(
     assert not any("vocabulary" in line for line in lines("--classes", "cat"))
 
 
+def test_what_is_looked_for_is_said_once_an_image_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.txt").write_text("no image")
+    assert main(["detect", "a.txt", "photos/black.png"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("Built-in vocabulary: ")
+    assert out.count("Built-in") == 1
+    assert "something that is no image: a.txt" in err.splitlines()[0]
+    Path("b.txt").write_text("no image")
+    assert main(["detect", "a.txt", "b.txt"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 3
+
+
 def test_folder_glob_and_file_count_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "photos" / "notes.txt").write_text("no image")
     (folder / "photos" / "deeper").mkdir()
@@ -225,6 +239,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "no match": (["photos/*.gif", *CLASSES], r"got none that match photos/*.gif"),
         "empty folder": (["empty", *CLASSES], "got none directly in empty"),
         "not an image": (["text.jpg", *CLASSES], "got something that is no image: text.jpg"),
+        "not an image, no classes": (["text.jpg"], "got something that is no image: text.jpg"),
         "empty file": (["empty.jpg", *CLASSES], "got an empty file: empty.jpg"),
         "truncated": (["broken.jpg", *CLASSES], "damaged or truncated one: broken.jpg"),
         "too large": (["large.png", *CLASSES], "at most 100 megapixels, got 11000 x 10000: large.png"),

@@ -201,6 +201,14 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not Path("cora-batch").exists()
 
 
+def test_without_images_the_built_in_vocabulary_is_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    assert main(["batch", "empty"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("cora: error: expected images (jpg, png, webp, ...) or shards (.tar), got none")
+
+
 def test_without_a_score_the_models_own_threshold_holds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

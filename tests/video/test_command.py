@@ -190,6 +190,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
     good = ["a.mp4", *CLASSES]
     return {
         "no such file": (["none.mp4", *CLASSES], "got no file at none.mp4"),
+        "not a video, no classes": (["text.mp4"], "got something that is none, or is damaged: text.mp4"),
         "not a video": (["text.mp4", *CLASSES], "got something that is none, or is damaged: text.mp4"),
         "empty": (["empty.mp4", *CLASSES], "got an empty file: empty.mp4"),
         "no images in it": (["zero.mkv", *CLASSES], "expected a video with images, got none in it"),
@@ -205,6 +206,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "exemplar without a name": (["a.mp4", "--exemplar", "a.png"], "expected NAME=FILE"),
         "overlap of no tiles": ([*good, "--tile-overlap", "0.3"], "expected --tiles or --tile-size beside"),
         "tiles": ([*good, "--tiles", "2"], "expected rows and columns up to 32x32, such as 2x3, got '2'"),
+        "no classes, a folder to write to": (["a.mp4", "--output", "text.mp4/b.mp4"], "text.mp4"),
         "kind of file": ([*good, "--output", "b.avi"], "expected the name of a video that ends in .mp4"),
         "output is a folder": ([*good, "--output", "dir.mp4"], "expected a file to write to, got a folder: dir.mp4"),
         "output is the source": ([*good, "--output", "./a.mp4"], "got a.mp4, which is read"),

@@ -147,8 +147,8 @@ def run(options: BatchOptions) -> int:
             "--margin: expected --classes, got the built-in vocabulary, of which an object gets one name; name some"
         )
     if options.score is None:  # until the model is open, nobody knows its threshold
-        usual = model.detector.score_of(None, built_in=vocabulary.built_in)
-        export = replace(export, thresholds=replace(export.thresholds, usual=usual))
+        own = model.detector.score_of(None, built_in=vocabulary.built_in)
+        export = replace(export, thresholds=replace(export.thresholds, usual=own))
     settings = DetectSettings(
         classes=names,
         keep=export.least_score(names) if options.keep is None else options.keep,
@@ -157,9 +157,16 @@ def run(options: BatchOptions) -> int:
         made_with=choice.made_with(model.detector),
     )
     check_export(settings, export)
-    tell_names(model.detector, vocabulary, classes=words, score=export.thresholds.usual, class_agnostic=agnostic)
-    tell_distractors(model.detector, (*names, *other_prompts(words or {})), wanted.distractors)
+    usual = export.thresholds.usual
     with Bars() as bars:
+        watch = Watch.on(bars)
+
+        def begin(images: int, earlier: int) -> None:
+            """Announce what is looked for: now it is sure that there are images."""
+            tell_names(model.detector, vocabulary, classes=words, score=usual, class_agnostic=agnostic)
+            tell_distractors(model.detector, (*names, *other_prompts(words or {})), wanted.distractors)
+            watch.begin(images, earlier)
+
         try:
             found = run_batch(
                 options.sources,
@@ -171,7 +178,7 @@ def run(options: BatchOptions) -> int:
                 engine=options.engine,
                 processes=options.processes,
                 gpus=1.0 if options.device.startswith("cuda") else 0.0,
-                watch=Watch.on(bars),
+                watch=replace(watch, begin=begin),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("while detecting; what is done is kept, the same command goes on") from None

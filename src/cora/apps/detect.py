@@ -22,6 +22,9 @@ from cora.apps.model_options import (
 from cora.apps.options import argument, group, option
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from cora.errors import ImageError
     from cora.predictor.results import Found
 
 
@@ -66,13 +69,15 @@ def run(options: DetectOptions) -> int:
     """
     from dataclasses import replace
 
+    from PIL import Image
+
     from cora.apps.looked_for import read_wanted, tell_distractors, tell_names
     from cora.apps.open_model import open_detector
     from cora.console import Bars, report
     from cora.data.sources import find_images, output_names
     from cora.errors import ImageError
     from cora.files import write_picture
-    from cora.images import is_url, read_image
+    from cora.images import is_url
     from cora.predictor.adapt import set_short_side
     from cora.predictor.results import Found
     from cora.regions import other_prompts
@@ -90,24 +95,25 @@ def run(options: DetectOptions) -> int:
     )
     names, agnostic = looked_for.names, options.class_agnostic
     least = detector.score_of(options.score, built_in=looked_for.built_in)
-    tell_names(detector, looked_for, classes=wanted.classes, score=least, class_agnostic=agnostic)
-    tell_distractors(detector, (*names, *other_prompts(wanted.classes or {})), wanted.distractors)
 
     results: list[Found] = []
     failures = len(found.problems)
     is_batch = len(images) + len(found.problems) > 1
     targets = output_names(images, options.output, ".jpg")
     try:
+        first = _first_readable(images)
+        if not is_batch and isinstance(error := first[images[0]], ImageError):
+            raise error
+        if any(isinstance(one, Image.Image) for one in first.values()):
+            tell_names(detector, looked_for, classes=wanted.classes, score=least, class_agnostic=agnostic)
+            tell_distractors(detector, (*names, *other_prompts(wanted.classes or {})), wanted.distractors)
         with Bars(hidden=len(images) == 1) as progress:
             for problem in found.problems:
                 report(progress.console, problem)
             for source in progress.track(images, "detecting"):
-                try:
-                    image = read_image(source, allow_url=True)
-                except ImageError as error:
-                    if not is_batch:
-                        raise
-                    report(progress.console, str(error))
+                image = first.pop(source) if source in first else _read(source)
+                if isinstance(image, ImageError):
+                    report(progress.console, str(image))
                     failures += 1
                     continue
                 detections = detector.predict(image, looked_for, score=least, tiles=tiles, class_agnostic=agnostic)
@@ -123,6 +129,28 @@ def run(options: DetectOptions) -> int:
     _write(results, names, options)
     _print(results, failures, least, options)
     return 1 if failures else 0
+
+
+def _first_readable(images: Sequence[Path | str]) -> dict[Path | str, Image.Image | ImageError]:
+    """The first image that can be read, after those before it that cannot: with none, there is nothing to announce."""
+    from cora.errors import ImageError
+
+    read: dict[Path | str, Image.Image | ImageError] = {}
+    for source in images:
+        read[source] = _read(source)
+        if not isinstance(read[source], ImageError):
+            break
+    return read
+
+
+def _read(source: Path | str) -> Image.Image | ImageError:
+    from cora.errors import ImageError
+    from cora.images import read_image
+
+    try:
+        return read_image(source, allow_url=True)
+    except ImageError as error:
+        return error
 
 
 def _write(results: Sequence[Found], names: Sequence[str], options: DetectOptions) -> list[Path]:

@@ -135,14 +135,6 @@ def run(options: VideoOptions) -> int:
             class_agnostic=options.class_agnostic,
             smooth=options.smooth,
         )
-        tell_names(
-            detector,
-            tracker.vocabulary,
-            classes=wanted.classes,
-            score=tracker.score,
-            class_agnostic=options.class_agnostic,
-        )
-        tell_distractors(detector, (*tracker.class_names, *other_prompts(wanted.classes or {})), wanted.distractors)
         writer = None
         if output is not None:
             writer = opened(VideoWriter(output, like=video, sound=not options.no_sound))
@@ -151,6 +143,14 @@ def run(options: VideoOptions) -> int:
             records.append(CsvRecords(opened(text_file(options.csv)), smoothed=options.smooth > 0))
         if options.json is not None:
             records.append(JsonRecords(opened(text_file(options.json)), _header(options, video, tracker)))
+        tell_names(
+            detector,
+            tracker.vocabulary,
+            classes=wanted.classes,
+            score=tracker.score,
+            class_agnostic=options.class_agnostic,
+        )
+        tell_distractors(detector, (*tracker.class_names, *other_prompts(wanted.classes or {})), wanted.distractors)
         done = follow(video, tracker, writer=writer, window=window, records=records)
     return _report(options, video, done, output, score=tracker.score)
 
