@@ -73,7 +73,7 @@ def test_an_exemplar_joins_the_class_of_its_name(here: Path) -> None:
 def test_splits_weights_and_renames_may_be_spelled_otherwise(here: Path) -> None:
     Path("split.json").write_text('{"base": ["coffee cup"], "novel": ["Bow (weapon)"]}')
     Path("weights.json").write_text('{"bow_(weapon)": 8}')
-    Path("names.json").write_text('{"Coffee_cup": "mug"}')
+    Path("names.json").write_text('{"Coffee_cup": ["mug", "coffee mug"], "bow (weapon)": "longbow"}')
     options = ["--images", "photos", "--annotations", "boxes.json", "--model", "model.safetensors", "--device", "cpu"]
     options += ["--class-weights", "weights.json", "--rename", "names.json", "--split", "split.json"]
     assert main(["evaluate", *options, "--resamples", "2", "--json", "report.json"]) == 0
@@ -81,12 +81,13 @@ def test_splits_weights_and_renames_may_be_spelled_otherwise(here: Path) -> None
     assert report["vocabulary"] == ["coffee cup", "Bow (weapon)"]
     assert report["boxes"] == 6
     assert report["class_weights"] == {"Bow (weapon)": 8.0}
-    assert report["synonyms"]["renamed"] == {"coffee cup": "mug"}
+    assert report["synonyms"]["renamed"] == {"coffee cup": ["mug", "coffee mug"], "Bow (weapon)": "longbow"}
 
 
 def test_thresholds_and_renames_by_class() -> None:
     assert Thresholds(usual=0.3, by_class={"coffee cup": 0.5}).of(["dog", "Coffee_cup"]) == (0.3, 0.5)
-    assert rename(["coffee_cup", "dog"], {"coffee cup": "mug"}) == (["mug", "dog"], ["coffee_cup"])
+    renamed, changed = rename(["coffee_cup", "dog"], {"coffee cup": ("mug",)})
+    assert (list(renamed), changed) == (["mug", "dog"], ["coffee_cup"])
 
 
 def test_names_are_taught_and_kept_by_class(here: Path) -> None:

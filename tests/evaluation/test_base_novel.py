@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from cora.errors import DataError
+from cora.errors import DataError, VocabularyError
 from cora.evaluation.base_novel import class_groups, group_ratios, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import resample_counts
 from cora.evaluation.coco_ap import evaluate_boxes
-from cora.evaluation.synonyms import load_synonyms, rename
+from cora.evaluation.synonyms import SHIPPED, load_synonyms, read_synonyms, rename
 from tests.evaluation.coco_data import CLASSES, ground_truth, noisy_results, perfect_results
 
 GROUPS = class_groups(["cat", "dog"], ["bus"])
@@ -65,7 +65,7 @@ def test_shipped_synonyms_are_new_words():
 def test_shipped_synonyms_cover_the_benchmark(shared):
     split = json.loads((shared / "kit/coco_ovd_mini/class_split.json").read_text(encoding="utf-8"))
     names = split["base"] + split["novel"]
-    synonyms = load_synonyms()
+    synonyms = read_synonyms(SHIPPED)
     assert set(synonyms) <= set(names)
     assert len(set(split["novel"]) & set(synonyms)) >= 12
     renamed, changed = rename(names, synonyms)
@@ -74,11 +74,25 @@ def test_shipped_synonyms_cover_the_benchmark(shared):
 
 
 def test_rename_keeps_order_and_refuses_clashes():
-    assert rename(["cat", "dog"], {"dog": "puppy", "zebra": "x"}) == (["cat", "puppy"], ["dog"])
-    with pytest.raises(DataError, match="used twice: cat"):
-        rename(["cat", "dog"], {"dog": "cat"})
+    renamed, changed = rename(["cat", "dog"], {"dog": ("puppy", "hound"), "zebra": ("x",)})
+    assert list(renamed.items()) == [("cat", ("cat",)), ("puppy", ("puppy", "hound"))]
+    assert changed == ["dog"]
+    for others in (("cat",), ("puppy", "Cat")):
+        with pytest.raises(DataError, match=r"got \d used twice: .*cat"):
+            rename(["cat", "dog"], {"dog": others})
     with pytest.raises(DataError, match="got none in 1 entries"):
-        rename(["cat", "dog"], {"horse": "pony"})
+        rename(["cat", "dog"], {"horse": ("pony",)})
+    with pytest.raises(VocabularyError, match="got 'Puppy' twice"):
+        rename(["dog"], {"dog": ("Puppy", "puppy")})
+
+
+@pytest.mark.parametrize("given", ['["sofa", "settee"]', '"sofa | settee"', '"sofa, settee"', '"sofa; settee;"'])
+def test_a_class_may_have_several_synonyms(tmp_path, given):
+    path = tmp_path / "names.json"
+    path.write_text(f'\ufeff{{"couch": {given}}}', encoding="utf-8")
+    assert read_synonyms(path) == {"couch": ("sofa", "settee")}
+    path.write_text('{"couch": ["sofa, red"], "bow": "\\"bow, red\\""}', encoding="utf-8")
+    assert read_synonyms(path) == {"couch": ("sofa, red",), "bow": ("bow, red",)}
 
 
 @pytest.mark.parametrize(
@@ -88,12 +102,14 @@ def test_rename_keeps_order_and_refuses_clashes():
         ("{", "bad JSON"),
         ('{"a": ""}', "JSON object"),
         ('{"a": 3}', "JSON object"),
+        ('{"a": []}', "for several, got .. for 'a'"),
+        ('{"a": ["b", 3]}', "got .*3. for 'a'"),
     ],
 )
 def test_bad_synonym_files_are_refused(tmp_path, content, message):
     path = tmp_path / "names.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        load_synonyms(path)
+        read_synonyms(path)
     with pytest.raises(DataError, match="cannot read"):
-        load_synonyms(tmp_path / "none.json")
+        read_synonyms(tmp_path / "none.json")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cora.evaluation.setting import Setting
     from cora.predictor import Predictor, Tiles
     from cora.predictor.adapt import Scoring
+    from cora.regions import ClassPrompts
     from cora.regions.sentences import Sentences
     from cora.training.engine import Engine
 
@@ -80,7 +81,8 @@ class EvaluateOptions(MeasureOptions):
     batch_size: int = option(type=positive, default=1, help="images in one pass (default: %(default)s)")
     rename: str | None = option(
         metavar="FILE",
-        help='measure again with other names: JSON of plain name to synonym, or "coco" for the shipped list',
+        help="measure again with other names: JSON of plain name to synonym, or to a list of them that are looked for "
+        'together, or "coco" for the shipped list',
     )
     class_weights: str | None = option(
         metavar="WEIGHTS",
@@ -141,7 +143,7 @@ class _Inputs:
     setting: Setting
     sentences: Sentences
     weights: dict[str, float] | None
-    renamed: tuple[list[str], list[str]]
+    renamed: tuple[ClassPrompts, list[str]]
     predictor: DatasetPredictor | None
     tiles: Tiles | None
     study: Section | None
@@ -153,7 +155,7 @@ class _Inputs:
         from cora.detector.presets import DEFAULT
         from cora.evaluation.setting import read_setting
         from cora.evaluation.study_section import read_study
-        from cora.evaluation.synonyms import load_synonyms, rename
+        from cora.evaluation.synonyms import read_synonyms, rename
         from cora.predictor.device import pick_device
 
         images, annotations, model = take_hold_out(options)
@@ -170,7 +172,7 @@ class _Inputs:
         )
         sentences, names = options.text.read(setting.class_names), list(setting.class_names)
         weights = read_class_weights(options.class_weights, setting.groups)
-        renamed = rename(names, load_synonyms(options.rename)) if options.rename else (names, [])
+        renamed = rename(names, read_synonyms(options.rename)) if options.rename else ({}, [])
         return cls(
             annotations=annotations,
             model=model,

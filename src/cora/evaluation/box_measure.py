@@ -20,6 +20,7 @@ from cora.evaluation.predict_processes import DatasetPredictor, Request
 from cora.evaluation.results import read_results
 from cora.evaluation.setting import Setting
 from cora.evaluation.tables import synonym_table
+from cora.regions import ClassPrompts
 
 #: Oracles that answer with the best boxes -> how many of an image.
 CEILINGS = {BEST_OF_100: 100, BEST_OF_300: 300}
@@ -73,7 +74,7 @@ def measure_file(path: Path, setting: Setting, *, score: float | None) -> tuple[
 
 
 def measure_synonyms(
-    setting: Setting, predictor: DatasetPredictor, plain: Measured, renamed: Sequence[str], changed: Sequence[str]
+    setting: Setting, predictor: DatasetPredictor, plain: Measured, renamed: ClassPrompts, changed: Sequence[str]
 ) -> tuple[Table, dict[str, Any]]:
     """What other names for the same classes give: as a table, and for the report.
 
@@ -81,16 +82,20 @@ def measure_synonyms(
         setting: what is measured on.
         predictor: the model.
         plain: what the classes' own names gave.
-        renamed: a name for every class.
+        renamed: a name for every class, with its prompts.
         changed: classes whose name is another.
     """
-    other = measure_all(predictor, Request(classes=tuple(renamed)), setting, "synonyms")[AS_IT_IS]
+    other = measure_all(predictor, Request(classes=renamed), setting, "synonyms")[AS_IT_IS]
     groups = {group: tuple(n for n in members if n in set(changed)) for group, members in setting.groups.items()}
     plain_scores = group_scores(plain.evaluation, plain.resampled, groups)
     other_scores = group_scores(other.evaluation, other.resampled, groups)
     ratios = group_ratios(plain.evaluation, other.evaluation, plain.resampled, other.resampled, groups)
     return synonym_table(plain_scores, other_scores, ratios), {
-        "renamed": {name: new for name, new in zip(setting.class_names, renamed, strict=True) if name != new},
+        "renamed": {
+            name: new[0] if len(new) == 1 else list(new)
+            for name, new in zip(setting.class_names, renamed.values(), strict=True)
+            if new != (name,)
+        },
         "plain": {group: score.as_dict() for group, score in plain_scores.items()},
         "synonyms": {group: score.as_dict() for group, score in other_scores.items()},
         "ratio": {group: ratio.as_dict() for group, ratio in ratios.items()},

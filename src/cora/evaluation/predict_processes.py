@@ -20,6 +20,7 @@ from cora.errors import CoraError
 from cora.evaluation.oracles import AS_IT_IS, predict_oracles
 from cora.evaluation.predict import Predictions, Progress, predict_dataset
 from cora.predictor import Predictor, Tiles
+from cora.regions import ClassPrompts
 
 #: (indices, title) -> the indices, shown as they are done.
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -32,11 +33,11 @@ _PARTS = 8
 class Request:
     """One pass over the images.
 
-    classes: names to search for, one for each class of the dataset; class_weights: by these names; oracles: whether
-    to answer with all oracles instead of the detector's own results alone.
+    classes: names to search for, one for each class of the dataset, maybe with prompts; class_weights: by these names;
+    oracles: whether to answer with all oracles instead of the detector's own results alone.
     """
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | ClassPrompts
     class_weights: Mapping[str, float] | None = None
     oracles: bool = False
 
@@ -208,7 +209,7 @@ def _run(
 ) -> dict[str, Predictions]:
     if request.oracles:
         chosen = {name: options[name] for name in ("score", "max_detections")}
-        return predict_oracles(detector, dataset, request.classes, indices=indices, progress=progress, **chosen)
+        return predict_oracles(detector, dataset, tuple(request.classes), indices=indices, progress=progress, **chosen)
     found = predict_dataset(
         detector,
         dataset,

@@ -7,26 +7,35 @@ The shipped file `data/coco_synonyms.json` maps COCO class names to one everyday
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from cora.errors import DataError
-from cora.names import name_key, repeated_names
+from cora.names import name_key, names_in, repeated_names
+from cora.regions import ClassPrompts, class_prompts
 
 SHIPPED = "coco"
+_FORM = 'such as {"couch": "sofa"}, or {"couch": ["sofa", "settee"]} for several'
 
 
-def load_synonyms(source: str | Path = SHIPPED) -> dict[str, str]:
-    """Read plain name -> synonym: the shipped COCO file for "coco", else a JSON file.
+def load_synonyms() -> dict[str, str]:
+    """The shipped list: plain name -> its one synonym."""
+    return {name: others[0] for name, others in read_synonyms(SHIPPED).items()}
 
-    Raises: DataError when the file is missing, not JSON, or not an object of text to text.
+
+def read_synonyms(source: str | Path) -> dict[str, tuple[str, ...]]:
+    """Read plain name -> synonyms: the shipped COCO file for "coco", else a JSON file.
+
+    A text may list several, as `--classes` does; in a list every text is one.
+
+    Raises: DataError when the file is missing, not JSON, or not an object of text to texts.
     """
     if source == SHIPPED:
         text = resources.files("cora.evaluation").joinpath("data/coco_synonyms.json").read_text(encoding="utf-8")
     else:
         try:
-            text = Path(source).read_text(encoding="utf-8")
+            text = Path(source).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"expected a JSON file of synonyms, cannot read {source}: {error}") from error
     try:
@@ -35,29 +44,41 @@ def load_synonyms(source: str | Path = SHIPPED) -> dict[str, str]:
         raise DataError(
             f"expected a JSON object of plain name to synonym in {source}, got bad JSON: {error}"
         ) from error
-    if not isinstance(synonyms, dict) or not all(isinstance(v, str) and v.strip() for v in synonyms.values()):
-        raise DataError(f'expected a JSON object of plain name to synonym in {source}, such as {{"couch": "sofa"}}')
-    return {str(name): str(other) for name, other in synonyms.items()}
+    if not isinstance(synonyms, dict):
+        raise DataError(f"expected a JSON object of plain name to synonym in {source}, {_FORM}")
+    return {name: _names(name, given, source) for name, given in synonyms.items()}
 
 
-def rename(names: Sequence[str], synonyms: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Replace the names that have a synonym; the order stays.
+def _names(plain: str, given: object, source: str | Path) -> tuple[str, ...]:
+    found = names_in(given) if isinstance(given, str) else given
+    if isinstance(found, list) and found and all(isinstance(name, str) and name.strip() for name in found):
+        return tuple(found)
+    raise DataError(
+        f"expected a JSON object of plain name to synonym in {source}, {_FORM}, got {json.dumps(given)} for {plain!r}"
+    )
 
-    Returns: all names after the replacement, and those plain names that changed.
-    Raises: DataError when no name changes, or when two classes end up with one name.
+
+def rename(names: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> tuple[ClassPrompts, list[str]]:
+    """Replace the names that have synonyms; the order stays.
+
+    Returns: all names after the replacement, each with what is looked for: where there are several synonyms, all of
+        them, under the first one's name; and those plain names that changed.
+    Raises: DataError when no name changes, or when two classes end up with one name; VocabularyError for a synonym that
+        is given twice.
     """
-    by_key = {name_key(name): other for name, other in synonyms.items()}
-    renamed = [by_key.get(name_key(name), name) for name in names]
-    changed = [name for name, other in zip(names, renamed, strict=True) if name_key(other) != name_key(name)]
+    by_key = {name_key(name): tuple(others) for name, others in synonyms.items()}
+    renamed = [by_key.get(name_key(name), (name,)) for name in names]
+    changed = [name for name, new in zip(names, renamed, strict=True) if set(map(name_key, new)) != {name_key(name)}]
     if not changed:
         raise DataError(
             f"expected synonyms for some of the {len(names)} classes, got none in {len(synonyms)} entries; "
             "the keys must be class names of the annotation file"
         )
-    clashes = sorted(set(repeated_names(renamed)))
+    each = [name for new in renamed for name in {name_key(one): one for one in new}.values()]
+    clashes = sorted(set(repeated_names(each)))
     if clashes:
         raise DataError(
             f"expected different names after renaming, got {len(clashes)} used twice: "
             f"{', '.join(clashes[:5])}; choose other synonyms"
         )
-    return renamed, changed
+    return class_prompts({new[0]: new for new in renamed}), changed
