@@ -1,12 +1,20 @@
 """The threshold of the greatest F1: no other is better, and where nothing is right it says so."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cora.data.read import read_dataset
 from cora.errors import DataError
+from cora.evaluation import held_out
 from cora.evaluation.best_threshold import HIGHEST, LOWEST, BestThreshold, best_of_results, best_threshold
+from cora.evaluation.predict import Predictions
+from tests.detector.conftest import tiny_detector
+from tests.evaluation.coco_data import ground_truth, noisy_results, write_folder
 
 Detection = tuple[float, bool]
 # Coarse and fine scores, so that equal ones and close ones both come.
@@ -99,3 +107,33 @@ def test_coco_results_are_matched_and_crowds_do_not_count() -> None:
     assert best_of_results(truth, [], classes=classes) is None
     with pytest.raises(DataError, match="other image ids"):
         best_of_results(truth, [{**results[0], "image_id": 8}], classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("config", "passes"),
+    [({}, 1), ({"nms_iou": 0.6}, 2), ({"max_detections": 50}, 2), ({"exact_boxes": 5}, 2)],
+)
+def test_what_was_evaluated_is_not_detected_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, float], passes: int
+) -> None:
+    truth = ground_truth(seed=3, images=6)
+    images, annotations = write_folder(tmp_path, truth)
+    dataset = read_dataset(images=images, annotations=annotations)
+    results = noisy_results(truth, seed=3)
+    calls: list[float] = []
+
+    def predict(*arguments: object, score: float = 0.001, **options: object) -> Predictions:
+        calls.append(score)
+        found = [one for one in results if one["score"] > score]
+        return Predictions(results=found, images=len(dataset), seconds=0.0)
+
+    monkeypatch.setattr(held_out, "predict_dataset", predict)
+    detector = tiny_detector(tmp_path / "cache")
+    own = replace(detector.config.postprocess, **{"nms_iou": 0.5, "max_detections": 100, "exact_boxes": 0, **config})
+    detector.config = replace(detector.config, postprocess=own)
+    judge = held_out.HeldOut(dataset=dataset)
+    evaluation = judge.evaluate(detector)
+    once = judge.best_threshold(detector, evaluation=evaluation)
+    assert calls == [0.001, LOWEST][:passes]
+    assert once is not None
+    assert once == judge.best_threshold(detector)

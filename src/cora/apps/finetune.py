@@ -145,7 +145,9 @@ def run(options: FinetuneOptions) -> int:
     after = scores_by_group(found, sets)
     # The classes were taught against everyday names: these need not compete any more.
     judges = held_out if held_out is not None else HeldOut(dataset=train_set)
-    best = judges.best_threshold(detector, progress=partial(tracked, title="score threshold"))
+    best = judges.best_threshold(
+        detector, evaluation=found.get("own photos"), progress=partial(tracked, title="score threshold")
+    )
     store(detector, best, distractors="none")
     detector.config = replace(detector.config, class_names=(*base, *novel))
     for file in dict.fromkeys((options.run_dir / MODEL, output)):

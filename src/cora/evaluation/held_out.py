@@ -11,11 +11,11 @@ from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
 from cora.evaluation.base_novel import GroupScore, frequency_groups, group_scores, resampled_ap50
-from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_results
+from cora.evaluation.best_threshold import LOWEST, BestThreshold, best_of_matches, best_of_results
 from cora.evaluation.bootstrap import resample_counts
 from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
+from cora.evaluation.predict import NMS_IOU, ground_truth, predict_dataset
 from cora.evaluation.predict import Progress as OverImages
-from cora.evaluation.predict import ground_truth, predict_dataset
 from cora.evaluation.region_accuracy import accuracy, rank_regions
 from cora.predictor import scoring_all_boxes
 
@@ -83,6 +83,7 @@ class HeldOut:
         distractors: Sequence[str] = (),
         at_once: int | None = None,
         class_agnostic: bool = False,
+        evaluation: BoxEvaluation | None = None,
         progress: OverImages = iter,
     ) -> BestThreshold | None:
         """The score threshold of the greatest F1 at IoU 0.5, classes pooled; None where no detection is right.
@@ -92,9 +93,15 @@ class HeldOut:
             distractors: names that compete with the classes.
             at_once: classes that are looked for at a time, drawn once at random; None for all.
             class_agnostic: suppress between the classes that are looked for at a time, too.
+            evaluation: what `evaluate` gave of this detector: nothing is detected again where that would find the same.
             progress: wraps the images of every pass.
         """
-        config, names = detector.config.postprocess, self.dataset.class_names
+        config, names, truth = detector.config.postprocess, self.dataset.class_names, ground_truth(self.dataset)
+        as_evaluated = not distractors and at_once is None and not class_agnostic and not self.all_boxes
+        # Which boxes are pooled exactly depends on the least score; where all are, it only leaves boxes out.
+        limits = (config.exact_boxes, config.nms_iou, config.max_detections) == (0, NMS_IOU, detection_limit(truth))
+        if evaluation is not None and as_evaluated and limits:
+            return best_of_matches(evaluation.matched)
         number = {name: i for i, name in enumerate(names, start=1)}
         drawn = list(names) if at_once is None else random.Random(0).sample(names, len(names))
         results = []
@@ -112,7 +119,7 @@ class HeldOut:
                 progress=progress,
             )
             results += [{**one, "category_id": number[asked[one["category_id"] - 1]]} for one in found.results]
-        return best_of_results(ground_truth(self.dataset), results, classes=number)
+        return best_of_results(truth, results, classes=number)
 
     def region_accuracy(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
         """Share of ground-truth boxes named right among all classes, and its mean over classes, by group."""

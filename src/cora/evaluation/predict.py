@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
 #: Average precision needs the low scores too: METHOD section 7.
-MIN_SCORE = 0.001
+MIN_SCORE, NMS_IOU = 0.001, 0.5
 
 
 #: Place among the images, image, its id.
@@ -49,7 +49,7 @@ def predict_dataset(
     *,
     indices: Sequence[int] | None = None,
     score: float = MIN_SCORE,
-    nms_iou: float = 0.5,
+    nms_iou: float = NMS_IOU,
     max_detections: int = MAX_DETECTIONS,
     class_agnostic: bool = False,
     class_weights: Mapping[str, float] | None = None,
