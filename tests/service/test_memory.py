@@ -1,18 +1,14 @@
 """What a service keeps of requests that it has answered: nothing."""
 
-import ctypes
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from cora.detector import Detector
-from cora.service import memory
 from cora.service.worker import CallJob, ModelWorker
 from tests.service.conftest import image_file, make_app, make_service, upload, wait_until
 
@@ -58,48 +54,3 @@ def test_answered_jobs_are_let_go_while_nothing_else_comes(tiny: Detector) -> No
     del job
     wait_until(lambda: left() is None)
     worker.close()
-
-
-def test_freed_memory_goes_back_now_and_then(tiny: Detector) -> None:
-    tidied: list[int] = []
-    ran: list[int] = []
-    worker = ModelWorker(detector=tiny, tidy=lambda: tidied.append(len(ran)))
-    worker.start()
-    worker.submit([CallJob(function=lambda detector, number=number: ran.append(number)) for number in range(70)])
-    worker.close()
-    assert tidied == [32, 64]
-
-
-@pytest.fixture
-def _forgotten() -> Iterator[None]:
-    memory._trim.cache_clear()
-    yield
-    memory._trim.cache_clear()
-
-
-@pytest.mark.usefixtures("_forgotten")
-def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[None] = []
-
-    def library(name: None) -> SimpleNamespace:
-        asked.append(name)
-        return SimpleNamespace()  # without malloc_trim
-
-    monkeypatch.setattr(ctypes, "CDLL", library)
-    memory.give_back()
-    memory.give_back()
-    assert asked == [None]
-
-
-@pytest.mark.usefixtures("_forgotten")
-def test_the_whole_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def malloc_trim(keep: int) -> int:
-        asked.append(keep)
-        return 1
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=malloc_trim))
-    memory.give_back()
-    memory.give_back()
-    assert asked == [0, 0]

@@ -13,6 +13,7 @@ from cora.errors import ImageError
 from cora.images import ImageSource, Preprocessor
 from cora.predictor.encoded import detections_of
 from cora.predictor.images import Read, Unreadable, chunks, path_of, read_all
+from cora.predictor.memory import after_pass
 from cora.predictor.model import Model
 from cora.predictor.settings import PredictSettings
 from cora.predictor.tiling import Tiles, predict_tiled, suppress_between_classes
@@ -101,7 +102,7 @@ class Call:
         with torch.inference_mode():
             batch = self.preprocessor(images)
             kept = self.model.detect(batch, self.vocabulary, self.settings)
-        return [
-            detections_of(one, self.vocabulary.names, size)
-            for one, size in zip(kept, batch.original_sizes, strict=True)
-        ]
+        sizes = batch.original_sizes
+        del batch
+        after_pass()
+        return [detections_of(one, self.vocabulary.names, size) for one, size in zip(kept, sizes, strict=True)]

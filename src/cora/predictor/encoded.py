@@ -13,6 +13,7 @@ from cora.detector.postprocess import Found
 from cora.errors import ImageError, ModelError, OptionError
 from cora.images import ImageSource, Preprocessor
 from cora.predictor.images import path_of, read_all
+from cora.predictor.memory import after_pass
 from cora.predictor.model import Model, TorchModel
 from cora.predictor.settings import PredictSettings
 from cora.regions import Vocabulary
@@ -61,6 +62,7 @@ def encode(model: Model, source: ImageSource, preprocessor: Preprocessor, precis
     made_by = preprocessor, model.state(precision)
     with torch.inference_mode():
         seen = model.see(preprocessor([read.image]), precision)
+    after_pass()
     return EncodedImage(read.image, path_of(source), seen, made_by)
 
 

@@ -15,7 +15,6 @@ from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
 from cora.predictor import PredictOptions, Predictor
 from cora.service.encoded_images import EncodedImages
-from cora.service.memory import give_back
 from cora.service.pictures import Picture
 from cora.service.refusal import RefusedError
 from cora.service.vocabularies import VocabularyCache
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     from cora.detector import Detector
 
 _LOG = logging.getLogger(__name__)
-
-_TIDY_AFTER = 32
-"""Passes after which freed memory goes back to the system. The pages come back one by one with the next pass, which
-costs some 0.1 s: after every pass that was a sixth of the throughput, after so many it does not show."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,6 @@ class ModelWorker:
         max_batch: images in one pass.
         gather_s: seconds.
         on_batch: told the number of images and the seconds of every pass, in the worker's thread.
-        tidy: called there, too, after every 32 passes.
         class_weights: factors on classes in pre-matching, of those that a query names.
     """
 
@@ -105,7 +99,6 @@ class ModelWorker:
         max_batch: int = 8,
         gather_s: float = 0.004,
         on_batch: Callable[[int, float], None] = lambda pictures, seconds: None,
-        tidy: Callable[[], None] = give_back,
         class_weights: Mapping[str, float] | None = None,
     ) -> None:
         self.max_batch = max_batch
@@ -114,8 +107,6 @@ class ModelWorker:
         self._vocabularies = VocabularyCache(detector=self._detector, class_weights=class_weights)
         self._images = EncodedImages(detector=self._detector)
         self._on_batch = on_batch
-        self._tidy = tidy
-        self._passes = 0
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -171,9 +162,6 @@ class ModelWorker:
             self._work(jobs)
             # Until the next jobs nobody refers to these, or their images and results would outlive their answers.
             jobs.clear()
-            self._passes += 1
-            if self._passes % _TIDY_AFTER == 0:
-                self._tidy()
 
     def _next(self) -> list[Job]:
         """The next jobs to run together; none when there will be no more."""
