@@ -66,8 +66,9 @@ def spelled_as(names: Sequence[str], among: Iterable[str]) -> dict[str, str]:
     }
 
 
-#: What stands between names, also the comma, the list comma and the semicolon of Chinese keyboards, and a table's tab.
-_DIVIDERS = ",;|\t\uff0c\u3001\uff1b"
+#: What stands between names, also the comma, the list comma, the full stop and the semicolon of Chinese keyboards, the
+#: Arabic comma, and a table's tab.
+_DIVIDERS = ",;|\t\uff0c\u3001\u3002\uff1b\u060c"
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 #: Quotes of word processors.
 _PLAIN = str.maketrans({**dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'), **dict.fromkeys("\u2018\u2019", "'")})

@@ -78,6 +78,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["detect", "a.jpg", "--clases", "cat"], "unknown option --clases, did you mean --classes?; see 'cora detect"),
         (["detect", "a.jpg", "--conf", "0.3"], "unknown option --conf, did you mean --score?; see 'cora detect"),
         (["detect", "a.jpg", "--text-prompt", "cat ."], "unknown option --text-prompt, did you mean --classes?; see"),
+        (["detect", "--source", "a.jpg"], "unknown option --source, SOURCE needs no option; see 'cora detect --help'"),
+        (["index", "--images", "photos"], "unknown option --images, DIR needs no option; see 'cora index --help'"),
         (["detect", "a.jpg", "--clases=cat"], "unknown option --clases, did you mean --classes?; see 'cora detect"),
         (["evaluate", "--anotations", "a"], "unknown option --anotations, did you mean --annotations?; see 'cora eval"),
         (["train", "all", "--epoch", "3"], "unknown option --epoch; see 'cora train all --help'"),

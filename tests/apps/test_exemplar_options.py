@@ -24,6 +24,8 @@ from tests.retrieval.conftest import write_picture
         ("logo=a#1.png", "logo", "a#1.png", None),
         ("logo=a#1.png#0,0,1.5,2", "logo", "a#1.png", (0, 0, 1.5, 2)),
         ("logo=a=b.png", "logo", "a=b.png", None),
+        ("logo = a.png", "logo", "a.png", None),
+        ("logo = a.png #1,2,3,4", "logo", "a.png", (1, 2, 4, 6)),
     ],
 )
 def test_forms(text: str, name: str, path: str, box_xyxy_px: tuple[float, ...] | None) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import cora
 from cora.apps.cli import main
 from cora.data.name_file import parse_classes
 from cora.errors import VocabularyError
@@ -40,6 +41,13 @@ FORMS: dict[str, tuple[str, str | bytes]] = {
     "data.yaml": ("data.yaml", "train: images\nnc: 2\nnames: [cat, remote control]\n"),
     "data.yaml by number": ("data.yaml", "path: ..\nnames:\n  0: cat\n  1: remote control\n"),
     "data.yaml as text": ("n.txt", "nc: 2\nnames:\n- cat\n- remote control\n"),
+    "table of a spreadsheet": ("n.csv", "id;name\n0;cat\n1;remote control\n"),
+    "constant of a program": ("n.py", "CLASSES = (\n    'cat',\n    'remote control',\n)\n"),
+    "TOML": ("n.toml", 'names = ["cat", "remote control"]\n'),
+    "full stops of Chinese": ("n.txt", "cat\u3002remote control\u3002"),
+    "commas of Arabic": ("n.txt", "cat\u060c remote control"),
+    "names of darknet": ("coco.names", "cat\nremote control\n"),
+    "labels of CVAT": ("n.json", '[{"name": "cat", "attributes": []}, {"name": "remote control"}]'),
     "label map": ("n.pbtxt", "item {\n id: 1\n name: 'cat'\n}\nitem { name: '/m/0' display_name: 'remote control' }\n"),
 }  # fmt: skip
 
@@ -88,6 +96,10 @@ BAD = {
     "numbers": ("n.json", "[1, 2]", "expected a JSON list of class names"),
     "broken JSON": ("n.json", '["cat"', "cannot be read as JSON|expected"),
     "no names": ("n.yaml", "train: images", "expected class names under names"),
+    "XML": ("n.xml", "<labels><label>cat</label></labels>", "got XML or HTML: .*n.xml; write one name a line"),
+    "lines of JSON": ("n.jsonl", '{"name": "cat"}\n{"name": "cup"}\n', "cannot be read as JSON"),
+    "a workbook": ("n.xlsx", b"PK\x03\x04\x14\0\x06\0", "got zeros in"),
+    "a count that differs": ("n.yaml", "nc: 5\nnames: [cat, cup]", "5 for 2 names"),
     "odd names": ("n.yaml", "names: {a: cat}", "1 names that are not a whole number"),
 }
 
@@ -98,6 +110,46 @@ def test_files_that_hold_no_names(tmp_path: Path, kind: str) -> None:
     with pytest.raises(VocabularyError, match=message) as error:
         parse_classes(write(tmp_path / name, content))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["cat\nremote control\n", "- cat\n- remote control", "1. cat\n2. remote control"])
+def test_the_content_of_a_file_may_stand_for_it(text: str) -> None:
+    assert parse_classes(text) == ["cat", "remote control"]
+
+
+@pytest.mark.usefixtures("loaded", "folder")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--classes", "cat, @names.txt"], "expected class names, or one @FILE alone, got @names.txt among others"),
+        (["--classes", "*"], "got '*'; leave --classes out for the built-in vocabulary"),
+        (["--classes", " All"], "got 'All'; leave --classes out"),
+        (
+            ["--classes", "cat", "--distractors", " , "],
+            '--distractors: expected names, or "none" for none, got an empty',
+        ),
+        (["--classes", "cat", "--class-weights", "cat:2"], "expected NAME=WEIGHT or JSON of class name to weight"),
+        (["--classes", "cat", "--class-weights", "@w.json"], "cannot read @w.json: No such file or directory"),
+        (
+            ["--classes", "cat", "--templates", "a photo of a {}"],
+            "got a template: a photo of a {}; write it into a file",
+        ),
+    ],
+)
+def test_what_stands_for_no_list_is_refused_in_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", "photos/white.jpg", *options]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert (out, err.count("\n")) == ("", 1)
+
+
+@pytest.mark.usefixtures("loaded", "folder")
+@pytest.mark.parametrize("none", ["none", "None", " NONE "])
+def test_none_stands_for_no_distractors(none: str) -> None:
+    assert main(["detect", "photos/white.jpg", "--classes", "cat", "--distractors", none]) == 0
+    assert cora.load("nano").distractors == ()  # type: ignore[attr-defined]
 
 
 def test_a_file_without_its_sign_is_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

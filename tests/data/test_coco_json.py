@@ -35,13 +35,17 @@ BAD: dict[str, tuple[Change, str, int]] = {
     "missing photo": (image(file_name="gone.png"), r"1 missing image files \(first: gone.png\)", 1),
     "parent folder": (image(file_name="../out.png"), r"1 file names that leave the image folder \(first: ../out", 1),
     "absolute name": (image(file_name="/etc/passwd"), "1 file names that leave the image folder", 1),
-    "name is a number": (image(file_name=3), "1 file names that leave the image folder", 1),
+    "name is a number": (image(file_name=3), r"1 file names that are no text \(first: 3\)", 1),
     "no name": (lambda c: c["images"][0].pop("file_name"), "1 images without id or file_name", 1),
     "image is text": (more("images", "a.png"), r"1 images without id or .* \(first: entry 2\)", 3),
     "duplicate image": (lambda c: c["images"].append(c["images"][0]), "1 duplicate image ids", 3),
     "image id is text": (more("images", {"id": [], "file_name": "a.png", "width": 1, "height": 1}), "1 image ids", 3),
     "no area": (image(width=0), "1 images without an area", 1),
-    "width is text": (image(width="40"), "1 images without an area", 1),
+    "width is negative": (image(width=-40), "1 images without an area", 1),
+    "box as words": (box(bbox="5, 5, 9, 9"), "1 boxes that are not four finite numbers", 2),
+    "box as an object": (box(bbox={"x": 1, "y": 2}), "1 boxes that are not four finite numbers", 2),
+    "category by name": (box(category_id="no such"), r"1 unknown category ids \(first: annotation 1: no such\)", 2),
+    "crowd as a list": (box(iscrowd=[]), r"1 values of iscrowd that are neither 0 nor 1 \(first: .* 1: \[\]\)", 2),
     "huge width": (image(width=10**400), "1 images without an area", 1),
     "other size": (image(width=41), "1 images of another size than their file says .first: a.png: 41x20, is 40x20", 1),
     "crowd or not": (box(iscrowd="maybe"), r"1 values of iscrowd that are neither 0 nor 1 \(first: .* 1: maybe\)", 2),
@@ -237,6 +241,22 @@ SAME: dict[str, tuple[Change, dict[str, int]]] = {
     "words as ids": (
         lambda c: ids(c, lambda number: f"n{number}"),
         {"image ids that are no whole numbers, numbered": 2, "category ids that are no whole numbers, numbered": 3},
+    ),
+    "sizes as text": (
+        all_of("images", lambda e: e.update(width=str(e["width"]), height=f"{e['height']} px")),
+        {"images without width or height, measured": 2},
+    ),
+    "names of a bucket": (
+        all_of("images", lambda e: e.update(file_name=f"gs://bucket/set/{e['file_name']}")),
+        {"images found under another name": 2},
+    ),
+    "names with blanks behind": (
+        all_of("images", lambda e: e.update(file_name=f"{e['file_name']} ")),
+        {"images found under another name": 2},
+    ),
+    "names without an ending": (
+        all_of("images", lambda e: e.update(file_name=Path(e["file_name"]).stem)),
+        {"images found under another name": 2},
     ),
     "ids with a point": (
         lambda c: ids(c, float),

@@ -28,13 +28,17 @@ def fill(folder: Path, names: list[str]) -> None:
 
 
 def test_what_counts_and_what_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fill(
-        tmp_path, ["b.JPG", "a.jpg", "x/c.HEIC", "x/d.avif", "._a.jpg", ".DS_Store", ".git/e.jpg", "f.CR2", "notes.txt"]
-    )
+    kept, others = ["b.JPG", "a.jpg", "x/c.HEIC", "x/d.avif"], ["f.CR2", "g.pdf", "h.svg", "IMG_2.MOV", "notes.txt"]
+    fill(tmp_path, [*kept, *others, "._a.jpg", ".DS_Store", ".git/e.jpg"])
     images, problems = list_images(tmp_path)
     assert names_of(images, tmp_path) == ["a.jpg", "b.JPG", "x/c.HEIC", "x/d.avif"]
     assert not problems
-    for said in ("1 hidden files (first: ._a.jpg)", "1 hidden folders (first: .git)", "as .cr2 (first: f.CR2)"):
+    for said in (
+        "1 hidden files (first: ._a.jpg)",
+        "1 hidden folders (first: .git)",
+        "3 files of kinds that cannot be read (first: f.CR2)",
+        "1 videos, which 'cora video' reads (first: IMG_2.MOV)",
+    ):
         assert said in caplog.text
     caplog.clear()
     images, _ = list_images(tmp_path, deep=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cora.errors import CoraError, VocabularyError
+from cora.errors import CoraError, ImageError, VocabularyError
 from cora.predictor import (
     OptionError,
     PredictOptions,
@@ -165,6 +165,11 @@ def test_lists_of_any_kind_are_lists(predictor: Predictor) -> None:
     for names in (("cat", "cup"), np.array(["cat", "cup"]).tolist(), iter(["cat", "cup"]), {"cat": 0, "cup": 1}.keys()):
         assert predictor.vocabulary(names).names == ("cat", "cup")  # type: ignore[arg-type]
     predictor.predict(IMAGE, ["cup"], score=np.float32(0.5), max_detections=np.int64(3))  # type: ignore[call-overload]
+
+
+def test_a_mapping_is_no_list_of_images(predictor: Predictor) -> None:
+    with pytest.raises(ImageError, match="or a uint8 array or tensor, got dict; convert it first"):
+        predictor.predict({"a": IMAGE}, ["cup"])
 
 
 def test_settings_are_frozen_and_keep_what_was_given() -> None:

@@ -99,8 +99,8 @@ def exemplar(text: str) -> NamedPicture:
         raise argparse.ArgumentTypeError(f"expected NAME=FILE or NAME=FILE#x,y,w,h, got {text!r}")
     file, mark, end = place.rpartition("#")
     if not mark or not set(end) <= set("0123456789.,+-eE "):
-        return NamedPicture(name.strip(), Path(place), None)
-    return NamedPicture(name.strip(), Path(file), box(end))
+        return NamedPicture(name.strip(), Path(place.strip()), None)
+    return NamedPicture(name.strip(), Path(file.strip()), box(end))
 
 
 def box(text: str) -> Box:

@@ -71,6 +71,10 @@ def wanted_classes(classes: str | None, exemplars: Exemplars | None) -> ClassPro
     """
     if classes is None:
         return {} if exemplars else None
+    if classes.strip().casefold() in ("*", "all", "everything"):
+        raise VocabularyError(
+            f"--classes: expected names, got {classes.strip()!r}; leave --classes out for the built-in vocabulary"
+        )
     try:
         return read_classes(classes)
     except VocabularyError as error:

@@ -23,6 +23,8 @@ _MEANT = {
     **dict.fromkeys(("--imgsz", "--img-size", "--size"), "--short-side"),
     **dict.fromkeys(("--batch-size", "--bs"), "--batch"),
 }
+#: Options of other tools for what stands here without one.
+_WITHOUT = ("--source", "--input", "--image", "--images", "--img", "--file", "--folder", "--video")
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,12 +51,16 @@ class Parser(argparse.ArgumentParser):
         options = [option for action in self._actions for option in action.option_strings]
         unknown = [] if self._commands() else _unknown(self._given, options)
         if unknown:
-            message = "unknown option " + ", ".join(f"{one}{suggestion(one, options)}" for one in unknown)
+            message = "unknown option " + ", ".join(f"{one}{self._meant(one, options)}" for one in unknown)
         self.exit(2, f"cora: error: {message}; see '{self.prog} --help'\n")
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         found: list[Any] = super()._get_option_tuples(option_string)
         return [one for one in found if one[1] in _FIRST] or found
+
+    def _meant(self, word: str, options: Sequence[str]) -> str:
+        places = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+        return f", {places[0]} needs no option" if places and word in _WITHOUT else suggestion(word, options)
 
     def _commands(self) -> list[str]:
         found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]

@@ -103,7 +103,10 @@ def _read(path: Path) -> dict[str, float]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"expected JSON of class name to weight, cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"expected NAME=WEIGHT or JSON of class name to weight, cannot read {path}: {reason}"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
         raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
     return content

@@ -85,7 +85,7 @@ def _images(
 
 def _image(entry: dict[str, Any], name: object, photos: PhotoFolder, findings: Findings) -> RawImage | None:
     sides = entry.get("height"), entry.get("width")
-    measured = None in sides
+    measured = any(side is None or isinstance(side, str) for side in sides)
     area = measured or all(is_number(side) and side >= 1 for side in sides)  # type: ignore[operator]
     if not area:
         findings.bad.add("images without an area", name)

@@ -22,6 +22,9 @@ OTHER_IMAGES = frozenset(
 )
 
 
+_VIDEOS = frozenset((".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"))
+
+
 class Entry(NamedTuple):
     """An image file, or a folder that cannot be looked into, and why."""
 
@@ -55,7 +58,7 @@ def walk_images(
         deep: also in all folders below.
         suffixes: endings that count, in lower case.
         exclude: path of a folder that is left out.
-        passed_over: counts images that are hidden or of kinds that cannot be read, and folders.
+        passed_over: counts images that are hidden or of kinds that cannot be read, videos, and folders.
     """
     try:
         with os.scandir(folder) as entries:
@@ -82,7 +85,9 @@ def walk_images(
             else:
                 yield Entry(entry.path)
         elif suffix in OTHER_IMAGES:
-            passed_over.add(f"files of kinds that cannot be read, as {suffix}", entry.name)
+            passed_over.add("files of kinds that cannot be read", entry.name)
+        elif suffix in _VIDEOS:
+            passed_over.add("videos, which 'cora video' reads", entry.name)
 
 
 def list_images(folder: Path, *, deep: bool = True, tell: bool = True) -> tuple[list[Path], list[str]]:

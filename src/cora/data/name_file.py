@@ -27,6 +27,8 @@ _NUMBER = re.compile(r"\(?(\d{1,6})(?:\s*[.):,\t]\s*|\s+)(.+)")
 #: "0: cat, 1: cup", as a dictionary of names is printed.
 _NUMBERED = re.compile(r"\d+\s*[.):]")
 _MARKED_NUMBER = re.compile(r"\(?\d+\s*[.):,\t]")
+#: `CLASSES = ("cat", "cup")`, as a program or a TOML file says it.
+_ASSIGNED = re.compile(r"""\A\s*\w+\s*=\s*[\[(](\s*["'].*)[\])]\s*\Z""", re.DOTALL)
 #: Identifiers of WordNet and of Open Images before a name: "n02084071 dog", "/m/011k07,Tortoise".
 _IDENTIFIED = re.compile(r"(?:n\d{8}|/[mgt]/\w+)[\s,]+(.+)")
 #: Keys of a JSON object that hold names; the last one is that of a model's configuration.
@@ -63,8 +65,10 @@ def read_distractors(text: str | None) -> tuple[str, ...] | None:
     Raises:
         VocabularyError: as `read_names`.
     """
-    if text is None or text == "none":
+    if text is None or text.strip().casefold() == "none":
         return None if text is None else ()
+    if not names_in(text):
+        raise VocabularyError('--distractors: expected names, or "none" for none, got an empty list')
     return written_classes(by_themselves(read_names(text, "--distractors")))
 
 
@@ -78,7 +82,11 @@ def parse_classes(text: str) -> list[str]:
         return read_name_file(Path(text[1:].strip()))
     if text.strip().lower().endswith(_SUFFIXES) and Path(text.strip()).is_file():
         raise VocabularyError(f"expected class names, got the name of a file: {text}; for its names write @{text}")
+    if "\n" in text.strip():  # "$(cat names.txt)"
+        return _of_list(text)
     names = names_in(text)
+    if files := [name for name in names if name.startswith("@")]:
+        raise VocabularyError(f"expected class names, or one @FILE alone, got {files[0]} among others; write it alone")
     if len(names) > 1 and all(map(_NUMBERED.match, names)):
         names = [name.strip("'\"") for name in _without_marks(names)]
     return names
@@ -100,6 +108,8 @@ def read_name_file(path: Path) -> list[str]:
         names = _of_yaml(path)
     elif text.lstrip().startswith("{") or (text.lstrip().startswith("[") and path.suffix.lower() == ".json"):
         names = _of_json(path, text)
+    elif text.lstrip().startswith("<"):
+        raise VocabularyError(f"expected class names, got XML or HTML: {path}; write one name a line")
     elif items := _LABEL_MAP.findall(text):
         names = [_label(item) for item in items]
     else:
@@ -128,6 +138,7 @@ def _text(path: Path) -> str:
 
 
 def _of_list(text: str) -> list[str]:
+    text = _ASSIGNED.sub(r"[\1]", text)
     if text.lstrip().startswith("["):
         return names_in(" ".join(_COMMENT.sub("", line) for line in text.splitlines()))
     lines = [line for raw in text.splitlines() if (line := _COMMENT.sub("", raw).strip())]
@@ -137,7 +148,9 @@ def _of_list(text: str) -> list[str]:
 def _of_column(text: str) -> list[str]:
     """The names of a table whose first line has a heading of names, among others or alone; none of another text."""
     lines = [line for line in text.splitlines() if line.strip()]
-    rows = list(csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",")) if len(lines) > 1 else []
+    # Where the comma stands in numbers, tables are divided by semicolons.
+    delimiter = next((one for one in "\t;" if lines and one in lines[0]), ",")
+    rows = list(csv.reader(lines, delimiter=delimiter)) if len(lines) > 1 else []
     heads = [head.strip().casefold() for head in rows[0]] if rows else []
     column = next((place for place, head in enumerate(heads) if head in _HEADINGS), None)
     if column is None or any(len(row) != len(heads) for row in rows):

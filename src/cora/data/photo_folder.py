@@ -64,7 +64,7 @@ class PhotoFolder:
         One that lies under another name is counted in `repairs`.
         """
         if not isinstance(name, str):
-            bad.add("file names that leave the image folder", name)
+            bad.add("file names that are no text", name)
             return None
         if name not in self._paths:
             self.settle([name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -73,7 +73,8 @@ class Read:
 
 def is_one(images: ImageSource | Iterable[ImageSource]) -> TypeGuard[ImageSource]:
     """Whether what `predict` was given is one image."""
-    kinds = (str, PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
+    # A mapping is none, which reading it says: its keys alone would be taken for images.
+    kinds = (str, PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor, Mapping)
     return isinstance(images, kinds) or hasattr(images, "read") or not isinstance(images, Iterable)
 
 

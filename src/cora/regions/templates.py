@@ -158,6 +158,11 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
     if str(source) in TEMPLATE_SETS:
         return TEMPLATE_SETS[str(source)]
     path = Path(source)
+    if "{}" in str(source) and not path.exists():
+        raise VocabularyError(
+            f"expected a set of templates ({', '.join(TEMPLATE_SETS)}) or a file of them, got a template: "
+            f"{shorten(str(source))}; write it into a file, one a line"
+        )
     text = read_text(path, f"a set of templates ({', '.join(TEMPLATE_SETS)}) or a file of them")
     if path.suffix.lower() == ".json":
         try:
