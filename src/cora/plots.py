@@ -1,13 +1,15 @@
-"""Images of square matrices over classes: which are alike, which are taken for which. Dark is much."""
+"""Images of square matrices over classes (which are alike, which are taken for which; dark is much), and of points."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cora.draw import Colour, text_colour
+from cora.draw import Colour, colours_together, text_colour
+from cora.draw.fonts import font_for, shorten
 
 #: White to dark blue, evenly spaced; readable in grey and to colour-blind eyes, since it only darkens.
 _STOPS: tuple[Colour, ...] = ((255, 255, 255), (198, 219, 239), (66, 146, 198), (8, 48, 107))
@@ -21,6 +23,30 @@ _LONGEST_NAME = 26
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SCALE_LENGTH = 160
+
+#: Classes that have a colour of their own among points; more could not be told apart.
+_COLOURED = 10
+_PANEL, _MARK, _FINER = 560, 9, 3
+_REST: Colour = (175, 175, 175)
+#: Corners of marks, in halves of their size; a circle has none.
+_MARKS: tuple[tuple[tuple[float, float], ...], ...] = (
+    (),
+    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    ((0, -1.2), (1.15, 0.85), (-1.15, 0.85)),
+    ((0, -1.3), (1.0, 0), (0, 1.3), (-1.0, 0)),
+    ((0, 1.2), (1.15, -0.85), (-1.15, -0.85)),
+    (
+        *((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4)),
+        *((0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
+    ),
+)
+
+
+class Points(NamedTuple):
+    """One class and one group for every point, which are the same in all panels."""
+
+    classes: Sequence[str]
+    groups: Sequence[int]
 
 
 def draw_matrix(
@@ -121,6 +147,57 @@ def draw_confusion(
     )
 
 
+def draw_points(
+    panels: Mapping[str, Sequence[tuple[float, float]]],
+    points: Points,
+    *,
+    group_names: Sequence[str],
+    title: str,
+    subtitle: str = "",
+) -> Image.Image:
+    """Panels of the same points side by side on the same axes: coloured by class, marked by group, with a legend.
+
+    The ten classes with most points have colours, the others are grey. The number of a group stands in the middle of
+    its points. There are six marks; with more groups they repeat.
+
+    Args:
+        panels: heading -> (x, y) of n points.
+        points: their classes and groups, n each.
+        group_names: what the legend says of each group.
+        title: first line.
+        subtitle: second line.
+
+    Raises:
+        ValueError: no panel, no point, or panels of other numbers of points.
+    """
+    count = len(points.classes)
+    if not panels or not count or any(len(places) != count for places in (*panels.values(), points.groups)):
+        got = [len(places) for places in (*panels.values(), points.groups)]
+        raise ValueError(f"points: expected {count} or more than 0 points in every panel, got {got}")
+    sizes = {name: points.classes.count(name) for name in sorted(set(points.classes))}
+    shown = sorted(sizes, key=lambda name: -sizes[name])[:_COLOURED]
+    colours = colours_together([shown])
+    legend = _legend(points, shown, colours, group_names)
+    heading, font = ImageFont.load_default(20), ImageFont.load_default(15)
+    width = _MARGIN + len(panels) * (_PANEL + _MARGIN) + legend.width
+    width = max(width, 2 * _MARGIN + math.ceil(max(heading.getlength(title), font.getlength(subtitle))))
+    top = _MARGIN + 84
+    picture = Image.new("RGB", (width, top + max(_PANEL, legend.height) + _MARGIN), "white")
+    canvas = ImageDraw.Draw(picture)
+    canvas.text((_MARGIN, _MARGIN), title, fill=_INK, font=heading)
+    canvas.text((_MARGIN, _MARGIN + 28), subtitle, fill=_INK, font=font)
+    every = [place for places in panels.values() for place in places]
+    low = [min(place[axis] for place in every) for axis in (0, 1)]
+    extent = max(max(place[axis] for place in every) - low[axis] for axis in (0, 1)) or 1.0
+    for number, (name, places) in enumerate(panels.items()):
+        left = _MARGIN + number * (_PANEL + _MARGIN)
+        canvas.text((left, top - 24), name, fill=_INK, font=font)
+        inside = [tuple((place[axis] - low[axis]) / extent for axis in (0, 1)) for place in places]
+        picture.paste(_panel(inside, points, colours), (left, top))
+    picture.paste(legend, (_MARGIN + len(panels) * (_PANEL + _MARGIN), top))
+    return picture
+
+
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     """Images in one row on white, their upper edges in line.
 
@@ -135,6 +212,78 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     for picture in pictures:
         whole.paste(picture, (x, 0))
         x += picture.width
+    return whole
+
+
+def _panel(places: Sequence[tuple[float, ...]], points: Points, colours: Mapping[str, Colour]) -> Image.Image:
+    """Points in 0..1 of a square, drawn larger and shrunk, so that edges are smooth."""
+    side = _PANEL * _FINER
+    panel = Image.new("RGB", (side, side), "white")
+    canvas = ImageDraw.Draw(panel)
+    room = side - 4 * _MARK * _FINER
+    at = [tuple(2 * _MARK * _FINER + share * room for share in place) for place in places]
+    # Mixed, so that no class lies on top of all others.
+    for i in sorted(range(len(at)), key=lambda i: i * 2654435761 % 2**32):
+        _draw_mark(canvas, at[i], points.groups[i], colours.get(points.classes[i], _REST), _MARK * _FINER)
+    letters = ImageFont.load_default(16 * _FINER)
+    for group in sorted(set(points.groups)):
+        mine = [place for place, own in zip(at, points.groups, strict=True) if own == group]
+        x, y = (sum(place[axis] for place in mine) / len(mine) for axis in (0, 1))
+        half = (letters.getlength(str(group)) / 2 + 5 * _FINER, 11 * _FINER)
+        frame = (x - half[0], y - half[1], x + half[0], y + half[1])
+        canvas.rounded_rectangle(frame, radius=4 * _FINER, fill="white", outline=_INK, width=_FINER)
+        canvas.text((x, y), str(group), fill=_INK, font=letters, anchor="mm")
+    canvas.rectangle((0, 0, side - 1, side - 1), outline=_FAINT, width=_FINER)
+    return panel.resize((_PANEL, _PANEL), Image.Resampling.LANCZOS)
+
+
+def _draw_mark(canvas: ImageDraw.ImageDraw, place: tuple[float, ...], group: int, colour: Colour, size: float) -> None:
+    half, (x, y) = size / 2, place
+    corners = _MARKS[group % len(_MARKS)]
+    if corners:
+        canvas.polygon([(x + half * u, y + half * v) for u, v in corners], fill=colour, outline="white", width=2)
+    else:
+        canvas.ellipse((x - half, y - half, x + half, y + half), fill=colour, outline="white", width=2)
+
+
+def _legend(
+    points: Points, shown: Sequence[str], colours: Mapping[str, Colour], group_names: Sequence[str]
+) -> Image.Image:
+    rows: list[tuple[str, int, Colour]] = [
+        (f"{name} ({points.classes.count(name)})", 0, colours[name]) for name in shown
+    ]
+    others = len(set(points.classes)) - len(shown)
+    if others:
+        rows.append((f"{others} other classes ({sum(name not in colours for name in points.classes)})", 0, _REST))
+    marks = [(f"{group}: {name}", group, _INK) for group, name in enumerate(group_names)]
+    line, room = 22, 330
+    legend = Image.new("RGB", (room + 24 + _MARGIN, (len(rows) + len(marks) + 3) * line), "white")
+    canvas, bold = ImageDraw.Draw(legend), ImageFont.load_default(15)
+    y = 0
+    for head, entries in (("class (boxes)", rows), ("group of regions", marks)):
+        canvas.text((0, y), head, fill=_INK, font=bold)
+        for text, group, colour in entries:
+            y += line
+            _draw_mark(canvas, (8, y + 9), group, colour, 12)
+            written, font = font_for(text, 14)
+            canvas.text((22, y + 9), shorten(written, font, room), fill=_INK, font=font, anchor="lm")
+        y += 2 * line
+    return legend
+
+
+def below_one_another(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Images in one column on white, their left edges in line.
+
+    Raises:
+        ValueError: no image.
+    """
+    if not pictures:
+        raise ValueError("below_one_another: expected at least one image, got none")
+    whole = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
+    y = 0
+    for picture in pictures:
+        whole.paste(picture, (0, y))
+        y += picture.height
     return whole
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cora.errors import VocabularyError
 from cora.regions import Vocabulary
-from cora.regions.groups import class_groups, spherical_kmeans
+from cora.regions.groups import class_groups, spherical_kmeans, two_levels
 
 
 def directions(count: int, seed: int, dim: int = 6) -> Tensor:
@@ -87,6 +87,27 @@ def test_as_many_groups_as_classes_keep_every_class_alone() -> None:
 
 def test_duplicates_still_fill_all_groups() -> None:
     assert spherical_kmeans(torch.ones(5, 3), 3).labels.unique().tolist() == [0, 1, 2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 4), st.data(), st.integers(0, 99))
+def test_subgroups_divide_groups(count: int, subgroups: int, data: st.DataObject, seed: int) -> None:
+    groups = data.draw(st.integers(1, count))
+    vectors = directions(count, seed)
+    levels = two_levels(vectors, groups, subgroups, seed=seed)
+    assert torch.equal(levels.coarse.labels, spherical_kmeans(vectors, groups, seed=seed).labels)
+    assert torch.equal(levels.parents[levels.fine.labels], levels.coarse.labels)
+    assert levels.parents.tolist() == sorted(levels.parents.tolist())
+    assert levels.fine.labels.unique().tolist() == list(range(len(levels.parents)))
+    members = levels.coarse.labels.bincount()
+    assert levels.parents.bincount().tolist() == members.clamp(max=subgroups).tolist()
+    assert levels.fine.cosine >= levels.coarse.cosine - 1e-9
+
+
+def test_one_subgroup_is_the_group_itself() -> None:
+    levels = two_levels(directions(12, 3), 4, 1)
+    assert torch.equal(levels.fine.labels, levels.coarse.labels)
+    torch.testing.assert_close(levels.fine.centres, levels.coarse.centres)
 
 
 def test_groups_come_by_name() -> None:

@@ -1,4 +1,4 @@
-"""`cora groups`: which classes a tower can hardly tell apart, and which of them are confused."""
+"""`cora groups`: which classes a tower can hardly tell apart, by their names and by their regions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cora.data.coco import CocoDataset
+    from cora.detector import Detector
     from cora.evaluation.class_groups import GroupedClasses
-    from cora.regions.groups import Clusters
+    from cora.evaluation.embedded_regions import EmbeddedRegions
+    from cora.evaluation.region_groups import RegionGroups
+    from cora.regions import Vocabulary
+    from cora.regions.groups import TwoLevels
 
-#: Pairs of classes that are printed, and that are written.
-_PRINTED, _WRITTEN = 10, 100
+#: Pairs of classes that are printed, and that are written; classes whose regions are printed.
+_PRINTED, _WRITTEN, _CLASSES = 10, 100, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,12 @@ class GroupsOptions:
         "(default: those of the annotations)",
     )
     groups: int = option(type=positive, required=True, metavar="K", help="number of groups")
-    images: Path | None = option(metavar="DIR", help="annotated images: also measure what is confused")
+    subgroups: int = option(
+        type=positive, default=2, metavar="N", help="subgroups into which each group is split (default: %(default)s)"
+    )
+    images: Path | None = option(
+        metavar="DIR", help="annotated images: also group their regions, and measure what is confused"
+    )
     annotations: Path | None = option(help="their boxes (COCO, LVIS, VOC or YOLO)")
     limit: int | None = option(type=positive, help="only the first N images")
     model: str = model_option("name or path of the model")
@@ -53,16 +62,16 @@ def run(options: GroupsOptions) -> int:
     Raises:
         CoraError: bad input.
     """
-    from functools import partial
-
     import cora
-    from cora.console import output_console, tracked
+    from cora.console import output_console
     from cora.data.name_file import read_names
     from cora.evaluation.class_groups import draw_groups, group_in_order
     from cora.evaluation.confusion import region_confusion
+    from cora.evaluation.region_groups import draw_regions
     from cora.files import write_picture
+    from cora.plots import below_one_another
     from cora.predictor.device import pick_device
-    from cora.regions.groups import spherical_kmeans
+    from cora.regions.groups import two_levels
 
     if options.picture is not None and options.picture.suffix.lower() != ".png":
         raise DataError(f"expected a name that ends in .png for the image, got {options.picture}")
@@ -74,25 +83,54 @@ def run(options: GroupsOptions) -> int:
     elif names is None:
         raise VocabularyError("expected --classes, or --images with --annotations, got neither; name the classes")
     detector = cora.load(options.model).detector.to(device)
-    vocabulary = detector.vocabulary_encoder.encode(names).to(device)
-    clusters = spherical_kmeans(vocabulary.embeddings, options.groups, seed=options.seed)
-    confusion = None
-    if dataset is not None:
-        indices = range(min(len(dataset), options.limit or len(dataset)))
-        confusion = region_confusion(
-            detector, dataset, vocabulary, indices=indices, progress=partial(tracked, title="regions")
-        )
-    found = group_in_order(vocabulary, clusters, confusion)
+    vocabulary = detector.vocabulary_encoder.encode(names).to("cpu")
+    levels = two_levels(vocabulary.embeddings, options.groups, options.subgroups, seed=options.seed)
+    regions = None if dataset is None else _embedded(detector, dataset, options.limit)
+    found = group_in_order(vocabulary, levels, None if regions is None else region_confusion(regions, vocabulary))
+    seen = None if regions is None else _grouped(regions, vocabulary, levels, options)
     console = output_console()
-    _print(console, found, clusters)
+    _print(console, found, levels)
+    if seen is not None:
+        _print_regions(console, seen)
+    elif regions is not None:
+        console.print(
+            f"regions are not grouped: expected at least {options.groups} boxes for {options.groups} groups, got "
+            f"{len(regions)}; ask for fewer groups or give more images",
+            soft_wrap=True,
+        )
     if options.picture is not None:
-        write_picture(options.picture, draw_groups(found, options.model))
+        matrices = draw_groups(found, options.model)
+        rows = [matrices] if seen is None else [matrices, draw_regions(seen, options.model)]
+        write_picture(options.picture, below_one_another(rows))
     if options.json is not None:
-        _write(options.json, options, names, found, clusters)
+        _write(options.json, options, found, levels, vocabulary, seen)
     written = ", ".join(str(path) for path in (options.json, options.picture) if path is not None)
     if written:
         console.print(f"Written: {written}", soft_wrap=True)
     return 0
+
+
+def _embedded(detector: Detector, dataset: CocoDataset, limit: int | None) -> EmbeddedRegions:
+    from functools import partial
+
+    from cora.console import tracked
+    from cora.evaluation.embedded_regions import embed_both_ways
+
+    indices = range(min(len(dataset), limit or len(dataset)))
+    return embed_both_ways(detector, dataset, indices=indices, progress=partial(tracked, title="regions"))
+
+
+def _grouped(
+    regions: EmbeddedRegions, vocabulary: Vocabulary, levels: TwoLevels, options: GroupsOptions
+) -> RegionGroups | None:
+    """Groups of regions; None where there are fewer boxes than groups."""
+    from cora.evaluation.region_groups import group_regions
+
+    if len(regions) < options.groups:
+        return None
+    return group_regions(
+        regions, vocabulary, levels, count=options.groups, subgroups=options.subgroups, seed=options.seed
+    )
 
 
 def _dataset(options: GroupsOptions, names: Sequence[str] | None) -> CocoDataset | None:
@@ -105,16 +143,18 @@ def _dataset(options: GroupsOptions, names: Sequence[str] | None) -> CocoDataset
     return read_dataset(images=options.images, annotations=options.annotations, class_names=names)
 
 
-def _print(console: Console, found: GroupedClasses, clusters: Clusters) -> None:
+def _print(console: Console, found: GroupedClasses, levels: TwoLevels) -> None:
     from rich.table import Table
 
-    title = f"{len(clusters.centres)} groups of {len(found.names)} classes, cosine to the centre {clusters.cosine:.3f}"
+    cosine = levels.coarse.cosine
+    title = f"{len(levels.coarse.centres)} groups of {len(found.names)} classes, cosine to the centre {cosine:.3f}"
     table = Table()
-    table.add_column("group", justify="right")
+    for column in ("group", "subgroup"):
+        table.add_column(column, justify="right")
     table.add_column("classes")
-    for group in range(len(clusters.centres)):
-        members = [name for name, mine in zip(found.names, found.groups, strict=True) if mine == group]
-        table.add_row(str(group), ", ".join(members))
+    for subgroup, group in enumerate(levels.parents.tolist()):
+        members = [name for name, mine in zip(found.names, found.subgroups, strict=True) if mine == subgroup]
+        table.add_row(str(group), str(subgroup), ", ".join(members))
     # As lines, not as titles of tables: those wrap at the width of the table.
     console.print(title, soft_wrap=True)
     console.print(table)
@@ -140,7 +180,31 @@ def _print(console: Console, found: GroupedClasses, clusters: Clusters) -> None:
     console.print(confused)
 
 
-def _write(path: Path, options: GroupsOptions, names: Sequence[str], found: GroupedClasses, clusters: Clusters) -> None:
+def _print_regions(console: Console, seen: RegionGroups) -> None:
+    from cora.evaluation import group_tables as tables
+
+    classes = len({*seen.regions.classes.tolist()})
+    least = f"the {_CLASSES} least separated of {classes} classes" if classes > _CLASSES else "least separated first"
+    groups = len(seen.prompted.coarse.centres)
+    for title, table in (
+        (f"{groups} groups of {len(seen.regions)} regions, with the prompt", tables.region_group_table(seen)),
+        ("groups of regions beside the annotated classes", tables.agreement_table(seen)),
+        (f"regions of each class, {least}", tables.class_table(seen, _CLASSES)),
+        ("separation of regions: mean silhouette by cosine (95 % interval)", tables.separation_table(seen)),
+        ("a group of names first, then a subgroup, then a class (95 % interval)", tables.coarse_to_fine_table(seen)),
+    ):
+        console.print(title, soft_wrap=True)
+        console.print(table)
+
+
+def _write(
+    path: Path,
+    options: GroupsOptions,
+    found: GroupedClasses,
+    levels: TwoLevels,
+    vocabulary: Vocabulary,
+    seen: RegionGroups | None,
+) -> None:
     import sys
 
     import cora
@@ -151,8 +215,10 @@ def _write(path: Path, options: GroupsOptions, names: Sequence[str], found: Grou
         "version": cora.__version__,
         "model": options.model,
         "seed": options.seed,
-        "groups": dict(zip(names, clusters.labels.tolist(), strict=True)),
-        "cosine_to_centre": clusters.cosine,
+        "groups": dict(zip(vocabulary.names, levels.coarse.labels.tolist(), strict=True)),
+        "subgroups": dict(zip(vocabulary.names, levels.fine.labels.tolist(), strict=True)),
+        "parents": levels.parents.tolist(),
+        "cosine_to_centre": levels.coarse.cosine,
         "alike": [{"classes": [a, b], "cosine": c} for a, b, c in found.alike(_WRITTEN)],
     }
     if found.confusion is not None:
@@ -166,6 +232,8 @@ def _write(path: Path, options: GroupsOptions, names: Sequence[str], found: Grou
             ],
             "confusion": {"classes": list(found.names), "boxes": found.confusion.tolist()},
         }
+    if seen is not None:
+        report["regions"] = seen.as_dict()
     write_json(path, report)
 
 

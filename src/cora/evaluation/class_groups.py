@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cora.plots import draw_confusion, draw_matrix, side_by_side
 from cora.regions import Vocabulary
-from cora.regions.groups import Clusters
+from cora.regions.groups import TwoLevels
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class GroupedClasses:
 
     names: tuple[str, ...]
     groups: tuple[int, ...]
+    subgroups: tuple[int, ...]
     cosine: Tensor
     confusion: Tensor | None
 
@@ -56,21 +57,23 @@ class GroupedClasses:
         return int(wrong.sum()), int((wrong * wrong.new_tensor(same)).sum())
 
 
-def group_in_order(vocabulary: Vocabulary, clusters: Clusters, confusion: Tensor | None) -> GroupedClasses:
-    """Groups one after the other; in each, those nearest to its centre first.
+def group_in_order(vocabulary: Vocabulary, levels: TwoLevels, confusion: Tensor | None) -> GroupedClasses:
+    """Subgroups one after the other, group by group; in each, those nearest to its centre first.
 
     Args:
         vocabulary: of C classes.
-        clusters: of their embeddings.
+        levels: groups and subgroups of their embeddings.
         confusion: [C, C] of `region_confusion`, if it was measured.
     """
     directions = F.normalize(vocabulary.embeddings.detach().double().cpu(), dim=-1)
-    near = (directions * clusters.centres[clusters.labels]).sum(dim=-1)
-    order = sorted(range(len(vocabulary)), key=lambda i: (int(clusters.labels[i]), -float(near[i])))
+    subgroups = levels.fine.labels
+    near = (directions * levels.fine.centres[subgroups]).sum(dim=-1)
+    order = sorted(range(len(vocabulary)), key=lambda i: (int(subgroups[i]), -float(near[i])))
     cosine = directions @ directions.T
     return GroupedClasses(
         names=tuple(vocabulary.names[i] for i in order),
-        groups=tuple(int(clusters.labels[i]) for i in order),
+        groups=tuple(int(levels.coarse.labels[i]) for i in order),
+        subgroups=tuple(int(subgroups[i]) for i in order),
         cosine=cosine[order][:, order],
         confusion=None if confusion is None else confusion[order][:, order],
     )

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from cora.data.coco import CocoDataset
 from cora.errors import DataError
-from cora.evaluation.predict import Progress
+from cora.evaluation.embedded_regions import EmbeddedRegions
 from cora.regions import Vocabulary
 
-if TYPE_CHECKING:
-    from cora.detector import Detector
 
-
-@torch.no_grad()
-def region_confusion(
-    detector: Detector,
-    dataset: CocoDataset,
-    vocabulary: Vocabulary,
-    *,
-    indices: Sequence[int] | None = None,
-    progress: Progress = iter,
-) -> Tensor:
-    """Count for every ground-truth box (crowds excepted) its class and the one that exact pooling chooses.
+def region_confusion(regions: EmbeddedRegions, vocabulary: Vocabulary) -> Tensor:
+    """Count for every ground-truth box its class and the one that exact pooling with the prompt chooses.
 
     Args:
-        detector: towers and prompt are used, the localizer is not.
-        dataset: annotated images.
-        vocabulary: of the dataset's classes, in its order.
-        indices: which images, all by default.
-        progress: wraps the indices.
+        regions: the boxes.
+        vocabulary: of the classes of their dataset, in its order.
 
     Returns:
         [C, C] int64: annotated class by chosen class.
@@ -41,17 +23,17 @@ def region_confusion(
     Raises:
         DataError: other classes than the dataset's.
     """
-    if vocabulary.names != dataset.class_names:
+    if vocabulary.names != regions.class_names:
         raise DataError(
-            f"confusion: expected the dataset's {len(dataset.class_names)} classes in its order, got "
+            f"confusion: expected the dataset's {len(regions.class_names)} classes in its order, got "
             f"{len(vocabulary)} other names; encode dataset.class_names"
         )
     counts = torch.zeros(len(vocabulary), len(vocabulary), dtype=torch.int64)
-    for index in progress(range(len(dataset)) if indices is None else indices):
-        if not len(dataset.records[index].classes):
-            continue
-        image, targets, _ = dataset[index]
-        c3, _ = detector.encode(detector.preprocessor([image]).to(detector.device))
-        chosen = detector.classify(c3, targets.boxes_cxcywh[None].to(detector.device), vocabulary)[0].argmax(dim=-1)
-        counts.index_put_((targets.classes, chosen.cpu()), torch.tensor(1), accumulate=True)
+    chosen = nearest_class(regions.prompted, vocabulary)
+    counts.index_put_((regions.classes, chosen), torch.tensor(1), accumulate=True)
     return counts
+
+
+def nearest_class(regions: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """The class [n] int64 of highest cosine to each of unit regions [n, D]."""
+    return (regions @ vocabulary.embeddings.to(regions).T).argmax(dim=1)

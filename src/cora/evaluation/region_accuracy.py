@@ -187,9 +187,12 @@ def _accuracy(rank: IntArray, classes: IntArray, images: IntArray, number: int, 
 
 
 def right_shares(
-    right: BoolArray, classes: IntArray, images: IntArray, number: int, counts: IntArray
+    right: BoolArray | FloatArray, classes: IntArray, images: IntArray, number: int, counts: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Share of right boxes, and its mean over classes, in every resample: [R] and [R], NaN without a box."""
+    """Share of right boxes (or mean number of a box), and its mean over classes, in every resample: [R] and [R].
+
+    NaN without a box.
+    """
     # One table of boxes and one of right boxes per (image, class): a resample is then one matrix product.
     boxes: FloatArray = np.zeros((counts.shape[1], number))
     hits = np.zeros_like(boxes)

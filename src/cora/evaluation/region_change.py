@@ -20,6 +20,10 @@ class Change:
     after: Estimate
     difference: Estimate
 
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """The three numbers with their intervals, for JSON."""
+        return {name: getattr(self, name).as_dict() for name in ("before", "after", "difference")}
+
 
 @dataclass(frozen=True)
 class RegionChange:
@@ -62,10 +66,13 @@ def region_change(
     ]
     (box_before, class_before), (box_after, class_after) = shares
     return RegionChange(
-        per_box=_change(box_before, box_after), per_class=_change(class_before, class_after), boxes=int(wanted.sum())
+        per_box=change_of(box_before, box_after),
+        per_class=change_of(class_before, class_after),
+        boxes=int(wanted.sum()),
     )
 
 
-def _change(before: FloatArray, after: FloatArray) -> Change:
+def change_of(before: FloatArray, after: FloatArray) -> Change:
+    """The change between two rows [1 + R] of numbers: first the measured one, then those of R paired resamples."""
     difference = after - before
     return Change(*(estimate(float(shares[0]), shares[1:]) for shares in (before, after, difference)))

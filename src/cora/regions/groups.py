@@ -1,4 +1,4 @@
-"""Class groups: spherical k-means of class embeddings (METHOD section 6).
+"""Class groups: spherical k-means of class embeddings (METHOD section 6), or of regions, on one level or two.
 
 The tower confuses names whose embeddings are close. Relaxed matching lets queries of a class match boxes of its group;
 the groups also show which classes of a vocabulary will be confused.
@@ -21,7 +21,7 @@ class Clusters:
     """Result of clustering directions.
 
     Attributes:
-        labels: [C] int64 cluster of each direction, numbered in order of first appearance, none empty.
+        labels: [C] int64 cluster of each direction, none empty; of `spherical_kmeans` in order of first appearance.
         centres: [K, D] unit norm.
         cosine: mean cosine of a direction with the centre of its cluster, what k-means maximises.
     """
@@ -57,6 +57,47 @@ def spherical_kmeans(
     generator = torch.Generator().manual_seed(seed)
     found = [_one_start(directions, count, generator, iterations) for _ in range(restarts)]
     return max(found, key=lambda clusters: clusters.cosine)
+
+
+@dataclass(frozen=True)
+class TwoLevels:
+    """Groups, and the subgroups into which each of them is split.
+
+    Attributes:
+        coarse: the groups.
+        fine: the subgroups; those of the first group come first.
+        parents: [F] int64 group of each subgroup.
+    """
+
+    coarse: Clusters
+    fine: Clusters
+    parents: Tensor
+
+
+def two_levels(vectors: Tensor, count: int, subgroups: int, *, seed: int = 0) -> TwoLevels:
+    """Divide directions into groups, and each of these again.
+
+    Args:
+        vectors: [C, D] of any length but 0.
+        count: groups, 1..C.
+        subgroups: of each group; one with fewer members has as many as members.
+        seed: of the starts.
+
+    Raises:
+        VocabularyError: as `spherical_kmeans`.
+    """
+    coarse = spherical_kmeans(vectors, count, seed=seed)
+    labels, centres, parents = torch.empty_like(coarse.labels), [], []
+    for group in range(count):
+        members = (coarse.labels == group).nonzero()[:, 0]
+        parts = spherical_kmeans(vectors[members.to(vectors.device)], min(subgroups, len(members)), seed=seed)
+        labels[members] = parts.labels + len(parents)
+        centres.append(parts.centres)
+        parents += [group] * len(parts.centres)
+    joined = torch.cat(centres)
+    directions = F.normalize(vectors.detach().double().cpu(), dim=-1)
+    cosine = float((directions * joined[labels]).sum(dim=-1).mean())
+    return TwoLevels(coarse=coarse, fine=Clusters(labels, joined, cosine), parents=torch.tensor(parents))
 
 
 def class_groups(vocabulary: Vocabulary, count: int, *, seed: int = 0) -> dict[str, int]:
