@@ -7,7 +7,8 @@ import math
 import pytest
 from PIL import Image, ImageChops, ImageFont
 
-from cora.plots import draw_confusion, draw_matrix, side_by_side
+from cora.draw import colours_together
+from cora.plots import Points, below_one_another, draw_confusion, draw_matrix, draw_points, side_by_side
 
 WHITE, DARK, MISSING = (255, 255, 255), (8, 48, 107), (238, 238, 238)
 
@@ -140,3 +141,47 @@ def test_the_scale_of_few_classes_reaches_its_maximum(count: int) -> None:
     text = ImageChops.difference(below, Image.new("RGB", below.size, "white")).getbbox()
     assert text is not None
     assert right + 6 < text[2] < picture.width  # the number behind the darkest end is whole
+
+
+def scattered(classes: list[str], groups: list[int]) -> Image.Image:
+    places = [(float(i), float(i % 3)) for i in range(len(classes))]
+    labels = [f"members of {group}" for group in range(max(groups) + 1)]
+    return draw_points({"one": places, "other": places}, Points(classes, groups), group_names=labels, title="Points")
+
+
+def test_ten_classes_of_points_have_colours_and_the_rest_is_grey() -> None:
+    few = scattered(names(10), [0] * 10)
+    colours = [colour for colour in colours_together([names(10)]).values() if extent(few, colour)]
+    assert len(colours) == 10
+    many = scattered([*names(10) * 2, *names(14)[10:]], [0] * 24)
+    assert all(extent(many, colour) for colour in colours)
+    # Edges of letters are grey, too.
+    grey = [sum(pixel == (175, 175, 175) for pixel in picture.getdata()) for picture in (few, many)]
+    assert grey[1] - grey[0] > 4 * 2 * 30
+
+
+def test_groups_of_points_have_marks_of_their_own() -> None:
+    panels = [scattered(["cat"] * 3, [group] * 3) for group in range(6)]
+    for place, one in enumerate(panels):
+        # The number and the legend differ, too; of the panel only the mark in its corner is looked at.
+        corners = [other.crop((16, 90, 60, 140)) for other in panels[:place]]
+        mine = one.crop((16, 90, 60, 140))
+        assert all(ImageChops.difference(mine, corner).getbbox() for corner in corners)
+
+
+def test_points_without_a_spread_are_drawn_and_other_numbers_of_points_refused() -> None:
+    points = Points(["cat", "cat"], [0, 0])
+    assert draw_points({"": [(1.0, 2.0)] * 2}, points, group_names=["cats"], title="").width > 560
+    with pytest.raises(ValueError, match="in every panel"):
+        draw_points({"": [(1.0, 2.0)]}, points, group_names=["cats"], title="")
+    with pytest.raises(ValueError, match="in every panel"):
+        draw_points({}, points, group_names=["cats"], title="")
+
+
+def test_images_stand_below_one_another() -> None:
+    red, blue = Image.new("RGB", (3, 2), "red"), Image.new("RGB", (5, 4), "blue")
+    whole = below_one_another([red, blue])
+    assert whole.size == (5, 6)
+    assert [whole.getpixel(place) for place in ((0, 0), (4, 0), (0, 2))] == [(255, 0, 0), WHITE, (0, 0, 255)]
+    with pytest.raises(ValueError, match="at least one image"):
+        below_one_another([])

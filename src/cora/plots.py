@@ -171,9 +171,11 @@ def draw_points(
         ValueError: no panel, no point, or panels of other numbers of points.
     """
     count = len(points.classes)
-    if not panels or not count or any(len(places) != count for places in (*panels.values(), points.groups)):
-        got = [len(places) for places in (*panels.values(), points.groups)]
-        raise ValueError(f"points: expected {count} or more than 0 points in every panel, got {got}")
+    lengths = [len(places) for places in (*panels.values(), points.groups)]
+    if not panels or {*lengths} != {count} or not count:
+        raise ValueError(
+            f"points: expected a place in every panel and a group for each of {count} points, got {lengths}"
+        )
     sizes = {name: points.classes.count(name) for name in sorted(set(points.classes))}
     shown = sorted(sizes, key=lambda name: -sizes[name])[:_COLOURED]
     colours = colours_together([shown])
@@ -182,18 +184,20 @@ def draw_points(
     width = _MARGIN + len(panels) * (_PANEL + _MARGIN) + legend.width
     width = max(width, 2 * _MARGIN + math.ceil(max(heading.getlength(title), font.getlength(subtitle))))
     top = _MARGIN + 84
-    picture = Image.new("RGB", (width, top + max(_PANEL, legend.height) + _MARGIN), "white")
+    every = [place for places in panels.values() for place in places]
+    low, high = [min(ends) for ends in zip(*every, strict=True)], [max(ends) for ends in zip(*every, strict=True)]
+    extent = max(high[0] - low[0], high[1] - low[1]) or 1.0
+    # As high as the points need, since no axis is stretched.
+    height = round((_PANEL - 4 * _MARK) * max(0.4, (high[1] - low[1]) / extent)) + 4 * _MARK
+    picture = Image.new("RGB", (width, top + max(height, legend.height) + _MARGIN), "white")
     canvas = ImageDraw.Draw(picture)
     canvas.text((_MARGIN, _MARGIN), title, fill=_INK, font=heading)
     canvas.text((_MARGIN, _MARGIN + 28), subtitle, fill=_INK, font=font)
-    every = [place for places in panels.values() for place in places]
-    low = [min(place[axis] for place in every) for axis in (0, 1)]
-    extent = max(max(place[axis] for place in every) - low[axis] for axis in (0, 1)) or 1.0
     for number, (name, places) in enumerate(panels.items()):
         left = _MARGIN + number * (_PANEL + _MARGIN)
         canvas.text((left, top - 24), name, fill=_INK, font=font)
         inside = [tuple((place[axis] - low[axis]) / extent for axis in (0, 1)) for place in places]
-        picture.paste(_panel(inside, points, colours), (left, top))
+        picture.paste(_panel(inside, points, colours, height), (left, top))
     picture.paste(legend, (_MARGIN + len(panels) * (_PANEL + _MARGIN), top))
     return picture
 
@@ -215,10 +219,12 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def _panel(places: Sequence[tuple[float, ...]], points: Points, colours: Mapping[str, Colour]) -> Image.Image:
-    """Points in 0..1 of a square, drawn larger and shrunk, so that edges are smooth."""
+def _panel(
+    places: Sequence[tuple[float, ...]], points: Points, colours: Mapping[str, Colour], height: int
+) -> Image.Image:
+    """Points in units of the panel's width, drawn larger and shrunk, so that edges are smooth."""
     side = _PANEL * _FINER
-    panel = Image.new("RGB", (side, side), "white")
+    panel = Image.new("RGB", (side, height * _FINER), "white")
     canvas = ImageDraw.Draw(panel)
     room = side - 4 * _MARK * _FINER
     at = [tuple(2 * _MARK * _FINER + share * room for share in place) for place in places]
@@ -233,8 +239,8 @@ def _panel(places: Sequence[tuple[float, ...]], points: Points, colours: Mapping
         frame = (x - half[0], y - half[1], x + half[0], y + half[1])
         canvas.rounded_rectangle(frame, radius=4 * _FINER, fill="white", outline=_INK, width=_FINER)
         canvas.text((x, y), str(group), fill=_INK, font=letters, anchor="mm")
-    canvas.rectangle((0, 0, side - 1, side - 1), outline=_FAINT, width=_FINER)
-    return panel.resize((_PANEL, _PANEL), Image.Resampling.LANCZOS)
+    canvas.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=_FAINT, width=_FINER)
+    return panel.resize((_PANEL, height), Image.Resampling.LANCZOS)
 
 
 def _draw_mark(canvas: ImageDraw.ImageDraw, place: tuple[float, ...], group: int, colour: Colour, size: float) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cora.evaluation.agreement import Agreement
 from cora.evaluation.bootstrap import resample_counts
-from cora.evaluation.coarse_to_fine import choose_coarse_to_fine, measure_coarse_to_fine
+from cora.evaluation.coarse_to_fine import choose_coarse_to_fine, measure_by_examples, measure_coarse_to_fine
 from cora.evaluation.confusion import nearest_class
 from cora.evaluation.embedded_regions import EmbeddedRegions
 from cora.evaluation.region_groups import draw_regions, group_regions, main_plane
@@ -155,7 +155,7 @@ def test_separation_sees_what_the_prompt_changes() -> None:
 def test_coarse_to_fine_goes_down_from_group_to_class(seed: int, groups: int, subgroups: int) -> None:
     words, regions = vocabulary(seed), F.normalize(noise(15, seed + 1), dim=-1)
     levels = two_levels(words.embeddings, groups, subgroups)
-    chosen, classes = choose_coarse_to_fine(regions, words, levels)
+    chosen, classes = choose_coarse_to_fine(regions, words.embeddings, levels)
     for region, group, own in zip(regions.double(), chosen.tolist(), classes.tolist(), strict=True):
         assert group == int((levels.coarse.centres @ region).argmax())
         assert int(levels.coarse.labels[own]) == group
@@ -168,17 +168,17 @@ def test_coarse_to_fine_goes_down_from_group_to_class(seed: int, groups: int, su
 @pytest.mark.parametrize(("groups", "subgroups"), [(1, 1), (len(NAMES), 2), (1, len(NAMES))])
 def test_one_group_or_a_group_for_each_class_is_the_flat_way(groups: int, subgroups: int) -> None:
     words, regions = vocabulary(), F.normalize(noise(40, 5), dim=-1)
-    _, classes = choose_coarse_to_fine(regions, words, two_levels(words.embeddings, groups, subgroups))
-    assert torch.equal(classes, nearest_class(regions, words))
+    _, classes = choose_coarse_to_fine(regions, words.embeddings, two_levels(words.embeddings, groups, subgroups))
+    assert torch.equal(classes, nearest_class(regions, words.embeddings))
 
 
 def test_coarse_to_fine_is_counted_by_group() -> None:
     regions, words = embedded(90, prompted=0.6, plain=0.6), vocabulary()
     levels = two_levels(words.embeddings, 2, 2)
-    whole, *parts = measure_coarse_to_fine(regions, words, levels, resample_counts(regions.images))
-    _, chosen = choose_coarse_to_fine(regions.prompted, words, levels)
+    whole, *parts = measure_coarse_to_fine(regions, words.embeddings, levels, resample_counts(regions.images))
+    _, chosen = choose_coarse_to_fine(regions.prompted, words.embeddings, levels)
     assert whole.top1.before.value == pytest.approx(
-        float((nearest_class(regions.prompted, words) == regions.classes).double().mean())
+        float((nearest_class(regions.prompted, words.embeddings) == regions.classes).double().mean())
     )
     assert whole.top1.after.value == pytest.approx(float((chosen == regions.classes).double().mean()))
     assert [part.group for part in parts] == [0, 1]
@@ -186,6 +186,44 @@ def test_coarse_to_fine_is_counted_by_group() -> None:
     for numbers in ([(p.boxes, p.top1.after.value, whole.top1.after.value) for p in parts],
                     [(p.boxes, p.group_right.value, whole.group_right.value) for p in parts]):  # fmt: skip
         assert sum(boxes * (value or 0) for boxes, value, _ in numbers) == pytest.approx(90 * (numbers[0][2] or 0))
+
+
+def test_examples_of_other_images_stand_for_a_class() -> None:
+    regions = embedded(90, prompted=0.5, plain=0.5)
+    counts = resample_counts(regions.images)
+    found = measure_by_examples(regions, count=2, subgroups=2, seed=0, counts=counts)
+    assert found is not None
+    right = []
+    for i in range(90):
+        others = regions.image_index % 2 != regions.image_index[i] % 2
+        means = [regions.prompted[others & (regions.classes == own)].mean(dim=0) for own in range(len(NAMES))]
+        cosines = F.normalize(torch.stack(means), dim=-1) @ regions.prompted[i]
+        right.append(int(cosines.argmax()) == int(regions.classes[i]))
+    assert found.top1.before.value == pytest.approx(sum(right) / 90)
+    assert found.top1.after.value is not None
+    assert found.group_right.value is not None
+    assert found.top1.after.value <= found.group_right.value
+    flat = measure_by_examples(regions, count=9, subgroups=2, seed=0, counts=counts)  # more groups than classes
+    assert flat is not None
+    assert flat.top1.difference.as_dict() == {"value": 0, "low": 0, "high": 0}
+
+
+def test_a_class_without_an_example_is_never_right() -> None:
+    regions = embedded(90, prompted=0.0, plain=0.0)
+    halves = regions.image_index % 2
+    rare = EmbeddedRegions(**{**vars(regions), "classes": torch.where(halves == 0, regions.classes, 4)})
+    found = measure_by_examples(rare, count=2, subgroups=2, seed=0, counts=resample_counts(rare.images))
+    assert found is not None
+    known = (halves == 0) & (regions.classes == 4)
+    assert found.top1.before.value is not None
+    assert found.top1.before.value <= float((known | (halves == 1)).double().mean())
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_examples_need_boxes_in_both_halves(shift: int) -> None:
+    regions = embedded(20, prompted=0.1, plain=0.1)
+    one = EmbeddedRegions(**{**vars(regions), "image_index": regions.image_index * 2 + shift, "images": 50})
+    assert measure_by_examples(one, count=2, subgroups=1, seed=0, counts=resample_counts(one.images)) is None
 
 
 def grouped(regions: EmbeddedRegions) -> tuple[TwoLevels, dict[str, object]]:

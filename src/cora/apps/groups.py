@@ -191,7 +191,7 @@ def _print_regions(console: Console, seen: RegionGroups) -> None:
         ("groups of regions beside the annotated classes", tables.agreement_table(seen)),
         (f"regions of each class, {least}", tables.class_table(seen, _CLASSES)),
         ("separation of regions: mean silhouette by cosine (95 % interval)", tables.separation_table(seen)),
-        ("a group of names first, then a subgroup, then a class (95 % interval)", tables.coarse_to_fine_table(seen)),
+        ("a group of classes first, then a subgroup, then a class (95 % interval)", tables.coarse_to_fine_table(seen)),
     ):
         console.print(title, soft_wrap=True)
         console.print(table)

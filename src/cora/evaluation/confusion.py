@@ -29,11 +29,11 @@ def region_confusion(regions: EmbeddedRegions, vocabulary: Vocabulary) -> Tensor
             f"{len(vocabulary)} other names; encode dataset.class_names"
         )
     counts = torch.zeros(len(vocabulary), len(vocabulary), dtype=torch.int64)
-    chosen = nearest_class(regions.prompted, vocabulary)
+    chosen = nearest_class(regions.prompted, vocabulary.embeddings)
     counts.index_put_((regions.classes, chosen), torch.tensor(1), accumulate=True)
     return counts
 
 
-def nearest_class(regions: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """The class [n] int64 of highest cosine to each of unit regions [n, D]."""
-    return (regions @ vocabulary.embeddings.to(regions).T).argmax(dim=1)
+def nearest_class(regions: Tensor, embeddings: Tensor) -> Tensor:
+    """The class [n] int64 whose embedding [C, D] has the highest cosine with each of unit regions [n, D]."""
+    return (regions @ embeddings.to(regions).T).argmax(dim=1)

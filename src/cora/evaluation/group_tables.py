@@ -56,10 +56,10 @@ def separation_table(found: RegionGroups) -> Table:
 
 
 def coarse_to_fine_table(found: RegionGroups) -> Table:
-    """Top-1 of both ways: of all boxes, and of those of each group of names."""
+    """Top-1 of both ways: by names of all boxes, and of those of each group of names; by examples."""
     answer = table("", "boxes", "group right, %", "flat top-1, %", "coarse to fine", "change")
     for row in found.coarse_to_fine:
-        name = "all" if row.group is None else f"group {row.group}"
+        name = f"by {row.by}" if row.group is None else f"by {row.by}, group {row.group}"
         top1 = row.top1
         changes = (percent(top1.before), percent(top1.after), percent(top1.difference, signed=True))
         answer.add_row(name, str(row.boxes), percent(row.group_right), *changes)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from cora.evaluation.agreement import Agreement
 from cora.evaluation.bootstrap import RESAMPLES, resample_counts
-from cora.evaluation.coarse_to_fine import CoarseToFine, measure_coarse_to_fine
+from cora.evaluation.coarse_to_fine import CoarseToFine, measure_by_examples, measure_coarse_to_fine
 from cora.evaluation.embedded_regions import EmbeddedRegions
 from cora.evaluation.region_change import Change
 from cora.evaluation.separation import separation, silhouette
@@ -31,7 +32,8 @@ class RegionGroup:
     Attributes:
         boxes: how many.
         classes: annotated class -> its boxes here, most first.
-        nearest: the class names nearest to its centre, the nearest first.
+        nearest: the class names nearest to its centre, the nearest first. Where there are several clusters, both sides
+            count from their own mean: regions and names may lie apart as a whole, which says nothing of one cluster.
     """
 
     boxes: int
@@ -72,7 +74,7 @@ class RegionGroups:
         plain: the same without it.
         of_classes: separation of the classes, without (before) and with the prompt (after).
         of_name_groups: separation of the groups of names.
-        coarse_to_fine: for all boxes, and for those of each group of names.
+        coarse_to_fine: by names for all boxes and for those of each group of names; by examples for all boxes.
     """
 
     regions: EmbeddedRegions
@@ -92,9 +94,12 @@ class RegionGroups:
     def described(self, clusters: Clusters) -> list[RegionGroup]:
         """Every cluster by its boxes, their classes and the names nearest to it."""
         names, boxes = self.vocabulary.names, self.agreement(clusters).boxes.T
-        cosine = clusters.centres @ self.vocabulary.embeddings.to(clusters.centres).T
+        centres, embeddings = clusters.centres, self.vocabulary.embeddings.to(clusters.centres)
+        if len(centres) > 1:
+            centres, embeddings = (F.normalize(side - side.mean(dim=0), dim=-1) for side in (centres, embeddings))
+        cosine = centres @ embeddings.T
         found = []
-        for row, near in zip(boxes, cosine.argsort(dim=1, descending=True), strict=True):
+        for row, near in zip(boxes, cosine.argsort(dim=1, descending=True, stable=True), strict=True):
             order = row.argsort(descending=True, stable=True).tolist()
             classes = {names[i]: int(row[i]) for i in order if row[i]}
             found.append(RegionGroup(int(row.sum()), classes, tuple(names[i] for i in near[:_NAMES].tolist())))
@@ -131,6 +136,7 @@ class RegionGroups:
             "silhouette": {"classes": self.of_classes.as_dict(), "groups of names": self.of_name_groups.as_dict()},
             "coarse_to_fine": [
                 {
+                    "by": row.by,
                     "group": row.group,
                     "boxes": row.boxes,
                     "group_right": row.group_right.as_dict(),
@@ -162,6 +168,7 @@ def group_regions(
     """
     counts = resample_counts(regions.images)
     prompted, plain = (two_levels(way, count, subgroups, seed=seed) for way in (regions.prompted, regions.plain))
+    by_examples = measure_by_examples(regions, count=count, subgroups=subgroups, seed=seed, counts=counts)
     return RegionGroups(
         regions=regions,
         vocabulary=vocabulary,
@@ -170,7 +177,10 @@ def group_regions(
         plain=plain,
         of_classes=separation(regions, regions.classes, counts),
         of_name_groups=separation(regions, names.coarse.labels[regions.classes], counts),
-        coarse_to_fine=measure_coarse_to_fine(regions, vocabulary, names, counts),
+        coarse_to_fine=[
+            *measure_coarse_to_fine(regions, vocabulary.embeddings, names, counts),
+            *([] if by_examples is None else [by_examples]),
+        ],
     )
 
 
