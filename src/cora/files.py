@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,11 @@ def lock(path: Path) -> Iterator[bool]:
             pass
         # Who held it before may have removed it meanwhile: then another may hold a new file of this name.
         yield path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def shipped_text(name: str) -> str:
+    """The text of a file of the package, by its path in it: "data/splits/coco.json"."""
+    return resources.files("cora").joinpath(name).read_text(encoding="utf-8")
 
 
 def write_text(path: Path, content: str) -> None:

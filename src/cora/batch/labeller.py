@@ -25,7 +25,6 @@ class Model(Protocol):
 
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Any:
         """Names, encoded once."""
-        ...
 
     def predict(
         self,
@@ -38,7 +37,6 @@ class Model(Protocol):
         batch_size: int,
     ) -> list[Detections]:
         """Detections of each image."""
-        ...
 
 
 #: Loads the model; given the worker's number, so that several may take a device each. Must be picklable.

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
 from cora.errors import VocabularyError
+from cora.files import shipped_text
 from cora.regions.class_names import clean_names
 
 _LONGEST = 3
@@ -240,7 +240,7 @@ class _List(NamedTuple):
 
 @cache
 def _english() -> _List:
-    text = resources.files("cora.data").joinpath("nouns/english.txt").read_text(encoding="utf-8")
+    text = shipped_text("data/nouns/english.txt")
     kinds: dict[str, str] = {}
     plurals: dict[str, str] = {}
     for line in text.splitlines():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 from cora.errors import DataError
+from cora.files import shipped_text
 from cora.names import name_key, repeated_names
 
 #: Names that `known_split` takes.
@@ -63,7 +63,7 @@ def known_split(name: str) -> ClassSplit:
         raise DataError(
             f"expected a known class split ({', '.join(KNOWN_SPLITS)}), got {name!r}; write your own as a JSON file"
         )
-    content = json.loads(resources.files("cora.data").joinpath(f"splits/{name}.json").read_text(encoding="utf-8"))
+    content = json.loads(shipped_text(f"data/splits/{name}.json"))
     return ClassSplit(base=tuple(content["base"]), novel=tuple(content["novel"]), benchmark=name)
 
 

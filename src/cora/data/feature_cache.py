@@ -39,11 +39,9 @@ class Tower(Protocol):
 
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
         """C3 and C4 of a batch."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, to notice when the cache belongs to another tower."""
-        ...
 
 
 class CachedItem(NamedTuple):

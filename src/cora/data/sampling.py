@@ -23,12 +23,10 @@ class SampledRecord(Protocol):
     @property
     def classes(self) -> Tensor:
         """[T] int64 class of each box."""
-        ...
 
     @property
     def boxes_xyxy_px(self) -> Tensor:
         """[T, 4] corners in pixels."""
-        ...
 
 
 def repeat_factors(records: Sequence[SampledRecord], threshold: float = 0.001) -> Tensor:

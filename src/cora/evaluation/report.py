@@ -18,46 +18,12 @@ from PIL import Image
 
 from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.matching import RECALL_THRESHOLDS
+from cora.files import shipped_text
 
 #: Colours of series that are no groups, in the order in which they are given out.
 _COLOURS = ("base", "novel", "all", "other")
 #: Longest side of an embedded image in pixels, and its JPEG quality. It is shown at about 0.7 of its size.
 PICTURE_SIDE, _QUALITY = 480, 72
-
-_STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --ink: #1c1f23; --faint: #667; --line: #d8dce2; --soft: #f3f5f8;
-  --novel: #c2410c; --base: #1d5fae; --all: #4b7a3a; --other: #7a4b9a; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #15181c; --ink: #e6e8eb; --faint: #9aa4b2; --line: #363c45; --soft: #1f242a;
-    --novel: #fb923c; --base: #6ba8f5; --all: #8fca78; --other: #c79ae6; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-p { max-width: 44rem; } p.note { white-space: pre-line; }
-.note, figcaption, dt { color: var(--faint); font-size: .9rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dd { margin: 0;
-  overflow-wrap: anywhere; } .option { white-space: nowrap; }
-/* The first column stays; a shade at the right edge, covered at the end, says that there is more. */
-.wide { overflow-x: auto; background: linear-gradient(to left, var(--ground) 40%, transparent) 100% 0 / 2rem 100%
-  no-repeat local, linear-gradient(to left, var(--line), transparent) 100% 0 / .8rem 100% no-repeat scroll; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, .text { text-align: left; } td.text { white-space: normal; }
-th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
-thead th, thead th:first-child { background: var(--soft); }
-svg { display: block; width: 100%; height: auto; max-width: 44rem; } svg.bars { max-width: 34rem; }
-svg text { fill: var(--ink); font-size: 12px; }
-svg .grid { stroke: var(--line); } .novel { --c: var(--novel); } .base { --c: var(--base); } .all { --c: var(--all); }
-.other { --c: var(--other); } svg .bar { fill: var(--c); } svg .curve { fill: none; stroke: var(--c); stroke-width: 2; }
-.key span { margin-right: 1.2rem; white-space: nowrap; } .key i { display: inline-block; width: .8rem; height: .8rem;
-  margin-right: .4rem; background: var(--c); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
-figure { margin: 0; } figure img { width: 100%; height: auto; display: block; border-radius: 4px; }
-@media (max-width: 36rem) { th, td { padding: .25rem .4rem; font-size: .85rem; }
-  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } svg text { font-size: 15px; }
-  svg.plot text { font-size: 18px; } }
-"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +45,7 @@ def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> s
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1><dl>{listed}</dl>\n{body}</body></html>\n"
+        f"<style>\n{shipped_text('evaluation/data/report.css')}</style></head>\n<body><h1>{escape(title)}</h1><dl>{listed}</dl>\n{body}</body></html>\n"
     )
 
 

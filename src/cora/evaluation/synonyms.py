@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 from cora.errors import DataError
+from cora.files import shipped_text
 from cora.names import name_key, names_in, repeated_names
 from cora.regions import ClassPrompts, class_prompts
 
@@ -32,7 +32,7 @@ def read_synonyms(source: str | Path) -> dict[str, tuple[str, ...]]:
     Raises: DataError when the file is missing, not JSON, or not an object of text to texts.
     """
     if source == SHIPPED:
-        text = resources.files("cora.evaluation").joinpath("data/coco_synonyms.json").read_text(encoding="utf-8")
+        text = shipped_text("evaluation/data/coco_synonyms.json")
     else:
         try:
             text = Path(source).read_text(encoding="utf-8-sig")

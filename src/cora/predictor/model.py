@@ -26,56 +26,45 @@ class Model(Protocol):
     @property
     def config(self) -> DetectorConfig:
         """Sizes and settings of the network."""
-        ...
 
     @property
     def preprocessor(self) -> Preprocessor:
         """How images become batches, unless a predictor has its own way."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where batches and vocabularies belong."""
-        ...
 
     @property
     def precision(self) -> Precision:
         """Type that it runs in, unless a predictor says otherwise."""
-        ...
 
     @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
         """What embeds names."""
-        ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names that were fixed when the model was made; empty where names are given at run time."""
-        ...
 
     @property
     def fixed_distractors(self) -> int | None:
         """Number of names that compete whatever is asked, where they were fixed with the names; else None."""
-        ...
 
     @property
     def fixed_max_detections(self) -> int | None:
         """Boxes that an image can have at most, where that was fixed when the model was made; else None."""
-        ...
 
     def vocabulary(
         self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
         """Encode names and everything that goes beside them; of fixed names, choose."""
-        ...
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
         """One pass, before suppression."""
-        ...
 
     def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
         """What suppression leaves of every image; the settings say score, precision and class_agnostic."""
-        ...
 
 
 class TorchModel:

@@ -22,15 +22,12 @@ class RegionPooling(Protocol):
 
     def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
         """Embed boxes [B, N, 4] or one [N_i, 4] for each image, with the tower's positions [P, C], prompt added."""
-        ...
 
     def prepare(self, c4: FeatureMap) -> Prepared:
         """The input of `fast`."""
-        ...
 
     def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
         """As `exact`, but cheap enough for all anchors."""
-        ...
 
 
 def region_pooling(tower: ImageTower, *, static: bool = False) -> RegionPooling:

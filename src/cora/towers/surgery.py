@@ -46,26 +46,21 @@ class SurgeryTower(Protocol):
     @property
     def feature_width(self) -> int:
         """Channels of `SurgeryTokens.features`."""
-        ...
 
     @property
     def embed_dim(self) -> int:
         """Width D of the common space."""
-        ...
 
     @property
     def stride(self) -> int:
         """Pixels a patch."""
-        ...
 
     @property
     def setting(self) -> tuple[int, ...]:
         """Whole numbers besides the weights that the tokens depend on."""
-        ...
 
     def __call__(self, pixels: Tensor) -> SurgeryTokens:
         """Normalised pixels [B, 3, H, W], sides multiples of the stride, to tokens."""
-        ...
 
 
 class VitSurgery(FrozenModule):

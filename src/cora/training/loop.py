@@ -51,11 +51,9 @@ class Loader(Protocol):
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        ...
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Any]:
         """Batches of an epoch from number `start` on."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,6 @@ class BoxTeacher(Protocol):
 
     def label(self, photo: NamedPhoto, least_score: float) -> Detections:
         """Boxes of an image with a score of at least `least_score`."""
-        ...
 
 
 class DetectorTeacher:
