@@ -148,7 +148,7 @@ def report(console: Console, message: str, kind: str = "error") -> None:
 
 def number_table(*titles: str, words: int = 1, title: str | None = None) -> Table:
     """A table whose columns after the first `words` hold numbers, which stand at the right."""
-    table = Table(*titles, title=title)
+    table = Table(*titles, title=title, title_justify="left")
     for column in table.columns[words:]:
         column.justify = "right"
     return table

@@ -8,9 +8,9 @@ import pytest
 
 from cora.apps.argument_types import box, exemplar
 from cora.apps.cli import main
+from cora.apps.command import Parser
 from cora.apps.model_options import NamesOptions
 from cora.apps.options import add_options, read_options
-from cora.apps.parser import Parser
 from tests.detector.conftest import tiny_detector
 from tests.retrieval.conftest import write_picture
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cora.apps.cli import main
+from cora.apps.command import Parser
 from cora.apps.evaluate import EvaluateOptions, take_hold_out
 from cora.apps.kinds import FINETUNE_RUN
 from cora.apps.options import add_options, read_options
-from cora.apps.parser import Parser
 from cora.data.coco import CocoDataset
 from cora.data.hold_out import HELD_OUT, write_hold_out
 

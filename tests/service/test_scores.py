@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from cora.apps.looked_for import distractors_line
+from cora.apps.open_model import distractors_line
 from cora.data.builtin_names import builtin_names
 from cora.detector import Detector
 from cora.predictor import Predictor

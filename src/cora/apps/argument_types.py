@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+Number = TypeVar("Number", int, float)
 
 _MOST_OVERLAP = 0.9
 _MOST = 32  # rows, and columns
@@ -22,50 +26,32 @@ class NamedPicture(NamedTuple):
     box_xyxy_px: Box | None
 
 
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
+def _checked(read: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Callable[[str], Number]:
+    """The type of an option whose number has to fit; `expected` is for the error."""
+
+    def value_of(text: str) -> Number:
+        with suppress(ValueError):
+            value = read(text)
+            if fits(value):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return value_of
 
 
-def whole(text: str) -> int:
-    """A whole number of 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
-    return int(text)
+def _digits(text: str) -> int:
+    return int(text if text.isdecimal() else "")  # int takes signs, blanks and underscores, too
 
 
-def above_zero(text: str) -> float:
-    """A number above 0."""
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def zero_or_more(text: str) -> float:
-    """A number of 0 or more."""
-    value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {text!r}")
-    return value
-
-
-def score(text: str) -> float:
-    """A number in 0..1, both ends included."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value
-
-
-def share(text: str) -> float:
-    """A number from 0 to below 1."""
-    value = _number(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more and below 1, got {text!r}")
-    return value
+positive = _checked(_digits, lambda value: value >= 1, "a whole number of 1 or more")
+whole = _checked(_digits, lambda value: True, "a whole number of 0 or more")
+port = _checked(_digits, lambda value: value <= 65535, "a port, 0 to 65535")
+# NaN fails every comparison.
+above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
+zero_or_more = _checked(float, lambda value: 0 <= value < float("inf"), "a number of 0 or more")
+score = _checked(float, lambda value: 0 <= value <= 1, "a number in 0..1")
+grey_levels = _checked(float, lambda value: 0 <= value <= 255, "grey levels in 0..255")
+share = _checked(float, lambda value: 0 <= value < 1, "a number of 0 or more and below 1")
 
 
 def tile_count(text: str) -> tuple[int, int]:
@@ -114,10 +100,3 @@ def box(text: str) -> Box:
             f"expected a box x,y,width,height in pixels, x and y 0 or more, the sides 1 or more, got {text!r}"
         )
     return (x, y, x + width, y + height)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")  # fails every comparison

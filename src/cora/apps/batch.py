@@ -113,8 +113,7 @@ def run(options: BatchOptions) -> int:
     """
     from dataclasses import replace
 
-    from cora.apps.looked_for import read_wanted, tell_distractors, tell_names
-    from cora.apps.open_model import open_detector
+    from cora.apps.open_model import open_detector, read_wanted, tell_distractors, tell_names
     from cora.batch import DetectSettings, Watch, check_export, kept_score, run_batch
     from cora.batch.model import ModelChoice
     from cora.console import Bars, error_console, output_console, report, say

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from cora.apps import kinds
 from cora.apps.argument_types import positive
 from cora.apps.command import Command
+from cora.apps.data_options import write_numbers
 from cora.apps.model_options import class_agnostic_option, device_option, model_option
 from cora.apps.options import option
 from cora.errors import DataError
@@ -54,9 +55,8 @@ def run(options: CalibrateOptions) -> int:
     from cora.apps.open_model import open_torch_detector
     from cora.console import output_console, say, tracked
     from cora.detector.checkpoint import check_model_file, exact_dtype
+    from cora.evaluation.best_threshold import NOTHING_RIGHT, described, images_of, store
     from cora.evaluation.held_out import HeldOut
-    from cora.evaluation.store_threshold import NOTHING_RIGHT, described, images_of, store
-    from cora.files import write_json
     from cora.regions import EVERYDAY_NAMES
 
     check_model_file(options.output)
@@ -88,8 +88,7 @@ def run(options: CalibrateOptions) -> int:
     best = reached[policy]
     store(detector, best, distractors=policy)
     detector.save(options.output, dtype=exact_dtype(detector.state_dict()))
-    if options.json is not None:
-        write_json(options.json, _report(options, detector, dataset, found))
+    write_numbers(options.json, _report(options, detector, dataset, found))
     say(console, f"{described(best)}, on {images_of(len(dataset))}; distractors: {policy}")
     measured = " --class-agnostic, as it was measured" if options.class_agnostic else ""
     say(console, f"Wrote {options.output}; use it with --model {options.output}{measured}")
@@ -97,10 +96,10 @@ def run(options: CalibrateOptions) -> int:
 
 
 def _read(options: CalibrateOptions) -> CocoDataset:
+    from cora.data.benchmarks import testing_images
     from cora.data.class_split import open_split
-    from cora.data.image_sets import testing_images
     from cora.data.read import read_annotated
-    from cora.evaluation.store_threshold import images_of
+    from cora.evaluation.best_threshold import images_of
 
     split = None if options.split is None else open_split(options.split)
     names = None if split is None else split.all
@@ -115,11 +114,9 @@ def _read(options: CalibrateOptions) -> CocoDataset:
 
 
 def _table(found: Mapping[Policy, BestThreshold | None]) -> Table:
-    from rich.table import Table
+    from cora.console import number_table
 
-    table = Table("distractors", "score threshold", "F1, %", "precision, %", "recall, %")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = number_table("distractors", "score threshold", "F1, %", "precision, %", "recall, %")
     for policy, best in found.items():
         numbers = (
             ("-",) * 4
@@ -133,15 +130,10 @@ def _table(found: Mapping[Policy, BestThreshold | None]) -> Table:
 def _report(
     options: CalibrateOptions, detector: Detector, dataset: CocoDataset, found: Mapping[Policy, BestThreshold | None]
 ) -> dict[str, object]:
-    import sys
-
-    import cora
     from cora.detector.fingerprint import weights_fingerprint
 
     stored = detector.config.postprocess
     return {
-        "command": ["cora", *sys.argv[1:]],
-        "version": cora.__version__,
         "model": {"name": options.model, "fingerprint": weights_fingerprint(detector)},
         "images": len(dataset),
         "boxes": int(dataset.class_counts().sum()),

@@ -6,21 +6,19 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from cora.apps import (
     align,
     batch,
     calibrate,
-    cam,
-    convert,
+    datasets,
     detect,
     distill,
     evaluate,
     export,
     finetune,
     groups,
-    index,
     models,
     prune,
     pseudo_label,
@@ -30,31 +28,20 @@ from cora.apps import (
     search,
     search_arch,
     serve,
-    shards,
-    split,
     study,
     text_prompts,
     train,
     video,
 )
-from cora.apps.command import run_command
-from cora.apps.parser import Parser
+from cora.apps.command import Command, CommandGroup, Parser, run_command
 from cora.errors import CoraError
 
-
-class _Command(Protocol):
-    """What adds itself to the commands."""
-
-    def add_command(self, commands: argparse._SubParsersAction[Any]) -> None:
-        """Add the command's parser."""
-
-
 #: In the order of the help.
-_COMMANDS: tuple[_Command, ...] = (
+_COMMANDS: tuple[Command[Any] | CommandGroup, ...] = (
     detect.COMMAND,
     video.COMMAND,
-    convert.COMMAND,
-    models.COMMAND,
+    models.CONVERT,
+    models.MODELS,
     evaluate.COMMAND,
     region_accuracy.COMMAND,
     train.COMMAND,
@@ -63,11 +50,11 @@ _COMMANDS: tuple[_Command, ...] = (
     text_prompts.COMMAND,
     groups.COMMAND,
     finetune.COMMAND,
-    index.COMMAND,
-    search.COMMAND,
+    search.INDEX,
+    search.SEARCH,
     serve.COMMAND,
-    study.COMMAND,
-    cam.COMMAND,
+    study.STUDY,
+    study.CAM,
     calibrate.COMMAND,
     align.COMMAND,
     prune.COMMAND,
@@ -76,8 +63,8 @@ _COMMANDS: tuple[_Command, ...] = (
     export.COMMAND,
     quantize.COMMAND,
     batch.COMMAND,
-    shards.COMMAND,
-    split.COMMAND,
+    datasets.SHARDS,
+    datasets.SPLIT,
 )
 
 _INTERRUPTED = 130  # the shell's convention for a program ended by Ctrl-C

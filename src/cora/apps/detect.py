@@ -71,8 +71,7 @@ def run(options: DetectOptions) -> int:
 
     from PIL import Image
 
-    from cora.apps.looked_for import read_wanted, tell_distractors, tell_names
-    from cora.apps.open_model import open_detector
+    from cora.apps.open_model import open_detector, read_wanted, tell_distractors, tell_names
     from cora.console import Bars, report
     from cora.data.sources import find_images, output_names
     from cora.errors import ImageError

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from cora.apps import kinds
 from cora.apps.argument_types import positive, score
 from cora.apps.command import Command
+from cora.apps.data_options import ProcessOptions
 from cora.apps.model_options import ScoringOptions, TextOptions, TileOptions, class_agnostic_option, device_option
 from cora.apps.options import group, option, switch, values_of
-from cora.apps.train_options import ProcessOptions
 from cora.errors import DataError
 
 if TYPE_CHECKING:

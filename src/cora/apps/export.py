@@ -89,8 +89,7 @@ def run(options: ExportOptions) -> int:
     Raises:
         CoraError: bad input, or an exported detector that differs from the original.
     """
-    from cora.apps.looked_for import tell_distractors
-    from cora.apps.open_model import open_torch_detector
+    from cora.apps.open_model import open_torch_detector, tell_distractors
     from cora.console import output_console, working
     from cora.data.name_file import read_classes, read_distractors
     from cora.errors import CoraError

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from cora.apps import kinds
 from cora.apps.argument_types import score, share
 from cora.apps.command import Command
+from cora.apps.data_options import ImageOptions, StageOptions, write_numbers
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import group, option
-from cora.apps.train_options import ImageOptions, StageOptions
 from cora.errors import DataError, OptionError
 from cora.names import names_without
 
@@ -85,10 +85,8 @@ def run(options: FinetuneOptions) -> int:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
     import shlex
-    import sys
     from functools import partial
 
-    import cora
     from cora.apps.open_model import open_torch_detector
     from cora.console import output_console, progress_report, say, tracked
     from cora.data.name_file import read_names
@@ -103,9 +101,8 @@ def run(options: FinetuneOptions) -> int:
         measure_once,
         scores_by_group,
     )
+    from cora.evaluation.best_threshold import store
     from cora.evaluation.held_out import HeldOut, check_extras
-    from cora.evaluation.store_threshold import store
-    from cora.files import write_json
     from cora.predictor.device import pick_device
     from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
 
@@ -153,11 +150,9 @@ def run(options: FinetuneOptions) -> int:
     for file in dict.fromkeys((options.run_dir / MODEL, output)):
         detector.save(file)
     by_class = {} if held_out is None else held_out.of_classes(found["own photos"])
-    write_json(
+    write_numbers(
         options.run_dir / REPORT,
         {
-            "command": ["cora", *sys.argv[1:]],
-            "version": cora.__version__,
             "classes": {"base": base, "novel": novel},
             "photos": {"trained": len(train_set), "held_out": len(held_out.dataset) if held_out is not None else 0},
             "recipe": recipe.to_dict(),
@@ -207,7 +202,7 @@ def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell
 
 def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
     """What the score threshold is, and what it was set on."""
-    from cora.evaluation.store_threshold import NOTHING_RIGHT, described, images_of
+    from cora.evaluation.best_threshold import NOTHING_RIGHT, described, images_of
 
     kind = "held out" if held_out else "of the training, as none is held out: new ones will give less"
     where = f"{images_of(images)} {kind}"
@@ -235,7 +230,7 @@ def _divide_photos(
 ) -> tuple[CocoDataset, HeldOut | None]:
     """Images to learn from, with boxes of the base classes, and images to measure on, with all boxes."""
     from cora.data.hold_out import divide_images
-    from cora.data.read import read_dataset
+    from cora.data.read import read_held_out
     from cora.data.same_content import image_groups, tell_shared
     from cora.evaluation.held_out import HeldOut, groups_of
 
@@ -243,12 +238,8 @@ def _divide_photos(
     learned = options.data.read(base) if novel else whole
     held_out = None
     chosen: set[int] = set()
-    if (options.val_images is None) != (options.val_annotations is None):
-        raise DataError("expected --val-images and --val-annotations together, got one of them")
-    if options.val_images is not None:
-        dataset = read_dataset(
-            images=options.val_images, annotations=options.val_annotations, class_names=(*base, *novel)
-        )
+    dataset = read_held_out(options.val_images, options.val_annotations, (*base, *novel))
+    if dataset is not None:
         held_out = HeldOut(dataset=dataset, groups=groups)
         tell_shared(learned, dataset)
     elif options.hold_out and len(together := image_groups([r.path for r in whole.records])) >= FEWEST_TO_DIVIDE:
@@ -271,24 +262,18 @@ def _subset(dataset: CocoDataset, wanted: Callable[[int], bool]) -> CocoDataset:
 
 
 def _remembered(options: FinetuneOptions) -> HeldOut | None:
+    from cora.data.benchmarks import testing_images
     from cora.data.class_split import open_split
-    from cora.data.image_sets import testing_images
-    from cora.data.read import read_dataset
-    from cora.evaluation.held_out import HeldOut, groups_of
+    from cora.data.read import read_held_out
+    from cora.evaluation.held_out import HeldOut, groups_of_split
 
-    if (options.remember_images is None) != (options.remember_annotations is None):
-        raise DataError("expected --remember-images and --remember-annotations together, got one of them")
-    if options.remember_images is None:
-        return None
     split = None if options.remember_split is None else open_split(options.remember_split)
-    dataset = read_dataset(
-        images=options.remember_images,
-        annotations=options.remember_annotations,
-        class_names=split.all if split is not None else None,
-    )
+    names = None if split is None else split.all
+    dataset = read_held_out(options.remember_images, options.remember_annotations, names, option="remember")
+    if dataset is None:
+        return None
     dataset = testing_images(dataset, split)
-    groups = groups_of(split.base, split.novel) if split is not None else groups_of(dataset.class_names, ())
-    return HeldOut(dataset=dataset, groups=groups)
+    return HeldOut(dataset=dataset, groups=groups_of_split(split, dataset.class_names))
 
 
 def _recipe(options: FinetuneOptions, detector: Detector, images: Sequence[CocoImage]) -> TrainRecipe:

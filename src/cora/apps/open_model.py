@@ -1,16 +1,27 @@
-"""Models of the commands: a detector of this package, or one that was exported for another runtime."""
+"""Models of the commands and what is looked for with them; and what the commands say of names that nobody gave."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cora
+from cora.apps.argument_types import Box
+from cora.apps.model_options import NamesOptions
 from cora.compress.quantize_torch import is_int8_file, load_int8
+from cora.console import output_console, say
+from cora.data.class_weights import weights_of_names
+from cora.data.name_file import read_classes, read_distractors
 from cora.detector import Detector, DetectorConfig, check_trained, read_config
-from cora.errors import ModelError
+from cora.errors import ModelError, VocabularyError
 from cora.export import load_exported
-from cora.predictor import Predictor
+from cora.names import names_in, quoted_name
+from cora.predictor import Exemplars, Predictor, count_distractors
 from cora.predictor.device import pick_device
+from cora.predictor.vocabulary import usual_names as names_for_calls
+from cora.regions import ClassPrompts, Vocabulary
+from cora.regions.sentences import Sentences
 from cora.towers import known_towers
 
 #: Endings of files that `cora export` writes and that `--model` takes.
@@ -83,3 +94,146 @@ def open_torch_detector(
     if trained:
         check_detects(model)
     return cora.load(model).detector.to(where)
+
+
+_SHOWN_NAMES = 8
+#: How the commands that have the option switch everyday names off.
+SWITCH = "--distractors none switches them off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the options say is looked for, checked before a model is loaded.
+
+    Attributes:
+        classes: with their prompts; {} for exemplars alone; None for the model's own names, or the built-in ones.
+        exemplars: images by class.
+        distractors: names that compete; None for the model's own choice.
+        sentences: around and about the names.
+        class_weights: factors in pre-matching, by class.
+    """
+
+    classes: ClassPrompts | None
+    exemplars: Mapping[str, list[Path | tuple[Path, Box]]]
+    distractors: tuple[str, ...] | None
+    sentences: Sentences
+    class_weights: dict[str, float]
+
+
+def read_wanted(options: NamesOptions, model: str) -> Wanted:
+    """What is looked for with a model.
+
+    Raises:
+        CoraError: a file cannot be read, or names, sentences or weights cannot be used.
+    """
+    exemplars = options.exemplars()
+    classes = wanted_classes(options.classes, exemplars)
+    named = usual_names(model) if classes is None else tuple(classes)
+    return Wanted(
+        classes=classes,
+        exemplars=exemplars,
+        distractors=read_distractors(options.distractors),
+        sentences=options.text.read(named),
+        class_weights=weights_of_names(options.class_weights, (*named, *exemplars)),
+    )
+
+
+def wanted_classes(classes: str | None, exemplars: Exemplars | None) -> ClassPrompts | None:
+    """Classes of `--classes`, {} for exemplars alone; None without both: the model's own names, or the built-in ones.
+
+    Raises:
+        VocabularyError: as `read_classes`.
+    """
+    if classes is None:
+        return {} if exemplars else None
+    if classes.strip().casefold() in ("*", "all", "everything"):
+        raise VocabularyError(
+            f"--classes: expected names, got {classes.strip()!r}; leave --classes out for the built-in vocabulary"
+        )
+    try:
+        return read_classes(classes)
+    except VocabularyError as error:
+        if names_in(classes):
+            raise
+        raise VocabularyError(f"{error}; leave --classes out for the built-in vocabulary") from None
+
+
+def usual_names(model: str) -> tuple[str, ...]:
+    """Names that a model looks for where a command gives none, before it is loaded.
+
+    They are () for an exported file, which is to be opened first.
+
+    Raises:
+        ModelError: a file that is no model.
+    """
+    if is_exported(model):
+        return ()
+    whole = Path(model).is_file() and not is_int8_file(model)
+    return names_for_calls(read_config(model)[0].own_names if whole else ())
+
+
+def tell_names(
+    detector: Predictor,
+    vocabulary: Vocabulary,
+    *,
+    classes: ClassPrompts | None,
+    score: float,
+    class_agnostic: bool | None = None,
+) -> None:
+    """Print one line where nobody chose what is looked for.
+
+    Args:
+        detector: the model.
+        vocabulary: that is looked for.
+        classes: of the command; None where it has none, which alone is said.
+        score: the score threshold.
+        class_agnostic: as the command says it.
+    """
+    if classes is None:
+        say(output_console(), _line(detector, vocabulary, score=score, one_name=class_agnostic is not False))
+
+
+def _line(detector: Predictor, vocabulary: Vocabulary, *, score: float, one_name: bool) -> str:
+    count = len(vocabulary)
+    if vocabulary.built_in:
+        one = ", one name for each object" * one_name
+        return (
+            f"Built-in vocabulary: {count:,} class names, score threshold {score:g}{one} "
+            '(--classes "cup, dog" looks for your own)'
+        )
+    shown = ", ".join(map(quoted_name, vocabulary.names[:_SHOWN_NAMES]))
+    more = f" and {count - _SHOWN_NAMES} more" if count > _SHOWN_NAMES else ""
+    if getattr(detector, "class_names", ()):
+        return f"Class names of the exported file: {shown}{more}"
+    return f"Class names that the model was fine-tuned on: {shown}{more} (--classes looks for others)"
+
+
+def tell_distractors(
+    detector: Predictor | Detector, names: Sequence[str], asked: Sequence[str] | None, *, switch: str = SWITCH
+) -> None:
+    """Print one line where the model's own choice lets other names compete; nothing where the user chose.
+
+    Args:
+        detector: the model.
+        names: that are looked for.
+        asked: the distractors of the command; None where nothing was said.
+        switch: how they are switched off.
+    """
+    line = None if asked is not None else distractors_line(detector, names, switch=switch)
+    if line is not None:
+        say(output_console(), line)
+
+
+def distractors_line(
+    detector: Predictor | Detector, names: Sequence[str], *, switch: str = SWITCH, yours: str = "yours"
+) -> str | None:
+    """The line of `tell_distractors`; None where nothing competes. `yours`: what they compete with."""
+    count = count_distractors(detector, names)
+    if not count:
+        return None
+    if getattr(detector, "class_names", ()):
+        kind, switch = "other", "they are part of the file; an export with --distractors none has none"
+    else:
+        kind = "everyday"
+    plural = "name competes" if count == 1 else "names compete"
+    return f"{count} {kind} {plural} with {yours} and are not reported ({switch})"

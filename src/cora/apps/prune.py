@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, share, whole
 from cora.apps.command import Command
-from cora.apps.measuring import MeasuringOptions, images_in, numbers_option, tell_models
+from cora.apps.data_options import MeasuringOptions, images_in, numbers_option, tell_models
 from cora.apps.model_options import resnet_option
 from cora.apps.options import group, option
 

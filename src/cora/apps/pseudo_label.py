@@ -116,8 +116,7 @@ def run(options: PseudoLabelOptions) -> int:
     import json
 
     import cora
-    from cora.apps.looked_for import tell_distractors
-    from cora.apps.open_model import open_torch_detector
+    from cora.apps.open_model import open_torch_detector, tell_distractors
     from cora.console import error_console, report
     from cora.data.name_file import read_distractors, read_names
     from cora.evaluation.setting import fingerprint
@@ -322,15 +321,14 @@ def _print(options: PseudoLabelOptions, report: PseudoReport, mixed: Mixed | Non
 
 
 def _table(boxes: Counter[str], work: _Work) -> Table:
-    from rich.table import Table
     from rich.text import Text
+
+    from cora.console import number_table
 
     known = {name_key(category["name"]) for category in work.real["categories"]} if work.real is not None else set()
     photos = Counter(name for photo in work.photos for name in photo.names)
     title = f"the {_TOP} most frequent of {len(boxes)} classes" if len(boxes) > _TOP else None
-    table = Table("class", "boxes", "images that name it", *(["real boxes"] if known else []), title=title)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = number_table("class", "boxes", "images that name it", *(["real boxes"] if known else []), title=title)
     for name, n in boxes.most_common(_TOP):
         table.add_row(
             Text(name), str(n), str(photos[name]), *([("yes" if name_key(name) in known else "no")] if known else [])

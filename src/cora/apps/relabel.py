@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from cora.apps import kinds
 from cora.apps.command import Command
+from cora.apps.data_options import ImageOptions, ProcessOptions
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import group, option
-from cora.apps.train_options import ImageOptions, ProcessOptions
 
 if TYPE_CHECKING:
     from cora.data.coco import CocoDataset
@@ -84,8 +84,8 @@ def _relabel(options: RelabelOptions, engine: Engine) -> None:
 
 def _read(options: RelabelOptions) -> tuple[CocoDataset, Detector]:
     import cora
+    from cora.data.benchmarks import training_images
     from cora.data.class_split import open_split
-    from cora.data.image_sets import training_images
 
     split = None if options.split is None else open_split(options.split)
     dataset = training_images(options.data.read(split.base if split is not None else None), split)

@@ -8,7 +8,7 @@ from pathlib import Path
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.command import Command
-from cora.apps.measuring import MeasuringOptions, images_in, numbers_option
+from cora.apps.data_options import MeasuringOptions, images_in, numbers_option
 from cora.apps.model_options import resnet_option
 from cora.apps.options import group, option
 

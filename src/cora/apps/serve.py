@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.argument_types import above_zero, port, positive, whole
 from cora.apps.command import Command
 from cora.apps.model_options import class_weights_option, device_option, model_option, text_model_option
 from cora.apps.options import option
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("fastapi", "starlette", "pydantic", "uvicorn", "python_multipart", "prometheus_client")
 _ADDRESS, _BATCHES, _LIMITS = "address", "batches", "limits"
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
-    return int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +36,7 @@ class ServeOptions:
         help="address to listen at; 0.0.0.0 is every one of this machine (default: %(default)s, this machine only)",
     )
     port: int = option(
-        section=_ADDRESS, type=_port, metavar="PORT", default=8000, help="0 takes a free one (default: %(default)s)"
+        section=_ADDRESS, type=port, metavar="PORT", default=8000, help="0 takes a free one (default: %(default)s)"
     )
     allow_host: Sequence[str] = option(
         section=_ADDRESS,
@@ -118,7 +111,7 @@ def run(options: ServeOptions) -> int:
             raise
         raise MissingExtraError("cora serve", extra="serve") from error
 
-    from cora.apps.looked_for import distractors_line
+    from cora.apps.open_model import distractors_line
     from cora.console import error_console, output_console, say
     from cora.data.class_weights import any_weights
 

@@ -1,4 +1,4 @@
-"""`cora study`: is classification or localization the problem? Train on given classes, measure, print, write."""
+"""`cora study`: is classification or localization the problem? `cora cam`: where does a frozen CLIP see a class?"""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.command import Command, CommandGroup
-from cora.apps.model_options import device_option
-from cora.apps.options import group, option
-from cora.apps.train_options import ImageOptions
+from cora.apps.data_options import ImageOptions
+from cora.apps.model_options import classes_option, device_option
+from cora.apps.options import argument, group, option
+from cora.errors import CoraError
 
 if TYPE_CHECKING:
     from cora.data.coco import CocoDataset
@@ -121,8 +122,8 @@ def train(options: TrainOptions) -> int:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
     from cora.console import output_console, progress_report, say
+    from cora.data.benchmarks import testing_images, training_images
     from cora.data.class_split import open_split
-    from cora.data.image_sets import testing_images, training_images
     from cora.data.read import read_held_out
     from cora.errors import DataError
     from cora.evaluation.held_out import check_extras, groups_of
@@ -180,10 +181,10 @@ def evaluate(options: EvaluateOptions) -> int:
     Raises:
         CoraError: bad input, before anything is measured.
     """
+    from cora.data.benchmarks import testing_images
     from cora.data.class_split import open_split
-    from cora.data.image_sets import testing_images
     from cora.errors import DataError
-    from cora.evaluation.held_out import groups_of
+    from cora.evaluation.held_out import groups_of_split
     from cora.predictor.device import pick_device
     from cora.study.artefact import read_study
     from cora.study.build import build_frozen
@@ -197,14 +198,14 @@ def evaluate(options: EvaluateOptions) -> int:
     dataset = testing_images(options.data.read(None if split is None else split.all), split)
     frozen = build_frozen(study.config.tower)
     detector = options.fit.open_detector()
-    groups = groups_of(dataset.class_names if split is None else split.base, () if split is None else split.novel)
+    groups = groups_of_split(split, dataset.class_names)
     _tell(options.fit.measure(study, frozen, dataset, groups, detector), json=options.json, plot=options.plot)
     return 0
 
 
 def _tell(report: StudyReport, *, json: Path | None, plot: Path | None) -> None:
     """Print, write and draw what was measured."""
-    from cora.apps.measuring import write_numbers
+    from cora.apps.data_options import write_numbers
     from cora.console import output_console, say
     from cora.files import write_picture
 
@@ -220,7 +221,7 @@ def _tell(report: StudyReport, *, json: Path | None, plot: Path | None) -> None:
         say(console, f"Written: {written}")
 
 
-COMMAND = CommandGroup(
+STUDY = CommandGroup(
     name="study",
     help="is classification or localization the problem?",
     description="Is classification or localization the problem? Gives the true classes away and measures boxes.",
@@ -242,4 +243,74 @@ COMMAND = CommandGroup(
             description="How well boxes fit with the class given: IoU by class, histogram, and the verdict.",
         ),
     ),
+)
+
+#: Longest side to shortest; what is longer is squeezed.
+_LONGEST = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamOptions:
+    """Options of `cora cam`."""
+
+    image: Path = argument(metavar="IMAGE", help="the image")
+    classes: str = classes_option(prompts=False)
+    frozen: TowerOptions = group(TowerOptions)
+    layers: int = option(type=positive, default=2, help="last layers that are averaged (default: %(default)s)")
+    side: int = option(type=positive, default=384, metavar="PX", help="the image's short side (default: %(default)s)")
+    output: Path = option(
+        default=Path("cam.png"), writes=kinds.PICTURE, metavar="FILE.png", help="(default: %(default)s)"
+    )
+    device: str = device_option()
+
+
+def draw_activation(options: CamOptions) -> int:
+    """Compute the class activation maps of an image and draw them; returns the exit code 0.
+
+    Raises:
+        CoraError: bad input, before anything is computed.
+    """
+    from PIL import Image
+
+    from cora.console import output_console, say
+    from cora.data.name_file import read_names
+    from cora.files import write_picture
+    from cora.images import read_image
+    from cora.predictor.device import pick_device
+    from cora.study.build import build_frozen
+    from cora.study.config import DEFAULT_TOWER, TowerPart
+    from cora.study.plot import draw_maps
+    from cora.study.train import cam_tower_of
+
+    names = read_names(options.classes)
+    if options.output.suffix.lower() != ".png":
+        raise CoraError(f"expected a name that ends in .png for the image, got {options.output}")
+    picture = read_image(options.image)
+    device = pick_device(options.device)
+    tower, checkpoint = options.frozen.tower or DEFAULT_TOWER, options.frozen.checkpoint
+    frozen = build_frozen(TowerPart(name=tower, checkpoint=checkpoint, layers=options.layers))
+    cam_tower = cam_tower_of(frozen, names).to(device)
+    height, width = _patched_size(picture.height, picture.width, options.side, frozen.tower.stride)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    maps = cam_tower(frozen.preprocessor.collate([resized]).pixels.to(device)).cams[0]
+    write_picture(options.output, draw_maps(picture, names, maps))
+    grid = f"{maps.shape[1]} x {maps.shape[2]} patches"
+    say(output_console(), f"Wrote {options.output}: {len(names)} maps of {grid}")
+    return 0
+
+
+def _patched_size(height: int, width: int, short_side: int, stride: int) -> tuple[int, int]:
+    """(height, width) of about the same shape: multiples of the stride, the short side nearest to `short_side`."""
+    short = min(height, width)
+    scaled = (min(side / short, _LONGEST) * short_side for side in (height, width))
+    height, width = (max(1, round(side / stride)) * stride for side in scaled)
+    return height, width
+
+
+CAM = Command(
+    name="cam",
+    options=CamOptions,
+    run=draw_activation,
+    help="draw where a frozen CLIP sees named classes",
+    description="Draw where a frozen CLIP sees named classes in an image (CLIP Surgery).",
 )

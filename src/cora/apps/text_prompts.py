@@ -11,7 +11,6 @@ from cora.apps.argument_types import above_zero, positive
 from cora.apps.command import Command
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import option
-from cora.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,16 +85,14 @@ def run(options: TextPromptsOptions) -> int:
 
     import cora
     from cora.console import error_console, output_console, say
+    from cora.data.benchmarks import testing_images, training_images
     from cora.data.class_split import ClassSplit, open_split
-    from cora.data.image_sets import testing_images, training_images
-    from cora.data.read import read_dataset
+    from cora.data.read import read_dataset, read_held_out
     from cora.evaluation.tables import change_table
     from cora.predictor.device import pick_device
     from cora.training.region_embeddings import embed_dataset
     from cora.training.text_training import DEFAULTS, build_text_task, kept_names, train_text
 
-    if (options.val_images is None) != (options.val_annotations is None):
-        raise DataError("expected --val-images and --val-annotations together, got one of them; add the other")
     device = pick_device(options.device)
     split = None if options.split is None else open_split(options.split)
     train_set = read_dataset(
@@ -103,9 +100,8 @@ def run(options: TextPromptsOptions) -> int:
     )
     train_set = training_images(train_set, split)
     split = split or ClassSplit(base=train_set.class_names)
-    val_set = None
-    if options.val_images is not None and options.val_annotations is not None:
-        val_set = read_dataset(images=options.val_images, annotations=options.val_annotations, class_names=split.all)
+    val_set = read_held_out(options.val_images, options.val_annotations, split.all)
+    if val_set is not None:
         val_set = testing_images(val_set, split)
     config = replace(DEFAULTS[options.method], **options.given())
     detector = cora.load(options.model).detector.to(device)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from cora.apps import kinds
 from cora.apps.argument_types import positive
 from cora.apps.command import Command, CommandGroup
+from cora.apps.data_options import ImageOptions, ProcessOptions, RecipeOptions, StageOptions
 from cora.apps.model_options import device_option
 from cora.apps.options import argument, group, option, switch
-from cora.apps.train_options import ImageOptions, ProcessOptions, RecipeOptions, StageOptions
-from cora.errors import DataError, TrainingError
+from cora.errors import TrainingError
 
 if TYPE_CHECKING:
     from cora.data.benchmarks import ImageSet
@@ -175,17 +175,15 @@ def _read_held_out(
 ) -> tuple[HeldOut | None, ImageSet | None]:
     """The images to measure on, and how many of a benchmark's; with a split its novel classes are measured, too."""
     from cora.data.benchmarks import image_set
-    from cora.data.read import read_dataset
-    from cora.evaluation.held_out import HeldOut, groups_of
+    from cora.data.read import read_held_out
+    from cora.evaluation.held_out import HeldOut, groups_of_split
 
-    if (options.val_images is None) != (options.val_annotations is None):
-        raise DataError("expected --val-images and --val-annotations together, got one of them")
-    if options.val_images is None or options.val_annotations is None:
+    names = dataset.class_names if split is None else split.all
+    held_out = read_held_out(options.val_images, options.val_annotations, names)
+    if held_out is None:
         return None, None
-    base, novel = (split.base, split.novel) if split is not None else (dataset.class_names, ())
-    held_out = read_dataset(images=options.val_images, annotations=options.val_annotations, class_names=(*base, *novel))
     held_out, counts = image_set(held_out, split, training=False)
-    return HeldOut(dataset=held_out, groups=groups_of(base, novel)), counts
+    return HeldOut(dataset=held_out, groups=groups_of_split(split, dataset.class_names)), counts
 
 
 def _model(options: TrainOptions, recipe: TrainRecipe | None) -> str:

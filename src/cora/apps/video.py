@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cora.apps import kinds
-from cora.apps.argument_types import above_zero, positive, zero_or_more
+from cora.apps.argument_types import above_zero, grey_levels, positive, zero_or_more
 from cora.apps.command import Command, check_output
 from cora.apps.model_options import (
     NamesOptions,
@@ -26,16 +25,6 @@ if TYPE_CHECKING:
     from cora.video.follow import Followed
 
 _RESULTS, _PART = "results", "what is looked at"
-
-
-def _grey_levels(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 255:
-        raise argparse.ArgumentTypeError(f"expected grey levels in 0..255, got {text!r}")
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +61,7 @@ class VideoOptions:
     )
     reuse: float = option(
         section=_PART,
-        type=_grey_levels,
+        type=grey_levels,
         default=0.0,
         metavar="LEVELS",
         help="where no part of an image changed by more than so many of 255 grey levels, keep what was found before "
@@ -101,8 +90,7 @@ def run(options: VideoOptions) -> int:
     """
     from contextlib import ExitStack
 
-    from cora.apps.looked_for import read_wanted, tell_distractors, tell_names
-    from cora.apps.open_model import open_detector
+    from cora.apps.open_model import open_detector, read_wanted, tell_distractors, tell_names
     from cora.predictor.adapt import set_short_side
     from cora.regions import other_prompts
     from cora.video import ObjectTracker, VideoReader, VideoWriter

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from cora.console import output_console, say
 from cora.data.class_split import ClassSplit
 from cora.data.coco import CocoDataset
 from cora.data.coco_content import LISTS
@@ -83,6 +84,30 @@ def image_set(dataset: _AnyDataset, split: ClassSplit | None, *, training: bool)
         boxes=sum(counts),
         classes=len(dataset.class_names),
     )
+
+
+def training_images(dataset: _AnyDataset, split: ClassSplit | None) -> _AnyDataset:
+    """The images of `image_set` to train on, their number printed.
+
+    Raises:
+        DataError: no image takes part.
+    """
+    return _told(*image_set(dataset, split, training=True))
+
+
+def testing_images(dataset: _AnyDataset, split: ClassSplit | None) -> _AnyDataset:
+    """The images of `image_set` to test on, their number printed.
+
+    Raises:
+        DataError: no image takes part.
+    """
+    return _told(*image_set(dataset, split, training=False))
+
+
+def _told(kept: _AnyDataset, counts: ImageSet | None) -> _AnyDataset:
+    if counts is not None:
+        say(output_console(), str(counts))
+    return kept
 
 
 def images_tested(truth: Mapping[str, Any], split: ClassSplit | None) -> tuple[frozenset[int], ImageSet | None]:

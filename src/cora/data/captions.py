@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from cora.data.caption_nouns import NounFinder, english_nouns
 from cora.data.photo_folder import PhotoFolder
-from cora.data.problems import Problems, is_whole, read_text
+from cora.data.problems import Problems, is_whole, parse_json, read_text
 from cora.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -181,10 +180,7 @@ def _tags(caption: _Caption, finder: NounFinder, bad: Problems) -> tuple[str, ..
 
 
 def _coco_captions(text: str, source: Path, bad: Problems) -> Iterator[_Caption]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} cannot be read as JSON ({error}); expected COCO captions") from error
+    content = parse_json(text, source, "COCO captions")
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in ("images", "annotations")
     ):

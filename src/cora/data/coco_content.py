@@ -5,14 +5,13 @@ Ids are whole numbers, every object that has an outline has a box, a class has o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cora.data.outlines import box_of_outline
-from cora.data.problems import Problems, is_whole, read_text
+from cora.data.problems import Problems, is_whole, parse_json, read_text
 from cora.errors import DataError
 from cora.names import name_key
 
@@ -67,10 +66,7 @@ def read_json(path: Path) -> CocoContent:
         DataError: no such file, too large, no JSON, or without one of the three lists.
     """
     text = read_text(path, max_bytes=MAX_JSON_BYTES, expected="annotation file")
-    try:
-        content = json.loads(text, object_hook=_without_mask)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); expected a COCO annotation file") from error
+    content = parse_json(text, path, "a COCO annotation file", object_hook=_without_mask)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in LISTS):
         raise DataError(f"{path}: expected a COCO object with the lists {', '.join(LISTS)}")
     answer = CocoContent(content)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cora.errors import DataError
 
@@ -92,6 +94,18 @@ def read_text(path: Path, *, max_bytes: int, expected: str) -> str:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); expected {expected}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected {expected} in UTF-8, got other bytes; save it as UTF-8") from error
+
+
+def parse_json(text: str, path: Path, expected: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The content of a JSON file, of its text.
+
+    Raises:
+        DataError: it is no JSON; `expected` says what it was to be.
+    """
+    try:
+        return json.loads(text, object_hook=object_hook)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); expected {expected}") from error
 
 
 def truth_value(value: object) -> bool | None:

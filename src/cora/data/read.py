@@ -277,14 +277,16 @@ def read_annotated(images: Path, annotations: Path, names: Sequence[str] | None)
     return read_dataset(images=images, annotations=annotations, class_names=names, check_photos=False)
 
 
-def read_held_out(images: Path | None, annotations: Path | None, names: Sequence[str] | None) -> CocoDataset | None:
-    """Images with boxes to measure on, of --val-images and --val-annotations; None without both.
+def read_held_out(
+    images: Path | None, annotations: Path | None, names: Sequence[str] | None, *, option: str = "val"
+) -> CocoDataset | None:
+    """Images with boxes to measure on, of --val-images and --val-annotations, or --OPTION-...; None without both.
 
     Raises:
         DataError: one without the other, or a file that cannot be used.
     """
     if (images is None) != (annotations is None):
-        raise DataError("expected --val-images and --val-annotations together, got one of them")
+        raise DataError(f"expected --{option}-images and --{option}-annotations together, got one of them")
     if images is None or annotations is None:
         return None
     return read_dataset(images=images, annotations=annotations, class_names=names)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -35,10 +34,6 @@ class GroupScore(Scores):
     ap50: Estimate
     classes: int
     absent: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields under their names, for JSON."""
-        return {**super().as_dict(), "ap50": self.ap50.as_dict()}
 
 
 def class_groups(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:

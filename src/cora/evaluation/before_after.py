@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from cora.console import tracked
+from cora.console import number_table, tracked
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
@@ -76,9 +76,7 @@ def forgotten(before: Scores, after: Scores) -> str:
 
 def before_after_table(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> Table:
     """AP50 of every set and group, before and after."""
-    table = Table(title="AP50, % (95 % interval)", title_justify="left")
-    for column, justify in (("", "left"), ("classes", "right"), ("before", "right"), ("after", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table = number_table("", "classes", "before", "after", title="AP50, % (95 % interval)")
     for name, groups in after.items():
         for group, score in groups.items():
             cells = (_percent(one[name][group]["ap50"]) for one in (before, after))
@@ -89,9 +87,7 @@ def before_after_table(before: Mapping[str, Scores], after: Mapping[str, Scores]
 def classes_table(by_class: Mapping[str, GroupScore], dataset: CocoDataset) -> Table:
     """AP50 of every class of the hold-out, the worst first."""
     counts = dict(zip(dataset.class_names, dataset.class_counts().tolist(), strict=True))
-    table = Table(title="Held-out images, by class", title_justify="left")
-    for column, justify in (("class", "left"), ("boxes", "right"), ("AP50, % (95 % interval)", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table = number_table("class", "boxes", "AP50, % (95 % interval)", title="Held-out images, by class")
     worst = sorted(by_class.items(), key=lambda item: item[1].ap50.value or 0.0)
     for name, score in worst[:_SHOWN_CLASSES]:
         table.add_row(Text(name), str(counts[name]), _percent(score.ap50.as_dict()))

@@ -1,4 +1,4 @@
-"""The score threshold of the greatest F1 over all classes together.
+"""The score threshold of the greatest F1 over all classes together; stored in a model, and said in words.
 
 F1 = 2 TP / (detections above the threshold + true boxes), micro-averaged: all detections have the same weight. Matching
 is greedy in order of score, so matches above a threshold do not depend on detections below it: one matching serves all
@@ -8,17 +8,21 @@ thresholds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from cora.detector import Detector
 from cora.evaluation.bootstrap import BoolArray, FloatArray
 from cora.evaluation.coco_ap import match_boxes
 from cora.evaluation.matching import Matched
 
 #: Bounds on the threshold: lower ones would let noise through, higher ones would let nothing through.
 LOWEST, HIGHEST = 0.05, 0.9
+
+#: Where the search found nothing.
+NOTHING_RIGHT = f"at any score threshold from {LOWEST:g} to {HIGHEST:g}"
 
 _MOST_DIGITS = 17
 
@@ -112,3 +116,25 @@ def _between(low: float, high: float) -> float:
         if low <= (value := round(middle, digits)) < high:
             return value
     return low
+
+
+def store(detector: Detector, best: BestThreshold | None, *, distractors: Literal["none", "everyday"]) -> None:
+    """Give a detector its score threshold, where one was found, and what competes with the classes of a call."""
+    postprocess = replace(detector.config.postprocess, distractors=distractors)
+    if best is not None:
+        postprocess = replace(postprocess, score_threshold=best.threshold)
+    detector.config = replace(detector.config, postprocess=postprocess)
+
+
+def described(best: BestThreshold) -> str:
+    """Threshold and what is above it, for people."""
+    precision, recall = 100 * best.precision, 100 * best.recall
+    return (
+        f"Score threshold {best.threshold:g}, for the best F1: {100 * best.f1:.1f} % "
+        f"(precision {precision:.1f} %, recall {recall:.1f} %)"
+    )
+
+
+def images_of(count: int) -> str:
+    """The number of images in words."""
+    return f"{count} image{'s' * (count != 1)}"

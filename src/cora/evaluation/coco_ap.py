@@ -10,7 +10,7 @@ the fastest; `benchmarks/evaluation.py` compares them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Scores:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields under their names, for JSON."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+from cora.data.class_split import ClassSplit
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import MissingExtraError
@@ -147,3 +148,8 @@ def groups_of(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str,
     if not novel:
         return {"all": tuple(base)}
     return {"base": tuple(base), "novel": tuple(novel), "all": (*base, *novel)}
+
+
+def groups_of_split(split: ClassSplit | None, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Groups to measure of a split; without one all of these class names."""
+    return groups_of(names, ()) if split is None else groups_of(split.base, split.novel)

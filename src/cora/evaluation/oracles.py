@@ -27,7 +27,7 @@ from cora.boxes import clip_to_image, cxcywh_to_xyxy, pairwise_iou, scale_to_pix
 from cora.data.coco import CocoDataset
 from cora.detector import Detector, DetectorOutput, PreMatched, combine_scores
 from cora.detector.postprocess import suppress
-from cora.detector.variants.true_classes import classes_of_boxes
+from cora.detector.variants import classes_of_boxes
 from cora.errors import DataError
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.evaluation.predict import MIN_SCORE, Predictions, Progress

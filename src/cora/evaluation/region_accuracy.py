@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cora.boxes import box_area
 from cora.data.coco import CocoDataset
-from cora.detector.variants.crops import CropDetector
+from cora.detector.variants import CropDetector
 from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate, mean_of_known
 from cora.evaluation.predict import Progress
 
@@ -133,10 +133,7 @@ class Accuracy:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields under their names, for JSON."""
-        estimates = {
-            name: getattr(self, name).as_dict() for name in ("top1", "top5", "top1_per_class", "top5_per_class")
-        }
-        return {**estimates, "boxes": self.boxes, "classes": self.classes}
+        return asdict(self)
 
 
 def accuracy(

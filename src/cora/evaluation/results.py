@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cora.data.coco_content import MAX_JSON_BYTES, whole_id
-from cora.data.problems import Problems, is_number, read_text
+from cora.data.problems import Problems, is_number, parse_json, read_text
 from cora.errors import DataError
 from cora.evaluation.truth import is_box
 
@@ -109,10 +108,7 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
 
 def _entries(path: Path) -> list[Any]:
     text = read_text(path, max_bytes=MAX_JSON_BYTES, expected="COCO results file")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); expected a list of COCO results") from error
+    content = parse_json(text, path, "a list of COCO results")
     if isinstance(content, dict):
         content = content.get("annotations")
     if not isinstance(content, list):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from cora.console import number_table
 from cora.evaluation.base_novel import GroupScore
 from cora.evaluation.bootstrap import Estimate
 from cora.evaluation.oracles import AS_IT_IS
@@ -105,11 +106,7 @@ def change_table(changes: Mapping[str, RegionChange], title: str) -> Table:
 
 def table(title: str, *columns: str) -> Table:
     """An empty table whose first column names the rows."""
-    answer = Table(title=title, title_justify="left")
-    answer.add_column("")
-    for column in columns:
-        answer.add_column(column, justify="right")
-    return answer
+    return number_table("", *columns, title=title)
 
 
 def classes(score: GroupScore) -> str:

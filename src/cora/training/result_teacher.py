@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from cora.boxes import xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.photo_folder import PhotoFolder
-from cora.data.problems import Problems, is_number, is_whole, read_text
+from cora.data.problems import Problems, is_number, is_whole, parse_json, read_text
 from cora.errors import DataError
 from cora.structures import Detections
 
@@ -118,10 +117,7 @@ def read_results(
 
 def _read(path: Path) -> Any:
     text = read_text(path, max_bytes=_MAX_BYTES, expected="COCO JSON file")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); expected COCO results") from error
+    content = parse_json(text, path, "COCO results")
     if not isinstance(content, dict | list):
         raise DataError(f"{path}: expected a list of COCO results or a COCO object, got {type(content).__name__}")
     return content

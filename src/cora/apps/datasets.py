@@ -1,4 +1,4 @@
-"""`cora split`: the annotation files of a benchmark, from the official ones."""
+"""`cora split` and `cora shards`: annotated images in the form of a benchmark, or as a few large files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from cora.apps import kinds
+from cora.apps.argument_types import positive, whole
 from cora.apps.command import Command
-from cora.apps.options import argument, option
+from cora.apps.data_options import ImageOptions
+from cora.apps.options import argument, group, option
 
 #: What the published code calls the parts -> what they are.
 _PARTS: dict[str, Literal["base", "novel", "all"]] = {
@@ -34,33 +36,26 @@ class SplitOptions:
     output: Path = option(required=True, writes=kinds.SPLIT, help="annotation file to write")
 
 
-def run(options: SplitOptions) -> int:
+def split(options: SplitOptions) -> int:
     """Write one part of the annotations; returns the exit code 0.
 
     Raises:
         CoraError: bad input, before anything is written.
     """
-    import json
-
     from cora.console import output_console, say
     from cora.data.benchmarks import split_annotations
     from cora.data.class_split import open_split
     from cora.data.coco_content import MAX_JSON_BYTES
-    from cora.data.problems import read_text
+    from cora.data.problems import parse_json, read_text
     from cora.errors import DataError
     from cora.files import write_json
 
-    split = open_split(options.split)
+    wanted = open_split(options.split)
     text = read_text(options.annotations, max_bytes=MAX_JSON_BYTES, expected="annotation file")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{options.annotations} cannot be read as JSON ({error}); expected a COCO or LVIS file"
-        ) from error
+    content = parse_json(text, options.annotations, "a COCO or LVIS file")
     if not isinstance(content, dict):
         raise DataError(f"{options.annotations}: expected a COCO or LVIS object, got {type(content).__name__}")
-    kept = split_annotations(content, split, _PARTS[options.part], source=options.annotations)
+    kept = split_annotations(content, wanted, _PARTS[options.part], source=options.annotations)
     write_json(options.output, kept, indent=None)
     counts = ", ".join(
         f"{len(kept[key])} of {len(content[key])} {what}"
@@ -70,12 +65,51 @@ def run(options: SplitOptions) -> int:
     return 0
 
 
-COMMAND = Command(
+SPLIT = Command(
     name="split",
     options=SplitOptions,
-    run=run,
+    run=split,
     help="the base and target files of a benchmark",
     description="The annotation files of OV-COCO, OV-LVIS or a split of your own, from the official ones: the boxes of "
     "one part of the classes, and the images that take part.",
     epilog="Commands that take --split coco or --split lvis do the same on the fly and need no such file.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsOptions:
+    """Options of `cora shards`."""
+
+    data: ImageOptions = group(ImageOptions)
+    output: Path = option(required=True, writes=kinds.SHARDS, metavar="DIR", help="folder for the shards")
+    megabytes: int = option(type=positive, default=1000, help="of a shard, at most (default: %(default)s)")
+    seed: int = option(type=whole, default=0, help="of the order of the images (default: %(default)s)")
+
+
+def shards(options: ShardsOptions) -> int:
+    """Write the shards; returns the exit code."""
+    from cora.console import Bars, output_console, say
+    from cora.data.shards import write_shards
+
+    dataset = options.data.read()
+    with Bars() as bars:
+        written = write_shards(
+            dataset,
+            folder=options.output,
+            max_bytes=options.megabytes * 10**6,
+            seed=options.seed,
+            on_progress=lambda done, total: bars.update("writing shards", done, total),
+        )
+    boxes = int(dataset.class_counts().sum())
+    say(output_console(), f"{len(dataset)} images, {boxes} boxes in {len(written)} shards in {options.output}")
+    return 0
+
+
+SHARDS = Command(
+    name="shards",
+    options=ShardsOptions,
+    run=shards,
+    help="pack annotated images into a few large files",
+    description="Pack images and their boxes into tar files, in webdataset's convention.",
+    epilog="Train on them with 'cora train ... --images DIR', without --annotations.",
 )
