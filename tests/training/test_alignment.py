@@ -15,7 +15,7 @@ from cora.apps.cli import main
 from cora.compress.quantize_float import FloatWeights
 from cora.detector import Detector, DetectorConfig
 from cora.detector.fingerprint import weights_fingerprint
-from cora.detector.variants.unprompted import without_prompt
+from cora.detector.variants import without_prompt
 from cora.errors import TrainingError
 from cora.predictor import Predictor
 from cora.regions import FastAlignment

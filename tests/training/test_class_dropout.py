@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cora.training.class_dropout import complementary_groups
+from cora.training.class_sampling import complementary_groups
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 48, 65])

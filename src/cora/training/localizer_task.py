@@ -16,8 +16,7 @@ from cora.localizer.encoder import Encoder
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.training.allowed_pairs import allowed_pairs, similar_classes
-from cora.training.class_dropout import complementary_groups, first_process_draw
-from cora.training.class_sampling import sample_classes
+from cora.training.class_sampling import complementary_groups, first_process_draw, sample_classes
 from cora.training.criterion import Criterion
 from cora.training.denoising import DenoisingConfig, denoising_sum, make_queries
 from cora.training.proposal_loss import proposal_losses

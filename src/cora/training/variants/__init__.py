@@ -20,12 +20,15 @@ batches of images and of cached maps will do, `trainable_state` and checkpoints 
 from images only, as `predict_dataset` does.
 """
 
-from cora.training.variants.conditional import ConditionalTask
-from cora.training.variants.end_to_end import EndToEndCriterion, EndToEndTask
-from cora.training.variants.region_proposals import RegionProposalTask
 from cora.training.variants.table import VARIANTS, Variant
-from cora.training.variants.top_k import TopKTask
-from cora.training.variants.true_classes import TrueClassTask
+from cora.training.variants.tasks import (
+    ConditionalTask,
+    EndToEndCriterion,
+    EndToEndTask,
+    RegionProposalTask,
+    TopKTask,
+    TrueClassTask,
+)
 
 __all__ = [
     "VARIANTS",

@@ -19,11 +19,7 @@ from cora.detector.variants import (
 )
 from cora.regions import Vocabulary
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
-from cora.training.variants.conditional import ConditionalTask
-from cora.training.variants.end_to_end import EndToEndTask
-from cora.training.variants.region_proposals import RegionProposalTask
-from cora.training.variants.top_k import TopKTask
-from cora.training.variants.true_classes import TrueClassTask
+from cora.training.variants.tasks import ConditionalTask, EndToEndTask, RegionProposalTask, TopKTask, TrueClassTask
 
 
 class TaskBuilder(Protocol):
@@ -31,7 +27,6 @@ class TaskBuilder(Protocol):
 
     def __call__(self, *, detector: Detector, vocabulary: Vocabulary, config: LocalizerTaskConfig) -> LocalizerTask:
         """The task on `detector`, whose localizer it will change."""
-        ...
 
 
 def _as_it_is(detector: Detector) -> Detector:

@@ -1,0 +1,299 @@
+"""Detectors that differ from CORA in one step, for comparisons (the paper's ablation table).
+
+Each is made `of` a detector and shares its modules: what one learns, the other knows. They are not shipped as models
+and have no settings in a checkpoint; `cora.training.variants` says how each is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from cora.boxes import clip_to_image, cxcywh_to_xyxy, pairwise_iou, scale_to_pixels
+from cora.detector.cora import Detector
+from cora.detector.outputs import DetectorOutput, PreMatched, Seen
+from cora.detector.postprocess import combine_scores
+from cora.localizer import LocalizerOutput, Memory, pre_match
+from cora.regions import Prepared, RegionPrompt, Vocabulary
+from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.towers import clip_tower_of
+
+_PARTS = (
+    "image_tower",
+    "text_tower",
+    "prompt",
+    "classifier",
+    "localizer",
+    "vocabulary_encoder",
+    "preprocessor",
+    "config",
+    "fast_alignment",
+)
+
+
+def _parts_of(detector: Detector) -> dict[str, Any]:
+    """The detector's own modules and settings under the names of the constructor, not copied."""
+    return {name: getattr(detector, name) for name in _PARTS}
+
+
+class DetectorVariant(Detector):
+    """A detector made of another one."""
+
+    @classmethod
+    def of(cls, detector: Detector, **own: Any) -> Self:
+        """A detector that shares all modules with the given one; `own`: what its constructor takes besides."""
+        return cls(**own, **_parts_of(detector)).train(detector.training)
+
+
+class ConditionalDetector(DetectorVariant):
+    """Conditional matching (OV-DETR, Zang et al., 2022): all anchors look for one class, and again for the next.
+
+    Nothing is pre-matched: the decoder runs once for every class of the vocabulary, and its cost grows with their
+    number. A box counts for the class it was decoded for only.
+    """
+
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+        """Score the boxes of a batch, each for its class; `scores` of other classes are 0."""
+        boxes, objectness, classes = self.decode_each(seen.memory, seen.anchors_cxcywh, vocabulary)
+        probabilities = self.classify(seen.c3, boxes, vocabulary)
+        scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
+        own = torch.arange(len(vocabulary), device=classes.device) == classes[..., None]
+        return DetectorOutput(boxes, objectness, probabilities, scores * own)
+
+    def decode_each(
+        self, memory: Memory, anchors_cxcywh: Tensor, vocabulary: Vocabulary
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode all anchors [B, N, 4] for each of the C classes.
+
+        Returns:
+            Boxes [B, K, 4], objectness [B, K] and classes [B, K] of the best `max_scored_boxes` of all C * N.
+        """
+        boxes, objectness = [], []
+        for index in range(len(vocabulary)):
+            classes = torch.full(anchors_cxcywh.shape[:2], index, device=anchors_cxcywh.device)
+            decoded = self.decode(memory, PreMatched(anchors_cxcywh, classes, vocabulary.embeddings))
+            boxes.append(decoded.boxes_cxcywh[-1])
+            objectness.append(decoded.objectness[-1])
+        logits = torch.cat(objectness, dim=1)
+        best = logits.topk(min(self.config.postprocess.max_scored_boxes or logits.shape[1], logits.shape[1]), dim=1)
+        chosen = torch.cat(boxes, dim=1).gather(1, best.indices[..., None].expand(-1, -1, 4))
+        return chosen, best.values, best.indices // anchors_cxcywh.shape[1]
+
+
+#: Where the learned numbers start: the temperature as CLIP's did, the bias at a probability of 0.01.
+START_SCALE, START_BIAS = 1 / 0.07, -math.log(99)
+
+
+class EndToEndHead(nn.Module):
+    """scale * cos(W query, class embedding) + bias, with learned W, scale and bias.
+
+    Args:
+        dim: width of the queries.
+        embed_dim: width D of the class embeddings.
+    """
+
+    def __init__(self, *, dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(dim, embed_dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
+        self.bias = nn.Parameter(torch.tensor(START_BIAS))
+
+    def forward(self, hidden: Tensor, class_embeddings: Tensor) -> Tensor:
+        """Queries [..., dim] and classes [C, D] to logits [..., C]."""
+        cosine = F.normalize(self.projection(hidden), dim=-1) @ class_embeddings.to(hidden.dtype).T
+        return self.log_scale.exp() * cosine + self.bias
+
+
+class EndToEndDetector(DetectorVariant):
+    """Queries say themselves which class they found, in place of objectness and region classifier.
+
+    No region is pooled exactly.
+
+    Args:
+        head: turns queries into class logits.
+        parts: of any detector.
+    """
+
+    def __init__(self, *, head: EndToEndHead, **parts: object) -> None:
+        super().__init__(**parts)  # type: ignore[arg-type]  # passed on as they are
+        self.head = head
+
+    @classmethod
+    def of(cls, detector: Detector, **own: Any) -> Self:
+        """A detector that shares all modules with the given one and has a fresh head."""
+        config = detector.config.localizer
+        head = EndToEndHead(dim=config.dim, embed_dim=config.embed_dim).to(detector.device)
+        return super().of(detector, head=head, **own)
+
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+        """Score all boxes of a batch for every class; `objectness` is the best class's logit."""
+        matched = self.pre_match(seen.projected, seen.anchors_cxcywh, vocabulary)
+        decoded = self.decode(seen.memory, matched)
+        logits = self.class_logits(decoded, vocabulary.embeddings)[-1]
+        scores = logits.sigmoid()
+        return DetectorOutput(decoded.boxes_cxcywh[-1], logits.amax(dim=-1), scores, scores)
+
+    def class_logits(self, decoded: LocalizerOutput, class_embeddings: Tensor) -> Tensor:
+        """Logits [L, B, N, C] of every layer's queries for classes [C, D]."""
+        logits: Tensor = self.head(decoded.hidden.float(), class_embeddings)
+        return logits
+
+
+def any_object(width: int) -> Tensor:
+    """The one embedding [1, width] that stands for every class, unit norm.
+
+    Any constant would do: the class projection turns it into one learned query content.
+    """
+    return torch.full((1, width), width**-0.5)
+
+
+class RegionProposalDetector(DetectorVariant):
+    """Region-proposal localizer, the paper's class-agnostic baseline: only the region classifier knows classes.
+
+    Every query has the same content, so that boxes and objectness do not depend on the vocabulary.
+    """
+
+    def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
+        """Give every anchor [B, N, 4] the same "any object"; neither the map nor the vocabulary plays a part."""
+        classes = torch.zeros(anchors_cxcywh.shape[:2], dtype=torch.int64, device=anchors_cxcywh.device)
+        return PreMatched(anchors_cxcywh, classes, any_object(self.image_tower.embed_dim).to(anchors_cxcywh))
+
+
+class TopKDetector(DetectorVariant):
+    """Pre-matching with several classes an anchor: one query for each of the k that its region looks most like.
+
+    The decoder's cost grows k times, not with the vocabulary.
+
+    Args:
+        top_k: classes an anchor; all of them where the vocabulary has fewer.
+        parts: of any detector.
+    """
+
+    def __init__(self, *, top_k: int = 2, **parts: object) -> None:
+        super().__init__(**parts)  # type: ignore[arg-type]  # passed on as they are
+        if top_k < 1:
+            raise ValueError(f"top_k: expected at least 1, got {top_k}")
+        self.top_k = top_k
+
+    def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
+        """Give every anchor [B, N, 4] its k best classes: N * k queries, those of an anchor one after the other."""
+        top_k = min(self.top_k, len(vocabulary))
+        match = partial(pre_match, top_k=top_k, temperature=self.config.tower.logit_scale)
+        with torch.no_grad():
+            classes = match(self.embed_fast(c4, anchors_cxcywh), vocabulary.embeddings, vocabulary.weights)
+        return PreMatched(anchors_cxcywh.repeat_interleave(top_k, dim=1), classes, vocabulary.embeddings)
+
+
+#: Crops encoded at once; bounds the memory.
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class PhotoMap(FeatureMap):
+    """A feature map that remembers its images.
+
+    Attributes:
+        photos: the batch of images that the map was computed from.
+    """
+
+    photos: ImageBatch
+
+
+class CropDetector(DetectorVariant):
+    """Scores final boxes by crops without prompt; anchors are pre-matched and refined as in CORA.
+
+    Every region is cut out of the image as the detector sees it, resized, stretched to the square that the tower was
+    trained on, and encoded as an image of its own. That is what R-CNN did, and what CLIP was trained for; but a crop
+    has lost its surroundings, and a tower run for every region costs some hundred times a pass over the image.
+    """
+
+    @classmethod
+    def of(cls, detector: Detector, **own: Any) -> Self:
+        """A crop-based detector that shares all modules with the given one.
+
+        Raises:
+            ModelError: its tower does not embed whole images.
+        """
+        clip_tower_of(detector.image_tower, "crops")
+        return super().of(detector, **own)
+
+    def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
+        """Feature maps C3 and C4; C3 remembers the images."""
+        c3, c4 = super().encode(batch)
+        return PhotoMap(c3.features, c3.mask, batch), c4
+
+    def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
+        """Unit embeddings [B, N, D] of the crops of boxes [B, N, 4].
+
+        Raises:
+            ValueError: the map is not from this detector's `encode`; maps of a feature cache have no images.
+        """
+        if not isinstance(c3, PhotoMap):
+            raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its images")
+        tower = clip_tower_of(self.image_tower, "crops")
+        side = 32 * tower.pool_size
+        embeddings = []
+        for index, (boxes, size) in enumerate(zip(boxes_cxcywh, c3.photos.sizes, strict=True)):
+            corners = clip_to_image(scale_to_pixels(boxes.float(), size), size)
+            photo = c3.photos.pixels[index : index + 1]
+            for part in corners.split(CHUNK):
+                # RoIAlign averages all pixels of a cell: a crop that shrinks is not aliased.
+                crops = roi_align(photo, [part.to(photo.dtype)], (side, side), aligned=True)
+                embeddings.append(tower.encode_image(crops))
+        width = self.image_tower.embed_dim
+        whole = torch.cat(embeddings) if embeddings else c3.features.new_zeros(0, width)
+        return whole.view(*boxes_cxcywh.shape[:2], width)
+
+    def classify_best(
+        self,
+        c3: FeatureMap,
+        projected: Prepared,
+        boxes_cxcywh: Tensor,
+        objectness: Tensor,
+        vocabulary: Vocabulary,
+        least_score: float = 0.0,
+    ) -> Tensor:
+        """Class probabilities [B, K, C], every box by its crop: nothing is estimated from the map."""
+        return self.classify(c3, boxes_cxcywh, vocabulary)
+
+
+def classes_of_boxes(anchors_cxcywh: Tensor, targets: Sequence[Targets], otherwise: Tensor) -> Tensor:
+    """The class of the true box that every anchor overlaps most: what if every anchor knew what lies under it?
+
+    Args:
+        anchors_cxcywh: [B, N, 4], 0..1.
+        targets: true boxes of each image.
+        otherwise: [B, N] int64 class of anchors that overlap no box.
+
+    Returns:
+        [B, N] int64.
+    """
+    rows = []
+    for anchors, one, classes in zip(anchors_cxcywh, targets, otherwise, strict=True):
+        if len(one):
+            overlap = pairwise_iou(cxcywh_to_xyxy(anchors.float()), cxcywh_to_xyxy(one.boxes_cxcywh.float()))
+            best = overlap.max(dim=1)
+            classes = torch.where(best.values > 0, one.classes[best.indices], classes)
+        rows.append(classes)
+    return torch.stack(rows)
+
+
+def without_prompt(detector: Detector) -> Detector:
+    """A detector that shares everything with the given one but its prompt, which is zero.
+
+    Pre-matching, relabelling and final scores are all without it.
+    """
+    positions = detector.prompt.offset
+    prompt = RegionPrompt(cells=positions.shape[0], channels=positions.shape[1]).to(positions)
+    parts = _parts_of(detector) | {"prompt": prompt.requires_grad_(False)}
+    bare = Detector(**parts).train(detector.training)
+    bare.align_fast_pooling(None)  # it was fitted to the prompt
+    return bare
