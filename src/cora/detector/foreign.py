@@ -7,21 +7,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import pickle
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cora.errors import ModelError
-from cora.towers.exports import is_torchscript
-from cora.towers.weights import check_no_export, why_unreadable
+from cora.towers.weights import read_content
 
 Weights = Literal["ema", "model"]
 
@@ -59,7 +52,7 @@ def read_tensors(file: Path, *, weights: Weights | None = None, called: str = "c
     Raises:
         ModelError: no such file, one that cannot be read, or one without the weights that are asked for.
     """
-    content = read_content(file, called=called)
+    content = read_foreign(file, called=called)
     if not isinstance(content, Mapping):
         raise ModelError(f"{called} {file}: expected a mapping, got {type(content).__name__}")
     has = {part: isinstance(content.get(key), Mapping) and bool(content[key]) for part, key in _KEYS.items()}
@@ -76,43 +69,6 @@ def read_tensors(file: Path, *, weights: Weights | None = None, called: str = "c
     return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def read_content(file: Path, *, called: str) -> object:
-    """What a file holds: usually a mapping of names, sometimes one tensor.
-
-    Raises:
-        ModelError: no such file, or one that cannot be read; exports are named for what they are.
-    """
-    if not file.is_file():
-        raise ModelError(f"{called} {file}: expected an existing file, got none")
-    check_no_export(file, source=f"{called} {file}")
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(str(file), framework="pt") as opened:
-                kind = (opened.metadata() or {}).get("format", "")
-            if kind.startswith("cora-"):
-                raise ModelError(
-                    f"{called} {file}: expected a file of another program, got one of cora; use it as it is"
-                )
-            return load_file(file)
-        if is_torchscript(file):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
-                return torch.jit.load(str(file), map_location="cpu").state_dict()
-        with _only(_ALLOWED):
-            content: object = torch.load(file, map_location="cpu", weights_only=True)
-            return content
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{called} {file}: expected tensors, could not read it ({why_unreadable(error)})") from error
-
-
-@contextmanager
-def _only(allowed: list[Any]) -> Iterator[None]:
-    """Let torch make these classes, and none that other packages of this process have allowed."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        with torch.serialization.safe_globals(allowed):
-            yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+def read_foreign(file: Path, *, called: str) -> object:
+    """What a file holds, as `read_content` reads it, namespaces and NumPy's numbers among it."""
+    return read_content(file, called=called, allowed=_ALLOWED)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cora.detector.cora import Detector
-from cora.detector.foreign import read_content
+from cora.detector.foreign import read_foreign
 from cora.errors import ModelError
 from cora.towers import resnet_of
 
@@ -33,7 +33,7 @@ def apply_published_prompt(detector: Detector, file: Path) -> None:
     """
     source = f"region prompt {file}"
     net = resnet_of(detector.image_tower, source).net
-    tensors = _tensors(read_content(file, called="region prompt"), source)
+    tensors = _tensors(read_foreign(file, called="region prompt"), source)
     own = net.state_dict()
     unknown = sorted(tensors.keys() - own.keys())
     if unknown or not tensors:

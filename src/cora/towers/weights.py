@@ -6,11 +6,13 @@ import logging
 import math
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -82,8 +84,59 @@ def check_no_export(path: Path, *, source: str) -> None:
         raise ModelError(f"{source}: expected a file of weights, got {kind}; name the file that it was exported from")
 
 
+def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> object:
+    """What a file of another program holds: usually a mapping of names, sometimes one tensor.
+
+    It may be of safetensors, a TorchScript archive (OpenAI's .pt) or a plain torch file.
+
+    Args:
+        file: to read.
+        called: what messages call it.
+        allowed: all that is unpickled beside tensors and plain values.
+
+    Raises:
+        ModelError: no such file, or one that cannot be read; exports are named for what they are.
+    """
+    if not file.is_file():
+        raise ModelError(f"{called} {file}: expected an existing file, got none")
+    check_no_export(file, source=f"{called} {file}")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(str(file), framework="pt") as opened:
+                kind = (opened.metadata() or {}).get("format", "")
+            if kind.startswith("cora-"):
+                raise ModelError(
+                    f"{called} {file}: expected a file of another program, got one of cora; use it as it is"
+                )
+            return load_file(file)
+        if is_torchscript(file):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
+                return torch.jit.load(str(file), map_location="cpu").state_dict()
+        with _only(allowed):
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
+            return content
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{called} {file}: expected a file of tensors, could not read it ({why_unreadable(error)})"
+        ) from error
+
+
+@contextmanager
+def _only(allowed: Sequence[Any]) -> Iterator[None]:
+    """Let torch make these classes, and none that other packages of this process have allowed."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors file, a TorchScript archive (OpenAI's .pt) or a plain torch file.
+    """Read a state dict of a tower, as `read_content` reads files.
 
     Nothing but tensors is unpickled.
 
@@ -91,22 +144,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         ModelError: no such file, or not a weight file.
     """
     path = Path(file)
-    if not path.is_file():
-        raise ModelError(f"weight file {path}: expected an existing file (.safetensors, .pt or .bin), got none")
-    check_no_export(path, source=f"weight file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
-                content = torch.jit.load(str(path), map_location="cpu").state_dict()
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ModelError(
-            f"weight file {path}: expected a file of tensors, could not read it ({why_unreadable(error)})"
-        ) from error
+    content = read_content(path, called="weight file")
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
