@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cora.data.coco import CocoDataset
-from cora.data.feature_cache import build_feature_cache, collate_features
+from cora.data.feature_cache import FeatureCache, build_feature_cache, collate_features
 from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transform
 from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
 from cora.data.shards import ShardDataset
@@ -254,52 +254,46 @@ class TrainingPipeline:
     def _loader(
         self, name: str, transform: Transform, versions: int, *, stage: Stage, weights: Tensor | None = None
     ) -> EpochLoader[Any]:
-        recipe, to_batch = self.recipe, self.detector.preprocessor.collate
-        rank, world = self.engine.rank, self.engine.world
-        pin_memory = self.detector.device.type == "cuda"
-        if not versions:
-            blocks = self.dataset.blocks if isinstance(self.dataset, ShardDataset) and weights is None else None
-            return EpochLoader(
-                dataset=AugmentedDataset(dataset=self.dataset, transform=transform, seed=recipe.seed),
-                batch_size=stage.batch,
-                collate=ImageCollate(to_batch=to_batch),
-                seed=recipe.seed,
-                workers=recipe.data.workers,
-                pin_memory=pin_memory,
-                weights=weights,
-                blocks=blocks,
-                rank=rank,
-                world=world,
-            )
+        recipe = self.recipe
+        if versions:
+            maps = self._maps(name, transform, versions)
+            source: dict[str, Any] = {"dataset": maps, "collate": collate_features, "shape_key": maps.aspect}
+        else:
+            images = AugmentedDataset(dataset=self.dataset, transform=transform, seed=recipe.seed)
+            source = {"dataset": images, "collate": ImageCollate(to_batch=self.detector.preprocessor.collate)}
+            if isinstance(self.dataset, ShardDataset) and weights is None:
+                source["blocks"] = self.dataset.blocks
+        return EpochLoader(
+            **source,
+            batch_size=stage.batch,
+            seed=recipe.seed,
+            workers=recipe.data.workers,
+            pin_memory=self.detector.device.type == "cuda",
+            weights=weights,
+            rank=self.engine.rank,
+            world=self.engine.world,
+        )
+
+    def _maps(self, name: str, transform: Transform, versions: int) -> FeatureCache:
+        """Maps of the frozen tower; made by the first process, for which the others wait."""
         if not self.engine.is_main:
             self.engine.barrier()
         cache = build_feature_cache(
             dataset=self.dataset,
             transform=transform,
             tower=self.detector.image_tower,
-            to_batch=to_batch,
+            to_batch=self.detector.preprocessor.collate,
             folder=self.run_dir / "maps" / name,
             versions=versions,
-            seed=recipe.seed,
-            max_gigabytes=recipe.data.cache_gigabytes,
+            seed=self.recipe.seed,
+            max_gigabytes=self.recipe.data.cache_gigabytes,
             device=self.detector.device,
-            workers=recipe.data.workers,
+            workers=self.recipe.data.workers,
             on_progress=self._report(f"maps, {name}"),
         )
         if self.engine.is_main:
             self.engine.barrier()
-        return EpochLoader(
-            dataset=cache,
-            batch_size=stage.batch,
-            collate=collate_features,
-            shape_key=cache.aspect,
-            seed=recipe.seed,
-            workers=recipe.data.workers,
-            pin_memory=pin_memory,
-            weights=weights,
-            rank=rank,
-            world=world,
-        )
+        return cache
 
     def _train(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -76,25 +78,20 @@ def build_text_task(
     Raises:
         TrainingError: an unknown method, or the detector has learned text already.
     """
-    names, weights = data.class_names, class_balance(data.class_counts(), config.balance).to(detector.device)
-    if method == "context":
-        return ContextTask(
-            detector=detector,
-            names=names,
-            kept_names=kept_names,
-            keep=config.keep,
-            loss_weights=weights,
-            context=context,
-        )
-    if method == "offsets":
-        return OffsetsTask(
-            detector=detector, names=names, kept_names=kept_names, keep=config.keep, loss_weights=weights
-        )
-    if method == "tower":
-        return TextTowerTask(
-            detector=detector, names=names, kept_names=kept_names, keep=config.keep, loss_weights=weights, layers=layers
-        )
-    raise TrainingError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    tasks: dict[Method, Callable[..., TextTask]] = {
+        "context": partial(ContextTask, context=context),
+        "offsets": OffsetsTask,
+        "tower": partial(TextTowerTask, layers=layers),
+    }
+    if method not in tasks:
+        raise TrainingError(f"method: expected one of {', '.join(tasks)}, got {method!r}")
+    return tasks[method](
+        detector=detector,
+        names=data.class_names,
+        kept_names=kept_names,
+        keep=config.keep,
+        loss_weights=class_balance(data.class_counts(), config.balance).to(detector.device),
+    )
 
 
 def class_balance(counts: Tensor, power: float) -> Tensor:
