@@ -214,7 +214,7 @@ def main_plane(regions: EmbeddedRegions) -> Tensor:
     """Two orthogonal directions [D, 2] in which the embeddings of regions, with and without the prompt, differ most."""
     ways = [way.double() - way.double().mean(dim=0) for way in (regions.plain, regions.prompted)]
     _, _, directions = torch.linalg.svd(torch.cat(ways), full_matrices=False)
-    plane = directions[:2].T
+    plane: Tensor = directions[:2].T
     # Signs of singular vectors are free; the largest entry is positive.
     return plane * plane.gather(0, plane.abs().argmax(dim=0, keepdim=True)).sign()
 

@@ -87,7 +87,9 @@ def two_levels(vectors: Tensor, count: int, subgroups: int, *, seed: int = 0) ->
         VocabularyError: as `spherical_kmeans`.
     """
     coarse = spherical_kmeans(vectors, count, seed=seed)
-    labels, centres, parents = torch.empty_like(coarse.labels), [], []
+    labels = torch.empty_like(coarse.labels)
+    centres: list[Tensor] = []
+    parents: list[int] = []
     for group in range(count):
         members = (coarse.labels == group).nonzero()[:, 0]
         parts = spherical_kmeans(vectors[members.to(vectors.device)], min(subgroups, len(members)), seed=seed)
