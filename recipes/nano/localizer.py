@@ -8,7 +8,7 @@ stages have learned (`boxes.py`) and its maps are made anew, with `--part decode
 
 nano's proposals stay NanoDet's boxes, so its decoder alone learns: to refine them, and to say of an object of another
 class than the query's that it is none. The strict model's neck and proposals learn first (`ProposalTask`); its decoder
-learns, for its scores, on what they propose. A batch comes from one data set, whose names are the vocabulary; a third
+learns on what they propose. A batch comes from one data set, whose names are the vocabulary; a third
 of the steps know a few of them only. After a stop it goes on from what was last saved. Every few minutes the log says
 how many boxes of the base classes of held-out images the strict model's anchors hold.
 """
@@ -91,14 +91,6 @@ def decoder_step(detector: Detector, data: dict[str, list[Source]]) -> Step:
     return step
 
 
-@torch.no_grad()
-def keep_boxes(detector: Detector) -> None:
-    """Let the decoder score boxes and not move them: on held-out images what it learned of that did harm."""
-    for head in detector.localizer.decoder.box_heads:
-        head.layers[-1].weight.zero_()  # type: ignore[index, operator, union-attr]
-        head.layers[-1].bias.zero_()  # type: ignore[index, operator, union-attr]
-
-
 def train(detector: Detector, data: dict[str, list[Source]], choice: list[Source], options: argparse.Namespace) -> None:
     """Proposals or decoder of the strict model, or nano's decoder."""
     mix = STRICT_MIX if options.strict else MIX
@@ -123,8 +115,6 @@ def train(detector: Detector, data: dict[str, list[Source]], choice: list[Source
         localizer.proposals.requires_grad_(False)  # type: ignore[union-attr]
         localizer.encoder.requires_grad_(False)
         Training({localizer: 3e-4}, draw=draw, step=step, folder=options.run).run(options.minutes)
-        if options.strict:
-            keep_boxes(detector)
     detector.eval().save(options.output)
 
 
