@@ -16,7 +16,7 @@ import cora
 from cora.apps.cli import main
 from cora.data.coco import CocoDataset
 from cora.data.hold_out import divide_images
-from cora.detector import Detector
+from cora.detector import Detector, DetectorConfig
 from cora.errors import DataError
 from cora.evaluation.before_after import forgotten
 from cora.evaluation.best_threshold import BestThreshold
@@ -25,7 +25,7 @@ from cora.predictor.exemplars import embed_exemplars
 from cora.training import pipeline
 from cora.training.ema import Ema
 from tests.tolerances import assert_near
-from tests.toy_nano import toy_nano, write_boxed_photos
+from tests.toy_nano import nano_config, toy_nano, write_boxed_photos
 
 pytestmark = pytest.mark.integration
 
@@ -188,9 +188,14 @@ def test_keeping_a_share_of_the_old_localizer_trains_nothing_anew(
     assert moved
 
 
-def test_a_model_with_a_box_trunk_learns_boxes_first(tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [nano_config(), nano_config(detector=False, box_stages=(3, 4), fine_bins=2)],
+    ids=["NanoDet", "box stages"],
+)
+def test_a_model_with_a_box_trunk_learns_boxes_first(tmp_path: Path, capsys: Capture, config: DetectorConfig) -> None:
     model = tmp_path / "model.safetensors"
-    toy_nano(tmp_path / "cache").save(model)
+    toy_nano(tmp_path / "cache", config).save(model)
     photos = write_boxed_photos(tmp_path / "photos")
     (photos / "boxes.json").rename(photos / "annotations.json")
     run = command(model, photos, tmp_path / "run", "--set", "proposals.lr=1e-4")
@@ -199,7 +204,7 @@ def test_a_model_with_a_box_trunk_learns_boxes_first(tmp_path: Path, capsys: Cap
     assert (recipe["proposals"]["epochs"], recipe["localizer"]["epochs"]) == (2, 2)
     assert max(recipe["data"]["augment"]["short_sides"]) == 128  # as the model sees images of this shape
     start, trained = load_file(model), load_file(tmp_path / "run" / "model.safetensors")
-    trunk = [name for name in start if name.startswith("image_tower.detector.")]
+    trunk = [name for name in start if name.startswith(("image_tower.detector.", "image_tower.box_stages."))]
     assert any(not torch.equal(start[name], trained[name]) for name in trunk)
     frozen = [name for name in start if name.startswith(("image_tower.net", "image_tower.text_space", "prompt"))]
     assert frozen

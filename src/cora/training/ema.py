@@ -116,8 +116,9 @@ class Ema:
 
 @torch.no_grad()
 def move_back(task: nn.Module, start: Mapping[str, Tensor], *, share: float) -> None:
-    """Move the tensors of a task towards where they started, by a share 0..1 of the way."""
+    """Move the tensors of a task towards where they started, by a share 0..1 of the way; counters stay."""
     if share:
         now = task.state_dict()
         for name, value in start.items():
-            now[name].lerp_(value, share)
+            if value.is_floating_point():
+                now[name].lerp_(value, share)
