@@ -8,6 +8,11 @@ from typing import TypeVar
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# No test depends on how fast the machine is.
+settings.register_profile("cora", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cora")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
