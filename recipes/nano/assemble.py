@@ -49,6 +49,8 @@ def config(model: str) -> DetectorConfig:
         detector="none" if strict else "nanodet",
         detector_looks=1 if strict else 2,
         box_stages=(3, 4) if strict else (),
+        fine_bins=3 if strict else 0,
+        fine_hidden=96,
         embed_dim=TEXT_SPACE,
         pool_size=4,
         logit_scale=20.0,

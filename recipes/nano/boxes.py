@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from localizer import BATCH, RECALL_IMAGES
+from localizer import BATCH, RECALL_IMAGES, recall
 from loop import Drawn, Training
 from maps import boxes_in
 from PIL import Image
 from sources import Source, base_only
 from torch import Tensor
 
-from cora.boxes import cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
-from cora.detector import Detector, load
+from cora.boxes import xyxy_to_cxcywh
+from cora.detector import load
 from cora.images import Preprocessor, read_image
 from cora.structures import ImageBatch, Targets
 from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD
@@ -95,20 +95,6 @@ def drawer(data: dict[str, list[Source]]) -> Drawn:
     return name, batch_of(random.sample(alike, BATCH), random.choice(SIDES))
 
 
-@torch.no_grad()
-def recall(detector: Detector, sources: list[Source]) -> str:
-    """Share of the boxes that an anchor holds at IoU 0.5."""
-    preprocessor, found = Preprocessor.from_config(detector.config.preprocess), []
-    detector.localizer.eval()
-    for source in sources:
-        memory = detector.encode_map(detector.encode(preprocessor([read_image(source.path)]))[0])
-        if len(source.labels):
-            anchors = cxcywh_to_xyxy(detector.anchors(memory)[0])
-            found.append(pairwise_iou(source.boxes_xyxy, anchors).amax(1) >= 0.5)
-    detector.localizer.train()
-    return f"recall {100 * float(torch.cat(found).float().mean()):.1f} %"
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("start", "kit", "run", "output"):
@@ -120,7 +106,7 @@ if __name__ == "__main__":
     groups = base_only(options.kit)
     model = load(options.start)
     task = ProposalTask(detector=model, trunk=True).train()
-    trunk = model.image_tower.box_trunk
+    trunk, preprocessor = model.image_tower.box_trunk, Preprocessor.from_config(model.config.preprocess)
     assert trunk is not None
     training = Training(
         {model.localizer: 5e-4, trunk: 3e-4},
@@ -130,7 +116,11 @@ if __name__ == "__main__":
         clip=1.0,
         decay=0.998,
         weight_decay=1e-2,
-        check=lambda: recall(model, groups["choice"][:RECALL_IMAGES]),
+        check=lambda: recall(
+            model,
+            groups["choice"][:RECALL_IMAGES],
+            lambda one: model.encode(preprocessor([read_image(one.path)]))[0],
+        ),
     )
     training.run(options.minutes, hold=0.4)
     model.eval().save(options.output)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy, pairwise_iou
 from cora.detector import Detector, load
+from cora.structures import FeatureMap
 from cora.towers import TimmTower
 from cora.training.localizer_task import LocalizerBatch, LocalizerTask, LocalizerTaskConfig
 from cora.training.proposal_task import ProposalTask
@@ -58,13 +59,12 @@ def drawn_images(sources: list[Source], size: int) -> list[Source]:
 
 
 @torch.no_grad()
-def recall(detector: Detector, sources: list[Source], maps: Path) -> str:
-    """Share of boxes that an anchor holds at IoU 0.5."""
+def recall(detector: Detector, sources: list[Source], map_of: Callable[[Source], FeatureMap]) -> str:
+    """Share of the boxes of images that an anchor holds at IoU 0.5; `map_of` gives an image's packed map."""
     detector.localizer.eval()
     found = []
     for source in sources:
-        c3, _ = collate(maps, [source])
-        anchors = cxcywh_to_xyxy(detector.anchors(detector.encode_map(c3))[0])
+        anchors = cxcywh_to_xyxy(detector.anchors(detector.encode_map(map_of(source)))[0])
         if len(source.labels):
             found.append(pairwise_iou(source.boxes_xyxy, anchors).amax(1) >= 0.5)
     detector.localizer.train()
@@ -106,7 +106,7 @@ def train(detector: Detector, data: dict[str, list[Source]], choice: list[Source
 
     if options.part == "proposals":
         task = ProposalTask(detector=detector, mixed_precision=True).train()
-        check = partial(recall, detector, choice[:RECALL_IMAGES], options.maps)
+        check = partial(recall, detector, choice[:RECALL_IMAGES], lambda one: collate(options.maps, [one])[0])
         Training({localizer: 1e-3}, draw=draw, step=lambda _, batch: task(batch), folder=options.run, check=check).run(
             options.minutes
         )

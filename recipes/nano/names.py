@@ -227,6 +227,8 @@ def _loss(regions: Tensor, labels: Tensor, names: Tensor, weights: Tensor | None
 
 
 def _drift(regions: Tensor, before: Tensor, names: Tensor, scale: float) -> Tensor:
+    if not len(regions):
+        return regions.sum()  # a small last batch may hold none
     after = (scale * regions @ names.T).log_softmax(-1)
     return F.kl_div(after, (scale * before @ names.T).softmax(-1), reduction="batchmean")
 

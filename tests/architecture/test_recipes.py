@@ -4,10 +4,16 @@ import ast
 import importlib
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from cora.detector import read_config
 from cora.training.recipe import load_recipe
 
 #: Of the extra `nano`, which tests do not install.
@@ -23,20 +29,42 @@ def description(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECIPES).as_posix())
 def test_recipe_imports(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(path.parent))
-    before = set(sys.modules)
     try:
-        assert importlib.import_module(path.stem).__doc__
+        with recipe_module(path, monkeypatch) as module:
+            assert module.__doc__
     except ModuleNotFoundError as error:
         if error.name not in SPECIAL:
             raise
         pytest.skip(f"needs the extra nano ({error.name})")
+
+
+@contextmanager
+def recipe_module(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Import a recipe; it and those that it imports do not stay for other tests, having plain names ("crops")."""
+    monkeypatch.syspath_prepend(str(path.parent))
+    before = set(sys.modules)
+    try:
+        yield importlib.import_module(path.stem)
     finally:
-        # Recipes are scripts with plain names (`regions`, `crops`); they must not stay for other tests.
         for module in set(sys.modules) - before:
             file = getattr(sys.modules[module], "__file__", None)
             if file and RECIPES in Path(str(file)).parents:
                 del sys.modules[module]
+
+
+@pytest.mark.parametrize(("model", "shipped"), [("nano", "nano"), ("ovcoco", "nano-ovcoco")])
+def test_the_recipe_makes_models_of_the_shipped_shape(
+    model: str, shipped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with recipe_module(RECIPES / "nano/assemble.py", monkeypatch) as assemble:
+        made = assemble.config(model)
+    there, _ = read_config(Path(str(resources.files("cora.assets") / f"{shipped}.safetensors")))
+    chosen_later = {"logit_scale": there.tower.logit_scale, "background": there.tower.background}
+    if model == "nano":  # without a fine head its width says nothing
+        chosen_later["fine_hidden"] = there.tower.fine_hidden
+    assert replace(made.tower, **chosen_later) == there.tower
+    assert made.localizer == there.localizer
+    assert made.preprocess == there.preprocess
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
