@@ -13,7 +13,7 @@ heart within a minute, and names of novel classes fall.
 
 Numbers: on the held-out images of coco_more, share of boxes named right (novel / other COCO classes; 30 indoor classes)
     no training            65.3 / 69.3; 37.5      strict, 65 names: novel 30.2, base 13.7
-    after this file        64.5 / 75.7; 60.9      strict, 65 names: novel 29.8, base 45.9
+    after this file        64.5 / 75.7; 60.9      strict, 65 names: novel 24.5, base 68.2
 """
 
 from __future__ import annotations
