@@ -1,16 +1,18 @@
 """The paper's ablation table on the kit's COCO images, on a CPU: one budget for every row.
 
-    python recipes/ablation.py --model MODEL --kit ../shared/kit --run runs/ablation --minutes 20
-    python recipes/ablation.py --model MODEL --kit ../shared/kit --run runs/ablation --steps 2000 --rows full crops
+    python recipes/ablation.py --kit ../shared/kit --run runs/ablation --minutes 20
+    python recipes/ablation.py --kit ../shared/kit --run runs/ablation --steps 2000 --rows full crops
 
 Prompt, labels and maps of the frozen tower are made once and shared by all rows; each row trains a fresh localizer for
 the same number of steps, from the same seeds, in the same order of images, and is measured on all 65 classes of `val`.
+Of a model that proposes its anchors, such as `nano-ovcoco`, prompt and proposals are the model's own for all rows, and
+the decoder is fresh. Of one with learned anchors the prompt is trained first, and the whole localizer is fresh.
 `--minutes` are those of the full method: its step is timed once and the steps that fit are every row's budget.
 Intervals: 95 % by resampling the images of `val`; differences are paired, on the same resamples. Several seeds are
 averaged. Every row resumes; the table is written anew after each (`table.md`, `table.json`).
-MODEL is a detector of the paper's kind, a CLIP ResNet and learned anchors, whose towers are used; nano is none.
+Every row can be had by an option of `cora train`, which the table names.
 
-Numbers: `docs/training.md` has those of `--minutes 4` (300 steps a row): too few to tell the rows apart.
+Numbers: `docs/training.md`.
 """
 
 from __future__ import annotations
@@ -35,16 +37,14 @@ from cora.data.feature_cache import CachedItem, FeatureBatch, FeatureCache, buil
 from cora.data.loader import EpochLoader
 from cora.data.transforms import TrainTransform
 from cora.detector import Detector
-from cora.errors import ModelError
 from cora.evaluation.base_novel import class_groups, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import estimate, mean_of_known, resample_counts
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.oracles import predict_with_true_classes
 from cora.evaluation.predict import ground_truth, predict_dataset
-from cora.localizer import Localizer, kmeans_anchors
+from cora.localizer import kmeans_anchors
 from cora.regions import Vocabulary
 from cora.structures import Targets
-from cora.towers import resnet_of
 from cora.training.defaults import SMALL_PROMPTS, SMALL_TASK, small_augment
 from cora.training.ema import Ema, load_trainable_state
 from cora.training.identity import seed_stage
@@ -53,6 +53,7 @@ from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, bu
 from cora.training.pipeline import Hooks, TrainingPipeline
 from cora.training.recipe import DataStage, TrainRecipe
 from cora.training.relabel import relabel
+from cora.training.starts import fresh_localizer
 from cora.training.variants import VARIANTS, Variant
 
 VERSIONS, BATCH, LR, EMA, GRAD_CLIP = 2, 4, 4e-4, 0.998, 0.5
@@ -112,12 +113,11 @@ class Ablation:
         return CocoDataset(annotations=self.data / annotations, images=self.data / images, class_names=names)
 
     def _prompted(self, model: str) -> Detector:
-        """The detector with a prompt of its own, trained once for all rows."""
+        """The detector that all rows start from: with its own prompt, or with one that is trained once."""
         detector = cora.load(model).detector
-        resnet_of(detector.image_tower, "the ablation")
-        if detector.localizer.learned_anchors is None:
-            raise ModelError(f"{model}: expected a detector with learned anchors, got one that proposes them")
         detector.align_fast_pooling(None)  # not every row could keep it
+        if detector.localizer.proposing:
+            return detector
         data = DataStage(augment=small_augment(detector.preprocessor.config.usual_short_side), versions=1)
         recipe = TrainRecipe(model=model, fresh=True, data=data, prompts=SMALL_PROMPTS, relabel=None, localizer=None)
         hooks = Hooks(report=_report, say=print)
@@ -169,12 +169,10 @@ class Ablation:
         """The row's detector after `steps` steps; goes on where an earlier call stopped."""
         variant, start = VARIANTS[name], copy.deepcopy(self.start)
         seed_stage(seed, "localizer")
-        start.localizer = Localizer.from_config(start.config.localizer)
-        boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.train_set.records])
-        mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
-        anchors = start.localizer.learned_anchors
-        anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
-        task = variant.build(detector=start, vocabulary=self.vocabulary, config=SMALL_TASK)
+        fresh_localizer(start, proposals=False)
+        if (anchors := start.localizer.learned_anchors) is not None:
+            anchors.start_from(self._kmeans(len(anchors.logits)))
+        task = variant.build(detector=start, vocabulary=self.vocabulary, config=replace(SMALL_TASK, proposals=False))
         collate = Labelled(self.labels(variant))
         loader = EpochLoader(
             dataset=self.cache, batch_size=BATCH, collate=collate, shape_key=self.cache.aspect, seed=seed
@@ -201,8 +199,14 @@ class Ablation:
         load_trainable_state(task, average.shadow, source="the moving average")
         return task.detector
 
+    def _kmeans(self, count: int) -> Tensor:
+        """Anchors where boxes of the images, and of their mirror images, crowd."""
+        boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.train_set.records])
+        mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
+        return kmeans_anchors(torch.cat([boxes, mirrored]), count)
+
     def folder(self, name: str, seed: int) -> Path:
-        return self.run / "rows" / f"{name.replace(' ', '_')}-seed{seed}"
+        return self.run / "rows" / f"{name}-seed{seed}"
 
     def measured(self, name: str, seed: int, steps: int) -> dict[str, Any]:
         """AP50 by group of a row, with what the resamples gave."""
@@ -252,18 +256,22 @@ class Ablation:
             row = self._row(name)
             if row is not None:
                 cells = [_cell(row["ap50"][g], row["resampled"][g]) for g in GROUPS]
-                minus = "-"
+                minus = ["-", "-"]
                 if reference is not None and name != FULL:
-                    change = row["ap50"]["novel"] - reference["ap50"]["novel"]
-                    minus = _cell(change, np.subtract(row["resampled"]["novel"], reference["resampled"]["novel"]))
-                rows.append({"row": name, "says": VARIANTS[name].says, **row, "cells": [*cells, minus]})
+                    minus = [_difference(row, reference, g) for g in ("novel", "base")]
+                option = f"`{VARIANTS[name].option}`" if VARIANTS[name].option else ""
+                about = {"row": name, "says": VARIANTS[name].says, "option": option}
+                rows.append({**about, **row, "cells": [*cells, *minus]})
         lines = [
             f"{steps} steps of {BATCH} images a row, seeds {', '.join(map(str, self.seeds))}, {len(self.val)} images, "
             "AP50 in % (95 % interval).",
             "",
-            "| row | novel | base | all | novel, minus full | s an image | what is different |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-            *(f"| {r['row']} | {' | '.join(r['cells'])} | {r['seconds_a_photo']:.2f} | {r['says']} |" for r in rows),
+            "| row | novel | base | all | novel, minus full | base, minus full | s an image | difference | option |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            *(
+                f"| {r['row']} | {' | '.join(r['cells'])} | {r['seconds_a_photo']:.2f} | {r['says']} | {r['option']} |"
+                for r in rows
+            ),
         ]
         (self.run / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         content = {"steps": steps, "batch": BATCH, "seeds": self.seeds, "photos": len(self.val), "rows": rows}
@@ -293,10 +301,19 @@ class _Timing(Ablation):
         return self.run / "timing" / name
 
 
+def _difference(row: dict[str, Any], reference: dict[str, Any], group: str) -> str:
+    change = row["ap50"][group] - reference["ap50"][group]
+    return _cell(change, np.subtract(row["resampled"][group], reference["resampled"][group]))
+
+
 def _cell(value: float, resampled: Any) -> str:
     found = estimate(value, np.asarray(resampled, dtype=np.float64))
     interval = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
     return f"{100 * value:.1f}{interval}"
+
+
+def _row(text: str) -> str:
+    return text.replace(" ", "-")  # as rows were once called
 
 
 def _report(step: str, done: int, total: int) -> None:
@@ -312,9 +329,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=int, default=2000, help="of every row")
     budget.add_argument("--minutes", type=float, help="of the full method, whose steps are every row's")
-    parser.add_argument("--rows", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="ROW")
+    parser.add_argument("--rows", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="ROW", type=_row)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--model", required=True, help="detector on a CLIP ResNet with learned anchors")
+    parser.add_argument("--model", default="nano-ovcoco", help="detector whose towers are used")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--limit", type=int, help="images of val (crops of every box take seconds an image)")
     args = parser.parse_args(argv)

@@ -44,13 +44,6 @@ BATCH, RECALL_IMAGES = 8, 80
 Step = Callable[[str, LocalizerBatch], dict[str, Tensor]]
 
 
-class DecoderTask(LocalizerTask):
-    """`LocalizerTask` without losses of the proposals, which stay as they are."""
-
-    def _proposal_losses(self, memory: object, targets: object) -> dict[str, Tensor]:
-        return {}
-
-
 def drawn_images(sources: list[Source], size: int) -> list[Source]:
     """Images of a batch, all of the shape of the first, lying or standing, so that little is padded."""
     first = random.choice(sources)
@@ -73,10 +66,10 @@ def recall(detector: Detector, sources: list[Source], map_of: Callable[[Source],
 
 def decoder_step(detector: Detector, data: dict[str, list[Source]]) -> Step:
     """Steps of a localizer task for each data set, often with a few of its names only."""
-    config = LocalizerTaskConfig(class_dropout=0.3, target_repeats=1)
+    config = LocalizerTaskConfig(class_dropout=0.3, proposals=False)
     encode = detector.vocabulary_encoder.encode
     tasks = {
-        name: DecoderTask(detector=detector, vocabulary=encode(list(sources[0].names)), config=config)
+        name: LocalizerTask(detector=detector, vocabulary=encode(list(sources[0].names)), config=config)
         for name, sources in data.items()
     }
 
@@ -112,8 +105,6 @@ def train(detector: Detector, data: dict[str, list[Source]], choice: list[Source
         )
     else:
         step = decoder_step(detector, data)
-        localizer.proposals.requires_grad_(False)  # type: ignore[union-attr]
-        localizer.encoder.requires_grad_(False)
         Training({localizer: 3e-4}, draw=draw, step=step, folder=options.run).run(options.minutes)
     detector.eval().save(options.output)
 

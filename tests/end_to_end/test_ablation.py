@@ -43,7 +43,7 @@ def test_every_row_is_measured_once(
     monkeypatch.setattr(ablation, "SMALL_PROMPTS", PromptStage(epochs=1, batch=4, schedule=StageSchedule()))
     arguments = ["--kit", str(kit), "--run", str(tmp_path), "--model", str(tiny_model)]
     arguments += ["--steps", "3", "--resamples", "10", "--seeds", "0", "1"]
-    ablation.main([*arguments, "--rows", "full", "oracle at test"])
+    ablation.main([*arguments, "--rows", "full", "oracle-at-test"])
     ablation.main([*arguments, "--seeds", "0"])
     content = json.loads((tmp_path / "table.json").read_text())
     assert [row["row"] for row in content["rows"]] == list(VARIANTS)
@@ -66,6 +66,6 @@ def test_every_row_is_measured_once(
     assert json.loads((tmp_path / "table.json").read_text()) == content
     # Other labels than the annotated ones are used where relabelling is part of a row, and only there.
     whole = ablation.Ablation(kit=kit, run=tmp_path, model=str(tiny_model), seeds=[0], resamples=10, limit=None)
-    annotated = whole.labels(VARIANTS["no relabelling"])
+    annotated = whole.labels(VARIANTS["no-relabelling"])
     assert annotated.tolist() == [c for record in whole.train_set.records for c in record.classes.tolist()]
     assert whole.labels(VARIANTS["full"]).tolist() != annotated.tolist()

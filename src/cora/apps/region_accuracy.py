@@ -18,7 +18,7 @@ class RegionAccuracyOptions(MeasureOptions):
     images: Path = option(required=True, metavar="DIR", help="folder of the images")
     annotations: Path = option(required=True, help="annotation file: COCO, LVIS, or as for training")
     json: Path | None = option(writes=kinds.REGION_ACCURACY, help="write everything that was measured to this file")
-    crops: bool = switch(help="also with every box cut out and encoded as an image of its own (CLIP towers, slow)")
+    crops: bool = switch(help="also with every box cut out and encoded as an image of its own (slow)")
 
 
 def run(options: RegionAccuracyOptions) -> int:
@@ -34,7 +34,6 @@ def run(options: RegionAccuracyOptions) -> int:
     from cora.evaluation.tables import region_table
     from cora.files import write_json
     from cora.predictor.device import pick_device
-    from cora.towers import clip_tower_of
 
     device, model = pick_device(options.device), options.model or DEFAULT
     setting = read_setting(
@@ -47,8 +46,6 @@ def run(options: RegionAccuracyOptions) -> int:
     names = setting.dataset.class_names
     sentences = options.text.read(names)
     detector = cora.load(model).detector.to(device)
-    if options.crops:
-        clip_tower_of(detector.image_tower, "--crops")
     sentences.apply(detector.vocabulary_encoder)
     measured = rank_regions(
         detector,

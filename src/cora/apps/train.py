@@ -27,6 +27,24 @@ Stage = Literal["prompts", "localizer", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantOptions(RecipeOptions):
+    """Changes of a recipe that trains the localizer."""
+
+    variant: (
+        Literal["full", "no-prompt", "crops", "region-proposals", "conditional", "end-to-end", "oracle", "top-2"] | None
+    ) = option(help="train one of the paper's comparisons in place of CORA (docs/training.md)")
+
+    def changes(self, stage: str | None = None) -> list[str]:
+        """The same; the variant is a setting of the localizer."""
+        return [f"localizer.variant={self.variant}"] * (self.variant is not None) + super().changes(stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerSettings(VariantOptions, StageOptions):
+    """Changes of a recipe of which the localizer's have options of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Options of `cora train all`."""
 
@@ -47,7 +65,7 @@ class TrainOptions:
     val_images: Path | None = option(metavar="DIR", help="folder of held-out images")
     val_annotations: Path | None = option(help="their boxes; measured while training, never trained on")
     every: int | None = option(type=positive, help="epochs between two measurements")
-    settings: RecipeOptions = group(RecipeOptions)
+    settings: RecipeOptions = group(VariantOptions)
     processes: ProcessOptions = group(ProcessOptions, again="goes on after every stop")
     device: str = device_option()
 
@@ -71,7 +89,7 @@ class LocalizerOptions(TrainOptions):
     run_dir: Path = option(
         "--run", required=True, writes=kinds.RUNS["localizer"], metavar="DIR", help="folder of the run"
     )
-    settings: StageOptions = group(StageOptions)
+    settings: LocalizerSettings = group(LocalizerSettings)
 
 
 def run(options: TrainOptions) -> int:
@@ -145,14 +163,16 @@ class _Run:
                 report=report,
                 say=tell,
             )
-            TrainingPipeline(
+            pipeline = TrainingPipeline(
                 recipe=self.recipe,
                 detector=detector,
                 dataset=dataset,
                 run=self.options.run_dir,
                 hooks=hooks,
                 engine=engine,
-            ).all()
+            )
+            pipeline.all()
+            detector = pipeline.detector  # a variant's is another object
         if held_out is not None and engine.is_main:
             scores = held_out.region_accuracy(detector, progress=partial(tracked, title="naming boxes"))
             if self.recipe.localizer:

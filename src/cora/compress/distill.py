@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from cora.compress.arch_sizes import Architecture
 from cora.data.loader import AugmentedDataset, EpochLoader
 from cora.data.transforms import AugmentConfig, TrainTransform
-from cora.detector import Detector
+from cora.detector import Detector, check_no_variant
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import TrainingError
 from cora.images import read_image
@@ -103,6 +103,7 @@ def new_student(teacher: Detector, sizes: Architecture, *, seed: int = 0) -> Det
         ModelError: the teacher's tower has no such sizes.
     """
     resnet_of(teacher.image_tower, "a student of other sizes")
+    check_no_variant(teacher.config, "distillation")
     seed_stage(seed, "student")
     student = Detector.build(sizes.configure(teacher.config), cache_dir=teacher.vocabulary_encoder.cache_dir)
     load_checked(student.text_tower, teacher.text_tower.state_dict(), source="the teacher's text tower")

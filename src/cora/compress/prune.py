@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cora.compress.arch_sizes import Architecture, head_width
-from cora.detector import Detector, DetectorConfig
+from cora.detector import Detector, DetectorConfig, check_no_variant
 from cora.errors import ModelError
 from cora.towers.weights import load_checked
 
@@ -92,6 +92,7 @@ def cut(detector: Detector, sizes: Architecture, kept: Kept) -> Detector:
     Of encoder and decoder layers and of residual blocks the first of each stack is always kept: it alone reads what
     comes before.
     """
+    check_no_variant(detector.config, "pruning")
     config = sizes.configure(detector.config)
     smaller = Detector.build(config, cache_dir=detector.vocabulary_encoder.cache_dir)
     load_checked(smaller, cut_state(detector.state_dict(), kept, head_width(detector.config)), source="pruned model")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cora.compress.quantize_float import FLOAT_PARTS
 from cora.compress.quantize_quiet import quiet
-from cora.detector import Detector, DetectorConfig
+from cora.detector import Detector, DetectorConfig, check_no_variant
 from cora.detector.checkpoint import WHOLE, write_tensors
 from cora.errors import MissingExtraError, ModelError
 from cora.images import ImageSource, read_image
@@ -97,6 +97,7 @@ def quantize_detector(
         ImageError: an image cannot be read.
         ModelError: static mode without images or vocabulary.
     """
+    check_no_variant(detector.config, "quantization")
     tower = replace(detector.config.tower, templates=detector.vocabulary_encoder.templates)
     copy = Int8Detector.build(replace(detector.config, tower=tower), cache_dir=detector.vocabulary_encoder.cache_dir)
     copy.load_state_dict(detector.state_dict())

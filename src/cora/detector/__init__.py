@@ -1,7 +1,7 @@
 """The detector: the paper's figure, post-processing, checkpoints, models by name."""
 
 from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
-from cora.detector.config import DetectorConfig, check_trained
+from cora.detector.config import DetectorConfig, check_no_variant, check_trained
 from cora.detector.cora import Detector
 from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import PostprocessConfig, combine_scores, select_detections
@@ -26,6 +26,7 @@ __all__ = [
     "PreMatched",
     "Seen",
     "TowerConfig",
+    "check_no_variant",
     "check_trained",
     "combine_scores",
     "config_for_tower",

@@ -16,6 +16,9 @@ from cora.towers import TowerConfig
 
 _Config = TypeVar("_Config")
 
+#: Detectors that differ from CORA in one step (`cora.detector.variants`); "" is CORA.
+VARIANTS = ("", "crops", "region-proposals", "conditional", "end-to-end", "top-2")
+
 
 @dataclass(frozen=True)
 class DetectorConfig:
@@ -30,6 +33,7 @@ class DetectorConfig:
         fast_alignment: whether fast embeddings are moved towards exact ones (`cora align`).
         untrained: the localizer has random weights, so that boxes mean nothing; see `check_trained`.
         class_names: that it was fine-tuned on, which are looked for where a call names none; see `own_names`.
+        variant: one of `VARIANTS`.
     """
 
     tower: TowerConfig = field(default_factory=TowerConfig)
@@ -40,8 +44,11 @@ class DetectorConfig:
     fast_alignment: bool = False
     untrained: bool = False
     class_names: tuple[str, ...] = ()
+    variant: str = ""
 
     def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant: expected one of {', '.join(VARIANTS[1:])} or none, got {self.variant!r}")
         if self.localizer.embed_dim != self.tower.embed_dim:
             raise ValueError(
                 f"localizer.embed_dim: expected the tower's {self.tower.embed_dim}, got {self.localizer.embed_dim}"
@@ -77,6 +84,8 @@ class DetectorConfig:
             del values["untrained"]
         if not self.class_names:
             del values["class_names"]
+        if not self.variant:
+            del values["variant"]
         if self.postprocess.score_threshold == SCORE_THRESHOLD:
             del values["postprocess"]["score_threshold"]
         if self.postprocess.builtin_threshold == BUILTIN_THRESHOLD:
@@ -100,6 +109,7 @@ class DetectorConfig:
                 fast_alignment=bool(values.get("fast_alignment", False)),
                 untrained=bool(values.get("untrained", False)),
                 class_names=_names(values.get("class_names", ())),
+                variant=values.get("variant", ""),
             )
         except (TypeError, ValueError) as error:
             raise ModelError(f"configuration of the detector: {error}") from error
@@ -119,6 +129,23 @@ def check_trained(config: DetectorConfig, *, model: str = "this detector") -> No
         raise ModelError(
             f"{model}: expected a trained localizer to find boxes with, got random weights (a tower only); train it "
             "(cora train all, or cora train localizer), or measure how it names true boxes (cora region-accuracy)"
+        )
+
+
+def check_no_variant(config: DetectorConfig, purpose: str) -> None:
+    """Refuse a variant of CORA for work that runs CORA's own steps.
+
+    Args:
+        config: of the detector.
+        purpose: what is to be done, as the message says it.
+
+    Raises:
+        ModelError: the detector is a variant.
+    """
+    if config.variant:
+        raise ModelError(
+            f"{purpose}: expected CORA itself, got its variant {config.variant!r}, which detects and is measured only; "
+            "train without --variant"
         )
 
 

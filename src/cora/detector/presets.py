@@ -14,6 +14,7 @@ from cora.detector.checkpoint import read_checkpoint
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
 from cora.detector.undrawn import Undrawn
+from cora.detector.variants import detector_class
 from cora.errors import ModelError
 from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
@@ -83,7 +84,7 @@ def load_checkpoint(path: str | Path) -> Detector:
     """
     config, weights = read_checkpoint(path)
     with Undrawn():
-        detector = Detector.build(config, precision="auto")
+        detector = detector_class(config.variant).build(config, precision="auto")
     load_checked(detector, weights, source=f"checkpoint {path}", assign=True)
     return detector.eval()
 

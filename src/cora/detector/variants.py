@@ -1,16 +1,16 @@
 """Detectors that differ from CORA in one step, for comparisons (the paper's ablation table).
 
-Each is made `of` a detector and shares its modules: what one learns, the other knows. They are not shipped as models
-and have no settings in a checkpoint; `cora.training.variants` says how each is trained.
+Each is made `of` a detector and shares its modules: what one learns, the other knows. A file says which variant it
+holds (`DetectorConfig.variant`), so that `cora.load` gives the same; `cora.training.variants` says how each is trained.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from cora.detector.postprocess import combine_scores
 from cora.localizer import LocalizerOutput, Memory, pre_match
 from cora.regions import Prepared, RegionPrompt, Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
-from cora.towers import clip_tower_of
+from cora.towers import ClipTower
 
 _PARTS = (
     "image_tower",
@@ -45,12 +45,19 @@ def _parts_of(detector: Detector) -> dict[str, Any]:
 
 
 class DetectorVariant(Detector):
-    """A detector made of another one."""
+    """A detector made of another one.
+
+    Attributes:
+        variant: its name in files.
+    """
+
+    variant: ClassVar[str]
 
     @classmethod
     def of(cls, detector: Detector, **own: Any) -> Self:
         """A detector that shares all modules with the given one; `own`: what its constructor takes besides."""
-        return cls(**own, **_parts_of(detector)).train(detector.training)
+        parts = _parts_of(detector) | {"config": replace(detector.config, variant=cls.variant)}
+        return cls(**own, **parts).train(detector.training)
 
 
 class ConditionalDetector(DetectorVariant):
@@ -59,6 +66,8 @@ class ConditionalDetector(DetectorVariant):
     Nothing is pre-matched: the decoder runs once for every class of the vocabulary, and its cost grows with their
     number. A box counts for the class it was decoded for only.
     """
+
+    variant = "conditional"
 
     def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
         """Score the boxes of a batch, each for its class; `scores` of other classes are 0."""
@@ -118,20 +127,15 @@ class EndToEndDetector(DetectorVariant):
     No region is pooled exactly.
 
     Args:
-        head: turns queries into class logits.
-        parts: of any detector.
+        parts: of any detector; its head, which turns queries into class logits, is a fresh one.
     """
 
-    def __init__(self, *, head: EndToEndHead, **parts: object) -> None:
-        super().__init__(**parts)  # type: ignore[arg-type]  # passed on as they are
-        self.head = head
+    variant = "end-to-end"
 
-    @classmethod
-    def of(cls, detector: Detector, **own: Any) -> Self:
-        """A detector that shares all modules with the given one and has a fresh head."""
-        config = detector.config.localizer
-        head = EndToEndHead(dim=config.dim, embed_dim=config.embed_dim).to(detector.device)
-        return super().of(detector, head=head, **own)
+    def __init__(self, **parts: object) -> None:
+        super().__init__(**parts)  # type: ignore[arg-type]  # passed on as they are
+        sizes = self.config.localizer
+        self.head = EndToEndHead(dim=sizes.dim, embed_dim=sizes.embed_dim).to(self.device)
 
     def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
         """Score all boxes of a batch for every class; `objectness` is the best class's logit."""
@@ -161,6 +165,8 @@ class RegionProposalDetector(DetectorVariant):
     Every query has the same content, so that boxes and objectness do not depend on the vocabulary.
     """
 
+    variant = "region-proposals"
+
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Give every anchor [B, N, 4] the same "any object"; neither the map nor the vocabulary plays a part."""
         classes = torch.zeros(anchors_cxcywh.shape[:2], dtype=torch.int64, device=anchors_cxcywh.device)
@@ -176,6 +182,8 @@ class TopKDetector(DetectorVariant):
         top_k: classes an anchor; all of them where the vocabulary has fewer.
         parts: of any detector.
     """
+
+    variant = "top-2"
 
     def __init__(self, *, top_k: int = 2, **parts: object) -> None:
         super().__init__(**parts)  # type: ignore[arg-type]  # passed on as they are
@@ -210,20 +218,13 @@ class PhotoMap(FeatureMap):
 class CropDetector(DetectorVariant):
     """Scores final boxes by crops without prompt; anchors are pre-matched and refined as in CORA.
 
-    Every region is cut out of the image as the detector sees it, resized, stretched to the square that the tower was
-    trained on, and encoded as an image of its own. That is what R-CNN did, and what CLIP was trained for; but a crop
-    has lost its surroundings, and a tower run for every region costs some hundred times a pass over the image.
+    Every region is cut out of the image as the detector sees it, resized, stretched to a square of `pool_size` cells a
+    side, on which CLIP's towers were trained, and encoded as an image of its own. That is what R-CNN did, and what
+    CLIP was trained for; but a crop has lost its surroundings, and a tower run for every region costs some hundred
+    times a pass over the image.
     """
 
-    @classmethod
-    def of(cls, detector: Detector, **own: Any) -> Self:
-        """A crop-based detector that shares all modules with the given one.
-
-        Raises:
-            ModelError: its tower does not embed whole images.
-        """
-        clip_tower_of(detector.image_tower, "crops")
-        return super().of(detector, **own)
+    variant = "crops"
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
         """Feature maps C3 and C4; C3 remembers the images."""
@@ -238,8 +239,7 @@ class CropDetector(DetectorVariant):
         """
         if not isinstance(c3, PhotoMap):
             raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its images")
-        tower = clip_tower_of(self.image_tower, "crops")
-        side = 32 * tower.pool_size
+        side = 32 * self.image_tower.pool_size
         embeddings = []
         for index, (boxes, size) in enumerate(zip(boxes_cxcywh, c3.photos.sizes, strict=True)):
             corners = clip_to_image(scale_to_pixels(boxes.float(), size), size)
@@ -247,10 +247,19 @@ class CropDetector(DetectorVariant):
             for part in corners.split(CHUNK):
                 # RoIAlign averages all pixels of a cell: a crop that shrinks is not aliased.
                 crops = roi_align(photo, [part.to(photo.dtype)], (side, side), aligned=True)
-                embeddings.append(tower.encode_image(crops))
+                embeddings.append(self._embed_images(crops))
         width = self.image_tower.embed_dim
         whole = torch.cat(embeddings) if embeddings else c3.features.new_zeros(0, width)
         return whole.view(*boxes_cxcywh.shape[:2], width)
+
+    def _embed_images(self, pixels: Tensor) -> Tensor:
+        """Unit embeddings [N, D] of whole images [N, 3, side, side]."""
+        tower = self.image_tower
+        if isinstance(tower, ClipTower):
+            return tower.encode_image(pixels)
+        c3, _ = tower.maps(pixels, pixels.new_zeros(pixels.shape[0], *pixels.shape[-2:], dtype=torch.bool))
+        all_of_it = pixels.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(len(pixels), 1, 4)
+        return self.pooling.exact(c3, all_of_it, tower.positions)
 
     def classify_best(
         self,
@@ -297,3 +306,14 @@ def without_prompt(detector: Detector) -> Detector:
     bare = Detector(**parts).train(detector.training)
     bare.align_fast_pooling(None)  # it was fitted to the prompt
     return bare
+
+
+_CLASSES: dict[str, type[DetectorVariant]] = {
+    one.variant: one
+    for one in (CropDetector, RegionProposalDetector, ConditionalDetector, EndToEndDetector, TopKDetector)
+}
+
+
+def detector_class(variant: str) -> type[Detector]:
+    """The class of a detector by its `DetectorConfig.variant`."""
+    return _CLASSES[variant] if variant else Detector

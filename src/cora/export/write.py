@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import cora
-from cora.detector import Detector
+from cora.detector import Detector, check_no_variant
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import CoraError, ModelError
 from cora.export.backends import Backend, OnnxRuntime, OpenVino, Program
@@ -131,10 +131,11 @@ def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabu
     """What the exported file says of itself.
 
     Raises:
-        ModelError: the model does not take images of the size.
+        ModelError: the model does not take images of the size, or is a variant of CORA.
     """
     if settings.size_hw is not None:
         check_size(settings.size_hw, detector.config.preprocess)
+    check_no_variant(detector.config, "export")
     others = None if vocabulary is None else vocabulary.distractors
     return Manifest(
         model=model,

@@ -144,6 +144,12 @@ class Localizer(nn.Module):
         """Type of the weights, in which maps are expected."""
         return next(self.encoder.parameters()).dtype
 
+    @property
+    def proposing(self) -> tuple[nn.Module, ...]:
+        """What anchors are proposed by: input projection, encoder and proposals; empty where anchors are learned."""
+        parts = (self.input_projection, self.encoder, self.proposals)
+        return () if self.proposals is None else tuple(part for part in parts if part is not None)
+
     @classmethod
     def from_config(cls, config: LocalizerConfig) -> Localizer:
         """A localizer of the given sizes with freshly drawn weights."""

@@ -1,7 +1,7 @@
 """Frozen towers: CLIP's on open_clip, timm backbones with a way into a text space; weights by name, tag or file."""
 
 from cora.towers.build import build_clip_towers, build_towers
-from cora.towers.clip_tower import ClipTower, clip_tower_of
+from cora.towers.clip_tower import ClipTower
 from cora.towers.config import TemplateSet, TowerConfig
 from cora.towers.convnext_tower import ConvNeXtTower
 from cora.towers.frozen import FrozenModule
@@ -25,7 +25,6 @@ __all__ = [
     "build_clip_towers",
     "build_towers",
     "byte_pair_tokenizer",
-    "clip_tower_of",
     "default_tag",
     "interpolate_positions",
     "known_towers",

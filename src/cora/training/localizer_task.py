@@ -38,6 +38,8 @@ class LocalizerTaskConfig:
         relaxed_cosine: a query may match a box of another class if the cosine of their embeddings is above it
             (LVIS: 0.7); None: of the same class only.
         denoising: noised ground-truth boxes as extra queries; None for none, as published.
+        proposals: what anchors are proposed by learns, too; if not, it stays as it is. Models with learned anchors have
+            none.
         target_repeats: queries that may match one box; 1 is the published one-to-one matching. More speed up
             small trainings, and inference suppresses duplicates anyway.
         mixed_precision: run the localizer in bfloat16; losses stay in float32.
@@ -49,6 +51,7 @@ class LocalizerTaskConfig:
     classes_per_step: int | None = None
     relaxed_cosine: float | None = None
     denoising: DenoisingConfig | None = None
+    proposals: bool = True
     target_repeats: int = 1
     mixed_precision: bool = False
     activation_checkpointing: bool = False
@@ -119,6 +122,9 @@ class LocalizerTask(nn.Module):
         self.detector = detector
         self.criterion = criterion or Criterion()
         self.config = config or LocalizerTaskConfig()
+        if not self.config.proposals:
+            for part in detector.localizer.proposing:
+                part.requires_grad_(False)
         similar = similar_classes(vocabulary.embeddings, cosine=self.config.relaxed_cosine, groups=class_groups)
         self.register_buffer("class_embeddings", vocabulary.embeddings.clone(), persistent=False)
         self.register_buffer("similar", similar, persistent=False)
@@ -153,8 +159,8 @@ class LocalizerTask(nn.Module):
         return losses | proposed
 
     def _proposal_losses(self, memory: Memory, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
-        """Losses of the proposals, from the objects of all classes; none where the anchors are learned."""
-        if self.detector.localizer.proposals is None:
+        """Losses of the proposals, from the objects of all classes; none where they do not learn or are none."""
+        if self.detector.localizer.proposals is None or not self.config.proposals:
             return {}
         with self._mixed(memory.tokens.device):
             proposals = self.detector.localizer.propose(memory)

@@ -23,6 +23,7 @@ from cora.data.shards import ShardDataset
 from cora.data.transforms import ResizeTransform, TrainTransform
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
+from cora.detector.variants import without_prompt
 from cora.errors import TrainingError
 from cora.files import write_json
 from cora.regions import Vocabulary
@@ -31,7 +32,6 @@ from cora.training.ema import Ema, move_back, trainable_state
 from cora.training.engine import Engine
 from cora.training.group_file import stage_groups
 from cora.training.identity import about_boxes, boxes_hash, seed_stage, stage_settings
-from cora.training.localizer_task import LocalizerTask
 from cora.training.loop import check_config, train
 from cora.training.losses import class_loss_weights
 from cora.training.names_task import build_names_task
@@ -42,6 +42,7 @@ from cora.training.recipe import PromptStage, ProposalStage, Stage, TrainRecipe
 from cora.training.region_embeddings import embed_regions
 from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
 from cora.training.starts import start_fresh, start_localizer
+from cora.training.variants import VARIANTS
 
 PROMPTED, PROPOSED, NAMED = "prompts.safetensors", "proposals.safetensors", "names.safetensors"
 MODEL = "model.safetensors"
@@ -183,6 +184,8 @@ class TrainingPipeline:
 
     def relabel(self) -> Agreement | None:
         """Relabel the boxes by the prompted region classifier; None if that was done before."""
+        if self.recipe.localizer is not None and self.recipe.localizer.variant == "no-prompt":
+            self.detector = without_prompt(self.detector)
         output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
         made_for = {"model": weights_fingerprint(self.detector), "boxes": boxes_hash(self.dataset)}
         agreement = None
@@ -219,12 +222,10 @@ class TrainingPipeline:
         self.detector.config = replace(self.detector.config, untrained=False)
         start_localizer(self.detector, self.dataset, stage, seed=self.recipe.seed)
         vocabulary = self._vocabulary()
-        task = LocalizerTask(
-            detector=self.detector,
-            vocabulary=vocabulary,
-            config=stage.task,
-            class_groups=stage_groups(stage, self.dataset, vocabulary),
-        )
+        variant, groups = VARIANTS[stage.variant], stage_groups(stage, self.dataset, vocabulary)
+        self.detector = variant.detector(self.detector)
+        grouped = {} if groups is None else {"class_groups": groups}
+        task = variant.task(detector=self.detector, vocabulary=vocabulary, config=stage.task, **grouped)
         loader = self._loader(*self._augmented(), stage=stage, weights=self._weights())
         refit = refitting(self.detector, self.dataset, vocabulary, report=self.hooks.report)
         self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer, before_last=refit)

@@ -35,12 +35,11 @@ class ProposalTask(nn.Module):
     def __init__(self, *, detector: Detector, trunk: bool = False, mixed_precision: bool = False) -> None:
         super().__init__()
         localizer = detector.localizer
-        if localizer.proposals is None:
+        if not localizer.proposing:
             raise TrainingError('expected a localizer that proposes its anchors (anchors="proposed"), got learned ones')
         detector.requires_grad_(False)
-        for part in (localizer.input_projection, localizer.encoder, localizer.proposals):
-            if part is not None:
-                part.requires_grad_(True)
+        for part in localizer.proposing:
+            part.requires_grad_(True)
         if trunk:
             if detector.image_tower.box_trunk is None:
                 raise TrainingError("expected a tower with a network for boxes beside it, got one without")

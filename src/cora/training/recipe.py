@@ -21,6 +21,7 @@ from cora.errors import CoraError, TrainingError
 from cora.training.localizer_task import LocalizerTaskConfig
 from cora.training.optim import ScheduleConfig
 from cora.training.proposal_task import TRUNK
+from cora.training.variants import VariantName
 
 Precision = Literal["32", "bf16", "16"]
 #: How images are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
@@ -234,6 +235,7 @@ class LocalizerStage(Stage):
         objectness: "plain" draws the head of the objectness like any linear layer, its bias too (the published
             start), instead of one that finds hardly anything at first; "keep" takes what the model has.
         lr_factors: prefix of a parameter's name -> factor on `lr`.
+        variant: train and save a row of the paper's comparisons, see `cora.training.variants`.
     """
 
     epochs: int = 35
@@ -244,6 +246,7 @@ class LocalizerStage(Stage):
     anchors: Literal["keep", "kmeans", "normal"] = "keep"
     objectness: Literal["keep", "plain"] = "keep"
     lr_factors: Mapping[str, float] = field(default_factory=dict)
+    variant: VariantName = "full"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -252,6 +255,9 @@ class LocalizerStage(Stage):
             raise TrainingError("LocalizerStage: expected a number of groups or a groups_file, got both")
         _one_of("LocalizerStage", self, "anchors", Literal["keep", "kmeans", "normal"])
         _one_of("LocalizerStage", self, "objectness", Literal["keep", "plain"])
+        _one_of("LocalizerStage", self, "variant", VariantName)
+        if self.groups or self.groups_file:
+            _one_of("LocalizerStage with groups", self, "variant", Literal["full", "no-prompt", "crops"])
 
 
 @dataclass(frozen=True, kw_only=True)

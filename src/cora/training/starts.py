@@ -25,9 +25,18 @@ def start_fresh(detector: Detector, recipe: TrainRecipe) -> None:
     if recipe.prompts is not None:
         nn.init.zeros_(detector.prompt.offset)
     if recipe.localizer is not None:
-        detector.localizer = Localizer.from_config(detector.config.localizer).to(detector.device)
+        fresh_localizer(detector, proposals=recipe.localizer.task.proposals)
     if detector.fast_alignment is not None:
         detector.align_fast_pooling(FastAlignment(embed_dim=detector.config.tower.embed_dim))
+
+
+def fresh_localizer(detector: Detector, *, proposals: bool) -> None:
+    """Draw the weights of the localizer anew; without `proposals`, those that anchors are proposed by stay."""
+    old, new = detector.localizer, Localizer.from_config(detector.config.localizer).to(detector.device)
+    if not proposals:
+        for fresh, kept in zip(new.proposing, old.proposing, strict=True):
+            fresh.load_state_dict(kept.state_dict())
+    detector.localizer = new
 
 
 def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerStage, *, seed: int) -> None:

@@ -63,7 +63,7 @@ def test_all_that_may_learn_does_and_the_rest_stays_bit_identical(
     assert all(torch.equal(detector.state_dict()[n], value) for n, value in untouched.items())
 
 
-@pytest.mark.parametrize("name", ["region proposals", "conditional", "end-to-end", "oracle", "top 2"])
+@pytest.mark.parametrize("name", ["region-proposals", "conditional", "end-to-end", "oracle", "top-2"])
 @pytest.mark.slow
 def test_learns_by_heart(name: str, detector: Detector, vocabulary: Vocabulary) -> None:
     # Without class dropout: with so few boxes its copies sometimes match none, and losses jump.
@@ -124,21 +124,21 @@ def test_rows_without_weights_of_their_own_name_a_trained_one_and_are_not_traine
 
 
 def test_the_rows_that_the_paper_compares_are_there() -> None:
-    wanted = {"full", "no prompt", "crops", "region proposals", "conditional", "end-to-end", "no class dropout"}
-    assert wanted | {"no relabelling", "oracle"} <= set(VARIANTS)
+    wanted = {"full", "no-prompt", "crops", "region-proposals", "conditional", "end-to-end", "no-class-dropout"}
+    assert wanted | {"no-relabelling", "oracle"} <= set(VARIANTS)
     assert next(iter(VARIANTS)) == "full"
-    assert [name for name, variant in VARIANTS.items() if not variant.relabel] == ["no relabelling"]
+    assert [name for name, variant in VARIANTS.items() if not variant.relabel] == ["no-relabelling"]
     assert all(isinstance(variant.says, str) and variant.says.endswith(".") for variant in VARIANTS.values())
 
 
 def test_no_class_dropout_gives_all_classes_in_every_step(detector: Detector, vocabulary: Vocabulary) -> None:
     counts = {}
-    for name in ("full", "no class dropout"):
+    for name in ("full", "no-class-dropout"):
         task = build(name, detector, vocabulary)
         c3, c4, targets = batch()
         memory = task.detector.localizer.encode(c3)
         counts[name] = {len(task.copies(memory, c4, targets)) for _ in range(30)}
-    assert counts == {"full": {1, 2}, "no class dropout": {1}}
+    assert counts == {"full": {1, 2}, "no-class-dropout": {1}}
 
 
 def test_every_row_has_the_towers_in_evaluation_mode_only(detector: Detector, vocabulary: Vocabulary) -> None:

@@ -20,7 +20,7 @@ batches of images and of cached maps will do, `trainable_state` and checkpoints 
 from images only, as `predict_dataset` does.
 """
 
-from cora.training.variants.table import VARIANTS, Variant
+from cora.training.variants.table import VARIANTS, Variant, VariantName
 from cora.training.variants.tasks import (
     ConditionalTask,
     EndToEndCriterion,
@@ -39,4 +39,5 @@ __all__ = [
     "TopKTask",
     "TrueClassTask",
     "Variant",
+    "VariantName",
 ]
