@@ -25,6 +25,7 @@ from cora.detector.variants import (
 from cora.regions import Vocabulary
 from cora.structures import ImageBatch, Targets
 from tests.detector.conftest import tiny_detector
+from tests.toy_nano import toy_nano
 
 
 @pytest.fixture
@@ -137,6 +138,22 @@ def test_a_crop_of_the_whole_photo_is_the_photo(trained: Detector) -> None:
     c3, _ = own.encode(batch)
     whole = own.embed_exact(c3, torch.tensor([[[0.5, 0.5, 1.0, 1.0]]]))
     torch.testing.assert_close(whole[0], trained.image_tower.encode_image(batch.pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_crops_of_a_timm_tower_see_nothing_but_the_crop(tmp_path: Path) -> None:
+    network = toy_nano(tmp_path, seed=2).eval()
+    with torch.no_grad():
+        network.prompt.offset.add_(1.0)
+    batch = network.preprocessor([Image.effect_noise((128, 128), 90).convert("RGB")])
+    own, left = CropDetector.of(network), torch.tensor([[[0.25, 0.5, 0.5, 1.0]]])
+    changed = replace(batch, pixels=batch.pixels.clone())
+    changed.pixels[..., 80:] = 2.0  # right of the crop
+    with torch.no_grad():
+        before, after = (own.embed_exact(own.encode(one)[0], left) for one in (batch, changed))
+        region = network.embed_exact(network.encode(batch)[0], left)
+    torch.testing.assert_close(before.norm(dim=-1), torch.ones(1, 1))
+    torch.testing.assert_close(after, before)
+    assert not torch.allclose(region, before, atol=1e-3)
 
 
 def test_crops_need_the_photos(trained: Detector, batch: ImageBatch) -> None:

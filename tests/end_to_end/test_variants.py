@@ -1,0 +1,97 @@
+"""The paper's comparisons through the command line: trained, saved, loaded as what they are, and measured."""
+
+import json
+import typing
+from pathlib import Path
+
+import pytest
+import torch
+
+import cora
+from cora.apps.cli import main
+from cora.apps.train import VariantOptions
+from cora.detector.variants import detector_class
+from cora.errors import ModelError
+from cora.training.variants import VARIANTS, VariantName
+
+pytestmark = pytest.mark.integration
+
+NAMES = typing.get_args(VariantName)
+#: Rows whose detector is CORA's own class: they differ in training, or in the prompt.
+PLAIN = ("full", "no-prompt", "oracle")
+
+
+@pytest.fixture(scope="module")
+def data(boxed_photos: Path) -> list[str]:
+    split = ["--split", str(boxed_photos / "split.json"), "--device", "cpu"]
+    return ["--images", str(boxed_photos / "images"), "--annotations", str(boxed_photos / "annotations.json"), *split]
+
+
+@pytest.fixture(scope="module")
+def trained(data: list[str], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Model file of every variant."""
+    folder, files = tmp_path_factory.mktemp("variants"), {}
+    small = ["--epochs", "1", "--set", "data.versions=0", "--set", "localizer.task.denoising=None"]
+    for name in NAMES:
+        run = folder / name
+        command = ["train", "localizer", *data, "--model", str(tiny_model), "--run", str(run), "--variant", name]
+        assert main([*command, *small]) == 0
+        files[name] = run / "model.safetensors"
+    return files
+
+
+def test_the_choices_are_the_rows_that_say_so() -> None:
+    hint = typing.get_type_hints(VariantOptions)["variant"]
+    (choices,) = (typing.get_args(part) for part in typing.get_args(hint) if part is not type(None))
+    assert choices == NAMES
+    said = [name for name, row in VARIANTS.items() if row.option == f"--variant {name}"]
+    assert sorted(said) == sorted(set(NAMES) - {"full"})
+    # Every other row is one option, too.
+    assert {name: row.option for name, row in VARIANTS.items() if name not in NAMES} == {
+        "no-class-dropout": "--set localizer.task.class_dropout=0",
+        "no-relabelling": "--set relabel=None",
+        "oracle-at-test": "cora evaluate --oracles",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_loads_as_its_variant_and_is_measured(
+    name: str, trained: dict[str, Path], data: list[str], tmp_path: Path
+) -> None:
+    loaded = cora.load(trained[name])
+    assert type(loaded.detector) is detector_class("" if name in PLAIN else name)
+    assert bool(loaded.detector.prompt.offset.any()) <= (name != "no-prompt")
+    report = tmp_path / "ap.json"
+    assert main(["evaluate", *data, "--model", str(trained[name]), "--resamples", "3", "--json", str(report)]) == 0
+    assert json.loads(report.read_text())
+    again = tmp_path / "again.safetensors"
+    loaded.detector.save(again, dtype=torch.float32)
+    other = cora.load(again).detector
+    assert type(other) is type(loaded.detector)
+    for (path, value), read in zip(loaded.detector.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(value, read), path
+
+
+def test_what_runs_coras_own_steps_refuses_a_variant(
+    trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, output = str(trained["conditional"]), str(tmp_path / "model.onnx")
+    assert main(["export", "--format", "onnx", "--model", model, "--output", output]) == 2
+    message = capsys.readouterr().err
+    assert "export: expected CORA itself, got its variant 'conditional'" in message
+    assert not Path(output).exists()
+
+
+def test_groups_are_for_rows_that_match_as_cora_does(
+    data: list[str], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "localizer", *data, "--model", str(tiny_model), "--run", str(tmp_path / "run")]
+    assert main([*command, "--variant", "conditional", "--set", "localizer.groups=2"]) == 2
+    assert "LocalizerStage with groups: expected variant to be one of full, no-prompt, crops" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_variant_in_a_file_is_refused(tiny_model: Path) -> None:
+    config = cora.load(tiny_model).detector.config
+    with pytest.raises(ModelError, match=r"variant: expected one of crops, .* got 'dreams'"):
+        type(config).from_dict(config.to_dict() | {"variant": "dreams"})
