@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 import cora
-from cora.data.class_split import read_class_split
+from cora.data.class_split import ClassSplit, read_class_split
 from cora.data.coco import CocoDataset, targets_of
 from cora.data.feature_cache import CachedItem, FeatureBatch, FeatureCache, build_feature_cache, collate_features
 from cora.data.loader import EpochLoader
@@ -61,6 +61,8 @@ VERSIONS, BATCH, LR, EMA, GRAD_CLIP = 2, 4, 4e-4, 0.998, 0.5
 CHUNK, TIMED = 100, 20
 GROUPS = ("novel", "base", "all")
 FULL = "full"
+
+Predict = Callable[..., Any]
 
 
 class Steps:
@@ -104,7 +106,6 @@ class Ablation:
         self.val = self._dataset("val", "val.json", self.split.all)
         self.val.records = self.val.records[:limit]
         self.counts = resample_counts(len(self.val), resamples=resamples)
-        self.groups = class_groups(self.split.base, self.split.novel)
         self.start = self._prompted(model)
         self.vocabulary: Vocabulary = self.start.vocabulary_encoder.encode(self.split.base)
         self.cache = self._maps()
@@ -220,19 +221,8 @@ class Ablation:
             detector = self.trained(name, seed, steps)
         else:
             detector = variant.detector(self.trained(variant.weights_of, seed, steps))
-        predict: Callable[..., Any] = predict_with_true_classes if variant.true_classes else predict_dataset
-        predictions = predict(detector, self.val, self.split.all)
-        numbers = {class_name: number for number, class_name in enumerate(self.split.all, start=1)}
-        evaluation = evaluate_boxes(ground_truth(self.val), predictions.results, classes=numbers)
-        resampled = resampled_ap50(evaluation, self.counts)
-        scores = group_scores(evaluation, resampled, self.groups)
-        columns = {g: [i for i, s in enumerate(evaluation.scores) if s.name in self.groups[g]] for g in GROUPS}
-        found = {
-            "key": key,
-            "seconds_a_photo": predictions.seconds_per_image,
-            "ap50": {g: scores[g].ap50.value for g in GROUPS},
-            "resampled": {g: mean_of_known(resampled[:, columns[g]]).tolist() for g in GROUPS},
-        }
+        predict: Predict = predict_with_true_classes if variant.true_classes else predict_dataset
+        found = {"key": key, **measure(detector, self.val, self.split, self.counts, predict=predict)}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found), encoding="utf-8")
         return found
@@ -255,10 +245,10 @@ class Ablation:
         for name in names:
             row = self._row(name)
             if row is not None:
-                cells = [_cell(row["ap50"][g], row["resampled"][g]) for g in GROUPS]
+                cells = [cell(row["ap50"][g], row["resampled"][g]) for g in GROUPS]
                 minus = ["-", "-"]
                 if reference is not None and name != FULL:
-                    minus = [_difference(row, reference, g) for g in ("novel", "base")]
+                    minus = [difference(row, reference, g) for g in ("novel", "base")]
                 option = f"`{VARIANTS[name].option}`" if VARIANTS[name].option else ""
                 about = {"row": name, "says": VARIANTS[name].says, "option": option}
                 rows.append({**about, **row, "cells": [*cells, *minus]})
@@ -291,6 +281,32 @@ class Ablation:
         }
 
 
+def measure(
+    detector: Detector, val: CocoDataset, split: ClassSplit, counts: Any, *, predict: Predict = predict_dataset
+) -> dict[str, Any]:
+    """AP50 of the groups of a split, the same on every resample of the images, and seconds an image.
+
+    Args:
+        detector: to measure.
+        val: images with boxes of all classes of the split.
+        split: base and novel classes.
+        counts: [R, images] how often each resample has each image (`resample_counts`).
+        predict: gives the detections.
+    """
+    groups = class_groups(split.base, split.novel)
+    predictions = predict(detector, val, split.all)
+    numbers = {name: number for number, name in enumerate(split.all, start=1)}
+    evaluation = evaluate_boxes(ground_truth(val), predictions.results, classes=numbers)
+    resampled = resampled_ap50(evaluation, counts)
+    scores = group_scores(evaluation, resampled, groups)
+    columns = {g: [i for i, s in enumerate(evaluation.scores) if s.name in groups[g]] for g in GROUPS}
+    return {
+        "seconds_a_photo": predictions.seconds_per_image,
+        "ap50": {g: scores[g].ap50.value for g in GROUPS},
+        "resampled": {g: mean_of_known(resampled[:, columns[g]]).tolist() for g in GROUPS},
+    }
+
+
 class _Timing(Ablation):
     """The same ablation with a run folder for the steps that are only timed."""
 
@@ -301,12 +317,14 @@ class _Timing(Ablation):
         return self.run / "timing" / name
 
 
-def _difference(row: dict[str, Any], reference: dict[str, Any], group: str) -> str:
+def difference(row: dict[str, Any], reference: dict[str, Any], group: str) -> str:
+    """A group's AP50 minus that of a reference, paired on the same resamples, as a cell of a table."""
     change = row["ap50"][group] - reference["ap50"][group]
-    return _cell(change, np.subtract(row["resampled"][group], reference["resampled"][group]))
+    return cell(change, np.subtract(row["resampled"][group], reference["resampled"][group]))
 
 
-def _cell(value: float, resampled: Any) -> str:
+def cell(value: float, resampled: Any) -> str:
+    """AP50 in percent with its 95 % interval, as a cell of a table."""
     found = estimate(value, np.asarray(resampled, dtype=np.float64))
     interval = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
     return f"{100 * value:.1f}{interval}"
