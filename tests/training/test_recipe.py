@@ -1,5 +1,6 @@
 """Recipes: checked where they are made, changed by settings, read from files."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from cora.detector.checkpoint import read_config
 from cora.detector.presets import embedded_file
 from cora.errors import TrainingError
-from cora.training.batches import batch_lines
+from cora.training.batches import batch_lines, fit_workers
 from cora.training.defaults import FINETUNE_EPOCHS, TRUNK_EPOCHS, default_recipe, finetune_recipe, published_recipe
 from cora.training.denoising import DenoisingConfig
 from cora.training.override import override
@@ -128,6 +129,16 @@ def test_a_trunk_learns_before_the_decoder(photos: int) -> None:
     assert recipe.proposals.batch <= photos
     assert TRUNK_EPOCHS[0] <= recipe.localizer.epochs <= recipe.proposals.epochs <= TRUNK_EPOCHS[1]
     assert [line.partition(":")[0] for line in batch_lines(recipe, processes=1)] == ["proposals", "names", "localizer"]
+
+
+def test_no_more_processes_read_images_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
+    recipe = published_recipe("RN50-quickgelu")
+    fitted, line = fit_workers(recipe)
+    assert recipe.data.workers == 4
+    assert (fitted.data.workers, replace(fitted, data=recipe.data)) == (2, recipe)
+    assert line == "data.workers: 2 processes read images, not 4: as many as there are cores"
+    assert fit_workers(fitted) == (fitted, None)
 
 
 def test_large_photos_take_the_published_recipe() -> None:

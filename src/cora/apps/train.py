@@ -115,6 +115,7 @@ class _Run:
         from cora.data.benchmarks import image_set
         from cora.data.class_split import open_split
         from cora.data.same_content import tell_shared
+        from cora.training.batches import fit_workers
         from cora.training.defaults import default_recipe
         from cora.training.recipe import load_recipe
 
@@ -130,7 +131,7 @@ class _Run:
         self.detector.vocabulary_encoder.encode(self.dataset.class_names)  # names too long for the tower fail here
         short_side = self.detector.preprocessor.config.usual_short_side
         self.written = recipe or default_recipe(_model(options, None), short_side=short_side)
-        self.recipe = _staged(self.written, options)
+        self.recipe, self.fewer_workers = fit_workers(_staged(self.written, options))
         if self.held_out is not None:
             self.held_out = replace(self.held_out, all_boxes=self.recipe.all_boxes)
 
@@ -153,7 +154,8 @@ class _Run:
             if counts is not None:
                 tell(str(counts))
         tell(f"{len(dataset)} images, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
-        for line in batch_lines(self.recipe, processes=engine.world, written=self.written):
+        lines = batch_lines(self.recipe, processes=engine.world, written=self.written)
+        for line in [*lines, *filter(None, [self.fewer_workers])]:
             tell(line)
         with progress_report(show=engine.is_main) as report:
             hooks = Hooks(

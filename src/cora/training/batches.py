@@ -1,6 +1,9 @@
-"""How many images a step has, over all processes, and what a recipe means."""
+"""How many images a step has, over all processes, and what a recipe means; how many processes read them."""
 
 from __future__ import annotations
+
+import os
+from dataclasses import replace
 
 from cora.training.recipe import Stage, TrainRecipe
 
@@ -22,6 +25,19 @@ def batch_lines(recipe: TrainRecipe, *, processes: int, written: TrainRecipe | N
         if stage is not None and meant is not None:
             lines.append(_line(name, stage, meant, recipe.processes, processes))
     return lines
+
+
+def fit_workers(recipe: TrainRecipe) -> tuple[TrainRecipe, str | None]:
+    """The recipe with no more processes that read images than there are cores, and a line that says so.
+
+    More would be slower, which PyTorch warns of. What is drawn does not depend on their number.
+    """
+    wanted, cores = recipe.data.workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    cores = cores or os.cpu_count() or 1
+    if wanted <= cores:
+        return recipe, None
+    line = f"data.workers: {cores} processes read images, not {wanted}: as many as there are cores"
+    return replace(recipe, data=replace(recipe.data, workers=cores)), line
 
 
 def _line(name: str, stage: Stage, meant: Stage, meant_processes: int | None, processes: int) -> str:
