@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from cora.training.localizer_task import (
     Copy,
     LocalizerBatch,
     LocalizerTask,
-    LocalizerTaskConfig,
     filter_classes,
     repeat,
 )
@@ -34,23 +34,12 @@ class ConditionalTask(LocalizerTask):
     have the same effect.
 
     Args:
-        detector: whose localizer learns.
-        vocabulary: the base classes.
-        criterion: matching and losses.
-        config: denoising and the like.
         absent: classes decoded for each image that it lacks.
+        parts: of `LocalizerTask`.
     """
 
-    def __init__(
-        self,
-        *,
-        detector: Detector,
-        vocabulary: Vocabulary,
-        criterion: Criterion | None = None,
-        config: LocalizerTaskConfig | None = None,
-        absent: int = 2,
-    ) -> None:
-        super().__init__(detector=detector, vocabulary=vocabulary, criterion=criterion, config=config)
+    def __init__(self, *, absent: int = 2, **parts: Any) -> None:
+        super().__init__(**parts)
         if absent < 0:
             raise ValueError(f"absent: expected 0 or more, got {absent}")
         self.absent = absent
@@ -123,29 +112,19 @@ class EndToEndTask(LocalizerTask):
 
     Args:
         detector: with an end-to-end head.
-        vocabulary: the base classes.
         criterion: for class logits.
-        config: class dropout, denoising and the like.
+        parts: of `LocalizerTask`.
 
     Raises:
         ValueError: a detector without such a head.
     """
 
-    def __init__(
-        self,
-        *,
-        detector: Detector,
-        vocabulary: Vocabulary,
-        criterion: EndToEndCriterion | None = None,
-        config: LocalizerTaskConfig | None = None,
-    ) -> None:
+    def __init__(self, *, detector: Detector, criterion: EndToEndCriterion | None = None, **parts: Any) -> None:
         if not isinstance(detector, EndToEndDetector):
             raise ValueError(
                 f"end-to-end: expected an EndToEndDetector, got {type(detector).__name__}; use EndToEndDetector.of"
             )
-        super().__init__(
-            detector=detector, vocabulary=vocabulary, criterion=criterion or EndToEndCriterion(), config=config
-        )
+        super().__init__(detector=detector, criterion=criterion or EndToEndCriterion(), **parts)
         self.class_logits = detector.class_logits
         detector.head.requires_grad_(True)
         detector.localizer.objectness_head.requires_grad_(False)
@@ -192,24 +171,13 @@ class RegionProposalTask(LocalizerTask):
     Class dropout, class sampling and relaxed matching have no effect with one class.
 
     Args:
-        detector: whose localizer learns.
         vocabulary: of the base classes; only its width is used.
-        criterion: matching and losses.
-        config: denoising and the like.
+        parts: of `LocalizerTask`.
     """
 
-    def __init__(
-        self,
-        *,
-        detector: Detector,
-        vocabulary: Vocabulary,
-        criterion: Criterion | None = None,
-        config: LocalizerTaskConfig | None = None,
-    ) -> None:
+    def __init__(self, *, vocabulary: Vocabulary, **parts: Any) -> None:
         embedding = any_object(vocabulary.embeddings.shape[1]).to(vocabulary.embeddings)
-        super().__init__(
-            detector=detector, vocabulary=Vocabulary(("object",), embedding), criterion=criterion, config=config
-        )
+        super().__init__(vocabulary=Vocabulary(("object",), embedding), **parts)
 
     def forward(self, batch: LocalizerBatch) -> dict[str, torch.Tensor]:
         """Losses of a batch; its classes are ignored."""
@@ -224,23 +192,12 @@ class TopKTask(LocalizerTask):
     """Every anchor makes k queries, for the k classes that its region looks most like.
 
     Args:
-        detector: whose localizer learns.
-        vocabulary: the base classes.
-        criterion: matching and losses.
-        config: class dropout, denoising and the like.
         top_k: classes an anchor; where fewer are given, some are looked for twice.
+        parts: of `LocalizerTask`.
     """
 
-    def __init__(
-        self,
-        *,
-        detector: Detector,
-        vocabulary: Vocabulary,
-        criterion: Criterion | None = None,
-        config: LocalizerTaskConfig | None = None,
-        top_k: int = 2,
-    ) -> None:
-        super().__init__(detector=detector, vocabulary=vocabulary, criterion=criterion, config=config)
+    def __init__(self, *, top_k: int = 2, **parts: Any) -> None:
+        super().__init__(**parts)
         if top_k < 1:
             raise ValueError(f"top_k: expected at least 1, got {top_k}")
         self.top_k = top_k
