@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageEnhance
 
 from cora.batch import DetectSettings, ExportSettings, Watch, run_batch
@@ -94,12 +95,12 @@ def batch_speed(pictures: Path, folder: Path, processes: int) -> float:
 class NoModel:
     """Ten boxes in every image at no cost."""
 
-    def vocabulary(self, classes: Any, *, distractors: Any = None) -> None:
-        return None
+    def vocabulary(self, classes: Any, *, distractors: Any = None) -> Any:
+        from cora.regions import Vocabulary
+
+        return Vocabulary(tuple(classes), torch.zeros(len(classes), 1))
 
     def predict(self, images: list[Image.Image], classes: Any, **options: Any) -> list[Any]:
-        import torch
-
         from cora.structures import Detections
 
         boxes = torch.arange(40, dtype=torch.float32).view(10, 4) + torch.tensor([0, 0, 9, 9])
