@@ -164,9 +164,35 @@ def test_a_whole_box_takes_the_better_score_of_its_piece() -> None:
             for picture in pictures
         ]
 
-    found = predict_tiled(predict, Image.new("RGB", (300, 100)), tiles=Tiles(count=(1, 2)))
+    found = predict_tiled(predict, Image.new("RGB", (300, 100)), tiles=Tiles(count=(1, 2), largest=1))
     assert found.boxes_xyxy_px.tolist() == [[0, 0, 300, 100]]
     assert found.scores.tolist() == pytest.approx([0.7])
+    # A large object is the whole image's affair, unless that is not looked at.
+    alone = predict_tiled(predict, Image.new("RGB", (300, 100)), tiles=Tiles(count=(1, 2)))
+    assert (alone.boxes_xyxy_px.tolist(), alone.scores.tolist()) == ([[0, 0, 300, 100]], pytest.approx([0.2]))
+
+
+@given(
+    boxes=st.lists(
+        st.tuples(st.integers(0, 500), st.integers(0, 300), st.integers(4, 90), st.integers(4, 90)), max_size=6
+    ),
+    largest=st.sampled_from([0.05, 0.2, 0.5]),
+)
+def test_what_tiles_add_to_the_whole_image_is_small(boxes: list[tuple[int, int, int, int]], largest: float) -> None:
+    """The whole image shows nothing here: every find is of a tile, and no longer than `largest` of the image."""
+    corners = [(float(x), float(y), float(x + w), float(y + h)) for x, y, w, h in boxes]
+    seen = all_seeing(corners)
+
+    def predict(pictures: list[Image.Image]) -> list[Detections]:
+        return [
+            one[torch.zeros(0, dtype=torch.int64)] if one.image_size == (400, 600) else one for one in seen(pictures)
+        ]
+
+    tiles = Tiles(count=(2, 2), overlap=0.5, largest=largest, merge="nms")
+    found = predict_tiled(predict, chart(400, 600), tiles=tiles)
+    shares = (found.boxes_xyxy_px[:, 2:] - found.boxes_xyxy_px[:, :2]) / torch.tensor([600.0, 400.0])
+    assert (shares <= largest).all()
+    assert len(found) or not any(w <= largest * 600 and h <= largest * 400 for _, _, w, h in boxes)
 
 
 def test_nothing_found_and_a_limit() -> None:

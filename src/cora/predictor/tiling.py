@@ -44,6 +44,8 @@ class Tiles:
         count: (rows, columns) of tiles, instead of their size.
         overlap: share of a tile's side, at least, that its neighbour covers, too: 0 to below 0.9.
         whole: look at the whole image, too; without it objects larger than a tile are lost.
+        largest: with `whole`, a tile's boxes that are longer than this share of the image's side are left to the whole
+            image, which shows such objects better; above 0 to 1.
         merge: "nms" keeps one of several boxes of an object; "nmm" also joins pieces of an object that no tile and not
             the whole image showed at once.
         iou: boxes of one class that overlap more, where both tiles see, are of one object; 0..1.
@@ -61,6 +63,7 @@ class Tiles:
     count: tuple[int, int] | None = None
     overlap: float = 0.2
     whole: bool = True
+    largest: float = 0.2
     merge: Literal["nms", "nmm"] = "nmm"
     iou: float = 0.5
 
@@ -71,7 +74,7 @@ class Tiles:
             raise OptionError(f"tiles: expected a size of at least {_SMALLEST_TILE} pixels, got {self.size_px!r}")
         if self.count is not None and not _is_grid(self.count):
             raise OptionError(f"tiles: expected a count of (rows, columns), each at least 1, got {self.count!r}")
-        for name in ("overlap", "iou"):
+        for name in ("overlap", "iou", "largest"):
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, Real):
                 raise OptionError(f"tiles: expected a number as {name}, got {value!r}")
         if not 0 <= self.overlap < 0.9:
@@ -80,6 +83,8 @@ class Tiles:
             raise OptionError(f'tiles: expected merge "nms" or "nmm", got {self.merge!r}')
         if not 0 <= self.iou <= 1:
             raise OptionError(f"tiles: expected an iou in 0..1, got {self.iou}")
+        if not 0 < self.largest <= 1:
+            raise OptionError(f"tiles: expected a largest above 0 to 1, got {self.largest}")
 
     def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         """Tiles of an image, row by row; together they cover it.
@@ -143,6 +148,8 @@ def predict_tiled(
     found = predict([*parts, image] if tiles.whole else parts)
     places = [*windows, everything] if tiles.whole else windows
     seen = [_shifted(detections, place) for place, detections in zip(places, found, strict=True)]
+    if tiles.whole:
+        seen = [*(_small(part, (image.height, image.width), tiles.largest) for part in seen[:-1]), seen[-1]]
     merged = _merge(_together(seen), (image.height, image.width), tiles)
     best = merged[merged.scores.argsort(descending=True, stable=True)[:max_detections]]
     return Detections(
@@ -231,6 +238,13 @@ def _shifted(detections: Detections, window: tuple[int, int, int, int]) -> _Boxe
     boxes = detections.boxes_xyxy_px + detections.boxes_xyxy_px.new_tensor([left, top, left, top])
     tile = boxes.new_tensor(window).expand(len(boxes), 4)
     return _Boxes(boxes, detections.scores, detections.labels, tile)
+
+
+def _small(found: _Boxes, size_hw: tuple[int, int], largest: float) -> _Boxes:
+    """The boxes of which no side is longer than this share of the image's."""
+    height, width = size_hw
+    shares = (found.boxes[:, 2:] - found.boxes[:, :2]) / found.boxes.new_tensor([width, height])
+    return found[(shares.amax(dim=1) <= largest).nonzero()[:, 0]]
 
 
 def _is_cut(found: _Boxes, size_hw: tuple[int, int]) -> Tensor:
