@@ -65,7 +65,7 @@ WAYS = (
     Way("short side x 1.5", factor=1.5),
     Way("short side x 2", factor=2.0),
     Way("tiles 2x2", tiles=Tiles(count=(2, 2))),
-    Way("tiles 2x2, pieces not joined", tiles=Tiles(count=(2, 2), merge="nms")),
+    Way("tiles 2x2, boxes of any size", tiles=Tiles(count=(2, 2), largest=1)),
     Way("tiles 2x2 without the whole", tiles=Tiles(count=(2, 2), whole=False)),
     Way("tiles 3x3", tiles=Tiles(count=(3, 3))),
 )
