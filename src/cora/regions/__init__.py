@@ -1,4 +1,8 @@
-"""Region prompting: embeddings and class probabilities of regions, vocabularies."""
+"""Region prompting, the CLIP half of the paper's figure: boxes and class names in, class probabilities out.
+
+`region_pooling` embeds regions by `pooling` (CLIP ResNets), `stage_pooling` (ConvNeXts) or `cell_pooling` (timm
+backbones), with the learned offset of `prompt`. `vocabulary` embeds class names. `classifier` compares both.
+"""
 
 from cora.regions.class_names import (
     Classes,

@@ -1,10 +1,12 @@
-"""Region embeddings for towers that pool before their head's convolution (`TimmTower`).
+"""Region embeddings of timm backbones (`TimmTower`, the image tower of `nano`).
 
-RoIAlign pools the backbone's last map to S x S cells. The region prompt is added to the cells; then follow the head's
-convolution, its nonlinearity, the mean over the cells and the projection into the text space. A tower with a fine head
-adds what a finer map says of the region, pooled in the same way. With such backbones,
-pooling before the last stages (as for a CLIP ResNet) classifies fewer regions correctly, so exact and fast pooling are
-the same.
+RoIAlign pools the backbone's last map to S x S cells. The region prompt is added to the cells. Then follow the head's
+convolution, its nonlinearity, the mean over the cells and the projection into the text space. Two optional terms are
+added before the embedding is normalised: that of a fine head, pooled from a map of half the stride, and that of the
+classes which a detector beside the backbone found in the region.
+
+Pooling before the last stages, as for a CLIP ResNet, classified fewer regions correctly with these backbones. Exact and
+fast pooling are therefore the same.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from cora.structures import FeatureMap
 from cora.towers import TimmTower
 from cora.towers.timm_tower import Witnesses, seen_in
 
-#: Regions whose cells are held at once.
+#: Regions of an image pooled at once; bounds the memory.
 CHUNK = 128
 
 
@@ -31,9 +33,9 @@ class CellMap:
 
     Attributes:
         deep: [B, C, h, w] last map of the backbone.
-        extents_hw: [B, 2] cells of each map that are not padding.
-        witnesses: output of the detector beside the backbone, if there is one.
-        fine: [B, C', 2 h, 2 w] map of half the stride, where the tower reads regions from it, too.
+        extents_hw: [B, 2] cells (height, width) of each map that are not padding.
+        witnesses: boxes and class scores of the detector beside the backbone, if there is one.
+        fine: [B, C', 2 h, 2 w] map of half the stride, if the tower has a fine head.
     """
 
     deep: Tensor
@@ -43,7 +45,7 @@ class CellMap:
 
 
 def cell_map(c3: FeatureMap, tower: TimmTower) -> CellMap:
-    """The part of a packed map that regions are pooled from."""
+    """Take what regions are pooled from out of a `TimmTower`'s packed map (`cora.pyramid`)."""
     with torch.no_grad():
         witnesses = tower.witnesses(c3)
     return CellMap(tower.deep(c3.features), c3.extents_hw, witnesses, tower.fine_map(c3.features))
@@ -55,13 +57,16 @@ def cell_pooling(
     """Unit embeddings of regions.
 
     Args:
-        cells: of `cell_map`.
+        cells: from `cell_map`.
         boxes_cxcywh: [B, N, 4] or one [N_i, 4] for each image, 0..1 of the unpadded image.
         tower: whose head embeds the cells.
         prompt: [S*S, C] added to the cells of every region, row by row.
 
     Returns:
         [sum N_i, D] float32 in the order of the images.
+
+    Raises:
+        ValueError: boxes for another number of images.
     """
     check_images(boxes_cxcywh, cells.deep.shape[0])
     if isinstance(boxes_cxcywh, Tensor):
@@ -75,7 +80,7 @@ def cell_pooling(
 
 
 def _pool(cells: CellMap, boxes_cxcywh: Tensor, tower: TimmTower, prompt: Tensor) -> Tensor:
-    """[B, N, 4] to [B, N, D]."""
+    """Embed boxes [B, N, 4]: [B, N, D]."""
     side = tower.pool_size
     added = prompt.T.reshape(1, 1, -1, side, side).to(cells.deep.dtype)
     parts = []

@@ -1,6 +1,6 @@
-"""Class names as people give them, and the prompts that stand for a class: `mug = cup | mug | coffee cup`.
+"""Class names as users write them, with or without prompts: `mug = cup | mug | coffee cup`.
 
-The normal form is `ClassPrompts`. A class whose name is its only prompt is an ordinary class name.
+All forms become `ClassPrompts`; an ordinary class name is its own only prompt.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from cora.regions.templates import shorten
 ClassPrompts = Mapping[str, tuple[str, ...]]
 """Class name as it is reported -> the texts that are embedded for it."""
 Classes = Iterable[str] | Mapping[str, str | Sequence[str]]
-"""What people give: class names, among them "mug = cup | coffee cup", or {"mug": ["cup", "coffee cup"]}."""
+"""What users give: class names, some as "mug = cup | coffee cup", or {"mug": ["cup", "coffee cup"]}."""
 
-#: Prompts of one class.
+#: Most prompts of one class.
 MAX_PROMPTS = 50
 _FORM = 'write "mug = cup | coffee cup"'
 
@@ -47,10 +47,10 @@ def clean_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def class_prompts(classes: Classes) -> dict[str, tuple[str, ...]]:
-    """The normal form of classes, in their order; empty for none.
+    """Classes as `ClassPrompts`, in their order; empty for none.
 
-    In a list, "mug = cup | coffee cup" is a class with prompts, and every other text is a class name. In a mapping
-    nothing is taken apart.
+    In a list, "mug = cup | coffee cup" is a class with prompts, and every other text is a class name. Names and prompts
+    of a mapping are taken literally.
 
     Raises:
         VocabularyError: names as in `clean_names`; a class without prompts, with a blank prompt, one twice or too
@@ -73,12 +73,16 @@ def class_prompts(classes: Classes) -> dict[str, tuple[str, ...]]:
 
 
 def by_themselves(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The normal form of names that are their own prompts, whatever is written in them; not checked."""
+    """Names, taken literally and unchecked, as `ClassPrompts`: each is its own prompt."""
     return {name: (name,) for name in names}
 
 
 def names_alone(what: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Names of `what`, which takes no prompts; not checked otherwise.
+    """Read names where prompts are not allowed; nothing else is checked.
+
+    Args:
+        what: what the names are, for the message.
+        names: the texts.
 
     Raises:
         VocabularyError: one of them is a class with prompts.
@@ -99,7 +103,7 @@ def written_classes(classes: ClassPrompts) -> tuple[str, ...]:
 
 
 def other_prompts(classes: ClassPrompts) -> tuple[str, ...]:
-    """The prompts that are no class names themselves; each once, in order."""
+    """The prompts that are not class names; each once, in order."""
     found: dict[str, str] = {}
     for prompt in itertools.chain(*classes.values()):
         found.setdefault(name_key(prompt), prompt)

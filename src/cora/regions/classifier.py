@@ -1,4 +1,4 @@
-"""Class probabilities of region embeddings (METHOD section 3)."""
+"""The region classifier: class probabilities of region embeddings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class RegionClassifier(nn.Module):
 
     Args:
         scale: factor on the cosine, 100 for CLIP.
-        background: cosine that a class has to pass to be likelier than nothing, 0 as published. Without it a region of
-            something that nobody asked for belongs to the class that is least unlike it.
+        background: cosine of the background class, 0 as published. Classes below it are less likely than background;
+            a higher value rejects more regions of objects that are not in the vocabulary.
     """
 
     def __init__(self, *, scale: float, background: float = 0.0) -> None:
@@ -21,15 +21,15 @@ class RegionClassifier(nn.Module):
 
     @property
     def background_logit(self) -> float:
-        """Logit of the background beside those of `logits`."""
+        """Logit of the background, on the scale of `logits`."""
         return self.scale * self.background
 
     def logits(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
-        """Logits [..., C] of unit regions [..., D] for unit classes [C, D]: scale * cosine, without background."""
+        """Scale * cosine [..., C] of unit regions [..., D] and unit classes [C, D]; no background."""
         return self.scale * regions @ class_embeddings.to(regions.dtype).T
 
     def forward(self, regions: Tensor, class_embeddings: Tensor) -> Tensor:
-        """Probabilities [..., C] of the classes; the rest up to 1 is background."""
+        """Class probabilities [..., C] of unit regions [..., D] for unit classes [C, D]; the rest is background."""
         logits = self.logits(regions, class_embeddings)
         nothing = torch.full_like(logits[..., :1], self.background_logit)
         with_background = torch.cat([logits, nothing], dim=-1)

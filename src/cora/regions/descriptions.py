@@ -1,6 +1,6 @@
 """Descriptions of classes: sentences that say how an object looks (Menon & Vondrick, 2023; Pratt et al., 2023).
 
-They help where the text tower hardly knows a name, or knows it in another sense:
+They help where the text tower hardly knows a name or takes it in another sense:
 `{"mouse": ["a computer mouse on a desk"]}`. `{}` in a sentence stands for the name.
 """
 
@@ -15,7 +15,7 @@ from cora.errors import VocabularyError
 from cora.names import name_key, names_without, repeated_names
 from cora.regions.templates import PLACEHOLDER, clean_sentence, read_text, shorten
 
-#: Sentences of one class.
+#: Most sentences of one class.
 MAX_SENTENCES = 200
 
 Descriptions = Mapping[str, Sequence[str]]
@@ -26,8 +26,8 @@ def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]
     """`name_key` of a name -> its sentences, stripped and checked.
 
     Raises:
-        VocabularyError: no mapping, a blank name or one given twice, no list of sentences, none or too many of
-            them, or one that is blank, too long, or has other braces than `{}`; the message holds it.
+        VocabularyError: not a mapping; a blank name or one given twice; not a list of sentences, or none or too many;
+            a sentence that is blank, too long or has other braces than `{}`. The message holds it.
     """
     if not isinstance(descriptions, Mapping):
         raise VocabularyError(
@@ -58,12 +58,10 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[str]:
-    """Names that have a description but are no class here.
-
-    Some may remain, since one file can serve several lists of classes.
+    """Described names that are not class names here; one file may serve several lists of classes.
 
     Raises:
-        VocabularyError: none of the class names is described: that is a mistake.
+        VocabularyError: no class name is described, which is likely a mistake.
     """
     unknown = names_without(descriptions, names)
     if len(unknown) == len(descriptions):
@@ -89,7 +87,7 @@ def _sentences(name: str, given: object) -> tuple[str, ...]:
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse repeated keys of a JSON object: Python would silently keep only the last."""
+    """Refuse repeated keys of a JSON object, of which Python would silently keep the last."""
     counts = Counter(name for name, _ in pairs)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:

@@ -1,4 +1,4 @@
-"""Names of everyday objects: likely other content of an image when only a few classes are searched for."""
+"""Everyday names: distractors for what else an image is likely to show when only a few classes are given."""
 
 EVERYDAY_NAMES = (
     "person", "hand", "face", "hair", "shirt", "trousers", "shoe", "hat", "glasses", "bag",

@@ -1,9 +1,9 @@
 """Fast alignment: a linear map that moves embeddings of fast pooling towards those of exact pooling.
 
 Fast pooling reads a region from one map of the whole image; exact pooling runs layer4 on each region. Much of the
-difference depends only on the size and place of a region. A linear map learns that part in closed form, from images
-without labels. The scores of boxes that are not pooled exactly then come close to exact ones. The paper has no such
-map; it starts at zero, where fast pooling is as published.
+difference depends only on the size and place of a region. `cora align` fits that part in closed form, from images
+without labels, so that fast scores come closer to exact ones. The paper has no such map; at its start, zero, fast
+pooling is as published.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Strength of the pull to the start, in shares of the mean square of all inputs, box and constant included.
+#: Ridge strength, relative to the mean diagonal of the inputs' Gram matrix.
 RIDGE = 0.01
-#: Number of regions up to which the pull grows, so that a few images cannot change the map much.
+#: With fewer regions the ridge is as strong as with this many, so that a few images cannot change the map much.
 FEW_REGIONS = 10_000
 SMALLEST_SIDE = 1e-4
 
 
 class FastAlignment(nn.Module):
-    """normalize(e + W [e, x, y, log w, log h] + b) of a fast embedding e of the box (x, y, w, h).
+    """normalize(e + W [e, cx, cy, log w, log h] + b) for a fast embedding e of the box (cx, cy, w, h), 0..1.
 
     Args:
         embed_dim: width D of embeddings.
@@ -33,7 +33,7 @@ class FastAlignment(nn.Module):
         self.shift = nn.Linear(embed_dim + 4, embed_dim)
         nn.init.zeros_(self.shift.weight)
         nn.init.zeros_(self.shift.bias)
-        self.requires_grad_(False)  # solved for, never descended to
+        self.requires_grad_(False)  # fitted in closed form by `AlignmentFit`
 
     def forward(self, regions: Tensor, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [..., D] and boxes [..., 4] in 0..1 of the unpadded image to unit embeddings [..., D]."""
@@ -47,12 +47,12 @@ def features(regions: Tensor, boxes_cxcywh: Tensor) -> Tensor:
 
 
 class AlignmentFit:
-    """Ridge regression of exact on fast embeddings. It keeps sums only, so memory does not grow with the regions.
+    """Ridge regression from fast to exact embeddings. It keeps sums only, so memory does not grow with the regions.
 
     Minimises sum |exact - fast - shift(fast, box)|^2 + pull |shift - start|^2 (Hoerl & Kennard, 1970).
 
     Args:
-        start: the alignment that few regions hardly change.
+        start: the alignment that the ridge pulls towards.
     """
 
     def __init__(self, start: FastAlignment) -> None:
@@ -62,7 +62,7 @@ class AlignmentFit:
         self._outputs = torch.zeros(width, embed_dim, dtype=torch.float64)
 
     def add(self, fast: Tensor, exact: Tensor, boxes_cxcywh: Tensor) -> None:
-        """Add regions: both embeddings [N, D], unit norm, of boxes [N, 4]."""
+        """Add N regions: both embeddings [N, D], unit norm, and boxes [N, 4], 0..1 of the unpadded image."""
         inputs = features(fast, boxes_cxcywh).detach().cpu().double()
         inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
         self.regions += len(inputs)

@@ -1,7 +1,7 @@
-"""Class groups: spherical k-means of class embeddings (METHOD section 6), or of regions, on one level or two.
+"""Groups of class names or regions: spherical k-means of their embeddings, on one level or two.
 
-The tower confuses names whose embeddings are close. Relaxed matching lets queries of a class match boxes of its group;
-the groups also show which classes of a vocabulary will be confused.
+Classes of one group have close embeddings, so the model confuses them. Relaxed matching, as in LVIS training, lets a
+query match boxes of any class of its group.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Clusters:
     """Result of clustering directions.
 
     Attributes:
-        labels: [C] int64 cluster of each direction, none empty; of `spherical_kmeans` in order of first appearance.
+        labels: [C] int64 cluster of each direction, none empty; `spherical_kmeans` numbers them by first appearance.
         centres: [K, D] unit norm.
-        cosine: mean cosine of a direction with the centre of its cluster, what k-means maximises.
+        cosine: mean cosine of a direction with its cluster's centre, which k-means maximises.
     """
 
     labels: Tensor
@@ -34,16 +34,16 @@ class Clusters:
 def spherical_kmeans(
     vectors: Tensor, count: int, *, seed: int = 0, restarts: int = 10, iterations: int = 100
 ) -> Clusters:
-    """Divide directions into clusters so that each is close to the mean direction of its own (Dhillon & Modha, 2001).
+    """Cluster directions by cosine (Dhillon & Modha, 2001).
 
-    Starts are drawn as in k-means++ and the best of several is taken; the same seed gives the same division.
+    Starts are drawn as in k-means++, and the best result is kept; the same seed gives the same clusters.
 
     Args:
         vectors: [C, D] of any length but 0.
         count: K, 1..C.
-        seed: of the starts.
-        restarts: starts tried.
-        iterations: bound on the steps of one start; most end long before, when nothing moves.
+        seed: of the random starts.
+        restarts: number of starts.
+        iterations: most steps of one start; it ends earlier when no label changes.
 
     Raises:
         VocabularyError: more clusters than vectors, fewer than one, or a vector without a direction.
@@ -52,7 +52,7 @@ def spherical_kmeans(
         raise VocabularyError(f"groups: expected 1 to {len(vectors)} groups of {len(vectors)} classes, got {count}")
     if not bool((vectors.norm(dim=-1) > 0).all()):
         raise VocabularyError("groups: expected embeddings with a direction, got one of length 0")
-    # On the CPU in double precision: the same groups on every machine, and there are few classes.
+    # On the CPU in double precision, so that every machine finds the same groups; there are few classes.
     directions = F.normalize(vectors.detach().double().cpu(), dim=-1)
     generator = torch.Generator().manual_seed(seed)
     found = [_one_start(directions, count, generator, iterations) for _ in range(restarts)]
@@ -75,13 +75,13 @@ class TwoLevels:
 
 
 def two_levels(vectors: Tensor, count: int, subgroups: int, *, seed: int = 0) -> TwoLevels:
-    """Divide directions into groups, and each of these again.
+    """Cluster directions into groups, and each group into subgroups.
 
     Args:
         vectors: [C, D] of any length but 0.
-        count: groups, 1..C.
-        subgroups: of each group; one with fewer members has as many as members.
-        seed: of the starts.
+        count: number of groups, 1..C.
+        subgroups: number in each group, at least 1; at most its number of members is used.
+        seed: of the random starts.
 
     Raises:
         VocabularyError: as `spherical_kmeans`.
@@ -129,7 +129,7 @@ def _one_start(directions: Tensor, count: int, generator: torch.Generator, itera
 
 
 def _spread(directions: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Starts [K, D] that are directions themselves, each drawn in proportion to its distance from those before."""
+    """K-means++ starts [K, D]: given directions, each drawn in proportion to its distance from those before."""
     chosen = [int(torch.randint(len(directions), (), generator=generator))]
     while len(chosen) < count:
         distance = (1 - directions @ directions[chosen].T).amin(dim=1).clamp(min=0)

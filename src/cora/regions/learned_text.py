@@ -1,6 +1,7 @@
-"""Class embeddings with a learned part: context vectors before the name, or offsets after the tower.
+"""Class embeddings with a learned part: context vectors before the text tower, or offsets after it.
 
-Both are learned on boxes of base classes and apply to any name; nothing else of the detector changes.
+Both are learned on boxes of base classes (`cora text-prompts`) and apply to any name; the rest of the detector does not
+change.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ class LearnedTextConfig:
         kind: "context" or "offsets".
         width: of a context vector (the text transformer's), or of a class embedding (D).
         length: context vectors; 0 for offsets.
-        rank: of the offsets' map; 0 for none.
+        rank: of the offsets' low-rank map; 0 for none.
         names: classes with an offset of their own.
+
+    Raises:
+        ValueError: an unknown kind, or sizes that do not fit it.
     """
 
     kind: Literal["context", "offsets"]
@@ -49,12 +53,12 @@ class LearnedTextConfig:
 
 
 class LearnedContext(nn.Module):
-    """Learned vectors in place of the words before a class name (CoOp, Zhou et al., 2022; unified context).
+    """Learned vectors in place of the words before a class name: CoOp's unified context (Zhou et al., 2022).
 
-    A class is embedded as [start, v_1 .. v_M, name, end] by the frozen text tower; its templates are not used.
+    The frozen text tower embeds [start, v_1 .. v_M, name, end]; templates are not used.
 
     Args:
-        length: M, vectors.
+        length: M, number of vectors.
         width: of the text transformer.
     """
 
@@ -64,7 +68,7 @@ class LearnedContext(nn.Module):
 
     @classmethod
     def from_text(cls, text_tower: TextTower, text: str = "a photo of a") -> Self:
-        """A context that begins as the words of `text`, one vector for each of its tokens.
+        """A context initialised with the token embeddings of `text`, one vector per token.
 
         Raises:
             VocabularyError: the text has no token, or leaves no room for a name.
@@ -88,7 +92,7 @@ class LearnedContext(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the vectors; names the context in caches."""
+        """Hash of the vectors, part of every cache key."""
         return hashlib.sha256(self.vectors.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:20]
 
     def encode(self, text_tower: TextTower, names: Sequence[str]) -> Tensor:
@@ -110,7 +114,7 @@ class LearnedContext(nn.Module):
         return text_tower.encode_vectors(whole, ends)
 
     def _tokens(self, text_tower: TextTower, name: str) -> list[int]:
-        """Token ids with zeros where the context goes."""
+        """Token ids of [start, context, name, end], with zeros for the context."""
         tokenizer = byte_pair_tokenizer(int(text_tower.net.vocab_size))
         words, length = tokenizer.encode(spoken_name(name)), len(self.vectors)
         if len(words) + length + 2 > text_tower.context_length:
@@ -122,13 +126,13 @@ class LearnedContext(nn.Module):
 
 
 class LearnedOffsets(nn.Module):
-    """A residual on class embeddings: e' = unit(e + s + U V e + o_name), the identity at the start.
+    """A residual on class embeddings: e' = normalize(e + s + U V e + o_name), the identity at the start.
 
-    The shift s and the map U V of low rank act on any name; o_name exists for the names that were trained on.
+    The shift s and the low-rank map U V act on any name; only the trained names have an o_name.
 
     Args:
         width: D.
-        rank: of U V; 0 leaves the shift alone.
+        rank: of U V; 0 for none.
         names: classes with an offset of their own.
     """
 
@@ -147,9 +151,15 @@ class LearnedOffsets(nn.Module):
         return LearnedTextConfig(kind="offsets", width=self.shift.shape[0], rank=self.down.shape[0], names=self.names)
 
     def forward(self, embeddings: Tensor, names: Sequence[str], own: Tensor | None = None) -> Tensor:
-        """Unit embeddings [n, D] of names to unit embeddings [n, D].
+        """Move class embeddings.
 
-        own: [n] factor on the names' own offsets, 1 by default (training drops some of them at random).
+        Args:
+            embeddings: [n, D] of the names, unit norm.
+            names: n class names.
+            own: [n] factor on the names' own offsets (training drops some at random); None for ones.
+
+        Returns:
+            [n, D], unit norm.
         """
         moved = self._shared(embeddings)
         places = [self._place.get(name_key(name), -1) for name in names]
@@ -162,7 +172,7 @@ class LearnedOffsets(nn.Module):
 
     @torch.no_grad()
     def lead_to(self, targets: Tensor, embeddings: Tensor, names: Sequence[str]) -> None:
-        """Set the names' own offsets so that their unit embeddings [n, D] become the unit targets [n, D].
+        """Set the names' own offsets so that `forward` maps their embeddings [n, D] to the targets [n, D].
 
         Raises:
             KeyError: a name has no offset of its own.
@@ -170,7 +180,7 @@ class LearnedOffsets(nn.Module):
         self.own[[self._place[name_key(name)] for name in names]] = targets - self._shared(embeddings)
 
     def _shared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings moved by what acts on any name, not yet unit."""
+        """Embeddings moved by s and U V, not normalised."""
         return embeddings + self.shift + embeddings @ self.down.T @ self.up.T
 
 
@@ -178,7 +188,7 @@ LearnedText = LearnedContext | LearnedOffsets
 
 
 def build_learned_text(config: LearnedTextConfig) -> LearnedText:
-    """The learned part of these sizes, at its start, frozen: a detector uses it, a task unfreezes it."""
+    """A freshly initialised learned part of these sizes, frozen; training tasks unfreeze it."""
     learned: LearnedText
     if config.kind == "context":
         learned = LearnedContext(length=config.length, width=config.width)

@@ -1,9 +1,9 @@
-"""Embeddings of regions: exact pooling for final boxes, fast pooling for anchors (METHOD section 3).
+"""Region embeddings of CLIP ResNets: exact pooling for final boxes, fast pooling for anchors.
 
-Both share one attention with a single query. Its projections are applied to the query and to the attended
-mean instead of to every cell, (q . W k) = (W' q . k): the same numbers with a fraction of the work.
+Both end in CLIP's attention pool, with one query per region. Exact pooling runs layer4 on every region; fast pooling
+reads layer4's output for the whole image, C4. S is the side of the pool's grid (7 for RN50), D the embedding width.
 
-With `static=True` no shape depends on values, so the same code is traced for other runtimes.
+With `static=True` no tensor shape depends on box values, so that the code can be traced for other runtimes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ def exact_pooling(
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
         layer4: last stage of the image tower.
         attention_pool: its projections and heads are used, not its positional table.
-        positions: [S*S+1, C4] table with the prompt added.
+        positions: [S*S + 1, C] the pool's positional table plus the region prompt; C channels, as layer4 gives them.
         chunk_size: regions pooled at once; bounds the memory.
-        static: no shape depends on values. `boxes_cxcywh` must be [B, N, 4] with sizes at most 1, N a constant.
+        static: traceable. `boxes_cxcywh` must be [B, N, 4] with widths and heights up to 1 and a constant N.
 
     Returns:
         [sum N_i, D] in the order of the images, L2-normalised.
+
+    Raises:
+        ValueError: boxes for another number of images.
     """
     side = round((positions.shape[0] - 1) ** 0.5)
     pooled: Iterable[Tensor]
@@ -63,14 +66,14 @@ def exact_pooling(
 
 @dataclass(frozen=True)
 class ProjectedMap:
-    """C4 after the projections of the attention pool: the input of `fast_pooling`, computed once for a map.
+    """C4 after the attention pool's projections: the input of `fast_pooling`, computed once for a batch.
 
     Attributes:
         queries: [B, heads, H * W, d].
         keys: [B, heads, H * W, d].
         values: [B, heads, H * W, d].
         size_hw: cells of the padded map (H, W).
-        extents_hw: [B, 2] cells of each image without padding.
+        extents_hw: [B, 2] cells (height, width) of each image without padding.
     """
 
     queries: Tensor
@@ -86,7 +89,7 @@ class ProjectedMap:
 
 
 def project_map(c4: FeatureMap, attention_pool: AttentionPool2d) -> ProjectedMap:
-    """Apply the query, key and value projections of the pool to every cell of C4."""
+    """Apply the pool's query, key and value projections to every cell of C4, the output of layer4."""
     pool, (height, width) = attention_pool, c4.features.shape[-2:]
     cells = c4.features.flatten(2).transpose(1, 2)
     queries, keys, values = (
@@ -107,20 +110,23 @@ def fast_pooling(
 ) -> Tensor:
     """Embed regions without layer4 per region: RoIAlign of the projected C4 to S x S, attention, unit norm.
 
-    The mean of the pooled queries, with the first projected position, attends over the cells only (the mean token
-    of `exact_pooling` is no key here). RoIAlign is a weighted sum over cells that splits into one over rows and one
-    over columns, so it is applied to the scores and to the attention instead of to the maps.
+    A region's query is the mean of its pooled queries plus the mean token's projected position. Its keys are the S x S
+    cells only; `exact_pooling` has the mean token as a key, too. RoIAlign is linear, so it is applied to the attention
+    scores and weights, which are smaller than the maps; the result is the same.
 
     Args:
-        projected: of `project_map`.
+        projected: from `project_map`.
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
         attention_pool: its projections and heads are used, not its positional table.
-        positions: [S*S+1, C4] table with the prompt added.
+        positions: [S*S + 1, C] the pool's positional table plus the region prompt.
         chunk_size: regions of an image pooled at once; bounds the memory.
-        static: no shape depends on values. `boxes_cxcywh` must be [B, N, 4] with sizes at most 1.
+        static: traceable. `boxes_cxcywh` must be [B, N, 4] with widths and heights up to 1.
 
     Returns:
         [sum N_i, D] in the order of the images, L2-normalised.
+
+    Raises:
+        ValueError: boxes for another number of images.
     """
     places = _project_positions(positions, attention_pool)
     if static:
@@ -137,7 +143,7 @@ def fast_pooling(
 
 @dataclass(frozen=True)
 class _Positions:
-    """Positions after the pool's projections: `first` [heads, 1, d] as a query, `keys` and `values` [heads, S*S, d]."""
+    """Projected positions: query of the mean token [heads, 1, d], keys and values of the cells [heads, S*S, d]."""
 
     first: Tensor
     keys: Tensor
@@ -157,7 +163,7 @@ def _project_positions(positions: Tensor, pool: AttentionPool2d) -> _Positions:
 def _attend_map(
     projected: ProjectedMap, boxes_cxcywh: Tensor, places: _Positions, pool: AttentionPool2d, *, adaptive: bool
 ) -> Tensor:
-    """Attention of each region over its RoIAlign of a map: boxes [B, N, 4] to unit embeddings [B, N, D]."""
+    """Attention of each region over its cells: boxes [B, N, 4] to unit embeddings [B, N, D]."""
     queries, keys, values = projected.queries, projected.keys, projected.values  # [B, heads, h*w, d]
     (height, width), side = projected.size_hw, places.side
     boxes = boxes_cxcywh.to(projected.extents_hw.dtype)
@@ -189,12 +195,15 @@ def _along_rows(maps: Tensor, weights: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, tokens: Tensor, pool: AttentionPool2d) -> Tensor:
-    """Multi-head attention of one projected query [R, C] over unprojected tokens [R, T, C]; returns [R, D]."""
+    """Multi-head attention of one projected query [R, C] over unprojected tokens [R, T, C]; returns [R, D].
+
+    Projecting the query, q . (W k) = (W' q) . k, and the attended mean costs less than projecting every token.
+    """
     heads, channels = pool.num_heads, tokens.shape[-1]
     query = query.unflatten(-1, (heads, -1)) * (channels // heads) ** -0.5
     key_weight = pool.k_proj.weight.unflatten(0, (heads, -1))
     value_weight = pool.v_proj.weight.unflatten(0, (heads, -1))
-    # The key's bias adds the same to every score of a query, so the softmax does not see it.
+    # The bias of the keys is left out: it shifts all scores of a query alike, which softmax ignores.
     attention = (torch.einsum("rhd,hdc->rhc", query, key_weight) @ tokens.transpose(1, 2)).softmax(dim=-1)
     values = torch.einsum("rhc,hdc->rhd", attention @ tokens, value_weight)
     values = values + pool.v_proj.bias.unflatten(0, (heads, -1))

@@ -1,4 +1,4 @@
-"""Region prompt: the learned part of region classification (METHOD section 3)."""
+"""Region prompt: the only trained part of CORA's region classification."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class RegionPrompt(nn.Module):
-    """A learned offset p, initially zero, that is added to the pooled cells f of a region: v = Pool(f + p).
+    """A learned offset p, initially zero, that is added to the S x S cells f of a region: v = Pool(f + p).
 
-    It is added before a nonlinearity. A CLIP ResNet's attention pool adds its positional table to the cells f, so p
-    joins the table, which has a row for the mean token, too. Published checkpoints hold the sum of both, which is the
-    same model with an offset of zero.
+    Pool is nonlinear: the rest of the image tower, up to the embedding. The attention pool of a CLIP ResNet adds a
+    positional table to its tokens (the mean of the cells, then the cells), so p is added to that table. Published
+    checkpoints hold the sum of both; they load as a table with an offset of zero.
 
     Args:
-        cells: rows of the table: S*S, or S*S + 1 with the mean token.
-        channels: channels of the pooled features.
+        cells: rows of p: S*S + 1 for a CLIP ResNet (mean token first), S*S for other towers.
+        channels: channels of the cells.
     """
 
     def __init__(self, *, cells: int, channels: int) -> None:
@@ -23,5 +23,5 @@ class RegionPrompt(nn.Module):
         self.offset = nn.Parameter(torch.zeros(cells, channels))
 
     def forward(self, positions: Tensor) -> Tensor:
-        """The tower's table [cells, channels] to the prompted table of the same shape."""
+        """Add p to the tower's positional table [cells, channels], which is zero where a tower has none."""
         return positions + self.offset

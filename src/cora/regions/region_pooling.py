@@ -1,4 +1,4 @@
-"""One interface that embeds regions for every kind of image tower."""
+"""One interface to the pooling of every kind of image tower."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from cora.regions.stage_pooling import StageMap, exact_stage_pooling, fast_stage
 from cora.structures import FeatureMap
 from cora.towers import ConvNeXtTower, ImageTower, ResNetTower, TimmTower
 
-#: The input of fast pooling, computed once for a map.
+#: The input of fast pooling, computed once for a batch.
 Prepared = ProjectedMap | StageMap | CellMap
 
 
 class RegionPooling(Protocol):
-    """Exact pooling for final boxes, fast pooling for anchors; embeddings [sum N_i, D] in the order of the images."""
+    """Exact pooling for final boxes, fast pooling for anchors.
+
+    Boxes are [B, N, 4] or one [N_i, 4] for each image, 0..1 of the unpadded image. Embeddings are [sum N_i, D] in the
+    order of the images, unit norm. `positions` is [P, C]: `ImageTower.positions` plus the region prompt.
+    """
 
     def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
-        """Embed boxes [B, N, 4] or one [N_i, 4] for each image, with the tower's positions [P, C], prompt added."""
+        """Embed boxes for final scores."""
 
     def prepare(self, c4: FeatureMap) -> Prepared:
         """The input of `fast`."""
 
     def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
-        """As `exact`, but cheap enough for all anchors."""
+        """Embed boxes from one map of the whole image: cheap enough for all anchors."""
 
 
 def region_pooling(tower: ImageTower, *, static: bool = False) -> RegionPooling:
-    """How regions of a tower's maps are embedded.
+    """The pooling that fits a tower.
 
     Args:
-        tower: made the maps.
-        static: no shape depends on values, so that the steps can be traced: boxes are [B, N, 4], sizes at most 1.
+        tower: the one that computes the maps.
+        static: traceable: no tensor shape depends on box values. Boxes must be [B, N, 4], widths and heights up to 1.
 
     Raises:
         TypeError: no pooling is known for the tower.
@@ -50,7 +54,7 @@ def region_pooling(tower: ImageTower, *, static: bool = False) -> RegionPooling:
 
 
 class _Attention:
-    """CLIP ResNets: layer4 and the attention pool (METHOD section 3)."""
+    """CLIP ResNets: layer4 and the attention pool."""
 
     def __init__(self, tower: ResNetTower, *, static: bool) -> None:
         self.tower = tower
@@ -95,7 +99,7 @@ class _Stage:
 
 
 class _Cells:
-    """timm backbones: exact and fast pooling are the same, since no stage runs per box, and always static."""
+    """timm backbones: no stage runs per box, so exact and fast pooling are the same, and always static."""
 
     def __init__(self, tower: TimmTower) -> None:
         self.tower = tower

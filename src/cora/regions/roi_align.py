@@ -1,8 +1,8 @@
-"""RoIAlign of maps of several images, for eager execution and for graphs that other runtimes execute.
+"""RoIAlign as matrix products, for eager execution and for graphs that other runtimes execute.
 
-RoIAlign averages a regular grid of bilinear samples, so it splits into a weighted sum over rows and one over columns.
-The results equal torchvision's `roi_align(aligned=True)` with its adaptive number of samples; only the order of the
-sums differs. `roi_align` has no shape that depends on values, so any runtime can execute it with dynamic sizes.
+RoIAlign averages a regular grid of bilinear samples, so it is a weighted sum over rows, then over columns. The results
+equal torchvision's `roi_align(aligned=True)` with its adaptive sampling ratio up to rounding. No tensor shape of
+`roi_align` depends on box values, so any runtime can execute it with dynamic sizes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 from cora.boxes import scale_to_pixels
 from cora.structures import FeatureMap
 
-#: Regions whose strips [bins, W, C] are held at once.
+#: Regions pooled at once in half precision; bounds the memory of their strips [bins, W, C].
 _REGIONS_AT_ONCE = 8
-#: Regions of an image whose RoIAlign is one product in a graph: bounds the memory.
+#: Regions of an image pooled at once in a traced graph; bounds the memory.
 _STATIC_CHUNK = 64
 
 
 def roi_align(features: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, bins: int) -> Tensor:
-    """Pool boxes of maps to bins x bins cells; no shape depends on values.
+    """Pool boxes of maps to bins x bins cells; traceable.
 
     Args:
         features: [B, C, h, w].
-        boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image, sizes at most 1.
-        extents_hw: [B, 2] cells of the maps that are not padding.
+        boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image, widths and heights up to 1.
+        extents_hw: [B, 2] cells (height, width) of the maps that are not padding.
         bins: side of the grid.
 
     Returns:
@@ -40,7 +40,7 @@ def roi_align(features: Tensor, boxes_cxcywh: Tensor, extents_hw: Tensor, *, bin
 
 
 def align_all(c3: FeatureMap, boxes_cxcywh: Tensor, *, bins: int) -> Tensor:
-    """Pool boxes [B, N, 4] of maps, sizes at most 1, to [B * N, C, bins, bins]; no shape depends on values."""
+    """`roi_align` of boxes [B, N, 4] to [B * N, C, bins, bins], in chunks that bound the memory; traceable."""
     extents = c3.extents_hw
     parts = [roi_align(c3.features, part, extents, bins=bins) for part in boxes_cxcywh.split(_STATIC_CHUNK, dim=1)]
     return torch.cat(parts, dim=1).flatten(0, 1)
@@ -49,22 +49,22 @@ def align_all(c3: FeatureMap, boxes_cxcywh: Tensor, *, bins: int) -> Tensor:
 def align_regions(
     c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], *, bins: int, chunk_size: int
 ) -> Iterator[Tensor]:
-    """Pool boxes of each image in chunks that bound the memory; faster than `roi_align`, but not traceable.
+    """Pool boxes of each image in chunks that bound the memory; faster than `align_all`, but not traceable.
 
     Args:
-        c3: a map of every image.
+        c3: maps of B images.
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
         bins: side of the grid.
         chunk_size: regions of a chunk.
 
     Yields:
-        [R, C, bins, bins], in the order of the images.
+        [R, C, bins, bins] of the R regions of a chunk, in the order of the images.
 
     Raises:
-        ValueError: the numbers of images differ.
+        ValueError: boxes for another number of images.
     """
     rois = _rois(c3.extents_hw, boxes_cxcywh)
-    # torchvision's RoIAlign computes in single precision at least; in half precision products are twice as fast.
+    # torchvision's RoIAlign computes in float32 or more. In half precision, matrix products are twice as fast.
     single = c3.features.dtype in (torch.float32, torch.float64)
     for part in rois.split(chunk_size) if len(rois) else ():
         if single:
@@ -79,12 +79,12 @@ def roi_weights(
     """Matrices of RoIAlign: [B, N, bins, height] for the rows, [B, N, bins, width] for the columns.
 
     Args:
-        boxes_cxcywh: [B, N, 4], 0..1 of the unpadded image; sizes at most 1 unless `adaptive`.
-        extents_hw: [B, 2] cells of the maps that are not padding.
-        bins: into which an extent is cut.
-        height: rows of the maps.
-        width: columns of the maps.
-        adaptive: take no more samples than the largest box needs: faster, but a shape then depends on values.
+        boxes_cxcywh: [B, N, 4], 0..1 of the unpadded image; widths and heights up to 1 unless `adaptive`.
+        extents_hw: [B, 2] cells (height, width) of the maps that are not padding.
+        bins: number of bins along each axis.
+        height: rows of the padded maps.
+        width: columns of the padded maps.
+        adaptive: take no more samples than the largest box needs: faster, but not traceable.
     """
     left, top, right, bottom = scale_to_pixels(boxes_cxcywh, extents_hw).unbind(-1)
     weights = _adaptive_weights if adaptive else axis_weights
@@ -95,11 +95,11 @@ def axis_weights(low: Tensor, high: Tensor, *, bins: int, length: int, most: int
     """RoIAlign along one axis as a matrix.
 
     Args:
-        low: [...] lower ends in cells.
-        high: [...] upper ends, at most `length` above them unless `most` is given.
-        bins: into which an extent is cut. A bin takes ceil(extent / bins) samples.
+        low: [...] lower ends of the boxes, in cells.
+        high: [...] upper ends; extents (high - low) are at most `length` unless `most` is given.
+        bins: number of bins. A bin takes ceil(extent / bins) samples.
         length: cells of the axis; samples more than a cell off the map count as zero.
-        most: samples that any bin takes; ceil(length / bins), which is known without the values, if None.
+        most: upper bound on the samples of a bin; None for ceil(length / bins), which no box exceeds.
 
     Returns:
         [..., bins, length].
@@ -125,7 +125,7 @@ def _by_products(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """[B, C, h, w] by [B, K, bins, h] and [B, K, bins, w] to [B, K, C, bins, bins], channels last in memory."""
     batch, channels, height, width = features.shape
     count, bins = rows.shape[1:3]
-    # Cell by cell in memory, so that every product reads and writes whole cells.
+    # Channels last, so that every product reads and writes whole cells.
     cells = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     strips = (rows.flatten(1, 2) @ cells).view(batch, count, bins, width, channels)
     pooled: Tensor = (columns.unsqueeze(2) @ strips).permute(0, 1, 4, 2, 3)
@@ -133,7 +133,7 @@ def _by_products(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _align_in_half(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
-    """RoIAlign of maps [B, C, H, W] by [R, 5], image and corners in cells: [R, C, bins, bins]."""
+    """RoIAlign of maps [B, C, H, W] by `rois` [R, 5] as `_rois` makes them: [R, C, bins, bins]."""
     _, channels, height, width = features.shape
     pooled = features.new_empty(len(rois), bins, bins, channels).permute(0, 3, 1, 2)
     images, left, top, right, bottom = rois.unbind(dim=1)
@@ -147,7 +147,7 @@ def _align_in_half(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:
 
 
 def _rois(extents: Tensor, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:
-    """[sum N_i, 5]: index of the image and corners in cells of the unpadded map, whose extents are [B, 2]."""
+    """Boxes as torchvision's RoIs [sum N_i, 5]: index of the image, then xyxy in cells of the unpadded map."""
     check_images(boxes_cxcywh, len(extents))
     rows = []
     for index, boxes in enumerate(boxes_cxcywh):
@@ -157,10 +157,10 @@ def _rois(extents: Tensor, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def check_images(boxes_cxcywh: Tensor | Sequence[Tensor], images: int) -> None:
-    """Refuse boxes for another number of images.
+    """Check that there are boxes for every image.
 
     Raises:
-        ValueError: the numbers differ.
+        ValueError: boxes for another number of images.
     """
     given = boxes_cxcywh.shape[0] if isinstance(boxes_cxcywh, Tensor) else len(boxes_cxcywh)
     if given != images:

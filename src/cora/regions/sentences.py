@@ -1,4 +1,4 @@
-"""Sentences around and about class names, read from files: templates, and descriptions of what classes look like."""
+"""Templates and descriptions that a command reads from files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sentences:
-    """Templates and descriptions, read and checked; None where nothing was asked for."""
+    """Templates and descriptions, read and checked; None where a command was given none."""
 
     templates: str | tuple[str, ...] | None = None
     descriptions: dict[str, tuple[str, ...]] | None = None
 
     def apply(self, encoder: VocabularyEncoder) -> None:
-        """Let the encoder of a model use them.
+        """Set them in the encoder of a model.
 
         Raises:
             VocabularyError: a template is too long for the model's text tower.
@@ -34,12 +34,12 @@ class Sentences:
 
 
 def read_sentences(templates: str | None, descriptions: Path | None, names: Sequence[str]) -> Sentences:
-    """Read the files before a model is loaded, so that a bad one costs no waiting.
+    """Read the files before a model is loaded, so that a faulty one fails at once.
 
     Args:
         templates: name of a set, or a file.
         descriptions: a file.
-        names: the classes; descriptions of others are reported.
+        names: the class names; descriptions of others are reported in a warning.
 
     Raises:
         VocabularyError: a file cannot be read, its sentences cannot be used, or it describes none of the classes.
@@ -50,9 +50,9 @@ def read_sentences(templates: str | None, descriptions: Path | None, names: Sequ
     if descriptions is None:
         return Sentences(sentences)
     described = read_descriptions(descriptions)
-    strangers = check_described(described, names)
-    if strangers:
+    unknown = check_described(described, names)
+    if unknown:
         _LOG.warning(
-            "%s: not used, since no class here has the name: %s", descriptions, shorten(", ".join(strangers), 100)
+            "%s: not used, since no class here has the name: %s", descriptions, shorten(", ".join(unknown), 100)
         )
     return Sentences(sentences, described)

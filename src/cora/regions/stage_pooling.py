@@ -1,8 +1,8 @@
-"""Embeddings of regions for open_clip's ConvNeXts (`ConvNeXtTower`).
+"""Region embeddings of open_clip's ConvNeXts (`ConvNeXtTower`).
 
-Exact pooling runs the last stage on each region, with the region prompt added to the cells before its last block. Fast
-pooling runs nothing for a region: it averages the last stage of the whole image over the region. The prompt moves that
-average as it moves the mean cell of the image: by the last block with the prompt less the last block without.
+Exact pooling runs the last stage on each region and adds the region prompt before the stage's last block. Fast pooling
+runs no block per region: it averages the last stage's output for the whole image over the region. It estimates the
+prompt's effect once per image, on a grid of the image's mean cell: last_block(grid + prompt) - last_block(grid).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from cora.towers import ConvNeXtTower
 
 @dataclass(frozen=True)
 class StageMap:
-    """The input of fast pooling, computed once for a map.
+    """The input of fast pooling, computed once for a batch.
 
     Attributes:
         cells: [B, h * w, C4] output of the last stage.
         mean: [B, C4] input of its last block, averaged over the cells that are not padding.
         size_hw: cells of the padded map (h, w).
-        extents_hw: [B, 2] cells of each image without padding.
+        extents_hw: [B, 2] cells (height, width) of each image without padding.
     """
 
     cells: Tensor
@@ -36,7 +36,7 @@ class StageMap:
 
 
 def stage_map(c4: FeatureMap, tower: ConvNeXtTower) -> StageMap:
-    """Finish the last stage for the whole image."""
+    """Run the last block on C4, which a `ConvNeXtTower` gives without it, for the whole image."""
     inside = (~c4.mask).unsqueeze(1).float()
     mean = (c4.features.float() * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))
     cells = tower.last_block(c4.features).flatten(2).transpose(1, 2)
@@ -61,10 +61,13 @@ def exact_stage_pooling(
         tower: its last stage and head are used.
         prompt: [S*S, C4] added to the cells of every region before the last block, row by row.
         chunk_size: regions pooled at once; bounds the memory.
-        static: no shape depends on values. `boxes_cxcywh` must be [B, N, 4] with sizes at most 1, N a constant.
+        static: traceable. `boxes_cxcywh` must be [B, N, 4] with widths and heights up to 1 and a constant N.
 
     Returns:
-        [sum N_i, D] in the order of the images.
+        [sum N_i, D] in the order of the images, L2-normalised.
+
+    Raises:
+        ValueError: boxes for another number of images.
     """
     bins = 2 * tower.pool_size
     if static:
@@ -83,19 +86,22 @@ def fast_stage_pooling(
     prompt: Tensor,
     static: bool = False,
 ) -> Tensor:
-    """Embed regions without any block per region: mean of RoIAlign to S x S, the prompt's shift, head, unit norm.
+    """Embed regions without a block per region: mean over RoIAlign's S x S bins, shift by the prompt, head, unit norm.
 
-    RoIAlign is a weighted sum over rows and one over columns, so its mean over the bins is one over the cells.
+    RoIAlign is linear, so the mean over its bins is one weighted sum over the cells of the map.
 
     Args:
-        prepared: of `stage_map`.
+        prepared: from `stage_map`.
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
         tower: its last block and head are used.
         prompt: [S*S, C4] that exact pooling adds to the cells before the last block.
-        static: no shape depends on values. `boxes_cxcywh` must be [B, N, 4] with sizes at most 1.
+        static: traceable. `boxes_cxcywh` must be [B, N, 4] with widths and heights up to 1.
 
     Returns:
-        [sum N_i, D] in the order of the images.
+        [sum N_i, D] in the order of the images, L2-normalised.
+
+    Raises:
+        ValueError: boxes for another number of images.
     """
     check_images(boxes_cxcywh, prepared.cells.shape[0])
     shift = _shift(prepared.mean, tower, prompt)
@@ -115,7 +121,7 @@ def _finish(regions: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
 
 
 def _shift(mean: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
-    """What the prompt adds to the mean output of the last block for regions of like cells: [B, C4] to [B, C4]."""
+    """How far the prompt moves the last block's mean output on a grid of mean cells: [B, C4] to [B, C4]."""
     side = tower.pool_size
     cells = mean[:, :, None, None].expand(-1, -1, side, side)
     shift: Tensor = (tower.last_block(cells + _on_grid(prompt, tower)) - tower.last_block(cells)).mean(dim=(2, 3))
@@ -123,14 +129,14 @@ def _shift(mean: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
 
 
 def _on_grid(prompt: Tensor, tower: ConvNeXtTower) -> Tensor:
-    """[S*S, C4] to [1, C4, S, S]."""
+    """The prompt [S*S, C4] as a map [1, C4, S, S]."""
     return prompt.T.reshape(1, -1, tower.pool_size, tower.pool_size)
 
 
 def _average(
     prepared: StageMap, images: slice, boxes_cxcywh: Tensor, shift: Tensor, tower: ConvNeXtTower, *, static: bool
 ) -> Tensor:
-    """[B, N, 4] to [B * N, D]."""
+    """Embed boxes [B, N, 4] of the chosen images: [B * N, D]."""
     cells, extents = prepared.cells[images], prepared.extents_hw[images]
     height, width = prepared.size_hw
     boxes = boxes_cxcywh.to(extents.dtype)

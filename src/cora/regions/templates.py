@@ -1,7 +1,6 @@
-"""Sentences around a class name.
+"""Templates, the sentences around a class name: CLIP's 80 for ImageNet (Radford et al., 2021), "a {}", or your own.
 
-They are the 80 of CLIP for ImageNet (Radford et al., 2021), the plain "a NAME", or a list of your own. `{}` stands for
-the name; it is replaced, not formatted, so that no text of a file is evaluated.
+The name goes in by `str.replace`, not by `str.format`, so that text from a file is never evaluated.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from cora.errors import VocabularyError
 from cora.files import shipped_text
 
 PLACEHOLDER = "{}"
-#: Characters of a sentence. CLIP's 77 tokens end far before; the bound keeps a wrong file from costing minutes.
+#: Most characters of a sentence. CLIP's 77 tokens are far fewer; the bound stops a wrong file before it costs minutes.
 MAX_LENGTH = 500
-#: Sentences of a set, all of which are encoded for every name.
+#: Most sentences of a set; all are encoded for every name.
 MAX_TEMPLATES = 1000
 
 IMAGENET_TEMPLATES = tuple(shipped_text("regions/imagenet_templates.txt").splitlines())
@@ -27,7 +26,7 @@ TEMPLATE_SETS = MappingProxyType({"imagenet": IMAGENET_TEMPLATES, "plain": ("a {
 
 
 def clean_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a set by name ("imagenet", "plain"), or given ones, stripped and checked.
+    """The sentences of a named set ("imagenet", "plain"), or your own, stripped and checked.
 
     Raises:
         VocabularyError: an unknown name, no sentence or too many, or one that is blank, too long, or whose braces
@@ -70,7 +69,7 @@ def shorten(text: str, length: int = 60) -> str:
 def read_templates(source: str | Path) -> tuple[str, ...]:
     """Templates of a set by name, or of a file: one a line, or a JSON list where the name ends in .json.
 
-    Blank lines and lines that begin with # do not count.
+    Blank lines and lines that begin with # are skipped.
 
     Raises:
         VocabularyError: the file cannot be read, or its sentences cannot be used.

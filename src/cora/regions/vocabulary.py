@@ -1,4 +1,4 @@
-"""Class names and their embeddings, cached in memory and on disk (METHOD section 3)."""
+"""The text side of the figure: class names and their embeddings, cached in memory and on disk."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ class Vocabulary:
     """Class names with their embeddings, as `Predictor.vocabulary` makes them; encode once, predict often.
 
     Attributes:
-        names: the C classes, distinct and not blank.
-        embeddings: [C, D] float, unit norm (zero for a class that is switched off).
-        weights: [C] float, factor on a class's score in anchor pre-matching; None for ones.
-        distractors: [M, D] unit embeddings of things not asked for, which share in the class probabilities; None for
-            none.
-        prompts: what was embedded for the names where it is something else; none of these is a distractor.
-        built_in: whether nobody chose the names; many of them then suit one object, and scores are lower.
+        names: the C class names, distinct and not blank.
+        embeddings: [C, D] float, unit norm (zero for a class that class dropout switched off in training).
+        weights: [C] float above 0, factor on a class's probability in anchor pre-matching; None for ones.
+        distractors: [M, D] unit embeddings of classes that compete in the class probabilities and are never reported;
+            None for none.
+        prompts: texts embedded in place of the names; they are not used as distractors.
+        built_in: whether the names are the built-in vocabulary. Several of its names fit one object, so scores are
+            lower and another score threshold applies.
 
     Raises:
         VocabularyError: unusable names, or tensors of another shape.
@@ -94,7 +95,7 @@ class Vocabulary:
         return self.embeddings if self.distractors is None else torch.cat([self.embeddings, self.distractors])
 
     def beside(self, encoder: VocabularyEncoder, distractors: Sequence[str]) -> Vocabulary:
-        """The same vocabulary with distractors in place of those that it has.
+        """A copy with these distractors; the same vocabulary if none is left.
 
         Args:
             encoder: embeds them, with the text tower that embedded the classes.
@@ -107,10 +108,10 @@ class Vocabulary:
         return replace(self, distractors=embeddings)
 
     def weighted(self, class_weights: Mapping[str, float] | None) -> Vocabulary:
-        """The same vocabulary with a weight for some names, 1 for the others.
+        """A copy with weights for some names, 1 for the others.
 
         Args:
-            class_weights: name -> factor above 0 on the class's score in anchor pre-matching.
+            class_weights: name -> factor above 0 on the class's probability in anchor pre-matching.
 
         Raises:
             VocabularyError: a name is not in the vocabulary, or a weight is not positive.
@@ -134,26 +135,25 @@ def default_cache_dir() -> Path:
 
 
 class _ClassText(NamedTuple):
-    """Text of a class: its name as spoken, and its descriptions."""
+    """Text to embed: one prompt of a class as the tower reads it, and the descriptions of the class."""
 
     name: str
     descriptions: tuple[str, ...]
 
 
 class VocabularyEncoder:
-    """Turns class names into embeddings: the mean of the unit embeddings of all templates, normalised.
+    """Embeds class names: the mean of the unit embeddings of all templates, normalised.
 
-    A class with several prompts is embedded as the mean of the unit embeddings of its prompts, normalised. Descriptions
-    of a class are averaged in the same way; its embedding is then a mixture of both parts, whatever the number of
-    sentences in each. If the cache cannot be read or written, this is logged and the embedding is
-    computed.
+    A class with several prompts gets the normalised mean of its prompts' embeddings. A described class gets
+    (1 - share) * templates + share * descriptions, each the normalised mean of its sentences, normalised again. If the
+    cache cannot be read or written, this is logged and the embedding is computed.
 
     Args:
         text_tower: the tower; its weights' hash is part of every cache key.
         templates: name of a template set, or sentences in which {} stands for the name.
         descriptions: name -> sentences, for those classes that have some.
         description_share: 0..1, how much of a described class's embedding comes from its descriptions.
-        learned: learned part of the class embeddings; a context takes the place of the templates.
+        learned: learned part of the class embeddings; a `LearnedContext` replaces the templates.
         cache_dir: folder of the cache; None keeps embeddings in memory only.
 
     Raises:
@@ -208,15 +208,15 @@ class VocabularyEncoder:
         """Embed class names.
 
         Args:
-            names: the classes, as they are; of a mapping, each with the prompts that are embedded for it.
-            descriptions: name -> sentences, in place of the encoder's own for those names.
+            names: class names, taken literally; or a mapping of each class name to the prompts embedded for it.
+            descriptions: name -> sentences; for these names they replace the encoder's own.
 
         Raises:
             VocabularyError: no names, blank ones, duplicates, unusable prompts, a name or description too long for
-                the tower's context, or descriptions none of which is of these names.
+                the tower's context, or `descriptions` of none of these names.
         """
         classes = class_prompts(names) if isinstance(names, Mapping) else by_themselves(clean_names(names))
-        cleaned = tuple(classes) or clean_names(())  # which says that there is none
+        cleaned = tuple(classes) or clean_names(())  # raises
         described = dict(self._descriptions)
         if descriptions is not None:
             given = clean_descriptions(descriptions)
@@ -248,14 +248,14 @@ class VocabularyEncoder:
         self.text_tower.__dict__.pop("fingerprint", None)
 
     def _start(self) -> str:
-        """Hash of the inputs that all names share: the tower, and its learned context or the templates."""
+        """Hash of what all names share: the tower, and its learned context or the templates."""
         context = self.learned.fingerprint if isinstance(self.learned, LearnedContext) else None
         content = [self.text_tower.fingerprint, context or list(self._sentences)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _key(self, text: _ClassText, start: str) -> str:
-        """Name of an embedding in the caches: a hash of all its inputs except learned offsets."""
-        # JSON, since joined texts could be cut in more than one way. Tokens are those of lower case.
+        """Cache key: a hash of all inputs of an embedding but learned offsets, which are added after the cache."""
+        # JSON, since plainly joined texts are ambiguous. Lower case, since the tokenizer lowers all text.
         content = [
             start,
             text.name.lower(),
@@ -264,7 +264,7 @@ class VocabularyEncoder:
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
 
-    # Kept embeddings may be used in training later, so they must not be born as inference tensors.
+    # Cached embeddings may be used in training later, where inference tensors are refused.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _embed(self, texts: Sequence[_ClassText]) -> Tensor:
@@ -292,7 +292,7 @@ class VocabularyEncoder:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _joined(self, embeddings: Tensor, classes: ClassPrompts) -> Tensor:
-        """[C, D] embeddings of the classes from those of all their prompts, moved by the learned offsets before."""
+        """Add learned offsets to the embeddings of all prompts, then average those of each class: [C, D]."""
         counts = [len(prompts) for prompts in classes.values()]
         if isinstance(self.learned, LearnedOffsets):
             prompts = list(itertools.chain(*classes.values()))
