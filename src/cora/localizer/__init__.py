@@ -1,6 +1,7 @@
-"""The localizer: DAB-DETR with anchor pre-matching.
+"""The localizer, the DETR half of the paper's figure: C3, anchors and class embeddings in, boxes and objectness out.
 
-It finds boxes of any class from a feature map and class embeddings.
+`encoder` encodes C3 (`pyramid` for maps of several strides); `anchors` are learned or come from `proposals`;
+`pre_matching` gives each anchor a class; `decoder` refines the anchors. `localizer` puts them together.
 """
 
 from cora.localizer.anchors import LearnedAnchors, grid_anchors, kmeans_anchors

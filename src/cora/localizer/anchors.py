@@ -1,4 +1,4 @@
-"""Learned anchor boxes, stored as logits, and two ways to initialise them."""
+"""Learned anchor boxes, stored as logits, and their initialisations: grids, or k-means of training boxes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LearnedAnchors(nn.Module):
             self.logits.copy_(inverse_sigmoid(anchors_cxcywh, margin=1e-4))
 
     def draw(self) -> None:
-        """Set the anchors to random boxes, their logits from N(0, 1): the published start."""
+        """Set the anchors to random boxes, their logits from N(0, 1), as published."""
         nn.init.normal_(self.logits)
 
     def forward(self, batch_size: int) -> Tensor:
@@ -60,12 +60,12 @@ class LearnedAnchors(nn.Module):
 
 
 def grid_anchors(count: int, *, sizes: Sequence[float] = (0.08, 0.16, 0.32, 0.6)) -> Tensor:
-    """Square anchors on grids of several scales that each cover the image: many small ones, few large.
+    """Square anchors on grids of several scales that each cover the image: many small ones, few large ones.
 
-    Grid s has cells in proportion to 1 / size, so neighbours of every scale overlap about equally.
+    A grid has cells per side in proportion to 1 / size, so that neighbours of every scale overlap about equally.
 
     Args:
-        count: number of anchors, exact; the finest grid is filled up or thinned out to reach it.
+        count: number of anchors; the finest grid is sized and thinned out to reach it exactly.
         sizes: sides of the anchors, 0..1 of the image.
 
     Returns:
@@ -95,7 +95,7 @@ def kmeans_anchors(boxes_cxcywh: Tensor, count: int, *, iterations: int = 20, se
         boxes_cxcywh: [T, 4], 0..1, at least `count` of them.
         count: number of anchors.
         iterations: Lloyd steps.
-        seed: of the choice of the first centres.
+        seed: of the random choice of the first centres.
 
     Returns:
         [count, 4] cxcywh in 0..1.
@@ -115,7 +115,7 @@ def kmeans_anchors(boxes_cxcywh: Tensor, count: int, *, iterations: int = 20, se
         nearest = torch.cdist(boxes_cxcywh, centres).argmin(dim=1)
         members = torch.zeros_like(centres[:, 0]).index_add_(0, nearest, torch.ones_like(boxes_cxcywh[:, 0]))
         sums = torch.zeros_like(centres).index_add_(0, nearest, boxes_cxcywh)
-        # A centre that lost all of its boxes stays where it is.
+        # A centre without boxes stays where it is.
         centres = torch.where(members[:, None] > 0, sums / members[:, None].clamp(min=1), centres)
     return centres
 

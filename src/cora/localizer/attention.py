@@ -1,4 +1,4 @@
-"""The three attentions of a conditional DETR: each adds its result to its input and normalises (post-norm).
+"""The attention blocks of DAB-DETR, each with residual and norm (post-norm): one in the encoder, two in the decoder.
 
 Tensors are batch first: [B, tokens, dim].
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Queries whose scores are computed at once on a CPU: 256 rows of some thousand keys fit its cache.
+#: Queries per block of `_attend_in_blocks`: 256 rows of scores for some thousand keys fit the CPU cache.
 QUERIES_AT_ONCE = 256
 
 
@@ -20,14 +20,14 @@ def split_heads(tokens: Tensor, heads: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention, heads joined again.
+    """Scaled dot-product attention; joins the heads.
 
     Args:
         query: [B, heads, N, d].
         key: [B, heads, M, d].
         value: [B, heads, M, v], v at most d.
-        visible: bool, broadcastable to [B, heads, N, M]; True where a query may look. None: everywhere.
-        dropout: share of attention weights dropped.
+        visible: bool, broadcastable to [B, heads, N, M]; True where a query may attend; None for everywhere.
+        dropout: share of attention weights dropped, 0..1.
 
     Returns:
         [B, N, heads * v].
@@ -35,17 +35,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None,
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not (dropout or torch.is_grad_enabled()):
         return _attend_in_blocks(query, key, value, visible)
     width = value.shape[-1]
-    # The fused kernels want one width for all; padding with zeros costs far less than plain kernels do.
+    # Fused kernels need values as wide as queries; padding with zeros costs far less than an unfused kernel.
     value = F.pad(value, (0, query.shape[-1] - width))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
     return mixed[..., :width].transpose(1, 2).flatten(-2)
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
-    """`attend` by plain matrix products.
+    """`attend` by plain matrix products, one head and one block of queries at a time.
 
-    One head and a block of queries are taken at a time, so that the scores fit the CPU cache. This is faster than the
-    fused kernel for inference on a CPU in bfloat16. Training uses the fused kernel, which does not store the scores.
+    The scores then fit the CPU cache, so bfloat16 inference on a CPU beats the fused kernel. Training uses
+    the fused kernel, which does not store the scores.
     """
     query, key = query * query.shape[-1] ** -0.5, key.transpose(-1, -2)
     if visible is not None:
@@ -90,7 +90,7 @@ class _Residual(nn.Module):
 
 
 class MapAttention(_Residual):
-    """Self-attention of the encoder: position is added to the content of queries and keys, not of values."""
+    """Self-attention of the encoder: positions are added to queries and keys, not to values."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
         super().__init__(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
@@ -99,7 +99,7 @@ class MapAttention(_Residual):
         self.value = nn.Linear(dim, self.inner)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Map tokens [B, M, dim] with positions [B, M, dim] to [B, M, dim]."""
+        """Attend among the map's tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `attend`."""
         placed = tokens + positions
         update = attend(
             split_heads(self.query(placed), self.heads),
@@ -123,7 +123,7 @@ class QueryAttention(_Residual):
         self.value = nn.Linear(dim, self.inner)
 
     def forward(self, content: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Map content [B, N, dim] at positions [B, N, dim] to [B, N, dim]."""
+        """Attend among queries' content [B, N, dim] at positions [B, N, dim]: [B, N, dim]; `visible` as in `attend`."""
         update = attend(
             split_heads(self.content_query(content) + self.position_query(positions), self.heads),
             split_heads(self.content_key(content) + self.position_key(positions), self.heads),
@@ -135,9 +135,9 @@ class QueryAttention(_Residual):
 
 
 class CrossAttention(_Residual):
-    """Conditional cross-attention (DAB-DETR): content and sine parts are concatenated in every head.
+    """Conditional cross-attention: content and sine parts are concatenated in every head, which is then twice as wide.
 
-    In the first layer the positions are added to the content as well, since the content holds no position yet.
+    In the first layer positions are also added to the content, which holds none yet.
 
     Args:
         dim: width of queries and map.
@@ -166,14 +166,14 @@ class CrossAttention(_Residual):
         memory_positions: Tensor,
         visible: Tensor | None,
     ) -> Tensor:
-        """Let the queries attend to the map.
+        """Let the queries attend to the encoded map.
 
         Args:
             content: [B, N, dim].
-            positions: [B, N, dim] learned position of the anchors.
-            sine: [B, N, dim] modulated sine features of the anchor centres.
-            memory: [B, M, dim].
-            memory_positions: [B, M, dim].
+            positions: [B, N, dim] the anchors' sine features after an MLP; used in the first layer only.
+            sine: [B, N, dim] the anchor centres' sine features, scaled by content and size.
+            memory: [B, M, dim] tokens of the map.
+            memory_positions: [B, M, dim] their sine features.
             visible: bool, broadcastable to [B, heads, N, M].
 
         Returns:

@@ -1,4 +1,4 @@
-"""The decoder: every layer refines the anchor boxes that the queries start from (DAB-DETR, Liu et al., 2022)."""
+"""The decoder: every layer refines the anchor boxes of its queries (DAB-DETR, Liu et al., 2022)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cora.localizer.encoder import Memory
 from cora.localizer.feed_forward import MLP, FeedForward
 from cora.localizer.position import anchor_positions
 
+# As published: anchors of the next layer and boxes of the output are clamped differently by the inverse sigmoid.
 REFINE_MARGIN = 1e-3
 READ_OUT_MARGIN = 1e-5
 
@@ -23,8 +24,8 @@ class Decoded:
 
     Attributes:
         hidden: [L, B, N, dim] normalised content.
-        references: [L, B, N, 4] anchors that went into each layer, cxcywh in 0..1.
-        boxes_cxcywh: [L, B, N, 4] boxes read out after each layer, 0..1 of the unpadded image.
+        references: [L, B, N, 4] anchors that each layer started from, cxcywh in 0..1 of the unpadded image.
+        boxes_cxcywh: [L, B, N, 4] boxes after each layer, 0..1 of the unpadded image.
     """
 
     hidden: Tensor
@@ -46,7 +47,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, content: Tensor, positions: Tensor, sine: Tensor, memory: Memory, visible_queries: Tensor | None
     ) -> Tensor:
-        """Map content [B, N, dim] to [B, N, dim]; positions and sine [B, N, dim]."""
+        """Update content [B, N, dim]; positions and sine [B, N, dim] are as in `CrossAttention`."""
         content = self.self_attention(content, positions, visible_queries)
         content = self.cross_attention(
             content,
@@ -61,10 +62,10 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of layers with a box head each.
+    """A stack of layers, each with its own box head.
 
     Args:
-        layers: built layers, in order; the first one made with `first=True`.
+        layers: built layers, in order; only the first one with `first=True`.
         dim: width of the content, a multiple of 4.
     """
 
@@ -74,7 +75,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.box_heads = nn.ModuleList(MLP(dim, dim, dim, 4) for _ in layers)
         self.query_position = MLP(2 * dim, dim, dim)
-        # The first layer takes the sine features as they are, so a single layer has nothing to scale.
+        # The first layer does not scale its sine features, so a single layer needs no MLP for it.
         self.position_scale = MLP(dim, dim, dim) if len(layers) > 1 else None
         self.anchor_size = MLP(dim, dim, 2)
         self.norm = nn.LayerNorm(dim)
@@ -86,10 +87,10 @@ class Decoder(nn.Module):
 
         Args:
             memory: the encoded map.
-            anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image: any boxes, not only learned ones.
+            anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image, learned or not.
             content: [B, N, dim].
-            blocked_queries: bool, broadcastable to [B, heads, N, N] ([N, N] for instance); True where the
-                query of the row may not look at that of the column, as denoising needs. None: all see all.
+            blocked_queries: bool, broadcastable to [B, heads, N, N]; True where the query of the row may not attend
+                to the query of the column, as denoising needs. None: all attend to all.
         """
         visible_queries = None if blocked_queries is None else ~blocked_queries
         anchors = anchors_cxcywh
@@ -103,14 +104,14 @@ class Decoder(nn.Module):
             hidden.append(self.norm(content))
             boxes.append(_shift(references[-1], box_head(hidden[-1]), margin=READ_OUT_MARGIN))
             if index < len(self.layers) - 1:
-                # Gradients reach this box through the next layer's read-out, not through its positions.
+                # As in DAB-DETR, gradients reach this box through the next layer's output, not through its positions.
                 refined = _shift(anchors, box_head(content), margin=REFINE_MARGIN)
                 references.append(refined)
                 anchors = refined.detach()
         return Decoded(hidden=torch.stack(hidden), references=torch.stack(references), boxes_cxcywh=torch.stack(boxes))
 
     def _modulate(self, sine: Tensor, content: Tensor, anchors: Tensor, *, first: bool) -> Tensor:
-        """Scale the sine features [B, N, dim] of (y, x) by content and by predicted over present (h, w)."""
+        """Scale the sine features [B, N, dim] of (y, x) by an MLP of content, and by predicted / anchor (h, w)."""
         if not first and self.position_scale is not None:
             sine = sine * self.position_scale(content)
         ratio = self.anchor_size(content).sigmoid() / anchors[..., 2:]
@@ -120,4 +121,5 @@ class Decoder(nn.Module):
 
 
 def _shift(boxes: Tensor, logit_offset: Tensor, *, margin: float) -> Tensor:
+    """Add an offset to boxes [..., 4] in logit space."""
     return (inverse_sigmoid(boxes, margin=margin) + logit_offset).sigmoid()

@@ -1,4 +1,4 @@
-"""The encoder: self-attention over the cells of the map; an MLP of the content scales the position encodings."""
+"""The encoder: self-attention over the cells of C3, as in DAB-DETR."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Memory:
 
     Attributes:
         tokens: [B, M, dim] cells row by row, M = height * width of the padded map.
-        positions: [B, M, dim] their sine positions.
-        visible: [B, 1, 1, M] bool, True where a cell is not padding; None if nothing is.
+        positions: [B, M, dim] their sine features.
+        visible: [B, 1, 1, M] bool, False where a cell is padding; None if no cell is.
         size_hw: (height, width) of the padded map.
         extents_hw: [B, 2] cells (height, width) of each map that are not padding.
     """
@@ -38,13 +38,13 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim=dim, hidden=feed_forward, dropout=dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Map tokens [B, M, dim] to [B, M, dim]."""
+        """Encode tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `Encoder`."""
         outputs: Tensor = self.feed_forward(self.attention(tokens, positions, visible))
         return outputs
 
 
 class Encoder(nn.Module):
-    """A stack of layers; before each, an MLP of the content scales the position map (shared by all layers).
+    """A stack of layers; before each, an MLP of the tokens, shared by all layers, scales the positions.
 
     Args:
         layers: built layers, in order.
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         self.position_scale = MLP(dim, dim, dim)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Encode tokens [B, M, dim] to [B, M, dim]; `visible` [B, 1, 1, M] is False on padding."""
+        """Encode tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `Memory`."""
         for layer in self.layers:
             tokens = layer(tokens, positions * self.position_scale(tokens), visible)
         return tokens

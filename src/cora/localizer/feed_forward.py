@@ -1,4 +1,4 @@
-"""The two small networks that all parts of the localizer use."""
+"""The MLP and the transformer feed-forward block that the localizer is built from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Position-wise network of a transformer layer with its residual and norm: norm(x + W2 PReLU(W1 x))."""
+    """Feed-forward block of a transformer layer: norm(x + W2 PReLU(W1 x))."""
 
     def __init__(self, *, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()

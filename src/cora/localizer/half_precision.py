@@ -1,8 +1,8 @@
 """The localizer for fast inference: matrix products in half precision, box positions in float32.
 
-Nearly all work is in the encoder and decoder layers and in the convolutions that propose anchors; there rounding errors
-average out. Tokens and queries between the layers, norms, positions, anchors and the heads for boxes and objectness
-stay in float32, since they limit the precision of a box.
+Nearly all work is in the encoder and decoder layers and in the convolutions that propose anchors, where rounding errors
+average out. Everything else stays in float32, since it limits the precision of a box: tokens and queries between the
+layers, norms, positions, anchors, and the heads for boxes and objectness.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from cora.localizer.pyramid import PyramidEncoder
 def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
     """A copy of a float32 localizer that takes maps in `dtype` and runs its matrix products in it.
 
-    Boxes, objectness and hidden states are float32. Returns the localizer itself if `dtype` is float32 or the localizer
-    has another type already.
+    Args:
+        localizer: left unchanged; returned itself if `dtype` is float32 or if its weights are not float32.
+        dtype: a floating type.
+
+    Returns:
+        A frozen localizer in evaluation mode; its boxes, objectness and hidden states are float32.
     """
     if dtype == torch.float32 or localizer.dtype != torch.float32:
         return localizer
@@ -35,7 +39,7 @@ def inference_localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
     for module in linears:
         if isinstance(module, nn.Linear):
             module.to(dtype).register_forward_pre_hook(_input_as_weights)
-        elif isinstance(module, nn.PReLU):  # between two of them
+        elif isinstance(module, nn.PReLU):  # between two linear layers
             module.to(dtype)
     if copied.proposals is not None:
         copied.proposals.trunk.to(dtype).register_forward_hook(_output_in_float32)

@@ -1,4 +1,4 @@
-"""The localizer: class-conditioned boxes from a feature map (DAB-DETR with the queries of CORA)."""
+"""The localizer: DAB-DETR whose queries are class embeddings at anchor boxes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cora.pyramid import PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
 OBJECTNESS_PRIOR = 0.01
-#: Cells of a pyramid that suppression looks at, for every anchor.
+#: Cells of a pyramid that enter the suppression of proposals, per anchor wanted; the best by objectness.
 CONSIDERED = 8
 
 
@@ -37,20 +37,23 @@ class LocalizerConfig:
     """Sizes of a localizer; the defaults are those of the paper for a RN50.
 
     Attributes:
-        c3_channels: channels of the map (C3).
+        c3_channels: channels of C3.
         embed_dim: width D of the class embeddings.
         dim: width of tokens and queries; a multiple of 4, and of `heads` where `head_dim` is 0.
         heads: attention heads.
         head_dim: width of a head; 0 stands for dim / heads. Pruned models have fewer heads of the same width.
         ff: hidden width of the feed-forward networks.
-        enc_layers: encoder layers, at least 1; with `levels`, 1 for passes between the levels, 0 for none.
+        enc_layers: encoder layers, at least 1; with `levels`, 1 or more to mix neighbouring levels, 0 not to.
         dec_layers: decoder layers, at least 1.
-        num_queries: anchors an image.
+        num_queries: anchors per image.
         anchors: "learned", the same for every image, or "proposed" from the encoded map of each image.
         class_hidden: hidden width of the MLP from class embedding to query content.
         dropout: 0..1, in training only.
-        levels: (stride, channels) of the levels of a packed pyramid, finest first, which a `PyramidEncoder` then
-            encodes in place of the attention layers; () for a single map.
+        levels: (stride, channels) of a packed pyramid (`cora.pyramid`), which a `PyramidEncoder` encodes in place of
+            the attention layers; () for a single map.
+
+    Raises:
+        ModelError: an impossible value.
     """
 
     c3_channels: int = 1024
@@ -93,7 +96,7 @@ class LocalizerOutput:
     Attributes:
         boxes_cxcywh: [L, B, N, 4], 0..1 of the unpadded image.
         objectness: [L, B, N] logits: is there an object of the query's class?
-        hidden: [L, B, N, dim].
+        hidden: [L, B, N, dim] query content after each layer, normalised.
         references: [L, B, N, 4] the anchors that each layer started from.
     """
 
@@ -104,7 +107,16 @@ class LocalizerOutput:
 
 
 class Localizer(nn.Module):
-    """Input projection, encoder, anchors, class-conditioned decoder and heads; steps are public.
+    """Encoder, anchors, class-conditioned decoder and heads; each step is a public method.
+
+    Args:
+        input_projection: 1 x 1 convolution of C3 to the tokens' width; None with a `PyramidEncoder`.
+        encoder: of the map.
+        learned_anchors: anchors that are the same for every image; None where they are proposed.
+        proposals: proposes anchors from the encoded map; None where they are learned.
+        class_projection: from class embedding to query content.
+        decoder: refines the anchors.
+        objectness_head: from a query to its objectness logit, shared by all layers.
 
     Examples:
         >>> config = LocalizerConfig(c3_channels=8, embed_dim=16, dim=32, num_queries=5)
@@ -146,13 +158,13 @@ class Localizer(nn.Module):
 
     @property
     def proposing(self) -> tuple[nn.Module, ...]:
-        """What anchors are proposed by: input projection, encoder and proposals; empty where anchors are learned."""
+        """Modules that propose the anchors: input projection, encoder, proposals; none where anchors are learned."""
         parts = (self.input_projection, self.encoder, self.proposals)
         return () if self.proposals is None else tuple(part for part in parts if part is not None)
 
     @classmethod
     def from_config(cls, config: LocalizerConfig) -> Localizer:
-        """A localizer of the given sizes with freshly drawn weights."""
+        """A localizer of the given sizes with freshly initialised weights."""
         dim = config.dim
         shared = {"dim": dim, "heads": config.heads, "feed_forward": config.ff, "head_dim": config.head_dim}
         count = 0 if config.levels else config.enc_layers
@@ -175,11 +187,11 @@ class Localizer(nn.Module):
         return localizer
 
     def encode(self, c3: FeatureMap, start: DenseBoxes | None = None) -> Memory:
-        """Encode a map [B, c3_channels, h, w]: to h * w tokens, or those of the levels of a pyramid.
+        """Encode C3 into the memory that queries attend to.
 
         Args:
-            c3: a map, or a packed pyramid where the localizer has levels.
-            start: boxes that the tower sees at the cells of a pyramid.
+            c3: [B, c3_channels, h, w]; a packed pyramid (`cora.pyramid`) where the localizer has levels.
+            start: boxes that the image tower predicts at the cells of a pyramid; the proposals correct them.
         """
         if isinstance(self.encoder, PyramidEncoder):
             assert isinstance(self.proposals, PyramidProposals)
@@ -200,19 +212,19 @@ class Localizer(nn.Module):
     def anchors(self, memory: Memory) -> Tensor:
         """Anchors [B, N, 4], cxcywh in 0..1 of the unpadded image: the learned ones, or the best proposals of the map.
 
-        Proposed anchors carry no gradient; they have their own loss.
+        Proposed anchors carry no gradient; `propose` gives what their loss is computed from.
         """
         if self.learned_anchors is not None:
             anchors: Tensor = self.learned_anchors(memory.tokens.shape[0])
             return anchors
         with torch.no_grad():
             count = self._proposer().count
-            # A pyramid has thousands of cells, most of which see nothing.
+            # A pyramid has thousands of cells, most of them background.
             considered = CONSIDERED * count if isinstance(memory, PyramidMemory) else None
             return self.propose(memory).best(count, considered=considered)
 
     def propose(self, memory: Memory) -> Proposals:
-        """The anchor proposals of all cells of the encoded map.
+        """A proposed box and its objectness for every cell of the encoded map.
 
         Raises:
             ModelError: this localizer has learned anchors.
@@ -223,12 +235,12 @@ class Localizer(nn.Module):
         return proposals
 
     def class_queries(self, class_embeddings: Tensor) -> Tensor:
-        """Content of a query of each class: [C, D] to [C, dim]."""
+        """Query content of each class: embeddings [C, D] to [C, dim]."""
         queries: Tensor = self.class_projection(class_embeddings)
         return queries
 
     def query_content(self, class_embeddings: Tensor, classes: Tensor) -> Tensor:
-        """Content of every query: embeddings [C, D], classes [B, N] in 0..C-1, to [B, N, dim]."""
+        """Query content of every anchor: embeddings [C, D] and classes [B, N] in 0..C-1 to [B, N, dim]."""
         return self.class_queries(class_embeddings)[classes]
 
     def decode(
@@ -239,13 +251,14 @@ class Localizer(nn.Module):
         Args:
             memory: from `encode`.
             anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image, sizes above 0.
-            content: [B, N, dim].
+            content: [B, N, dim] from `query_content`.
             blocked_queries: bool, broadcastable to [B, heads, N, N]; True where the query of the row may not
-                look at the query of the column.
+                attend to the query of the column.
         """
         decoded = self.decoder(memory, anchors_cxcywh, content, blocked_queries)
         objectness = self.objectness_head(decoded.hidden).squeeze(-1)
         if isinstance(memory, PyramidMemory):
+            # The head learns a correction of the proposals' objectness.
             with torch.no_grad():
                 start = objectness_at(anchors_cxcywh, memory.proposals)
             objectness = objectness + start
@@ -257,7 +270,7 @@ class Localizer(nn.Module):
         )
 
     def forward(self, c3: FeatureMap, anchors_cxcywh: Tensor, content: Tensor) -> LocalizerOutput:
-        """Encode and decode."""
+        """`encode`, then `decode`."""
         return self.decode(self.encode(c3), anchors_cxcywh, content)
 
     def _proposer(self) -> AnchorProposals | PyramidProposals:
@@ -266,7 +279,7 @@ class Localizer(nn.Module):
         return self.proposals
 
     def _draw_weights(self) -> None:
-        """Xavier everywhere; boxes start at their anchors, objectness at a small prior."""
+        """Xavier, but boxes start at their anchors, objectness at a small prior or at that of the proposals."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -277,7 +290,7 @@ class Localizer(nn.Module):
         for head in self.decoder.box_heads:
             nn.init.zeros_(head.layers[-1].weight)  # type: ignore[union-attr, index]
         if isinstance(self.encoder, PyramidEncoder):
-            # Starts as what the proposals say.
+            # A correction of zero: objectness starts as that of the proposals.
             nn.init.zeros_(self.objectness_head.weight)
         else:
             nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))

@@ -1,4 +1,4 @@
-"""Sine position encodings: of the cells of a map and of anchor boxes."""
+"""Sine position encodings of map cells and anchor boxes, as in DAB-DETR."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ANCHOR_TEMPERATURE = 10_000.0
 
 
 def sine_features(values: Tensor, *, features: int, temperature: float) -> Tensor:
-    """Fourier features of a coordinate: sine and cosine alternate, wavelengths grow geometrically.
+    """Sine features of a coordinate: sine and cosine alternate, wavelengths grow geometrically.
 
     Args:
         values: [...] coordinate, 0..1 of the image.
         features: number of features, even.
-        temperature: ratio of the longest to the shortest wavelength; lower is sharper.
+        temperature: about the ratio of the longest to the shortest wavelength.
 
     Returns:
         [..., features] in -1..1, in the type of `values`.
@@ -28,14 +28,14 @@ def sine_features(values: Tensor, *, features: int, temperature: float) -> Tenso
 
 
 def map_positions(extents_hw: Tensor, *, height: int, width: int, dim: int) -> Tensor:
-    """Position of every cell centre of a padded map, relative to the unpadded extent of its image.
+    """Sine features of every cell centre of a padded map, relative to the unpadded extent of its image.
 
     Padded cells get coordinates beyond 1. Attention masks them, so padding changes no result.
 
     Args:
         extents_hw: [B, 2] cells (height, width) that are not padding.
-        height: cells of the padded map, downwards.
-        width: cells of the padded map, across.
+        height: rows of the padded map.
+        width: columns of the padded map.
         dim: number of features, a multiple of 4: half for y, half for x.
 
     Returns:
@@ -52,7 +52,7 @@ def map_positions(extents_hw: Tensor, *, height: int, width: int, dim: int) -> T
 
 
 def anchor_positions(anchors_cxcywh: Tensor, *, features: int) -> Tensor:
-    """Position of anchor boxes: the features of y, x, width and height, in this order.
+    """Sine features of anchor boxes: of y, x, width and height, in this order.
 
     Args:
         anchors_cxcywh: [..., 4], 0..1 of the unpadded image.

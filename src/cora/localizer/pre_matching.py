@@ -1,4 +1,4 @@
-"""Anchor pre-matching: every anchor gets the class that is most similar to its region (CORA)."""
+"""Anchor pre-matching: every anchor gets the class whose embedding is most similar to its region's."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def pre_match(
 ) -> Tensor:
     """The class of highest cosine with the region of each anchor.
 
-    A weight multiplies the *probability* of its class, softmax(temperature * cosine): weights of 1 change
-    nothing, and a weight above 1 favours its class whatever the sign of the cosine.
+    A weight multiplies the *probability* of its class, softmax(temperature * cosine): 1 changes nothing, more than 1
+    favours the class whatever the sign of its cosine.
 
     Args:
-        region_embeddings: [B, N, D], any length.
-        class_embeddings: [C, D], any length; a class switched off by class dropout is a row of zeros.
-        weights: [C] above 0, or None for 1.
-        top_k: classes per anchor, best first; anchors are then to be repeated by
-            `anchors.repeat_interleave(top_k, dim=1)`, one query for each pair.
-        temperature: of the softmax; only with weights does it matter.
+        region_embeddings: [B, N, D]; need not be unit.
+        class_embeddings: [C, D]; need not be unit. A class switched off by class dropout is a row of zeros.
+        weights: [C] above 0; None for ones.
+        top_k: classes per anchor, best first. The caller then repeats the anchors,
+            `anchors.repeat_interleave(top_k, dim=1)`, so that each pair of anchor and class is a query.
+        temperature: factor on the cosine (CLIP's logit scale); matters only with weights.
 
     Returns:
         [B, N * top_k] int64 in 0..C-1.
 
     Raises:
-        VocabularyError: no class, fewer classes than `top_k`; weights not positive or not one per class.
+        VocabularyError: no class, fewer classes than `top_k`, or weights that are not positive or not one per class.
     """
     classes = class_embeddings.shape[0]
     if not 1 <= top_k <= classes:

@@ -1,7 +1,7 @@
-"""Anchors proposed from the encoder's own map ("two-stage"), instead of learned ones that are the same for every image.
+"""Anchors proposed from the encoded map ("two-stage" in DETR), in place of learned ones.
 
-Every cell predicts an objectness and the distances from its centre to the four sides of a box. The best boxes become
-the anchors, which are pre-matched and refined. The heads are class-agnostic.
+Every cell predicts an objectness and its reach: the distances from its centre to the four sides of a box, as in FCOS.
+The best boxes become the anchors, which are pre-matched and refined. The heads are class-agnostic.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torchvision.ops import nms
 from cora.boxes import cxcywh_to_xyxy
 from cora.localizer.encoder import Memory
 
-#: Initial distance to each side of a box, in cells of the map: a cell's receptive field does not depend on the image
-#: size.
-#: Training moves it within a factor of e^±4.
+#: Initial reach, and the most that training changes it: by a factor of e^±4. In cells of the map, not in shares of the
+#: image, since a cell's receptive field does not depend on the image size.
 START_REACH, MAX_LOG_REACH = 2.5, 4.0
 OBJECTNESS_PRIOR = 0.01
 SMALLEST_SIDE = 1e-3
@@ -31,7 +30,7 @@ class Proposals:
     Attributes:
         boxes_cxcywh: [B, M, 4], 0..1 of the unpadded image, cells row by row.
         objectness: [B, M] logits.
-        centres: [B, M, 2] (x, y) of the cells, 0..1; above 1 where the map is padded.
+        centres: [B, M, 2] (x, y) of the cells, 0..1 of the unpadded image; above 1 where the map is padded.
         inside: [B, M] bool, False where the map is padded.
     """
 
@@ -43,12 +42,12 @@ class Proposals:
     def best(self, count: int, *, iou: float = 0.7, considered: int | None = None) -> Tensor:
         """The `count` boxes [B, count, 4] of highest objectness after suppression of boxes with an IoU above `iou`.
 
-        If too few are left, suppressed boxes follow, best first, then (on a tiny map) repetitions.
+        If too few are left, suppressed boxes follow, best first. A map with fewer than `count` cells repeats its boxes.
 
         Args:
-            count: boxes of an image.
-            iou: overlap from which a box counts as covered by a better one.
-            considered: use only this many cells, those of highest objectness; all if None.
+            count: boxes per image.
+            iou: a box that overlaps a better one by more is suppressed, 0..1.
+            considered: use only this many cells, those of highest objectness; None for all.
         """
         chosen = []
         scores = self.objectness.masked_fill(~self.inside, -torch.inf).float()
@@ -67,11 +66,11 @@ class Proposals:
 
 
 class AnchorProposals(nn.Module):
-    """Two 3 x 3 convolutions over the encoded map, then objectness and the reach of the box to its four sides.
+    """Proposes a box at every cell: two 3 x 3 convolutions, then a head for objectness and one for the reach.
 
     Args:
         dim: channels of the encoded map; a multiple of 16.
-        count: boxes of an image that become anchors.
+        count: boxes per image that become anchors.
     """
 
     def __init__(self, *, dim: int, count: int) -> None:
@@ -89,14 +88,14 @@ class AnchorProposals(nn.Module):
         self.reach_head = nn.Conv2d(dim, 4, 1)
 
     def draw_weights(self) -> None:
-        """Boxes start as squares around their cells, objectness at a small prior."""
+        """Initialise the heads: boxes are squares around their cells, objectness is a small prior."""
         nn.init.zeros_(self.reach_head.weight)
         nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))  # type: ignore[arg-type]
 
     def forward(self, memory: Memory) -> Proposals:
         """Propose a box at every cell of an encoded map."""
         hidden = self.trunk(memory.tokens.transpose(1, 2).unflatten(-1, memory.size_hw))
-        # Boxes and scores in float32 also under mixed precision: half a pixel counts.
+        # Boxes and objectness in float32 even under mixed precision, whose rounding moves boxes.
         reach = self.reach_head(hidden).flatten(2).transpose(1, 2).float()
         cells = memory.extents_hw.float().flip(-1).repeat(1, 2)[:, None]
         reach = START_REACH * reach.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp() / cells
@@ -110,16 +109,13 @@ class AnchorProposals(nn.Module):
 
 
 def boxes_between(first: Tensor, last: Tensor) -> Tensor:
-    """Boxes [..., 4] cxcywh from their corners [..., 2] each.
-
-    They are clipped to the image and no smaller than `SMALLEST_SIDE`.
-    """
+    """Boxes [..., 4] cxcywh from two corners [..., 2] (x, y), clipped to 0..1; sides are at least `SMALLEST_SIDE`."""
     lower, upper = first.clamp(0, 1), last.clamp(0, 1)
     return torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
 
 
 def _cells(memory: Memory) -> tuple[Tensor, Tensor]:
-    """(x, y) of all cells [B, M, 2] in 0..1 of the unpadded image, and which of them [B, M] are no padding."""
+    """`centres` and `inside` of `Proposals`."""
     height, width = memory.size_hw
     extents = memory.extents_hw.float()
     y = (torch.arange(height, device=extents.device) + 0.5) / extents[:, :1]

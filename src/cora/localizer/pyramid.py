@@ -1,8 +1,11 @@
-"""The localizer's encoder for maps of several strides, and the anchors that their cells propose.
+"""The localizer's encoder for maps of several strides, and the anchors that their cells propose; `nano` uses both.
 
-Lateral convolutions bring every level to one width; a top-down and a bottom-up pass of separable convolutions mix
-neighbouring levels. Every cell proposes a box by its objectness and its distances to the four sides. If the tower
+As in a PAN, lateral convolutions bring every level to one width, and a top-down and a bottom-up pass of separable
+convolutions mix neighbouring levels. Every cell proposes a box, as in `cora.localizer.proposals`. If the image tower
 predicts boxes itself (`DenseBoxes`), the cells learn corrections of these.
+
+A tower may look twice at an image, the second time at half the size. The levels of its second look follow those of the
+first, each with strides from fine to coarse.
 """
 
 from __future__ import annotations
@@ -21,39 +24,39 @@ from cora.localizer.proposals import OBJECTNESS_PRIOR, START_REACH, Proposals, b
 from cora.pyramid import STRIDE, PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
-#: Corrections of a reach stay within a factor of e^±2, of a fresh one within e^±4.
+#: A tower's reach is corrected by a factor of up to e^±2, the reach of a fresh proposal by up to e^±4.
 MAX_LOG_CORRECTION, MAX_LOG_REACH = 2.0, 4.0
-#: Finer levels propose boxes, but queries do not attend to them: they hold most of the cells and add little.
+#: Stride of the finest level that queries attend to. Finer levels only propose boxes: most cells, for little gain.
 FINEST_MEMORY = 16
 TRUNK_BLOCKS = 3
 
 
 @dataclass(frozen=True)
 class PyramidMemory(Memory):
-    """The encoded pyramid that queries attend to: the levels of stride 16 and coarser of the first look, concatenated.
+    """The encoded levels that queries attend to, concatenated: those of the first look with a stride of 16 or more.
 
     Attributes:
-        proposals: of all cells of all levels.
+        proposals: of all cells of all levels; `size_hw` and `extents_hw` are of the packed map, stride 32.
     """
 
     proposals: Proposals
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each cell. It does not depend on other cells, so padding changes nothing."""
+    """Layer norm over the channels of each cell, so that padded cells do not influence others."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, h, w] to the same."""
+        """Normalise [B, C, h, w] over C."""
         cells: Tensor = super().forward(features.permute(0, 2, 3, 1))
         return cells.permute(0, 3, 1, 2)
 
 
-#: [B, 1, h, w] of each level, 1 where it is not padded and 0 elsewhere; None where nothing is padded.
+#: Padding of each level as factors [B, 1, h, w], 0 on padding, else 1; None where no image is padded.
 Insides = tuple[Tensor, ...] | None
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise 3 x 3 and 1 x 1 convolution, channel norm, SiLU."""
+    """Depthwise 3 x 3 convolution, 1 x 1 convolution, channel norm, SiLU."""
 
     def __init__(self, dim: int, *, inputs: int = 0, stride: int = 1) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class SeparableBlock(nn.Module):
     def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """[B, inputs, h, w] to [B, dim, h / stride, w / stride]; `inside` [B, 1, h, w] is 0 where padded."""
         if inside is not None:
-            features = features * inside  # a convolution is to see what it sees beyond the border
+            features = features * inside  # zero, as the convolution's own padding beyond the border
         outputs: Tensor = F.silu(self.norm(self.pointwise(self.depthwise(features))))
         return outputs
 
@@ -75,8 +78,11 @@ class PyramidEncoder(nn.Module):
 
     Args:
         layout: strides and channels of the maps.
-        dim: width of the encoded maps, a multiple of 8.
-        passes: whether neighbouring levels are mixed; maps that the tower has mixed already need none.
+        dim: channels of the encoded maps, a multiple of 8.
+        passes: whether neighbouring levels are mixed; maps that the tower has mixed already need no passes.
+
+    Raises:
+        ValueError: strides that are not supported, or passes between the levels of two looks.
     """
 
     def __init__(self, *, layout: PyramidLayout, dim: int, passes: bool = True) -> None:
@@ -99,7 +105,7 @@ class PyramidEncoder(nn.Module):
         self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
     def forward(self, features: Tensor, insides: Insides = None) -> tuple[Tensor, ...]:
-        """A packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`; `insides` of these."""
+        """Encode a packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`; `insides` is their padding."""
         maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
         padding = insides or (None,) * len(self.encoded_strides)
         if self.coarser is not None:
@@ -118,10 +124,10 @@ class PyramidEncoder(nn.Module):
 
 
 class Trunk(nn.Sequential):
-    """A sequence of blocks that all get the padding mask."""
+    """A sequence of `SeparableBlock`s that all get the padding."""
 
     def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """[B, dim, h, w] to the same; `inside` as in `SeparableBlock`."""
+        """Map [B, dim, h, w] to [B, dim, h, w]; `inside` as in `SeparableBlock`."""
         for block in self:
             features = block(features, inside)
         return features
@@ -131,9 +137,9 @@ class PyramidProposals(nn.Module):
     """Proposes anchors from the cells of all levels. The levels share the trunk; each has its own heads.
 
     Args:
-        dim: width of the encoded maps.
-        count: boxes of an image that become anchors.
-        strides: of the maps.
+        dim: channels of the encoded maps.
+        count: boxes per image that become anchors.
+        strides: of the encoded maps, in pixels.
     """
 
     def __init__(self, *, dim: int, count: int, strides: tuple[int, ...]) -> None:
@@ -144,7 +150,7 @@ class PyramidProposals(nn.Module):
         self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in strides)
 
     def draw_weights(self) -> None:
-        """Boxes start as squares or as those of the tower, objectness at a small prior or at the tower's."""
+        """Zero the heads: boxes and objectness are those of the tower, or else squares and a small prior."""
         for objectness, reach in zip(self.objectness_heads, self.reach_heads, strict=True):
             for head in (objectness, reach):
                 nn.init.zeros_(head.weight)  # type: ignore[arg-type]
@@ -161,11 +167,11 @@ class PyramidProposals(nn.Module):
         """Propose a box at every cell.
 
         Args:
-            maps: of `PyramidEncoder`.
+            maps: from `PyramidEncoder`.
             masks: [B, h, w] of each map, True where padded.
-            extents_hw: [B, 2] cells of 32 pixels of each image without padding.
-            start: boxes that the tower sees, of the same cells.
-            insides: padding of each map once more, as the layers take it.
+            extents_hw: [B, 2] cells (height, width) of 32 pixels of each image without padding.
+            start: boxes that the tower predicts at the same cells; None if it predicts none.
+            insides: the same padding as factors for the convolutions.
         """
         padding = insides or (None,) * len(maps)
         hidden = [self.trunk(one, inside) for one, inside in zip(maps, padding, strict=True)]
@@ -194,7 +200,7 @@ class PyramidProposals(nn.Module):
 def encode_pyramid(
     c3: FeatureMap, encoder: PyramidEncoder, proposals: PyramidProposals, start: DenseBoxes | None
 ) -> PyramidMemory:
-    """Encode a packed map and propose anchors from it."""
+    """Encode a packed map and propose a box at every cell, from `start` where the tower predicts boxes."""
     masks = PyramidLayout(tuple((stride, 1) for stride in encoder.encoded_strides)).unpack_mask(c3.mask)
     padded = visible_cells(c3.mask.flatten(1)) is not None
     insides = tuple((~one).to(c3.features.dtype).unsqueeze(1) for one in masks) if padded else None
@@ -223,24 +229,24 @@ def encode_pyramid(
 
 
 def first_look(strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a tower's first look at an image. A second look begins where the strides become finer again."""
+    """Strides of a tower's first look at an image: those before the strides become finer again."""
     ends = [place for place in range(1, len(strides)) if strides[place] <= strides[place - 1]]
     return strides[: ends[0]] if ends else strides
 
 
 def objectness_at(anchors_cxcywh: Tensor, proposals: Proposals) -> Tensor:
-    """Objectness [B, N] of boxes [B, N, 4]: that of the proposal with the highest IoU.
+    """Objectness logits [B, N] of boxes [B, N, 4], each that of the proposal with the highest IoU.
 
-    A proposed anchor finds itself; other boxes, for instance those of denoising, find their nearest proposal.
+    A proposed anchor gets its own; other boxes, such as those of denoising, that of their nearest proposal.
     """
     overlap = batched_iou(cxcywh_to_xyxy(anchors_cxcywh), cxcywh_to_xyxy(proposals.boxes_cxcywh))
     return proposals.objectness.gather(1, overlap.argmax(dim=-1))
 
 
 def visible_cells(hidden: Tensor) -> Tensor | None:
-    """Attention mask [B, 1, 1, M] of padded cells [B, M]; None on a CPU if no cell is padded.
+    """Attention mask [B, 1, 1, M], True where cells may be attended to, from padding [B, M]; None if a CPU needs none.
 
-    Attention without a mask is a quarter faster on a CPU. On a GPU the check would force a synchronisation, and a
+    On a CPU, attention without a mask is a quarter faster. On a GPU the check would force a synchronisation, and a
     traced graph must not depend on it.
     """
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
