@@ -1,4 +1,4 @@
-"""The detector: the paper's figure, post-processing, checkpoints, models by name."""
+"""The detector: the paper's figure as a module (`cora`), post-processing, checkpoints, models by name."""
 
 from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
 from cora.detector.config import DetectorConfig, check_no_variant, check_trained

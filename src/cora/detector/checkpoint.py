@@ -1,6 +1,6 @@
-"""One artefact per detector: a safetensors file whose metadata holds the configuration.
+"""Model files: one safetensors file per detector, whose metadata holds the configuration.
 
-A file may leave tensors to another one in the same folder (`write_sharing_checkpoint`); both are read as one.
+A model file may share tensors with another one in its folder (`write_sharing_checkpoint`); both are read as one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from cora.towers.weights import check_no_export
 FORMAT = "cora-detector"
 FORMAT_VERSION = 1
 DTYPES = (torch.float16, torch.float32)
-#: Stored in float32 whatever the rest: a few numbers, on which all class embeddings depend.
+#: Prefix of tensors always stored in float32: a few numbers, on which all class embeddings depend.
 WHOLE = "learned_text."
-#: Files come from anywhere: such a name can only mean a file of the same folder.
+#: Files may come from anyone; such a name cannot lead out of their folder.
 _BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -87,13 +87,13 @@ def write_sharing_checkpoint(
     beside: str | Path,
     dtype: torch.dtype = torch.float16,
 ) -> tuple[str, ...]:
-    """Write config and those weights that a whole checkpoint in the same folder does not hold, bit for bit.
+    """Write config and weights, but for the weights that another checkpoint in the folder holds bit for bit.
 
     Args:
         path: the file to write.
         config: goes into the metadata as JSON.
         weights: state dict of the whole detector, stored as `write_checkpoint` stores it.
-        beside: the checkpoint that the written file needs from now on.
+        beside: the other checkpoint, a whole one; the written file needs it from now on.
         dtype: torch.float16 or torch.float32; what is shared is compared as stored.
 
     Returns:
@@ -141,7 +141,7 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: dict[st
 
 
 def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
-    """Configuration and float32 weights of a checkpoint, those that lie in a file beside it included.
+    """Configuration and float32 weights of a checkpoint, with those that it shares with another file.
 
     Raises:
         ModelError: no such file, not a detector's checkpoint, one of another format version, or one whose shared
@@ -163,7 +163,7 @@ def check_model_file(output: Path) -> None:
 
 
 def exact_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The smaller type to store weights in that changes none of them: half precision where they came from it."""
+    """float16 if it holds all weights exactly (they were loaded from it), else float32."""
     numbers = (value for value in tensors.values() if value.is_floating_point())
     return torch.float16 if all(torch.equal(value.half().to(value), value) for value in numbers) else torch.float32
 
@@ -207,7 +207,7 @@ def _as_stored(target: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) 
 
 
 def _usable(value: Tensor) -> Tensor:
-    # A copy: what safetensors gives is a view of the file, which may change.
+    # A copy, since safetensors gives a view of the file, which may change.
     return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
 

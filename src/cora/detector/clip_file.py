@@ -1,4 +1,4 @@
-"""A detector from CLIP's weights alone: its towers, no prompt, and a localizer still to train."""
+"""A detector from CLIP's weights alone: its towers, a zero prompt and an untrained localizer."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def detector_from_clip(tensors: Mapping[str, Tensor], *, source: str, gelu: bool
     """A detector with CLIP's towers and the paper's localizer of random weights, marked as untrained.
 
     Args:
-        tensors: a state dict of OpenAI's CLIP or open_clip, an image tower that is a ResNet or a ConvNeXt.
+        tensors: a state dict of OpenAI's CLIP or open_clip, with a ResNet or a ConvNeXt as image tower.
         source: where it comes from, for messages.
-        gelu: the text tower's activation is GELU, not OpenAI's quick one; tensors do not say it. Beside a ConvNeXt it
+        gelu: the text tower's activation is GELU, not OpenAI's QuickGELU, which tensors do not tell. With a ConvNeXt it
             always is.
-        seed: of the localizer.
+        seed: of the localizer's weights.
 
     Raises:
-        ModelError: the image tower is neither, or tensors are missing or of another shape.
+        ModelError: another image tower, or tensors that are missing or of another shape.
     """
     weights = {name: value.float() for name, value in tensors.items() if name not in _EXTRAS}
     tower = infer_tower(weights, source=source)

@@ -1,4 +1,4 @@
-"""Everything from which a detector is rebuilt, weights apart."""
+"""The configuration from which a detector is rebuilt before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ class DetectorConfig:
         preprocess: how images become batches.
         postprocess: how scores become detections.
         text: learned part of the class embeddings, if there is one.
-        fast_alignment: whether fast embeddings are moved towards exact ones (`cora align`).
-        untrained: the localizer has random weights, so that boxes mean nothing; see `check_trained`.
-        class_names: that it was fine-tuned on, which are looked for where a call names none; see `own_names`.
+        fast_alignment: whether the detector has a fast alignment (`cora align`).
+        untrained: the localizer has random weights, so its boxes are meaningless; see `check_trained`.
+        class_names: names that it was fine-tuned on, the default of a call without class names; see `own_names`.
         variant: one of `VARIANTS`.
+
+    Raises:
+        ValueError: an unknown variant, or parts whose sizes do not fit each other.
     """
 
     tower: TowerConfig = field(default_factory=TowerConfig)
@@ -65,8 +68,8 @@ class DetectorConfig:
 
     @property
     def own_names(self) -> tuple[str, ...]:
-        """Class names that the detector was fine-tuned on, in files from before `class_names`, too; empty for none."""
-        # The offsets of fine-tuning have no map, which the offsets of `cora text-prompts` have.
+        """Class names that the detector was fine-tuned on, empty for none; also for files older than `class_names`."""
+        # Offsets with rank 0 come from fine-tuning; those of `cora text-prompts` have a low-rank map.
         taught = self.text.names if self.text is not None and self.text.kind == "offsets" and not self.text.rank else ()
         return self.class_names or taught
 
@@ -74,7 +77,7 @@ class DetectorConfig:
         """Nested plain values, fit for JSON."""
         values = asdict(self)
         if self.text is None:
-            del values["text"]  # versions that know no learned text read these files, too
+            del values["text"]  # so that older versions can read the file, as below
         if self.tower.family == "resnet":
             for name in ("family", "projection", "norm_eps"):
                 del values["tower"][name]
@@ -116,7 +119,7 @@ class DetectorConfig:
 
 
 def check_trained(config: DetectorConfig, *, model: str = "this detector") -> None:
-    """Refuse to look for boxes with a localizer of random weights.
+    """Refuse to detect with a localizer of random weights.
 
     Args:
         config: of the detector.
@@ -137,7 +140,7 @@ def check_no_variant(config: DetectorConfig, purpose: str) -> None:
 
     Args:
         config: of the detector.
-        purpose: what is to be done, as the message says it.
+        purpose: the work, for the message.
 
     Raises:
         ModelError: the detector is a variant.

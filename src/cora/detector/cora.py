@@ -57,8 +57,7 @@ class Detector(nn.Module):
         preprocessor: makes an `ImageBatch` of images.
         config: sizes of all parts, and the settings of post-processing.
         fast_alignment: correction of fast embeddings towards exact ones; None for none.
-        precision: type that the image tower and the localizer's layers run in, where a `Predictor` is not told
-            otherwise.
+        precision: default precision of a `Predictor` for the image tower and the localizer's layers.
 
     Examples:
         >>> network = cora.load("nano").detector
@@ -115,7 +114,7 @@ class Detector(nn.Module):
             config: sizes of all parts.
             towers: image and text tower that fit `config.tower`; None for random ones.
             cache_dir: folder of cached class embeddings; None for the user's cache folder.
-            precision: type that predictions are computed in, where nothing else is asked for.
+            precision: default precision of a `Predictor`.
 
         Returns:
             A detector in training mode; its towers are frozen.
@@ -150,7 +149,7 @@ class Detector(nn.Module):
         return self.detect(self.see(batch), vocabulary, least_score=least_score)
 
     def see(self, batch: ImageBatch) -> Seen:
-        """The first half of the figure, which does not depend on class names; `detect` may follow several times."""
+        """The first half of the figure, which does not depend on class names; `detect` may then run several times."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)
         return Seen(c3, self.project(c4), memory, self.anchors(memory))
@@ -159,7 +158,7 @@ class Detector(nn.Module):
         """The second half of the figure: boxes and scores for the C classes of a vocabulary.
 
         Args:
-            seen: what `see` gave.
+            seen: from `see`.
             vocabulary: C classes, on the same device.
             least_score: as in `forward`.
         """
@@ -174,8 +173,8 @@ class Detector(nn.Module):
         """Feature maps C3 and C4 of the frozen image tower.
 
         Returns:
-            C3 [B, C3 channels, H / 16, W / 16] and C4 [B, C4 channels, H / 32, W / 32] of a CLIP ResNet and of a batch
-            of H x W pixels, each with its mask. Other towers pack what they see into maps of one stride.
+            C3 [B, c3_channels, H / 16, W / 16] and C4 [B, C, H / 32, W / 32] with their masks, for a CLIP ResNet or a
+            ConvNeXt and a batch of H x W pixels. timm backbones give one map of stride 32 for both (`cora.pyramid`).
         """
         return self.image_tower.features(batch)
 
@@ -186,11 +185,11 @@ class Detector(nn.Module):
 
     @property
     def pooling(self) -> RegionPooling:
-        """How regions of the tower's maps are embedded."""
+        """The pooling that fits the image tower."""
         return region_pooling(self.image_tower)
 
     def project(self, c4: FeatureMap) -> Prepared:
-        """The input of fast pooling, computed from C4 once for pre-matching and fast scores."""
+        """Compute the input of fast pooling from C4, once for pre-matching and fast scores."""
         return self.pooling.prepare(c4)
 
     def anchors(self, memory: Memory) -> Tensor:
@@ -201,9 +200,9 @@ class Detector(nn.Module):
         """Give every anchor the class whose embedding is nearest to that of its region.
 
         Args:
-            c4: feature map of fast pooling, or what `project` made of it.
+            c4: feature map C4, or the output of `project`.
             anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
-            vocabulary: C classes; their weights count here.
+            vocabulary: C classes; this is the step that uses their weights.
         """
         with torch.no_grad():
             regions = self.embed_fast(c4, anchors_cxcywh)
@@ -213,7 +212,7 @@ class Detector(nn.Module):
         return PreMatched(anchors_cxcywh, classes, vocabulary.embeddings)
 
     def decode(self, memory: Memory, matched: PreMatched) -> LocalizerOutput:
-        """Boxes [L, B, N, 4] and objectness [L, B, N] of all L decoder layers, for anchors that have a class."""
+        """Refine pre-matched anchors to boxes [L, B, N, 4] and objectness [L, B, N] of all L decoder layers."""
         content = self.localizer.query_content(matched.class_embeddings, matched.classes)
         return self.localizer.decode(memory, matched.anchors_cxcywh, content)
 
@@ -224,7 +223,7 @@ class Detector(nn.Module):
     worth_scoring = select_top_boxes  # its former name
 
     def classify(self, c3: FeatureMap, boxes_cxcywh: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """Class probabilities [B, N, C] of boxes [B, N, 4] by exact pooling, background left out."""
+        """Class probabilities [B, N, C] of boxes [B, N, 4] by exact pooling, without background and distractors."""
         probabilities: Tensor = self.classifier(self.embed_exact(c3, boxes_cxcywh), vocabulary.all_embeddings)
         return probabilities[..., : len(vocabulary)]
 
@@ -241,7 +240,7 @@ class Detector(nn.Module):
 
         Args:
             c3: feature map for exact pooling.
-            projected: feature map for fast pooling.
+            projected: input of fast pooling, from `project`.
             boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
             objectness: [B, K] logits.
             vocabulary: C classes.
@@ -299,7 +298,7 @@ class Detector(nn.Module):
         return self.prompt.offset.device
 
     def with_parts(self, **parts: Any) -> Self:
-        """A detector that shares everything with this one but the parts that are named; this one stays as it is.
+        """A detector that shares everything with this one but the given parts; this one does not change.
 
         Args:
             parts: attributes by name, such as `config` or `localizer`.
@@ -334,10 +333,10 @@ class Detector(nn.Module):
         self.fast_alignment = None if alignment is None else alignment.to(self.prompt.offset)
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Write config, templates included, and weights as one safetensors file, which `cora.load` reads.
+        """Write config (with the templates in use) and weights as one safetensors file, which `cora.load` reads.
 
         Args:
-            path: file to write; a file of that name is replaced.
+            path: file to write; an existing one is replaced.
             dtype: floating type of the weights in the file.
 
         Raises:

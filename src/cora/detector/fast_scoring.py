@@ -1,14 +1,14 @@
-"""Which boxes are worth exact pooling: layer4 for every final box is most of the published design's work.
+"""Which boxes get exact pooling; the published code pools every final box exactly, which is most of its work.
 
-Every box is first scored by fast pooling of its refined extent, which costs next to nothing. Exact pooling then goes to
-the boxes that can still matter, and takes the place of their fast scores:
+Every refined box is first scored by fast pooling, which costs next to nothing. Boxes are then left out, and keep these
+fast probabilities:
 
-- a box whose objectness is below the least score that is asked for can never be reported, as a class probability is
-  at most 1: exact, not an estimate;
-- a box that a better-scored one of its class covers would fall to non-maximum suppression;
-- of the rest the best `count`.
+- if their objectness^alpha is not above the score threshold: since a class probability is at most 1, their score cannot
+  be either, so this changes no result;
+- if non-maximum suppression by fast scores drops them for a better box of their class;
+- if they are not among the best `count` that remain.
 
-Boxes left out keep their fast probabilities.
+The others are pooled exactly, which replaces their fast probabilities.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cora.boxes import cxcywh_to_xyxy
 def worth_exact_pooling(
     boxes_cxcywh: Tensor, scores: Tensor, shares: Tensor, *, count: int, nms_iou: float, least_score: float = 0.0
 ) -> Tensor:
-    """Places of the boxes of one image to pool exactly.
+    """Indices of the boxes of one image to pool exactly.
 
     Args:
         boxes_cxcywh: [K, 4], 0..1.
-        scores: [K, C] estimated scores, of class probabilities by fast pooling.
-        shares: [K] in 0..1, what a class probability is multiplied by: the highest score a box can get.
-        count: how many at most; 0 stands for all, however they score.
-        nms_iou: overlap from which a box counts as covered by a better one of the same class.
-        least_score: boxes that cannot reach it are left out.
+        scores: [K, C] scores by fast pooling.
+        shares: [K] objectness^alpha, 0..1: the factor on a class probability, so the highest score a box can get.
+        count: how many at most; 0 for all above the threshold, without suppression.
+        nms_iou: a box that overlaps a better one of its class by more is left out, 0..1.
+        least_score: score threshold, 0..1; boxes that cannot exceed it are left out.
 
     Returns:
         [k] int64, k <= count.
@@ -45,7 +45,7 @@ def worth_exact_pooling(
 
 
 def scatter_rows(rows: Tensor, chosen: list[Tensor], replacements: Tensor) -> Tensor:
-    """A copy of [B, K, C] whose rows `chosen`, a list of places for each image, are those of [sum k_i, C], in order."""
+    """A copy of rows [B, K, C] with those at `chosen` (indices [k_i] for each image) replaced by [sum k_i, C]."""
     result = rows.clone()
     images = torch.cat([torch.full_like(places, image) for image, places in enumerate(chosen)])
     result[images, torch.cat(chosen)] = replacements.to(rows.dtype)

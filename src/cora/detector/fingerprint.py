@@ -1,4 +1,4 @@
-"""Which weights a detector has, as a short text: files, runs and reports that name it are held against each other."""
+"""A short hash of a detector's weights, by which files, runs and reports are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def weights_fingerprint(detector: nn.Module, *, without: tuple[str, ...] = ()) -
 
     Args:
         detector: whose weights.
-        without: parts, by the beginning of their names, that do not count.
+        without: prefixes of tensor names that are left out.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(detector.state_dict().items()):

@@ -23,7 +23,7 @@ _KEYS: dict[Weights, str] = {"ema": "model_ema", "model": "model"}
 
 
 class _Skipped:
-    """Stands for a NumPy number, such as the best AP so far: it is not needed, and nothing of NumPy is run for it."""
+    """Stands for a NumPy number, such as the best AP so far, which is not needed; no NumPy code runs to load it."""
 
     def __init__(self, *parts: object) -> None:
         del parts
@@ -32,7 +32,7 @@ class _Skipped:
         del state
 
 
-# All that is made of a file beside tensors and plain values: a namespace, which only holds values, and stand-ins.
+# The only classes unpickled beside tensors and plain values: a namespace, which only holds values, and stand-ins.
 _ALLOWED: list[Any] = [
     argparse.Namespace,
     *((_Skipped, f"numpy.{name}") for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")),
@@ -70,5 +70,5 @@ def read_tensors(file: Path, *, weights: Weights | None = None, called: str = "c
 
 
 def read_foreign(file: Path, *, called: str) -> object:
-    """What a file holds, as `read_content` reads it, namespaces and NumPy's numbers among it."""
+    """Content of a file by `read_content`, with namespaces and NumPy's numbers allowed."""
     return read_content(file, called=called, allowed=_ALLOWED)

@@ -1,4 +1,4 @@
-"""What the steps of the detector give: plain tensors."""
+"""Outputs of the detector's steps: plain tensors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cora.structures import FeatureMap
 
 @dataclass(frozen=True)
 class Seen:
-    """What the network sees in a batch of B images before it knows any name: the same whatever is looked for.
+    """What `Detector.see` computes of B images, the same for all class names.
 
     Attributes:
         c3: feature map for exact pooling.
-        projected: feature map for fast pooling.
+        projected: input of fast pooling.
         memory: the localizer's encoding of C3.
         anchors_cxcywh: [B, N, 4] boxes from which the localizer starts, 0..1 of the unpadded image.
     """
@@ -45,12 +45,12 @@ class PreMatched:
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """What one pass gives for B images, before suppression.
+    """Scored boxes of B images, before suppression.
 
     Attributes:
         boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
         objectness: [B, K] logits: is there an object of the class that the box's query looked for?
-        probabilities: [B, K, C] of the classes, 0..1; what they lack of 1 is background and distractors.
+        probabilities: [B, K, C] of the classes, 0..1; the rest up to 1 is background and distractors.
         scores: [B, K, C] class probability * sigmoid(objectness)^alpha, 0..1; alpha is
             `PostprocessConfig.objectness_power`.
     """

@@ -1,4 +1,4 @@
-"""From scored boxes to detections: per-class suppression, threshold, best K (METHOD section 7)."""
+"""From scored boxes to detections: score threshold, suppression per class, best K."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torchvision.ops import batched_nms, nms
 
 from cora.boxes import clip_to_image, scale_to_pixels
 
-#: Of models whose file says nothing else.
+#: Score threshold of models whose file holds none.
 SCORE_THRESHOLD = 0.3
 
-#: Of the built-in vocabulary; the number is nano's (recipes/nano/builtin_threshold.py).
+#: The same for the built-in vocabulary, measured for nano (recipes/nano/builtin_threshold.py).
 BUILTIN_THRESHOLD = 0.1
 
-#: Candidates that suppression looks at first, for every detection that is kept.
+#: Best candidates that suppression tries first, per detection wanted.
 _CANDIDATES_A_DETECTION = 10
 
 
-#: The published way: every box is scored, by exact pooling.
+#: As published: every box is scored, by exact pooling.
 ALL_BOXES: Mapping[str, Any] = {"max_scored_boxes": 0, "exact_boxes": 0}
 
 
@@ -35,12 +35,14 @@ class PostprocessConfig:
         nms_iou: a box that overlaps a better one of its class by more is dropped.
         min_score: lower scores are dropped before suppression.
         max_detections: boxes kept per image.
-        max_scored_boxes: boxes per image, best objectness first, whose class is looked at; 0 stands for all.
-        exact_boxes: of these, how many are pooled exactly, the others keep the class probabilities of fast pooling;
-            0 stands for all. The published way is 0 and 0.
-        distractors: what competes with the classes of a call and is never reported: nothing, or everyday things.
-        score_threshold: only detections above it are reported, where a call names no other.
+        max_scored_boxes: boxes per image, best objectness first, that are classified; 0 for all, as published.
+        exact_boxes: how many of these are pooled exactly, the others keep their fast scores; 0 for all, as published.
+        distractors: default distractors of a call: "none", or the "everyday" names.
+        score_threshold: only detections above it are reported, unless a call gives another.
         builtin_threshold: the same for the built-in vocabulary.
+
+    Raises:
+        ValueError: a value out of its range.
     """
 
     objectness_power: float = 1.0
@@ -94,12 +96,12 @@ def select_detections(
         boxes_cxcywh: [N, 4], 0..1 of the unpadded image.
         scores: [N, C] in 0..1; every pair of box and class is a candidate.
         size_hw: (height, width) of the original image in pixels.
-        min_score: only scores above it count.
+        min_score: lower scores are dropped before suppression.
         nms_iou: per-class suppression threshold.
         max_detections: how many are kept.
         clip: limit boxes to the image.
-        class_agnostic: of what suppression within classes leaves, a box is also dropped for a better one of another
-            class. In this order, since an exported graph may have the first step inside.
+        class_agnostic: after suppression within classes, suppress between classes, too. In this order, since an
+            exported graph may contain the first step.
 
     Returns:
         Boxes [K, 4] xyxy in pixels, scores [K] in descending order, labels [K] int64.
@@ -123,7 +125,7 @@ def suppress(
     max_detections: int | None = None,
     class_agnostic: bool = False,
 ) -> list[Found]:
-    """`select_detections` for every image of a batch; None: as configured.
+    """`select_detections` for every image of a batch; settings that are None come from `config`.
 
     Args:
         boxes_cxcywh: [B, N, 4], 0..1 of the unpadded image.
@@ -150,14 +152,14 @@ def suppress(
 
 
 def apart(boxes_xyxy_px: Tensor, scores: Tensor, labels: Tensor, iou: float, *, class_agnostic: bool) -> Tensor:
-    """Places [K] of the boxes that suppression keeps, in descending order of score.
+    """Indices [K] of the boxes that suppression keeps, in descending order of score.
 
     Args:
         boxes_xyxy_px: [N, 4].
         scores: [N].
         labels: [N] int64.
         iou: a box that overlaps a better one of its class by more is dropped, 0..1.
-        class_agnostic: of these a box is also dropped for a better one of another class.
+        class_agnostic: then suppress between classes, too.
     """
     keep: Tensor = batched_nms(boxes_xyxy_px, scores, labels, iou)
     return keep[nms(boxes_xyxy_px[keep], scores[keep], iou)] if class_agnostic else keep
@@ -166,10 +168,9 @@ def apart(boxes_xyxy_px: Tensor, scores: Tensor, labels: Tensor, iou: float, *, 
 def _best_after_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, count: int, class_agnostic: bool
 ) -> Tensor:
-    """Places of the best `count` candidates that suppression keeps, in descending order of score.
+    """Indices of the best `count` candidates that suppression keeps, in descending order of score.
 
-    A candidate can only be suppressed by better ones, so the best few are enough to know the first kept ones; with a
-    thousand classes nearly all candidates come after these.
+    Only better candidates suppress a candidate, so the best few usually suffice: with a thousand classes, few of all.
     """
     considered = _CANDIDATES_A_DETECTION * count
     while considered < len(scores):

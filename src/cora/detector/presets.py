@@ -57,10 +57,10 @@ def load(name_or_path: str | Path = DEFAULT) -> Detector:
 
     Args:
         name_or_path: "nano" or "nano-ovcoco" (embedded, no download), a file that `Detector.save` wrote, or the name of
-            a CLIP tower such as "RN50-quickgelu": published settings, CLIP's weights, a localizer still to train.
+            a CLIP tower such as "RN50-quickgelu": published settings, CLIP's weights, an untrained localizer.
 
     Raises:
-        ModelError: unknown name (the known are listed), weights that cannot be had, a file that does not fit.
+        ModelError: unknown name (the message lists the known), weights that cannot be found, a file that does not fit.
     """
     name = str(name_or_path)
     if name in EMBEDDED:
@@ -90,7 +90,7 @@ def load_checkpoint(path: str | Path) -> Detector:
 
 
 def preset_config(name: str) -> DetectorConfig:
-    """Published settings of a CLIP tower: 1000 anchors, 3 + 6 layers; see METHOD section 4.
+    """Published settings of a CLIP tower: 1000 anchors, 3 encoder and 6 decoder layers.
 
     Raises:
         ModelError: no tower has that name; the message lists the known.
@@ -99,9 +99,9 @@ def preset_config(name: str) -> DetectorConfig:
 
 
 def config_for_tower(tower: TowerConfig, localizer: LocalizerConfig | None = None) -> DetectorConfig:
-    """A configuration whose localizer has the widths of the tower, and whose images have sizes that suit it."""
+    """A configuration whose localizer and image sizes fit a tower; without `localizer`, the published one."""
     base = localizer or LocalizerConfig()
-    # A ConvNeXt halves its maps without padding, so it would not see what a side has beyond a multiple of the stride.
+    # A ConvNeXt downsamples without padding: it would cut off what exceeds a multiple of the stride.
     whole = tower.family == "convnext"
     return DetectorConfig(
         tower=tower,
@@ -118,7 +118,7 @@ def new_detector(name: str, pretrained: str | Path | None = DEFAULT_WEIGHTS) -> 
         pretrained: tag of open_clip, weight file, None for random weights, or "default": see `load_towers`.
 
     Raises:
-        ModelError: unknown name or tag, weights that cannot be had.
+        ModelError: unknown name or tag, weights that cannot be found.
     """
     config = preset_config(name)
     image_tower, text_tower, logit_scale = load_towers(name, pretrained)

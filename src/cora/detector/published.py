@@ -1,8 +1,8 @@
 """Reads checkpoints of the published CORA code (Wu et al., CVPR 2023) into a `Detector`.
 
-A published file holds its tensors under `model` and, averaged over training, `model_ema` (-1 where that was off);
-beside them the arguments of the run, as an `argparse.Namespace`, and the state of the optimizer. All sizes follow from
-the tensors, except the heads: 64 channels each in the towers, 8 in the localizer.
+A published file holds its tensors under `model` and their moving average under `model_ema` (-1 without one), the
+arguments of the run as an `argparse.Namespace`, and the state of the optimizer. Tensors give all sizes but the number
+of attention heads: one per 64 channels in the towers, 8 in the localizer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cora.localizer import LocalizerConfig
 from cora.towers import TowerConfig
 from cora.towers.weights import load_checked
 
-# What the published modules hold a second time: published prefix, prefix of the same tensors.
+# Tensors that published files hold twice: prefix of the copy, prefix of the original.
 _REPEATED = (
     ("backbone.0.layer4.", "backbone.0.body.layer4."),
     ("backbone.0.body.attnpool.", "backbone.0.attn_pool."),
@@ -58,14 +58,14 @@ def load_published(path: str | Path, *, ema: bool = True) -> Detector:
 def load_foreign(
     path: str | Path, *, weights: Weights | None = None, prompt: str | Path | None = None, gelu: bool = False
 ) -> Detector:
-    """A detector from a published checkpoint, or from CLIP's weights with a localizer still to train.
+    """A detector from a published checkpoint, or from CLIP's weights with an untrained localizer.
 
     Args:
         path: of the file, see `cora.detector.foreign`.
         weights: of a published checkpoint, the averaged ones ("ema") or those of the last step ("model"); None for
             the averaged ones where there are some.
         prompt: file of a released region prompt, which takes the place of the checkpoint's.
-        gelu: CLIP's text tower has GELU, not OpenAI's quick one.
+        gelu: CLIP's text tower has GELU, not OpenAI's QuickGELU.
 
     Raises:
         ModelError: a file cannot be read, holds something else, or does not fit (tensors are counted).
@@ -86,7 +86,7 @@ def load_foreign(
 
 
 def detector_from_published(tensors: Mapping[str, Tensor], *, source: str = "published state dict") -> Detector:
-    """Build the detector that a published state dict describes; its prompt is in the positional table.
+    """Build the detector of a published state dict; its prompt stays merged into the positional table.
 
     Raises:
         ModelError: missing, unknown or differently shaped tensors, counted.

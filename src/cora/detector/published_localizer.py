@@ -58,7 +58,7 @@ _STACKED = re.compile(r"transformer\.encoder\.layers\.(\d+)\.self_attn\.in_proj_
 
 
 def published_localizer_name(name: str) -> str | None:
-    """Name here of a tensor that is stored alike; None if it is no such tensor of the localizer."""
+    """Name in a `Localizer` of a published tensor that is stored unchanged; None for any other tensor."""
     for published, own in _PREFIXES:
         if name.startswith(published):
             return own + name.removeprefix(published)
@@ -74,8 +74,8 @@ def published_localizer_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     """The state dict of a `Localizer` out of a published one.
 
     Args:
-        tensors: of the whole published model; `bbox_embed.*`, which `transformer.decoder.bbox_embed.*`
-            repeats, and whatever is not the localizer's, is passed over.
+        tensors: of the whole published model. Those of other parts are left out, and `bbox_embed.*`, a copy of
+            `transformer.decoder.bbox_embed.*`.
 
     Returns:
         Tensors by their names in a `Localizer`, not copied.

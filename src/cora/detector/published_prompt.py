@@ -21,8 +21,8 @@ _PREFIXES = ("backbone.0.body.", "backbone.0.", "visual.")
 def apply_published_prompt(detector: Detector, file: Path) -> None:
     """Give a detector the released region prompt of a file, whatever prompt it had.
 
-    The table becomes an offset to the tower's own, so that both can be told apart afterwards; other tensors of the
-    image tower replace the tower's.
+    The prompt becomes the difference to the tower's own table, so that both stay apart. Other tensors of the file
+    replace those of the image tower.
 
     Args:
         detector: on a CLIP ResNet; changed in place.

@@ -1,4 +1,4 @@
-"""Learned text as a file of its own: a few kilobytes beside a detector instead of a copy of it."""
+"""Text artefacts: learned text as a file of a few kilobytes, instead of a copy of the whole detector."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class TextArtefact:
-    """What training the text side gave, and for which tower and templates it holds.
+    """The result of training the text side, with the text tower and the templates that it needs.
 
     Attributes:
         kind: "context" or "offsets" (`LearnedText`), or "tower" (weights of the text tower).
         tensors: the learned part's state dict, or those weights of the text tower that were tuned.
         tower: `tower_digest` of the text tower it was trained on.
-        templates: sentences around a class name that were in use; offsets and a tuned tower rely on them.
+        templates: those used in training, on which offsets and a tuned tower depend.
         config: sizes of the learned part; None for "tower".
-        notes: what else a reader should know: data, numbers.
+        notes: further facts for readers: data, numbers.
     """
 
     kind: Literal["context", "offsets", "tower"]
@@ -86,7 +86,7 @@ class TextArtefact:
         )
 
     def apply(self, detector: Detector) -> None:
-        """Let `detector` embed class names as learned; its templates become those of the artefact.
+        """Make `detector` embed class names as learned; its templates become those of the artefact.
 
         Raises:
             ModelError: it was trained on another text tower, or `detector` has learned text already.

@@ -1,4 +1,4 @@
-"""Modules without their random start, where a checkpoint follows: drawing millions of numbers was most of loading."""
+"""Skips random initialisation before a checkpoint is loaded, which was most of the time of loading."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DRAWS = {Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kai
 
 
 class Undrawn(TorchFunctionMode):
-    """Within it parameters are made, but not filled with random numbers; everything else is as ever.
+    """A context in which modules are built without filling parameters with random numbers.
 
-    Constants, buffers that no checkpoint holds and shared parameters come out right, which they do not on torch's
-    "meta" device. What is not loaded afterwards holds anything; `load_checked` refuses to leave something out.
+    Unlike on torch's "meta" device, constants, buffers that no checkpoint holds and shared parameters come out right.
+    Parameters that are not loaded afterwards are undefined; `load_checked` refuses missing ones.
 
     Examples:
         >>> with Undrawn():
@@ -32,7 +32,7 @@ class Undrawn(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Leave out what draws numbers."""
+        """Skip functions that draw random numbers."""
         if func in _DRAWS:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))

@@ -1,7 +1,7 @@
 """Detectors that differ from CORA in one step, for comparisons (the paper's ablation table).
 
-Each is made `of` a detector and shares its modules: what one learns, the other knows. A file says which variant it
-holds (`DetectorConfig.variant`), so that `cora.load` gives the same; `cora.training.variants` says how each is trained.
+`Variant.of(detector)` shares the detector's modules, so training one trains both. A model file holds the variant's name
+(`DetectorConfig.variant`), so that `cora.load` rebuilds it. How each is trained: `cora.training.variants`.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ _PARTS = (
 
 
 def _parts_of(detector: Detector) -> dict[str, Any]:
-    """The detector's own modules and settings under the names of the constructor, not copied."""
+    """The detector's modules and settings by the names of its constructor's arguments, not copied."""
     return {name: getattr(detector, name) for name in _PARTS}
 
 
 class DetectorVariant(Detector):
-    """A detector made of another one.
+    """Base class of the variants.
 
     Attributes:
-        variant: its name in files.
+        variant: its name in model files.
     """
 
     variant: ClassVar[str]
 
     @classmethod
     def of(cls, detector: Detector, **own: Any) -> Self:
-        """A detector that shares all modules with the given one; `own`: what its constructor takes besides."""
+        """A variant that shares all modules with `detector`; `own` are further arguments of its constructor."""
         parts = _parts_of(detector) | {"config": replace(detector.config, variant=cls.variant)}
         return cls(**own, **parts).train(detector.training)
 
 
 class ConditionalDetector(DetectorVariant):
-    """Conditional matching (OV-DETR, Zang et al., 2022): all anchors look for one class, and again for the next.
+    """Conditional matching (OV-DETR, Zang et al., 2022): the decoder runs once per class, with all anchors.
 
-    Nothing is pre-matched: the decoder runs once for every class of the vocabulary, and its cost grows with their
-    number. A box counts for the class it was decoded for only.
+    Nothing is pre-matched, and the cost grows with the number of classes. A box has a score only for the class it was
+    decoded for.
     """
 
     variant = "conditional"
@@ -97,7 +97,7 @@ class ConditionalDetector(DetectorVariant):
         return chosen, best.values, best.indices // anchors_cxcywh.shape[1]
 
 
-#: Where the learned numbers start: the temperature as CLIP's did, the bias at a probability of 0.01.
+#: Initial scale, as CLIP's, and initial bias, a probability of 0.01.
 START_SCALE, START_BIAS = 1 / 0.07, -math.log(99)
 
 
@@ -122,12 +122,12 @@ class EndToEndHead(nn.Module):
 
 
 class EndToEndDetector(DetectorVariant):
-    """Queries say themselves which class they found, in place of objectness and region classifier.
+    """End-to-end classification: a head turns decoder queries into class logits.
 
-    No region is pooled exactly.
+    It replaces objectness and region classifier; no region is pooled exactly.
 
     Args:
-        parts: of any detector; its head, which turns queries into class logits, is a fresh one.
+        parts: arguments of `Detector`; the head is freshly initialised.
     """
 
     variant = "end-to-end"
@@ -160,27 +160,30 @@ def any_object(width: int) -> Tensor:
 
 
 class RegionProposalDetector(DetectorVariant):
-    """Region-proposal localizer, the paper's class-agnostic baseline: only the region classifier knows classes.
+    """Region-proposal localizer, the paper's class-agnostic baseline: only the region classifier uses classes.
 
-    Every query has the same content, so that boxes and objectness do not depend on the vocabulary.
+    Every query has the same content, so boxes and objectness do not depend on the vocabulary.
     """
 
     variant = "region-proposals"
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
-        """Give every anchor [B, N, 4] the same "any object"; neither the map nor the vocabulary plays a part."""
+        """Give every anchor [B, N, 4] the same content, that of `any_object`; map and vocabulary are not used."""
         classes = torch.zeros(anchors_cxcywh.shape[:2], dtype=torch.int64, device=anchors_cxcywh.device)
         return PreMatched(anchors_cxcywh, classes, any_object(self.image_tower.embed_dim).to(anchors_cxcywh))
 
 
 class TopKDetector(DetectorVariant):
-    """Pre-matching with several classes an anchor: one query for each of the k that its region looks most like.
+    """Pre-matching with k classes per anchor: one query for each of the k that its region is most similar to.
 
-    The decoder's cost grows k times, not with the vocabulary.
+    The decoder has k times the queries, however large the vocabulary.
 
     Args:
-        top_k: classes an anchor; all of them where the vocabulary has fewer.
-        parts: of any detector.
+        top_k: classes per anchor; all where the vocabulary has fewer.
+        parts: arguments of `Detector`.
+
+    Raises:
+        ValueError: `top_k` is below 1.
     """
 
     variant = "top-2"
@@ -192,7 +195,7 @@ class TopKDetector(DetectorVariant):
         self.top_k = top_k
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
-        """Give every anchor [B, N, 4] its k best classes: N * k queries, those of an anchor one after the other."""
+        """Give every anchor [B, N, 4] its k best classes: N * k queries, grouped by anchor, best class first."""
         top_k = min(self.top_k, len(vocabulary))
         match = partial(pre_match, top_k=top_k, temperature=self.config.tower.logit_scale)
         with torch.no_grad():
@@ -205,48 +208,47 @@ CHUNK = 32
 
 
 @dataclass(frozen=True)
-class PhotoMap(FeatureMap):
-    """A feature map that remembers its images.
+class ImageMap(FeatureMap):
+    """A feature map that keeps its images.
 
     Attributes:
-        photos: the batch of images that the map was computed from.
+        images: the batch that the map was computed from.
     """
 
-    photos: ImageBatch
+    images: ImageBatch
 
 
 class CropDetector(DetectorVariant):
-    """Scores final boxes by crops without prompt; anchors are pre-matched and refined as in CORA.
+    """Classifies final boxes by crops, without prompt, as R-CNN did; anchors are pre-matched and refined as in CORA.
 
-    Every region is cut out of the image as the detector sees it, resized, stretched to a square of `pool_size` cells a
-    side, on which CLIP's towers were trained, and encoded as an image of its own. That is what R-CNN did, and what
-    CLIP was trained for; but a crop has lost its surroundings, and a tower run for every region costs some hundred
-    times a pass over the image.
+    Every region is cropped from the preprocessed image, stretched to a square of 32 * `pool_size` pixels a side and
+    encoded as an image of its own. CLIP was trained on whole images, but a crop has lost its surroundings, and running
+    the tower for every region costs some hundred times a pass over the image.
     """
 
     variant = "crops"
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """Feature maps C3 and C4; C3 remembers the images."""
+        """Feature maps C3 and C4; C3 keeps the images."""
         c3, c4 = super().encode(batch)
-        return PhotoMap(c3.features, c3.mask, batch), c4
+        return ImageMap(c3.features, c3.mask, batch), c4
 
     def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of the crops of boxes [B, N, 4].
 
         Raises:
-            ValueError: the map is not from this detector's `encode`; maps of a feature cache have no images.
+            ValueError: the map is not from this detector's `encode`; those of a feature cache have no images.
         """
-        if not isinstance(c3, PhotoMap):
+        if not isinstance(c3, ImageMap):
             raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its images")
         side = 32 * self.image_tower.pool_size
         embeddings = []
-        for index, (boxes, size) in enumerate(zip(boxes_cxcywh, c3.photos.sizes, strict=True)):
+        for index, (boxes, size) in enumerate(zip(boxes_cxcywh, c3.images.sizes, strict=True)):
             corners = clip_to_image(scale_to_pixels(boxes.float(), size), size)
-            photo = c3.photos.pixels[index : index + 1]
+            image = c3.images.pixels[index : index + 1]
             for part in corners.split(CHUNK):
                 # RoIAlign averages all pixels of a cell: a crop that shrinks is not aliased.
-                crops = roi_align(photo, [part.to(photo.dtype)], (side, side), aligned=True)
+                crops = roi_align(image, [part.to(image.dtype)], (side, side), aligned=True)
                 embeddings.append(self._embed_images(crops))
         width = self.image_tower.embed_dim
         whole = torch.cat(embeddings) if embeddings else c3.features.new_zeros(0, width)
@@ -275,12 +277,12 @@ class CropDetector(DetectorVariant):
 
 
 def classes_of_boxes(anchors_cxcywh: Tensor, targets: Sequence[Targets], otherwise: Tensor) -> Tensor:
-    """The class of the true box that every anchor overlaps most: what if every anchor knew what lies under it?
+    """Oracle pre-matching: every anchor gets the class of the ground-truth box that it overlaps most.
 
     Args:
-        anchors_cxcywh: [B, N, 4], 0..1.
-        targets: true boxes of each image.
-        otherwise: [B, N] int64 class of anchors that overlap no box.
+        anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
+        targets: ground truth of each image.
+        otherwise: [B, N] int64 classes for anchors that overlap no box.
 
     Returns:
         [B, N] int64.
@@ -296,9 +298,9 @@ def classes_of_boxes(anchors_cxcywh: Tensor, targets: Sequence[Targets], otherwi
 
 
 def without_prompt(detector: Detector) -> Detector:
-    """A detector that shares everything with the given one but its prompt, which is zero.
+    """A detector that shares everything with the given one but has a zero region prompt and no fast alignment.
 
-    Pre-matching, relabelling and final scores are all without it.
+    Pre-matching, relabelling and final scores all do without the prompt.
     """
     positions = detector.prompt.offset
     prompt = RegionPrompt(cells=positions.shape[0], channels=positions.shape[1]).to(positions)
