@@ -38,7 +38,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim=dim, hidden=feed_forward, dropout=dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Encode tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `Encoder`."""
+        """Encode tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `Memory`."""
         outputs: Tensor = self.feed_forward(self.attention(tokens, positions, visible))
         return outputs
 
