@@ -141,6 +141,15 @@ def say(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
+def counted(count: int, noun: str, verb: tuple[str, str] = ("", "")) -> str:
+    """A number of things in words, with a verb for one and for several: 1 box is, 2 boxes are."""
+    plural = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{count} {noun}{plural * (count != 1)} {verb[count != 1]}".rstrip()
+
+
+IS, WAS = ("is", "are"), ("was", "were")
+
+
 def report(console: Console, message: str, kind: str = "error") -> None:
     """One line about a problem, in the form of all lines of this program."""
     say(console, f"cora: {kind}: {' '.join(message.split())}")

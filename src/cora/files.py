@@ -28,6 +28,43 @@ PICTURE_MARK = "drawn by cora"
 #: Bytes; a disk with less is full.
 _FULL = 2**20
 
+#: Bytes at the start of a file that `content_of` looks at.
+HEAD_BYTES = 4096
+
+_FETCH = "fetch the file itself"
+#: Where a mark stands, the mark, what people call such a file, and what to do where another one was meant.
+_MARKS = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS", f"{_FETCH} with 'git lfs pull'"),
+    (0, b"\xff\xd8\xff", "a JPEG image", ""),
+    (0, b"\x89PNG\r\n", "a PNG image", ""),
+    (0, b"GIF8", "a GIF image", ""),
+    (0, b"BM", "a BMP image", ""),
+    (8, b"CR\x02\0", "a camera's raw image", ""),
+    (0, b"II*\0", "a TIFF image", ""),
+    (0, b"MM\0*", "a TIFF image", ""),
+    (8, b"WEBP", "a WebP image", ""),
+    (0, b"\xff\x0a", "a JPEG XL image", ""),
+    (4, b"JXL \r\n", "a JPEG XL image", ""),
+    (0, b"8BPS", "a Photoshop image", ""),
+    (0, b"v/1\x01", "an OpenEXR image", ""),
+    (128, b"DICM", "a DICOM image", ""),
+    (4, b"ftypcrx", "a camera's raw image", ""),
+    (4, b"ftypavif", "an AVIF image", ""),
+    (4, b"ftypheic", "an HEIC image", ""),
+    (4, b"ftypmif1", "an HEIC image", ""),
+    (4, b"ftyp", "a video", "'cora video' reads videos"),
+    (0, b"\x1aE\xdf\xa3", "a video", "'cora video' reads videos"),
+    (8, b"AVI ", "a video", "'cora video' reads videos"),
+    (0, b"PK\x03\x04", "a ZIP archive or a PyTorch file", ""),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it"),
+    (0, b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (0, b"Rar!", "a RAR archive", "unpack it"),
+    (257, b"ustar", "a TAR archive", ""),
+    (0, b"\x93NUMPY", "a NumPy array", ""),
+    (0, b"\x89HDF", "an HDF5 file", ""),
+    (0, b"%PDF", "a PDF", ""),
+)
+
 
 @contextmanager
 def whole_file(
@@ -152,6 +189,44 @@ def lock(path: Path) -> Iterator[bool]:
             pass
         # Who held it before may have removed it meanwhile: then another may hold a new file of this name.
         yield path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def content_of(head: bytes) -> tuple[str, str] | None:
+    """What people call a file by how it begins, with its article, and what to do where another file was meant.
+
+    Args:
+        head: the first `HEAD_BYTES` of it.
+
+    Returns:
+        Name and advice, which is "" where the place that asks knows better; None for an unknown or empty file.
+    """
+    for place, mark, name, advice in _MARKS:
+        if head[place : place + len(mark)] == mark:
+            return name, advice
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page", _FETCH
+    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in head[:HEAD_BYTES].lower()):
+        return "an SVG drawing", ""
+    return None
+
+
+def not_fetched(head: bytes) -> str:
+    """What came in place of a file that was to be fetched, and what to do; "" where it may be the file itself.
+
+    Args:
+        head: the first `HEAD_BYTES` of the file.
+    """
+    if not head:
+        return "got an empty file; get it again"
+    name, advice = content_of(head) or ("", "")
+    return f"got {name}; {advice}" if advice.startswith(_FETCH) else ""
+
+
+def head_of(path: Path) -> bytes:
+    """The first `HEAD_BYTES` of a file, as `content_of` looks at them."""
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def shipped_text(name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -178,3 +179,60 @@ def test_hot_pixels_do_not_make_a_dark_image_right(bits: int, colours: int) -> N
 def test_colours_of_8_bits_in_16_are_refused_not_black() -> None:
     with pytest.raises(ImageError, match=r"expected colours that use more than a quarter of 16 bits, got at most 255:"):
         read_image(png_of_16_bits(np.repeat(RAMP[:, :, None] * 255, 3, axis=2)))
+
+
+def test_integers_with_a_sign_have_half_of_the_range(tmp_path: Path) -> None:
+    values = np.rint(RAMP * 32767).astype("<i2")
+    Image.fromarray(values.view(np.uint16)).save(tmp_path / "a.tif", tiffinfo={339: 2})
+    assert np.abs(levels(tmp_path / "a.tif") - (RAMP * 255)[:, :, None]).max() <= 1
+    Image.fromarray((values // 8).view(np.uint16)).save(tmp_path / "a.tif", tiffinfo={339: 2})
+    with pytest.raises(ImageError, match=r"in 0\.\.255 or 0\.\.32767 .*, got 0\.\.4095"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("clear", [0, 40000])
+def test_grey_that_is_transparent_is_white(clear: int) -> None:
+    values = np.rint(RAMP * 65535).astype(int)
+    values[1:3, 2:5] = clear
+    content = png_of_16_bits(values)
+    note = b"tRNS" + struct.pack(">H", clear)
+    chunk = struct.pack(">I", 2) + note + struct.pack(">I", zlib.crc32(note))
+    place = content.index(b"IDAT") - 4
+    read = levels(content[:place] + chunk + content[place:])
+    expected = np.where(values == clear, 255, values * 255 / 65535)
+    assert np.abs(read - expected[:, :, None]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["U5", "object", "S3"])
+def test_arrays_of_paths_are_no_image(kind: str) -> None:
+    with pytest.raises(ImageError, match=r"expected a uint8 array of one image, got one of .*; give .* as list"):
+        read_image(np.array(["a.jpg", "b.jpg"], dtype=kind))
+
+
+def test_an_array_of_the_bytes_of_a_file() -> None:
+    content = np.frombuffer(png_of_16_bits(np.rint(RAMP * 65535)), np.uint8)
+    with pytest.raises(ImageError, match=r"got shape \[\d+\]; give the bytes of a file as bytes \(.tobytes\(\)\)"):
+        read_image(content)
+    assert levels(content.tobytes()).max() == 255
+
+
+def test_tensors_without_pixels() -> None:
+    for tensor in (torch.zeros(3, 4, 4, dtype=torch.uint8, device="meta"), torch.ones(4, 4).byte().to_sparse()):
+        with pytest.raises(ImageError, match="expected a dense uint8 tensor, got one"):
+            read_image(tensor)
+
+
+def test_images_whose_file_was_closed(tmp_path: Path) -> None:
+    Image.fromarray((RAMP * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        pass
+    with pytest.raises(ImageError, match=r"got a closed one: the given image; call its load\(\) before"):
+        read_image(image)
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+    assert levels(image).max() == 255
+
+
+def test_a_path_with_a_zero() -> None:
+    with pytest.raises(ImageError, match=r"expected a path, got text with a null byte: 'a.x00b'; check the path"):
+        read_image("a\0b")

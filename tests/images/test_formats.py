@@ -67,7 +67,7 @@ def test_heic_is_read_with_its_package(tmp_path: Path, monkeypatch: pytest.Monke
         read = read_image(source)
         assert (read.size, read.getpixel((2, 2))) == ((6, 4), (255, 0, 0))
     assert read_size(tmp_path / "a.heic") == (4, 6)
-    with pytest.raises(ImageError, match="got something that is no image"):
+    with pytest.raises(ImageError, match="got an HEIC image that is damaged"):
         read_image(family_file(b"mif1", b"heix"))  # the decoder does not take it
 
 
@@ -88,9 +88,16 @@ def test_avif_that_this_pillow_cannot_decode(monkeypatch: pytest.MonkeyPatch) ->
         read_image(family_file(b"avif", b"avif", b"mif1", b"miaf"))
 
 
-@pytest.mark.parametrize("content", [b"\0\0\0\x18ftypmp42isomisom", b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", b"ftypheic"])
-def test_other_files_of_the_family_are_no_images(content: bytes) -> None:
-    with pytest.raises(ImageError, match="got something that is no image"):
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\0\0\0\x18ftypmp42isomisom", "a video: the given bytes; 'cora video' reads videos"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "a video"),
+        (b"ftypheic", "something that is no image: the given bytes; check the file"),
+    ],
+)
+def test_other_files_of_the_family_are_no_images(content: bytes, found: str) -> None:
+    with pytest.raises(ImageError, match=f"got {found}"):
         read_image(content + bytes(100))
 
 

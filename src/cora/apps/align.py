@@ -45,7 +45,7 @@ def run(options: AlignOptions) -> int:
     """
     from cora.apps.open_model import open_torch_detector
     from cora.compress.align import align
-    from cora.console import output_console, say
+    from cora.console import counted, output_console, say
     from cora.detector.checkpoint import check_model_file
     from cora.errors import ModelError
     from cora.towers import TimmTower
@@ -70,7 +70,7 @@ def run(options: AlignOptions) -> int:
     )
     found.detector.save(options.output)
     console = output_console()
-    say(console, f"Fitted to {count} images")
+    say(console, f"Fitted to {counted(count, 'image')}")
     if paths[count:]:
         before, after = (f"{cosine:.3f} {when}" for when, cosine in found.cosine.items())
         say(console, f"Cosine of fast to exact embeddings on {len(paths) - count} other images: {before}, {after}")

@@ -53,9 +53,9 @@ def run(options: CalibrateOptions) -> int:
     from functools import partial
 
     from cora.apps.open_model import open_torch_detector
-    from cora.console import output_console, say, tracked
+    from cora.console import counted, output_console, say, tracked
     from cora.detector.checkpoint import check_model_file, exact_dtype
-    from cora.evaluation.best_threshold import NOTHING_RIGHT, described, images_of, store
+    from cora.evaluation.best_threshold import NOTHING_RIGHT, described, store
     from cora.evaluation.held_out import HeldOut
     from cora.regions import EVERYDAY_NAMES
 
@@ -79,8 +79,8 @@ def run(options: CalibrateOptions) -> int:
     reached = {policy: best for policy, best in found.items() if best is not None}
     if not reached:
         raise DataError(
-            f"expected a model that gets a box right in {images_of(len(dataset))}, {options.model} had none right "
-            f"{NOTHING_RIGHT}; train it first (cora finetune)"
+            f"expected a model that gets a box right in {counted(len(dataset), 'image')}, {options.model} had none "
+            f"right {NOTHING_RIGHT}; train it first (cora finetune)"
         )
     console = output_console()
     console.print(_table(found))
@@ -89,17 +89,17 @@ def run(options: CalibrateOptions) -> int:
     store(detector, best, distractors=policy)
     detector.save(options.output, dtype=exact_dtype(detector.state_dict()))
     write_numbers(options.json, _report(options, detector, dataset, found))
-    say(console, f"{described(best)}, on {images_of(len(dataset))}; distractors: {policy}")
+    say(console, f"{described(best)}, on {counted(len(dataset), 'image')}; distractors: {policy}")
     measured = " --class-agnostic, as it was measured" if options.class_agnostic else ""
     say(console, f"Wrote {options.output}; use it with --model {options.output}{measured}")
     return 0
 
 
 def _read(options: CalibrateOptions) -> CocoDataset:
+    from cora.console import counted
     from cora.data.benchmarks import testing_images
     from cora.data.class_split import open_split
     from cora.data.read import read_annotated
-    from cora.evaluation.best_threshold import images_of
 
     split = None if options.split is None else open_split(options.split)
     names = None if split is None else split.all
@@ -107,7 +107,7 @@ def _read(options: CalibrateOptions) -> CocoDataset:
     dataset = dataset.with_records(dataset.records[: options.limit])
     if not int(dataset.class_counts().sum()):
         raise DataError(
-            f"expected boxes to measure on, got none in {images_of(len(dataset))} of {options.annotations}; "
+            f"expected boxes to measure on, got none in {counted(len(dataset), 'image')} of {options.annotations}; "
             "name annotated images"
         )
     return dataset

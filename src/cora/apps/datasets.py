@@ -88,7 +88,7 @@ class ShardsOptions:
 
 def shards(options: ShardsOptions) -> int:
     """Write the shards; returns the exit code."""
-    from cora.console import Bars, output_console, say
+    from cora.console import Bars, counted, output_console, say
     from cora.data.shards import write_shards
 
     dataset = options.data.read()
@@ -101,7 +101,8 @@ def shards(options: ShardsOptions) -> int:
             on_progress=lambda done, total: bars.update("writing shards", done, total),
         )
     boxes = int(dataset.class_counts().sum())
-    say(output_console(), f"{len(dataset)} images, {boxes} boxes in {len(written)} shards in {options.output}")
+    what = f"{counted(len(dataset), 'image')}, {counted(boxes, 'box')} in {counted(len(written), 'shard')}"
+    say(output_console(), f"{what} in {options.output}")
     return 0
 
 

@@ -70,7 +70,7 @@ def run(options: DistillOptions) -> int:
 
     from cora.apps.open_model import open_torch_detector
     from cora.compress.distill import DistillRun, distill
-    from cora.console import output_console, say
+    from cora.console import counted, output_console, say
     from cora.detector.checkpoint import check_model_file
     from cora.errors import ModelError
     from cora.evaluation.held_out import check_extras
@@ -105,7 +105,7 @@ def run(options: DistillOptions) -> int:
         resnet_of(student.image_tower, "cora distill, into the tower")
     names = measuring.names(held_out.dataset if held_out is not None else None)
     untaught = copy.deepcopy(student)
-    say(output_console(), f"Distilling on {len(paths)} images, {len(names)} names")
+    say(output_console(), f"Distilling on {counted(len(paths), 'image')}, {counted(len(names), 'name')}")
     result = distill(
         student=student,
         teacher=teacher,

@@ -276,7 +276,7 @@ def _opened(model: str, sentences: Sentences, short_side: int | None, scoring: S
 
 
 def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers) -> None:
-    from cora.console import output_console
+    from cora.console import counted, output_console
     from cora.evaluation import tables
     from cora.evaluation.box_measure import CEILINGS, measure_all, measure_file, measure_synonyms, numbers_of
     from cora.evaluation.coco_ap import detection_limit
@@ -302,7 +302,7 @@ def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers)
     # With oracles, these take their part of the time.
     timed = None if options.oracles or plain.predictions is None else plain.predictions.seconds_per_image
     pace = "" if timed is None else f", {timed:.2f} s an image"
-    out.print(tables.box_table(f"{len(setting.indices)} images{pace}", plain.scores))
+    out.print(tables.box_table(f"{counted(len(setting.indices), 'image')}{pace}", plain.scores))
     report: dict[str, Any] = {
         **header(
             setting,

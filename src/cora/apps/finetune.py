@@ -88,7 +88,7 @@ def run(options: FinetuneOptions) -> int:
     from functools import partial
 
     from cora.apps.open_model import open_torch_detector
-    from cora.console import output_console, progress_report, say, tracked
+    from cora.console import IS, counted, output_console, progress_report, say, tracked
     from cora.data.name_file import read_names
     from cora.data.shards import ShardDataset
     from cora.detector.checkpoint import check_model_file
@@ -123,8 +123,10 @@ def run(options: FinetuneOptions) -> int:
 
     tell = partial(say, console)
     tell(
-        f"Learning {len(base)} classes from {int(train_set.class_counts().sum())} boxes in {len(train_set)} images; "
-        + (f"{len(held_out.dataset)} images are held out" if held_out is not None else "none is held out")
+        f"Learning {counted(len(base), 'class')} from {counted(int(train_set.class_counts().sum()), 'box')} in "
+        f"{counted(len(train_set), 'image')}; "
+        + (counted(len(held_out.dataset), "image", IS) if held_out is not None else "none is")
+        + " held out"
     )
     sets = {"own photos": held_out, "remembered": remembered}
     with progress_report() as report:
@@ -202,10 +204,11 @@ def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell
 
 def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
     """What the score threshold is, and what it was set on."""
-    from cora.evaluation.best_threshold import NOTHING_RIGHT, described, images_of
+    from cora.console import counted
+    from cora.evaluation.best_threshold import NOTHING_RIGHT, described
 
     kind = "held out" if held_out else "of the training, as none is held out: new ones will give less"
-    where = f"{images_of(images)} {kind}"
+    where = f"{counted(images, 'image')} {kind}"
     if best is None:
         stays = detector.config.postprocess.score_threshold
         return f"No box is right {NOTHING_RIGHT} on {where}; the score threshold stays {stays:g}"

@@ -9,21 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cora.files import drawn_by_cora
+from cora.files import content_of, drawn_by_cora, head_of
 
-#: Bytes at the start -> what people call such a file.
-_MAGIC = {
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89PNG\r\n": "a PNG image",
-    b"GIF8": "a GIF image",
-    b"BM": "a BMP image",
-    b"II*\0": "a TIFF image",
-    b"MM\0*": "a TIFF image",
-    b"\x1aE\xdf\xa3": "a video",
-    b"PK\x03\x04": "a ZIP archive or a PyTorch file",
-    b"%PDF": "a PDF",
-}
-_HEAD = 4096
 _LONGEST_HEADER = 100_000_000  # bytes, what the safetensors format allows
 
 
@@ -50,14 +37,10 @@ class Kind:
 
 def described(path: Path) -> str:
     """What people call an existing file, with its article."""
-    head = _head(path)
-    for start, name in _MAGIC.items():
-        if head.startswith(start):
-            return name
-    if head[4:8] == b"ftyp":
-        return "a video"
-    if head[:4] == b"RIFF":
-        return "a WebP image" if head[8:12] == b"WEBP" else "a video"
+    head = head_of(path)
+    known = content_of(head)
+    if known is not None:
+        return known[0]
     if _safetensors_metadata(path) is not None:
         return "a model file"
     if head.lstrip()[:1] in (b"{", b"["):
@@ -68,11 +51,6 @@ def described(path: Path) -> str:
         if error.start < len(head) - 4:
             return "a file of another kind"
     return "a text file of another kind"
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEAD)
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str] | None:
@@ -143,11 +121,11 @@ def _informed(name: str, *keys: str) -> Kind:
 
 
 def _starts_with(start: bytes) -> Callable[[Path], bool]:
-    return lambda path: _head(path).lstrip().startswith(start)
+    return lambda path: head_of(path).lstrip().startswith(start)
 
 
 def _is_video(path: Path) -> bool:
-    head = _head(path)
+    head = head_of(path)
     return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"GIF8"))
 
 
@@ -215,7 +193,7 @@ SHARDS = _folder(
 )
 REPORT = _folder(
     "the report of 'cora evaluate'",
-    {"report.html": Kind(name="a report of cora", fits=lambda path: b"<title>Detection report<" in _head(path))},
+    {"report.html": Kind(name="a report of cora", fits=lambda path: b"<title>Detection report<" in head_of(path))},
 )
 EMBEDDINGS = _folder(
     "embeddings of boxes", {"regions_train.safetensors": _EMBEDDED, "regions_val.safetensors": _EMBEDDED}

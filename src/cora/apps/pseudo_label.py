@@ -217,6 +217,7 @@ def _mix_config(options: PseudoLabelOptions) -> MixConfig:
 
 def _prepare(options: PseudoLabelOptions) -> _Work:
     """Read all inputs."""
+    from cora.console import IS, counted
     from cora.data.caption_nouns import english_nouns
     from cora.data.captions import folder_photos, read_captions
     from cora.data.class_split import open_split
@@ -246,9 +247,9 @@ def _prepare(options: PseudoLabelOptions) -> _Work:
             skip_bad=options.skip_bad,
         )
         photos = read.photos
-        notes.append(f"{read.captions} texts name {len(read.name_counts())} things in {len(photos)} images")
+        notes.append(f"{read.captions} texts name {len(read.name_counts())} things in {counted(len(photos), 'image')}")
         if read.nameless:
-            notes.append(f"{read.nameless} images are left out: nothing that their texts name is known")
+            notes.append(f"{counted(read.nameless, 'image', IS)} left out: nothing that their texts name is known")
         notes += [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
     elif options.classes is not None:
         names = read_names(options.classes)
@@ -291,7 +292,7 @@ def _described(path: Path | str) -> dict[str, str] | str:
 
 
 def _print(options: PseudoLabelOptions, report: PseudoReport, mixed: Mixed | None, work: _Work, alone: Path) -> None:
-    from cora.console import output_console, say
+    from cora.console import IS, WAS, counted, output_console, say
 
     console = output_console()
 
@@ -301,10 +302,11 @@ def _print(options: PseudoLabelOptions, report: PseudoReport, mixed: Mixed | Non
     if report.boxes:
         console.print(_table(report.boxes, work))
     if report.resumed:
-        tell(f"{report.resumed} images were done by an earlier run.")
+        tell(f"{counted(report.resumed, 'image', WAS)} done by an earlier run.")
     boxes = sum(report.boxes.values())
     tell(
-        f"{report.photos} images, {report.labelled} of them with boxes: {boxes} boxes of {len(report.boxes)} classes"
+        f"{counted(report.photos, 'image')}, {report.labelled} of them with boxes: {counted(boxes, 'box')} of "
+        f"{counted(len(report.boxes), 'class')}"
         + (f"; {report.on_real} more lie on real boxes and are left out." if report.on_real else ".")
     )
     if not boxes:
@@ -313,11 +315,12 @@ def _print(options: PseudoLabelOptions, report: PseudoReport, mixed: Mixed | Non
     if mixed is not None:
         total = len(mixed.content["annotations"])
         tell(
-            f"{options.output} has {total} boxes, real and pseudo, of {len(mixed.class_names)} classes, "
-            f"{len(mixed.extra)} of them extra; {mixed.new_photos} images are new."
+            f"{options.output} has {counted(total, 'box')}, real and pseudo, of "
+            f"{counted(len(mixed.class_names), 'class')}, {len(mixed.extra)} of them extra; "
+            f"{counted(mixed.new_photos, 'image', IS)} new."
         )
         for reason, n in mixed.left_out.items():
-            tell(f"{n} pseudo boxes {reason} did not join.")
+            tell(f"{counted(n, 'pseudo box')} {reason} did not join.")
 
 
 def _table(boxes: Counter[str], work: _Work) -> Table:

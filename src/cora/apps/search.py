@@ -47,7 +47,7 @@ def index(options: IndexOptions) -> int:
     from dataclasses import replace
 
     from cora.apps.open_model import open_torch_detector, tell_distractors
-    from cora.console import error_console, output_console, report, say, tracked
+    from cora.console import IS, counted, error_console, output_console, report, say, tracked
     from cora.regions import class_prompts, other_prompts
     from cora.retrieval import RegionIndex, RegionSettings
     from cora.retrieval.manifest import MANIFEST, given_settings
@@ -75,13 +75,13 @@ def index(options: IndexOptions) -> int:
             progress=lambda files: tracked(files, "indexing"),
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("; what is done is kept, the same command goes on") from None
+        raise KeyboardInterrupt("while indexing; what is done is kept, the same command goes on") from None
     errors = error_console()
     for problem in done.problems[:_SHOWN_PROBLEMS]:
         report(errors, problem)
     if done.problems:
         report(errors, f"{len(done.problems)} of the images could not be read", "warning")
-    say(output_console(), f"{done} {len(made)} regions are in {options.db}.")
+    say(output_console(), f"{done} {counted(len(made), 'region', IS)} in {options.db}.")
     return 1 if done.problems else 0
 
 
@@ -125,7 +125,7 @@ def search(options: SearchOptions) -> int:
         CoraError: bad input.
     """
     from cora.apps.open_model import open_torch_detector
-    from cora.console import error_console, output_console, report, say
+    from cora.console import counted, error_console, output_console, report, say
     from cora.errors import CoraError
     from cora.files import write_json, write_picture
     from cora.images import read_image
@@ -149,7 +149,7 @@ def search(options: SearchOptions) -> int:
     console = output_console()
     if hits:
         console.print(hits_table(hits, labelled=region_index.settings.classes is not None))
-        say(console, f"{len(hits)} of {len(region_index)} regions; files are in {region_index.folder}.")
+        say(console, f"{len(hits)} of {counted(len(region_index), 'region')}; files are in {region_index.folder}.")
     else:
         console.print("Nothing found: the index has no regions.")
     if options.json is not None:

@@ -121,7 +121,7 @@ def train(options: TrainOptions) -> int:
     Raises:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
-    from cora.console import output_console, progress_report, say
+    from cora.console import counted, output_console, progress_report, say
     from cora.data.benchmarks import testing_images, training_images
     from cora.data.class_split import open_split
     from cora.data.read import read_held_out
@@ -153,7 +153,8 @@ def train(options: TrainOptions) -> int:
     frozen.vocabulary_encoder.encode(names)  # names too long for the tower fail here
     console = output_console()
     boxes = int(dataset.class_counts().sum())
-    say(console, f"{len(dataset)} images, {boxes} boxes of {len(dataset.class_names)} classes")
+    classes = counted(len(dataset.class_names), "class")
+    say(console, f"{counted(len(dataset), 'image')}, {counted(boxes, 'box')} of {classes}")
     with progress_report() as report:
         study, result = train_study(
             config=config,

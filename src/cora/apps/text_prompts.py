@@ -84,7 +84,7 @@ def run(options: TextPromptsOptions) -> int:
     import torch
 
     import cora
-    from cora.console import error_console, output_console, say
+    from cora.console import counted, error_console, output_console, say
     from cora.data.benchmarks import testing_images, training_images
     from cora.data.class_split import ClassSplit, open_split
     from cora.data.read import read_dataset, read_held_out
@@ -139,7 +139,8 @@ def run(options: TextPromptsOptions) -> int:
         changes = measure_change(measured, split, before, after, resamples=options.resamples)
         out.print(change_table(changes, f"{options.method}: boxes named right among {len(split.all)} classes, %"))
     files = ", ".join(str(path) for path in (options.output, options.save_model) if path is not None)
-    out.print(f"Learned from {len(data)} boxes of {len(split.base)} classes; written: {files}", soft_wrap=True)
+    learned = f"{counted(len(data), 'box')} of {counted(len(split.base), 'class')}"
+    out.print(f"Learned from {learned}; written: {files}", soft_wrap=True)
     return 0
 
 

@@ -139,7 +139,7 @@ class _Run:
         return type(self), (self.options,)
 
     def __call__(self, engine: Engine) -> None:
-        from cora.console import output_console, progress_report, say, tracked
+        from cora.console import counted, output_console, progress_report, say, tracked
         from cora.training.batches import batch_lines
         from cora.training.pipeline import Hooks, TrainingPipeline
 
@@ -153,7 +153,8 @@ class _Run:
         for counts in (self.trained_on, self.tested_on):
             if counts is not None:
                 tell(str(counts))
-        tell(f"{len(dataset)} images, {int(dataset.class_counts().sum())} boxes of {len(dataset.class_names)} classes")
+        images, boxes = counted(len(dataset), "image"), counted(int(dataset.class_counts().sum()), "box")
+        tell(f"{images}, {boxes} of {counted(len(dataset.class_names), 'class')}")
         lines = batch_lines(self.recipe, processes=engine.world, written=self.written)
         for line in [*lines, *filter(None, [self.fewer_workers])]:
             tell(line)

@@ -21,7 +21,7 @@ from cora.batch.result_folder import ResultFolder
 from cora.batch.review import ReviewList, draw_sheet
 from cora.batch.settings import DetectSettings, ExportSettings
 from cora.batch.writers import load_pyarrow, open_writer
-from cora.console import Bars
+from cora.console import IS, WAS, Bars, counted
 from cora.errors import DataError
 
 Engine = Literal["local", "ray"]
@@ -56,16 +56,16 @@ class BatchReport:
     def lines(self, export: ExportSettings, *, resumed: bool) -> Iterator[str]:
         """The report in words; `resumed`: say how many images an earlier run had done."""
         if resumed:
-            yield f"{self.earlier} of {self.pictures} images were done by an earlier run."
+            yield f"{self.earlier} of {counted(self.pictures, 'image', WAS)} done by an earlier run."
         total, readable = sum(self.boxes.values()), self.pictures - self.unreadable
         named = [f"{name} {count}" for name, count in self.boxes.most_common(_SHOWN_CLASSES)]
         more = f", and {len(self.boxes) - _SHOWN_CLASSES} more classes" if len(self.boxes) > _SHOWN_CLASSES else ""
         of = f": {', '.join(named)}{more}" if named else ""
-        yield f"{total} boxes in {readable} images{of}."
+        yield f"{counted(total, 'box')} in {counted(readable, 'image')}{of}."
         if not total and readable:
             yield f"No box has a score of {export.thresholds.usual:g} or more; try a lower --score."
         if export.review:
-            yield f"{self.reviewed} boxes are on the review list."
+            yield f"{counted(self.reviewed, 'box', IS)} on the review list."
         yield f"Written: {', '.join(map(str, self.written))}."
         if export.photos == "none":
             yield f"File names are relative to {self.root}."

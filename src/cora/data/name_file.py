@@ -13,6 +13,7 @@ from typing import Any
 from cora.data.problems import Findings
 from cora.data.yolo_names import read_yaml_names
 from cora.errors import CoraError, VocabularyError
+from cora.files import HEAD_BYTES, not_fetched
 from cora.names import names_in
 from cora.regions import by_themselves, class_prompts, clean_names, names_alone, written_classes
 
@@ -127,6 +128,8 @@ def _text(path: Path) -> str:
         raise VocabularyError(
             f"expected a file of class names, got {getattr(error, 'strerror', None) or error}: {path}; check the path"
         ) from None
+    if data and (not_there := not_fetched(data[:HEAD_BYTES])):
+        raise VocabularyError(f"expected a file of class names, {not_there}: {path}")
     try:
         # PowerShell writes UTF-16, and says so in the first two bytes.
         text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cora.errors import DataError
+from cora.files import HEAD_BYTES, not_fetched
 
 #: Characters of an example in a message: a file of a stranger shall not fill the screen.
 EXAMPLE_LENGTH = 240
@@ -89,7 +90,11 @@ def read_text(path: Path, *, max_bytes: int, expected: str) -> str:
         size = path.stat().st_size
         if size > max_bytes:
             raise DataError(f"{path}: expected {expected} of at most {max_bytes} bytes, got {size}; split the set")
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        # An empty file may be meant, as of labels of an image without an object.
+        if content and (not_there := not_fetched(content[:HEAD_BYTES])):
+            raise DataError(f"{path}: expected {expected}, {not_there}")
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); expected {expected}") from error
     except UnicodeDecodeError as error:
@@ -105,7 +110,8 @@ def parse_json(text: str, path: Path, expected: str, object_hook: Callable[[dict
     try:
         return json.loads(text, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); expected {expected}") from error
+        reason = error if text.strip() else "it is empty"
+        raise DataError(f"{path} cannot be read as JSON ({reason}); expected {expected}") from error
 
 
 def truth_value(value: object) -> bool | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from cora.detector.config import DetectorConfig
 from cora.errors import CoraError, ModelError
-from cora.files import write_safetensors
+from cora.files import head_of, not_fetched, write_safetensors
 from cora.towers.weights import check_no_export
 
 FORMAT = "cora-detector"
@@ -246,9 +247,22 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
             yield content, metadata
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelError(
-            f"checkpoint {file}: expected a safetensors file that Detector.save wrote, "
-            f"could not read it ({error}); published checkpoints are turned into one by `cora convert`"
+            f"checkpoint {file}: expected a safetensors file that Detector.save wrote, {_instead(file, error)}"
         ) from error
+
+
+def _instead(file: Path, error: Exception) -> str:
+    """What a file is that is no checkpoint, and what to do."""
+    if not_there := not_fetched(head_of(file)):
+        return not_there
+    if zipfile.is_zipfile(file):
+        return (
+            "got a PyTorch file or another archive; published checkpoints and CLIP's weights are turned into one by "
+            "`cora convert`, models of other programs by nothing here"
+        )
+    if "incomplete" in str(error).lower():
+        return f"got a part of one ({error}); get it again"
+    return f"could not read it ({error}); published checkpoints are turned into one by `cora convert`"
 
 
 def _config(metadata: Mapping[str, str]) -> DetectorConfig:

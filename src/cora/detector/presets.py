@@ -71,6 +71,9 @@ def load(name_or_path: str | Path = DEFAULT) -> Detector:
     path = Path(name_or_path)
     if path.is_file():
         return load_checkpoint(path)
+    if path.is_dir():
+        inside = [f", {file} perhaps" for file in sorted(path.glob("*.safetensors"))]
+        raise ModelError(f"model {name}: expected a file, got a folder; name a file in it{(inside or [''])[0]}")
     if isinstance(name_or_path, Path) or path.suffix or len(path.parts) > 1:
         raise ModelError(f"model {name}: expected an existing file, got none; known names: {', '.join(known_models())}")
     raise ModelError(f"unknown model {name!r}: expected one of {', '.join(known_models())}, or the path of a file")

@@ -133,8 +133,3 @@ def described(best: BestThreshold) -> str:
         f"Score threshold {best.threshold:g}, for the best F1: {100 * best.f1:.1f} % "
         f"(precision {precision:.1f} %, recall {recall:.1f} %)"
     )
-
-
-def images_of(count: int) -> str:
-    """The number of images in words."""
-    return f"{count} image{'s' * (count != 1)}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cora.errors import MissingExtraError, ModelError
 from cora.export.manifest import METADATA_KEY, Manifest
 from cora.export.program import input_names, output_names
+from cora.files import head_of, not_fetched
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -100,12 +101,14 @@ def check_size(path: Path, most: int) -> None:
     """Look at a file before it is read.
 
     Raises:
-        ModelError: it is not there, is empty or has more than `most` bytes.
+        ModelError: it is not there, another thing came in its place, or it has more than `most` bytes.
     """
     if not path.is_file():
         raise ModelError(f"model {path}: expected an existing file, got none; check the path")
+    if not_there := not_fetched(head_of(path)):
+        raise ModelError(f"model {path}: expected a file that `cora export` wrote, {not_there}")
     size = path.stat().st_size
-    if not 0 < size <= most:
+    if size > most:
         raise ModelError(f"model {path}: expected a file of at most {most / 1e6:.0f} MB, got {size} bytes")
 
 

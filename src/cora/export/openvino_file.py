@@ -44,6 +44,12 @@ def read_openvino_manifest(path: Path) -> Manifest:
     """
     check_size(path, MAX_GRAPH_BYTES)
     weights, description = companions(path)
+    for part in (weights, description):
+        if not part.is_file():
+            raise ModelError(
+                f"model {path}: expected {part.name} beside it, as `cora export` wrote it, got none; keep the files of "
+                "an export together"
+            )
     check_size(weights, MAX_BYTES)
     check_size(description, MAX_TEXT)
     try:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cora.errors import ImageError
 
-_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
+_BITS_TAG, _PHOTOMETRIC_TAG, _FORMAT_TAG = 258, 262, 339
 _QUARTER_OF_8_BITS, _SIXTEENTH_OF_8_BITS = 63, 15
 #: Per cent of an image's values; those above may be single hot pixels, which say nothing of the range.
 _ALL_BUT_FEW = 99.9
@@ -51,7 +51,7 @@ def grey_to_8_bits(image: Image.Image, what: str) -> Image.Image:
     """Grey of 16 or 32 bits or of floats to mode "L"; Pillow's own conversion would clip at 255.
 
     Integers count in 0..255 if none is above, else in 0..65535, or in as many bits as a TIFF file declares; floats in
-    0..1 if none is above, else in 0..255.
+    0..1 if none is above, else in 0..255. The grey that a PNG declares transparent becomes white.
 
     Raises:
         ImageError: values are outside, not finite, or use no more than a quarter of the range.
@@ -59,7 +59,7 @@ def grey_to_8_bits(image: Image.Image, what: str) -> Image.Image:
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     declared = _declared_top(image)
-    tops = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+    tops = (1.0, 255.0) if image.mode == "F" else (255.0, 32767.0 if _is_signed(image) else 65535.0)
     top = declared or (tops[0] if high <= tops[0] else tops[1])
     usable = low >= 0 and high <= top and (declared or high == 0 or high > top / 4)  # also refuses NaN
     dark = usable and high and not declared and (usual := _all_but_few(values)) <= top / 16
@@ -73,6 +73,9 @@ def grey_to_8_bits(image: Image.Image, what: str) -> Image.Image:
     scaled: NDArray[np.float32] = values.astype(np.float32) * np.float32(255 / top)
     if _tags(image).get(_PHOTOMETRIC_TAG) == 0 and image.mode.startswith("I;16"):
         scaled = 255 - scaled  # white is 0: Pillow inverts that for 8 bits only
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        scaled[values == clear] = 255  # a PNG's transparent grey, on white as all that is transparent
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
@@ -86,6 +89,12 @@ def _declared_top(image: Image.Image) -> float:
     bits = _tags(image).get(_BITS_TAG, (16,))
     count = int(bits[0] if isinstance(bits, tuple) else bits)
     return float(2**count - 1) if image.mode.startswith("I;16") and 8 < count < 16 else 0.0
+
+
+def _is_signed(image: Image.Image) -> bool:
+    """Whether a TIFF file declares integers of 16 bits that have a sign, and so half of the range."""
+    tags = _tags(image)
+    return tags.get(_FORMAT_TAG) in (2, (2,)) and tags.get(_BITS_TAG) in (16, (16,))
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:

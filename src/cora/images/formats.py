@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -9,6 +10,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from cora.errors import ImageError
+from cora.files import HEAD_BYTES, content_of, head_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +31,6 @@ _FORMATS = (
 #: Brands in the first box of a file of the HEIF family, by the codec inside.
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _HEIC_BRANDS = frozenset((b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"))
-_HEAD_BYTES = 64
 
 
 def open_file(file: Path | IO[bytes], what: str) -> Image.Image:
@@ -40,8 +41,7 @@ def open_file(file: Path | IO[bytes], what: str) -> Image.Image:
         what: what messages call it.
 
     Raises:
-        UnidentifiedImageError: it is no image of a known format.
-        ImageError: it is an HEIC or AVIF image and the decoder is missing.
+        ImageError: it is no image of a known format, or an HEIC or AVIF image whose decoder is missing.
         OSError: it cannot be read.
     """
     try:
@@ -49,20 +49,20 @@ def open_file(file: Path | IO[bytes], what: str) -> Image.Image:
     except UnidentifiedImageError:
         brands = _brands(_head(file))
         if brands & _AVIF_BRANDS:
-            if "AVIF" in _known_formats():
-                raise
-            raise ImageError(
-                f"expected an image that can be read here, got AVIF, which this Pillow cannot decode: {what}; "
-                "install a newer one with: pip install -U pillow"
-            ) from None
-        if brands & _HEIC_BRANDS:
+            if "AVIF" not in _known_formats():
+                raise ImageError(
+                    f"expected an image that can be read here, got AVIF, which this Pillow cannot decode: {what}; "
+                    "install a newer one with: pip install -U pillow"
+                ) from None
+        elif brands & _HEIC_BRANDS:
             if not _register_heif():
                 raise ImageError(
                     f"expected an image that can be read here, got HEIC, which needs an optional package: {what}; "
                     "install it with: pip install 'cora-ovd[heif]'"
                 ) from None
-            return Image.open(file, formats=("HEIF",))
-        raise
+            with suppress(UnidentifiedImageError):
+                return Image.open(file, formats=("HEIF",))
+        raise _unidentified(_head(file), what) from None
 
 
 def ends_whole(path: Path) -> bool:
@@ -87,12 +87,27 @@ def ends_whole(path: Path) -> bool:
     return head.startswith(b"GIF8") and tail.endswith(b";")
 
 
+#: What `content_of` calls files of formats that are decoded: a file of theirs that is not has something unusual.
+_DECODED = frozenset(
+    (*(f"a {name} image" for name in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP")), "an AVIF image", "an HEIC image")
+)
+
+
+def _unidentified(head: bytes, what: str) -> ImageError:
+    """The error about a file that no decoder takes."""
+    found, advice = content_of(head) or ("something that is no image" if head else "an empty file", "check the file")
+    if found in _DECODED:
+        found, advice = f"{found} that is damaged or truncated, or of bits and channels that are not decoded", ""
+    return ImageError(
+        f"expected an image (JPEG, PNG, WebP, TIFF, ...), got {found}: {what}; {advice or 'save it as 8-bit PNG'}"
+    )
+
+
 def _head(file: Path | IO[bytes]) -> bytes:
     if isinstance(file, Path):
-        with file.open("rb") as stream:
-            return stream.read(_HEAD_BYTES)
+        return head_of(file)
     file.seek(0)
-    return file.read(_HEAD_BYTES)
+    return file.read(HEAD_BYTES)
 
 
 def _brands(head: bytes) -> set[bytes]:

@@ -13,7 +13,7 @@ from typing import IO, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from cora.errors import ImageError
 from cora.images.arrays import from_array, from_tensor
@@ -27,7 +27,7 @@ ImageSource = str | PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded unless the caller says otherwise: 100 megapixels, 300 MB as RGB."""
 
-_ORIENTATION_TAG = 0x0112
+_WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 0x0100, 0x0101, 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -84,7 +84,7 @@ def read_size(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tup
             the image is read.
     """
     with _quiet(), _open(Path(path), str(path), max_pixels) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         if width * height > max_pixels:
             raise _too_large(str(path), f"{width} x {height}", max_pixels)
         return (width, height) if _orientation(image, decode=False) in _TURNS_SIDES else (height, width)
@@ -168,23 +168,15 @@ def _open(file: Path | IO[bytes], what: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"expected an image file, got a folder: {what}; name a file in it") from None
     except PermissionError:
         raise ImageError(f"expected a readable file, got no permission for {what}; change its mode") from None
-    except UnidentifiedImageError:
-        found = "an empty file" if _is_empty(file) else "something that is no image"
-        raise ImageError(f"expected an image (JPEG, PNG, WebP, TIFF, ...), got {found}: {what}") from None
     except Image.DecompressionBombError:
         # Pillow gives no size here: it refuses at twice its own limit, while reading the header.
         raise _too_large(what, "more than Pillow opens", max_pixels) from None
     except _DECODE_ERRORS as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise ImageError(f"expected a path, got text that is too long for one: {what}; check the path") from None
+        if isinstance(file, Path) and "\0" in str(file):
+            raise ImageError(f"expected a path, got text with a null byte: {what!a}; check the path") from None
         raise _damaged(what, error) from None
-
-
-def _is_empty(file: Path | IO[bytes]) -> bool:
-    if isinstance(file, Path):
-        return file.stat().st_size == 0
-    file.seek(0)
-    return not file.read(1)
 
 
 def _normalise(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
@@ -193,8 +185,12 @@ def _normalise(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
         raise _too_large(what, f"{image.width} x {image.height}", max_pixels)
     cut = has_16_bit_colours(image)
     try:
-        image.load()
+        _load(image)
     except _DECODE_ERRORS as error:
+        if isinstance(error, ValueError) and "closed" in str(error):
+            raise ImageError(
+                f"expected an open image, got a closed one: {what}; call its load() before its file is closed"
+            ) from None
         raise _damaged(what, error) from None
     if image.width == 0 or image.height == 0:
         raise ImageError(f"expected an image with pixels, got {image.width} x {image.height}: {what}")
@@ -210,6 +206,21 @@ def _normalise(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
     return image
 
 
+def _load(image: Image.Image) -> None:
+    """Decode the pixels."""
+    name = getattr(image, "filename", "")
+    if image.format != "TIFF" or not name:
+        image.load()
+        return
+    # Pillow maps a TIFF file into memory with the sides that the image has upright, although its rows lie as stored:
+    # one that is turned would be sheared. A file without a name is not mapped.
+    image.filename = ""  # type: ignore[attr-defined]  # only opened files have one
+    try:
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
+
+
 def _to_rgb(image: Image.Image, what: str) -> Image.Image:
     if is_deep_grey(image):
         return grey_to_8_bits(image, what).convert("RGB")
@@ -220,6 +231,12 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
         return image.convert("RGB")
     except ValueError:
         raise ImageError(f"expected grey or RGB colours, got {image.mode}: {what}; save it as RGB") from None
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) as the file has them; of a TIFF file, Pillow gives those of the upright image."""
+    tags = getattr(image, "tag_v2", None) or {}
+    return int(tags.get(_WIDTH_TAG, image.width)), int(tags.get(_HEIGHT_TAG, image.height))
 
 
 def _orientation(image: Image.Image, *, decode: bool = True) -> int:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cora.errors import ModelError
+from cora.files import head_of, not_fetched
 from cora.towers.build import build_clip_towers
 from cora.towers.clip_tower import ClipTower
 from cora.towers.config import TowerConfig
@@ -66,6 +67,8 @@ def why_unreadable(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         # torch's own text advises to switch the protection off.
         return "no PyTorch file, or one that holds more than tensors and could run code"
+    if "inline_container" in str(error):
+        return "an archive that is damaged, or no PyTorch file"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -113,13 +116,13 @@ def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> obj
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
                 return torch.jit.load(str(file), map_location="cpu").state_dict()
-        with _only(allowed):
+        with _only(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # on how a file was pickled, which the error says
             content: object = torch.load(file, map_location="cpu", weights_only=True)
             return content
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{called} {file}: expected a file of tensors, could not read it ({why_unreadable(error)})"
-        ) from error
+        instead = not_fetched(head_of(file)) or f"could not read it ({why_unreadable(error)})"
+        raise ModelError(f"{called} {file}: expected a file of tensors, {instead}") from error
 
 
 @contextmanager

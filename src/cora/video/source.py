@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from cora.errors import MissingExtraError
+from cora.files import HEAD_BYTES, content_of, not_fetched
 from cora.video.errors import VideoError
 
 if TYPE_CHECKING:
@@ -128,11 +129,19 @@ def _open_file(path: str, stack: ExitStack) -> InputContainer:
     try:
         container = stack.enter_context(av.open(file, "r", options={"protocol_whitelist": "none"}))
     except (OSError, av.error.FFmpegError):  # damaged numbers may ask for a place before the file's start
-        found = "an empty file" if file.seek(0, 2) == 0 else "something that is none, or is damaged"
-        raise VideoError(f"expected a video (MP4, MKV, WebM, MOV, GIF, ...), got {found}: {path}") from None
+        raise VideoError(f"expected a video (MP4, MKV, WebM, MOV, GIF, ...), {_instead(file)}: {path}") from None
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
         raise VideoError(f"expected a video, got an image: {path}; use 'cora detect' for images")
     return container
+
+
+def _instead(file: BinaryIO) -> str:
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    if other := not_fetched(head):
+        return other
+    name, _ = content_of(head) or ("something that is none", "")
+    return f"got {name if name != 'a video' else 'one'}, or is damaged"
 
 
 def _file(path: str) -> BinaryIO:
