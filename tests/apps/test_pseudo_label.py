@@ -72,7 +72,7 @@ def test_merging_with_real_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [("source" in one, one["image_id"]) for one in merged["annotations"]] == [(False, 1), (True, 1), (True, 2)]
     out = capsys.readouterr().out
     assert "1 more lie on real boxes and are left out" in out
-    assert "all.json has 3 boxes, real and pseudo, of 2 classes, 1 of them extra; 1 images are new." in out
+    assert "all.json has 3 boxes, real and pseudo, of 2 classes, 1 of them extra; 1 image is new." in out
 
 
 def test_novel_names_are_refused_dropped_or_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def test_captions_become_boxes_that_train_with_the_real_ones(
     assert main(command(tiny_model, boxed_photos, output, "--captions", captions, "--real", real, "--merge")) == 0
     out = capsys.readouterr().out
     assert "6 texts name 3 things in 5 images" in out
-    assert "1 images are left out: nothing that their texts name is known" in out
+    assert "1 image is left out: nothing that their texts name is known" in out
     pseudo = read(tmp_path / "all-pseudo.json")
     assert pseudo["info"]["teacher"] == tiny_model.name
     assert len(pseudo["info"]["fingerprint"]) == 16

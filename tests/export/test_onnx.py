@@ -96,7 +96,7 @@ def test_foreign_onnx_files_are_refused(toy: Detector, open_onnx: Path, tmp_path
 
     refused("expected an existing file")
     path.write_bytes(b"")
-    refused("got 0 bytes")
+    refused("got an empty file; get it again")
     path.write_bytes(b"no protobuf at all")
     refused("expected an ONNX file")
     graph = onnx.load_model(str(open_onnx))
