@@ -186,8 +186,8 @@ def _normalise(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
     cut = has_16_bit_colours(image)
     try:
         _load(image)
-    except _DECODE_ERRORS as error:
-        if isinstance(error, ValueError) and "closed" in str(error):
+    except (*_DECODE_ERRORS, AssertionError) as error:
+        if "closed" in str(error) or getattr(image, "fp", image) is None:
             raise ImageError(
                 f"expected an open image, got a closed one: {what}; call its load() before its file is closed"
             ) from None
