@@ -8,13 +8,13 @@ from typing import Any
 
 from cora.draw import Colour
 from cora.evaluation.base_novel import GroupScore, mean_curve
+from cora.evaluation.box_measure import CEILINGS
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.example_images import draw_example, example_colours
 from cora.evaluation.examples import Example, choose_examples, worst_confusions
-from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
-from cora.evaluation.report import Section, bars, curves, folded, gallery, page, picture, table
+from cora.evaluation.report import Section, bars, curves, folded, gallery, of_table, page, picture, table
 from cora.evaluation.setting import Setting
-from cora.evaluation.tables import classes, percent, plain
+from cora.evaluation.tables import box_table, ceiling_table, gain_table, plain
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
 from cora.files import write_text
 
@@ -44,12 +44,12 @@ def write_report(
             "Average precision",
             "In percent; in brackets the 95 % interval of a bootstrap over images. S, M, L: areas below 32², below 96² "
             "and above, in px².",
-            _scores_table(scores),
+            of_table(box_table("", scores)),
         )
     ]
     if weighted is not None:
         note = "The same with the class weights in pre-matching, a prior that has to be known before the test."
-        sections.append(Section("With class weights", note, _scores_table(weighted)))
+        sections.append(Section("With class weights", note, of_table(box_table("", weighted))))
     sections += _diagnosis(oracles, shares)
     if study is not None:
         sections.append(study)
@@ -85,43 +85,18 @@ def _facts(report: Mapping[str, Any]) -> dict[str, str]:
     return answer
 
 
-def _scores_table(scores: Mapping[str, GroupScore]) -> str:
-    head = ("", "classes", "AP50", "AP", "AP75", "AP S", "AP M", "AP L", "AR", "AR S", "AR M", "AR L")
-    rows = [
-        (
-            group,
-            classes(score),
-            percent(score.ap50),
-            *map(plain, (score.ap, score.ap75, score.ap_small, score.ap_medium, score.ap_large)),
-            *map(plain, (score.ar, score.ar_small, score.ar_medium, score.ar_large)),
-        )
-        for group, score in scores.items()
-    ]
-    return table(head, rows)
-
-
 def _diagnosis(oracles: Mapping[str, Mapping[str, GroupScore]], shares: Mapping[str, ErrorShares]) -> list[Section]:
     sections = []
     if oracles:
-        groups = list(oracles[AS_IT_IS])
-        rows = [
-            (name, *(f"{plain(scores[group].ap50.value)}{_gain(oracles, name, group)}" for group in groups))
-            for name, scores in oracles.items()
-        ]
         note = "AP50 with one step made perfect, and what that gives back."
-        sections.append(Section("What one perfect step would give back", note, table(("", *groups), rows)))
-        ceilings = [
-            (f"{group}, {limit} boxes", *map(plain, (score.ap50.value, score.ar)),
-             *map(plain, (score.ar_small, score.ar_medium, score.ar_large)))
-            for oracle, limit in ((BEST_OF_100, 100), (BEST_OF_300, 300))
-            for group, score in oracles[oracle].items()
-        ]  # fmt: skip
+        gains = of_table(gain_table(oracles, None))
+        sections.append(Section("What one perfect step would give back", note, gains))
         note = (
             "Recall if every object had its true class and the best of so many boxes, those of greatest objectness: "
             "what names and ranking cannot exceed with them."
         )
-        head = ("", "IoU 0.5", "IoU 0.5-0.95", "S", "M", "L")
-        sections.append(Section("Recall ceiling of the boxes", note, table(head, ceilings)))
+        ceilings = of_table(ceiling_table(oracles, CEILINGS))
+        sections.append(Section("Recall ceiling of the boxes", note, ceilings))
     rows = [
         (kind, *(cell for e in shares.values()
                  for cell in (f"{100 * e.gains[kind]:+.1f}", plain(e.shares[kind]), str(e.counts[kind]))))
@@ -130,11 +105,6 @@ def _diagnosis(oracles: Mapping[str, Mapping[str, GroupScore]], shares: Mapping[
     columns = ("", *(cell for group in shares for cell in (f"{group}: AP50", "share, %", "errors")))
     note = "TIDE: AP50 that mending one kind of error gives back, its share of the sum over kinds, number of errors."
     return [*sections, Section("Kinds of errors", note, table(columns, rows))]
-
-
-def _gain(oracles: Mapping[str, Mapping[str, GroupScore]], name: str, group: str) -> str:
-    value, before = oracles[name][group].ap50.value, oracles[AS_IT_IS][group].ap50.value
-    return "" if name == AS_IT_IS or value is None or before is None else f" ({100 * (value - before):+.1f})"
 
 
 def _class_sections(setting: Setting, evaluation: BoxEvaluation, errors: Errors) -> list[Section]:

@@ -15,6 +15,7 @@ from html import escape
 
 import numpy as np
 from PIL import Image
+from rich.table import Table
 
 from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.matching import RECALL_THRESHOLDS
@@ -64,6 +65,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: S
     heads = cells("th", head)
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def of_table(shown: Table) -> str:
+    """A table that a command prints, as HTML."""
+    columns = [[str(cell) for cell in column.cells] for column in shown.columns]
+    return table([str(column.header) for column in shown.columns], list(zip(*columns, strict=True)))
 
 
 def curves(lines: Mapping[str, FloatArray]) -> str:
