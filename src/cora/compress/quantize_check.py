@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.table import Table
@@ -21,7 +20,15 @@ from rich.table import Table
 from cora.console import number_table
 from cora.detector import Detector
 from cora.evaluation.base_novel import resampled_ap50
-from cora.evaluation.bootstrap import RESAMPLES, Estimate, FloatArray, estimate, mean_of_known, resample_counts
+from cora.evaluation.bootstrap import (
+    RESAMPLES,
+    Estimate,
+    FloatArray,
+    estimate_of,
+    mean_of_known,
+    resample_counts,
+    whole_first,
+)
 from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
 from cora.evaluation.predict import MIN_SCORE
 from cora.predictor import Predictor
@@ -138,11 +145,8 @@ def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Pr
             megabytes=sum(file.stat().st_size for file in one.files) / 1e6,
             milliseconds=1000 * statistics.median(run.seconds),
             agreement=_agreement(reference, run.results, pictures.classes),
-            ap50={group: estimate(float(values[0]), values[1:]) for group, values in own.items()},
-            change={
-                group: estimate(float(difference[0]), difference[1:])
-                for group, difference in ((group, values - known[0][group]) for group, values in own.items())
-            },
+            ap50={group: estimate_of(values) for group, values in own.items()},
+            change={group: estimate_of(values - known[0][group]) for group, values in own.items()},
         )
         for one, run, own in zip(contenders, runs, known, strict=True)
     ]
@@ -228,7 +232,7 @@ def _ap50(pictures: Pictures, results: Sequence[Mapping[str, Any]]) -> dict[str,
         return {}
     evaluation = _evaluate(pictures.truth, results, pictures.classes, detection_limit(pictures.truth))
     counts = resample_counts(evaluation.images, resamples=RESAMPLES)
-    values = resampled_ap50(evaluation, np.concatenate([np.ones_like(counts[:1]), counts]))
+    values = resampled_ap50(evaluation, whole_first(counts))
     return {
         group: 100 * mean_of_known(values[:, [place for place, name in enumerate(pictures.classes) if name in names]])
         for group, names in pictures.groups.items()

@@ -16,6 +16,7 @@ from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.evaluation.base_novel import GroupScore
+from cora.evaluation.bootstrap import Estimate
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.held_out import HeldOut
 from cora.files import write_json
@@ -66,7 +67,7 @@ def measure_once(path: Path, key: dict[str, Any], measure: Callable[[], dict[str
 def forgotten(before: Scores, after: Scores) -> str:
     """Groups whose AP50 fell below the interval that it had before, in words; empty where none did."""
     return ", ".join(
-        f"AP50 of {group} fell from {_percent(score['ap50'])} to {100 * now:.1f}"
+        f"AP50 of {group} fell from {Estimate(**score['ap50']).text()} to {100 * now:.1f}"
         for group, score in before.items()
         if (low := score["ap50"].get("low")) is not None
         and (now := after[group]["ap50"].get("value")) is not None
@@ -79,7 +80,7 @@ def before_after_table(before: Mapping[str, Scores], after: Mapping[str, Scores]
     table = number_table("", "classes", "before", "after", title="AP50, % (95 % interval)")
     for name, groups in after.items():
         for group, score in groups.items():
-            cells = (_percent(one[name][group]["ap50"]) for one in (before, after))
+            cells = (Estimate(**one[name][group]["ap50"]).text() for one in (before, after))
             table.add_row(f"{name}, {group}", str(score["classes"]), *cells)
     return table
 
@@ -90,15 +91,7 @@ def classes_table(by_class: Mapping[str, GroupScore], dataset: CocoDataset) -> T
     table = number_table("class", "boxes", "AP50, % (95 % interval)", title="Held-out images, by class")
     worst = sorted(by_class.items(), key=lambda item: item[1].ap50.value or 0.0)
     for name, score in worst[:_SHOWN_CLASSES]:
-        table.add_row(Text(name), str(counts[name]), _percent(score.ap50.as_dict()))
+        table.add_row(Text(name), str(counts[name]), score.ap50.text())
     if len(worst) > _SHOWN_CLASSES:
         table.add_row(f"{len(worst) - _SHOWN_CLASSES} better ones", "", "in report.json")
     return table
-
-
-def _percent(ap50: Mapping[str, float | None]) -> str:
-    value, low, high = (ap50.get(key) for key in ("value", "low", "high"))
-    if value is None:
-        return "-"
-    interval = "" if low is None or high is None else f" ({100 * low:.1f}-{100 * high:.1f})"
-    return f"{100 * value:.1f}{interval}"

@@ -67,6 +67,17 @@ def estimate(value: float, resampled: FloatArray) -> Estimate:
     return Estimate(value=float(value), low=float(low), high=float(high))
 
 
+def whole_first(counts: IntArray) -> IntArray:
+    """Counts [R, images] behind a row that takes every image once, so that the measured value is the first of 1 + R."""
+    rows: IntArray = np.concatenate([np.ones_like(counts[:1]), counts])
+    return rows
+
+
+def estimate_of(values: FloatArray) -> Estimate:
+    """The estimate of what was measured with the counts of `whole_first`: [1 + R]."""
+    return estimate(float(values[0]), values[1:])
+
+
 def mean_of_known(values: FloatArray) -> FloatArray:
     """Mean over the last axis without the NaN entries; NaN where all are (numpy's nanmean warns there)."""
     known = np.isfinite(values)

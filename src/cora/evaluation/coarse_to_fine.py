@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cora.evaluation.bootstrap import Estimate, IntArray, estimate
+from cora.evaluation.bootstrap import Estimate, IntArray, estimate_of, whole_first
 from cora.evaluation.confusion import nearest_class
 from cora.evaluation.embedded_regions import EmbeddedRegions
 from cora.evaluation.region_accuracy import right_shares
@@ -111,7 +111,7 @@ def _rights(regions: Tensor, classes: Tensor, embeddings: Tensor, levels: TwoLev
 
 
 def _measured(by: str, group: int | None, rights: Tensor, image_index: Tensor, counts: IntArray) -> CoarseToFine:
-    weights = np.concatenate([np.ones((1, counts.shape[1]), dtype=np.int64), counts])
+    weights = whole_first(counts)
     one = np.zeros(len(image_index), dtype=np.int64)
     grouped, before, after = (right_shares(right, one, image_index.numpy(), 1, weights)[0] for right in rights.numpy())
-    return CoarseToFine(by, group, len(one), estimate(float(grouped[0]), grouped[1:]), change_of(before, after))
+    return CoarseToFine(by, group, len(one), estimate_of(grouped), change_of(before, after))

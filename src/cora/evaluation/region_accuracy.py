@@ -19,7 +19,7 @@ from torch import Tensor
 from cora.boxes import box_area
 from cora.data.coco import CocoDataset
 from cora.detector.variants import CropDetector
-from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate, mean_of_known
+from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate_of, mean_of_known, whole_first
 from cora.evaluation.predict import Progress
 
 if TYPE_CHECKING:
@@ -173,13 +173,11 @@ def by_class(measured: RegionRanks, class_names: Sequence[str]) -> dict[str, Map
 
 
 def _accuracy(rank: IntArray, classes: IntArray, images: IntArray, number: int, counts: IntArray) -> Accuracy:
-    once = np.ones((1, counts.shape[1]), dtype=np.int64)
     estimates = {}
     for k, name in ((1, "top1"), (5, "top5")):
-        value, value_class = right_shares(rank < k, classes, images, number, once)
-        resampled, resampled_class = right_shares(rank < k, classes, images, number, counts)
-        estimates[name] = estimate(value[0], resampled)
-        estimates[f"{name}_per_class"] = estimate(value_class[0], resampled_class)
+        per_box, per_class = right_shares(rank < k, classes, images, number, whole_first(counts))
+        estimates[name] = estimate_of(per_box)
+        estimates[f"{name}_per_class"] = estimate_of(per_class)
     return Accuracy(**estimates, boxes=len(rank), classes=len(np.unique(classes)))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate
+from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate_of, whole_first
 from cora.evaluation.region_accuracy import ranks, right_shares
 
 
@@ -59,7 +59,7 @@ def region_change(
     """
     wanted = np.isin(labels.numpy(), [place for place, name in enumerate(class_names) if name in chosen])
     photos, classes = image_index.numpy()[wanted], labels.numpy()[wanted]
-    all_counts = np.concatenate([np.ones((1, counts.shape[1]), dtype=np.int64), counts])
+    all_counts = whole_first(counts)
     shares = [
         right_shares(ranks(regions @ embeddings.T, labels)[wanted] == 0, classes, photos, len(class_names), all_counts)
         for embeddings in (before, after)
@@ -74,5 +74,4 @@ def region_change(
 
 def change_of(before: FloatArray, after: FloatArray) -> Change:
     """The change between two rows [1 + R] of numbers: first the measured one, then those of R paired resamples."""
-    difference = after - before
-    return Change(*(estimate(float(shares[0]), shares[1:]) for shares in (before, after, difference)))
+    return Change(*map(estimate_of, (before, after, after - before)))

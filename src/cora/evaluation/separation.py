@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cora.evaluation.bootstrap import IntArray
+from cora.evaluation.bootstrap import IntArray, whole_first
 from cora.evaluation.embedded_regions import EmbeddedRegions
 from cora.evaluation.region_accuracy import right_shares
 from cora.evaluation.region_change import Change, change_of
@@ -52,9 +52,8 @@ def separation(regions: EmbeddedRegions, labels: Tensor, counts: IntArray) -> Ch
             silhouettes of the boxes; the regions that they are compared with stay the same.
     """
     classes, images = np.zeros(len(regions), dtype=np.int64), regions.image_index.numpy()
-    weights = np.concatenate([np.ones((1, counts.shape[1]), dtype=np.int64), counts])
     before, after = (
-        right_shares(silhouette(way, labels).numpy(), classes, images, 1, weights)[0]
+        right_shares(silhouette(way, labels).numpy(), classes, images, 1, whole_first(counts))[0]
         for way in (regions.plain, regions.prompted)
     )
     return change_of(before, after)

@@ -16,8 +16,9 @@ import torch
 from cora.boxes import cxcywh_to_xyxy, pairwise_iou
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
-from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate
+from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate_of, whole_first
 from cora.evaluation.predict import Progress
+from cora.evaluation.region_accuracy import right_shares
 from cora.structures import Targets
 from cora.study.artefact import TrainedStudy
 from cora.study.build import FrozenPart
@@ -248,12 +249,6 @@ class _Collected:
 
 def _mean(fits: BoxFits, values: np.ndarray, counts: IntArray) -> Estimate:
     """Mean over boxes; the interval resamples images, since boxes of one are not independent."""
-    if not len(values):
-        return Estimate(value=None, low=None, high=None)
-    boxes, totals = np.zeros(fits.images), np.zeros(fits.images)
-    np.add.at(boxes, fits.image_index, 1.0)
-    np.add.at(totals, fits.image_index, np.asarray(values, dtype=np.float64))
-    drawn = counts @ boxes
-    resampled = np.full(len(counts), np.nan)
-    np.divide(counts @ totals, drawn, out=resampled, where=drawn > 0)
-    return estimate(float(np.mean(values)), resampled)
+    one_class = np.zeros_like(fits.classes)
+    shares, _ = right_shares(values, one_class, fits.image_index, 1, whole_first(counts))
+    return estimate_of(shares)
