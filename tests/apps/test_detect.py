@@ -14,6 +14,8 @@ import cora
 from cora import images
 from cora.apps.cli import main
 from cora.detector import PostprocessConfig
+from cora.errors import CoraError
+from cora.files import write_picture
 from tests.apps.conftest import FakeDetector
 
 pytestmark = pytest.mark.usefixtures("loaded", "folder")
@@ -56,6 +58,26 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         "photos/z0.jpg",
     ]
     assert len(found["annotations"]) == 2
+
+
+def test_a_full_disk_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(path: Path, *content: Any) -> None:
+        if path.name in ("white.jpg", "new.json"):
+            raise CoraError(f"expected to write {path}, got No space left on device; free or choose another place")
+        write_picture(path, *content)
+
+    monkeypatch.setattr("cora.files.write_picture", full)
+    assert main(["detect", "photos", *CLASSES, "--json", "boxes.json", "--csv", "boxes.csv"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "got No space left on device" in err
+    assert err.endswith("(after 1 of 2 images; what was found is in cora-output and boxes.json and boxes.csv)\n")
+    kept = json.loads(Path("boxes.json").read_text())["images"]
+    assert [image["file_name"] for image in kept] == ["photos/black.png"]
+    monkeypatch.setattr("cora.files.write_json", full)  # no room for the boxes, either
+    assert main(["detect", "photos", *CLASSES, "--json", "new.json"]) == 2
+    assert capsys.readouterr().err.endswith("free or choose another place\n")
+    assert not Path("new.json").exists()
 
 
 def test_many_images_are_counted_by_class(capsys: pytest.CaptureFixture[str]) -> None:

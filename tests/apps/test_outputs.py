@@ -254,6 +254,30 @@ def test_drawn_pictures_never_replace_photos(here: Path) -> None:
         assert sorted(os.listdir("drawn")) == ["white-2.jpg", "white.jpg"]
 
 
+@pytest.mark.parametrize(("name", "flag"), outputs(folders=False))
+def test_an_ending_of_another_kind_is_refused(
+    here: Path, loaded: list[str], capsys: pytest.CaptureFixture[str], name: str, flag: str
+) -> None:
+    kind = next(
+        declared_outputs(name)[action.dest] for action in COMMANDS[name]._actions if flag in action.option_strings
+    )
+    before = sorted(os.listdir())
+    for ending in sorted(kinds.TELLING - set(kind.endings)) if kind.endings else []:
+        err = refusal(capsys, command_line(name, flag, f"other{ending.upper()}"))
+        assert f"{flag}: expected a file that ends in {' or '.join(kind.endings)}, got other{ending.upper()}; " in err
+    assert f"{flag}: expected a file, got -, which is none here" in refusal(capsys, command_line(name, flag, "-"))
+    assert sorted(os.listdir()) == before
+    assert not loaded
+
+
+def test_a_tilde_is_the_home_also_behind_an_equals_sign(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here / "home"))
+    assert main(["detect", "photos/white.jpg", *CLASSES, "--json=~/found.json", "--output=~/drawn", "--csv=a.txt"]) == 0
+    assert sorted(os.listdir("home")) == ["drawn", "found.json"]
+    assert not Path("~").exists()
+    assert Path("a.txt").is_file()
+
+
 def test_the_same_command_again_is_welcome(here: Path) -> None:
     for _ in range(2):
         arguments = ["detect", "photos/white.jpg", *CLASSES, "--json", "found.json", "--output", "drawn"]

@@ -208,3 +208,34 @@ def test_boxes_in_fractions_are_refused(annotations, tmp_path):
     with pytest.raises(DataError, match=r"2 boxes that do not reach over the first pixel, in fractions perhaps"):
         read_results(written(tmp_path, fractions), truth)
     assert len(read_results(written(tmp_path, [*fractions, result()]), truth).results) == 3
+
+
+def test_boxes_over_the_border_and_no_result_at_all_are_said(annotations, tmp_path, caplog):
+    truth = read_truth(annotations)
+    path = written(tmp_path, [result(), result(bbox=[-4, 5, 20, 20])])
+    read_results(path, truth)
+    assert caplog.messages == [
+        f"{path}: 1 of 2 boxes reach over the border of their image; bbox is x, y, width, height, not two corners"
+    ]
+    caplog.clear()
+    assert read_results(written(tmp_path, []), truth).results == []
+    assert caplog.messages == [f"{path}: holds no result, so that every box counts as missed"]
+    caplog.clear()
+    read_results(written(tmp_path, [result()]), truth)
+    assert not caplog.messages
+
+
+def test_ids_of_tables_have_a_fraction_of_zero(annotations, tmp_path):
+    truth = read_truth(annotations)
+    plain = result()
+    floats = result(image_id=float(plain["image_id"]), category_id=float(plain["category_id"]))
+    path = written(tmp_path, [plain, floats])
+    first, second = read_results(path, truth).results
+    assert first == second
+    with pytest.raises(DataError, match=r"1 unknown image ids \(first: 0\.5\)"):
+        read_results(written(tmp_path, [result(image_id=0.5)]), truth)
+
+
+def test_a_score_as_text_is_shown_as_text(annotations, tmp_path):
+    with pytest.raises(DataError, match=r"1 scores that are no finite number \(first: '0\.9' in entry 0\)"):
+        read_results(written(tmp_path, [result(score="0.9")]), read_truth(annotations))

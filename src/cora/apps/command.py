@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, NoReturn
 
-from cora.apps.kinds import Kind, described
+from cora.apps.kinds import TELLING, Kind, described
 from cora.apps.options import AnyOptions, add_options, outputs_of, read_options, values_of
 from cora.errors import SKIP_BAD, CoraError
 from cora.files import check_place, lock
@@ -227,6 +227,15 @@ def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) 
     if not kind.folder and path.is_file() and path.stat().st_size and not kind.fits(path):
         raise CoraError(
             f"{flag}: expected a new file or {kind.name}, got {described(path)}: {path}; name another or move that away"
+        )
+    if not kind.folder and str(path) == "-":
+        raise CoraError(
+            f"{flag}: expected a file, got -, which is none here: standard output has the table; name a file"
+        )
+    ending = path.suffix.lower()
+    if kind.endings and ending in TELLING and ending not in kind.endings:
+        raise CoraError(
+            f"{flag}: expected a file that ends in {' or '.join(kind.endings)}, got {path}; change its ending"
         )
     try:
         check_place(path, folder=kind.folder)

@@ -67,6 +67,7 @@ def run(options: DetectOptions) -> int:
     Raises:
         CoraError: bad input.
     """
+    from contextlib import suppress
     from dataclasses import replace
 
     from PIL import Image
@@ -74,7 +75,7 @@ def run(options: DetectOptions) -> int:
     from cora.apps.open_model import open_detector, read_wanted, tell_distractors, tell_names
     from cora.console import Bars, report
     from cora.data.sources import find_images, output_names
-    from cora.errors import ImageError
+    from cora.errors import CoraError, ImageError
     from cora.files import write_picture
     from cora.images import is_url
     from cora.predictor.adapt import set_short_side
@@ -120,11 +121,14 @@ def run(options: DetectOptions) -> int:
                 # Thousands of results may be kept; the images that they refer to may not.
                 results.append(Found(source, replace(detections, image=None)))
     except KeyboardInterrupt:
-        done = f"after {len(results) + failures} of {len(images)} images"
+        raise KeyboardInterrupt(_keep(results, failures, len(images), names, options)) from None
+    except CoraError as error:
         if not results:
-            raise KeyboardInterrupt(done) from None
-        written = _write(results, names, options)
-        raise KeyboardInterrupt(f"{done}; what was found is in {' and '.join(map(str, written))}") from None
+            raise
+        # A disk without room for one more drawn image may have some for what was found.
+        with suppress(CoraError):
+            error = CoraError(f"{error} ({_keep(results, failures, len(images), names, options)})")
+        raise error from None
     _write(results, names, options)
     _print(results, failures, least, options)
     return 1 if failures else 0
@@ -150,6 +154,14 @@ def _read(source: Path | str) -> Image.Image | ImageError:
         return read_image(source, allow_url=True)
     except ImageError as error:
         return error
+
+
+def _keep(results: Sequence[Found], failures: int, count: int, names: Sequence[str], options: DetectOptions) -> str:
+    """Write what was found before the work broke off, if anything; says how far that is and where."""
+    done = f"after {len(results) + failures} of {count} images"
+    if not results:
+        return done
+    return f"{done}; what was found is in {' and '.join(map(str, _write(results, names, options)))}"
 
 
 def _write(results: Sequence[Found], names: Sequence[str], options: DetectOptions) -> list[Path]:

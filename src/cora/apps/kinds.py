@@ -21,6 +21,7 @@ class Kind:
     Attributes:
         name: how people call it, with its article.
         fits: whether an existing file is of this kind.
+        endings: of its name, in lower case; () for all.
         folder: whether it is one.
         apart: whether that folder must not be one that is read.
         files: of a folder, those of fixed names.
@@ -29,6 +30,7 @@ class Kind:
 
     name: str
     fits: Callable[[Path], bool] = field(default=lambda path: False)
+    endings: tuple[str, ...] = ()
     folder: bool = False
     apart: bool = False
     files: Mapping[str, Kind] = field(default_factory=dict)
@@ -78,6 +80,16 @@ def _json(path: Path) -> Any:
         return None
 
 
+_JSON, _CSV, _PICTURE = (".json",), (".csv",), (".png", ".jpg", ".jpeg")
+#: Endings that say what a file is. Others, such as .txt, are anybody's.
+TELLING = frozenset(
+    (
+        *(*_JSON, *_CSV, *_PICTURE, ".tsv", ".xml", ".html", ".gif", ".webp", ".mp4", ".mov", ".mkv", ".webm"),
+        *(".safetensors", ".pt", ".pth", ".onnx", ".zip", ".npz", ".parquet", ".yaml"),
+    )
+)
+
+
 def _json_kind(name: str, *keys: str) -> Kind:
     """A JSON object that has these keys."""
 
@@ -85,7 +97,7 @@ def _json_kind(name: str, *keys: str) -> Kind:
         content = _json(path)
         return isinstance(content, dict) and all(key in content for key in keys)
 
-    return Kind(name=name, fits=fits)
+    return Kind(name=name, fits=fits, endings=_JSON)
 
 
 def _tensors(name: str, *formats: str) -> Kind:
@@ -117,7 +129,7 @@ def _informed(name: str, *keys: str) -> Kind:
         info = content.get("info") if isinstance(content, dict) else None
         return isinstance(info, dict) and any(key in info for key in keys)
 
-    return Kind(name=name, fits=fits)
+    return Kind(name=name, fits=fits, endings=_JSON)
 
 
 def _starts_with(start: bytes) -> Callable[[Path], bool]:
@@ -138,15 +150,17 @@ def _is_export(path: Path) -> bool:
     return b"cora-export" in path.read_bytes() if path.suffix.lower() in (".onnx", ".pt2") else False
 
 
-PICTURE = Kind(name="an image that cora drew", fits=drawn_by_cora)
+PICTURE = Kind(name="an image that cora drew", fits=drawn_by_cora, endings=_PICTURE)
 MODEL = _tensors("a model file of cora", "cora-detector", "cora-detector-int8")
 TEXT = _tensors("learned text of 'cora text-prompts'", "cora-text")
 VIDEO = Kind(name="a video", fits=_is_video)
-TRACK_TABLE = Kind(name="a table of 'cora video'", fits=_starts_with(b"frame,seconds,track,class,score,"))
-DETECTION_TABLE = Kind(name="a table of 'cora detect'", fits=_starts_with(b"file,class,score,left,top,right,bottom"))
+TRACK_TABLE = Kind(name="a table of 'cora video'", fits=_starts_with(b"frame,seconds,track,class,score,"), endings=_CSV)
+DETECTION_TABLE = Kind(
+    name="a table of 'cora detect'", fits=_starts_with(b"file,class,score,left,top,right,bottom"), endings=_CSV
+)
 TRACKS = _json_kind("tracks of 'cora video'", "video", "frames", "tracks")
-DETECTIONS = Kind(name="boxes of 'cora detect'", fits=_is_detections)
-RELABELLED = Kind(name="annotations of 'cora relabel'", fits=_is_relabelled)
+DETECTIONS = Kind(name="boxes of 'cora detect'", fits=_is_detections, endings=_JSON)
+RELABELLED = Kind(name="annotations of 'cora relabel'", fits=_is_relabelled, endings=_JSON)
 AGREEMENT = _json_kind("numbers of 'cora relabel'", "boxes", "agreed", "by_class", "confusion")
 PSEUDO = _informed("annotations of 'cora pseudo-label'", "pseudo", "labelled")
 SPLIT = _informed("annotations of 'cora split'", "class_split")

@@ -127,9 +127,19 @@ def _of_type(hint: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if typing.get_origin(hint) is Literal:
         return {"choices": inner}
-    if hint in (Path, int, float):
+    if hint in (int, float):
         return {"type": hint}
+    if hint is Path:
+        return {"type": path}
     return _of_type(inner[0], given) if inner else {}
+
+
+def path(text: str) -> Path:
+    """A path; a shell leaves the ~ of `--json=~/boxes.json` as it is, and a folder of that name is never meant."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(text)
 
 
 def _container(parser: argparse.ArgumentParser, entry: _Argument) -> Any:

@@ -63,7 +63,8 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         image, category, bbox, score = (entry.get(key) for key in ("image_id", "category_id", "bbox", "score"))
         # Where the truth has texts for ids, so have the results.
         image, category = (
-            whole_id(given, known) if known else given for given, known in zip((image, category), numbers, strict=True)
+            whole_id(given, known) if known else _whole(given)
+            for given, known in zip((image, category), numbers, strict=True)
         )
         if isinstance(image, int) and image in truth.get("again", {}):
             again += 1
@@ -76,7 +77,7 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         ):
             problems.add("unknown category ids", repr(entry.get("category_id")))
         elif not isinstance(score, int | float) or isinstance(score, bool) or not is_number(score):
-            problems.add("scores that are no finite number", f"{score} in {where}")
+            problems.add("scores that are no finite number", f"{score!r} in {where}")
         elif not 0 <= score <= 1:
             problems.add("scores outside 0..1", f"{score} in {where}")
         elif not isinstance(bbox, list) or not is_box(bbox):
@@ -101,9 +102,23 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
             f"{path}: expected COCO results for the annotation file, got {problems} among {len(entries)} entries; "
             "boxes are x, y, width, height in pixels of the original image"
         )
+    if not entries:
+        logger.warning("%s: holds no result, so that every box counts as missed", path)
+    if reaching_over:
+        logger.warning(
+            "%s: %d of %d boxes reach over the border of their image; bbox is x, y, width, height, not two corners",
+            path,
+            reaching_over,
+            len(results),
+        )
     if again:
         logger.warning("%s: %d results of images that the annotations list a second time do not count", path, again)
     return ForeignResults(results, other_classes, reaching_over, again)
+
+
+def _whole(number: object) -> object:
+    """An id as a number without a fraction: tables write 3.0 for 3."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _entries(path: Path) -> list[Any]:
