@@ -13,6 +13,7 @@ from cora.apps.train import VariantOptions
 from cora.detector.variants import detector_class
 from cora.errors import ModelError
 from cora.training.variants import VARIANTS, VariantName
+from tests.toy_nano import toy_nano, write_boxed_photos
 
 pytestmark = pytest.mark.integration
 
@@ -95,3 +96,31 @@ def test_an_unknown_variant_in_a_file_is_refused(tiny_model: Path) -> None:
     config = cora.load(tiny_model).detector.config
     with pytest.raises(ModelError, match=r"variant: expected one of crops, .* got 'dreams'"):
         type(config).from_dict(config.to_dict() | {"variant": "dreams"})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("full", "no-prompt", "crops")])
+def test_models_that_propose_their_anchors_have_variants_too(name: str, tmp_path: Path) -> None:
+    folder = write_boxed_photos(tmp_path / "kit")
+    toy_nano(tmp_path / "cache", seed=1).save(tmp_path / "nano.safetensors")
+    data = ["--images", str(folder / "images"), "--annotations", str(folder / "boxes.json"), "--device", "cpu"]
+    command = [
+        "train",
+        "localizer",
+        *data,
+        "--model",
+        str(tmp_path / "nano.safetensors"),
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    settings = ["--epochs", "1", "--set", "localizer.batch=3", "--set", "localizer.task.proposals=False"]
+    before = cora.load(tmp_path / "nano.safetensors").detector.localizer
+    assert main([*command, *settings, "--variant", name]) == 0
+    trained = cora.load(tmp_path / "run" / "model.safetensors").detector
+    assert type(trained) is detector_class("" if name in PLAIN else name)
+    assert main(["evaluate", *data, "--model", str(tmp_path / "run" / "model.safetensors"), "--resamples", "3"]) == 0
+    # What proposes the anchors was to stay, and the decoder was to learn.
+    for old, new in zip(before.proposing, trained.localizer.proposing, strict=True):
+        for (path, value), now in zip(old.state_dict().items(), new.state_dict().values(), strict=True):
+            assert torch.equal(value, now), path
+    layers = zip(before.decoder.state_dict().values(), trained.localizer.decoder.state_dict().values(), strict=True)
+    assert any(not torch.equal(*both) for both in layers)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -27,6 +28,16 @@ class Memory:
     visible: Tensor | None
     size_hw: tuple[int, int]
     extents_hw: Tensor
+
+    def of(self, images: Tensor) -> Self:
+        """The memory of some images by their places in the batch; one may come several times."""
+        return replace(
+            self,
+            tokens=self.tokens[images],
+            positions=self.positions[images],
+            visible=None if self.visible is None else self.visible[images],
+            extents_hw=self.extents_hw[images],
+        )
 
 
 class EncoderLayer(nn.Module):

@@ -39,6 +39,10 @@ class Proposals:
     centres: Tensor
     inside: Tensor
 
+    def of(self, images: Tensor) -> Proposals:
+        """The proposals of some images by their places in the batch; one may come several times."""
+        return Proposals(self.boxes_cxcywh[images], self.objectness[images], self.centres[images], self.inside[images])
+
     def best(self, count: int, *, iou: float = 0.7, considered: int | None = None) -> Tensor:
         """The `count` boxes [B, count, 4] of highest objectness after suppression of boxes with an IoU above `iou`.
 

@@ -11,7 +11,8 @@ first, each with strides from fine to coarse.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,10 @@ class PyramidMemory(Memory):
     """
 
     proposals: Proposals
+
+    def of(self, images: Tensor) -> Self:
+        """The same of the proposals."""
+        return replace(super().of(images), proposals=self.proposals.of(images))
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class ConditionalTask(LocalizerTask):
         anchors = self.anchors(memory)[image_index]
         return [
             Copy(
-                memory=_rows(memory, image_index),
+                memory=memory.of(image_index),
                 anchors_cxcywh=anchors,
                 classes=classes[:, None].expand(-1, anchors.shape[1]),
                 known=classes.unique(),
@@ -67,17 +67,6 @@ class ConditionalTask(LocalizerTask):
     def _drawn(self, present: Tensor) -> int:
         # At least one, so that an image without boxes teaches too.
         return max(1, len(present.unique()) + self.absent)
-
-
-def _rows(memory: Memory, index: Tensor) -> Memory:
-    """The memory of some images, repeats allowed."""
-    return replace(
-        memory,
-        tokens=memory.tokens[index],
-        positions=memory.positions[index],
-        visible=None if memory.visible is None else memory.visible[index],
-        extents_hw=memory.extents_hw[index],
-    )
 
 
 @dataclass(frozen=True)
