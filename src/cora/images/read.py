@@ -184,10 +184,12 @@ def _normalise(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
     if isinstance(image, ImageFile.ImageFile) and image.width * image.height > max_pixels:
         raise _too_large(what, f"{image.width} x {image.height}", max_pixels)
     cut = has_16_bit_colours(image)
+    file = getattr(image, "fp", image)
+    closed = file is None or getattr(file, "closed", False)  # which a decoded image may be
     try:
         _load(image)
     except (*_DECODE_ERRORS, AssertionError) as error:
-        if "closed" in str(error) or getattr(image, "fp", image) is None:
+        if closed:
             raise ImageError(
                 f"expected an open image, got a closed one: {what}; call its load() before its file is closed"
             ) from None
