@@ -192,7 +192,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "no such file": (["none.mp4", *CLASSES], "got no file at none.mp4"),
         "not a video, no classes": (["text.mp4"], "got something that is none, or is damaged: text.mp4"),
         "not a video": (["text.mp4", *CLASSES], "got something that is none, or is damaged: text.mp4"),
-        "empty": (["empty.mp4", *CLASSES], "got an empty file: empty.mp4"),
+        "empty": (["empty.mp4", *CLASSES], "got an empty file; get it again: empty.mp4"),
         "no images in it": (["zero.mkv", *CLASSES], "expected a video with images, got none in it"),
         "sound only": (["sound.flac", *CLASSES], "got a file with sound only: sound.flac"),
         "picture": (["a.png", *CLASSES], "got an image: a.png; use 'cora detect' for images"),
