@@ -79,14 +79,14 @@ def test_short_side_of_an_exported_model(loaded: list[str]) -> None:
 @pytest.mark.slow
 def test_detect_with_tiles_is_predict_with_tiles(tmp_path: Path) -> None:
     photo = Path(__file__).resolve().parents[2] / "examples" / "coffee.jpg"
-    options = ["--tiles", "1x2", "--short-side", "160", "--score", "0.02"]
+    options = ["--tiles", "2x2", "--short-side", "160", "--score", "0.005"]
     results = ["--output", str(tmp_path), "--json", str(tmp_path / "boxes.json")]
     assert main(["detect", str(photo), "--classes", "cup, spoon", *options, *results]) == 0
     found = json.loads((tmp_path / "boxes.json").read_text())["annotations"]
     detector = cora.load("nano")
     set_short_side(detector, 160)
-    tiled = detector.predict(photo, ["cup", "spoon"], score=0.02, tiles=Tiles(count=(1, 2)))
-    plain = detector.predict(photo, ["cup", "spoon"], score=0.02)
+    tiled = detector.predict(photo, ["cup", "spoon"], score=0.005, tiles=Tiles(count=(2, 2)))
+    plain = detector.predict(photo, ["cup", "spoon"], score=0.005)
     assert len(tiled) > 0
     assert [entry["score"] for entry in found] == pytest.approx(tiled.scores.tolist(), abs=1e-4)
     assert tiled.boxes_xyxy_px.tolist() != plain.boxes_xyxy_px.tolist()

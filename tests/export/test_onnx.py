@@ -75,7 +75,7 @@ def test_openvino_files_say_the_same(toy: Detector, open_xml: Path) -> None:
     description_text = description.read_text()
     try:
         description.unlink()
-        with pytest.raises(ModelError, match=r"toy\.json: expected an existing file"):
+        with pytest.raises(ModelError, match=r"toy\.xml: expected toy\.json beside it"):
             load_exported(open_xml, load_text_model=lambda _: toy)
         description.write_text('{"format": "other"}')
         with pytest.raises(ModelError, match="file that `cora export` wrote"):

@@ -183,7 +183,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
             "within an image of 48 x 32 pixels",
         ),
         "top": (["search", "db", *text, "--top", "0"], "expected a whole number of 1 or more, got '0'"),
-        "sheet": (["search", "db", *text, "--sheet", "hits.gif"], "expected a file .jpg or .png, got hits.gif"),
+        "sheet": (["search", "db", *text, "--sheet", "hits.gif"], "expected a file that ends in .png or .jpg or .jpeg, got hits.gif"),
         "JSON is a folder": (["search", "db", *text, "--json", "photos"], "expected a file to write to, got a folder"),
         "damaged": (["search", "damaged", *text], "trouble with its files"),
     }
@@ -233,7 +233,7 @@ def test_ctrl_c_ends_with_130_and_the_command_goes_on(here: Path, model: str) ->
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err == "cora: interrupted ; what is done is kept, the same command goes on\n"
+    assert err == "cora: interrupted while indexing; what is done is kept, the same command goes on\n"
     assert main(["index", "photos", "--db", "db"]) == 0
     index = RegionIndex.open("db")
     assert len(index._store.pictures()) == 153
