@@ -183,7 +183,10 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
             "within an image of 48 x 32 pixels",
         ),
         "top": (["search", "db", *text, "--top", "0"], "expected a whole number of 1 or more, got '0'"),
-        "sheet": (["search", "db", *text, "--sheet", "hits.gif"], "expected a file that ends in .png or .jpg or .jpeg, got hits.gif"),
+        "sheet": (
+            ["search", "db", *text, "--sheet", "hits.gif"],
+            "expected a file that ends in .png or .jpg or .jpeg, got hits.gif",
+        ),
         "JSON is a folder": (["search", "db", *text, "--json", "photos"], "expected a file to write to, got a folder"),
         "damaged": (["search", "damaged", *text], "trouble with its files"),
     }
