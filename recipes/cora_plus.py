@@ -5,7 +5,8 @@
 A round labels the training images with the model of the last one (`cora pseudo-label`), adds these boxes to the real
 ones of the base classes, trains the decoder on both (`cora train localizer`), and measures all 65 classes of `val`.
 Names that an image is searched for: "tags", the classes that it is known to show, as captions would say it (image-level
-labels of all 65 classes, for the images that have them); or "list", all 65 names in every image.
+labels of all 65 classes, for the images that have them); or "list", all 65 names in every image. The images of this
+set show no novel class.
 The row "base boxes" is the same training without pseudo boxes: what a round gains beyond it, the pseudo boxes give.
 Intervals: 95 % by resampling the images of `val`; differences are paired, on the same resamples. Every step resumes.
 The table is written anew after each row (`table.md`).
