@@ -32,7 +32,7 @@ from torch import Tensor
 
 import cora
 from cora.data.class_split import ClassSplit, read_class_split
-from cora.data.coco import CocoDataset, targets_of
+from cora.data.coco import CocoDataset
 from cora.data.feature_cache import CachedItem, FeatureBatch, FeatureCache, build_feature_cache, collate_features
 from cora.data.loader import EpochLoader
 from cora.data.transforms import TrainTransform
@@ -42,7 +42,6 @@ from cora.evaluation.bootstrap import estimate, mean_of_known, resample_counts
 from cora.evaluation.coco_ap import evaluate_boxes
 from cora.evaluation.oracles import predict_with_true_classes
 from cora.evaluation.predict import ground_truth, predict_dataset
-from cora.localizer import kmeans_anchors
 from cora.regions import Vocabulary
 from cora.structures import Targets
 from cora.training.defaults import SMALL_PROMPTS, SMALL_TASK, small_augment
@@ -53,7 +52,7 @@ from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, bu
 from cora.training.pipeline import Hooks, TrainingPipeline
 from cora.training.recipe import DataStage, TrainRecipe
 from cora.training.relabel import relabel
-from cora.training.starts import fresh_localizer
+from cora.training.starts import anchors_to_boxes, fresh_localizer
 from cora.training.variants import VARIANTS, Variant
 
 VERSIONS, BATCH, LR, EMA, GRAD_CLIP = 2, 4, 4e-4, 0.998, 0.5
@@ -172,7 +171,7 @@ class Ablation:
         seed_stage(seed, "localizer")
         fresh_localizer(start, proposals=False)
         if (anchors := start.localizer.learned_anchors) is not None:
-            anchors.start_from(self._kmeans(len(anchors.logits)))
+            anchors_to_boxes(anchors, self.train_set)
         task = variant.build(detector=start, vocabulary=self.vocabulary, config=replace(SMALL_TASK, proposals=False))
         collate = Labelled(self.labels(variant))
         loader = EpochLoader(
@@ -199,12 +198,6 @@ class Ablation:
             raise KeyboardInterrupt
         load_trainable_state(task, average.shadow, source="the moving average")
         return task.detector
-
-    def _kmeans(self, count: int) -> Tensor:
-        """Anchors where boxes of the images, and of their mirror images, crowd."""
-        boxes = torch.cat([targets_of(record).boxes_cxcywh for record in self.train_set.records])
-        mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
-        return kmeans_anchors(torch.cat([boxes, mirrored]), count)
 
     def folder(self, name: str, seed: int) -> Path:
         return self.run / "rows" / f"{name}-seed{seed}"

@@ -10,6 +10,7 @@ import torch
 import cora
 from cora.apps.cli import main
 from cora.apps.train import VariantOptions
+from cora.detector.config import VARIANT_NAMES
 from cora.detector.variants import detector_class
 from cora.errors import ModelError
 from cora.training.variants import VARIANTS, VariantName
@@ -47,6 +48,8 @@ def test_the_choices_are_the_rows_that_say_so() -> None:
     assert choices == NAMES
     said = [name for name, row in VARIANTS.items() if row.option == f"--variant {name}"]
     assert sorted(said) == sorted(set(NAMES) - {"full"})
+    # Files know the detectors that are classes of their own.
+    assert set(VARIANT_NAMES) - {""} == set(NAMES) - set(PLAIN)
     # Every other row is one option, too.
     assert {name: row.option for name, row in VARIANTS.items() if name not in NAMES} == {
         "no-class-dropout": "--set localizer.task.class_dropout=0",

@@ -17,7 +17,7 @@ from cora.towers import TowerConfig
 _Config = TypeVar("_Config")
 
 #: Detectors that differ from CORA in one step (`cora.detector.variants`); "" is CORA.
-VARIANTS = ("", "crops", "region-proposals", "conditional", "end-to-end", "top-2")
+VARIANT_NAMES = ("", "crops", "region-proposals", "conditional", "end-to-end", "top-2")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DetectorConfig:
         fast_alignment: whether the detector has a fast alignment (`cora align`).
         untrained: the localizer has random weights, so its boxes are meaningless; see `check_trained`.
         class_names: names that it was fine-tuned on, the default of a call without class names; see `own_names`.
-        variant: one of `VARIANTS`.
+        variant: one of `VARIANT_NAMES`.
 
     Raises:
         ValueError: an unknown variant, or parts whose sizes do not fit each other.
@@ -50,8 +50,8 @@ class DetectorConfig:
     variant: str = ""
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant: expected one of {', '.join(VARIANTS[1:])} or none, got {self.variant!r}")
+        if self.variant not in VARIANT_NAMES:
+            raise ValueError(f"variant: expected one of {', '.join(VARIANT_NAMES[1:])} or none, got {self.variant!r}")
         if self.localizer.embed_dim != self.tower.embed_dim:
             raise ValueError(
                 f"localizer.embed_dim: expected the tower's {self.tower.embed_dim}, got {self.localizer.embed_dim}"

@@ -57,7 +57,7 @@ def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerSt
         if stage.anchors == "normal":
             anchors.draw()
         else:
-            _to_boxes(anchors, dataset)
+            anchors_to_boxes(anchors, dataset)
     if stage.objectness == "plain":
         detector.localizer.objectness_head.reset_parameters()
 
@@ -69,7 +69,7 @@ def _learned_anchors(detector: Detector, start: str) -> LearnedAnchors:
     return anchors
 
 
-def _to_boxes(anchors: LearnedAnchors, dataset: CocoDataset) -> None:
+def anchors_to_boxes(anchors: LearnedAnchors, dataset: CocoDataset) -> None:
     """Put the anchors where boxes of the images, and of their mirror images, crowd."""
     boxes = torch.cat([targets_of(record).boxes_cxcywh for record in dataset.records])
     mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
