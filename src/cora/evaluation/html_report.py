@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cora.console import counted
 from cora.draw import Colour
 from cora.evaluation.base_novel import GroupScore, mean_curve
 from cora.evaluation.box_measure import CEILINGS
@@ -74,7 +75,10 @@ def _facts(report: Mapping[str, Any]) -> dict[str, str]:
     answer = {
         "Model": report.get("predictions", "") if model is None else f"{model['name']} ({model['fingerprint']})",
         "Annotations": f"{report['annotations']['file']} ({str(report['annotations']['sha256'])[:16]})",
-        "Measured": f"{report['images']} images, {report['boxes']} boxes, {report['crowd_boxes']} crowd boxes",
+        "Measured": ", ".join(
+            counted(report[key], noun)
+            for key, noun in (("images", "image"), ("boxes", "box"), ("crowd_boxes", "crowd box"))
+        ),
         "Detections": f"{report['detections']} counted, {report['dropped_detections']} beyond "
         f"{report['max_detections']} an image",
         "Command": " ".join(report["command"]),
