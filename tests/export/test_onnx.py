@@ -1,5 +1,6 @@
 """ONNX with sizes, batch and vocabulary left open; OpenVINO from the same file."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def test_openvino_files_say_the_same(toy: Detector, open_xml: Path) -> None:
     assert weights.stat().st_size > 0
     with pytest.raises(CoraError, match="the device cpu for an OpenVINO file"):
         load_exported(open_xml, load_text_model=lambda _: toy, device="cuda")
+
+
+def test_a_missing_file_is_missing_also_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ModelError, match=r"nowhere\.onnx: expected an existing file, got none"):
+        read_onnx_manifest(tmp_path / "nowhere.onnx")
 
 
 def test_foreign_onnx_files_are_refused(toy: Detector, open_onnx: Path, tmp_path: Path) -> None:

@@ -80,12 +80,12 @@ def read_onnx_manifest(path: Path) -> Manifest:
         MissingExtraError: onnx is not installed.
         ModelError: no such file, too large, no ONNX, not one that `cora export` wrote, or with weights elsewhere.
     """
+    check_size(path, MAX_BYTES)
     try:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
         raise MissingExtraError("reading an ONNX file", extra="onnx") from error
-    check_size(path, MAX_BYTES)
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
