@@ -2,13 +2,14 @@
 
     python benchmarks/export.py --kit ../shared/kit/coco_ovd_mini --threads 1
     python benchmarks/export.py --kit ../shared/kit/coco_ovd_mini --threads 1 --files nano.onnx nano.xml
+    python benchmarks/export.py --kit ../shared/kit/coco_ovd_mini --threads 1 --size 480 640 --formats onnx litert
 
 Every format is exported anew, unless files are named, checked as `cora export` does, and measured with the 65 classes
-of the kit given at run time. The original works in its default way, in float32: it scores as many boxes, and pools as
-many exactly, as the graphs do. The models take turns on every image, and the first pass of each is not timed.
-Milliseconds are medians of an image from pixels to boxes. Brackets: 95 % intervals by resampling images, for the last
-AP50 column with the same resamples of both. Graphs of one size are compared with the original on the same pixels,
-fitted and padded as for them. Exit code 1: AP50 of a group is off by more than --max-difference.
+of the kit given at run time (LiteRT has them fixed). The original works in its default way, in float32: it scores as
+many boxes, and pools as many exactly, as the graphs do. The models take turns on every image, and the first pass of
+each is not timed. Milliseconds are medians of an image from pixels to boxes. Brackets: 95 % intervals by resampling
+images, for the last AP50 column with the same resamples of both. Graphs of one size are compared with the original on
+the same pixels, fitted and padded as for them. Exit code 1: AP50 of a group is off by more than --max-difference.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,9 +35,11 @@ from cora.export import FORMATS, ExportedDetector, ExportSettings, export_detect
 from cora.export.backends import Program
 from cora.export.manifest import METADATA_KEY, Manifest
 from cora.export.openvino_file import companions
+from cora.predictor import Predictor
 
-#: Formats that run here; TensorRT engines do not.
+#: Formats that run here, of any size or of one; TensorRT engines do not.
 _FORMATS = ("onnx", "openvino", "exported-program")
+_ALL_FORMATS = (*_FORMATS, "litert")
 
 #: A model and what it is stored in.
 Other = tuple[ExportedDetector, tuple[Path, ...]]
@@ -45,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kit", type=Path, required=True, help="folder with val/, val.json and class_split.json")
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--formats", nargs="+", choices=_FORMATS, default=_FORMATS)
+    parser.add_argument("--formats", nargs="+", choices=_ALL_FORMATS, default=_FORMATS)
     parser.add_argument("--files", nargs="+", type=Path, help="measure these files of `cora export` instead")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="export for one size (default: any)")
     parser.add_argument("--exact-boxes", type=int, help="boxes pooled exactly, 0 for all (default: the model's)")
@@ -63,7 +67,7 @@ def main() -> None:
         others = [
             *(opened(file, detector, arguments) for file in arguments.files or ()),
             *(
-                exported(detector, name, Path(folder), settings, arguments)
+                exported(detector, name, Path(folder), settings, pictures.classes, arguments)
                 for name in (() if arguments.files else arguments.formats)
             ),
         ]
@@ -104,15 +108,22 @@ def kit_pictures(kit: Path, limit: int | None) -> Pictures:
 
 def opened(file: Path, detector: Detector, arguments: argparse.Namespace) -> Other:
     other = load_exported(file, load_text_model=lambda _: detector, threads=arguments.threads)
-    return other, (file, *(companions(file) if file.suffix == ".xml" else ()))
+    beside = {".xml": companions(file), ".tflite": (file.with_suffix(".json"),)}
+    return other, (file, *beside.get(file.suffix, ()))
 
 
 def exported(
-    detector: Detector, name: str, folder: Path, settings: ExportSettings, arguments: argparse.Namespace
+    detector: Detector,
+    name: str,
+    folder: Path,
+    settings: ExportSettings,
+    classes: Sequence[str],
+    arguments: argparse.Namespace,
 ) -> Other:
     print(f"exporting: {name}", file=sys.stderr, flush=True)
     path = folder / f"model{FORMATS[name]}"
-    written = export_detector(detector, path, format=name, model=arguments.model, settings=settings)
+    fixed = Predictor(detector).vocabulary(classes, distractors=()) if name == "litert" else None
+    written = export_detector(detector, path, format=name, model=arguments.model, settings=settings, vocabulary=fixed)
     print(f"{name}: {written.difference}", file=sys.stderr, flush=True)
     if name != "exported-program":
         return opened(path, detector, arguments)

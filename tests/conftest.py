@@ -18,7 +18,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 #: Reasons that hold on an ordinary machine with all packages of the extra `test-all`.
-MAY_BE_SKIPPED_IN_CI = ("GPU", "extra nano", "compares with ncnn", "this file system", "this build", "'tkinter'")
+MAY_BE_SKIPPED_IN_CI = (
+    "GPU",
+    "extra nano",
+    "extra litert",
+    "compares with ncnn",
+    "this file system",
+    "this build",
+    "'tkinter'",
+)
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

@@ -96,6 +96,8 @@ def test_export_detect_and_evaluate(folder: Path, capsys: pytest.CaptureFixture[
         (["--format", "onnx", "--output", "a.onnx", "--classes", "cat, cat"], "every name once"),
         (["--format", "onnx", "--output", "a.onnx", "--dynamic", "--size", "64x64"], "--dynamic or --size, got both"),
         (["--format", "onnx", "--output", "a.onnx", "--dynamic", "--batch", "2"], "--dynamic or --batch, got both"),
+        (["--format", "litert", "--output", "a.tflite", "--dynamic"], "--dynamic: expected another format"),
+        (["--format", "litert", "--output", "a.tflite"], "a.tflite: expected class names to fix in the file"),
         (["--format", "onnx", "--output", "a.onnx", "--check-on", "nothing.png"], "got no file at nothing.png"),
     ],
 )

@@ -78,7 +78,7 @@ def test_exported_program(toy: Detector, tmp_path: Path) -> None:
         found, Predictor(original).predict(photos, ["bus", "cat"], score=0.001, batch_size=3), strict=True
     ):
         assert_same(one, other)
-    with pytest.raises(ModelError, match=r"ends in \.onnx or \.xml"):  # its archive may hold pickles
+    with pytest.raises(ModelError, match=r"ends in \.onnx, \.xml or \.tflite"):  # its archive may hold pickles
         load_exported(path, load_text_model=lambda _: toy)
 
 

@@ -113,7 +113,7 @@ def test_foreign_onnx_files_are_refused(toy: Detector, open_onnx: Path, tmp_path
     write_manifest(graph, manifest_of(toy))
     onnx.save_model(graph, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
     refused("expected all weights in this file")
-    with pytest.raises(ModelError, match=r"ends in \.onnx or \.xml"):
+    with pytest.raises(ModelError, match=r"ends in \.onnx, \.xml or \.tflite"):
         load_exported(tmp_path / "model.pt2", load_text_model=lambda _: toy)
 
 

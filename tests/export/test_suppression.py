@@ -1,9 +1,18 @@
+import pytest
 import torch
 from torchvision.ops import batched_nms
 
 from cora.boxes import cxcywh_to_xyxy
 from cora.detector import select_detections
-from cora.export.suppression import best_proposals, kept_boxes, kept_boxes_operator, select_in_graph
+from cora.export.suppression import (
+    STEPS,
+    Suppress,
+    best_proposals,
+    kept_boxes,
+    kept_boxes_in_steps,
+    kept_boxes_operator,
+    select_in_graph,
+)
 from cora.localizer import Proposals
 
 
@@ -13,9 +22,11 @@ def crowded(count: int, seed: int = 0) -> torch.Tensor:
     return torch.cat([centres, 0.1 + 0.4 * torch.rand(2, count, 2, generator=random)], dim=-1)
 
 
-def test_keeps_what_torchvision_keeps() -> None:
+@pytest.mark.parametrize("suppress", [kept_boxes, kept_boxes_in_steps])
+def test_keeps_what_torchvision_keeps(suppress: Suppress) -> None:
     boxes, scores = cxcywh_to_xyxy(crowded(40)), torch.rand(2, 3, 40)
-    mask = kept_boxes(boxes, scores, 0.5, 0.2)
+    scores[:, :, ::4] = scores[:, :, 1::4]  # ties
+    mask = suppress(boxes, scores, 0.5, 0.2)
     assert mask.shape == scores.shape
     for image in range(2):
         label, box = (scores[image] > 0.2).nonzero(as_tuple=True)
@@ -28,6 +39,17 @@ def test_keeps_what_torchvision_keeps() -> None:
 
 def test_nothing_above_the_score_keeps_nothing() -> None:
     assert not kept_boxes(cxcywh_to_xyxy(crowded(5)), torch.zeros(2, 3, 5), 0.5, 0.0).any()
+
+
+def test_steps_are_exact_along_a_chain_of_their_number() -> None:
+    count = STEPS + 9
+    places = 0.3 * torch.arange(count) / count
+    # Every box overlaps the next two by more than the threshold, and those after them by less.
+    boxes = torch.stack([places, places, places + 0.04, places + 0.04], dim=-1)[None]
+    scores = torch.linspace(1, 0.5, count)[None, None]
+    right, found = (suppress(boxes, scores, 0.3, 0.0)[0, 0] for suppress in (kept_boxes, kept_boxes_in_steps))
+    assert 0 < right.sum() < count
+    assert torch.equal(found[:STEPS], right[:STEPS])
 
 
 def test_operator_does_the_same() -> None:

@@ -32,13 +32,15 @@ def _size(text: str) -> tuple[int, int]:
 class ExportOptions:
     """Options of `cora export`."""
 
-    format: Literal["onnx", "openvino", "tensorrt", "exported-program"] = option(required=True, help="what to write")
+    format: Literal["onnx", "openvino", "tensorrt", "litert", "exported-program"] = option(
+        required=True, help="what to write"
+    )
     model: str = model_option("name or path of the model")
     output: Path = option(
         required=True,
         writes=kinds.EXPORT,
         help="file to write: .onnx, .xml (OpenVINO; .bin and .json go beside it), .engine (TensorRT; .json goes beside "
-        "it) or .pt2 (exported program)",
+        "it), .tflite (LiteRT; .json goes beside it) or .pt2 (exported program)",
     )
     classes: str | None = option(
         metavar="NAMES",
@@ -101,6 +103,8 @@ def run(options: ExportOptions) -> int:
     if options.dynamic and (options.size is not None or options.batch is not None):
         given = "--size" if options.size is not None else "--batch"
         raise CoraError(f"expected --dynamic or {given}, got both; leave out one of them")
+    if options.dynamic and options.format == "litert":
+        raise CoraError("--dynamic: expected another format, since a LiteRT graph has one size; leave it out")
     settings = ExportSettings(
         size_hw=options.size,
         batch=options.batch,
@@ -108,7 +112,7 @@ def run(options: ExportOptions) -> int:
         exact_boxes=options.exact_boxes,
         nms=options.nms,
     )
-    check_output(options.output, options.format)
+    check_output(options.output, options.format, names_fixed=options.classes is not None)
     if options.classes is None:
         named = {
             "distractors": options.distractors,
@@ -171,7 +175,7 @@ COMMAND = Command(
     options=ExportOptions,
     run=run,
     help="a model for another runtime, compared with the original",
-    description="A model for another runtime: ONNX, OpenVINO, TensorRT or a PyTorch program, compared with the "
+    description="A model for another runtime: ONNX, OpenVINO, TensorRT, LiteRT or a PyTorch program, compared with the "
     "original before it is written.",
     epilog="Exit code: 0 done; 2 bad input, or a file that differs from the original, and nothing written.",
 )

@@ -142,8 +142,8 @@ def _is_video(path: Path) -> bool:
 
 
 def _is_export(path: Path) -> bool:
-    """Exported graphs and programs carry a description; OpenVINO and TensorRT have it beside them."""
-    if path.suffix.lower() in (".xml", ".engine"):
+    """Exported graphs and programs carry a description; OpenVINO, TensorRT and LiteRT have it beside them."""
+    if path.suffix.lower() in (".xml", ".engine", ".tflite"):
         return _EXPORT_SAYS.fits(path.with_suffix(".json"))
     if path.suffix.lower() == ".safetensors":
         return MODEL.fits(path)
@@ -179,7 +179,11 @@ _WEIGHTS = Kind(name="the weights of an exported model", fits=lambda path: _is_e
 EXPORT = Kind(
     name="an exported model of cora",
     fits=_is_export,
-    beside={".xml": {".json": _EXPORT_SAYS, ".bin": _WEIGHTS}, ".engine": {".json": _EXPORT_SAYS}},
+    beside={
+        ".xml": {".json": _EXPORT_SAYS, ".bin": _WEIGHTS},
+        ".engine": {".json": _EXPORT_SAYS},
+        ".tflite": {".json": _EXPORT_SAYS},
+    },
 )
 
 # What training leaves; folders of its stages check their own `run.json`.

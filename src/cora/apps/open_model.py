@@ -25,7 +25,7 @@ from cora.regions.sentences import Sentences
 from cora.towers import known_towers
 
 #: Endings of files that `cora export` writes and that `--model` takes.
-EXPORTED = (".onnx", ".xml")
+EXPORTED = (".onnx", ".xml", ".tflite")
 
 
 def open_detector(model: str, device: str = "auto", *, text_model: str | None = None) -> Predictor:
@@ -34,7 +34,7 @@ def open_detector(model: str, device: str = "auto", *, text_model: str | None = 
     What needs the network itself calls `open_torch_detector`.
 
     Args:
-        model: name (see `cora models`), checkpoint, or an exported file: *.onnx, or OpenVINO's *.xml.
+        model: name (see `cora models`), checkpoint, or an exported file: *.onnx, OpenVINO's *.xml or LiteRT's *.tflite.
         device: name of a torch device, or "auto" for a GPU if there is one; "auto" keeps exported files on the CPU.
         text_model: name or checkpoint whose text tower embeds names for an exported file; the one in the file if None.
 

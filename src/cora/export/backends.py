@@ -1,4 +1,4 @@
-"""What executes an exported graph: ONNX Runtime, OpenVINO, or PyTorch for a program just exported."""
+"""What executes an exported graph: ONNX Runtime, OpenVINO, LiteRT, or PyTorch for a program just exported."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cora.errors import CoraError, MissingExtraError, ModelError
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.export import ExportedProgram
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -119,6 +120,50 @@ class OpenVino:
             return [np.array(results[index]) for index in range(len(self.model.outputs))]
 
 
+class LiteRt:
+    """LiteRT, on the CPU.
+
+    Args:
+        path: of the .tflite file.
+        outputs: names of the outputs in the order of the graph.
+        device: "cpu".
+        threads: that compute; 0 leaves it to the runtime.
+
+    Raises:
+        MissingExtraError: ai-edge-litert is not installed.
+        ModelError: it cannot load the file.
+        CoraError: there is no such device for it.
+    """
+
+    name = "LiteRT"
+
+    def __init__(self, path: Path, *, outputs: Sequence[str], device: str = "cpu", threads: int = 0) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise MissingExtraError("running a LiteRT file", extra="litert") from error
+        if device != "cpu":
+            raise CoraError(f"expected the device cpu for a LiteRT file, got {device}; use --device cpu")
+        try:
+            self.signature = Interpreter(str(path), num_threads=threads or None).get_signature_runner()
+        except Exception as error:
+            raise ModelError(f"{path}: expected a graph that LiteRT loads, got: {_line(error)}") from None
+        self.types = {name: entry["dtype"] for name, entry in self.signature.get_input_details().items()}
+        self.outputs = outputs
+        self._one_call = threading.Lock()  # inputs and outputs lie in the interpreter
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Outputs of the LiteRT graph, copied, for inputs by name; threads take turns."""
+        with self._one_call:
+            try:
+                found = self.signature(**{name: inputs[name].astype(kind) for name, kind in self.types.items()})
+            except Exception as error:
+                raise ModelError(f"LiteRT: expected inputs that the graph takes, got: {_line(error)}") from None
+        # The graph has whole numbers of 32 bits, PyTorch counts in 64.
+        outputs = [found[name] for name in self.outputs]
+        return [one if one.dtype.kind == "f" else one.astype(np.int64) for one in outputs]
+
+
 class Program:
     """PyTorch, for an exported program in memory.
 
@@ -129,9 +174,7 @@ class Program:
     name = "exported program"
 
     def __init__(self, program: ExportedProgram) -> None:
-        # Guards (PyTorch 2.9 and later) say what tracing assumed of shapes, such as that a map is not one cell high.
-        # They refuse sizes that the program computes rightly; `cora export` compares it with the original instead.
-        self.module = program.module(**({"check_guards": False} if _has_guards(program) else {}))
+        self.module = unguarded(program)
         self.inputs: Sequence[str] = [
             spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"
         ]
@@ -148,8 +191,14 @@ class Program:
         return [output.numpy() for output in outputs]
 
 
-def _has_guards(program: ExportedProgram) -> bool:
-    return "check_guards" in inspect.signature(program.module).parameters
+def unguarded(program: ExportedProgram) -> nn.Module:
+    """The module of a program, without its guards.
+
+    Guards (PyTorch 2.9 and later) say what tracing assumed of shapes, such as that a map is not one cell high. They
+    refuse sizes that the program computes rightly; `cora export` compares it with the original instead.
+    """
+    has_guards = "check_guards" in inspect.signature(program.module).parameters
+    return program.module(**({"check_guards": False} if has_guards else {}))
 
 
 def _providers(device: str, available: Sequence[str]) -> list[str]:

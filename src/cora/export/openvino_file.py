@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cora.errors import MissingExtraError, ModelError
-from cora.export.manifest import MAX_TEXT, Manifest
+from cora.export.description import check_beside, read_description, write_description
+from cora.export.manifest import Manifest
 from cora.export.onnx_file import MAX_BYTES, check_size
 
 #: Largest graph in bytes; its weights are in another file.
@@ -33,7 +34,7 @@ def write_openvino(onnx_path: Path, manifest: Manifest, path: Path) -> None:
     except Exception as error:  # the package's own exceptions share no base
         raise ModelError(f"{path}: OpenVINO cannot convert the graph: {' '.join(str(error).split())[:200]}") from None
     openvino.save_model(model, str(path), compress_to_fp16=False)
-    companions(path)[1].write_text(manifest.to_json() + "\n", encoding="utf-8")
+    write_description(manifest, path)
 
 
 def read_openvino_manifest(path: Path) -> Manifest:
@@ -43,17 +44,7 @@ def read_openvino_manifest(path: Path) -> Manifest:
         ModelError: a file is missing or too large, or `cora export` did not write it.
     """
     check_size(path, MAX_GRAPH_BYTES)
-    weights, description = companions(path)
-    for part in (weights, description):
-        if not part.is_file():
-            raise ModelError(
-                f"model {path}: expected {part.name} beside it, as `cora export` wrote it, got none; keep the files of "
-                "an export together"
-            )
+    weights, _ = companions(path)
+    check_beside(weights, path)
     check_size(weights, MAX_BYTES)
-    check_size(description, MAX_TEXT)
-    try:
-        text = description.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{description}: expected a description in JSON, could not read it ({error})") from None
-    return Manifest.from_json(text, str(description))
+    return read_description(path)

@@ -16,12 +16,11 @@ from cora.detector import Detector, DetectorConfig
 from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.postprocess import Found, suppress
 from cora.errors import ModelError, VocabularyError
-from cora.export.backends import Backend, OnnxRuntime, OpenVino
+from cora.export.backends import Backend
 from cora.export.fixed_size import FixedSizePreprocessor
 from cora.export.graph import class_inputs
 from cora.export.manifest import Manifest
-from cora.export.onnx_file import read_onnx_manifest
-from cora.export.openvino_file import read_openvino_manifest
+from cora.export.open_file import open_file
 from cora.images import Preprocessor
 from cora.names import name_key
 from cora.predictor import Predictor, PredictSettings, VocabularySettings, network_of
@@ -46,7 +45,7 @@ def load_exported(
     device: str = "cpu",
     threads: int = 0,
 ) -> ExportedDetector:
-    """Open an exported file: *.onnx with ONNX Runtime, *.xml with OpenVINO.
+    """Open an exported file: *.onnx with ONNX Runtime, *.xml with OpenVINO, *.tflite with LiteRT.
 
     Args:
         path: file that `export_detector` wrote.
@@ -61,14 +60,7 @@ def load_exported(
         CoraError: the runtime has no such device.
     """
     file = Path(path)
-    if file.suffix.lower() == ".onnx":
-        manifest = read_onnx_manifest(file)
-        backend: Backend = OnnxRuntime(file, device=device, threads=threads)
-    elif file.suffix.lower() == ".xml":
-        manifest = read_openvino_manifest(file)
-        backend = OpenVino(file, device=device, threads=threads)
-    else:
-        raise ModelError(f"model {file}: expected an exported file that ends in .onnx or .xml, got another ending")
+    backend, manifest = open_file(file, device=device, threads=threads)
     return ExportedDetector(
         backend=backend, manifest=manifest, load_text_model=load_text_model, text_model=text_model, source=str(file)
     )

@@ -16,15 +16,16 @@ import cora
 from cora.detector import Detector, check_no_variant
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import CoraError, ModelError
-from cora.export.backends import Backend, OnnxRuntime, OpenVino, Program
+from cora.export.backends import Backend, LiteRt, OnnxRuntime, OpenVino, Program
 from cora.export.check import Difference, compare, drawn_pictures
 from cora.export.fixed_size import check_size
+from cora.export.litert_file import check_litert, fixed_settings, write_litert
 from cora.export.manifest import METADATA_KEY, ExportSettings, Manifest
 from cora.export.onnx_file import write_onnx
 from cora.export.openvino_file import write_openvino
-from cora.export.program import trace
+from cora.export.program import output_names, trace
 from cora.export.runtime import ExportedDetector
-from cora.export.suppression import kept_boxes, kept_boxes_operator
+from cora.export.suppression import Suppress, kept_boxes, kept_boxes_in_steps, kept_boxes_operator
 from cora.export.tensorrt_engine import check_tensorrt, write_engine
 from cora.predictor import Predictor, network_of
 from cora.regions import Vocabulary
@@ -32,10 +33,19 @@ from cora.regions import Vocabulary
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-Format = Literal["onnx", "openvino", "tensorrt", "exported-program"]
+Format = Literal["onnx", "openvino", "tensorrt", "litert", "exported-program"]
 
 #: Format -> ending of its file.
-FORMATS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine", "exported-program": ".pt2"}
+FORMATS: dict[Format, str] = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "tensorrt": ".engine",
+    "litert": ".tflite",
+    "exported-program": ".pt2",
+}
+
+#: How formats express suppression, where there is no operator for it.
+_SUPPRESS: dict[Format, Suppress] = {"exported-program": kept_boxes, "litert": kept_boxes_in_steps}
 
 #: Names to compare with where the vocabulary is an input: of two lengths, so that the number of classes changes.
 _NAMES = (("cat", "dog", "car", "chair", "person"), ("bottle", "tree"))
@@ -70,10 +80,12 @@ def export_detector(
 
     Args:
         detector: what is written; on the CPU, in float32.
-        output: file to write; its name ends in .onnx, .xml (OpenVINO), .engine (TensorRT) or .pt2 (exported program).
-        format: "onnx", "openvino", "tensorrt" or "exported-program".
+        output: file to write; its name ends in .onnx, .xml (OpenVINO), .engine (TensorRT), .tflite (LiteRT) or .pt2
+            (exported program).
+        format: "onnx", "openvino", "tensorrt", "litert" or "exported-program".
         model: name or path of the detector, under which its text tower is found again.
-        settings: what is constant in the graph; None for nothing.
+        settings: what is constant in the graph; None for nothing. Size and number of images are always constant for
+            LiteRT, see `fixed_settings`.
         vocabulary: classes, weights and distractors to be fixed in the graph, from `Predictor.vocabulary`; None makes
             class embeddings an input.
         pictures: images to compare on; drawn ones if there are none.
@@ -87,10 +99,13 @@ def export_detector(
         ModelError: wrong ending, the exported detector differs from the original, or a runtime refuses it.
         CoraError: the files cannot be written, or there is no GPU for TensorRT.
     """
-    check_output(output, format)
+    check_output(output, format, names_fixed=vocabulary is not None)
     detector = network_of(detector).eval()
-    manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=vocabulary)
-    operator = kept_boxes if format == "exported-program" else kept_boxes_operator
+    settings = settings or ExportSettings()
+    if format == "litert":
+        settings = fixed_settings(settings, detector.config.preprocess)
+    manifest = describe(detector, model=model, settings=settings, vocabulary=vocabulary)
+    operator = _SUPPRESS.get(format, kept_boxes_operator)
     with _staged(output) as staged:  # around the tracing, too: a folder that cannot be written fails before the work
         program = trace(detector, manifest, vocabulary, suppress=operator)
         backend = _write(program, manifest, staged, format)
@@ -113,18 +128,25 @@ def export_detector(
     return Written(written, difference)
 
 
-def check_output(output: Path, format: Format) -> None:
+def check_output(output: Path, format: Format, *, names_fixed: bool) -> None:
     """Fail before the work, not after it.
 
     Raises:
-        ModelError: the name has another ending than the format's.
-        MissingExtraError: tensorrt is not installed, where it is asked for.
+        ModelError: the name has another ending than the format's, or class names are open where the format fixes them.
+        MissingExtraError: tensorrt or litert-torch is not installed, where it is asked for.
         CoraError: there is no GPU for TensorRT.
     """
     if output.suffix.lower() != FORMATS[format]:
         raise ModelError(f"{output}: expected a name that ends in {FORMATS[format]} for {format}; rename it")
     if format == "tensorrt":
         check_tensorrt()
+    if format == "litert":
+        if not names_fixed:
+            raise ModelError(
+                f"{output}: expected class names to fix in the file, since LiteRT takes no varying number of them, got "
+                "none; name them with --classes"
+            )
+        check_litert()
 
 
 def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabulary: Vocabulary | None) -> Manifest:
@@ -155,6 +177,9 @@ def _write(program: ExportedProgram, manifest: Manifest, path: Path, format: For
     if format == "exported-program":
         torch.export.save(program, path, extra_files={METADATA_KEY: manifest.to_json()})
         return Program(torch.export.load(path))
+    if format == "litert":
+        write_litert(program, manifest, path)
+        return LiteRt(path, outputs=output_names(manifest))
     onnx_path = path.with_suffix(".onnx")
     write_onnx(program, manifest, onnx_path)
     if format != "openvino":
@@ -165,7 +190,7 @@ def _write(program: ExportedProgram, manifest: Manifest, path: Path, format: For
 
 
 def _beside(output: Path, format: Format) -> list[Path]:
-    endings = {"openvino": (".bin", ".json"), "tensorrt": (".json",)}.get(format, ())
+    endings = {"openvino": (".bin", ".json"), "tensorrt": (".json",), "litert": (".json",)}.get(format, ())
     return [output.with_suffix(ending) for ending in endings]
 
 

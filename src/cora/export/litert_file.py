@@ -1,0 +1,109 @@
+"""LiteRT (formerly TensorFlow Lite), for phones: writing a traced detector, and reading its description."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cora.errors import MissingExtraError, ModelError
+from cora.export.backends import unguarded
+from cora.export.description import read_description, write_description
+from cora.export.manifest import ExportSettings, Manifest
+from cora.export.onnx_file import MAX_BYTES, check_size
+from cora.export.program import example_inputs, input_names, output_names
+from cora.images import PreprocessConfig
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def fixed_settings(settings: ExportSettings, config: PreprocessConfig) -> ExportSettings:
+    """Settings with one size and one number of images, which a LiteRT graph has.
+
+    Where they are open: one image, in a square that every image fits into at the model's usual size.
+    """
+    side = -(-config.long_side // config.multiple) * config.multiple
+    return replace(settings, size_hw=settings.size_hw or (side, side), batch=settings.batch or 1)
+
+
+def check_litert() -> Any:
+    """The converter, where it is there.
+
+    Raises:
+        MissingExtraError: litert-torch is not installed.
+    """
+    try:
+        import litert_torch
+    except ImportError as error:
+        raise MissingExtraError("exporting to LiteRT", extra="litert") from error
+    return litert_torch
+
+
+def write_litert(program: ExportedProgram, manifest: Manifest, path: Path) -> None:
+    """Convert a program, traced with `suppression.kept_boxes_in_steps`; the description goes beside it as .json.
+
+    Raises:
+        MissingExtraError: litert-torch is not installed.
+        ModelError: LiteRT cannot convert it.
+    """
+    litert_torch = check_litert()
+    graph = _Named(unguarded(_without_splits(program)), output_names(manifest))
+    inputs = dict(zip(input_names(manifest), example_inputs(manifest), strict=True))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            litert_torch.convert(graph, sample_kwargs=inputs).export(str(path))
+    except Exception as error:  # the package's own exceptions share no base
+        raise ModelError(f"{path}: LiteRT cannot convert the graph: {' '.join(str(error).split())[:200]}") from None
+    write_description(manifest, path)
+
+
+def read_litert_manifest(path: Path) -> Manifest:
+    """The description beside a LiteRT file, which may come from anywhere.
+
+    Raises:
+        ModelError: a file is missing or too large, or `cora export` did not write it.
+    """
+    check_size(path, MAX_BYTES)
+    return read_description(path)
+
+
+class _Named(nn.Module):
+    """A graph whose inputs and outputs have names, which become those of the file.
+
+    Args:
+        graph: with the inputs of a graph of fixed names, and a tuple of outputs.
+        outputs: their names.
+    """
+
+    def __init__(self, graph: nn.Module, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.graph = graph
+        self.outputs = outputs
+        self.training = False  # `eval` is not for traced graphs, which refuse it
+
+    def forward(self, pixels: Tensor, sizes_hw: Tensor) -> dict[str, Tensor]:
+        """Outputs by name, in the order of the graph."""
+        return dict(zip(self.outputs, self.graph(pixels, sizes_hw), strict=True))
+
+
+def _without_splits(program: ExportedProgram) -> ExportedProgram:
+    """The program with slices in place of splits: the converter fails at a split into a single part."""
+    aten = torch.ops.aten
+    return program.run_decompositions({aten.split.Tensor: _slices, aten.split_with_sizes.default: _slices})
+
+
+def _slices(tensor: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Tensor]:
+    """The parts that `torch.split` gives."""
+    length = tensor.shape[dim]
+    if isinstance(sizes, int):
+        sizes = [min(sizes, length - start) for start in range(0, length, sizes)]
+    starts = accumulate(sizes, initial=0)
+    return [tensor.narrow(dim, start, size) for start, size in zip(starts, sizes, strict=False)]
