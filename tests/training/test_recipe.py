@@ -14,6 +14,7 @@ from cora.errors import TrainingError
 from cora.training.batches import batch_lines, fit_workers
 from cora.training.defaults import FINETUNE_EPOCHS, TRUNK_EPOCHS, default_recipe, finetune_recipe, published_recipe
 from cora.training.denoising import DenoisingConfig
+from cora.training.identity import stage_settings
 from cora.training.override import override
 from cora.training.recipe import (
     LocalizerStage,
@@ -70,6 +71,11 @@ def test_the_defaults_are_the_published_numbers() -> None:
         ("names.prototypes=-1", None, "expected prototypes in 0..1, got -1"),
         ("data.sampling=rare", None, "'rare'"),
         ("prompts.balance=equal", None, "set prompts.max_boxes"),
+        ("prompts.pool_size=6", ("prompts", "pool_size"), 6),
+        ("prompts.pool_size=None", ("prompts", "pool_size"), None),
+        ("prompts.pool_size=0", None, "expected pool_size in 1..32, got 0"),
+        ("prompts.pool_size=100", None, "expected pool_size in 1..32, got 100"),
+        ("prompts.pool_size=6.5", None, "expected int or None, got 6.5"),
         ("seed.more=1", None, "seed has no parts"),
         ("sed=1", None, "unknown key 'sed'; expected one of model"),
         ("seed", None, "expected a setting key=value"),
@@ -192,3 +198,10 @@ def test_a_recipe_is_written_as_plain_values() -> None:
     content = TrainRecipe().to_dict()
     assert content["data"]["augment"]["crop_sides"] == [384, 600]
     assert content["names"] is None
+
+
+def test_runs_of_before_the_pool_size_resume() -> None:
+    own = stage_settings(TrainRecipe().to_dict(), "prompts")
+    assert "prompts.pool_size" not in own
+    changed = stage_settings(override(TrainRecipe(), ["prompts.pool_size=6"]).to_dict(), "prompts")
+    assert changed == own | {"prompts.pool_size": 6}

@@ -1,7 +1,7 @@
 """The detector: the paper's figure as a module (`cora`), post-processing, checkpoints, models by name."""
 
 from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
-from cora.detector.config import DetectorConfig, check_no_variant, check_trained
+from cora.detector.config import DetectorConfig, check_no_variant, check_pool_size, check_trained
 from cora.detector.cora import Detector
 from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import PostprocessConfig, combine_scores, select_detections
@@ -27,6 +27,7 @@ __all__ = [
     "Seen",
     "TowerConfig",
     "check_no_variant",
+    "check_pool_size",
     "check_trained",
     "combine_scores",
     "config_for_tower",

@@ -12,7 +12,7 @@ from cora.images import PreprocessConfig
 from cora.localizer import LocalizerConfig
 from cora.pyramid import STRIDE
 from cora.regions import LearnedTextConfig
-from cora.towers import TowerConfig
+from cora.towers import LARGEST_POOL_SIZE, TowerConfig
 
 _Config = TypeVar("_Config")
 
@@ -150,6 +150,24 @@ def check_no_variant(config: DetectorConfig, purpose: str) -> None:
             f"{purpose}: expected CORA itself, got its variant {config.variant!r}, which detects and is measured only; "
             "train without --variant"
         )
+
+
+def check_pool_size(config: DetectorConfig, pool_size: int) -> None:
+    """Refuse another S, side of the grid that a region is pooled to, that makes no sense.
+
+    Args:
+        config: of the detector that is to change.
+        pool_size: the S to come.
+
+    Raises:
+        ModelError: S is out of range, or the detector is a variant.
+    """
+    if not 1 <= pool_size <= LARGEST_POOL_SIZE:
+        raise ModelError(
+            f"pool_size: expected 1 to {LARGEST_POOL_SIZE} cells a side, got {pool_size}; "
+            f"the model has {config.tower.pool_size}"
+        )
+    check_no_variant(config, f"pool_size {pool_size}")
 
 
 def _build(part: type[_Config], values: Mapping[str, Any]) -> _Config:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cora.detector.checkpoint import write_checkpoint
-from cora.detector.config import DetectorConfig
+from cora.detector.config import DetectorConfig, check_pool_size
 from cora.detector.fast_scoring import scatter_rows, worth_exact_pooling
 from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import best_boxes, combine_scores
@@ -319,6 +319,27 @@ class Detector(nn.Module):
         if learned is not None:
             learned.requires_grad_(False).to(self.device)
         self.learned_text = self.vocabulary_encoder.learned = learned
+
+    def set_pool_size(self, pool_size: int) -> None:
+        """Pool regions to another grid of S x S cells; the image tower and the region prompt change in place.
+
+        The region prompt, and the positions that a CLIP ResNet adds to the cells, are resampled (bicubic). A fast
+        alignment was fitted for the old grid and is set to zero, for which fast pooling is as published.
+
+        Args:
+            pool_size: S, 1 to `LARGEST_POOL_SIZE`; the present one changes nothing.
+
+        Raises:
+            ModelError: S is out of range, or the detector is a variant.
+        """
+        check_pool_size(self.config, pool_size)
+        if pool_size == self.image_tower.pool_size:
+            return
+        self.image_tower.set_pool_size(pool_size)
+        self.prompt.resample(pool_size)
+        self.config = replace(self.config, tower=replace(self.config.tower, pool_size=pool_size))
+        if self.fast_alignment is not None:
+            self.align_fast_pooling(FastAlignment(embed_dim=self.config.tower.embed_dim))
 
     def align_fast_pooling(self, alignment: FastAlignment | None) -> None:
         """Replace the fast alignment; None removes it.

@@ -89,7 +89,8 @@ def _in_evaluation(localizer: Localizer) -> Localizer:
 
 def _state(part: nn.Module, dtype: torch.dtype) -> object:
     values = chain(part.parameters(), part.buffers())
-    return (dtype, part.training, *((value.data_ptr(), value.device, _version(value)) for value in values))
+    pool_size = part.pool_size if isinstance(part, ImageTower) else None
+    return (dtype, part.training, pool_size, *((value.data_ptr(), value.device, _version(value)) for value in values))
 
 
 def _version(value: torch.Tensor) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cora.towers import interpolate_positions
+
 
 class RegionPrompt(nn.Module):
     """A learned offset p, initially zero, that is added to the S x S cells f of a region: v = Pool(f + p).
@@ -25,3 +27,9 @@ class RegionPrompt(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """Add p to the tower's positional table [cells, channels], which is zero where a tower has none."""
         return positions + self.offset
+
+    @torch.no_grad()
+    def resample(self, pool_size: int) -> None:
+        """Change S; the offsets of the cells are interpolated (bicubic), that of a mean token is kept."""
+        offset = interpolate_positions(self.offset, (pool_size, pool_size))
+        self.offset = nn.Parameter(offset, requires_grad=self.offset.requires_grad)

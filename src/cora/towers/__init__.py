@@ -2,7 +2,7 @@
 
 from cora.towers.build import build_clip_towers, build_towers
 from cora.towers.clip_tower import ClipTower
-from cora.towers.config import TemplateSet, TowerConfig
+from cora.towers.config import LARGEST_POOL_SIZE, TemplateSet, TowerConfig
 from cora.towers.convnext_tower import ConvNeXtTower
 from cora.towers.frozen import FrozenModule
 from cora.towers.image_tower import ImageTower
@@ -13,6 +13,7 @@ from cora.towers.timm_tower import TimmTower
 from cora.towers.weights import load_towers
 
 __all__ = [
+    "LARGEST_POOL_SIZE",
     "ClipTower",
     "ConvNeXtTower",
     "FrozenModule",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 TemplateSet = Literal["imagenet", "plain"]
+#: Greatest `pool_size` that a model can be changed to: of a larger grid, few regions would fill the cells.
+LARGEST_POOL_SIZE = 32
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ class ImageTower(FrozenModule, ABC):
 
     pool_size: int
 
+    def set_pool_size(self, pool_size: int) -> None:
+        """Change S; positions of cells, where a tower has them, are interpolated."""
+        self.pool_size = pool_size
+
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
         """C3 and C4 of a batch, with the mask resized to each."""
         return self.maps(batch.pixels, batch.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
@@ -28,12 +29,16 @@ class ResNetTower(ImageTower):
     def __init__(self, *, net: ModifiedResNet, pool_size: int) -> None:
         super().__init__()
         self.net = net
-        self.pool_size = pool_size
-        pool = net.attnpool
+        self.set_pool_size(pool_size)
+        self.freeze()
+
+    def set_pool_size(self, pool_size: int) -> None:
+        """Change S, and interpolate the pool's positional table if it is for another."""
+        super().set_pool_size(pool_size)
+        pool = self.attention_pool
         if pool.positional_embedding.shape[0] != pool_size**2 + 1:
             table = interpolate_positions(pool.positional_embedding.detach(), (pool_size, pool_size))
-            pool.positional_embedding = nn.Parameter(table)
-        self.freeze()
+            pool.positional_embedding = nn.Parameter(table, requires_grad=False)
 
     @property
     def layer4(self) -> nn.Module:
@@ -123,8 +128,17 @@ def resnet_of(tower: ImageTower, purpose: str) -> ResNetTower:
 
 
 def interpolate_positions(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Positional table [n*n+1, C] for another grid [h*w+1, C]: bicubic, the row of the mean token kept."""
-    side = round((table.shape[0] - 1) ** 0.5)
-    cells = table[1:].T.reshape(1, -1, side, side)
+    """Values of n x n cells for another grid: bicubic.
+
+    Args:
+        table: [n*n, C], row by row, or [n*n+1, C] with the row of the mean token first, which is kept.
+        grid_hw: rows and columns (h, w) of the other grid.
+
+    Returns:
+        [h*w, C] or [h*w+1, C].
+    """
+    side = math.isqrt(table.shape[0])
+    first = table.shape[0] - side**2
+    cells = table[first:].T.reshape(1, -1, side, side)
     cells = F.interpolate(cells, size=grid_hw, mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([table[:1], cells.flatten(2)[0].T])
+    return torch.cat([table[:first], cells.flatten(2)[0].T])

@@ -15,6 +15,7 @@ _LATER = (
     ("localizer", "objectness", "keep"),
     ("localizer", "groups_file", None),
     ("names", "prototypes", 0.0),
+    ("prompts", "pool_size", None),
     ("data", "repeat_threshold", 0.001),
 )
 

@@ -21,7 +21,7 @@ from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transf
 from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
 from cora.data.shards import ShardDataset
 from cora.data.transforms import ResizeTransform, TrainTransform
-from cora.detector import Detector
+from cora.detector import Detector, check_pool_size
 from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.variants import without_prompt
 from cora.errors import TrainingError
@@ -41,7 +41,7 @@ from cora.training.proposal_task import ProposalTask
 from cora.training.recipe import PromptStage, ProposalStage, Stage, TrainRecipe
 from cora.training.region_embeddings import embed_regions
 from cora.training.relabel import Agreement, plot_confusion, relabel, relabelled
-from cora.training.starts import start_fresh, start_localizer
+from cora.training.starts import change_pool_size, start_fresh, start_localizer
 from cora.training.variants import VARIANTS
 
 PROMPTED, PROPOSED, NAMED = "prompts.safetensors", "proposals.safetensors", "names.safetensors"
@@ -102,6 +102,8 @@ class TrainingPipeline:
         self.recipe, self.detector, self.dataset, self.run_dir = recipe, detector, dataset, run
         self.hooks = hooks or Hooks()
         self._before: dict[str, Tensor] = {}
+        if recipe.prompts is not None and recipe.prompts.pool_size is not None:
+            check_pool_size(detector.config, recipe.prompts.pool_size)
         if recipe.fresh:
             start_fresh(detector, recipe)
         run.mkdir(parents=True, exist_ok=True)
@@ -145,6 +147,11 @@ class TrainingPipeline:
 
     def prompts(self, stage: PromptStage) -> Path:
         """Train the region prompt on ground-truth boxes; returns the path of the model file."""
+        # Before the grid changes: what the run starts from, and maps that are the same for every grid.
+        config = self._config("prompts")
+        loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
+        if changed := change_pool_size(self.detector, self.recipe):
+            self._say(changed)
         counts = self.dataset.class_counts()
         task = PromptTask(
             detector=self.detector,
@@ -154,8 +161,7 @@ class TrainingPipeline:
             max_boxes=stage.max_boxes,
             classes_per_step=stage.classes_per_step,
         )
-        loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
-        self._train("prompts", task, loader, stage, measure=self.hooks.measure_prompts)
+        self._train("prompts", task, loader, stage, measure=self.hooks.measure_prompts, config=config)
         return self._save(PROMPTED)
 
     def proposals(self, stage: ProposalStage) -> Path:
@@ -305,6 +311,7 @@ class TrainingPipeline:
         *,
         measure: Measure | None,
         before_last: Callable[[], None] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         recipe = self.recipe
         seed_stage(recipe.seed, name)
@@ -337,7 +344,7 @@ class TrainingPipeline:
             precision=stage.precision,
             checkpoint_minutes=recipe.checkpoint_minutes,
             on_epoch_end=at_end if measure is not None else None,
-            config=self._config(name),
+            config=config or self._config(name),
             engine=self.engine,
             best=self.hooks.best.get(name) if measure is not None else None,
             progress=self.hooks.progress,

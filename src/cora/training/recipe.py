@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from cora.data.transforms import AugmentConfig
 from cora.errors import CoraError, TrainingError
+from cora.towers import LARGEST_POOL_SIZE
 from cora.training.localizer_task import LocalizerTaskConfig
 from cora.training.optim import ScheduleConfig
 from cora.training.proposal_task import TRUNK
@@ -150,6 +151,8 @@ class PromptStage(Stage):
             class is seen as often (LVIS; needs `max_boxes`).
         max_boxes: boxes used of a batch at most.
         classes_per_step: classes told apart in a step, those present first; None for all.
+        pool_size: S, side of the grid that a region is pooled to and so of the region prompt: the model is changed to
+            it, its prompt resampled; None for the model's own.
     """
 
     epochs: int = 5
@@ -157,10 +160,13 @@ class PromptStage(Stage):
     balance: Literal["none", "sqrt", "equal"] = "none"
     max_boxes: int | None = None
     classes_per_step: int | None = None
+    pool_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least("PromptStage", self, max_boxes=1, classes_per_step=2)
+        if self.pool_size is not None and not 1 <= self.pool_size <= LARGEST_POOL_SIZE:
+            raise TrainingError(f"PromptStage: expected pool_size in 1..{LARGEST_POOL_SIZE}, got {self.pool_size}")
         _one_of("PromptStage", self, "balance", Literal["none", "sqrt", "equal"])
         if self.balance == "equal" and self.max_boxes is None:
             raise TrainingError("PromptStage: expected max_boxes with balance 'equal', got none; set prompts.max_boxes")

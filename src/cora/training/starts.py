@@ -30,6 +30,31 @@ def start_fresh(detector: Detector, recipe: TrainRecipe) -> None:
         detector.align_fast_pooling(FastAlignment(embed_dim=detector.config.tower.embed_dim))
 
 
+def change_pool_size(detector: Detector, recipe: TrainRecipe) -> str | None:
+    """Pool regions to the grid that the prompt's stage asks for.
+
+    Args:
+        detector: changed in place.
+        recipe: of the run.
+
+    Returns:
+        What changed, for people; None for nothing.
+
+    Raises:
+        ModelError: the detector cannot be changed to this grid.
+    """
+    size, own = recipe.prompts.pool_size if recipe.prompts is not None else None, detector.image_tower.pool_size
+    if size is None or size == own:
+        return None
+    detector.set_pool_size(size)
+    prompt = "starts from zero" if recipe.fresh else "is resampled"
+    said = f"Regions are pooled to {size} x {size} cells, before to {own} x {own}; the region prompt {prompt}"
+    if detector.fast_alignment is None:
+        return said
+    again = "at the end of the localizer's training" if recipe.localizer is not None else "by 'cora align'"
+    return f"{said}. The fast alignment was fitted for the old cells and is set to zero; it is fitted again {again}"
+
+
 def fresh_localizer(detector: Detector, *, proposals: bool) -> None:
     """Draw the weights of the localizer anew; without `proposals`, those that anchors are proposed by stay."""
     old, new = detector.localizer, Localizer.from_config(detector.config.localizer).to(detector.device)
