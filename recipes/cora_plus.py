@@ -5,8 +5,9 @@
 A round labels the training images with the model of the last one (`cora pseudo-label`), adds these boxes to the real
 ones of the base classes, trains the decoder on both (`cora train localizer`), and measures all 65 classes of `val`.
 Names that an image is searched for: "tags", the classes that it is known to show, as captions would say it (image-level
-labels of all 65 classes, for the images that have them); or "list", all 65 names in every image. The images of this
-set show no novel class.
+labels of all 65 classes, for the images that have them); "list", all 65 names in every image; or "object", a class of
+its own for what has no box yet, as in OV-DQUO (Wang et al., 2024, arXiv 2405.17913). The images of this set show no
+novel class.
 The row "base boxes" is the same training without pseudo boxes: what a round gains beyond it, the pseudo boxes give.
 Intervals: 95 % by resampling the images of `val`; differences are paired, on the same resamples. Every step resumes.
 The table is written anew after each row (`table.md`).
@@ -62,7 +63,8 @@ class Rounds:
     def labelled(self, number: int, model: str) -> Path:
         """Real and pseudo boxes of a round, made by `model`."""
         output = self.run / f"round{number}.json"
-        searched = ["--captions", self.tags()] if self.names == "tags" else ["--classes", ", ".join(self.split.all)]
+        names = {"list": ", ".join(self.split.all), "object": "object"}
+        searched = ["--captions", self.tags()] if self.names == "tags" else ["--classes", names[self.names]]
         protocol = ["--split", self.data / "class_split.json", "--novel-names", "keep"]
         if not output.exists():
             _run(
@@ -117,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kit", type=Path, required=True, help="folder that holds coco_ovd_mini")
     parser.add_argument("--run", type=Path, default=Path("runs/plus"), help="folder of the run")
     parser.add_argument("--model", default="nano-ovcoco", help="detector of the first round")
-    parser.add_argument("--names", choices=("tags", "list"), default="tags", help="what images are searched for")
+    parser.add_argument("--names", choices=("tags", "list", "object"), default="tags", help="what images are searched for")
     parser.add_argument("--score", type=float, default=0.3, help="least score of a pseudo box")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--resamples", type=int, default=1000)
