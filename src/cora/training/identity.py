@@ -14,6 +14,9 @@ from cora.regions.templates import shorten
 _LATER = (
     ("localizer", "objectness", "keep"),
     ("localizer", "groups_file", None),
+    ("localizer", "variant", "full"),
+    ("localizer", "architecture", {}),
+    ("localizer.task", "proposals", True),
     ("names", "prototypes", 0.0),
     ("prompts", "pool_size", None),
     ("data", "repeat_threshold", 0.001),
@@ -52,8 +55,9 @@ def stage_settings(recipe: dict[str, Any], name: str) -> dict[str, Any]:
         del stage["epochs"]
     if name == "localizer":  # nothing is trained after it
         del stage["keep"]
+    parts = {name: stage, f"{name}.task": stage.get("task", {}), "data": data}
     for part, key, default in _LATER:
-        settings = {name: stage, "data": data}.get(part, {})
+        settings = parts.get(part, {})
         if settings.get(key, ...) == default:
             del settings[key]  # runs of versions that did not know it resume
     for key in ("workers", "cache_gigabytes"):
