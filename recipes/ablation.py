@@ -169,7 +169,7 @@ class Ablation:
         """The row's detector after `steps` steps; goes on where an earlier call stopped."""
         variant, start = VARIANTS[name], copy.deepcopy(self.start)
         seed_stage(seed, "localizer")
-        fresh_localizer(start, proposals=False)
+        fresh_localizer(start, proposals=False, architecture=variant.architecture)
         if (anchors := start.localizer.learned_anchors) is not None:
             anchors_to_boxes(anchors, self.train_set)
         task = variant.build(detector=start, vocabulary=self.vocabulary, config=replace(SMALL_TASK, proposals=False))

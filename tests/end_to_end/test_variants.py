@@ -1,7 +1,9 @@
 """The paper's comparisons through the command line: trained, saved, loaded as what they are, and measured."""
 
 import json
+import shlex
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ from cora.apps.train import VariantOptions
 from cora.detector.config import VARIANT_NAMES
 from cora.detector.variants import detector_class
 from cora.errors import ModelError
+from cora.training.defaults import default_recipe
+from cora.training.override import override
+from cora.training.recipe import TrainRecipe
 from cora.training.variants import VARIANTS, VariantName
 from tests.toy_nano import toy_nano, write_boxed_photos
 
@@ -27,6 +32,11 @@ PLAIN = ("full", "no-prompt", "oracle")
 def data(boxed_photos: Path) -> list[str]:
     split = ["--split", str(boxed_photos / "split.json"), "--device", "cpu"]
     return ["--images", str(boxed_photos / "images"), "--annotations", str(boxed_photos / "annotations.json"), *split]
+
+
+@pytest.fixture
+def small_recipe() -> TrainRecipe:
+    return default_recipe("nano", short_side=384)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +65,25 @@ def test_the_choices_are_the_rows_that_say_so() -> None:
         "no-class-dropout": "--set localizer.task.class_dropout=0",
         "no-relabelling": "--set relabel=None",
         "oracle-at-test": "cora evaluate --oracles",
+        "no-denoising": "--set localizer.task.denoising=None",
+        "one-to-one": "--set localizer.task.target_repeats=1",
+        "two-layers": """--set 'localizer.architecture={"dec_layers": 2}'""",
+        "deformable": """--set 'localizer.architecture={"cross_attention": "deformable"}'""",
+        "two-deformable-layers": (
+            """--set 'localizer.architecture={"cross_attention": "deformable", "dec_layers": 2}'"""
+        ),
     }
+
+
+def test_the_options_of_the_other_rows_make_them(small_recipe: TrainRecipe) -> None:
+    for row in VARIANTS.values():
+        if not row.option.startswith("--set localizer") and not row.option.startswith("--set 'localizer"):
+            continue
+        stage = override(small_recipe, shlex.split(row.option)[1:]).localizer
+        assert stage is not None
+        assert small_recipe.localizer is not None
+        assert stage.task == replace(small_recipe.localizer.task, **row.settings)
+        assert stage.architecture == row.architecture
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,3 +155,51 @@ def test_models_that_propose_their_anchors_have_variants_too(name: str, tmp_path
             assert torch.equal(value, now), path
     layers = zip(before.decoder.state_dict().values(), trained.localizer.decoder.state_dict().values(), strict=True)
     assert any(not torch.equal(*both) for both in layers)
+
+
+ARCHITECTURE = 'localizer.architecture={"cross_attention": "deformable", "dec_layers": 2}'
+
+
+def test_a_decoder_of_another_architecture_is_trained_beside_the_proposals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, model = write_boxed_photos(tmp_path / "kit"), tmp_path / "nano.safetensors"
+    toy_nano(tmp_path / "cache", seed=1).save(model)
+    data = ["--images", str(folder / "images"), "--annotations", str(folder / "boxes.json"), "--device", "cpu"]
+    command = ["train", "localizer", *data, "--model", str(model), "--run", str(tmp_path / "run"), "--epochs", "1"]
+    command += ["--set", "localizer.batch=3"]
+    kept = ["--set", "localizer.task.proposals=False"]
+    assert main([*command, *kept, "--set", "localizer.architecture={'layers': 2}"]) == 2
+    assert "localizer.architecture: unknown size 'layers'; expected one of dec_layers, " in capsys.readouterr().err
+    assert main([*command, *kept, "--set", "localizer.architecture={'dim': 64}"]) == 2
+    assert "expected the sizes of the proposals, which stay as they are, got others" in capsys.readouterr().err
+    assert main([*command, "--set", "localizer.architecture={'heads': 0}"]) == 2
+    assert "localizer.architecture: localizer heads: expected at least 1, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*command, *kept, "--set", ARCHITECTURE]) == 0
+    before, trained = (cora.load(path).detector for path in (model, tmp_path / "run" / "model.safetensors"))
+    assert trained.config.localizer == replace(before.config.localizer, cross_attention="deformable", dec_layers=2)
+    assert len(trained.localizer.decoder.layers) == 2
+    for old, new in zip(before.localizer.proposing, trained.localizer.proposing, strict=True):
+        for (path, value), now in zip(old.state_dict().items(), new.state_dict().values(), strict=True):
+            assert torch.equal(value, now), path
+    # Run again, it is done; without the architecture, it is another run.
+    capsys.readouterr()
+    assert main([*command, *kept, "--set", ARCHITECTURE]) == 0
+    assert main([*command, *kept]) == 2
+    assert "another configuration" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "detect",
+                str(folder / "images"),
+                "--classes",
+                "cat",
+                "--model",
+                str(tmp_path / "run" / "model.safetensors"),
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )

@@ -1,5 +1,6 @@
 """Models on a timm backbone in other runtimes: the graph is the detector, whatever is fixed and whatever is open."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,16 @@ pytestmark = pytest.mark.integration
 
 
 def config_of(looks: int) -> DetectorConfig:
-    """With NanoDet, which looks once or twice; 0 stands for the strict model's kind: box stages and a fine head."""
-    return nano_config(looks=looks) if looks else nano_config(detector=False, box_stages=(3, 4), fine_bins=2)
+    """With NanoDet, which looks once or twice; 0 stands for the strict model's kind: box stages and a fine head.
+
+    -1 is that kind with deformable attention.
+    """
+    if looks > 0:
+        return nano_config(looks=looks)
+    config = nano_config(detector=False, box_stages=(3, 4), fine_bins=2)
+    if looks == 0:
+        return config
+    return replace(config, localizer=replace(config.localizer, cross_attention="deformable", dec_layers=2))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,7 @@ def open_nano(nano: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("exact_boxes", [0, 4])
-@pytest.mark.parametrize("looks", [0, 1, 2], ids=["box stages", "one look", "two looks"])
+@pytest.mark.parametrize("looks", [-1, 0, 1, 2], ids=["deformable", "box stages", "one look", "two looks"])
 def test_graph_is_the_detector(tmp_path: Path, looks: int, exact_boxes: int) -> None:
     detector = toy_nano(tmp_path, config_of(looks), seed=1)
     manifest = manifest_of(detector, exact_boxes=exact_boxes)
@@ -81,7 +90,13 @@ def test_any_size_batch_and_names(nano: Detector, open_nano: Path, runtime: str)
 
 @pytest.mark.parametrize(
     ("format", "ending", "looks"),
-    [("onnx", "onnx", 0), ("openvino", "xml", 1), ("exported-program", "pt2", 1), ("onnx", "onnx", 2)],
+    [
+        ("onnx", "onnx", 0),
+        ("openvino", "xml", 1),
+        ("exported-program", "pt2", 1),
+        ("onnx", "onnx", 2),
+        ("openvino", "xml", -1),
+    ],
 )
 def test_fixed_size_and_names(tmp_path: Path, format: Any, ending: str, looks: int) -> None:
     detector = toy_nano(tmp_path, config_of(looks), seed=1)

@@ -39,10 +39,11 @@ def test_a_fresh_localizer_leaves_its_anchors_and_believes_in_nothing() -> None:
     assert output.objectness.sigmoid().mean() < 0.1
 
 
+@pytest.mark.parametrize("attention", ["map", "deformable"])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**16), bottom=st.integers(0, 3), right=st.integers(0, 3))
-def test_padding_changes_nothing(seed: int, bottom: int, right: int) -> None:
-    localizer = random_localizer(seed=seed)
+def test_padding_changes_nothing(attention: str, seed: int, bottom: int, right: int) -> None:
+    localizer = random_localizer(replace(CONFIG, cross_attention=attention), seed)
     c3, (anchors, content) = random_map(), random_queries()
     more = FeatureMap(
         F.pad(c3.features, (0, right, 0, bottom), value=3.0),
@@ -51,10 +52,11 @@ def test_padding_changes_nothing(seed: int, bottom: int, right: int) -> None:
     assert_same(localizer(c3, anchors, content), localizer(more, anchors, content))
 
 
+@pytest.mark.parametrize("attention", ["map", "deformable"])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**16))
-def test_images_of_a_batch_do_not_see_each_other(seed: int) -> None:
-    localizer = random_localizer(seed=seed)
+def test_images_of_a_batch_do_not_see_each_other(attention: str, seed: int) -> None:
+    localizer = random_localizer(replace(CONFIG, cross_attention=attention), seed)
     c3, (anchors, content) = random_map(3), random_queries(3)
     together = localizer(c3, anchors, content)
     for index in range(3):
@@ -63,10 +65,11 @@ def test_images_of_a_batch_do_not_see_each_other(seed: int) -> None:
         assert_same(alone, LocalizerOutput(**{name: getattr(together, name)[:, one] for name in FIELDS}))
 
 
+@pytest.mark.parametrize("attention", ["map", "deformable"])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**16))
-def test_queries_have_no_order(seed: int) -> None:
-    localizer = random_localizer(seed=seed)
+def test_queries_have_no_order(attention: str, seed: int) -> None:
+    localizer = random_localizer(replace(CONFIG, cross_attention=attention), seed)
     c3, (anchors, content) = random_map(), random_queries()
     order = torch.randperm(7)
     there = localizer(c3, anchors, content)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cora.detector.published_localizer import published_localizer_state
 from cora.localizer import Localizer, LocalizerConfig, LocalizerOutput
-from cora.localizer.encoder import Memory
+from cora.localizer.memory import Memory
 from cora.structures import FeatureMap
 from cora.training.criterion import Criterion
 from tests.parity.toy import Toy, assert_close, published_order, reorder

@@ -93,6 +93,8 @@ def cut(detector: Detector, sizes: Architecture, kept: Kept) -> Detector:
     comes before.
     """
     check_no_variant(detector.config, "pruning")
+    if detector.config.localizer.cross_attention != "map":
+        raise ModelError("pruning: expected a localizer that attends to the whole map, got deformable attention")
     config = sizes.configure(detector.config)
     smaller = Detector.build(config, cache_dir=detector.vocabulary_encoder.cache_dir)
     load_checked(smaller, cut_state(detector.state_dict(), kept, head_width(detector.config)), source="pruned model")

@@ -5,9 +5,9 @@
 """
 
 from cora.localizer.anchors import LearnedAnchors, grid_anchors, kmeans_anchors
-from cora.localizer.encoder import Memory
 from cora.localizer.half_precision import inference_localizer
 from cora.localizer.localizer import Localizer, LocalizerConfig, LocalizerOutput
+from cora.localizer.memory import Memory
 from cora.localizer.pre_matching import pre_match
 from cora.localizer.proposals import AnchorProposals, Proposals
 from cora.localizer.pyramid import PyramidMemory

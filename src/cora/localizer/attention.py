@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cora.localizer.memory import Memory
+
 #: Queries per block of `_attend_in_blocks`: 256 rows of scores for some thousand keys fit the CPU cache.
 QUERIES_AT_ONCE = 256
 
@@ -63,7 +65,7 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, visible: Tensor
     return torch.cat(heads, dim=-1)
 
 
-class _Residual(nn.Module):
+class AttentionBlock(nn.Module):
     """Base class of the attention blocks: output projection, dropout, residual, norm.
 
     Args:
@@ -82,14 +84,16 @@ class _Residual(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def attention_dropout(self) -> float:
+        """Share of attention weights to drop: none outside training."""
         return self.dropout.p if self.training else 0.0
 
     def add(self, inputs: Tensor, update: Tensor) -> Tensor:
+        """Project what was attended to [B, N, heads * d], add it to the inputs [B, N, dim], and normalise."""
         outputs: Tensor = self.norm(inputs + self.dropout(self.output(update)))
         return outputs
 
 
-class MapAttention(_Residual):
+class MapAttention(AttentionBlock):
     """Self-attention of the encoder: positions are added to queries and keys, not to values."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
@@ -111,7 +115,7 @@ class MapAttention(_Residual):
         return self.add(tokens, update)
 
 
-class QueryAttention(_Residual):
+class QueryAttention(AttentionBlock):
     """Self-attention of the decoder: content and position are projected separately, then added."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
@@ -134,7 +138,7 @@ class QueryAttention(_Residual):
         return self.add(content, update)
 
 
-class CrossAttention(_Residual):
+class CrossAttention(AttentionBlock):
     """Conditional cross-attention: content and sine parts are concatenated in every head, which is then twice as wide.
 
     In the first layer positions are also added to the content, which holds none yet.
@@ -156,38 +160,27 @@ class CrossAttention(_Residual):
         self.sine_query = nn.Linear(dim, self.inner)
         self.value = nn.Linear(dim, self.inner)
 
-    def forward(
-        self,
-        content: Tensor,
-        positions: Tensor,
-        sine: Tensor,
-        *,
-        memory: Tensor,
-        memory_positions: Tensor,
-        visible: Tensor | None,
-    ) -> Tensor:
+    def forward(self, content: Tensor, positions: Tensor, sine: Tensor, memory: Memory) -> Tensor:
         """Let the queries attend to the encoded map.
 
         Args:
             content: [B, N, dim].
             positions: [B, N, dim] the anchors' sine features after an MLP; used in the first layer only.
             sine: [B, N, dim] the anchor centres' sine features, scaled by content and size.
-            memory: [B, M, dim] tokens of the map.
-            memory_positions: [B, M, dim] their sine features.
-            visible: bool, broadcastable to [B, heads, N, M].
+            memory: the encoded map, every cell of which a query attends to.
 
         Returns:
             [B, N, dim].
         """
-        query, key = self.content_query(content), self.content_key(memory)
-        place = self.position_key(memory_positions)
+        query, key = self.content_query(content), self.content_key(memory.tokens)
+        place = self.position_key(memory.positions)
         if self.position_query is not None:
             query, key = query + self.position_query(positions), key + place
         update = attend(
             self._concatenate(query, self.sine_query(sine)),
             self._concatenate(key, place),
-            split_heads(self.value(memory), self.heads),
-            visible=visible,
+            split_heads(self.value(memory.tokens), self.heads),
+            visible=memory.visible,
             dropout=self.attention_dropout(),
         )
         return self.add(content, update)

@@ -2,42 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
-
 from torch import Tensor, nn
 
 from cora.localizer.attention import MapAttention
 from cora.localizer.feed_forward import MLP, FeedForward
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The encoded map that queries attend to.
-
-    Attributes:
-        tokens: [B, M, dim] cells row by row, M = height * width of the padded map.
-        positions: [B, M, dim] their sine features.
-        visible: [B, 1, 1, M] bool, False where a cell is padding; None if no cell is.
-        size_hw: (height, width) of the padded map.
-        extents_hw: [B, 2] cells (height, width) of each map that are not padding.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    visible: Tensor | None
-    size_hw: tuple[int, int]
-    extents_hw: Tensor
-
-    def of(self, images: Tensor) -> Self:
-        """The memory of some images by their places in the batch; one may come several times."""
-        return replace(
-            self,
-            tokens=self.tokens[images],
-            positions=self.positions[images],
-            visible=None if self.visible is None else self.visible[images],
-            extents_hw=self.extents_hw[images],
-        )
 
 
 class EncoderLayer(nn.Module):

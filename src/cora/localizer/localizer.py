@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from cora.errors import ModelError
 from cora.localizer.anchors import LearnedAnchors
 from cora.localizer.decoder import Decoder, DecoderLayer
-from cora.localizer.encoder import Encoder, EncoderLayer, Memory
+from cora.localizer.deformable import DeformableAttention
+from cora.localizer.encoder import Encoder, EncoderLayer
 from cora.localizer.feed_forward import MLP
+from cora.localizer.memory import MapLevel, Memory
 from cora.localizer.position import map_positions
 from cora.localizer.proposals import AnchorProposals, Proposals
 from cora.localizer.pyramid import (
+    FINEST_MEMORY,
     PyramidEncoder,
     PyramidMemory,
     PyramidProposals,
     encode_pyramid,
+    encoded_strides,
+    first_look,
     objectness_at,
     visible_cells,
 )
@@ -49,6 +54,8 @@ class LocalizerConfig:
         anchors: "learned", the same for every image, or "proposed" from the encoded map of each image.
         class_hidden: hidden width of the MLP from class embedding to query content.
         dropout: 0..1, in training only.
+        cross_attention: "map": queries attend to every cell, as published; "deformable": to a few points around their
+            anchors, of all levels (`DeformableAttention`).
         levels: (stride, channels) of a packed pyramid (`cora.pyramid`), which a `PyramidEncoder` encodes in place of
             the attention layers; () for a single map.
 
@@ -69,6 +76,7 @@ class LocalizerConfig:
     dropout: float = 0.1
     head_dim: int = 0
     levels: tuple[tuple[int, int], ...] = ()
+    cross_attention: Literal["map", "deformable"] = "map"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", PyramidLayout(self.levels).levels)
@@ -77,10 +85,12 @@ class LocalizerConfig:
         for name, value in asdict(self).items():
             if name == "enc_layers" and self.levels and value in (0, 1):
                 continue
-            if name not in ("dropout", "anchors", "head_dim", "levels") and value < 1:
+            if name not in ("dropout", "anchors", "head_dim", "levels", "cross_attention") and value < 1:
                 raise ModelError(f"localizer {name}: expected at least 1, got {value}")
         if self.anchors not in ("learned", "proposed"):
             raise ModelError(f'localizer anchors: expected "learned" or "proposed", got {self.anchors!r}')
+        if self.cross_attention not in ("map", "deformable"):
+            raise ModelError(f'localizer cross_attention: expected "map" or "deformable", got {self.cross_attention!r}')
         if self.head_dim < 0:
             raise ModelError(f"localizer head_dim: expected 0 (dim / heads) or more, got {self.head_dim}")
         if self.dim % 4 or (not self.head_dim and self.dim % self.heads):
@@ -170,7 +180,8 @@ class Localizer(nn.Module):
         count = 0 if config.levels else config.enc_layers
         encoder_layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(count)]
         decoder_layers = [
-            DecoderLayer(**shared, dropout=config.dropout, first=index == 0) for index in range(config.dec_layers)
+            DecoderLayer(**shared, dropout=config.dropout, first=index == 0, levels=_levels_read(config))
+            for index in range(config.dec_layers)
         ]
         learned = config.anchors == "learned"
         projection, encoder, proposals = _pyramid_parts(config) if config.levels else _map_parts(config, encoder_layers)
@@ -195,7 +206,8 @@ class Localizer(nn.Module):
         """
         if isinstance(self.encoder, PyramidEncoder):
             assert isinstance(self.proposals, PyramidProposals)
-            return encode_pyramid(c3, self.encoder, self.proposals, start)
+            finest = 1 if self.decoder.deformable else FINEST_MEMORY
+            return encode_pyramid(c3, self.encoder, self.proposals, start, finest=finest)
         assert self.input_projection is not None
         height, width = c3.features.shape[-2:]
         tokens = self.input_projection(c3.features).flatten(2).transpose(1, 2).contiguous()
@@ -207,6 +219,7 @@ class Localizer(nn.Module):
             visible=visible,
             size_hw=(height, width),
             extents_hw=c3.extents_hw,
+            levels=(MapLevel(height, width),),
         )
 
     def anchors(self, memory: Memory) -> Tensor:
@@ -289,11 +302,22 @@ class Localizer(nn.Module):
             self.proposals.draw_weights()
         for head in self.decoder.box_heads:
             nn.init.zeros_(head.layers[-1].weight)  # type: ignore[union-attr, index]
+        for attention in self.decoder.modules():
+            if isinstance(attention, DeformableAttention):
+                attention.draw_weights()
         if isinstance(self.encoder, PyramidEncoder):
             # A correction of zero: objectness starts as that of the proposals.
             nn.init.zeros_(self.objectness_head.weight)
         else:
             nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
+
+
+def _levels_read(config: LocalizerConfig) -> int:
+    """Levels whose points a decoder layer reads; 0 where it attends to all cells."""
+    if config.cross_attention == "map":
+        return 0
+    strides = first_look(encoded_strides(tuple(stride for stride, _ in config.levels))) if config.levels else (16,)
+    return len(strides)
 
 
 def _map_parts(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from cora.boxes import cxcywh_to_xyxy
-from cora.localizer.encoder import Memory
+from cora.localizer.memory import Memory
 
 #: Initial reach, and the most that training changes it: by a factor of e^±4. In cells of the map, not in shares of the
 #: image, since a cell's receptive field does not depend on the image size.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cora.boxes import batched_iou, cxcywh_to_xyxy
-from cora.localizer.encoder import Memory
+from cora.localizer.memory import MapLevel, Memory
 from cora.localizer.position import map_positions
 from cora.localizer.proposals import OBJECTNESS_PRIOR, START_REACH, Proposals, boxes_between
 from cora.pyramid import STRIDE, PyramidLayout
@@ -27,14 +27,15 @@ from cora.structures import DenseBoxes, FeatureMap
 
 #: A tower's reach is corrected by a factor of up to e^±2, the reach of a fresh proposal by up to e^±4.
 MAX_LOG_CORRECTION, MAX_LOG_REACH = 2.0, 4.0
-#: Stride of the finest level that queries attend to. Finer levels only propose boxes: most cells, for little gain.
+#: Stride of the finest level that queries attend to cell by cell. Finer levels only propose boxes: most cells, for
+#: little gain. Deformable attention reads all levels.
 FINEST_MEMORY = 16
 TRUNK_BLOCKS = 3
 
 
 @dataclass(frozen=True)
 class PyramidMemory(Memory):
-    """The encoded levels that queries attend to, concatenated: those of the first look with a stride of 16 or more.
+    """The encoded levels that queries attend to, concatenated: coarser ones of the first look.
 
     Attributes:
         proposals: of all cells of all levels; `size_hw` and `extents_hw` are of the packed map, stride 32.
@@ -99,7 +100,7 @@ class PyramidEncoder(nn.Module):
             raise ValueError(f"pyramid levels: expected strides 8 or 16 to 32 or 64, got {self.strides}")
         if len(first) < len(self.strides) and passes:
             raise ValueError(f"pyramid levels: levels of two looks cannot be mixed, got strides {self.strides}")
-        self.encoded_strides = self.strides if 64 in self.strides else (*self.strides, 64)
+        self.encoded_strides = encoded_strides(self.strides)
         self.laterals = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, dim, 1, bias=False), ChannelNorm(dim)) for _, channels in layout.levels
         )
@@ -203,16 +204,24 @@ class PyramidProposals(nn.Module):
 
 
 def encode_pyramid(
-    c3: FeatureMap, encoder: PyramidEncoder, proposals: PyramidProposals, start: DenseBoxes | None
+    c3: FeatureMap,
+    encoder: PyramidEncoder,
+    proposals: PyramidProposals,
+    start: DenseBoxes | None,
+    *,
+    finest: int = FINEST_MEMORY,
 ) -> PyramidMemory:
-    """Encode a packed map and propose a box at every cell, from `start` where the tower predicts boxes."""
+    """Encode a packed map and propose a box at every cell, from `start` where the tower predicts boxes.
+
+    Levels of the first look with strides of `finest` or more become the memory.
+    """
     masks = PyramidLayout(tuple((stride, 1) for stride in encoder.encoded_strides)).unpack_mask(c3.mask)
     padded = visible_cells(c3.mask.flatten(1)) is not None
     insides = tuple((~one).to(c3.features.dtype).unsqueeze(1) for one in masks) if padded else None
     maps = encoder(c3.features, insides)
     proposed = proposals(maps, masks, c3.extents_hw, start, insides)
     kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
-    kept = [entry for entry in kept[: len(first_look(encoder.encoded_strides))] if entry[2] >= FINEST_MEMORY]
+    kept = [entry for entry in kept[: len(first_look(encoder.encoded_strides))] if entry[2] >= finest]
     positions = [
         map_positions(
             (c3.extents_hw * (STRIDE / stride)).to(one.dtype),
@@ -229,8 +238,14 @@ def encode_pyramid(
         visible=visible_cells(hidden),
         size_hw=(c3.features.shape[-2], c3.features.shape[-1]),
         extents_hw=c3.extents_hw,
+        levels=tuple(MapLevel(one.shape[-2], one.shape[-1], STRIDE / stride) for one, _, stride in kept),
         proposals=proposed,
     )
+
+
+def encoded_strides(strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of the encoded maps: those of the tower, and 64 behind them where it is missing."""
+    return strides if 64 in strides else (*strides, 64)
 
 
 def first_look(strides: tuple[int, ...]) -> tuple[int, ...]:

@@ -104,8 +104,7 @@ class TrainingPipeline:
         self._before: dict[str, Tensor] = {}
         if recipe.prompts is not None and recipe.prompts.pool_size is not None:
             check_pool_size(detector.config, recipe.prompts.pool_size)
-        if recipe.fresh:
-            start_fresh(detector, recipe)
+        start_fresh(detector, recipe)
         run.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:

@@ -241,6 +241,8 @@ class LocalizerStage(Stage):
         objectness: "plain" draws the head of the objectness like any linear layer, its bias too (the published
             start), instead of one that finds hardly anything at first; "keep" takes what the model has.
         lr_factors: prefix of a parameter's name -> factor on `lr`.
+        architecture: changes of the localizer's `LocalizerConfig`, such as {"dec_layers": 2}; the localizer then starts
+            from new weights. With `task.proposals=False` what anchors are proposed by stays.
         variant: train and save a row of the paper's comparisons, see `cora.training.variants`.
     """
 
@@ -252,6 +254,7 @@ class LocalizerStage(Stage):
     anchors: Literal["keep", "kmeans", "normal"] = "keep"
     objectness: Literal["keep", "plain"] = "keep"
     lr_factors: Mapping[str, float] = field(default_factory=dict)
+    architecture: Mapping[str, Any] = field(default_factory=dict)
     variant: VariantName = "full"
 
     def __post_init__(self) -> None:

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
 import torch
 from torch import nn
 
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
-from cora.errors import TrainingError
+from cora.errors import ModelError, TrainingError
 from cora.localizer import LearnedAnchors, Localizer, kmeans_anchors
 from cora.regions import FastAlignment
 from cora.training.identity import seed_stage
 from cora.training.recipe import LocalizerStage, TrainRecipe
 
+#: What `LocalizerStage.architecture` may change; the other sizes are the tower's.
+LOCALIZER_SIZES = (
+    *("dec_layers", "cross_attention", "num_queries", "dim", "heads", "head_dim", "ff", "enc_layers"),
+    *("class_hidden", "dropout"),
+)
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
+
 
 def start_fresh(detector: Detector, recipe: TrainRecipe) -> None:
-    """Replace what a run trains by new weights, which depend on its seed only.
+    """Replace what a fresh run trains by new weights, and a localizer of another architecture in any run.
+
+    The weights depend on the run's seed only.
 
     Args:
         detector: changed in place.
         recipe: of the run.
+
+    Raises:
+        TrainingError: an architecture that does not fit, see `fresh_localizer`.
     """
     seed_stage(recipe.seed, "fresh")
-    if recipe.prompts is not None:
+    if recipe.fresh and recipe.prompts is not None:
         nn.init.zeros_(detector.prompt.offset)
-    if recipe.localizer is not None:
-        fresh_localizer(detector, proposals=recipe.localizer.task.proposals)
-    if detector.fast_alignment is not None:
+    stage = recipe.localizer
+    if stage is not None and (recipe.fresh or stage.architecture):
+        fresh_localizer(detector, proposals=stage.task.proposals, architecture=stage.architecture)
+    if recipe.fresh and detector.fast_alignment is not None:
         detector.align_fast_pooling(FastAlignment(embed_dim=detector.config.tower.embed_dim))
 
 
@@ -55,13 +73,37 @@ def change_pool_size(detector: Detector, recipe: TrainRecipe) -> str | None:
     return f"{said}. The fast alignment was fitted for the old cells and is set to zero; it is fitted again {again}"
 
 
-def fresh_localizer(detector: Detector, *, proposals: bool) -> None:
-    """Draw the weights of the localizer anew; without `proposals`, those that anchors are proposed by stay."""
-    old, new = detector.localizer, Localizer.from_config(detector.config.localizer).to(detector.device)
+def fresh_localizer(detector: Detector, *, proposals: bool, architecture: Mapping[str, Any] = NO_CHANGES) -> None:
+    """Draw the weights of the localizer anew.
+
+    Args:
+        detector: changed in place.
+        proposals: also of the parts that propose the anchors; else these stay.
+        architecture: changes of its `LocalizerConfig`.
+
+    Raises:
+        TrainingError: an unknown or impossible size, or one that the proposals, which stay, do not have.
+    """
+    if unknown := [key for key in architecture if key not in LOCALIZER_SIZES]:
+        raise TrainingError(
+            f"localizer.architecture: unknown size {unknown[0]!r}; expected one of {', '.join(LOCALIZER_SIZES)}"
+        )
+    try:
+        config = replace(detector.config.localizer, **architecture)
+    except (ModelError, TypeError) as error:
+        raise TrainingError(f"localizer.architecture: {error}") from error
+    old, new = detector.localizer, Localizer.from_config(config).to(detector.device)
     if not proposals:
         for fresh, kept in zip(new.proposing, old.proposing, strict=True):
-            fresh.load_state_dict(kept.state_dict())
+            try:
+                fresh.load_state_dict(kept.state_dict())
+            except RuntimeError as error:
+                raise TrainingError(
+                    "localizer.architecture: expected the sizes of the proposals, which stay as they are, got others; "
+                    "leave dim and enc_layers, or set localizer.task.proposals=True"
+                ) from error
     detector.localizer = new
+    detector.config = replace(detector.config, localizer=config)
 
 
 def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerStage, *, seed: int) -> None:

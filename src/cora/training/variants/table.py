@@ -1,12 +1,12 @@
-"""The rows of the ablation table by name."""
+"""The rows of the ablation table by name: the paper's comparisons, and ways past the paper's localizer."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from cora.detector import Detector
 from cora.detector.variants import (
@@ -29,10 +29,6 @@ def _as_it_is(detector: Detector) -> Detector:
     return detector
 
 
-def _without_class_dropout(*, detector: Detector, vocabulary: Vocabulary, config: LocalizerTaskConfig) -> LocalizerTask:
-    return LocalizerTask(detector=detector, vocabulary=vocabulary, config=replace(config, class_dropout=0.0))
-
-
 #: Rows that `cora train --variant` makes.
 VariantName = Literal["full", "no-prompt", "crops", "region-proposals", "conditional", "end-to-end", "oracle", "top-2"]
 
@@ -46,6 +42,8 @@ class Variant:
         option: how `cora train` makes it, or `cora evaluate` where it only predicts otherwise.
         detector: what predicts, made of a detector whose modules it shares.
         task: what trains it.
+        settings: changes of the task's `LocalizerTaskConfig`.
+        architecture: changes of the localizer's `LocalizerConfig`.
         relabel: train on CLIP-aligned labels (METHOD section 6), made by `detector(start)`; else on the annotated ones.
         weights_of: row whose trained detector `detector` is made of; None: this row is trained itself.
         true_classes: predict with `cora.evaluation.oracles.predict_with_true_classes`.
@@ -55,6 +53,8 @@ class Variant:
     option: str
     detector: Callable[[Detector], Detector] = _as_it_is
     task: TaskBuilder = LocalizerTask
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    architecture: Mapping[str, Any] = field(default_factory=dict)
     relabel: bool = True
     weights_of: str | None = None
     true_classes: bool = False
@@ -67,7 +67,8 @@ class Variant:
         """
         if self.weights_of is not None:
             raise ValueError(f"nothing to train: expected the weights of the row {self.weights_of!r}; use detector()")
-        return self.task(detector=self.detector(copy.deepcopy(detector)), vocabulary=vocabulary, config=config)
+        own = replace(config, **self.settings)
+        return self.task(detector=self.detector(copy.deepcopy(detector)), vocabulary=vocabulary, config=own)
 
 
 FULL = "full"
@@ -107,7 +108,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "no-class-dropout": Variant(
             says="All base classes are given in every step.",
             option="--set localizer.task.class_dropout=0",
-            task=_without_class_dropout,
+            settings={"class_dropout": 0.0},
         ),
         "no-relabelling": Variant(
             says="Trained on the classes as annotated.", option="--set relabel=None", relabel=False
@@ -130,6 +131,31 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             detector=TopKDetector.of,
             task=TopKTask,
         ),
+        "no-denoising": Variant(
+            says="No noised boxes as extra queries, as published.",
+            option="--set localizer.task.denoising=None",
+            settings={"denoising": None},
+        ),
+        "one-to-one": Variant(
+            says="One query a box in the matching, as published, instead of three.",
+            option="--set localizer.task.target_repeats=1",
+            settings={"target_repeats": 1},
+        ),
+        "two-layers": Variant(
+            says="Two decoder layers.",
+            option="--set 'localizer.architecture={\"dec_layers\": 2}'",
+            architecture={"dec_layers": 2},
+        ),
+        "deformable": Variant(
+            says="Queries read points around their anchors, on all levels, instead of all cells of the coarser ones.",
+            option='--set \'localizer.architecture={"cross_attention": "deformable"}\'',
+            architecture={"cross_attention": "deformable"},
+        ),
+        "two-deformable-layers": Variant(
+            says="Two layers of deformable attention.",
+            option='--set \'localizer.architecture={"cross_attention": "deformable", "dec_layers": 2}\'',
+            architecture={"cross_attention": "deformable", "dec_layers": 2},
+        ),
     }
 )
-"""Row name -> row, the full method first."""
+"""Row name -> row: the full method, the paper's comparisons, then what goes past the paper's localizer."""
