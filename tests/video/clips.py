@@ -33,14 +33,25 @@ def make_clip(
     rotation: int = 0,
     colours: int | None = None,
     aspect: Fraction | None = None,
+    keys: int | None = None,
 ) -> Path:
-    """Ten images in a second, or at the given ticks of 1/90000 s; sound is that of a named codec, a tone."""
+    """Ten images in a second, or at the given ticks of 1/90000 s; sound is that of a named codec, a tone.
+
+    Of `front.mp4` the table of images comes first, `fragments.mp4` has several; `keys` is from one image that is decoded
+    by itself to the next.
+    """
     times = [STEP * number for number in range(10)] if times is None else times
     pictures = [scene(number) for number in range(len(times))] if pictures is None else pictures
-    with av.open(str(path), "w") as container:
+    flags = {"front.mp4": "faststart", "fragments.mp4": "frag_keyframe+empty_moov"}.get(path.name)
+    codec = {".gif": "gif", ".avi": "mpeg4", ".wmv": "wmv2"}.get(path.suffix, "h264")
+    options = {"bf": "0"} if codec == "h264" else {}
+    with av.open(str(path), "w", options={"movflags": flags} if flags else {}) as container:
         height, width = pictures[0].shape[:2] if len(pictures) else (48, 64)
-        stream = container.add_stream("h264", rate=10, width=width, height=height, time_base=TICKS, options={"bf": "0"})
-        stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+        ticks = TICKS if codec == "h264" else Fraction(1, 10)
+        stream = container.add_stream(codec, rate=10, width=width, height=height, time_base=ticks, options=options)
+        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv444p" if width % 2 or height % 2 else "yuv420p"
+        if keys is not None:
+            stream.codec_context.gop_size = keys
         if rotation:
             stream.set_display_rotation(rotation)
         if colours is not None:
@@ -52,7 +63,7 @@ def make_clip(
         for time, picture in zip(times, pictures, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709" if colours == 1 else None)
-            frame.pts, frame.time_base = time, TICKS
+            frame.pts, frame.time_base = int(time * TICKS / ticks), ticks
             container.mux(stream.encode(frame))
         if tone is not None:
             _add_tone(container, tone, sound_seconds)

@@ -140,22 +140,62 @@ def test_file_that_breaks_off(tmp_path: Path) -> None:
     assert any("it breaks off after" in problem for problem in video.problems)
 
 
-@pytest.mark.parametrize("packet", [188, 192])
-@pytest.mark.parametrize(("kept", "whole"), [(0.5, False), (0.98, False), (1.0, True)])
-def test_transport_stream_that_is_cut(tmp_path: Path, packet: int, kept: float, whole: bool) -> None:
-    pictures = [scene(n % 10) for n in range(60)]
-    plain = make_clip(tmp_path / "a.ts", times=[STEP * n for n in range(60)], pictures=pictures).read_bytes()
-    stamp = bytes(packet - 188)
-    content = b"".join(stamp + plain[place : place + 188] for place in range(0, len(plain), 188))
-    cut = len(content) if whole else int(kept * len(content)) // packet * packet + 100
-    (tmp_path / "cut.ts").write_bytes(content[:cut])
-    with VideoReader(tmp_path / "cut.ts") as video:
-        assert len(list(video)) > 20
-        assert [problem.endswith("s, within a packet") for problem in video.problems] == [True] * (not whole)
-    (tmp_path / "more.ts").write_bytes(content + b"what another program added" * 3)
-    with VideoReader(tmp_path / "more.ts") as video:
-        assert len(list(video)) == 60
+@pytest.mark.parametrize("kept", [0.5, 0.98, 1.0])
+@pytest.mark.parametrize(
+    ("name", "packet"),
+    [
+        *(("a.ts", 188), ("a.ts", 192), ("a.mkv", 1), ("a.avi", 1), ("a.flv", 1), ("a.wmv", 1), ("a.gif", 1)),
+        *(("front.mp4", 1), ("fragments.mp4", 1)),
+    ],
+)
+def test_a_video_that_is_cut_is_not_taken_for_complete(tmp_path: Path, name: str, packet: int, kept: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
+    plain = make_clip(tmp_path / name, times=[STEP * n for n in range(30)], pictures=list(noise)).read_bytes()
+    if packet > 1:
+        stamp = bytes(packet - 188)
+        plain = b"".join(stamp + plain[place : place + 188] for place in range(0, len(plain), 188))
+    cut = len(plain) if kept == 1 else int(kept * len(plain)) // packet * packet + 100
+    (tmp_path / name).write_bytes(plain[:cut])
+    with VideoReader(tmp_path / name) as video:
+        assert len(list(video)) > 5
+        assert any("it breaks off after" in problem for problem in video.problems) == (kept < 1)
+    (tmp_path / name).write_bytes(plain + b"what another program added" * 3)
+    with VideoReader(tmp_path / name) as video:
+        assert len(list(video)) == 30
         assert not video.problems
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "front.mp4", "fragments.mp4", "a.flv"])
+def test_a_video_that_is_cut_before_its_images_is_called_damaged(tmp_path: Path, name: str) -> None:
+    content = make_clip(tmp_path / name).read_bytes()
+    end = -100 if name == "a.mp4" else 300  # in its table of images, which is behind them
+    (tmp_path / name).write_bytes(content[:end])
+    with pytest.raises(VideoError, match="damaged or truncated"):
+        VideoReader(tmp_path / name)
+
+
+def test_missing_packets_are_counted(tmp_path: Path) -> None:
+    content = make_clip(
+        tmp_path / "a.ts", times=[STEP * n for n in range(60)], pictures=[scene(n % 10) for n in range(60)]
+    ).read_bytes()
+    middle = len(content) // 2 // 188 * 188
+    (tmp_path / "a.ts").write_bytes(content[:middle] + content[middle + 20 * 188 :])
+    with VideoReader(tmp_path / "a.ts") as video:
+        assert len(list(video)) < 60
+        assert any("damaged images or packets" in problem for problem in video.problems)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mp4", "a.mkv", "a.avi", "a.flv"])
+def test_a_start_loses_no_image_whatever_the_format(tmp_path: Path, name: str) -> None:
+    """Images from which decoding can begin are two seconds apart."""
+    times = [STEP * number for number in range(60)]
+    pictures = [scene(number % 10) for number in range(60)]
+    path = make_clip(tmp_path / name, times=times, pictures=pictures, keys=20)
+    for start in (0.3, 1.9, 2.0, 3.7, 5.9):
+        with VideoReader(path, start=start) as video:
+            assert [round(frame.seconds, 1) for frame in video] == [n / 10 for n in range(round(start * 10), 60)]
+    with pytest.raises(VideoError, match=r"expected a start within the video of 6\.0 s, got 30 s"):
+        VideoReader(path, start=30)
 
 
 def test_pictures_of_damaged_headers_only(tmp_path: Path) -> None:
@@ -178,7 +218,7 @@ def test_bad_files(tmp_path: Path) -> None:
         "missing.mp4": "got no file at",
         "text.mp4": "got something that is none, or is damaged",
         "empty.mp4": "got an empty file",
-        "cut.mp4": "or is damaged",
+        "cut.mp4": "got a damaged or truncated one",
         "sound.flac": "got a file with sound only",
         "none.mkv": "expected a video with images, got none in it",
         ".": "got a folder",
@@ -232,13 +272,3 @@ def test_misuse(tmp_path: Path) -> None:
         list(video)
         with pytest.raises(ValueError, match="iterate over a video once"):
             list(video)
-
-
-@pytest.mark.parametrize(("kept", "whole"), [(0.5, False), (0.98, False), (1.0, True)])
-def test_matroska_that_is_cut(tmp_path: Path, kept: float, whole: bool) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
-    content = make_clip(tmp_path / "a.mkv", times=[STEP * n for n in range(30)], pictures=list(noise)).read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(content[: int(len(content) * kept)])
-    with VideoReader(tmp_path / "cut.mkv") as video:
-        assert len(list(video)) > 5
-    assert any("it breaks off after" in problem for problem in video.problems) != whole

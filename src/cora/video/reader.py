@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cora.images import MAX_PIXELS
+from cora.video.cut import is_cut
 from cora.video.errors import VideoError
 from cora.video.newest import Newest
 from cora.video.orientation import Orientation
 from cora.video.source import PATIENCE, open_container, parse_source
-from cora.video.transport import ends_within_packet, shorter_than_said
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -127,6 +127,8 @@ class VideoReader:
         from av.stream import Disposition
 
         found = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not found and self._is_cut():
+            raise _undecodable(name)
         if not found:
             has = "sound only" if self._container.streams.audio else "no images in it"
             raise VideoError(f"expected a video, got a file with {has}: {name}")
@@ -143,20 +145,36 @@ class VideoReader:
         return [self._stream] if self.sound is None else [self._stream, self.sound]
 
     def _seek(self, start: Fraction) -> None:
+        """Go to the last image at or before `start` from which decoding can begin, or to one before it."""
         import av
 
-        try:
-            ticks = int((start + (self._origin or 0)) / self.time_base)
+        origin, earlier = self._origin or Fraction(0), Fraction(0)
+        with suppress(OSError, av.error.FFmpegError):  # formats that cannot are decoded from their beginning
+            while True:
+                ticks = int((start - earlier + origin) / self.time_base)
+                self._container.seek(ticks, stream=self._stream)
+                # Transport streams have no index: they go anywhere, and nothing can be decoded up to the next key.
+                if earlier >= start or self._key_comes(by=start + origin):
+                    break
+                earlier = 2 * earlier or Fraction(1)
             self._container.seek(ticks, stream=self._stream)
-        except (OSError, av.error.FFmpegError):
-            pass  # formats without an index are decoded from their beginning
+
+    def _key_comes(self, *, by: Fraction) -> bool:
+        """Whether the next packet from which decoding can begin is of this time or before it."""
+        keys = (packet for packet in self._container.demux(self._stream) if packet.is_keyframe)
+        key = next((packet for packet in keys if packet.pts is not None), None)
+        return key is not None and key.pts * self.time_base <= by
 
     def _explain_nothing(self, name: str, start: Fraction) -> None:
-        if start > 0 and self._reached > 0:
-            length = f"{self._reached:.1f} s"
-            raise VideoError(f"expected a start within the video of {length}, got {float(start):g} s: {name}")
+        length = self._reached or float(
+            self._declared() or 0
+        )  # some formats go nowhere where a start is beyond the end
+        if 0 < length <= start:
+            raise VideoError(f"expected a start within the video of {length:.1f} s, got {float(start):g} s: {name}")
         if self._damaged or self._problem:
-            raise VideoError(f"expected a video, got one so damaged that no image can be decoded: {name}")
+            raise _undecodable(name)
+        if start > 0:
+            raise VideoError(f"expected images from {float(start):g} s on, got none: {name}; start at its beginning")
         raise VideoError(f"expected a video with images, got none in it: {name}")
 
     def __enter__(self) -> Self:
@@ -233,6 +251,7 @@ class VideoReader:
             if packet.stream.type == "audio":
                 self._keep_sound(cast("Packet[AudioStream]", packet))
                 continue
+            self._damaged += packet.is_corrupt  # bytes are missing, with whole images perhaps
             try:
                 pictures = self._stream.decode(cast("Packet[VideoStream]", packet))
             except av.error.FFmpegError:
@@ -278,12 +297,11 @@ class VideoReader:
         declared = float((self._stream.duration or 0) * self.time_base) if self._stream.frames else 0.0
         if not self._problem and self._reached < declared - max(1.0, _CUT_OFF * declared):
             self._problem = f"it breaks off after {self._reached:.1f} of {declared:.1f} s"
-        transported = self.source.kind == "file" and self._container.format.name == "mpegts"
-        if not self._problem and transported and ends_within_packet(Path(self.source.target)):
-            self._problem = f"it breaks off after {self._reached:.1f} s, within a packet"
-        matroska = self.source.kind == "file" and "matroska" in self._container.format.name
-        if not self._problem and matroska and shorter_than_said(Path(self.source.target)):
-            self._problem = f"it breaks off after {self._reached:.1f} s: the file is shorter than it says"
+        if not self._problem and self._is_cut():
+            self._problem = f"it breaks off after {self._reached:.1f} s: the file was cut short"
+
+    def _is_cut(self) -> bool:
+        return self.source.kind == "file" and is_cut(Path(self.source.target))
 
     def take_sound(self) -> list[Packet[AudioStream]]:
         """Packets of sound that were read since the last call, with times from `start` on."""
@@ -311,17 +329,25 @@ class VideoReader:
         """Seconds that are read, as far as the source declares them."""
         if self.live:
             return None if self._end is None else float(self._end)
-        total = self._stream.duration and self._stream.duration * self.time_base
-        if total is None and self._container.duration is not None:
-            total = Fraction(self._container.duration, 1_000_000)
-        ends = [end for end in (total, self._end) if end is not None]
+        ends = [end for end in (self._declared(), self._end) if end is not None]
         return max(0.0, float(min(ends) - self._start)) if ends else None
+
+    def _declared(self) -> Fraction | None:
+        """Seconds from the start of the video to its end, as far as the source says."""
+        if self._stream.duration:
+            return self._stream.duration * self.time_base
+        whole = self._container.duration
+        return None if whole is None else Fraction(whole, 1_000_000)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What was wrong with what has been read so far, for people."""
         damaged = f"{self._damaged} damaged images or packets" if self._damaged else ""
         return tuple(filter(None, (damaged, self._problem)))
+
+
+def _undecodable(name: str) -> VideoError:
+    return VideoError(f"expected a video, got one so damaged or truncated that no image can be decoded: {name}")
 
 
 def _exact(seconds: float) -> Fraction:

@@ -141,7 +141,7 @@ def _instead(file: BinaryIO) -> str:
     if other := not_fetched(head):
         return other
     name, _ = content_of(head) or ("something that is none", "")
-    return f"got {name if name != 'a video' else 'one'}, or is damaged"
+    return "got a damaged or truncated one" if name == "a video" else f"got {name}, or is damaged"
 
 
 def _file(path: str) -> BinaryIO:
