@@ -2,7 +2,9 @@
 
 import base64
 import io
+import lzma
 import os
+import zipfile
 from pathlib import Path
 from threading import Thread
 
@@ -125,6 +127,36 @@ def test_wrong_files(tmp_path: Path) -> None:
     assert "damaged or truncated one: the given bytes" in refusal(png()[:60])
 
 
+class Failing:
+    """A file of another library, which fails in its own way."""
+
+    def __init__(self, head: bytes, error: Exception, *, seeks: bool = True) -> None:
+        self.file, self.error, self.seeks = io.BytesIO(head), error, seeks
+
+    def seek(self, *place: int) -> int:
+        if not self.seeks:
+            raise self.error
+        return self.file.seek(*place)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, count: int = -1) -> bytes:
+        content = self.file.read(count)
+        if not content or count < 0:
+            raise self.error
+        return content
+
+
+@pytest.mark.parametrize("error", [zipfile.BadZipFile("Bad CRC"), lzma.LZMAError("Bad CRC"), RuntimeError("Bad CRC")])
+@pytest.mark.parametrize("head", [b"", png()[:60]])
+@pytest.mark.parametrize("seeks", [True, False])
+def test_files_fail_in_their_own_ways(error: Exception, head: bytes, seeks: bool) -> None:
+    assert "a damaged or truncated one: the given file (Bad CRC)" in refusal(Failing(head, error, seeks=seeks))
+    if head and seeks:
+        assert "the given image (Bad CRC)" in refusal(Image.open(Failing(head, error)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("text", "got"),
     [
@@ -134,7 +166,8 @@ def test_wrong_files(tmp_path: Path) -> None:
         ("data:image/png;base64," + base64.b64encode(png()).decode(), "got one with data:"),
         (base64.b64encode(PIXELS.tobytes() * 60).decode(), "text that is too long"),
         ("a\0b.jpg", "null"),
-        ("", "got a folder"),
+        ("", "got an empty text"),
+        (" \n", "got an empty text"),
     ],
 )
 def test_texts_that_are_no_path(text: str, got: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import itertools
 import os
 import weakref
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,78 @@ def test_one_unreadable_image_does_not_lose_the_others(
         assert torch.equal(found.scores, one.scores)
     with pytest.raises(ImageError, match=r"^expected an image file, got no file"):
         predictor.predict([tmp_path / "none.png"], NAMES)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_an_iterator_that_fails_does_not_lose_what_it_gave(predictor: Predictor, batch_size: int) -> None:
+    def source() -> Iterator[Image.Image]:
+        yield picture(0)
+        yield picture(1)
+        raise RuntimeError("the camera is gone")
+
+    found = predictor.predict(source(), NAMES, score=0.0, batch_size=batch_size)
+    for seed in range(2):
+        assert_equal(next(found), predictor.predict(picture(seed), NAMES, score=0.0))
+    with pytest.raises(RuntimeError, match="the camera is gone"):
+        next(found)
+    assert next(found, None) is None
+
+
+def test_an_endless_iterator_may_be_left(predictor: Predictor) -> None:
+    ended: list[int] = []
+
+    def source() -> Iterator[Image.Image]:
+        try:
+            for seed in itertools.count():
+                yield picture(seed)
+        finally:
+            ended.append(seed)
+
+    found = predictor.predict(source(), NAMES, batch_size=2)
+    next(found)
+    assert ended == []
+    found.close()  # type: ignore[attr-defined]
+    assert ended == [1]
+
+
+class Lazy(Sequence[Any]):
+    """Images that are made when they are asked for, as data sets of other libraries do."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.alive, self.most = length, list[Any](), 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, place: Any) -> Any:
+        if place >= self.length:
+            raise IndexError(place)
+        image = picture(place)
+        self.alive.append(weakref.ref(image))
+        self.most = max(self.most, sum(one() is not None for one in self.alive))
+        return image
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_sequence_that_makes_its_images_has_few_at_a_time(predictor: Predictor, batch_size: int) -> None:
+    images = Lazy(20)
+    assert len(predictor.predict(images, NAMES, batch_size=batch_size)) == 20
+    assert images.most <= 4 * batch_size
+
+
+def test_a_file_that_fails_in_its_own_way_does_not_lose_the_others(predictor: Predictor) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        buffer = io.BytesIO()
+        picture(0).save(buffer, format="PNG")
+        archive.writestr("a.png", buffer.getvalue())
+    damaged = bytearray(content.getvalue())
+    damaged[100] ^= 0xFF
+    with zipfile.ZipFile(io.BytesIO(bytes(damaged))) as archive, archive.open("a.png") as member:
+        first, second = predictor.predict(iter([member, picture(1)]), NAMES, score=0.0)
+    assert isinstance(first, Unreadable)
+    assert "Bad CRC-32" in str(first.error)
+    assert_equal(second, predictor.predict(picture(1), NAMES, score=0.0))
 
 
 def test_a_list_keeps_no_images_and_one_image_is_kept(predictor: Predictor) -> None:

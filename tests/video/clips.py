@@ -37,8 +37,8 @@ def make_clip(
 ) -> Path:
     """Ten images in a second, or at the given ticks of 1/90000 s; sound is that of a named codec, a tone.
 
-    Of `front.mp4` the table of images comes first, `fragments.mp4` has several; `keys` is from one image that is decoded
-    by itself to the next.
+    Of `front.mp4` the table of images comes first, `fragments.mp4` has several; `keys` is the number of images from one
+    that is decoded by itself to the next.
     """
     times = [STEP * number for number in range(10)] if times is None else times
     pictures = [scene(number) for number in range(len(times))] if pictures is None else pictures

@@ -41,7 +41,7 @@ _UPRIGHT = {
 _TURNS_SIDES = (5, 6, 7, 8)
 _LONGEST_SHOWN = 200
 
-# What Pillow's decoders raise on damaged data, besides OSError.
+# What Pillow raises on damaged metadata.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, struct.error)
 
 
@@ -144,6 +144,8 @@ def _file_of_text(text: str, *, allow_url: bool) -> tuple[Path | IO[bytes], str]
             f"expected a path, or an address with http:// or https://, got one with {scheme}:; "
             "get the file and give its path"
         )
+    if not text.strip():
+        raise ImageError("expected a path or an address, got an empty text; check where it comes from")
     return Path(text), text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
 
 
@@ -151,8 +153,11 @@ def _seekable(file: IO[bytes]) -> IO[bytes]:
     """The file, or where it cannot go back to its start, as a pipe, its content."""
     try:
         file.seek(0)
-    except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
-        content = file.read()
+    except Exception:  # io.UnsupportedOperation in most
+        try:
+            content = file.read()
+        except Exception as error:
+            raise _damaged("the given file", error) from None
         if isinstance(content, bytes):
             return io.BytesIO(content)
         raise ImageError(f"expected a file of bytes, got {type(content).__name__}; open it with mode 'rb'") from None
@@ -168,10 +173,12 @@ def _open(file: Path | IO[bytes], what: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"expected an image file, got a folder: {what}; name a file in it") from None
     except PermissionError:
         raise ImageError(f"expected a readable file, got no permission for {what}; change its mode") from None
+    except (ImageError, MemoryError):
+        raise
     except Image.DecompressionBombError:
         # Pillow gives no size here: it refuses at twice its own limit, while reading the header.
         raise _too_large(what, "more than Pillow opens", max_pixels) from None
-    except _DECODE_ERRORS as error:
+    except Exception as error:  # of any kind: a given file may be one of an archive, or of a request
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise ImageError(f"expected a path, got text that is too long for one: {what}; check the path") from None
         if isinstance(file, Path) and "\0" in str(file):
@@ -188,7 +195,9 @@ def _normalise(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
     closed = file is None or getattr(file, "closed", False)  # which a decoded image may be
     try:
         _load(image)
-    except (*_DECODE_ERRORS, AssertionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         if closed:
             raise ImageError(
                 f"expected an open image, got a closed one: {what}; call its load() before its file is closed"

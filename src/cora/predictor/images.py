@@ -79,10 +79,23 @@ def is_one(images: ImageSource | Iterable[ImageSource]) -> TypeGuard[ImageSource
 
 
 def chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Parts of `size`, the last one shorter; nothing is taken before its part is asked for."""
-    iterator = iter(sources)
-    while part := list(islice(iterator, size)):
-        yield part
+    """Parts of `size`, the last one shorter; nothing is taken before its part is asked for.
+
+    Sources that fail give first, as a shorter part, what they gave until then.
+    """
+    iterator, failure = iter(sources), None
+    while failure is None:
+        part: list[Any] = []
+        try:
+            for one in islice(iterator, size):
+                part.append(one)
+        except Exception as error:
+            failure = error
+        if part:
+            yield part
+        elif failure is None:
+            return
+    raise failure
 
 
 def read_all(sources: Sequence[ImageSource]) -> list[Read]:
@@ -92,13 +105,13 @@ def read_all(sources: Sequence[ImageSource]) -> list[Read]:
 
 def read_ahead(sources: Sequence[ImageSource], size: int) -> Iterator[list[Read]]:
     """Images by `size`, the next ones read in a thread beside the model: decoding releases Python's lock."""
-    parts = list(chunks(sources, size))
-    if len(parts) < 2:
+    parts = chunks(sources, size)  # of a sequence that makes its images when they are asked for, two parts at a time
+    if len(sources) <= size:
         yield from map(read_all, parts)
         return
     with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(read_all, parts[0])
-        for part in parts[1:]:
+        ahead = reader.submit(read_all, next(parts))
+        for part in parts:
             read, ahead = ahead.result(), reader.submit(read_all, part)
             yield read
         yield ahead.result()
