@@ -76,6 +76,8 @@ _QUOTES = r"""\s*("[^"]*"|'[^']*')\s*"""
 #: A part in quotes or a plain one, up to what may stand behind it: in a list, and in a class with prompts.
 _QUOTED_IN_LIST, _PLAIN_IN_LIST = re.compile(rf"{_QUOTES}(?=[{_DIVIDERS}=]|$)"), re.compile(rf"[^{_DIVIDERS}=]*")
 _QUOTED_SIDE, _PLAIN_SIDE = re.compile(rf"{_QUOTES}(?=[=|]|$)"), re.compile(r"([^=|]*)")
+#: The dot in "cat.dog." and "cat .dog .": where a list ends in a dot, and has none before a blank, it divides, too.
+_TIGHT_DOT = re.compile(r"(?<=[^\W\d_]{2})\s*\.(?=[^\W\d_]{2})")
 #: Words whose dot belongs to them: "St. Bernard" is one name, "cat. dog." are two.
 _ABBREVIATIONS = frozenset(
     (
@@ -175,6 +177,8 @@ def _end_of_class(text: str, start: int) -> tuple[int, bool, bool]:
 
 def _between_dots(text: str, *, all_dots: bool, last: bool) -> list[str]:
     """Names divided by dots that stand alone or, with `all_dots`, end a word."""
+    if all_dots and text.rstrip().endswith(".") and ". " not in text.rstrip():
+        text = _TIGHT_DOT.sub(". ", text)
     pieces = re.split(r"(?:(?<=\s)|^)\.(?=\s|$)", text)
     if all_dots:
         pieces = [name for piece in pieces for name in _between_sentences(piece)]

@@ -150,6 +150,10 @@ def test_a_wrong_value_is_refused_in_one_line(predictor: Predictor, wrong: dict[
         (["cat; cup"], r"write \['cat', 'cup'\]"),
         (["cat | cup"], r"write \['cat', 'cup'\]"),
         (["cat\ncup"], r"write \['cat', 'cup'\]"),
+        (["cat,cup"], r"write \['cat', 'cup'\]"),
+        (["cat, cup,"], r"write \['cat', 'cup'\]"),
+        (["cat.cup."], r"write \['cat', 'cup'\]"),
+        (["['cat', 'cup']"], r"write \['cat', 'cup'\]"),
         (["cat\tcup"], r"write \['cat', 'cup'\]"),
         ([], "expected at least one, got an empty list; leave it out for the built-in vocabulary"),
     ],
@@ -180,7 +184,9 @@ def test_settings_are_frozen_and_keep_what_was_given() -> None:
     assert issubclass(OptionError, ValueError)
 
 
-@pytest.mark.parametrize("names", [["tench, Tinca tinca"], ["St. Bernard"], ["a; b", "c | d"]])
+@pytest.mark.parametrize(
+    "names", [["tench, Tinca tinca"], ["St. Bernard"], ["a; b", "c | d"], ["10,000 yen"], ["cat,dog,", "cup"]]
+)
 def test_names_with_dividers_that_are_meant_stay(predictor: Predictor, names: list[str]) -> None:
     assert predictor.vocabulary(names).names == tuple(names)
 

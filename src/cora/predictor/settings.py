@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -156,12 +157,17 @@ def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
         raise VocabularyError(f'{what}: expected a list of names, ["cup", "dog"], got {_shown(names)}')
     listed = tuple(names)
     _check_texts(what, listed)
-    # A comma may belong to a name; what stands between the names of a prompt of other tools does not.
-    if len(listed) == 1 and "," not in listed[0] and len(several := names_in(listed[0])) > 1:
+    # A comma may belong to a name, "tench, Tinca tinca"; what else stands between the names of a list does not.
+    several = names_in(listed[0]) if len(listed) == 1 else []
+    if len(several) > 1 and listed[0].strip() != ", ".join(several) and not _IN_NUMBER.search(listed[0]):
         raise VocabularyError(
             f"{what}: expected one name in each place, got several in one, {_shown(listed[0])}; write {several}"
         )
     return listed
+
+
+#: The comma of "10,000 yen".
+_IN_NUMBER = re.compile(r"\d,\d")
 
 
 def _check_texts(what: str, names: Iterable[object]) -> None:
