@@ -1,4 +1,4 @@
-"""OV-COCO with CLIP RN50, the published hyper-parameters (Wu et al., CVPR 2023; METHOD sections 3, 5, 6).
+"""OV-COCO with CLIP RN50, the published hyper-parameters (Wu et al., CVPR 2023).
 
     cora train all recipes/ov_coco_rn50.py --images train2017 --annotations instances_train2017.json --split coco \\
         --val-images val2017 --val-annotations instances_val2017.json --every 5 --processes 8 --run runs/ov_coco_rn50

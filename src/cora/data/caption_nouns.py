@@ -1,4 +1,4 @@
-"""Nouns of a caption: names of the things that a detector can be asked for (METHOD section 6, CORA+).
+"""Nouns of a caption: names of the things that a detector can be asked for (docs/pseudo_labels.md).
 
 A list of English nouns is shipped; the few words around a candidate tell whether a thing is meant ("a bat", "bats a
 ball"). That is no parser: it needs no package and no download, reads thousands of captions a second on one core, and

@@ -1,4 +1,4 @@
-"""Images with captions or tags instead of boxes (METHOD section 6, CORA+).
+"""Images with captions or tags instead of boxes (docs/pseudo_labels.md).
 
 The nouns of an image become a vocabulary of its own.
 Two kinds of file: COCO captions (a JSON object with the lists images and annotations, each with a `caption`), and

@@ -1,4 +1,4 @@
-"""Class weights as people write them: factors on the score of classes in anchor pre-matching (METHOD section 7)."""
+"""Class weights as people write them: factors on the score of classes in anchor pre-matching."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Base, novel and all: group means with equal weight per class, and their bootstrap intervals over images.
 
-The open-vocabulary benchmark (METHOD: 48 base and 17 novel classes of COCO) reports AP50 of each group;
+The open-vocabulary benchmark (OV-COCO: 48 base and 17 novel classes) reports AP50 of each group;
 `all` is the mean over the classes of both. A class without a ground-truth box has no AP: it is left out and
 counted.
 """

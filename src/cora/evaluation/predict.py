@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Wraps an iterable of image indices of known length to show progress; the identity shows none.
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
-#: Average precision needs the low scores too: METHOD section 7.
+#: Average precision needs the low scores too; both numbers are the published code's.
 MIN_SCORE, NMS_IOU = 0.001, 0.5
 
 

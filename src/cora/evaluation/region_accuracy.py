@@ -1,6 +1,6 @@
 """Region accuracy: how often ground-truth boxes get the right class. It measures classification alone.
 
-Every ground-truth box (crowds excepted) is pooled exactly (METHOD section 3) and compared with all classes. The metrics
+Every ground-truth box (crowds excepted) is pooled exactly and compared with all classes. The metrics
 are top-1 and top-5, over boxes and as a mean over classes, with and without the region prompt, and for comparison of
 crops that are encoded as separate images. The intervals resample images, since boxes of one image are not independent.
 """

@@ -101,7 +101,7 @@ class DetectorGraph(nn.Module):
         return self.select(boxes, combine_scores(probabilities, objectness, power), reported)
 
     def pre_match(self, prepared: Prepared, anchors_cxcywh: Tensor, embeddings: Tensor, log_weights: Tensor) -> Tensor:
-        """Class [B, N] that each anchor is to look for (METHOD section 5)."""
+        """Class [B, N] that each anchor is to look for, as `cora.localizer.pre_match` chooses it."""
         scores = self.detector.embed_fast(prepared, anchors_cxcywh) @ F.normalize(embeddings, dim=-1).T
         return (scores + log_weights / self.manifest.config.tower.logit_scale).argmax(dim=-1)
 

@@ -1,6 +1,6 @@
 """Classes given by images instead of words, or by both: an exemplar is an image, or a box in one.
 
-An exemplar goes through the frozen tower and exact pooling with the region prompt (METHOD section 3), as a detected
+An exemplar goes through the frozen tower and exact pooling with the region prompt, as a detected
 box does. Its embedding cannot stand beside those of names as it is: any two images are closer to each other than a
 image is to its own name (the modality gap), so a class by images would claim every box. Subtracting the mean of
 images does not mend that, their spread being larger, too. What does is to say the exemplar in words: the mean of the

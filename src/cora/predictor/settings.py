@@ -79,7 +79,7 @@ class VocabularySettings:
     """How names become a vocabulary, checked; the attributes are the options of `Predictor.vocabulary`.
 
     Attributes:
-        class_weights: factor by name on a class's score in anchor pre-matching (METHOD section 7).
+        class_weights: factor by name on a class's score in anchor pre-matching.
         distractors: names of other things that may be in the images. They take their share of a region's class
             probability and are never reported, which keeps a short list of classes from claiming everything.
             None takes the model's choice, () none.

@@ -1,4 +1,4 @@
-"""Class activation maps by CLIP Surgery, the frozen part of the study (METHOD section 8).
+"""Class activation maps by CLIP Surgery, the frozen part of the study (docs/study.md).
 
 Feature surgery subtracts the features that all classes share at a patch; they make plain CLIP maps noisy. With a single
 class the embedding of an empty prompt stands for the shared features.

@@ -1,7 +1,7 @@
 """Fit of boxes when the class is given: for every ground-truth box the best prediction of its own class.
 
-The verdict (METHOD section 8): if more than 70 % of the boxes are above IoU 0.5, classification limits a detector; if
-less than 50 % are, localization does; in between both do.
+The verdict (docs/study.md, "How to read it"): if more than 70 % of the boxes are above IoU 0.5, classification limits a
+detector; if less than 50 % are, localization does; in between both do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""L1 and GIoU of the cells that are responsible for a ground-truth box; no confidence is learned (METHOD section 8)."""
+"""L1 and GIoU of the cells that are responsible for a ground-truth box; no confidence is learned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the study: only the head and the image encoder learn, the rest is frozen (METHOD section 8)."""
+"""Training of the study: only the head and the image encoder learn, the rest is frozen."""
 
 from __future__ import annotations
 

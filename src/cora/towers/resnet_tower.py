@@ -1,4 +1,4 @@
-"""CLIP ResNet image tower: C3 for the localizer and exact pooling, C4 for fast pooling (METHOD section 2)."""
+"""CLIP ResNet image tower: C3 for the localizer and exact pooling, C4 for fast pooling (docs/method.md)."""
 
 from __future__ import annotations
 

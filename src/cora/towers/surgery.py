@@ -1,4 +1,4 @@
-"""CLIP Surgery (Li et al., 2023): patches that say what is where, out of a frozen CLIP (METHOD section 8).
+"""CLIP Surgery (Li et al., arXiv 2304.05653): patches that say what is where, out of a frozen CLIP.
 
 Attention of values with values replaces attention of queries with keys in a second path, which leaves out the MLPs:
 a patch then gathers patches that are like itself. Class tokens come from the original path, patches from the new one.
@@ -138,8 +138,8 @@ class ResNetSurgery(FrozenModule):
     Args:
         tower: its network is used, frozen.
         layers: L, last blocks of layer4 that are read.
-        sharpened: patches attend by unit values with 8 times the scale, as METHOD section 8 (and the published code's
-            comment) says; without it by plain values, which is what the published code computes.
+        sharpened: patches attend by unit values with 8 times the scale, as a comment of the published code
+            says; without it by plain values, which is what that code computes.
 
     Raises:
         ModelError: layer4 has fewer blocks.

@@ -1,4 +1,4 @@
-"""Which queries may match which boxes: those of the same class or of a similar one (METHOD section 6)."""
+"""Which queries may match which boxes: those of the same class or of a similar one (CORA, arXiv 2303.13076)."""
 
 from __future__ import annotations
 

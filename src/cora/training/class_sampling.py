@@ -1,7 +1,7 @@
-"""Which classes a step uses (METHOD section 6).
+"""Which classes a step uses.
 
-Class dropout teaches queries to find only the classes they are given. Class sampling takes some of very many (LVIS:
-100).
+Class dropout (CORA, arXiv 2303.13076) teaches queries to find only the classes they are given. Class sampling takes
+some of very many (LVIS: 100).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class LossSums:
 
 
 class Criterion(nn.Module):
-    """Focal loss on objectness, L1 and GIoU on matched boxes, of all layers (METHOD section 6).
+    """Focal loss on objectness, L1 and GIoU on matched boxes, of all layers, as in CORA (arXiv 2303.13076).
 
     Heads with class logits override `query_logits` and `query_loss`.
 

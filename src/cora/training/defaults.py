@@ -44,7 +44,7 @@ SMALL_TASK = LocalizerTaskConfig(
 )
 
 
-#: The published hyper-parameters (Wu et al., CVPR 2023; METHOD sections 3, 5, 6); batches of 32 are 4 images on each of
+#: The published hyper-parameters (CORA, arXiv 2303.13076, and its code); batches of 32 are 4 images on each of
 #: 8 processes.
 PUBLISHED_AUGMENT = AugmentConfig(
     short_sides=tuple(range(480, 801, 32)),

@@ -1,4 +1,4 @@
-"""Hungarian matching of queries to boxes, only between pairs that are allowed (METHOD section 6)."""
+"""Hungarian matching of queries to boxes, only between pairs that are allowed (CORA, arXiv 2303.13076)."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ MOST_OVERLAP = 0.2
 class NamesTask(nn.Module):
     """Cross-entropy of regions over the classes and over other things; only the classes' own offsets learn.
 
-    Ground-truth boxes, slightly moved, are pooled in both ways of METHOD section 3, exactly (as final boxes are)
-    and fast (as anchors are), and each must be nearest to its class.
+    Ground-truth boxes, slightly moved, are pooled in both ways (docs/method.md), exactly, as final boxes are,
+    and fast, as anchors are, and each must be nearest to its class.
 
     Args:
         detector: its towers, prompt and classifier are used as they are.

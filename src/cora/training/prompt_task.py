@@ -1,4 +1,4 @@
-"""Region prompting: train the prompt on ground-truth boxes of the base classes (METHOD section 3)."""
+"""Region prompting: train the prompt on ground-truth boxes of the base classes (CORA, arXiv 2303.13076)."""
 
 from __future__ import annotations
 

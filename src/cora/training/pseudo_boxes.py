@@ -1,4 +1,4 @@
-"""CORA+: a trained detector labels images whose captions, tags or class lists name their objects (METHOD section 6).
+"""CORA+ (arXiv 2303.13076): a trained detector labels images whose captions, tags or class lists name the objects.
 
 A teacher searches each image for the image's own names. Boxes above a score threshold that overlap no better box of
 their class and no real box are written to a COCO annotation file, with the source of every box.

@@ -1,4 +1,4 @@
-"""CLIP-aligned labelling: give every base box the class that the region classifier predicts (METHOD section 6).
+"""CLIP-aligned labelling (CORA, arXiv 2303.13076): give every base box the class that the region classifier predicts.
 
 Annotators and CLIP disagree on some boxes; anchors over such boxes are pre-matched to another class than the
 box and never match it. With labels that agree with the classifier more anchors take part in training.

@@ -44,7 +44,7 @@ class Variant:
         task: what trains it.
         settings: changes of the task's `LocalizerTaskConfig`.
         architecture: changes of the localizer's `LocalizerConfig`.
-        relabel: train on CLIP-aligned labels (METHOD section 6), made by `detector(start)`; else on the annotated ones.
+        relabel: train on CLIP-aligned labels, made by `detector(start)`; else on the annotated ones.
         weights_of: row whose trained detector `detector` is made of; None: this row is trained itself.
         true_classes: predict with `cora.evaluation.oracles.predict_with_true_classes`.
     """
