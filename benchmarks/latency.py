@@ -202,13 +202,13 @@ def run_once(detector: Detector, file: Path, batch_size: int, vocabulary: Vocabu
         with stages.stage("encode"):
             memory = detector.encode_map(c3)
         with stages.stage("pre-match"):
-            projected = detector.project(c4)
-            matched = detector.pre_match(projected, detector.anchors(memory), vocabulary)
+            prepared = detector.prepare_fast_pooling(c4)
+            matched = detector.pre_match(prepared, detector.anchors(memory), vocabulary)
         with stages.stage("decode"):
             decoded = detector.decode(memory, matched)
         with stages.stage("exact pooling"):
             boxes, objectness = detector.select_top_boxes(decoded)
-            probabilities = detector.classify_best(c3, projected, boxes, objectness, vocabulary, SCORE)
+            probabilities = detector.classify_best(c3, prepared, boxes, objectness, vocabulary, SCORE)
         with stages.stage("NMS"):
             scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
             suppress(boxes, scores, batch.original_sizes, detector.config.postprocess, score=SCORE)

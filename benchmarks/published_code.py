@@ -72,7 +72,7 @@ def main() -> int:
         batch = ours.preprocessor([read_image(path)])
         seconds, (out, found) = timed(lambda batch=batch: their_detections(theirs, post, batch.pixels, names))
         every, output = timed(lambda batch=batch: network_in_published_way(ours)(batch, vocabulary))
-        usual, _ = timed(lambda batch=batch: fast(batch, vocabulary, least_score=0.001))
+        usual, _ = timed(lambda batch=batch: fast(batch, vocabulary, score_threshold=0.001))
         boxes, scores = differences(out, output)
         rows.append(
             {

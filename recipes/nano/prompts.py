@@ -129,13 +129,13 @@ def detect(detector: Detector, dataset: CocoDataset, ways: Sequence[Way]) -> Ite
     for image, _, image_id in map(dataset.__getitem__, track(range(len(dataset)), console=Console(stderr=True))):
         batch = detector.preprocessor([image])
         c3, c4 = detector.encode(batch)
-        memory, projected = detector.encode_map(c3), detector.project(c4)
+        memory, prepared = detector.encode_map(c3), detector.prepare_fast_pooling(c4)
         anchors = detector.anchors(memory)
         answers = []
         for way in ways:
-            matched = detector.pre_match(projected, anchors, way.vocabulary)
-            boxes, objectness = detector.worth_scoring(detector.decode(memory, matched))
-            probabilities = way.detector.classify_best(c3, projected, boxes, objectness, way.vocabulary, MIN_SCORE)
+            matched = detector.pre_match(prepared, anchors, way.vocabulary)
+            boxes, objectness = detector.select_top_boxes(detector.decode(memory, matched))
+            probabilities = way.detector.classify_best(c3, prepared, boxes, objectness, way.vocabulary, MIN_SCORE)
             scores = combine_scores(probabilities, objectness, config.objectness_power)
             ((corners, best, labels),) = suppress(boxes, scores, batch.original_sizes, config, score=MIN_SCORE)
             # Labels are places of logits: of classes, whatever the prompts are.

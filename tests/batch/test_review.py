@@ -142,7 +142,7 @@ def test_what_has_to_be_kept() -> None:
         (ReviewSettings(margin=0.05), 0.25),
         (ReviewSettings(margin=0.9), 0.001),
     ):
-        assert ExportSettings(thresholds=thresholds, review=review).least_score(NAMES) == pytest.approx(least)
+        assert ExportSettings(thresholds=thresholds, review=review).lowest_score(NAMES) == pytest.approx(least)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cora.detector import Detector
+from cora.detector.former_names import former_names
 from cora.errors import ImageError, VocabularyError
 from cora.predictor import Predictor
 from cora.structures import Detections, ImageBatch
@@ -164,3 +165,26 @@ def test_no_boxes_give_no_embeddings(detector: Detector) -> None:
     width = detector.image_tower.embed_dim
     assert detector.embed_exact(c3, nothing).shape == (1, 0, width)
     assert detector.embed_fast(c4, nothing).shape == (1, 0, width)
+
+
+def test_former_names_still_work(detector: Detector) -> None:
+    @former_names(least_score="score_threshold")
+    def threshold(score_threshold: float = 0.0) -> float:
+        return score_threshold
+
+    assert (threshold(), threshold(0.1)) == (0, 0.1)
+    assert (threshold(score_threshold=0.2), threshold(least_score=0.3)) == (0.2, 0.3)
+    batch, vocabulary = batch_of(detector, picture()), detector.vocabulary_encoder.encode(NAMES)
+    seen, expected = detector.see(batch), detector(batch, vocabulary, score_threshold=0.3)
+    for output in (
+        detector(batch, vocabulary, least_score=0.3),
+        detector.detect(seen, vocabulary, least_score=0.3),
+        Predictor(detector).forward(batch, vocabulary, least_score=0.3),
+    ):
+        assert_near(output.scores, expected.scores)
+    boxes = {"boxes_cxcywh": expected.boxes_cxcywh, "objectness": expected.objectness, "vocabulary": vocabulary}
+    found = detector.classify_best(c3=seen.c3, projected=seen.projected, least_score=0.3, **boxes)
+    assert_near(found, expected.probabilities)
+    prepared = detector.project(detector.encode(batch)[1])
+    embeddings = detector.embed_aligned(projected=prepared, boxes_cxcywh=expected.boxes_cxcywh)
+    assert embeddings.equal(detector.embed_aligned(seen.prepared, expected.boxes_cxcywh))

@@ -29,7 +29,7 @@ def test_a_box_that_cannot_reach_the_score_is_left_out() -> None:
     shares = torch.tensor([0.9, 0.29, 0.31])
     scores = torch.rand(3, 2) * shares[:, None]
     for count in (0, 3):
-        chosen = worth_exact_pooling(FAR_APART, scores, shares, count=count, nms_iou=0.5, least_score=0.3)
+        chosen = worth_exact_pooling(FAR_APART, scores, shares, count=count, nms_iou=0.5, score_threshold=0.3)
         assert sorted(chosen.tolist()) == [0, 2]
 
 
@@ -45,7 +45,7 @@ def test_never_more_than_asked_and_none_twice(seed: int, count: int, boxes: int)
     drawn = torch.rand(boxes, 4, generator=generator) * 0.4 + 0.1
     shares = torch.rand(boxes, generator=generator)
     scores = torch.rand(boxes, 3, generator=generator) * shares[:, None]
-    chosen = worth_exact_pooling(drawn, scores, shares, count=count, nms_iou=0.5, least_score=0.2).tolist()
+    chosen = worth_exact_pooling(drawn, scores, shares, count=count, nms_iou=0.5, score_threshold=0.2).tolist()
     assert len(chosen) == len(set(chosen)) <= count
     assert all(shares[place] > 0.2 for place in chosen)
     best = scores.max(dim=1).values

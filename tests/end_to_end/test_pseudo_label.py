@@ -87,11 +87,11 @@ def test_ctrl_c_costs_nothing(
     whole, parts, label, labelled = tmp_path / "whole.json", tmp_path / "parts.json", DetectorTeacher.label, []
     assert main(command(tiny_model, boxed_photos, whole, "--captions", captions)) == 0
 
-    def interrupting(self: DetectorTeacher, photo: Any, least_score: float) -> Any:
+    def interrupting(self: DetectorTeacher, photo: Any, score_threshold: float) -> Any:
         labelled.append(photo.file_name)
         if len(labelled) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return label(self, photo, least_score)
+        return label(self, photo, score_threshold)
 
     monkeypatch.setattr(DetectorTeacher, "label", interrupting)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it

@@ -32,7 +32,7 @@ def test_weights_multiply_probabilities() -> None:
     assert torch.equal(pre_match(regions, classes, weights), expected)
     # Cosines below zero are favoured by a large weight too.
     huge = torch.tensor([1e30, 1.0, 1.0, 1.0, 1.0, 1.0])
-    assert bool((pre_match(regions, classes, huge, temperature=1.0) == 0).all())
+    assert bool((pre_match(regions, classes, huge, logit_scale=1.0) == 0).all())
 
 
 def test_top_k_gives_pairs_of_anchor_and_class() -> None:

@@ -89,7 +89,7 @@ def test_an_aligned_detector_takes_weights_and_gradients(detector: Detector, pho
     detector.load_state_dict(detector.state_dict())
     detector.prompt.requires_grad_(True)
     _, c4 = detector.encode(detector.preprocessor([photos[0]]))
-    detector.embed_aligned(detector.project(c4), torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])).sum().backward()
+    detector.embed_aligned(detector.prepare_fast_pooling(c4), torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])).sum().backward()
     assert detector.prompt.offset.grad is not None
     assert bool(detector.prompt.offset.grad.any())
 

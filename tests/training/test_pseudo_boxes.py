@@ -49,7 +49,7 @@ class Scripted:
         self.seen: list[str] = []
         self._stop_at = stop_at
 
-    def label(self, photo: NamedPhoto, least_score: float) -> Detections:
+    def label(self, photo: NamedPhoto, score_threshold: float) -> Detections:
         if photo.image_id == self._stop_at:
             raise KeyboardInterrupt
         self.seen.append(photo.file_name)
@@ -92,7 +92,7 @@ def test_thresholds_hold_per_class() -> None:
     boxes = [[0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30], [20, 20, 30, 30]]
     kept, scores, labels, _ = keep_boxes(found(boxes, [0.6, 0.4, 0.3, 0.1], [0, 0, 1, 1]), config, torch.zeros(0, 4))
     assert kept == [[0, 0, 10, 10], [0, 20, 10, 10]]
-    assert (scores, labels, config.least_score) == ([0.6, 0.3], [0, 1], 0.2)
+    assert (scores, labels, config.lowest_threshold) == ([0.6, 0.3], [0, 1], 0.2)
 
 
 def test_suppression_is_within_a_class() -> None:

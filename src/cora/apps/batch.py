@@ -150,7 +150,7 @@ def run(options: BatchOptions) -> int:
         export = replace(export, thresholds=replace(export.thresholds, usual=own))
     settings = DetectSettings(
         classes=names,
-        keep=export.least_score(names) if options.keep is None else options.keep,
+        keep=export.lowest_score(names) if options.keep is None else options.keep,
         distractors=wanted.distractors,
         batch_size=options.batch_size,
         made_with=choice.made_with(model.detector),

@@ -159,7 +159,7 @@ def check_export(settings: DetectSettings, export: ExportSettings) -> None:
         DataError: the thresholds need scores that are not kept, or are for other names.
         MissingExtraError: the format needs a package that is not there.
     """
-    needed = export.least_score(settings.classes)
+    needed = export.lowest_score(settings.classes)
     if settings.keep > needed:
         raise DataError(
             f"expected to keep scores of {needed:g} or more, which the thresholds and the review list need, got "

@@ -137,7 +137,7 @@ class ExportSettings:
             if value not in get_args(known):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(known))}, got {value!r}")
 
-    def least_score(self, classes: Sequence[str]) -> float:
+    def lowest_score(self, classes: Sequence[str]) -> float:
         """The lowest score that any of this looks at; `DetectSettings.keep` must not be higher.
 
         Raises:
@@ -147,6 +147,8 @@ class ExportSettings:
         # The other class of a box that is just a label may have as much less as the margin.
         needed = min(needed - self.review.margin, needed if self.review.low is None else self.review.low)
         return max(LEAST_SCORE, round(needed, 6))
+
+    least_score = lowest_score  # its former name
 
 
 def parse_review(text: str) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cora.detector.checkpoint import write_checkpoint
 from cora.detector.config import DetectorConfig, check_pool_size
 from cora.detector.fast_scoring import scatter_rows, worth_exact_pooling
+from cora.detector.former_names import former_names
 from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import best_boxes, combine_scores
 from cora.images import Preprocessor
@@ -138,34 +139,36 @@ class Detector(nn.Module):
             precision=precision,
         )
 
-    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+    @former_names(least_score="score_threshold")
+    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
         """Score every box for every class: `see`, then `detect`.
 
         Args:
             batch: B images, on the detector's device.
             vocabulary: C classes, on the same device.
-            least_score: score threshold, 0..1; boxes that cannot reach it get approximate scores.
+            score_threshold: 0..1; boxes that cannot reach it get approximate scores.
         """
-        return self.detect(self.see(batch), vocabulary, least_score=least_score)
+        return self.detect(self.see(batch), vocabulary, score_threshold=score_threshold)
 
     def see(self, batch: ImageBatch) -> Seen:
         """The first half of the figure, which does not depend on class names; `detect` may then run several times."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)
-        return Seen(c3, self.project(c4), memory, self.anchors(memory))
+        return Seen(c3, self.prepare_fast_pooling(c4), memory, self.anchors(memory))
 
-    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+    @former_names(least_score="score_threshold")
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
         """The second half of the figure: boxes and scores for the C classes of a vocabulary.
 
         Args:
             seen: from `see`.
             vocabulary: C classes, on the same device.
-            least_score: as in `forward`.
+            score_threshold: as in `forward`.
         """
-        matched = self.pre_match(seen.projected, seen.anchors_cxcywh, vocabulary)
+        matched = self.pre_match(seen.prepared, seen.anchors_cxcywh, vocabulary)
         decoded = self.decode(seen.memory, matched)
         boxes, objectness = self.select_top_boxes(decoded)
-        probabilities = self.classify_best(seen.c3, seen.projected, boxes, objectness, vocabulary, least_score)
+        probabilities = self.classify_best(seen.c3, seen.prepared, boxes, objectness, vocabulary, score_threshold)
         scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
         return DetectorOutput(boxes, objectness, probabilities, scores)
 
@@ -188,9 +191,11 @@ class Detector(nn.Module):
         """The pooling that fits the image tower."""
         return region_pooling(self.image_tower)
 
-    def project(self, c4: FeatureMap) -> Prepared:
+    def prepare_fast_pooling(self, c4: FeatureMap) -> Prepared:
         """Compute the input of fast pooling from C4, once for pre-matching and fast scores."""
         return self.pooling.prepare(c4)
+
+    project = prepare_fast_pooling  # its former name
 
     def anchors(self, memory: Memory) -> Tensor:
         """Anchor boxes [B, N, 4] cxcywh in 0..1: learned ones, or the best that the encoded map proposes."""
@@ -200,14 +205,14 @@ class Detector(nn.Module):
         """Give every anchor the class whose embedding is nearest to that of its region.
 
         Args:
-            c4: feature map C4, or the output of `project`.
+            c4: feature map C4, or the output of `prepare_fast_pooling`.
             anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
             vocabulary: C classes; this is the step that uses their weights.
         """
         with torch.no_grad():
             regions = self.embed_fast(c4, anchors_cxcywh)
             classes = pre_match(
-                regions, vocabulary.embeddings, vocabulary.weights, temperature=self.config.tower.logit_scale
+                regions, vocabulary.embeddings, vocabulary.weights, logit_scale=self.config.tower.logit_scale
             )
         return PreMatched(anchors_cxcywh, classes, vocabulary.embeddings)
 
@@ -227,29 +232,30 @@ class Detector(nn.Module):
         probabilities: Tensor = self.classifier(self.embed_exact(c3, boxes_cxcywh), vocabulary.all_embeddings)
         return probabilities[..., : len(vocabulary)]
 
+    @former_names(least_score="score_threshold", projected="prepared")
     def classify_best(
         self,
         c3: FeatureMap,
-        projected: Prepared,
+        prepared: Prepared,
         boxes_cxcywh: Tensor,
         objectness: Tensor,
         vocabulary: Vocabulary,
-        least_score: float = 0.0,
+        score_threshold: float = 0.0,
     ) -> Tensor:
         """Class probabilities [B, K, C] of boxes [B, K, 4]: by exact pooling where it matters, else by fast pooling.
 
         Args:
             c3: feature map for exact pooling.
-            projected: input of fast pooling, from `project`.
+            prepared: input of fast pooling, from `prepare_fast_pooling`.
             boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
             objectness: [B, K] logits.
             vocabulary: C classes.
-            least_score: score threshold, 0..1; boxes that cannot reach it are not pooled exactly.
+            score_threshold: 0..1; boxes that cannot reach it are not pooled exactly.
         """
         config, classes = self.config.postprocess, len(vocabulary)
         if config.exact_boxes == 0:
             return self.classify(c3, boxes_cxcywh, vocabulary)
-        estimates = self.classifier(self.embed_aligned(projected, boxes_cxcywh), vocabulary.all_embeddings)
+        estimates = self.classifier(self.embed_aligned(prepared, boxes_cxcywh), vocabulary.all_embeddings)
         estimates = estimates[..., :classes]
         shares = objectness.sigmoid().pow(config.objectness_power)
         chosen = [
@@ -259,7 +265,7 @@ class Detector(nn.Module):
                 share,
                 count=config.exact_boxes,
                 nms_iou=config.nms_iou,
-                least_score=least_score,
+                score_threshold=score_threshold,
             )
             for boxes, estimate, share in zip(boxes_cxcywh, estimates, shares, strict=True)
         ]
@@ -278,13 +284,14 @@ class Detector(nn.Module):
 
     def embed_fast(self, c4: FeatureMap | Prepared, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the prompt."""
-        prepared = self.project(c4) if isinstance(c4, FeatureMap) else c4
+        prepared = self.prepare_fast_pooling(c4) if isinstance(c4, FeatureMap) else c4
         pooled = self.pooling.fast(prepared, boxes_cxcywh, self.prompted_positions())
         return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim).to(self.prompt.offset.dtype)
 
-    def embed_aligned(self, projected: Prepared, boxes_cxcywh: Tensor) -> Tensor:
+    @former_names(projected="prepared")
+    def embed_aligned(self, prepared: Prepared, boxes_cxcywh: Tensor) -> Tensor:
         """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling, corrected by the fast alignment, if any."""
-        regions = self.embed_fast(projected, boxes_cxcywh)
+        regions = self.embed_fast(prepared, boxes_cxcywh)
         return regions if self.fast_alignment is None else self.fast_alignment(regions, boxes_cxcywh)
 
     def prompted_positions(self) -> Tensor:

@@ -21,7 +21,7 @@ from cora.boxes import cxcywh_to_xyxy
 
 
 def worth_exact_pooling(
-    boxes_cxcywh: Tensor, scores: Tensor, shares: Tensor, *, count: int, nms_iou: float, least_score: float = 0.0
+    boxes_cxcywh: Tensor, scores: Tensor, shares: Tensor, *, count: int, nms_iou: float, score_threshold: float = 0.0
 ) -> Tensor:
     """Indices of the boxes of one image to pool exactly.
 
@@ -31,12 +31,12 @@ def worth_exact_pooling(
         shares: [K] objectness^alpha, 0..1: the factor on a class probability, so the highest score a box can get.
         count: how many at most; 0 for all above the threshold, without suppression.
         nms_iou: a box that overlaps a better one of its class by more is left out, 0..1.
-        least_score: score threshold, 0..1; boxes that cannot exceed it are left out.
+        score_threshold: 0..1; boxes that cannot exceed it are left out.
 
     Returns:
         [k] int64, k <= count.
     """
-    possible = (shares > least_score).nonzero()[:, 0]
+    possible = (shares > score_threshold).nonzero()[:, 0]
     if count == 0:
         return possible
     best, classes = scores[possible].float().max(dim=1)

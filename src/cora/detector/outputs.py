@@ -17,15 +17,20 @@ class Seen:
 
     Attributes:
         c3: feature map for exact pooling.
-        projected: input of fast pooling.
+        prepared: input of fast pooling.
         memory: the localizer's encoding of C3.
         anchors_cxcywh: [B, N, 4] boxes from which the localizer starts, 0..1 of the unpadded image.
     """
 
     c3: FeatureMap
-    projected: Prepared
+    prepared: Prepared
     memory: Memory
     anchors_cxcywh: Tensor
+
+    @property
+    def projected(self) -> Prepared:
+        """The former name of `prepared`."""
+        return self.prepared
 
 
 @dataclass(frozen=True)

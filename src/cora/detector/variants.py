@@ -19,6 +19,7 @@ from torchvision.ops import roi_align
 
 from cora.boxes import clip_to_image, cxcywh_to_xyxy, pairwise_iou, scale_to_pixels
 from cora.detector.cora import Detector
+from cora.detector.former_names import former_names
 from cora.detector.outputs import DetectorOutput, PreMatched, Seen
 from cora.detector.postprocess import combine_scores
 from cora.localizer import LocalizerOutput, Memory, pre_match
@@ -69,7 +70,8 @@ class ConditionalDetector(DetectorVariant):
 
     variant = "conditional"
 
-    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+    @former_names(least_score="score_threshold")
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
         """Score the boxes of a batch, each for its class; `scores` of other classes are 0."""
         boxes, objectness, classes = self.decode_each(seen.memory, seen.anchors_cxcywh, vocabulary)
         probabilities = self.classify(seen.c3, boxes, vocabulary)
@@ -137,9 +139,10 @@ class EndToEndDetector(DetectorVariant):
         sizes = self.config.localizer
         self.head = EndToEndHead(dim=sizes.dim, embed_dim=sizes.embed_dim).to(self.device)
 
-    def detect(self, seen: Seen, vocabulary: Vocabulary, *, least_score: float = 0.0) -> DetectorOutput:
+    @former_names(least_score="score_threshold")
+    def detect(self, seen: Seen, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
         """Score all boxes of a batch for every class; `objectness` is the best class's logit."""
-        matched = self.pre_match(seen.projected, seen.anchors_cxcywh, vocabulary)
+        matched = self.pre_match(seen.prepared, seen.anchors_cxcywh, vocabulary)
         decoded = self.decode(seen.memory, matched)
         logits = self.class_logits(decoded, vocabulary.embeddings)[-1]
         scores = logits.sigmoid()
@@ -197,7 +200,7 @@ class TopKDetector(DetectorVariant):
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Give every anchor [B, N, 4] its k best classes: N * k queries, grouped by anchor, best class first."""
         top_k = min(self.top_k, len(vocabulary))
-        match = partial(pre_match, top_k=top_k, temperature=self.config.tower.logit_scale)
+        match = partial(pre_match, top_k=top_k, logit_scale=self.config.tower.logit_scale)
         with torch.no_grad():
             classes = match(self.embed_fast(c4, anchors_cxcywh), vocabulary.embeddings, vocabulary.weights)
         return PreMatched(anchors_cxcywh.repeat_interleave(top_k, dim=1), classes, vocabulary.embeddings)
@@ -263,14 +266,15 @@ class CropDetector(DetectorVariant):
         all_of_it = pixels.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(len(pixels), 1, 4)
         return self.pooling.exact(c3, all_of_it, tower.positions)
 
+    @former_names(least_score="score_threshold", projected="prepared")
     def classify_best(
         self,
         c3: FeatureMap,
-        projected: Prepared,
+        prepared: Prepared,
         boxes_cxcywh: Tensor,
         objectness: Tensor,
         vocabulary: Vocabulary,
-        least_score: float = 0.0,
+        score_threshold: float = 0.0,
     ) -> Tensor:
         """Class probabilities [B, K, C], every box by its crop: nothing is estimated from the map."""
         return self.classify(c3, boxes_cxcywh, vocabulary)

@@ -143,7 +143,7 @@ class _Photo:
     size: tuple[int, int]
     targets: Targets
     c3: FeatureMap
-    projected: Prepared
+    prepared: Prepared
     memory: Memory
     matched: PreMatched
 
@@ -151,7 +151,7 @@ class _Photo:
         """The steps of the detector after pre-matching."""
         detector = self.detector
         boxes, objectness = detector.select_top_boxes(detector.decode(self.memory, matched))
-        probabilities = detector.classify_best(self.c3, self.projected, boxes, objectness, self.vocabulary)
+        probabilities = detector.classify_best(self.c3, self.prepared, boxes, objectness, self.vocabulary)
         scores = combine_scores(probabilities, objectness, detector.config.postprocess.objectness_power)
         return DetectorOutput(boxes, objectness, probabilities, scores)
 
@@ -200,7 +200,7 @@ def _predict(
         start = time.perf_counter()
         batch = preprocessor([image]).to(detector.device)
         c3, c4 = detector.encode(batch)
-        memory, projected = detector.encode_map(c3), detector.project(c4)
+        memory, prepared = detector.encode_map(c3), detector.prepare_fast_pooling(c4)
         photo = _Photo(
             detector=detector,
             vocabulary=vocabulary,
@@ -208,9 +208,9 @@ def _predict(
             size=batch.original_sizes[0],
             targets=targets.to(detector.device),
             c3=c3,
-            projected=projected,
+            prepared=prepared,
             memory=memory,
-            matched=detector.pre_match(projected, detector.anchors(memory), vocabulary),
+            matched=detector.pre_match(prepared, detector.anchors(memory), vocabulary),
         )
         for oracle, found in answer(photo).items():
             results[oracle] += found

@@ -86,7 +86,7 @@ class DetectorGraph(nn.Module):
         detector = self.detector
         c3, c4 = detector.image_tower.maps(pixels, _padding(pixels, sizes_hw))
         memory = detector.encode_map(c3)
-        prepared = detector.project(c4)
+        prepared = detector.prepare_fast_pooling(c4)
         anchors = detector.anchors(memory)
         classes = self.pre_match(prepared, anchors, embeddings, log_weights)
         decoded = detector.decode(memory, PreMatched(anchors, classes, embeddings))

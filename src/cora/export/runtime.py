@@ -254,8 +254,8 @@ class ExportedModel:
             class_agnostic=bool(settings.class_agnostic),
         )
 
-    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> ExportedOutput:
-        """Run the graph on a batch; `least_score` can save it nothing.
+    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> ExportedOutput:
+        """Run the graph on a batch; `score_threshold` saves it nothing.
 
         Raises:
             ModelError: the runtime refuses the inputs.

@@ -15,11 +15,11 @@ def pre_match(
     weights: Tensor | None = None,
     *,
     top_k: int = 1,
-    temperature: float = 100.0,
+    logit_scale: float = 100.0,
 ) -> Tensor:
     """The class of highest cosine with the region of each anchor.
 
-    A weight multiplies the *probability* of its class, softmax(temperature * cosine): 1 changes nothing, more than 1
+    A weight multiplies the *probability* of its class, softmax(logit_scale * cosine): 1 changes nothing, more than 1
     favours the class whatever the sign of its cosine.
 
     Args:
@@ -28,7 +28,7 @@ def pre_match(
         weights: [C] above 0; None for ones.
         top_k: classes per anchor, best first. The caller then repeats the anchors,
             `anchors.repeat_interleave(top_k, dim=1)`, so that each pair of anchor and class is a query.
-        temperature: factor on the cosine (CLIP's logit scale); matters only with weights.
+        logit_scale: factor on the cosine (CLIP's); matters only with weights.
 
     Returns:
         [B, N * top_k] int64 in 0..C-1.
@@ -49,7 +49,7 @@ def pre_match(
             )
         if not bool((weights > 0).all()):
             raise VocabularyError(f"class weights: expected numbers above 0, got {float(weights.min())}")
-        scores = scores + weights.log().to(scores) / temperature
+        scores = scores + weights.log().to(scores) / logit_scale
     if top_k == 1:
         return scores.argmax(dim=-1)
     return torch.topk(scores, top_k, dim=-1).indices.flatten(-2)

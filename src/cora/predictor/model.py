@@ -60,7 +60,7 @@ class Model(Protocol):
     ) -> Vocabulary:
         """Encode names and everything that goes beside them; of fixed names, choose."""
 
-    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
+    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:
         """One pass, before suppression."""
 
     def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
@@ -118,9 +118,9 @@ class TorchModel:
             classes, settings, encoder=detector.vocabulary_encoder, config=detector.config, pictured=pictured
         ).to(detector.device)
 
-    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
+    def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:
         """One pass of the network as it is, with gradients where they are on: a `DetectorOutput`."""
-        return self.detector(batch, vocabulary, least_score=least_score)
+        return self.detector(batch, vocabulary, score_threshold=score_threshold)
 
     def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
         """What suppression leaves of every image, from a view of the network in the precision of the settings."""
@@ -130,7 +130,7 @@ class TorchModel:
             if settings.score_all_boxes
             else self._fast.view(self.detector, settings.precision or self.precision)
         )
-        output = view(batch.to(self.device), vocabulary, least_score=settings.score or 0.0)
+        output = view(batch.to(self.device), vocabulary, score_threshold=settings.score or 0.0)
         return self._suppress(output, batch.original_sizes, settings)
 
     def see(self, batch: ImageBatch, precision: Precision) -> Seen:
@@ -144,7 +144,7 @@ class TorchModel:
         """As `detect`, in what `see` gave of images of these sizes; `settings.precision` is that of `see`."""
         self._check_weights()
         view = self._fast.view(self.detector, settings.precision or self.precision)
-        return self._suppress(view.detect(seen, vocabulary, least_score=settings.score or 0.0), sizes_hw, settings)
+        return self._suppress(view.detect(seen, vocabulary, score_threshold=settings.score or 0.0), sizes_hw, settings)
 
     def state(self, precision: Precision) -> object:
         """Equal as long as `see` gives the same in this precision."""

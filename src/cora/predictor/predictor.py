@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cora.detector import Detector, DetectorConfig, check_trained
+from cora.detector.former_names import former_names
 from cora.errors import ModelError
 from cora.images import ImageSource, Preprocessor
 from cora.names import names_without
@@ -345,9 +346,10 @@ class Predictor(nn.Module):
         built_in = classes is None and not exemplars and not self.own_names
         return replace(vocabulary, built_in=True) if built_in else vocabulary
 
-    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, least_score: float = 0.0) -> Any:
+    @former_names(least_score="score_threshold")
+    def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:
         """One pass of the model, before suppression: a `DetectorOutput`, or what an exported graph gives."""
-        return self.model.run(batch, vocabulary, least_score=least_score)
+        return self.model.run(batch, vocabulary, score_threshold=score_threshold)
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Write the network as one safetensors file, which `cora.load` reads; see `Detector.save`."""

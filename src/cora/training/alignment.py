@@ -123,13 +123,13 @@ def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabul
         vocabulary: names that anchors are pre-matched with.
     """
     c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
-    memory, projected = detector.encode_map(c3), detector.project(c4)
-    decoded = detector.decode(memory, detector.pre_match(projected, detector.anchors(memory), vocabulary))
+    memory, prepared = detector.encode_map(c3), detector.prepare_fast_pooling(c4)
+    decoded = detector.decode(memory, detector.pre_match(prepared, detector.anchors(memory), vocabulary))
     boxes, objectness = detector.select_top_boxes(decoded)
     order = objectness[0].argsort(descending=True)
     places = torch.linspace(0, len(order) - 1, min(BOXES_A_PHOTO, len(order)), device=order.device).round().long()
     boxes = boxes[:, order[places]]
-    return detector.embed_fast(projected, boxes)[0], detector.embed_exact(c3, boxes)[0], boxes[0]
+    return detector.embed_fast(prepared, boxes)[0], detector.embed_exact(c3, boxes)[0], boxes[0]
 
 
 @torch.no_grad()

@@ -67,12 +67,12 @@ class PseudoBoxConfig:
             )
 
     def score_of(self, name: str) -> float:
-        """Least score of the boxes of a name."""
+        """Score threshold of a name."""
         by_key = {name_key(one): score for one, score in self.class_scores.items()}
         return by_key.get(name_key(name), self.score)
 
     @property
-    def least_score(self) -> float:
+    def lowest_threshold(self) -> float:
         """The lowest of all score thresholds; a teacher returns all boxes above it."""
         return min([self.score, *self.class_scores.values()])
 
@@ -82,8 +82,8 @@ class BoxTeacher(Protocol):
 
     model: str
 
-    def label(self, photo: NamedPhoto, least_score: float) -> Detections:
-        """Boxes of an image with a score of at least `least_score`."""
+    def label(self, photo: NamedPhoto, score_threshold: float) -> Detections:
+        """Boxes of an image with a score of at least `score_threshold`."""
 
 
 class DetectorTeacher:
@@ -99,10 +99,10 @@ class DetectorTeacher:
     def __init__(self, *, detector: Predictor | Detector, model: str, distractors: Sequence[str] | None = None) -> None:
         self.detector, self.model, self._distractors = Predictor.of(detector), model, distractors
 
-    def label(self, photo: NamedPhoto, least_score: float) -> Detections:
+    def label(self, photo: NamedPhoto, score_threshold: float) -> Detections:
         """The detector's boxes of the image's names; see `BoxTeacher`."""
         names = by_themselves(photo.names)
-        return self.detector.predict(photo.path, names, score=least_score, distractors=self._distractors)
+        return self.detector.predict(photo.path, names, score=score_threshold, distractors=self._distractors)
 
 
 @dataclass
@@ -296,7 +296,7 @@ def _lines(partial: Path) -> Iterator[dict[str, Any]]:
 
 def _label(photo: NamedPhoto, teacher: BoxTeacher, config: PseudoBoxConfig, real: RealPhoto | None) -> dict[str, Any]:
     try:
-        found = teacher.label(photo, config.least_score)
+        found = teacher.label(photo, config.lowest_threshold)
     except ImageError as error:
         return {"problem": "images that cannot be read", "example": str(error)}
     except VocabularyError as error:

@@ -39,9 +39,9 @@ class ResultTeacher:
     ) -> None:
         self.model, self._sizes, self._boxes = model, sizes, boxes
 
-    def label(self, photo: NamedPhoto, least_score: float) -> Detections:
+    def label(self, photo: NamedPhoto, score_threshold: float) -> Detections:
         """The image's boxes of its names, best first; see `cora.training.pseudo_boxes.BoxTeacher`."""
-        found = [box for box in self._boxes[photo.image_id] if box[2] >= least_score and box[0] in photo.names]
+        found = [box for box in self._boxes[photo.image_id] if box[2] >= score_threshold and box[0] in photo.names]
         found.sort(key=lambda box: -box[2])
         names = tuple(photo.names)
         place = {name: i for i, name in enumerate(names)}
