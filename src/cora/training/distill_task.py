@@ -6,6 +6,7 @@ teacher finds boxes, it also says where it moves given anchors and how likely an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -117,13 +118,14 @@ class TeacherOutput:
     targets: tuple[Targets, ...] = field(default=())
 
 
-class Teacher(nn.Module):
+class Teacher(nn.Module, ABC):
     """Base class for distillation teachers: frozen, and always in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode; `mode` is accepted because parents call this on all of their children."""
         return super().train(False)
 
+    @abstractmethod
     def lesson(self, seen: Any, regions: int) -> TeacherOutput:
         """Classify `regions` regions of every image, without gradients.
 
@@ -131,7 +133,6 @@ class Teacher(nn.Module):
             seen: second part of a batch.
             regions: how many of each image.
         """
-        raise NotImplementedError
 
 
 class CoraTeacher(Teacher):
