@@ -119,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kit", type=Path, required=True, help="folder that holds coco_ovd_mini")
     parser.add_argument("--run", type=Path, default=Path("runs/plus"), help="folder of the run")
     parser.add_argument("--model", default="nano-ovcoco", help="detector of the first round")
-    parser.add_argument("--names", choices=("tags", "list", "object"), default="tags", help="what images are searched for")
+    parser.add_argument(
+        "--names", choices=("tags", "list", "object"), default="tags", help="what images are searched for"
+    )
     parser.add_argument("--score", type=float, default=0.3, help="least score of a pseudo box")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--resamples", type=int, default=1000)

@@ -32,7 +32,8 @@ from cora.boxes import cxcywh_to_xyxy, pairwise_iou
 from cora.detector import Detector, load
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
-from cora.training.localizer_task import LocalizerBatch, LocalizerTask, LocalizerTaskConfig
+from cora.training.frozen_maps import TaskBatch
+from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.proposal_task import ProposalTask
 
 #: Chance of a data set in a step.
@@ -41,7 +42,7 @@ STRICT_MIX = {"coco": 0.85, "voc": 0.15}
 #: Images of a step; held-out images that the recall is measured on.
 BATCH, RECALL_IMAGES = 8, 80
 
-Step = Callable[[str, LocalizerBatch], dict[str, Tensor]]
+Step = Callable[[str, TaskBatch], dict[str, Tensor]]
 
 
 def drawn_images(sources: list[Source], size: int) -> list[Source]:
@@ -73,7 +74,7 @@ def decoder_step(detector: Detector, data: dict[str, list[Source]]) -> Step:
         for name, sources in data.items()
     }
 
-    def step(name: str, batch: LocalizerBatch) -> dict[str, Tensor]:
+    def step(name: str, batch: TaskBatch) -> dict[str, Tensor]:
         task = tasks[name].train()
         count = len(task.class_embeddings)
         few = random.choice([None, None, random.randint(4, max(5, count // 3))])

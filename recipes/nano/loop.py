@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from cora.files import write_whole
 from cora.training.ema import Ema
-from cora.training.localizer_task import LocalizerBatch
+from cora.training.frozen_maps import TaskBatch
 
 SAVE_EVERY_S, CHECK_EVERY_S = 60.0, 240.0
 #: Steps until the learning rate is whole; smallest share of it.
 WARM_STEPS, LEAST_RATE = 100, 0.02
 
 #: The name of a data set, and a batch of it.
-Drawn = tuple[str, LocalizerBatch]
+Drawn = tuple[str, TaskBatch]
 
 
 class Training:
@@ -41,7 +41,7 @@ class Training:
         learned: Mapping[nn.Module, float],
         *,
         draw: Callable[[], Drawn],
-        step: Callable[[str, LocalizerBatch], dict[str, Tensor]],
+        step: Callable[[str, TaskBatch], dict[str, Tensor]],
         folder: Path,
         clip: float = 0.5,
         decay: float = 0.997,

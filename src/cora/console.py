@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Self, TypeVar
 
 from rich.console import Console
@@ -134,6 +137,42 @@ def working(title: str) -> Iterator[None]:
         thread.join()
     if told:
         say(console, f"cora: {title}: done in {span(time.monotonic() - began)}")
+
+
+@contextmanager
+def quiet(*names: str | None) -> Iterator[None]:
+    """Inside the block, loggers of other programs (None: the root) pass errors only."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def stop_signal(*numbers: signal.Signals) -> Iterator[threading.Event]:
+    """An event set by the first of these signals; the second acts as usual. Main thread only."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    former = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, former[signal.Signals(number)])
+
+    for number in former:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def say(console: Console, text: str) -> None:

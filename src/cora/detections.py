@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cora.draw import class_colours, draw_boxes
-from cora.errors import CoraError, MissingExtraError, OptionError, VocabularyError
+from cora.errors import CoraError, OptionError, VocabularyError, needs_extra
 from cora.files import write_picture
 from cora.images import Size, is_url, read_image
 
@@ -306,10 +306,8 @@ class Detections:
         Raises:
             MissingExtraError: the extra `supervision` is not installed.
         """
-        try:
+        with needs_extra("Detections.to_supervision", extra="supervision"):
             import supervision
-        except ImportError as error:
-            raise MissingExtraError("Detections.to_supervision", extra="supervision") from error
         return supervision.Detections(
             xyxy=self.boxes_xyxy_px.cpu().numpy(),
             confidence=self.scores.cpu().numpy(),

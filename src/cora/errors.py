@@ -6,6 +6,8 @@ The command line prints the message and exits with code 2; nothing else of the p
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 #: End of messages on faulty entries; commands without such an option cut it off.
@@ -49,3 +51,12 @@ class MissingExtraError(CoraError):
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process gets the message, not what the constructor made it of.
         return copyreg.__newobj__, (type(self), *self.args)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def needs_extra(feature: str, *, extra: str) -> Iterator[None]:
+    """A with block that imports optional packages: MissingExtraError where one of them is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(feature, extra=extra) from error

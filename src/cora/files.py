@@ -122,6 +122,19 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     write_whole(path, lambda part: save_file(dict(tensors), part, metadata=text))
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file.
+
+    Raises:
+        SafetensorError: it is no such file.
+        OSError: it cannot be read.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as content:
+        return content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+
+
 def _refused_by_disk(error: Exception, folder: Path) -> str | None:
     """Why the disk refused a file, in words; None where it did not."""
     if isinstance(error, OSError):

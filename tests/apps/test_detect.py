@@ -11,11 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 import cora
-from cora import images
 from cora.apps.cli import main
 from cora.detector import PostprocessConfig
 from cora.errors import CoraError
 from cora.files import write_picture
+from cora.images import read_image
 from tests.apps.conftest import FakeDetector
 
 pytestmark = pytest.mark.usefixtures("loaded", "folder")
@@ -40,14 +40,13 @@ def test_one_picture(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ctrl_c_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         Image.new("RGB", (80, 60), "white").save(f"photos/z{number}.jpg")
-    read = images.read_image
 
     def interrupted(path: Path, **options: Any) -> Image.Image:
         if path.name == "z1.jpg":
             raise KeyboardInterrupt
-        return read(path, **options)
+        return read_image(path, **options)
 
-    monkeypatch.setattr(images, "read_image", interrupted)
+    monkeypatch.setattr("cora.predictor.images.read_image", interrupted)
     assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
     err = capsys.readouterr().err
     assert err == "cora: interrupted after 3 of 5 images; what was found is in cora-output and boxes.json\n"
@@ -66,7 +65,7 @@ def test_a_full_disk_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys:
             raise CoraError(f"expected to write {path}, got No space left on device; free or choose another place")
         write_picture(path, *content)
 
-    monkeypatch.setattr("cora.files.write_picture", full)
+    monkeypatch.setattr("cora.apps.detect.write_picture", full)
     assert main(["detect", "photos", *CLASSES, "--json", "boxes.json", "--csv", "boxes.csv"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -74,7 +73,7 @@ def test_a_full_disk_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys:
     assert err.endswith("(after 1 of 2 images; what was found is in cora-output and boxes.json and boxes.csv)\n")
     kept = json.loads(Path("boxes.json").read_text())["images"]
     assert [image["file_name"] for image in kept] == ["photos/black.png"]
-    monkeypatch.setattr("cora.files.write_json", full)  # no room for the boxes, either
+    monkeypatch.setattr("cora.apps.detect.write_json", full)  # no room for the boxes, either
     assert main(["detect", "photos", *CLASSES, "--json", "new.json"]) == 2
     assert capsys.readouterr().err.endswith("free or choose another place\n")
     assert not Path("new.json").exists()
@@ -125,7 +124,7 @@ def test_ctrl_c_at_the_first_image_writes_nothing(
     def interrupted(path: Path, **options: Any) -> Image.Image:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images, "read_image", interrupted)
+    monkeypatch.setattr("cora.predictor.images.read_image", interrupted)
     assert main(["detect", "photos", *CLASSES, "--json", "boxes.json"]) == 130
     assert capsys.readouterr().err == "cora: interrupted after 0 of 2 images\n"
     assert not Path("boxes.json").exists()

@@ -13,7 +13,8 @@ from cora.localizer import LocalizerConfig
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.towers import TowerConfig
-from cora.training.localizer_task import LocalizerBatch, LocalizerTask, LocalizerTaskConfig
+from cora.training.frozen_maps import TaskBatch
+from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 
 SIDE, IMAGES, CLASSES = 320, 2, 4
 
@@ -21,7 +22,7 @@ SIDE, IMAGES, CLASSES = 320, 2, 4
 class TrainedTower(LocalizerTask):
     """Keeps the tower's activations, as if it were trained."""
 
-    def _features(self, batch: LocalizerBatch) -> tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]:
+    def _features(self, batch: TaskBatch) -> tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]:
         assert isinstance(batch[0], ImageBatch)
         return *self.detector.encode(batch[0]), batch[-1]
 

@@ -8,12 +8,12 @@ from cora.detector import Detector
 from cora.regions import Vocabulary
 from cora.regions.learned_text import LearnedOffsets
 from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.training.frozen_maps import TaskBatch
 from cora.training.names_task import NamesTask, offsets_for
-from cora.training.prompt_task import PromptBatch
 from cora.training.region_embeddings import RegionEmbeddings
 
 
-def batch() -> PromptBatch:
+def batch() -> TaskBatch:
     torch.manual_seed(1)
     images = ImageBatch(
         pixels=torch.randn(2, 3, 64, 96),

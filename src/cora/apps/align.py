@@ -11,6 +11,7 @@ from cora.apps.command import Command
 from cora.apps.data_options import MeasuringOptions, images_in, numbers_option, photos_option, write_numbers
 from cora.apps.model_options import resnet_option
 from cora.apps.options import group, option
+from cora.errors import ModelError
 
 #: One image of so many is kept back, to see whether the alignment holds for images that it was not fitted to.
 KEPT_BACK = 10
@@ -47,7 +48,6 @@ def run(options: AlignOptions) -> int:
     from cora.compress.align import align
     from cora.console import counted, output_console, say
     from cora.detector.checkpoint import check_model_file
-    from cora.errors import ModelError
     from cora.towers import TimmTower
 
     check_model_file(options.output)

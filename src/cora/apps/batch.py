@@ -21,6 +21,7 @@ from cora.apps.model_options import (
     text_model_option,
 )
 from cora.apps.options import argument, group, option
+from cora.errors import CoraError
 
 if TYPE_CHECKING:
     from cora.batch import ExportSettings
@@ -113,12 +114,10 @@ def run(options: BatchOptions) -> int:
     """
     from dataclasses import replace
 
-    from cora.apps.open_model import open_detector, read_wanted, tell_distractors, tell_names
+    from cora.apps.open_model import open_detector, read_wanted, tell_wanted
     from cora.batch import DetectSettings, Watch, check_export, kept_score, run_batch
     from cora.batch.model import ModelChoice
     from cora.console import Bars, error_console, output_console, report, say
-    from cora.errors import CoraError
-    from cora.regions import other_prompts
 
     wanted = read_wanted(options.names, options.model)
     words, agnostic = wanted.classes, options.class_agnostic
@@ -162,8 +161,7 @@ def run(options: BatchOptions) -> int:
 
         def begin(images: int, earlier: int) -> None:
             """Announce what is looked for: now it is sure that there are images."""
-            tell_names(model.detector, vocabulary, classes=words, score=usual, class_agnostic=agnostic)
-            tell_distractors(model.detector, (*names, *other_prompts(words or {})), wanted.distractors)
+            tell_wanted(model.detector, vocabulary, wanted, score=usual, class_agnostic=agnostic)
             watch.begin(images, earlier)
 
         try:
@@ -196,7 +194,6 @@ def _export(options: BatchOptions) -> ExportSettings:
     from cora.batch import ExportSettings, Photos, ReviewSettings, Thresholds, parse_thresholds
     from cora.batch.settings import parse_review
     from cora.detector.postprocess import SCORE_THRESHOLD
-    from cora.errors import CoraError
 
     usual = SCORE_THRESHOLD if options.score is None else options.score
     thresholds = Thresholds(usual=usual)

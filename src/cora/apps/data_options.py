@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.model_options import device_option
 from cora.apps.options import option, switch
+from cora.errors import MissingExtraError
+from cora.files import write_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -227,21 +229,11 @@ class MeasuringOptions:
         """
         from importlib.util import find_spec
 
-        from cora.data.benchmarks import testing_images
-        from cora.data.class_split import open_split
-        from cora.data.read import read_held_out
-        from cora.errors import MissingExtraError
-        from cora.evaluation.held_out import HeldOut, groups_of_split
+        from cora.evaluation.held_out import HeldOut
 
         if self.val_images is not None and find_spec("hotcoco") is None:
             raise MissingExtraError("AP50", extra="evaluate")
-        split = None if self.split is None else open_split(self.split)
-        dataset = read_held_out(self.val_images, self.val_annotations, None if split is None else split.all)
-        if dataset is None:
-            return None
-        dataset = testing_images(dataset, split)
-        dataset = dataset.with_records(dataset.records[: self.limit])
-        return HeldOut(dataset=dataset, groups=groups_of_split(split, dataset.class_names))
+        return HeldOut.read(self.val_images, self.val_annotations, self.split, limit=self.limit)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -279,7 +271,6 @@ def tell_models(
 def write_numbers(path: Path | None, content: Mapping[str, Any]) -> None:
     """Write numbers as JSON beside the command line that gave them, if a file is named."""
     import cora
-    from cora.files import write_json
 
     if path is not None:
         write_json(path, {"command": ["cora", *sys.argv[1:]], "version": cora.__version__, **content})

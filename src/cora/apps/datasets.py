@@ -11,6 +11,8 @@ from cora.apps.argument_types import positive, whole
 from cora.apps.command import Command
 from cora.apps.data_options import ImageOptions
 from cora.apps.options import argument, group, option
+from cora.errors import DataError
+from cora.files import write_json
 
 #: What the published code calls the parts -> what they are.
 _PARTS: dict[str, Literal["base", "novel", "all"]] = {
@@ -47,8 +49,6 @@ def split(options: SplitOptions) -> int:
     from cora.data.class_split import open_split
     from cora.data.coco_content import MAX_JSON_BYTES
     from cora.data.problems import parse_json, read_text
-    from cora.errors import DataError
-    from cora.files import write_json
 
     wanted = open_split(options.split)
     text = read_text(options.annotations, max_bytes=MAX_JSON_BYTES, expected="annotation file")

@@ -20,11 +20,12 @@ from cora.apps.model_options import (
     text_model_option,
 )
 from cora.apps.options import argument, group, option
+from cora.errors import CoraError, ImageError
+from cora.files import write_json, write_picture, write_text
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cora.errors import ImageError
     from cora.predictor.results import Found
 
 
@@ -72,15 +73,13 @@ def run(options: DetectOptions) -> int:
 
     from PIL import Image
 
-    from cora.apps.open_model import open_detector, read_wanted, tell_distractors, tell_names
+    from cora.apps.open_model import open_detector, read_wanted, tell_wanted
     from cora.console import Bars, report
     from cora.data.sources import find_images, output_names
-    from cora.errors import CoraError, ImageError
-    from cora.files import write_picture
     from cora.images import is_url
     from cora.predictor.adapt import set_short_side
+    from cora.predictor.images import read_or_error
     from cora.predictor.results import Found
-    from cora.regions import other_prompts
 
     tiles, wanted = options.tiling.read(), read_wanted(options.names, options.model)
     urls = [source for source in options.sources if is_url(source)]
@@ -105,13 +104,12 @@ def run(options: DetectOptions) -> int:
         if not is_batch and isinstance(error := first[images[0]], ImageError):
             raise error
         if any(isinstance(one, Image.Image) for one in first.values()):
-            tell_names(detector, looked_for, classes=wanted.classes, score=least, class_agnostic=agnostic)
-            tell_distractors(detector, (*names, *other_prompts(wanted.classes or {})), wanted.distractors)
+            tell_wanted(detector, looked_for, wanted, score=least, class_agnostic=agnostic)
         with Bars(hidden=len(images) == 1) as progress:
             for problem in found.problems:
                 report(progress.console, problem)
             for source in progress.track(images, "detecting"):
-                image = first.pop(source) if source in first else _read(source)
+                image = first.pop(source) if source in first else read_or_error(source)
                 if isinstance(image, ImageError):
                     report(progress.console, str(image))
                     failures += 1
@@ -136,24 +134,14 @@ def run(options: DetectOptions) -> int:
 
 def _first_readable(images: Sequence[Path | str]) -> dict[Path | str, Image.Image | ImageError]:
     """The first image that can be read, after those before it that cannot: with none, there is nothing to announce."""
-    from cora.errors import ImageError
+    from cora.predictor.images import read_or_error
 
     read: dict[Path | str, Image.Image | ImageError] = {}
     for source in images:
-        read[source] = _read(source)
+        read[source] = read_or_error(source)
         if not isinstance(read[source], ImageError):
             break
     return read
-
-
-def _read(source: Path | str) -> Image.Image | ImageError:
-    from cora.errors import ImageError
-    from cora.images import read_image
-
-    try:
-        return read_image(source, allow_url=True)
-    except ImageError as error:
-        return error
 
 
 def _keep(results: Sequence[Found], failures: int, count: int, names: Sequence[str], options: DetectOptions) -> str:
@@ -166,7 +154,6 @@ def _keep(results: Sequence[Found], failures: int, count: int, names: Sequence[s
 
 def _write(results: Sequence[Found], names: Sequence[str], options: DetectOptions) -> list[Path]:
     """Write the files; gives all places that hold results, the drawn images included."""
-    from cora.files import write_json, write_text
     from cora.predictor.results import to_coco, to_csv
 
     if options.json is not None:
@@ -178,7 +165,7 @@ def _write(results: Sequence[Found], names: Sequence[str], options: DetectOption
 
 def _print(results: Sequence[Found], failures: int, score: float, options: DetectOptions) -> None:
     """Print a table and a summary; `score`: least one that is shown."""
-    from cora.console import error_console, output_console, report, say
+    from cora.console import counted, error_console, output_console, report, say
     from cora.predictor.results import results_table
 
     console = output_console()
@@ -186,9 +173,9 @@ def _print(results: Sequence[Found], failures: int, score: float, options: Detec
     if total:
         console.print(results_table(results))
     if results:
-        images = f"{len(results)} image{'s' * (len(results) != 1)}"
+        images = counted(len(results), "image")
         if total:
-            summary = f"{total} object{'s' * (total != 1)} in {images}."
+            summary = f"{counted(total, 'object')} in {images}."
         else:
             summary = f"Nothing found in {images} with a score of {score:g} or more; try a lower --score."
         files = [f"boxes in {path}" for path in (options.json, options.csv) if path is not None]

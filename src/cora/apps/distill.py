@@ -11,6 +11,7 @@ from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.command import Command
 from cora.apps.data_options import MeasuringOptions, images_in, numbers_option, tell_models
 from cora.apps.options import OneOf, group, option
+from cora.errors import ModelError
 
 if TYPE_CHECKING:
     from cora.detector import Detector
@@ -72,7 +73,6 @@ def run(options: DistillOptions) -> int:
     from cora.compress.distill import DistillRun, distill
     from cora.console import counted, output_console, say
     from cora.detector.checkpoint import check_model_file
-    from cora.errors import ModelError
     from cora.evaluation.held_out import check_extras
     from cora.towers import known_towers, resnet_of
     from cora.training.distill_task import DistillConfig

@@ -16,6 +16,7 @@ from cora.apps.data_options import ProcessOptions
 from cora.apps.model_options import ScoringOptions, TextOptions, TileOptions, class_agnostic_option, device_option
 from cora.apps.options import group, option, switch, values_of
 from cora.errors import DataError
+from cora.files import write_json
 
 if TYPE_CHECKING:
     from cora.evaluation.box_measure import Measured
@@ -50,6 +51,18 @@ class MeasureOptions:
     limit: int | None = option(type=positive, help="only the first N images")
     resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
     json: Path | None = option(help="write everything that was measured to this file")
+
+    def read_setting(self, images: Path | None, annotations: Path) -> Setting:
+        """What is measured on, of these images.
+
+        Raises:
+            DataError: a file cannot be used.
+        """
+        from cora.evaluation.setting import read_setting
+
+        return read_setting(
+            images=images, annotations=annotations, split=self.split, limit=self.limit, resamples=self.resamples
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +166,6 @@ class _Inputs:
         """All of it, so that a bad argument costs no waiting."""
         from cora.data.class_weights import read_class_weights
         from cora.detector.presets import DEFAULT
-        from cora.evaluation.setting import read_setting
         from cora.evaluation.study_section import read_study
         from cora.evaluation.synonyms import read_synonyms, rename
         from cora.predictor.device import pick_device
@@ -163,13 +175,7 @@ class _Inputs:
         tiles = options.tiling.read()
         _check_options(options, images, model, tiles)
         pick_device(options.device)  # which fails before any file is read
-        setting = read_setting(
-            images=images,
-            annotations=annotations,
-            split=options.split,
-            limit=options.limit,
-            resamples=options.resamples,
-        )
+        setting = options.read_setting(images, annotations)
         sentences, names = options.text.read(setting.class_names), list(setting.class_names)
         weights = read_class_weights(options.class_weights, setting.groups)
         renamed = rename(names, read_synonyms(options.rename)) if options.rename else ({}, [])
@@ -285,7 +291,6 @@ def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers)
     from cora.evaluation.predict_processes import Request
     from cora.evaluation.setting import header
     from cora.evaluation.tide import error_shares, find_errors
-    from cora.files import write_json
 
     inputs = _Inputs.read(options, helpers)
     setting, weights, predictor = inputs.setting, inputs.weights, inputs.predictor

@@ -13,6 +13,7 @@ from cora.apps.argument_types import positive, whole
 from cora.apps.command import Command
 from cora.apps.model_options import TextOptions, model_option
 from cora.apps.options import group, option, switch
+from cora.errors import CoraError, ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,7 +95,6 @@ def run(options: ExportOptions) -> int:
     from cora.apps.open_model import open_torch_detector, tell_distractors
     from cora.console import output_console, working
     from cora.data.name_file import read_classes, read_distractors
-    from cora.errors import CoraError
     from cora.export.manifest import ExportSettings
     from cora.export.write import check_output, export_detector
     from cora.predictor import Predictor
@@ -159,7 +159,6 @@ def run(options: ExportOptions) -> int:
 
 def _images(sources: Sequence[str]) -> list[Image.Image]:
     from cora.data.sources import find_images
-    from cora.errors import ImageError
     from cora.images import read_image
 
     if not sources:

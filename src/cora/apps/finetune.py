@@ -115,7 +115,9 @@ def run(options: FinetuneOptions) -> int:
     whole = options.data.read()
     base, novel = _divide_classes(whole.class_names, read_names(options.novel, "--novel") if options.novel else ())
     train_set, held_out = _divide_photos(options, whole, base, novel)
-    remembered = _remembered(options)
+    remembered = HeldOut.read(
+        options.remember_images, options.remember_annotations, options.remember_split, option="remember"
+    )
     detector = open_torch_detector(options.model, options.device, needs="cora finetune")
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(options, detector, train_set.records)
@@ -262,21 +264,6 @@ def _divide_photos(
 
 def _subset(dataset: CocoDataset, wanted: Callable[[int], bool]) -> CocoDataset:
     return dataset.with_records(record for place, record in enumerate(dataset.records) if wanted(place))
-
-
-def _remembered(options: FinetuneOptions) -> HeldOut | None:
-    from cora.data.benchmarks import testing_images
-    from cora.data.class_split import open_split
-    from cora.data.read import read_held_out
-    from cora.evaluation.held_out import HeldOut, groups_of_split
-
-    split = None if options.remember_split is None else open_split(options.remember_split)
-    names = None if split is None else split.all
-    dataset = read_held_out(options.remember_images, options.remember_annotations, names, option="remember")
-    if dataset is None:
-        return None
-    dataset = testing_images(dataset, split)
-    return HeldOut(dataset=dataset, groups=groups_of_split(split, dataset.class_names))
 
 
 def _recipe(options: FinetuneOptions, detector: Detector, images: Sequence[CocoImage]) -> TrainRecipe:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from cora.apps import kinds
 from cora.apps.argument_types import positive
 from cora.apps.command import Command
+from cora.apps.data_options import write_numbers
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import option
 from cora.errors import DataError, VocabularyError
+from cora.files import write_picture
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +70,6 @@ def run(options: GroupsOptions) -> int:
     from cora.evaluation.class_groups import draw_groups, group_in_order
     from cora.evaluation.confusion import region_confusion
     from cora.evaluation.region_groups import draw_regions
-    from cora.files import write_picture
     from cora.plots import below_one_another
     from cora.predictor.device import pick_device
     from cora.regions.groups import two_levels
@@ -102,8 +103,7 @@ def run(options: GroupsOptions) -> int:
         matrices = draw_groups(found, options.model)
         rows = [matrices] if seen is None else [matrices, draw_regions(seen, options.model)]
         write_picture(options.picture, below_one_another(rows))
-    if options.json is not None:
-        _write(options.json, options, found, levels, vocabulary, seen)
+    write_numbers(options.json, _report(options, found, levels, vocabulary, seen))
     written = ", ".join(str(path) for path in (options.json, options.picture) if path is not None)
     if written:
         console.print(f"Written: {written}", soft_wrap=True)
@@ -144,24 +144,20 @@ def _dataset(options: GroupsOptions, names: Sequence[str] | None) -> CocoDataset
 
 
 def _print(console: Console, found: GroupedClasses, levels: TwoLevels) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
+
+    from cora.console import number_table
 
     cosine = levels.coarse.cosine
     title = f"{len(levels.coarse.centres)} groups of {len(found.names)} classes, cosine to the centre {cosine:.3f}"
-    table = Table()
-    for column in ("group", "subgroup"):
-        table.add_column(column, justify="right")
-    table.add_column("classes")
+    table = Table(Column("group", justify="right"), Column("subgroup", justify="right"), "classes")
     for subgroup, group in enumerate(levels.parents.tolist()):
         members = [name for name, mine in zip(found.names, found.subgroups, strict=True) if mine == subgroup]
         table.add_row(str(group), str(subgroup), ", ".join(members))
     # As lines, not as titles of tables: those wrap at the width of the table.
     console.print(title, soft_wrap=True)
     console.print(table)
-    alike = Table()
-    for column in ("", ""):
-        alike.add_column(column)
-    alike.add_column("cosine", justify="right")
+    alike = number_table("", "", "cosine", words=2)
     for first, second, cosine in found.alike(_PRINTED):
         alike.add_row(first, second, f"{cosine:.3f}")
     console.print("names most alike")
@@ -169,11 +165,7 @@ def _print(console: Console, found: GroupedClasses, levels: TwoLevels) -> None:
     if found.confusion is None:
         return
     boxes, (wrong, within) = int(found.confusion.sum()), found.within_group()
-    confused = Table()
-    for column in ("annotated", "named"):
-        confused.add_column(column)
-    for column in ("boxes", "of the class, %"):
-        confused.add_column(column, justify="right")
+    confused = number_table("annotated", "named", "boxes", "of the class, %", words=2)
     for annotated, chosen, number, share in found.confused(_PRINTED):
         confused.add_row(annotated, chosen, str(number), f"{100 * share:.1f}")
     console.print(f"{wrong} of {boxes} boxes named wrong, {within} of these within their group", soft_wrap=True)
@@ -197,22 +189,14 @@ def _print_regions(console: Console, seen: RegionGroups) -> None:
         console.print(table)
 
 
-def _write(
-    path: Path,
+def _report(
     options: GroupsOptions,
     found: GroupedClasses,
     levels: TwoLevels,
     vocabulary: Vocabulary,
     seen: RegionGroups | None,
-) -> None:
-    import sys
-
-    import cora
-    from cora.files import write_json
-
+) -> dict[str, Any]:
     report: dict[str, Any] = {
-        "command": ["cora", *sys.argv[1:]],
-        "version": cora.__version__,
         "model": options.model,
         "seed": options.seed,
         "groups": dict(zip(vocabulary.names, levels.coarse.labels.tolist(), strict=True)),
@@ -234,7 +218,7 @@ def _write(
         }
     if seen is not None:
         report["regions"] = seen.as_dict()
-    write_json(path, report)
+    return report
 
 
 COMMAND = Command(

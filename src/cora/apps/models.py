@@ -34,8 +34,7 @@ def show(options: ModelsOptions) -> int:
     from rich.table import Table
 
     from cora.console import output_console
-    from cora.detector.checkpoint import read_config
-    from cora.detector.presets import EMBEDDED
+    from cora.detector.presets import EMBEDDED, embedded_file, has_embedded
     from cora.towers import default_tag, known_towers
     from cora.towers.download import is_cached
 
@@ -44,17 +43,17 @@ def show(options: ModelsOptions) -> int:
     for table in (detectors, towers):
         table.columns[0].overflow = "fold"
     for name, model in EMBEDDED.items():
-        detectors.add_row(name, *_facts(name), model.about)
+        facts = ["not in this package", "", ""]
+        if has_embedded(name):
+            with embedded_file(name) as file:
+                facts = _facts(file)[1]
+        detectors.add_row(name, *facts, model.about)
     for file in options.files:
-        config, shared = read_config(file)
-        size = _size(file, shared)
+        config, facts = _facts(file)
         if config.untrained:
-            towers.add_row(str(file), size, "in the file", f"{_tower(config)}; its localizer is untrained.")
+            towers.add_row(str(file), facts[0], "in the file", f"{_tower(config)}; its localizer is untrained.")
         else:
-            post = config.postprocess
-            detectors.add_row(
-                str(file), size, f"{post.score_threshold:g}", post.distractors, f"A detector on {_tower(config)}."
-            )
+            detectors.add_row(str(file), *facts, f"A detector on {_tower(config)}.")
     for name in known_towers():
         where = "on this machine" if is_cached(name) else "to download"
         tag = default_tag(name)
@@ -77,22 +76,15 @@ def _tower(config: DetectorConfig) -> str:
     return tower.backbone or f"a CLIP {kind} of {'+'.join(map(str, tower.layers))} blocks, {tower.width} wide"
 
 
-def _size(file: Path, shared: str | None) -> str:
-    size = f"{file.stat().st_size / _MB:.1f} MB"
-    return size if shared is None else f"{size}, the rest in {shared}"
-
-
-def _facts(name: str) -> tuple[str, str, str]:
-    """Size, score threshold and distractors of an embedded model."""
+def _facts(file: Path) -> tuple[DetectorConfig, list[str]]:
+    """What a model file says of itself, and its size, score threshold and distractors."""
     from cora.detector.checkpoint import read_config
-    from cora.detector.presets import embedded_file, has_embedded
 
-    if not has_embedded(name):
-        return "not in this package", "", ""
-    with embedded_file(name) as file:
-        config, shared = read_config(file)
-        size = _size(file, shared)
-    return size, f"{config.postprocess.score_threshold:g}", config.postprocess.distractors
+    config, shared = read_config(file)
+    rest = "" if shared is None else f", the rest in {shared}"
+    post = config.postprocess
+    size = f"{file.stat().st_size / _MB:.1f} MB{rest}"
+    return config, [size, f"{post.score_threshold:g}", post.distractors]
 
 
 MODELS = Command(

@@ -20,7 +20,7 @@ from cora.names import names_in, quoted_name
 from cora.predictor import Exemplars, Predictor, count_distractors
 from cora.predictor.device import pick_device
 from cora.predictor.vocabulary import usual_names as names_for_calls
-from cora.regions import ClassPrompts, Vocabulary
+from cora.regions import ClassPrompts, Vocabulary, other_prompts
 from cora.regions.sentences import Sentences
 from cora.towers import known_towers
 
@@ -172,25 +172,21 @@ def usual_names(model: str) -> tuple[str, ...]:
     return names_for_calls(read_config(model)[0].own_names if whole else ())
 
 
-def tell_names(
-    detector: Predictor,
-    vocabulary: Vocabulary,
-    *,
-    classes: ClassPrompts | None,
-    score: float,
-    class_agnostic: bool | None = None,
+def tell_wanted(
+    detector: Predictor, vocabulary: Vocabulary, wanted: Wanted, *, score: float, class_agnostic: bool | None
 ) -> None:
-    """Print one line where nobody chose what is looked for.
+    """Print one line each where nobody chose what is looked for, and what competes with it.
 
     Args:
         detector: the model.
         vocabulary: that is looked for.
-        classes: of the command; None where it has none, which alone is said.
+        wanted: as the command says it.
         score: the score threshold.
         class_agnostic: as the command says it.
     """
-    if classes is None:
+    if wanted.classes is None:
         say(output_console(), _line(detector, vocabulary, score=score, one_name=class_agnostic is not False))
+    tell_distractors(detector, (*vocabulary.names, *other_prompts(wanted.classes or {})), wanted.distractors)
 
 
 def _line(detector: Predictor, vocabulary: Vocabulary, *, score: float, one_name: bool) -> str:

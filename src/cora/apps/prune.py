@@ -12,6 +12,7 @@ from cora.apps.command import Command
 from cora.apps.data_options import MeasuringOptions, images_in, numbers_option, tell_models
 from cora.apps.model_options import resnet_option
 from cora.apps.options import group, option
+from cora.errors import DataError
 
 if TYPE_CHECKING:
     from cora.data.coco import CocoDataset
@@ -113,7 +114,6 @@ def run(options: PruneOptions) -> int:
 def _annotated(options: PruneOptions) -> CocoDataset | None:
     """The images with boxes to fine-tune on, and for their class names."""
     from cora.data.read import read_dataset
-    from cora.errors import DataError
     from cora.evaluation.held_out import check_extras
 
     if options.annotations is None:

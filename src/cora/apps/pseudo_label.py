@@ -14,6 +14,7 @@ from cora.apps.command import Command, check_output, sources_of
 from cora.apps.model_options import class_agnostic_option, device_option, model_option
 from cora.apps.options import OneOf, argument, option, switch
 from cora.errors import CoraError, DataError
+from cora.files import write_json
 from cora.names import name_key
 
 if TYPE_CHECKING:
@@ -120,7 +121,6 @@ def run(options: PseudoLabelOptions) -> int:
     from cora.console import error_console, report
     from cora.data.name_file import read_distractors, read_names
     from cora.evaluation.setting import fingerprint
-    from cora.files import write_json
     from cora.predictor import Predictor
     from cora.predictor.device import pick_device
     from cora.training.mix_annotations import mix_annotations

@@ -12,6 +12,8 @@ from cora.apps.argument_types import above_zero, positive
 from cora.apps.command import Command
 from cora.apps.model_options import model_option
 from cora.apps.options import option, switch
+from cora.errors import CoraError, DataError
+from cora.files import write_json
 
 if TYPE_CHECKING:
     from cora.compress.quantize_check import Contender, Pictures
@@ -78,8 +80,6 @@ def run(options: QuantizeOptions) -> int:
     from cora.compress.quantize import move_files, quantize_model
     from cora.compress.quantize_check import COMPARED_BOXES, compare, comparison_table, reasons_to_refuse
     from cora.console import output_console, tracked, working
-    from cora.errors import CoraError
-    from cora.files import write_json
 
     calibration = _calibration(options)
     images = _images(options)
@@ -158,7 +158,6 @@ def _calibration(options: QuantizeOptions) -> tuple[Path, ...]:
     from cora.compress.quantize import SUFFIXES
     from cora.data.order import subsample
     from cora.data.sources import find_images
-    from cora.errors import CoraError, DataError
 
     suffix = SUFFIXES[options.backend]
     if options.output.suffix.lower() != suffix:

@@ -9,6 +9,7 @@ from cora.apps import kinds
 from cora.apps.command import Command
 from cora.apps.evaluate import MeasureOptions
 from cora.apps.options import option, switch
+from cora.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +31,12 @@ def run(options: RegionAccuracyOptions) -> int:
     from cora.console import output_console, tracked
     from cora.detector.presets import DEFAULT
     from cora.evaluation.region_accuracy import Accuracy, Way, accuracy, by_class, rank_regions
-    from cora.evaluation.setting import header, read_setting
+    from cora.evaluation.setting import header
     from cora.evaluation.tables import region_table
-    from cora.files import write_json
     from cora.predictor.device import pick_device
 
     device, model = pick_device(options.device), options.model or DEFAULT
-    setting = read_setting(
-        images=options.images,
-        annotations=options.annotations,
-        split=options.split,
-        limit=options.limit,
-        resamples=options.resamples,
-    )
+    setting = options.read_setting(options.images, options.annotations)
     names = setting.dataset.class_names
     sentences = options.text.read(names)
     detector = cora.load(model).detector.to(device)

@@ -13,6 +13,7 @@ from cora.apps.command import Command
 from cora.apps.data_options import ImageOptions, ProcessOptions
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import group, option
+from cora.files import write_json
 
 if TYPE_CHECKING:
     from cora.data.coco import CocoDataset
@@ -57,7 +58,6 @@ def _relabel(options: RelabelOptions, engine: Engine) -> None:
     """What every process does: the first reads, tells and writes."""
     import cora
     from cora.console import output_console, progress_report, say
-    from cora.files import write_json
     from cora.training.relabel import plot_confusion, relabel
 
     read, detector = _read(options) if engine.is_main else (None, None)

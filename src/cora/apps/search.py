@@ -13,6 +13,8 @@ from cora.apps.argument_types import score as score_type
 from cora.apps.command import Command
 from cora.apps.model_options import device_option
 from cora.apps.options import OneOf, argument, option, switch
+from cora.errors import CoraError
+from cora.files import write_json, write_picture
 
 _SHOWN_PROBLEMS = 20
 
@@ -126,8 +128,6 @@ def search(options: SearchOptions) -> int:
     """
     from cora.apps.open_model import open_torch_detector
     from cora.console import counted, error_console, output_console, report, say
-    from cora.errors import CoraError
-    from cora.files import write_json, write_picture
     from cora.images import read_image
     from cora.retrieval import RegionIndex
     from cora.retrieval.results import hits_table, hits_to_json, to_bbox

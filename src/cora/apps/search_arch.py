@@ -11,6 +11,8 @@ from cora.apps.command import Command
 from cora.apps.data_options import MeasuringOptions, images_in, numbers_option
 from cora.apps.model_options import resnet_option
 from cora.apps.options import group, option
+from cora.errors import DataError
+from cora.files import write_json, write_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,6 @@ def run(options: SearchArchOptions) -> int:
     from cora.compress.arch_plot import draw_search
     from cora.console import output_console, say
     from cora.detector.fingerprint import weights_fingerprint
-    from cora.errors import DataError
-    from cora.files import write_json, write_picture
     from cora.towers import resnet_of
 
     measuring = options.measuring

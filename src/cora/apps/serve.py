@@ -11,6 +11,7 @@ from cora.apps.argument_types import above_zero, port, positive, whole
 from cora.apps.command import Command
 from cora.apps.model_options import class_weights_option, device_option, model_option, text_model_option
 from cora.apps.options import option
+from cora.errors import CoraError, MissingExtraError
 
 if TYPE_CHECKING:
     from cora.predictor import Predictor
@@ -97,8 +98,6 @@ def run(options: ServeOptions) -> int:
         CoraError: bad input, or an address that cannot be had.
         KeyboardInterrupt: after Ctrl-C, when the service has ended.
     """
-    from cora.errors import MissingExtraError
-
     try:
         import python_multipart  # noqa: F401  # otherwise looked for when the first form comes
 
@@ -172,7 +171,6 @@ def load(options: ServeOptions) -> tuple[Predictor, RegionIndex | None]:
 
 
 def _limits(options: ServeOptions) -> Limits:
-    from cora.errors import CoraError
     from cora.service.limits import Limits
 
     try:

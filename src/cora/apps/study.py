@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.command import Command, CommandGroup
-from cora.apps.data_options import ImageOptions
+from cora.apps.data_options import ImageOptions, write_numbers
 from cora.apps.model_options import classes_option, device_option
 from cora.apps.options import argument, group, option
-from cora.errors import CoraError
+from cora.errors import CoraError, DataError
+from cora.files import write_picture
 
 if TYPE_CHECKING:
     from cora.data.coco import CocoDataset
@@ -125,7 +126,6 @@ def train(options: TrainOptions) -> int:
     from cora.data.benchmarks import testing_images, training_images
     from cora.data.class_split import open_split
     from cora.data.read import read_held_out
-    from cora.errors import DataError
     from cora.evaluation.held_out import check_extras, groups_of
     from cora.predictor.device import pick_device
     from cora.study.build import build_frozen
@@ -184,7 +184,6 @@ def evaluate(options: EvaluateOptions) -> int:
     """
     from cora.data.benchmarks import testing_images
     from cora.data.class_split import open_split
-    from cora.errors import DataError
     from cora.evaluation.held_out import groups_of_split
     from cora.predictor.device import pick_device
     from cora.study.artefact import read_study
@@ -206,9 +205,7 @@ def evaluate(options: EvaluateOptions) -> int:
 
 def _tell(report: StudyReport, *, json: Path | None, plot: Path | None) -> None:
     """Print, write and draw what was measured."""
-    from cora.apps.data_options import write_numbers
     from cora.console import output_console, say
-    from cora.files import write_picture
 
     console = output_console()
     console.print(report.table())
@@ -275,7 +272,6 @@ def draw_activation(options: CamOptions) -> int:
 
     from cora.console import output_console, say
     from cora.data.name_file import read_names
-    from cora.files import write_picture
     from cora.images import read_image
     from cora.predictor.device import pick_device
     from cora.study.build import build_frozen

@@ -14,6 +14,7 @@ from cora.apps.data_options import ImageOptions, ProcessOptions, RecipeOptions, 
 from cora.apps.model_options import device_option
 from cora.apps.options import argument, group, option, switch
 from cora.errors import TrainingError
+from cora.names import names_without
 
 if TYPE_CHECKING:
     from cora.data.benchmarks import ImageSet
@@ -185,8 +186,6 @@ class _Run:
 
 def _learned(options: TrainOptions, split: ClassSplit | None) -> tuple[str, ...] | None:
     """Names of the classes to learn; None for all."""
-    from cora.names import names_without
-
     if split is None or not options.all_classes:
         return split.base if split is not None else None
     names = options.data.read().class_names

@@ -19,6 +19,7 @@ from cora.apps.model_options import (
     text_model_option,
 )
 from cora.apps.options import argument, group, option, switch
+from cora.errors import CoraError
 
 if TYPE_CHECKING:
     from cora.video import ObjectTracker, VideoReader
@@ -90,9 +91,8 @@ def run(options: VideoOptions) -> int:
     """
     from contextlib import ExitStack
 
-    from cora.apps.open_model import open_detector, read_wanted, tell_distractors, tell_names
+    from cora.apps.open_model import open_detector, read_wanted, tell_wanted
     from cora.predictor.adapt import set_short_side
-    from cora.regions import other_prompts
     from cora.video import ObjectTracker, VideoReader, VideoWriter
     from cora.video.follow import follow
     from cora.video.records import CsvRecords, JsonRecords, text_file
@@ -131,21 +131,13 @@ def run(options: VideoOptions) -> int:
             records.append(CsvRecords(opened(text_file(options.csv)), smoothed=options.smooth > 0))
         if options.json is not None:
             records.append(JsonRecords(opened(text_file(options.json)), _header(options, video, tracker)))
-        tell_names(
-            detector,
-            tracker.vocabulary,
-            classes=wanted.classes,
-            score=tracker.score,
-            class_agnostic=options.class_agnostic,
-        )
-        tell_distractors(detector, (*tracker.class_names, *other_prompts(wanted.classes or {})), wanted.distractors)
+        tell_wanted(detector, tracker.vocabulary, wanted, score=tracker.score, class_agnostic=options.class_agnostic)
         done = follow(video, tracker, writer=writer, window=window, records=records)
     return _report(options, video, done, output, score=tracker.score)
 
 
 def _output(options: VideoOptions, video: VideoReader) -> Path | None:
     """The video to write, if any; a default name is known, and checked, only now."""
-    from cora.errors import CoraError
     from cora.video.writer import can_hold
 
     if options.no_video:

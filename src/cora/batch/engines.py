@@ -22,7 +22,7 @@ import torch
 from cora.batch.items import Item
 from cora.batch.job import Job
 from cora.batch.labeller import Labeller, Model, Work
-from cora.errors import CoraError, MissingExtraError
+from cora.errors import CoraError, needs_extra
 
 #: (part, lines)
 Done = Iterator[tuple[int, str]]
@@ -103,19 +103,19 @@ def on_ray(
         MissingExtraError: Ray is not installed.
         CoraError: the cluster is too small, or a worker failed.
     """
-    try:
+    with needs_extra("the engine ray", extra="ray"):
         # Nothing about a run leaves the machine.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
         import ray.data
         from ray.exceptions import RayError
-    except ImportError as error:
-        raise MissingExtraError("the engine ray", extra="ray") from error
     own = not ray.is_initialized()
     try:
         if own:
             ray.init(
-                log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if _has_cluster() else False
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
             )
         _check_room(
             ray.cluster_resources(),  # type: ignore[no-untyped-call]
@@ -166,10 +166,6 @@ class RayLabeller:
             items = [Item.from_line(line, first + place) for place, line in enumerate(text.splitlines())]
             lines.append(self._labeller(items))
         return {"part": batch["part"].tolist(), "lines": lines}
-
-
-def _has_cluster() -> bool:
-    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _check_room(resources: dict[str, float], count: int, gpus: float) -> None:

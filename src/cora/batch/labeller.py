@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from PIL import Image
 
@@ -20,22 +20,22 @@ from cora.structures import Detections
 _WAITING_BATCHES = 4
 
 
+class PredictOptions(TypedDict):
+    """Options of `Model.predict`, those of `cora.Predictor.predict`."""
+
+    score: float
+    nms_iou: float | None
+    max_detections: int | None
+    batch_size: int
+
+
 class Model(Protocol):
     """What a batch needs of a detector; `cora.Predictor` is one."""
 
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Any:
         """Names, encoded once."""
 
-    def predict(
-        self,
-        images: list[Image.Image],
-        classes: Any,
-        *,
-        score: float,
-        nms_iou: float | None,
-        max_detections: int | None,
-        batch_size: int,
-    ) -> list[Detections]:
+    def predict(self, images: list[Image.Image], classes: Any, **options: Unpack[PredictOptions]) -> list[Detections]:
         """Detections of each image."""
 
 

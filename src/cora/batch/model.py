@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
 
+from cora.batch.labeller import PredictOptions
 from cora.detector.fingerprint import weights_fingerprint
 from cora.errors import ImageError
 from cora.predictor import Exemplars, Predictor, Tiles
@@ -114,26 +115,11 @@ class BatchModel:
             class_weights=self._choice.class_weights,
         )
 
-    def predict(
-        self,
-        images: list[Image.Image],
-        classes: Any,
-        *,
-        score: float,
-        nms_iou: float | None,
-        max_detections: int | None,
-        batch_size: int,
-    ) -> list[Detections]:
-        """Detections of each image, above `score`."""
+    def predict(self, images: list[Image.Image], classes: Any, **options: Unpack[PredictOptions]) -> list[Detections]:
+        """Detections of each image, above the score."""
+        choice = self._choice
         return self.detector.predict(
-            images,
-            classes,
-            score=score,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
-            batch_size=batch_size,
-            tiles=self._choice.tiles,
-            class_agnostic=self._choice.class_agnostic,
+            images, classes, tiles=choice.tiles, class_agnostic=choice.class_agnostic, **options
         )
 
 

@@ -186,7 +186,10 @@ def parse_thresholds(text: str, *, usual: float) -> Thresholds:
             raise DataError(
                 f'thresholds: expected "cat=0.3,dog=0.2" or a file of such lines, cannot read {path}: {error}'
             ) from None
-        pairs = _json_pairs(content, path) if content.lstrip().startswith("{") else _line_pairs(content)
+        if content.lstrip().startswith("{"):
+            pairs = _json_pairs(content, path)
+        else:
+            pairs = [_pair(part) for line in content.splitlines() for part in line.split(",") if part.strip()]
     by_class: dict[str, float] = {}
     for name, value in pairs:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -207,10 +210,6 @@ def _pair(part: str) -> tuple[str, Any]:
         return name.strip(), float(value)
     except ValueError:
         return name.strip(), value.strip()
-
-
-def _line_pairs(content: str) -> list[tuple[str, Any]]:
-    return [_pair(part) for line in content.splitlines() for part in line.split(",") if part.strip()]
 
 
 def _json_pairs(content: str, path: Path) -> list[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from cora.batch.items import Item
 from cora.batch.records import NONE, Box
 from cora.batch.result_folder import ResultFolder
 from cora.batch.settings import Format
-from cora.errors import MissingExtraError
+from cora.errors import needs_extra
 
 _DIGITS = 2
 
@@ -90,11 +90,9 @@ def load_pyarrow() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
+    with needs_extra("the format parquet", extra="batch"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("the format parquet", extra="batch") from error
     return pyarrow
 
 

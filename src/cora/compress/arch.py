@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cora.compress.arch_sizes import LEAST_SIDE, Architecture, read_architecture
 from cora.detector import Detector
-from cora.errors import MissingExtraError, ModelError
+from cora.errors import ModelError, needs_extra
 from cora.files import write_json
 from cora.training.run_state import differing_setting
 
@@ -132,6 +132,8 @@ def search(
             )
         write_json(run_dir / CONFIG, content)
     study = _open(run_dir / STUDY, seed)
+    from optuna.trial import TrialState  # here, where it is sure that the extra is installed
+
     if not study.trials:
         # Smaller images alone: what is cheapest to have is what a search has to beat.
         for index in range(1, len(space["short_side"])):
@@ -139,12 +141,13 @@ def search(
     known = {candidate.sizes: candidate for candidate in _finished(study, base)}
     while len(done := list(_finished(study, base))) < trials:
         trial = study.ask()
-        sizes = sizes_of({name: values[_suggest(trial, name, values)] for name, values in space.items()}, base)
+        drawn = {name: values[trial.suggest_int(name, 0, len(values) - 1)] for name, values in space.items()}
+        sizes = sizes_of(drawn, base)
         if sizes not in known:
             known[sizes] = _try(bench, sizes, budget_ms, run_dir, whole=whole, before=known.values())
         candidate = known[sizes]
         trial.set_user_attr("milliseconds", candidate.milliseconds)
-        _tell(study, trial, candidate.quality)
+        study.tell(trial, candidate.quality, state=TrialState.PRUNED if candidate.quality is None else None)
         write_json(run_dir / RESULTS, [one.to_dict() for one in _finished(study, base)])
         if on_trial is not None:
             on_trial(len(done) + 1, candidate)
@@ -216,12 +219,10 @@ def _is_begun(run_dir: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _open(path: Path, seed: int) -> optuna.Study:
-    try:
+    with needs_extra("cora search-arch", extra="search-arch"):
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise MissingExtraError("cora search-arch", extra="search-arch") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
@@ -230,19 +231,6 @@ def _open(path: Path, seed: int) -> optuna.Study:
     # A resumed search must not draw again what the first part of it drew.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), multivariate=True, n_startup_trials=8)
     return study
-
-
-def _suggest(trial: optuna.Trial, name: str, values: Sequence[int]) -> int:
-    return trial.suggest_int(name, 0, len(values) - 1)
-
-
-def _tell(study: optuna.Study, trial: optuna.Trial, quality: float | None) -> None:
-    from optuna.trial import TrialState
-
-    if quality is None:
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        study.tell(trial, quality)
 
 
 def _finished(study: optuna.Study, base: Architecture) -> Iterator[Candidate]:

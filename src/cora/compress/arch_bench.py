@@ -108,7 +108,7 @@ class DetectorBench:
         """AP50 where there are boxes, else agreement with the whole model."""
         if self.held_out is not None:
             return self.held_out.ap50(detector).get("ap50_all", 0.0)
-        return agreement(self._reference, detect_all(detector, self.images, self._vocabulary)).value
+        return agreement(self._reference, detect_all(detector, self.images, self._vocabulary)).value or 0.0
 
     def improve(self, detector: Detector) -> None:
         """Distil a candidate from the whole model for a short while, if the search is to."""

@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cora.compress.arch_sizes import Architecture
-from cora.compress.prune_measure import Agreement, Cost, agreement, costs, detect_all
+from cora.compress.prune_measure import Cost, agreement, costs, detect_all
 from cora.console import number_table, tracked
 from cora.detector import Detector
 from cora.evaluation.base_novel import GroupScore
+from cora.evaluation.bootstrap import Estimate
 from cora.evaluation.held_out import HeldOut
 
 
@@ -32,7 +33,7 @@ class Numbers:
 
     sizes: Architecture
     cost: Cost
-    agreement: Agreement | None = None
+    agreement: Estimate | None = None
     scores: Mapping[str, GroupScore] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class Numbers:
         return {
             "sizes": self.sizes.to_dict(),
             "cost": self.cost.to_dict(),
-            "agreement": None if self.agreement is None else vars(self.agreement),
+            "agreement": None if self.agreement is None else self.agreement.as_dict(),
             "scores": {group: score.as_dict() for group, score in self.scores.items()},
         }
 
@@ -84,7 +85,7 @@ def comparison_table(columns: Mapping[str, Numbers]) -> Table:
         table.add_row(label, *(f"{getattr(one.cost, part):,}" for one in numbers))
     table.add_row("GMAC an image", *(f"{one.cost.gmac:.2f}" for one in numbers))
     table.add_row("ms an image", *(f"{one.cost.milliseconds:.0f}" for one in numbers))
-    table.add_row("agreement, %", *("" if one.agreement is None else str(one.agreement) for one in numbers))
+    table.add_row("agreement, %", *("" if one.agreement is None else one.agreement.text() for one in numbers))
     add_scores(table, [one.scores for one in numbers])
     return table
 

@@ -184,7 +184,7 @@ def _by_absence(
     for done, (name, index) in enumerate(removable, start=1):
         left = torch.tensor([unit for unit in range(counts[name]) if unit != index])
         without = cut(detector, _one_less(sizes, name), {**whole, name: left})
-        found[name][index] = 1 - agreement(reference, detect_all(without, pictures, vocabulary)).value
+        found[name][index] = 1 - (agreement(reference, detect_all(without, pictures, vocabulary)).value or 0.0)
         tell("layers", done, len(removable))
     return found
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cora.boxes import pairwise_iou
 from cora.detector import Detector
-from cora.evaluation.bootstrap import resample_counts
+from cora.evaluation.bootstrap import Estimate, estimate, resample_counts
 from cora.predictor import Predictor
 from cora.regions import Vocabulary
 from cora.structures import Detections
@@ -24,18 +24,6 @@ from cora.structures import Detections
 #: Detections below this score are noise in any model.
 LEAST_SCORE = 0.001
 SAME_IOU = 0.5
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of two detectors, 0..1, with its 95 % bootstrap interval over images."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f} ({100 * self.low:.1f}-{100 * self.high:.1f})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +120,7 @@ def detect_all(detector: Detector, pictures: Sequence[Image.Image], vocabulary: 
     return Predictor(detector).predict(list(pictures), vocabulary, score=LEAST_SCORE, distractors=())
 
 
-def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, resamples: int = 200) -> Agreement:
+def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, resamples: int = 200) -> Estimate:
     """Agreement of two detectors: 1 means the same boxes and classes, whatever their scores.
 
     The harmonic mean of two shares, each weighted by scores: of the reference's detections that the other finds too
@@ -145,9 +133,7 @@ def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, r
     """
     sums = np.array([_shared(first, second) for first, second in zip(reference, other, strict=True)])
     counts = resample_counts(len(sums), resamples=resamples)
-    values = _harmonic(counts @ sums)
-    low, high = np.percentile(values, (2.5, 97.5))
-    return Agreement(float(_harmonic(sums.sum(axis=0, keepdims=True))[0]), float(low), float(high))
+    return estimate(float(_harmonic(sums.sum(axis=0, keepdims=True))[0]), _harmonic(counts @ sums))
 
 
 def _shared(first: Detections, second: Detections) -> tuple[float, float, float, float]:

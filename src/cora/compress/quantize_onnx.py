@@ -16,8 +16,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cora.compress.quantize_float import FloatWeights
-from cora.compress.quantize_quiet import quiet, running
-from cora.errors import MissingExtraError
+from cora.compress.quantize_quiet import running
+from cora.console import quiet
+from cora.errors import needs_extra
 
 Feeds = Iterable[Mapping[str, NDArray[Any]]]
 
@@ -38,11 +39,9 @@ def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: 
         MissingExtraError: onnx or onnxruntime is not installed.
         ModelError: the quantizer fails.
     """
-    try:
+    with needs_extra("INT8 for ONNX Runtime", extra="quantize"):
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
-    except ImportError as error:
-        raise MissingExtraError("INT8 for ONNX Runtime", extra="quantize") from error
     model = onnx.load_model(str(plain))
     # The quantizer turns layers round and then finds their old shapes wrong; it infers new ones by itself.
     del model.graph.value_info[:]
@@ -53,7 +52,7 @@ def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: 
         "weight_type": QuantType.QInt8,
         "extra_options": {"MatMulConstBOnly": True},
     }
-    with quiet(), running("ONNX Runtime"):  # it advises its developers through the root logger
+    with quiet(None), running("ONNX Runtime"):  # it advises its developers through the root logger
         if feeds is None:
             quantize_dynamic(model, str(target), op_types_to_quantize=list(_LAYERS), **options)
         else:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from cora.compress.quantize_float import FloatWeights
 from cora.compress.quantize_onnx import Feeds
-from cora.compress.quantize_quiet import quiet, running
-from cora.errors import MissingExtraError
+from cora.compress.quantize_quiet import running
+from cora.console import quiet
+from cora.errors import needs_extra
 from cora.export.openvino_file import companions
 
 _WITH_WEIGHTS = ("Convolution", "MatMul")
@@ -38,11 +39,9 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
         MissingExtraError: openvino or nncf is not installed.
         ModelError: NNCF fails.
     """
-    try:
+    with needs_extra("INT8 for OpenVINO", extra="quantize"):
         import nncf
         import openvino
-    except ImportError as error:
-        raise MissingExtraError("INT8 for OpenVINO", extra="quantize") from error
     # Not `nncf.set_log_level`: that also sets the level of every handler, those of the caller among them.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(str(plain))

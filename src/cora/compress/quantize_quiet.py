@@ -1,26 +1,13 @@
-"""Silences the developer messages of quantizers and reports their errors in one line."""
+"""Reports the errors of quantizers in one line, and hides their progress bars."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import rich
 
 from cora.errors import CoraError, ModelError
-
-
-@contextmanager
-def quiet(name: str | None = None) -> Iterator[None]:
-    """Inside the block a logger (the root if None) passes errors only."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager

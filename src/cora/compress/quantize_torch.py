@@ -19,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cora.compress.quantize_float import FLOAT_PARTS
-from cora.compress.quantize_quiet import quiet
+from cora.console import quiet
 from cora.detector import Detector, DetectorConfig, check_no_variant
 from cora.detector.checkpoint import WHOLE, write_tensors
-from cora.errors import MissingExtraError, ModelError
+from cora.errors import ModelError, needs_extra
+from cora.files import read_safetensors
 from cora.images import ImageSource, read_image
 from cora.regions import Vocabulary
 from cora.towers.weights import load_checked
@@ -163,9 +164,7 @@ def _read(file: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
     if not file.is_file():
         raise ModelError(f"checkpoint {file}: expected an existing file, got none")
     try:
-        with safe_open(str(file), framework="pt") as content:
-            metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        metadata, tensors = read_safetensors(file)
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"checkpoint {file}: expected a file of `cora quantize`, could not read it ({error})"
@@ -219,18 +218,16 @@ def _make_int8(layer: nn.Linear | nn.Embedding, largest_input: Tensor | None, *,
 
     scaled: `largest_input` is the scale itself.
     """
-    with quiet("torch.utils._pytree"):  # torchao's import makes PyTorch warn about what no user can change
-        try:
-            from torchao.quantization import (
-                Int8DynamicActivationInt8WeightConfig,
-                Int8StaticActivationInt8WeightConfig,
-                Int8WeightOnlyConfig,
-                PerRow,
-                PerTensor,
-                quantize_,
-            )
-        except ImportError as error:
-            raise MissingExtraError("INT8 in PyTorch", extra="quantize") from error
+    # torchao's import makes PyTorch warn about what no user can change.
+    with quiet("torch.utils._pytree"), needs_extra("INT8 in PyTorch", extra="quantize"):
+        from torchao.quantization import (
+            Int8DynamicActivationInt8WeightConfig,
+            Int8StaticActivationInt8WeightConfig,
+            Int8WeightOnlyConfig,
+            PerRow,
+            PerTensor,
+            quantize_,
+        )
     config: Any
     if isinstance(layer, nn.Embedding):
         config = Int8WeightOnlyConfig(set_inductor_config=False)

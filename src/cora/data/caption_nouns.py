@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any
 
 from cora.errors import VocabularyError
 from cora.files import shipped_text
@@ -228,18 +228,8 @@ def _denied(words: list[str], start: int) -> bool:
     return start > 0 and words[start - 1] in _DENIALS
 
 
-class _List(NamedTuple):
-    """The shipped list: all nouns, of them those of each kind, and irregular plurals with their singulars."""
-
-    nouns: frozenset[str]
-    verbs: frozenset[str]
-    living: frozenset[str]
-    silent: frozenset[str]
-    plurals: dict[str, str]
-
-
 @cache
-def _english() -> _List:
+def _english() -> dict[str, Any]:
     text = shipped_text("data/nouns/english.txt")
     kinds: dict[str, str] = {}
     plurals: dict[str, str] = {}
@@ -252,14 +242,14 @@ def _english() -> _List:
         else:
             kinds[noun] = kind
     verbs, living, silent = (frozenset(noun for noun, kind in kinds.items() if letter in kind) for letter in "vlx")
-    return _List(frozenset(kinds), verbs, living, silent, plurals)
+    return {"nouns": frozenset(kinds), "verbs": verbs, "living": living, "silent": silent, "plurals": plurals}
 
 
 def english_nouns(wanted: Iterable[str] | None = None) -> NounFinder:
     """A finder with the shipped English nouns; `wanted` limits it to a list of class names."""
-    return _all_nouns() if wanted is None else NounFinder(**_english()._asdict(), wanted=wanted)
+    return _all_nouns() if wanted is None else NounFinder(**_english(), wanted=wanted)
 
 
 @cache
 def _all_nouns() -> NounFinder:
-    return NounFinder(**_english()._asdict())
+    return NounFinder(**_english())

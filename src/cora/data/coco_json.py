@@ -8,7 +8,7 @@ from typing import Any
 
 from cora.data.coco_content import CocoContent, classes_of
 from cora.data.photo_folder import PhotoFolder
-from cora.data.problems import Findings, is_number, is_whole, truth_value
+from cora.data.problems import Findings, is_box, is_number, is_whole, truth_value
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import ImageError
 from cora.images import read_size
@@ -86,7 +86,7 @@ def _images(
 def _image(entry: dict[str, Any], name: object, photos: PhotoFolder, findings: Findings) -> RawImage | None:
     sides = entry.get("height"), entry.get("width")
     measured = any(side is None or isinstance(side, str) for side in sides)
-    area = measured or all(is_number(side) and side >= 1 for side in sides)  # type: ignore[operator]
+    area = measured or all(is_number(side) and side >= 1 for side in sides)
     if not area:
         findings.bad.add("images without an area", name)
     path = photos.find(name, findings.bad, findings.repairs)
@@ -124,7 +124,7 @@ def _add_boxes(
             findings.bad.add("annotations of unknown images", identity)
         elif not is_whole(category_id) or category_id not in names:
             findings.bad.add("unknown category ids", f"annotation {identity}: {category_id}")
-        elif not _is_box(entry["bbox"]):
+        elif not is_box(entry["bbox"]):
             findings.bad.add("boxes that are not four finite numbers", identity)
         elif (crowd := truth_value(entry.get("iscrowd"))) is None:
             findings.bad.add("values of iscrowd that are neither 0 nor 1", f"annotation {identity}: {entry['iscrowd']}")
@@ -134,7 +134,3 @@ def _add_boxes(
             x, y, w, h = entry["bbox"]
             box = RawBox(names[category_id], (x, y, x + w, y + h), crowd, position, f"annotation {identity}")
             images[image_id].boxes.append(box)
-
-
-def _is_box(bbox: object) -> bool:
-    return isinstance(bbox, list) and len(bbox) == 4 and all(is_number(x) for x in bbox)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from cora.errors import DataError
 from cora.files import HEAD_BYTES, not_fetched
@@ -67,14 +67,19 @@ def check_folder(folder: Path) -> None:
         raise DataError(f"expected a folder of images, but {folder} is missing or no folder; check the path")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a finite int or float of a usable size; True and False are no numbers here."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether `value` is an int of a usable size, as ids have to be."""
     return isinstance(value, int) and is_number(value)
+
+
+def is_box(value: object) -> TypeGuard[list[float]]:
+    """Whether `value` is a list of four such numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def read_text(path: Path, *, max_bytes: int, expected: str) -> str:

@@ -6,6 +6,7 @@ an epoch longer and weights of mean 1 keep its length. Weights of several kinds 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -47,7 +48,7 @@ def repeat_factors(records: Sequence[SampledRecord], threshold: float = 0.001) -
     if not 0 < threshold <= 1:
         raise DataError(f"repeat_factors: expected a threshold in 0..1 (0 excluded), got {threshold}")
     held = _classes_held(records)
-    photos = _photos_a_class(held)
+    photos = Counter(c for one in held for c in one)
     factor_of = {c: max(1.0, (threshold * len(held) / count) ** 0.5) for c, count in photos.items()}
     return torch.tensor([max((factor_of[c] for c in one), default=1.0) for one in held], dtype=torch.float64)
 
@@ -70,7 +71,7 @@ def equal_class_weights(records: Sequence[SampledRecord], classes: Sequence[int]
     """
     wanted = {int(c) for c in classes}
     held = [one & wanted for one in _classes_held(records)]
-    photos = _photos_a_class(held)
+    photos = Counter(c for one in held for c in one)
     if not photos:
         raise DataError(f"equal_class_weights: expected images of the {len(wanted)} classes given, got none")
     each = len(held) / len(photos)
@@ -158,14 +159,6 @@ def check_weights(weights: Tensor, size: int) -> None:
 def _classes_held(records: Sequence[SampledRecord]) -> list[set[int]]:
     _check_any(records)
     return [set(record.classes.tolist()) for record in records]
-
-
-def _photos_a_class(held: Sequence[set[int]]) -> dict[int, int]:
-    photos: dict[int, int] = {}
-    for one in held:
-        for c in one:
-            photos[c] = photos.get(c, 0) + 1
-    return photos
 
 
 def _check_any(records: Sequence[SampledRecord]) -> None:

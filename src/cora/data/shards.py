@@ -22,7 +22,7 @@ from PIL import Image
 from cora.data.coco import CocoDataset, CocoImage, targets_of
 from cora.data.listing import files_ending
 from cora.data.photo_folder import PhotoFolder
-from cora.data.problems import Findings, is_number, is_whole, read_text
+from cora.data.problems import Findings, is_box, is_whole, read_text
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError, ImageError
 from cora.files import whole_file, write_text
@@ -252,13 +252,11 @@ def _raw_image(content: Any, photos: PhotoFolder, entries: int, name: str, findi
     boxes: list[RawBox] = []
     for kind, crowd in (("", False), ("crowd_", True)):
         found = content.get(f"{kind}boxes_xyxy_px", []), content.get(f"{kind}classes", [])
-        if not (_is_list(found[0]) and _is_list(found[1]) and len(found[0]) == len(found[1])):
+        if not all(isinstance(one, list) for one in found) or len(found[0]) != len(found[1]):
             findings.bad.add("annotations whose boxes and classes differ in number", name)
             return None
         for box, label in zip(*found, strict=True):
-            if not (
-                _is_list(box) and len(box) == 4 and all(is_number(side) for side in box) and isinstance(label, str)
-            ):
+            if not (is_box(box) and isinstance(label, str)):
                 findings.bad.add("boxes that are not four finite numbers with a class name", name)
                 continue
             x0, y0, x1, y1 = map(float, box)
@@ -293,10 +291,6 @@ def _annotations(folder: Path, images: list[RawImage]) -> RawAnnotations:
         declared="category_ids" in common,
         frequencies=frequencies if isinstance(frequencies, dict) else {},
     )
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
 
 
 def _names(value: object) -> tuple[str, ...]:

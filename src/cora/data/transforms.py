@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -60,15 +60,12 @@ class AugmentConfig:
     def scaled(self, factor: float) -> AugmentConfig:
         """The same policy for smaller (or larger) images: every size in pixels times `factor`."""
         least, greatest = (max(1, round(side * factor)) for side in self.crop_sides)
-        return AugmentConfig(
+        return replace(
+            self,
             short_sides=tuple(max(1, round(side * factor)) for side in self.short_sides),
             long_side=max(1, round(self.long_side * factor)),
-            flip=self.flip,
-            crop=self.crop,
             crop_short_sides=tuple(max(1, round(side * factor)) for side in self.crop_short_sides),
             crop_sides=(least, greatest),
-            min_box_side=self.min_box_side,
-            min_visible=self.min_visible,
         )
 
 

@@ -68,9 +68,10 @@ def infer_tower(weights: Mapping[str, Tensor], *, source: str) -> TowerConfig:
             f"{source}: expected a CLIP ResNet such as RN50, or a ConvNeXt such as convnext_base_w, got a ViT; CORA "
             "pools regions of a convolutional network's maps"
         )
-    kind, sizes = ("ConvNeXt", _convnext_sizes) if _CONVNEXT_STEM in weights else ("ResNet", _resnet_sizes)
+    kind, sizes = ("ConvNeXt", _convnext_sizes) if _CONVNEXT_STEM in weights else ("ResNet", resnet_sizes)
     try:
-        return _with_image_size(TowerConfig(**sizes(weights), **_text_sizes(weights)))
+        text = "text." if any(name.startswith("text.") for name in weights) else ""
+        return _with_image_size(TowerConfig(**sizes(weights), **text_sizes(weights, text)))
     except KeyError as error:
         raise ModelError(
             f"{source}: expected weights of a CLIP {kind} and its text tower, got {len(weights)} tensors without "
@@ -80,13 +81,20 @@ def infer_tower(weights: Mapping[str, Tensor], *, source: str) -> TowerConfig:
         raise ModelError(f"{source}: expected weights of a CLIP {kind}, but {error}") from error
 
 
-def _resnet_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    side = round((weights["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+def resnet_sizes(
+    weights: Mapping[str, Tensor], *, body: str = "visual.", pool: str = "visual.attnpool."
+) -> dict[str, Any]:
+    """Sizes of a `TowerConfig` that an image tower has whose tensors begin with `body`, those of its pool with `pool`.
+
+    Raises:
+        KeyError: a tensor is missing.
+    """
+    side = round((weights[f"{pool}positional_embedding"].shape[0] - 1) ** 0.5)
     return {
-        "layers": tuple(_count(weights, rf"visual\.layer{stage}\.(\d+)\.") for stage in range(1, 5)),
-        "width": weights["visual.layer1.0.conv1.weight"].shape[0],
+        "layers": tuple(parts_in(weights, rf"{re.escape(body)}layer{stage}\.(\d+)\.") for stage in range(1, 5)),
+        "width": weights[f"{body}layer1.0.conv1.weight"].shape[0],
         "image_size": side * 32,
-        "embed_dim": weights["visual.attnpool.c_proj.weight"].shape[0],
+        "embed_dim": weights[f"{pool}c_proj.weight"].shape[0],
     }
 
 
@@ -95,7 +103,7 @@ def _convnext_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "family": "convnext",
         "quick_gelu": False,
-        "layers": tuple(_count(weights, rf"visual\.trunk\.stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),
+        "layers": tuple(parts_in(weights, rf"visual\.trunk\.stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),
         "width": weights[_CONVNEXT_STEM].shape[0],
         "image_size": CONVNEXT_IMAGE_SIZE,
         "projection": "linear" if linear else "mlp",
@@ -103,13 +111,13 @@ def _convnext_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _text_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    text = "text." if any(name.startswith("text.") for name in weights) else ""
+def text_sizes(weights: Mapping[str, Tensor], text: str) -> dict[str, Any]:
+    """The same of a text tower, whose tensors begin with `text`."""
     width = weights[f"{text}ln_final.weight"].shape[0]
     return {
         "text_width": width,
         "text_heads": max(width // 64, 1),
-        "text_layers": _count(weights, rf"{re.escape(text)}transformer\.resblocks\.(\d+)\."),
+        "text_layers": parts_in(weights, rf"{re.escape(text)}transformer\.resblocks\.(\d+)\."),
         "context_length": weights[f"{text}positional_embedding"].shape[0],
         "vocab_size": weights[f"{text}token_embedding.weight"].shape[0],
     }
@@ -125,5 +133,6 @@ def _with_image_size(tower: TowerConfig) -> TowerConfig:
     return min(own, key=lambda one: one.image_size, default=tower)
 
 
-def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+def parts_in(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """How many different numbers the names of tensors have that begin with a pattern."""
     return len({found.group(1) for name in weights if (found := re.match(pattern, name))})

@@ -76,23 +76,17 @@ class DetectorConfig:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON."""
         values = asdict(self)
-        if self.text is None:
-            del values["text"]  # so that older versions can read the file, as below
+        # What came later is left out where it says nothing, so that older versions can read the file.
+        for name in ("text", "fast_alignment", "untrained", "class_names", "variant"):
+            if not values[name]:
+                del values[name]
         if self.tower.family == "resnet":
             for name in ("family", "projection", "norm_eps"):
                 del values["tower"][name]
-        if not self.fast_alignment:
-            del values["fast_alignment"]
-        if not self.untrained:
-            del values["untrained"]
-        if not self.class_names:
-            del values["class_names"]
-        if not self.variant:
-            del values["variant"]
-        if self.postprocess.score_threshold == SCORE_THRESHOLD:
-            del values["postprocess"]["score_threshold"]
-        if self.postprocess.builtin_threshold == BUILTIN_THRESHOLD:
-            del values["postprocess"]["builtin_threshold"]
+        post = values["postprocess"]
+        for name, usual in (("score_threshold", SCORE_THRESHOLD), ("builtin_threshold", BUILTIN_THRESHOLD)):
+            if post[name] == usual:
+                del post[name]
         return values
 
     @classmethod

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cora.detector.clip_file import detector_from_clip, is_clip
+from cora.detector.clip_file import detector_from_clip, is_clip, parts_in, resnet_sizes, text_sizes
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
 from cora.detector.foreign import Weights, read_tensors
@@ -105,38 +105,21 @@ def infer_config(weights: Mapping[str, Tensor], *, source: str = "published stat
     Raises:
         ModelError: tensors that tell a size are missing.
     """
-
-    def shape(name: str) -> torch.Size:
-        return weights[name].shape
-
-    def count(pattern: str) -> int:
-        return len({found.group(1) for name in weights if (found := re.match(pattern, name))})
-
     try:
-        side = round((shape("backbone.0.attn_pool.positional_embedding")[0] - 1) ** 0.5)
-        first, second, third, fourth = (count(rf"backbone\.0\.body\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
-        embed_dim = shape("backbone.0.attn_pool.c_proj.weight")[0]
-        text_width = shape("classifier.ln_final.weight")[0]
         tower = TowerConfig(
-            layers=(first, second, third, fourth),
-            width=shape("backbone.0.body.layer1.0.conv1.weight")[0],
-            image_size=side * 32,
-            embed_dim=embed_dim,
-            text_width=text_width,
-            text_heads=text_width // 64,
-            text_layers=count(r"classifier\.transformer\.resblocks\.(\d+)\."),
-            context_length=shape("classifier.positional_embedding")[0],
-            vocab_size=shape("classifier.token_embedding.weight")[0],
+            **resnet_sizes(weights, body="backbone.0.body.", pool="backbone.0.attn_pool."),
+            **text_sizes(weights, "classifier."),
         )
+        dim, c3_channels = weights["input_proj.0.0.weight"].shape[:2]
         localizer = LocalizerConfig(
-            dim=shape("input_proj.0.0.weight")[0],
-            c3_channels=shape("input_proj.0.0.weight")[1],
-            ff=shape("transformer.encoder.layers.0.linear1.weight")[0],
-            enc_layers=count(r"transformer\.encoder\.layers\.(\d+)\."),
-            dec_layers=count(r"transformer\.decoder\.layers\.(\d+)\."),
-            num_queries=shape("query_embed.weight")[0],
-            embed_dim=embed_dim,
-            class_hidden=shape("text_proj.layers.0.weight")[0],
+            dim=dim,
+            c3_channels=c3_channels,
+            ff=weights["transformer.encoder.layers.0.linear1.weight"].shape[0],
+            enc_layers=parts_in(weights, r"transformer\.encoder\.layers\.(\d+)\."),
+            dec_layers=parts_in(weights, r"transformer\.decoder\.layers\.(\d+)\."),
+            num_queries=weights["query_embed.weight"].shape[0],
+            embed_dim=tower.embed_dim,
+            class_hidden=weights["text_proj.layers.0.weight"].shape[0],
         )
     except KeyError as error:
         raise ModelError(

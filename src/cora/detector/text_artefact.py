@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cora.detector.checkpoint import write_tensors
 from cora.detector.cora import Detector
 from cora.errors import ModelError
+from cora.files import read_safetensors
 from cora.regions import LearnedText, LearnedTextConfig, build_learned_text, clean_templates
 from cora.towers import TextTower
 from cora.towers.weights import load_checked, why_unreadable
@@ -142,15 +143,13 @@ class TextArtefact:
         if not file.is_file():
             raise ModelError(f"text artefact {file}: expected an existing file, got none")
         try:
-            with safe_open(str(file), framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(FORMAT_VERSION)):
-                    raise ModelError(
-                        f"text artefact {file}: expected {FORMAT} of version {FORMAT_VERSION}, "
-                        f"got {metadata.get('format')} of version {metadata.get('version')}"
-                    )
-                content = json.loads(metadata["content"])
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
+            metadata, tensors = read_safetensors(file)
+            if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(FORMAT_VERSION)):
+                raise ModelError(
+                    f"text artefact {file}: expected {FORMAT} of version {FORMAT_VERSION}, "
+                    f"got {metadata.get('format')} of version {metadata.get('version')}"
+                )
+            content = json.loads(metadata["content"])
             config = content["config"]
             return cls(
                 kind=content["kind"],

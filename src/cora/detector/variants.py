@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,22 +28,11 @@ from cora.regions import Prepared, RegionPrompt, Vocabulary
 from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.towers import ClipTower
 
-_PARTS = (
-    "image_tower",
-    "text_tower",
-    "prompt",
-    "classifier",
-    "localizer",
-    "vocabulary_encoder",
-    "preprocessor",
-    "config",
-    "fast_alignment",
-)
-
 
 def _parts_of(detector: Detector) -> dict[str, Any]:
-    """The detector's modules and settings by the names of its constructor's arguments, not copied."""
-    return {name: getattr(detector, name) for name in _PARTS}
+    """What the constructor of a detector takes, apart from the precision."""
+    names = inspect.signature(Detector).parameters.keys() - {"precision"}
+    return {name: getattr(detector, name) for name in names}
 
 
 class DetectorVariant(Detector):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from cora.errors import DataError
-from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, estimate, mean_of_known
+from cora.evaluation.bootstrap import Estimate, FloatArray, IntArray, divided, estimate, mean_of_known
 from cora.evaluation.coco_ap import BoxEvaluation, Scores
 from cora.names import repeated_names
 
@@ -129,10 +129,8 @@ def group_ratios(
         below = _mean([plain.scores[i].ap50 for i in columns if plain.scores[i].boxes])
         above = _mean([other.scores[i].ap50 for i in columns if other.scores[i].boxes])
         value = above / below if above is not None and below else np.nan
-        denominator = mean_of_known(plain_resampled[:, columns])
-        ratios = np.full(len(denominator), np.nan)
-        np.divide(mean_of_known(other_resampled[:, columns]), denominator, out=ratios, where=denominator > 0)
-        answer[group] = estimate(value, ratios)
+        means = (mean_of_known(resampled[:, columns]) for resampled in (other_resampled, plain_resampled))
+        answer[group] = estimate(value, divided(*means))
     return answer
 
 

@@ -81,8 +81,11 @@ def estimate_of(values: FloatArray) -> Estimate:
 def mean_of_known(values: FloatArray) -> FloatArray:
     """Mean over the last axis without the NaN entries; NaN where all are (numpy's nanmean warns there)."""
     known = np.isfinite(values)
-    count = known.sum(axis=-1)
-    total = np.where(known, values, 0.0).sum(axis=-1)
-    mean: FloatArray = np.full(np.shape(total), np.nan)
-    np.divide(total, count, out=mean, where=count > 0)
-    return mean
+    return divided(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+
+
+def divided(part: FloatArray, whole: FloatArray | IntArray) -> FloatArray:
+    """`part / whole`, NaN where the whole is 0."""
+    share: FloatArray = np.full(np.shape(part), np.nan)
+    np.divide(part, whole, out=share, where=whole > 0)
+    return share

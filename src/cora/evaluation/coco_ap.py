@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cora.errors import DataError, MissingExtraError
+from cora.errors import DataError, needs_extra
 from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.matching import (
     ClassMatches,
@@ -213,10 +213,8 @@ def _precision_and_recall(
     truth: TrueBoxes, found: FoundBoxes, federation: Federation | None, images: int, classes: int, limit: int
 ) -> tuple[FloatArray, FloatArray]:
     """[10 IoUs, 101 recalls, classes, 4 areas] and [10 IoUs, classes, 4 areas] in 0..1, -1 without a box."""
-    try:
+    with needs_extra("average precision", extra="evaluate"):
         from hotcoco import COCO, COCOeval
-    except ImportError as error:
-        raise MissingExtraError("average precision", extra="evaluate") from error
 
     annotations = [
         {"id": number, "image_id": image, "category_id": label, "bbox": bbox, "area": area, "iscrowd": crowd}

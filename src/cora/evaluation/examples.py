@@ -55,11 +55,7 @@ def looked_at(errors: Errors) -> BoolArray:
     """[N] bool: the best detections of each image, as many as it has true boxes but at least three."""
     found, truth = errors.matched.found, errors.matched.truth
     limit = np.maximum(np.bincount(truth.image[~truth.crowd], minlength=errors.matched.images), _FEWEST)
-    order = np.lexsort((-found.score, found.image))
-    image = found.image[order]
-    place = np.arange(len(order)) - np.searchsorted(image, image, side="left")
-    answer = np.zeros(len(found), dtype=bool)
-    answer[order] = place < limit[image]
+    answer: BoolArray = found.places() < limit[found.image]
     return answer
 
 

@@ -6,9 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 
-from cora.data.class_split import ClassSplit
+from cora.data.benchmarks import testing_images
+from cora.data.class_split import ClassSplit, open_split
 from cora.data.coco import CocoDataset
+from cora.data.read import read_held_out
 from cora.detector import Detector
 from cora.errors import MissingExtraError
 from cora.evaluation.base_novel import GroupScore, frequency_groups, group_scores, resampled_ap50
@@ -39,6 +42,36 @@ class HeldOut:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     resamples: int = 200
     all_boxes: bool = False
+
+    @classmethod
+    def read(
+        cls,
+        images: Path | None,
+        annotations: Path | None,
+        split: str | None,
+        *,
+        limit: int | None = None,
+        option: str = "val",
+    ) -> HeldOut | None:
+        """The images of --val-images, --val-annotations and their split, or of --OPTION-...; None without both.
+
+        Args:
+            images: folder, or None.
+            annotations: their boxes, or None.
+            split: class split, JSON or the name of a benchmark; None makes all classes one group.
+            limit: the first so many images.
+            option: name of the options, for messages.
+
+        Raises:
+            DataError: one of images and annotations without the other, or a file that cannot be used.
+        """
+        known = None if split is None else open_split(split)
+        dataset = read_held_out(images, annotations, None if known is None else known.all, option=option)
+        if dataset is None:
+            return None
+        dataset = testing_images(dataset, known)
+        dataset = dataset.with_records(dataset.records[:limit])
+        return cls(dataset=dataset, groups=groups_of_split(known, dataset.class_names))
 
     def ap50(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
         """AP50 of every group in 0..1, and of LVIS its own numbers, AP of rare, common, frequent and all classes.

@@ -58,6 +58,13 @@ class FoundBoxes:
         order: IntArray = np.lexsort((self.image, -self.score))
         return order
 
+    def places(self) -> IntArray:
+        """Place [N] of each detection among those of its image, 0 for the best; of equal scores the first is better."""
+        order = np.lexsort((-self.score, self.image))
+        image, places = self.image[order], np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order)) - np.searchsorted(image, image, side="left")
+        return places
+
 
 @dataclass(frozen=True)
 class Federation:
@@ -212,10 +219,7 @@ def keep_best(found: FoundBoxes, limit: int) -> FoundBoxes:
 
     pycocotools limits the detections per image *and class*, which is more generous than the benchmark's rule.
     """
-    order = np.lexsort((-found.score, found.image))
-    image = found.image[order]
-    place = np.arange(len(order)) - np.searchsorted(image, image, side="left")
-    return found.at(np.sort(order[place < limit]))
+    return found.at(found.places() < limit)
 
 
 def keep_known(found: FoundBoxes, truth: TrueBoxes, federation: Federation, classes: int) -> FoundBoxes:

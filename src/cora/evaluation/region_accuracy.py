@@ -19,7 +19,16 @@ from torch import Tensor
 from cora.boxes import box_area
 from cora.data.coco import CocoDataset
 from cora.detector.variants import CropDetector
-from cora.evaluation.bootstrap import BoolArray, Estimate, FloatArray, IntArray, estimate_of, mean_of_known, whole_first
+from cora.evaluation.bootstrap import (
+    BoolArray,
+    Estimate,
+    FloatArray,
+    IntArray,
+    divided,
+    estimate_of,
+    mean_of_known,
+    whole_first,
+)
 from cora.evaluation.predict import Progress
 
 if TYPE_CHECKING:
@@ -194,8 +203,4 @@ def right_shares(
     np.add.at(boxes, (images, classes), 1.0)
     np.add.at(hits, (images, classes), right.astype(np.float64))
     boxes, hits = counts @ boxes, counts @ hits
-    per_class: FloatArray = np.full(boxes.shape, np.nan)
-    np.divide(hits, boxes, out=per_class, where=boxes > 0)
-    per_box: FloatArray = np.full(len(boxes), np.nan)
-    np.divide(hits.sum(axis=1), boxes.sum(axis=1), out=per_box, where=boxes.sum(axis=1) > 0)
-    return per_box, mean_of_known(per_class)
+    return divided(hits.sum(axis=1), boxes.sum(axis=1)), mean_of_known(divided(hits, boxes))

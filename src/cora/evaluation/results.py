@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cora.data.coco_content import MAX_JSON_BYTES, whole_id
-from cora.data.problems import Problems, is_number, parse_json, read_text
+from cora.data.problems import Problems, is_number, is_whole, parse_json, read_text
 from cora.errors import DataError
-from cora.evaluation.truth import is_box
+from cora.evaluation.truth import is_sized_box
 
 logger = logging.getLogger(__name__)
 
@@ -68,19 +68,15 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         )
         if isinstance(image, int) and image in truth.get("again", {}):
             again += 1
-        elif isinstance(image, bool) or not isinstance(image, int) or image not in sizes:
+        elif not is_whole(image) or image not in sizes:
             problems.add("unknown image ids", repr(entry.get("image_id")))  # quotes tell texts from numbers
-        elif (
-            isinstance(category, bool)
-            or not isinstance(category, int)
-            or (category not in place_of and category not in others)
-        ):
+        elif not is_whole(category) or (category not in place_of and category not in others):
             problems.add("unknown category ids", repr(entry.get("category_id")))
-        elif not isinstance(score, int | float) or isinstance(score, bool) or not is_number(score):
+        elif not is_number(score):
             problems.add("scores that are no finite number", f"{score!r} in {where}")
         elif not 0 <= score <= 1:
             problems.add("scores outside 0..1", f"{score} in {where}")
-        elif not isinstance(bbox, list) or not is_box(bbox):
+        elif not is_sized_box(bbox):
             problems.add("boxes that are no four finite numbers with sides of 0 or more", f"{bbox} in {where}")
         else:
             over = _reach(bbox, *sizes[image])

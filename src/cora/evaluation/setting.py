@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 import cora
 from cora.console import output_console, say
 from cora.data.benchmarks import images_tested
-from cora.data.class_split import ClassSplit, open_split
+from cora.data.class_split import open_split
 from cora.data.coco import CocoDataset
 from cora.data.read import read_annotated
 from cora.detector.fingerprint import weights_fingerprint
@@ -101,23 +101,17 @@ def read_setting(
             f"expected at least one image to measure on in {annotations}, got none; nothing can be measured"
         )
     indices = range(min(len(ids), limit or len(ids)))
+    groups = class_groups(parts.base, parts.novel) if parts is not None else {"all": class_names}
+    groups |= frequency_groups(frequencies_of(whole))
     return Setting(
         whole_truth=whole,
         truth=only_images(whole, frozenset(ids[index] for index in indices)),
         class_names=class_names,
-        groups=_groups(parts, whole, class_names),
+        groups={group: members for group, members in groups.items() if members},
         counts=resample_counts(len(indices), resamples=resamples),
         photos=photos,
         indices=indices,
     )
-
-
-def _groups(
-    split: ClassSplit | None, truth: Mapping[str, Any], class_names: tuple[str, ...]
-) -> dict[str, tuple[str, ...]]:
-    groups = class_groups(split.base, split.novel) if split is not None else {"all": class_names}
-    groups |= frequency_groups(frequencies_of(truth))
-    return {group: members for group, members in groups.items() if members}
 
 
 def header(

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from cora.data.coco_content import Classes, classes_of, read_json
 from cora.data.lvis import FREQUENCIES
-from cora.data.problems import Problems, is_number, is_whole, listed, truth_value
+from cora.data.problems import Problems, is_box, is_number, is_whole, listed, truth_value
 from cora.errors import DataError
 from cora.names import names_without, spelled_as
 
@@ -164,7 +164,7 @@ def _boxes(
     seen: set[tuple[object, ...]] = set()
     for place, entry in enumerate(entries):
         where = entry.get("id", f"entry {place}") if isinstance(entry, dict) else f"entry {place}"
-        if not isinstance(entry, dict) or not is_box(entry.get("bbox")):
+        if not isinstance(entry, dict) or not is_sized_box(entry.get("bbox")):
             problems.add("annotations without a box of four numbers, sides 0 or more, or an outline", where)
         elif entry.get("image_id") not in images:
             problems.add("annotations of unknown images", where)
@@ -185,11 +185,6 @@ def _boxes(
     return found
 
 
-def is_box(value: object) -> bool:
+def is_sized_box(value: object) -> TypeGuard[list[float]]:
     """Whether `value` is x, y, width, height: four finite numbers, the sides 0 or more."""
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(is_number(v) for v in value)
-        and min(value[2], value[3]) >= 0
-    )
+    return is_box(value) and min(value[2:]) >= 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cora.errors import CoraError, MissingExtraError, ModelError
+from cora.errors import CoraError, ModelError, needs_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,10 +55,8 @@ class OnnxRuntime:
     name = "ONNX Runtime"
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int = 0) -> None:
-        try:
+        with needs_extra("running an ONNX file", extra="onnx"):
             import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError("running an ONNX file", extra="onnx") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what goes wrong comes as an exception, and is said once
@@ -95,10 +93,8 @@ class OpenVino:
     name = "OpenVINO"
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int = 0) -> None:
-        try:
+        with needs_extra("running an OpenVINO file", extra="openvino"):
             import openvino
-        except ImportError as error:
-            raise MissingExtraError("running an OpenVINO file", extra="openvino") from error
         if device != "cpu":
             raise CoraError(f"expected the device cpu for an OpenVINO file, got {device}; use --device cpu")
         # Half precision, the default on some processors, would change scores.
@@ -138,10 +134,8 @@ class LiteRt:
     name = "LiteRT"
 
     def __init__(self, path: Path, *, outputs: Sequence[str], device: str = "cpu", threads: int = 0) -> None:
-        try:
+        with needs_extra("running a LiteRT file", extra="litert"):
             from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise MissingExtraError("running a LiteRT file", extra="litert") from error
         if device != "cpu":
             raise CoraError(f"expected the device cpu for a LiteRT file, got {device}; use --device cpu")
         try:

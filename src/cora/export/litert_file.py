@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cora.errors import MissingExtraError, ModelError
+from cora.errors import ModelError, needs_extra
 from cora.export.backends import unguarded
 from cora.export.description import read_description, write_description
 from cora.export.manifest import ExportSettings, Manifest
@@ -39,10 +39,8 @@ def check_litert() -> Any:
     Raises:
         MissingExtraError: litert-torch is not installed.
     """
-    try:
+    with needs_extra("exporting to LiteRT", extra="litert"):
         import litert_torch
-    except ImportError as error:
-        raise MissingExtraError("exporting to LiteRT", extra="litert") from error
     return litert_torch
 
 
@@ -97,7 +95,10 @@ class _Named(nn.Module):
 def _without_splits(program: ExportedProgram) -> ExportedProgram:
     """The program with slices in place of splits: the converter fails at a split into a single part."""
     aten = torch.ops.aten
-    return program.run_decompositions({aten.split.Tensor: _slices, aten.split_with_sizes.default: _slices})
+    sliced: ExportedProgram = program.run_decompositions(
+        {aten.split.Tensor: _slices, aten.split_with_sizes.default: _slices}
+    )
+    return sliced
 
 
 def _slices(tensor: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Tensor]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cora.errors import MissingExtraError, ModelError
+from cora.console import quiet
+from cora.errors import ModelError, needs_extra
 from cora.export.manifest import METADATA_KEY, Manifest
 from cora.export.program import input_names, output_names
 from cora.files import head_of, not_fetched
@@ -31,14 +29,13 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None
         MissingExtraError: onnx or onnxscript is not installed.
         ModelError: the weights do not fit into one file.
     """
-    try:
+    with needs_extra("exporting to ONNX", extra="onnx"):
         import onnx
         import onnxscript  # noqa: F401 - the exporter's own import gives no extra's name
-    except ImportError as error:
-        raise MissingExtraError("exporting to ONNX", extra="onnx") from error
     import torch
 
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notes of the exporter for its developers
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -81,11 +78,9 @@ def read_onnx_manifest(path: Path) -> Manifest:
         ModelError: no such file, too large, no ONNX, not one that `cora export` wrote, or with weights elsewhere.
     """
     check_size(path, MAX_BYTES)
-    try:
+    with needs_extra("reading an ONNX file", extra="onnx"):
         import onnx
         from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise MissingExtraError("reading an ONNX file", extra="onnx") from error
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
@@ -131,19 +126,3 @@ def _non_maximum_suppression() -> Any:
         return op.ScatterND(op.ConstantOfShape(op.Shape(scores)), chosen, ones)
 
     return kept_boxes
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes for its developers from people."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cora.errors import MissingExtraError, ModelError
+from cora.errors import ModelError, needs_extra
 from cora.export.description import check_beside, read_description, write_description
 from cora.export.manifest import Manifest
 from cora.export.onnx_file import MAX_BYTES, check_size
@@ -25,10 +25,8 @@ def write_openvino(onnx_path: Path, manifest: Manifest, path: Path) -> None:
         MissingExtraError: openvino is not installed.
         ModelError: OpenVINO cannot convert it.
     """
-    try:
+    with needs_extra("exporting to OpenVINO", extra="openvino"):
         import openvino
-    except ImportError as error:
-        raise MissingExtraError("exporting to OpenVINO", extra="openvino") from error
     try:
         model = openvino.convert_model(str(onnx_path))
     except Exception as error:  # the package's own exceptions share no base

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cora.errors import CoraError, MissingExtraError, ModelError
+from cora.errors import CoraError, ModelError, needs_extra
 from cora.export.manifest import Manifest
 
 #: Sizes that an engine is tuned for where the graph leaves them open: (least, usual, most).
@@ -23,10 +23,8 @@ def check_tensorrt() -> Any:
         MissingExtraError: tensorrt is not installed.
         CoraError: there is no NVIDIA GPU; an engine only fits the GPU that it is built on.
     """
-    try:
+    with needs_extra("building a TensorRT engine", extra="tensorrt"):
         import tensorrt
-    except ImportError as error:
-        raise MissingExtraError("building a TensorRT engine", extra="tensorrt") from error
     if not torch.cuda.is_available():
         raise CoraError(
             "TensorRT: expected an NVIDIA GPU, since an engine is built for the one that runs it, got none; "

@@ -100,7 +100,7 @@ def chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def read_all(sources: Sequence[ImageSource]) -> list[Read]:
     """Read images; what cannot be read does not lose the others."""
-    return [Read(source, _read(source)) for source in sources]
+    return [Read(source, read_or_error(source)) for source in sources]
 
 
 def read_ahead(sources: Sequence[ImageSource], size: int) -> Iterator[list[Read]]:
@@ -124,8 +124,9 @@ def path_of(source: ImageSource) -> str | None:
     return str(source) if isinstance(source, str | PathLike) else None
 
 
-def _read(source: ImageSource) -> Image.Image | ImageError:
+def read_or_error(source: ImageSource) -> Image.Image | ImageError:
+    """An image, or why it cannot be read."""
     try:
-        return read_image(source, allow_url=True)  # from Python only: the service and its clients hand over images
+        return read_image(source, allow_url=True)  # not from the service, whose clients hand over images
     except ImageError as error:
         return error

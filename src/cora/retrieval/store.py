@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cora.errors import MissingExtraError
+from cora.errors import needs_extra
 from cora.retrieval.manifest import LOCK, MANIFEST, Manifest, RetrievalError, damaged
 
 if TYPE_CHECKING:
@@ -239,10 +239,8 @@ def _guarded(place: Path) -> Iterator[None]:
 
 
 def _lancedb() -> Any:
-    try:
+    with needs_extra("searching images", extra="search"):
         import lancedb
-    except ImportError as error:
-        raise MissingExtraError("searching images", extra="search") from error
     return lancedb
 
 

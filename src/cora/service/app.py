@@ -132,14 +132,7 @@ def _add_page(app: FastAPI, page: dict[str, Any]) -> None:
 
 
 def _add_state(app: FastAPI, service: Service, *, model_name: str, token: str | None) -> None:
-    limits = service.limits
-    info = LimitsInfo(
-        max_body_bytes=limits.max_body_bytes,
-        max_pixels=limits.max_pixels,
-        max_images=limits.max_images,
-        max_classes=limits.max_classes,
-        max_name_length=limits.max_name_length,
-    )
+    limits = LimitsInfo.model_validate(service.limits, from_attributes=True)
 
     @app.get("/health", responses={503: {"model": Health, "description": "The model has stopped."}})
     async def health(response: Response) -> Health:
@@ -157,7 +150,7 @@ def _add_state(app: FastAPI, service: Service, *, model_name: str, token: str | 
             waiting=service.admission.taken,
             search=service.index is not None,
             token=token is not None,
-            limits=info,
+            limits=limits,
         )
 
     @app.get(

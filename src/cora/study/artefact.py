@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from cora.detector.checkpoint import write_tensors
 from cora.errors import ModelError
+from cora.files import read_safetensors
 from cora.study.build import build_model
 from cora.study.config import StudyConfig
 from cora.study.model import StudyModel
@@ -56,15 +57,11 @@ def read_study(path: Path) -> TrainedStudy:
     if not path.is_file():
         raise ModelError(f"study {path}: expected a file that 'cora study train' wrote, got none")
     try:
-        with safe_open(str(path), framework="pt") as content:
-            metadata = content.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ModelError(
-                    f"study {path}: expected a file that 'cora study train' wrote, got another kind of file"
-                )
-            config = StudyConfig.from_dict(json.loads(metadata["config"]))
-            class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
-            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        metadata, weights = read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise ModelError(f"study {path}: expected a file that 'cora study train' wrote, got another kind of file")
+        config = StudyConfig.from_dict(json.loads(metadata["config"]))
+        class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
         width = len(weights["head.patch_norm.weight"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelError(

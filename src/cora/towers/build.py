@@ -46,16 +46,31 @@ def build_clip_towers(config: TowerConfig) -> tuple[ClipTower, TextTower]:
 
 
 def _text_tower(config: TowerConfig) -> TextTower:
-    text_net = TextTransformer(
+    return build_text_tower(
         context_length=config.context_length,
         vocab_size=config.vocab_size,
         width=config.text_width,
         heads=config.text_heads,
         layers=config.text_layers,
-        output_dim=config.embed_dim,
-        act_layer=QuickGELU if config.quick_gelu else nn.GELU,
+        embed_dim=config.embed_dim,
+        quick_gelu=config.quick_gelu,
     )
-    return TextTower(net=text_net)
+
+
+def build_text_tower(*, embed_dim: int, quick_gelu: bool, **sizes: int) -> TextTower:
+    """A text tower of CLIP with random weights.
+
+    Args:
+        embed_dim: width of its embeddings.
+        quick_gelu: whether its activation is OpenAI's approximation of GELU.
+        **sizes: context_length, vocab_size, width, heads and layers, as open_clip calls them.
+    """
+    return TextTower(net=TextTransformer(output_dim=embed_dim, act_layer=activation(quick_gelu), **sizes))
+
+
+def activation(quick_gelu: bool) -> type[nn.Module]:
+    """That of a CLIP's transformers."""
+    return QuickGELU if quick_gelu else nn.GELU
 
 
 def _clip_tower(config: TowerConfig) -> ClipTower:

@@ -127,12 +127,16 @@ def resnet_of(tower: ImageTower, purpose: str) -> ResNetTower:
     return tower
 
 
-def interpolate_positions(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Values of n x n cells for another grid: bicubic.
+def interpolate_positions(
+    table: Tensor, grid_hw: tuple[int, int], *, mode: str = "bicubic", antialias: bool = True
+) -> Tensor:
+    """Values of n x n cells for another grid.
 
     Args:
         table: [n*n, C], row by row, or [n*n+1, C] with the row of the mean token first, which is kept.
         grid_hw: rows and columns (h, w) of the other grid.
+        mode: as of `F.interpolate`.
+        antialias: as of `F.interpolate`.
 
     Returns:
         [h*w, C] or [h*w+1, C].
@@ -140,5 +144,5 @@ def interpolate_positions(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     side = math.isqrt(table.shape[0])
     first = table.shape[0] - side**2
     cells = table[first:].T.reshape(1, -1, side, side)
-    cells = F.interpolate(cells, size=grid_hw, mode="bicubic", align_corners=False, antialias=True)
+    cells = F.interpolate(cells, size=grid_hw, mode=mode, align_corners=False, antialias=antialias)
     return torch.cat([table[:first], cells.flatten(2)[0].T])

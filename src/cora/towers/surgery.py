@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cora.errors import ModelError
 from cora.towers.frozen import FrozenModule
-from cora.towers.resnet_tower import ResNetTower
+from cora.towers.resnet_tower import ResNetTower, interpolate_positions
 
 #: Blocks of a ViT that have two paths.
 SURGERY_BLOCKS = 6
@@ -206,9 +206,7 @@ def bilinear_positions(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     side = round((table.shape[0] - 1) ** 0.5)
     if grid_hw == (side, side):
         return table
-    cells = table[1:].T.reshape(1, -1, side, side)
-    cells = F.interpolate(cells, size=grid_hw, mode="bilinear", align_corners=False)
-    return torch.cat([table[:1], cells.flatten(2)[0].T])
+    return interpolate_positions(table, grid_hw, mode="bilinear", antialias=False)
 
 
 def _attend(block: ResidualAttentionBlock, tokens: Tensor) -> tuple[Tensor, Tensor]:

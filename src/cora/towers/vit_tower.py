@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
-from torch import Tensor, nn
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
 
 from cora.errors import ModelError
+from cora.towers.build import activation, build_text_tower
 from cora.towers.download import download_weights
 from cora.towers.surgery import SURGERY_BLOCKS, VitSurgery
 from cora.towers.text_tower import TextTower
@@ -73,7 +74,6 @@ def build_vit(
     blocks: int = SURGERY_BLOCKS,
 ) -> tuple[VitSurgery, TextTower]:
     """Both towers with random weights, from the `vision_cfg` and `text_cfg` of an open_clip configuration."""
-    activation = QuickGELU if quick_gelu else nn.GELU
     net = VisionTransformer(
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
@@ -82,18 +82,10 @@ def build_vit(
         heads=vision["width"] // vision.get("head_width", _HEAD_WIDTH),
         mlp_ratio=vision.get("mlp_ratio", 4.0),
         output_dim=embed_dim,
-        act_layer=activation,
+        act_layer=activation(quick_gelu),
     )
-    text_net = TextTransformer(
-        context_length=text["context_length"],
-        vocab_size=text["vocab_size"],
-        width=text["width"],
-        heads=text["heads"],
-        layers=text["layers"],
-        output_dim=embed_dim,
-        act_layer=activation,
-    )
-    return VitSurgery(net=net, blocks=blocks, layers=layers), TextTower(net=text_net)
+    text_tower = build_text_tower(embed_dim=embed_dim, quick_gelu=quick_gelu, **text)
+    return VitSurgery(net=net, blocks=blocks, layers=layers), text_tower
 
 
 def load_vit_weights(weights: Mapping[str, Tensor], tower: VitSurgery, text_tower: TextTower, *, source: str) -> None:

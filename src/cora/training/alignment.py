@@ -43,7 +43,8 @@ def fit_alignment(
     Raises:
         TrainingError: no image.
     """
-    fit, done = AlignmentFit(_start(detector)), 0
+    start = detector.fast_alignment or FastAlignment(embed_dim=detector.config.tower.embed_dim)
+    fit, done = AlignmentFit(start), 0
     view = at_precision(detector, detector.precision)
     for done, picture in enumerate(pictures, start=1):
         fit.add(*pool_both_ways(view, picture, vocabulary))
@@ -149,8 +150,3 @@ def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabul
     if not found:
         raise TrainingError("fast alignment: expected at least one image to measure on, got none")
     return float(torch.cat(found).mean())
-
-
-def _start(detector: Detector) -> FastAlignment:
-    present = detector.fast_alignment
-    return present if present is not None else FastAlignment(embed_dim=detector.config.tower.embed_dim)

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from cora.errors import CoraError, MissingExtraError, TrainingError
+from cora.errors import CoraError, TrainingError, needs_extra
 
 Result = TypeVar("Result")
 Device = Literal["auto", "cpu", "cuda"]
@@ -219,11 +219,9 @@ def launch(
         )
     if not started:
         _check_can_be_sent(function)
-    try:
+    with needs_extra("work in several processes", extra="train"):
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
-    except ImportError as error:
-        raise MissingExtraError("work in several processes", extra="train") from error
     # Buffers are those of frozen towers, which never change; PyTorch renamed the option that leaves them alone.
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     buffers: dict[str, Any] = {

@@ -11,7 +11,7 @@ from cora.data.coco import CocoDataset
 from cora.regions.templates import shorten
 
 #: Settings that came later, and what was meant before: (part, key, value).
-_LATER = (
+_LATER: tuple[tuple[str, str, Any], ...] = (
     ("localizer", "objectness", "keep"),
     ("localizer", "groups_file", None),
     ("localizer", "variant", "full"),

@@ -14,16 +14,14 @@ from cora.detector import Detector
 from cora.localizer import LocalizerOutput, Memory, PyramidMemory, pre_match
 from cora.localizer.encoder import Encoder
 from cora.regions import Vocabulary
-from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.structures import FeatureMap, Targets
 from cora.training.allowed_pairs import allowed_pairs, similar_classes
 from cora.training.class_sampling import complementary_groups, first_process_draw, sample_classes
 from cora.training.criterion import Criterion
 from cora.training.denoising import DenoisingConfig, denoising_sum, make_queries
+from cora.training.frozen_maps import TaskBatch, frozen_maps
 from cora.training.proposal_loss import proposal_losses
 from cora.training.recompute import recomputed
-
-#: Images, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
-LocalizerBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +129,7 @@ class LocalizerTask(nn.Module):
         self.class_embeddings: Tensor
         self.similar: Tensor
 
-    def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:
+    def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
         c3, c4, targets = self._features(batch)
         with self._lean(), self._mixed(c3.features.device):
@@ -224,12 +222,8 @@ class LocalizerTask(nn.Module):
         wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
         return output, wanted, allowed_pairs(copy.classes, wanted, self.similar)
 
-    def _features(self, batch: LocalizerBatch) -> tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]:
-        if isinstance(batch[0], FeatureMap):
-            return batch
-        with torch.no_grad():
-            c3, c4 = self.detector.encode(batch[0])
-        return c3, c4, batch[-1]
+    def _features(self, batch: TaskBatch) -> tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]:
+        return frozen_maps(self.detector, batch)
 
     def _known_classes(self, targets: Sequence[Targets]) -> list[Tensor]:
         """Indices of the classes that each copy of the batch is given."""

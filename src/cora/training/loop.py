@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cora.console import stop_signal
 from cora.errors import TrainingError
 from cora.files import write_json
 from cora.training.ema import Ema
@@ -34,7 +36,7 @@ from cora.training.run_state import (
     restore_random_state,
 )
 from cora.training.step import Precision, Step, Stepper
-from cora.training.terminal import bar, stop_signal, tell_finished
+from cora.training.terminal import bar, tell_finished
 
 __all__ = ["BEST", "CONFIG", "LAST", "METRICS", "NON_FINITE", "Loader", "TrainResult", "check_config", "train"]
 
@@ -155,7 +157,8 @@ def train(
         tell_finished(run_dir, position.step)
     left = position.epoch < epochs
     shown = progress and engine.is_main and left
-    with stop_signal() as stop, bar(shown, total, position.step, title=f"training {run_dir.name}") as advance:
+    signals = (signal.SIGINT, signal.SIGTERM)
+    with stop_signal(*signals) as stop, bar(shown, total, position.step, title=f"training {run_dir.name}") as advance:
 
         def flags() -> tuple[bool, bool]:
             overdue = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes

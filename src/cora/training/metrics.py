@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cora.errors import MissingExtraError
+from cora.errors import needs_extra
 from cora.files import write_text
 from cora.training.run_state import Position
 
@@ -81,10 +81,8 @@ class Metrics:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    try:
+    with needs_extra("writing for TensorBoard (tensorboard=False trains without)", extra="train"):
         from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("writing for TensorBoard (tensorboard=False trains without)", extra="train") from error
     # Steps that a resumed run repeats are purged where the curves are read.
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 

@@ -19,9 +19,9 @@ from cora.errors import TrainingError
 from cora.names import names_without
 from cora.regions import EVERYDAY_NAMES, Vocabulary
 from cora.regions.learned_text import LearnedContext, LearnedOffsets
-from cora.structures import FeatureMap, Targets
+from cora.structures import FeatureMap
+from cora.training.frozen_maps import TaskBatch, frozen_maps
 from cora.training.losses import class_loss_weights
-from cora.training.prompt_task import PromptBatch
 from cora.training.recipe import NamesStage
 from cora.training.region_embeddings import RegionEmbeddings
 
@@ -74,9 +74,9 @@ class NamesTask(nn.Module):
         self.others: Tensor
         self.loss_weights: Tensor
 
-    def forward(self, batch: PromptBatch) -> dict[str, Tensor]:
+    def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Loss, and accuracy of exact and fast pooling, of a batch of images or of cached maps."""
-        c3, c4, targets = self._features(batch)
+        c3, c4, targets = frozen_maps(self.detector, batch)
         labels = torch.cat([one.classes for one in targets])
         embeddings = torch.cat([self.offsets(self.class_embeddings, self.names), self.others])
         if not len(labels):
@@ -113,13 +113,6 @@ class NamesTask(nn.Module):
         mixed = F.normalize((1 - share) * text + share * F.normalize(sums, dim=-1), dim=-1)
         has_box = (regions.class_counts() > 0).to(text.device)[:, None]
         self.offsets.lead_to(torch.where(has_box, mixed, text), self.class_embeddings, self.names)
-
-    def _features(self, batch: PromptBatch) -> tuple[FeatureMap, FeatureMap, Sequence[Targets]]:
-        if isinstance(batch[0], FeatureMap):
-            return batch
-        with torch.no_grad():
-            c3, c4 = self.detector.encode(batch[0])
-        return c3, c4, batch[-1]
 
     def _moved(self, boxes_cxcywh: Tensor) -> Tensor:
         if not self.training or not self.box_noise:

@@ -8,11 +8,9 @@ from torch.nn import functional as F
 
 from cora.detector import Detector
 from cora.regions import Vocabulary
-from cora.structures import FeatureMap, ImageBatch, Targets
+from cora.structures import FeatureMap, Targets
 from cora.training.class_sampling import sample_classes
-
-#: Images, or the maps (C3, C4) that a frozen tower gave for them, with what they hold.
-PromptBatch = tuple[ImageBatch, tuple[Targets, ...]] | tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
+from cora.training.frozen_maps import TaskBatch, frozen_maps
 
 
 class PromptTask(nn.Module):
@@ -59,9 +57,9 @@ class PromptTask(nn.Module):
         self.loss_weights: Tensor | None
         self.class_counts: Tensor | None
 
-    def forward(self, batch: PromptBatch) -> dict[str, Tensor]:
+    def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Loss and accuracy of a batch of images, or of maps from a feature cache."""
-        c3, targets = self._features(batch)
+        c3, _, targets = frozen_maps(self.detector, batch)
         boxes, labels = self._sample(targets)
         if not len(labels):
             zero = self.class_embeddings.new_zeros(())
@@ -76,13 +74,6 @@ class PromptTask(nn.Module):
         loss = F.cross_entropy(logits, place[labels], weight=weights)
         accuracy = (logits.detach().argmax(dim=1) == place[labels]).float().mean()
         return {"loss": loss, "accuracy": accuracy}
-
-    def _features(self, batch: PromptBatch) -> tuple[FeatureMap, tuple[Targets, ...]]:
-        if isinstance(batch[0], FeatureMap):
-            return batch[0], batch[-1]
-        with torch.no_grad():
-            c3, _ = self.detector.encode(batch[0])
-        return c3, batch[-1]
 
     def _embed(self, c3: FeatureMap, boxes: list[Tensor]) -> Tensor:
         # Nothing before the prompt requires a gradient, so autograd records what follows it only.

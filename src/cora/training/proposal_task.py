@@ -13,7 +13,7 @@ from cora.detector import Detector
 from cora.errors import TrainingError
 from cora.localizer import PyramidMemory
 from cora.structures import FeatureMap
-from cora.training.localizer_task import LocalizerBatch
+from cora.training.frozen_maps import TaskBatch
 from cora.training.proposal_loss import proposal_losses
 
 #: Prefix of the names of the trunk's parameters in the task; nothing else of the tower learns.
@@ -48,7 +48,7 @@ class ProposalTask(nn.Module):
             detector.image_tower.box_trunk.requires_grad_(True)
         self.detector, self.trunk, self.mixed_precision = detector, trunk, mixed_precision
 
-    def forward(self, batch: LocalizerBatch) -> dict[str, Tensor]:
+    def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
         c3 = self._map(batch)
         with torch.autocast(c3.features.device.type, torch.bfloat16, enabled=self.mixed_precision):
@@ -57,7 +57,7 @@ class ProposalTask(nn.Module):
         losses = proposal_losses(proposals, batch[-1], aligned=isinstance(memory, PyramidMemory))
         return losses | {"loss": losses["proposals"]}
 
-    def _map(self, batch: LocalizerBatch) -> FeatureMap:
+    def _map(self, batch: TaskBatch) -> FeatureMap:
         if isinstance(batch[0], FeatureMap):
             if self.trunk:
                 raise TypeError("expected images to train the trunk on, got its maps")

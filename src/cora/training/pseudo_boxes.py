@@ -181,7 +181,10 @@ def pseudo_label(
     known = real_photos(real) if real is not None else {}
     _check(photos, config)
     info = _info(teacher, config, made_by)
-    header = {"run": _digest([info, [[p.image_id, p.file_name, sorted(p.names.items())] for p in photos], real])}
+    about = json.dumps(
+        [info, [[p.image_id, p.file_name, sorted(p.names.items())] for p in photos], real], sort_keys=True
+    )
+    header = {"run": hashlib.sha256(about.encode()).hexdigest()}
     partial = output.with_name(output.name + ".part")
     output.parent.mkdir(parents=True, exist_ok=True)
     resumed = _resume(partial, header)
@@ -258,10 +261,6 @@ def _info(teacher: BoxTeacher, config: PseudoBoxConfig, made_by: Mapping[str, An
         **asdict(config),
         **(made_by or {}),
     }
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _resume(partial: Path, header: Mapping[str, str]) -> int:

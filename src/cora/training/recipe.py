@@ -22,9 +22,9 @@ from cora.towers import LARGEST_POOL_SIZE
 from cora.training.localizer_task import LocalizerTaskConfig
 from cora.training.optim import ScheduleConfig
 from cora.training.proposal_task import TRUNK
+from cora.training.step import Precision
 from cora.training.variants import VariantName
 
-Precision = Literal["32", "bf16", "16"]
 #: How images are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
 Sampling = Literal["uniform", "repeat-factor", "equal-classes", "small-objects"]
 
@@ -54,7 +54,7 @@ class DataStage:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _at_least("data", self, versions=0, workers=0, small_factor=1)
+        at_least("data", self, versions=0, workers=0, small_factor=1)
         _above("data", self, "cache_gigabytes", "repeat_threshold")
         if self.repeat_threshold > 1:
             raise TrainingError(f"data: expected a repeat_threshold of at most 1, got {self.repeat_threshold}")
@@ -80,7 +80,7 @@ class StageSchedule:
     final_factor: float = 0.02
 
     def __post_init__(self) -> None:
-        _at_least("schedule", self, warmup_steps=0)
+        at_least("schedule", self, warmup_steps=0)
         _above("schedule", self, "gamma")
         _one_of("schedule", self, "kind", Literal["constant", "step", "cosine"])
         if (self.kind == "step") != bool(self.milestones):
@@ -133,7 +133,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        _at_least(name, self, epochs=1, batch=1, weight_decay=0, accumulate=1)
+        at_least(name, self, epochs=1, batch=1, weight_decay=0, accumulate=1)
         _above(name, self, "lr", "grad_clip")
         _one_of(name, self, "precision", Precision)
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -164,7 +164,7 @@ class PromptStage(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("PromptStage", self, max_boxes=1, classes_per_step=2)
+        at_least("PromptStage", self, max_boxes=1, classes_per_step=2)
         if self.pool_size is not None and not 1 <= self.pool_size <= LARGEST_POOL_SIZE:
             raise TrainingError(f"PromptStage: expected pool_size in 1..{LARGEST_POOL_SIZE}, got {self.pool_size}")
         _one_of("PromptStage", self, "balance", Literal["none", "sqrt", "equal"])
@@ -186,7 +186,7 @@ class ProposalStage(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("ProposalStage", self, trunk_factor=0)
+        at_least("ProposalStage", self, trunk_factor=0)
 
     @property
     def lr_factors(self) -> Mapping[str, float]:
@@ -212,7 +212,7 @@ class NamesStage(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("NamesStage", self, box_noise=0, background=0)
+        at_least("NamesStage", self, box_noise=0, background=0)
         if not 0 <= self.prototypes <= 1:
             raise TrainingError(f"NamesStage: expected prototypes in 0..1, got {self.prototypes}")
 
@@ -259,7 +259,7 @@ class LocalizerStage(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("LocalizerStage", self, groups=1)
+        at_least("LocalizerStage", self, groups=1)
         if self.groups is not None and self.groups_file is not None:
             raise TrainingError("LocalizerStage: expected a number of groups or a groups_file, got both")
         _one_of("LocalizerStage", self, "anchors", Literal["keep", "kmeans", "normal"])
@@ -304,7 +304,7 @@ class TrainRecipe:
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        _at_least("recipe", self, seed=0, evaluate_every=1, processes=1)
+        at_least("recipe", self, seed=0, evaluate_every=1, processes=1)
         _above("recipe", self, "checkpoint_minutes")
         if all(stage is None for stage in (self.prompts, self.proposals, self.names, self.localizer)):
             raise TrainingError("recipe: expected prompts, proposals, names or localizer to train, got none of them")
@@ -340,7 +340,12 @@ def load_recipe(path: Path) -> TrainRecipe:
     return found
 
 
-def _at_least(name: str, owner: object, **bounds: float) -> None:
+def at_least(name: str, owner: object, **bounds: float) -> None:
+    """Refuse a field below its bound; None is none.
+
+    Raises:
+        TrainingError: one is.
+    """
     for key, bound in bounds.items():
         value = getattr(owner, key)
         if value is not None and value < bound:

@@ -9,11 +9,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cora.boxes import box_area
@@ -21,7 +22,7 @@ from cora.console import Bars
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.errors import DataError
-from cora.files import write_safetensors
+from cora.files import read_safetensors, write_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def embed_regions(
     if tensors is None:
         tensors = _compute(detector, dataset, on_progress)
         if file is not None:
-            _write(file, tensors, fingerprint)
+            write_safetensors(file, tensors, {"fingerprint": fingerprint})
     return RegionEmbeddings(**tensors, images=len(dataset), class_names=dataset.class_names)
 
 
@@ -158,26 +159,18 @@ def _read(file: Path, fingerprint: str) -> dict[str, Tensor] | None:
     if not file.is_file():
         return None
     try:
-        with safe_open(str(file), framework="pt") as content:
-            if (content.metadata() or {}).get("fingerprint") == fingerprint:
-                return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        metadata, tensors = read_safetensors(file)
+        if metadata.get("fingerprint") == fingerprint:
+            return tensors
         logger.warning("%s holds regions of another model or dataset and is made again", file)
     except (SafetensorError, OSError) as error:
         logger.warning("%s cannot be read and is made again: %s", file, error)
     return None
 
 
-def _write(file: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
-    write_safetensors(file, tensors, {"fingerprint": fingerprint})
-
-
 def embed_dataset(detector: Detector, dataset: CocoDataset, cache: Path | None, name: str) -> RegionEmbeddings:
     """Region embeddings of a dataset with progress on standard error, kept in `cache` if there is one."""
     file = None if cache is None else cache / f"regions_{name}.safetensors"
-    title = f"boxes of {name}"
     with Bars() as bars:
-
-        def report(done: int, total: int) -> None:
-            bars.update(title, done, total)
-
-        return embed_regions(detector=detector, dataset=dataset, file=file, on_progress=report)
+        on_progress = partial(bars.update, f"boxes of {name}")
+        return embed_regions(detector=detector, dataset=dataset, file=file, on_progress=on_progress)

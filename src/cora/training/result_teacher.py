@@ -12,7 +12,7 @@ import torch
 from cora.boxes import xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.photo_folder import PhotoFolder
-from cora.data.problems import Problems, is_number, is_whole, parse_json, read_text
+from cora.data.problems import Problems, is_box, is_number, is_whole, parse_json, read_text
 from cora.errors import DataError
 from cora.structures import Detections
 
@@ -145,7 +145,7 @@ def _photos(
     sizes: dict[int, tuple[int, int]] = {}
     for position, entry in enumerate(entries):
         sides = (entry.get("height"), entry.get("width")) if _has_id(entry) else (None, None)
-        if not all(is_number(side) and side >= 1 for side in sides):  # type: ignore[operator]  # is_number checked it
+        if not all(is_number(side) and side >= 1 for side in sides):
             bad.add("images without id, width or height", f"entry {position}")
         elif entry["id"] in photos:
             bad.add("duplicate image ids", entry["id"])
@@ -169,7 +169,7 @@ def _boxes(
             bad.add("results of unknown images", where)
         elif not is_whole(category_id) or category_id not in names:
             bad.add("results of unknown categories", where)
-        elif not (isinstance(bbox, list) and len(bbox) == 4 and all(is_number(value) for value in bbox)):
+        elif not is_box(bbox):
             bad.add("boxes that are not four finite numbers", where)
         elif not is_number(score) or not 0 <= score <= 1:
             bad.add("scores outside 0..1", where)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cora.errors import MissingExtraError, TrainingError
+from cora.errors import TrainingError, needs_extra
 from cora.training.engine import Device, Engine, launch
+from cora.training.recipe import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,7 @@ class SlurmConfig:
     options: Mapping[str, str | int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("machines", "processes", "cpus_per_process", "minutes"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"SlurmConfig: expected {name} of at least 1, got {getattr(self, name)}")
-        if self.restarts < 0:
-            raise TrainingError(f"SlurmConfig: expected restarts of at least 0, got {self.restarts}")
+        at_least("SlurmConfig", self, machines=1, processes=1, cpus_per_process=1, minutes=1, restarts=0)
 
 
 class ResumableTraining:
@@ -124,9 +121,8 @@ def _submitit() -> Any:
     before = os.environ.get("SUBMITIT_LOG_LEVEL")
     os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
-        import submitit
-    except ImportError as error:
-        raise MissingExtraError("submitting to Slurm", extra="slurm") from error
+        with needs_extra("submitting to Slurm", extra="slurm"):
+            import submitit
     finally:
         # What the job inherits is not ours to change.
         del os.environ["SUBMITIT_LOG_LEVEL"]

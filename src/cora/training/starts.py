@@ -120,20 +120,17 @@ def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerSt
     """
     seed_stage(seed, "start")
     if stage.anchors != "keep":
-        anchors = _learned_anchors(detector, stage.anchors)
+        anchors = detector.localizer.learned_anchors
+        if anchors is None:
+            raise TrainingError(
+                f"anchors {stage.anchors!r} are for models with learned anchors, got one that proposes them"
+            )
         if stage.anchors == "normal":
             anchors.draw()
         else:
             anchors_to_boxes(anchors, dataset)
     if stage.objectness == "plain":
         detector.localizer.objectness_head.reset_parameters()
-
-
-def _learned_anchors(detector: Detector, start: str) -> LearnedAnchors:
-    anchors = detector.localizer.learned_anchors
-    if anchors is None:
-        raise TrainingError(f"anchors {start!r} are for models with learned anchors, got one that proposes them")
-    return anchors
 
 
 def anchors_to_boxes(anchors: LearnedAnchors, dataset: CocoDataset) -> None:

@@ -1,13 +1,10 @@
-"""Progress bar and Ctrl-C handling of a run."""
+"""Progress bar of a run, and its last line."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import (
@@ -20,28 +17,6 @@ from rich.progress import (
 )
 
 from cora.progress import ProgressLines
-
-
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event set by the first SIGINT or SIGTERM; the second acts as usual. Main thread only."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, former[signal.Signals(number)])
-
-    for number in former:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def tell_finished(run_dir: Path, steps: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Required, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,16 @@ from cora.names import name_key, names_without
 from cora.regions import LearnedContext, LearnedOffsets, clean_templates
 from cora.regions.templates import PLACEHOLDER
 from cora.training.region_embeddings import RegionBatch
+
+
+class TextParts(TypedDict, total=False):
+    """What the three text tasks share, as of `TextTask`."""
+
+    detector: Required[Detector]
+    names: Required[Sequence[str]]
+    kept_names: Sequence[str]
+    keep: float
+    loss_weights: Tensor | None
 
 
 class TextTask(nn.Module, ABC):
@@ -93,19 +104,12 @@ class ContextTask(TextTask):
     Args:
         context: text whose words the context starts from; its number of tokens is that of the vectors. None takes
             the words before the name of a detector's only template, "a photo of a" where it has several.
+        **parts: what every text task takes, as of `TextTask`.
     """
 
-    def __init__(
-        self,
-        *,
-        detector: Detector,
-        names: Sequence[str],
-        kept_names: Sequence[str] = (),
-        keep: float = 1.0,
-        loss_weights: Tensor | None = None,
-        context: str | None = None,
-    ) -> None:
-        super().__init__(detector=detector, names=names, kept_names=kept_names, keep=keep, loss_weights=loss_weights)
+    def __init__(self, *, context: str | None = None, **parts: Unpack[TextParts]) -> None:
+        super().__init__(**parts)
+        detector = self.detector
         text = default_context(detector.vocabulary_encoder.templates) if context is None else context
         self.context = LearnedContext.from_text(detector.text_tower, text)
 
@@ -125,21 +129,13 @@ class OffsetsTask(TextTask):
         rank: of the map; 0 leaves a shift that all names share.
         own: let every base class have an offset of its own, too.
         own_dropout: share of those offsets that a step goes without, so that the map learns what it can.
+        **parts: what every text task takes, as of `TextTask`.
     """
 
     def __init__(
-        self,
-        *,
-        detector: Detector,
-        names: Sequence[str],
-        kept_names: Sequence[str] = (),
-        keep: float = 1.0,
-        loss_weights: Tensor | None = None,
-        rank: int = 16,
-        own: bool = True,
-        own_dropout: float = 0.5,
+        self, *, rank: int = 16, own: bool = True, own_dropout: float = 0.5, **parts: Unpack[TextParts]
     ) -> None:
-        super().__init__(detector=detector, names=names, kept_names=kept_names, keep=keep, loss_weights=loss_weights)
+        super().__init__(**parts)
         if not 0 <= own_dropout < 1:
             raise ValueError(f"own_dropout: expected 0..1 without 1, got {own_dropout}")
         self.own_dropout = own_dropout
@@ -166,20 +162,12 @@ class TextTowerTask(TextTask):
     Args:
         layers: blocks that learn, counted from the last; the last norm and the projection learn with them.
         templates_per_step: sentences of the template set that a step takes, drawn at random.
+        **parts: what every text task takes, as of `TextTask`.
     """
 
-    def __init__(
-        self,
-        *,
-        detector: Detector,
-        names: Sequence[str],
-        kept_names: Sequence[str] = (),
-        keep: float = 1.0,
-        loss_weights: Tensor | None = None,
-        layers: int = 1,
-        templates_per_step: int = 4,
-    ) -> None:
-        super().__init__(detector=detector, names=names, kept_names=kept_names, keep=keep, loss_weights=loss_weights)
+    def __init__(self, *, layers: int = 1, templates_per_step: int = 4, **parts: Unpack[TextParts]) -> None:
+        super().__init__(**parts)
+        detector = self.detector
         blocks = detector.text_tower.net.transformer.resblocks
         if not 0 <= layers <= len(blocks) or templates_per_step < 1:
             raise ValueError(

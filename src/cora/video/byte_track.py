@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from cora.errors import MissingExtraError
+from cora.errors import needs_extra
 
 #: The package counts its patience in frames of this rate.
 _RATE_OF_PATIENCE = 30.0
@@ -37,10 +37,8 @@ class ByteTrack:
         confirm: int = 2,
         least_iou: float = 0.1,
     ) -> None:
-        try:
+        with needs_extra("tracking", extra="video"):
             from trackers import ByteTrackTracker
-        except ImportError as error:
-            raise MissingExtraError("tracking", extra="video") from error
         self._tracker = ByteTrackTracker(
             lost_track_buffer=round(lost_seconds * _RATE_OF_PATIENCE),
             frame_rate=rate,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from cora.console import error_console
+from cora.console import counted, error_console, stop_signal
 from cora.progress import ProgressLines
 from cora.video.reader import VideoReader
 from cora.video.records import CsvRecords, JsonRecords
@@ -59,7 +57,7 @@ class Followed:
     def sentence(self, score: float) -> str:
         """The number of tracks in words; `score`: the least one that starts a track."""
         tracks = self.summaries.tracks
-        images = f"{self.frames} image{'s' * (self.frames != 1)}"
+        images = counted(self.frames, "image")
         if self.reused:
             images += f" ({self.reused} like earlier ones)"
         if not tracks:
@@ -67,7 +65,7 @@ class Followed:
         by_frame, shown = self.summaries.switches_per_track()
         shortened = f", of which the {_MOST_ROWS} longest are shown" if len(tracks) > _MOST_ROWS else ""
         return (
-            f"{len(tracks)} track{'s' * (len(tracks) != 1)} in {images}{shortened}. "
+            f"{counted(len(tracks), 'track')} in {images}{shortened}. "
             f"Label switches a track: {by_frame:.2f} by single images, {shown:.2f} shown."
         )
 
@@ -90,7 +88,8 @@ def follow(
         records: tables that get every image.
     """
     done = Followed()
-    with _stopping(done), _progress(video.length) as advance:
+    # The first Ctrl-C ends the run after the present image, so that no file is torn; the second ends it at once.
+    with stop_signal(signal.SIGINT) as stop, _progress(video.length) as advance:
         try:
             for frame in video:
                 found = tracker.update(frame.pixels, frame.seconds)
@@ -107,32 +106,15 @@ def follow(
                     if window is not None:
                         done.closed = not window.show(picture)
                 advance(float(frame.pts * video.time_base), done.frames)
-                if done.interrupted or done.closed:
+                if stop.is_set() or done.closed:
                     break
+            done.interrupted = stop.is_set()
         except KeyboardInterrupt:  # the second one, from a source that gives no more images
             done.interrupted = True
     complete = not (done.interrupted or done.closed or video.problems)
     for record in records:
         record.finish(done.summaries.tracks, complete=complete)
     return done
-
-
-@contextmanager
-def _stopping(done: Followed) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the present image, so that no file is torn; the second ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        done.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -161,9 +161,9 @@ class VideoReader:
 
     def _key_comes(self, *, by: Fraction) -> bool:
         """Whether the next packet from which decoding can begin is of this time or before it."""
-        keys = (packet for packet in self._container.demux(self._stream) if packet.is_keyframe)
-        key = next((packet for packet in keys if packet.pts is not None), None)
-        return key is not None and key.pts * self.time_base <= by
+        packets = self._container.demux(self._stream)
+        key = next((packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None), None)
+        return key is not None and key * self.time_base <= by
 
     def _explain_nothing(self, name: str, start: Fraction) -> None:
         length = self._reached or float(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from cora.errors import MissingExtraError
+from cora.errors import needs_extra
 from cora.files import HEAD_BYTES, content_of, not_fetched
 from cora.video.errors import VideoError
 
@@ -91,10 +91,8 @@ def open_container(source: VideoSource) -> Iterator[InputContainer]:
         VideoError: it cannot be opened.
         MissingExtraError: the extra `video` is not installed.
     """
-    try:
+    with needs_extra("video", extra="video"):
         import av
-    except ImportError as error:
-        raise MissingExtraError("video", extra="video") from error
     with ExitStack() as stack:
         if source.kind == "file":
             yield _open_file(source.target, stack)

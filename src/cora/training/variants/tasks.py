@@ -17,9 +17,9 @@ from cora.structures import FeatureMap, Targets
 from cora.training.allowed_pairs import allowed_pairs
 from cora.training.class_sampling import sample_classes
 from cora.training.criterion import Criterion, Matches
+from cora.training.frozen_maps import TaskBatch
 from cora.training.localizer_task import (
     Copy,
-    LocalizerBatch,
     LocalizerTask,
     filter_classes,
     repeat,
@@ -168,7 +168,7 @@ class RegionProposalTask(LocalizerTask):
         embedding = any_object(vocabulary.embeddings.shape[1]).to(vocabulary.embeddings)
         super().__init__(vocabulary=Vocabulary(("object",), embedding), **parts)
 
-    def forward(self, batch: LocalizerBatch) -> dict[str, torch.Tensor]:
+    def forward(self, batch: TaskBatch) -> dict[str, torch.Tensor]:
         """Losses of a batch; its classes are ignored."""
         *features, targets = batch
         objects = tuple(
