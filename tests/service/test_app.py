@@ -174,12 +174,15 @@ PNG = base64.b64encode(image_file()).decode()
         ({"images": [PNG], "classes": ["cat", " "]}, 422, "a blank one at position 2"),
         ({"images": [PNG], "classes": ["cat", "CAT"]}, 422, "'cat' twice"),
         ({"images": [PNG], "classes": ["pet = cat", "pet"]}, 422, "'pet' twice"),
+        ({"images": [PNG], "classes": ["cat . dog ."]}, 422, "got several in one, 'cat . dog .'; write ['cat', 'dog']"),
+        ({"images": [PNG], "classes": ["cat; dog"]}, 422, "write ['cat', 'dog']"),
+        ({"images": [PNG], "classes": ["cat"], "distractors": ["a | b"]}, 422, "distractors: expected one name in"),
         ({"images": [PNG], "classes": ["= cat"]}, 422, "expected a class name before"),
         ({"images": [PNG], "classes": ["pet = cat |"]}, 422, "expected text in each prompt"),
         ({"images": [PNG], "classes": ["cat"], "distractors": ["a = b"]}, 422, "distractors: expected names without"),
         ({"images": [PNG], "classes": ["pet = " + "|".join(map(str, range(21)))]}, 413, "prompts and distractors"),
         ({"images": [PNG], "classes": ["pet = cat | " + "x" * 101]}, 413, "at most 100 characters, got 101"),
-        ({"images": [PNG], "classes": ["pet =" + "|x" * 2000]}, 413, "at most 100 characters, got 4005"),
+        ({"images": [PNG], "classes": ["pet =" + "|x" * 2000]}, 413, "at most 2000 characters, got 4005"),
         ({"images": [PNG], "classes": ["!?" * 50]}, 422, "the text tower's context"),
         ({"images": [PNG], "classes": ["x" * 101]}, 413, "at most 100 characters, got 101"),
         (
@@ -199,6 +202,29 @@ def test_bad_json(client: TestClient, body: dict[str, Any], status: int, message
     assert response.status_code == status, response.text
     assert message in response.json()["detail"]
     assert "\n" not in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat, dog,", ["cat", "dog"]),
+        ("cat . dog .", ["cat", "dog"]),
+        ("cat; dog | cup", ["cat", "dog", "cup"]),
+        ('"salt,fine"', ["salt,fine"]),
+        ("pet = cat | dog, cup", ["pet", "cup"]),
+        (["cat", "dog; cup"], ["cat", "dog", "cup"]),
+    ],
+)
+def test_names_of_a_form_are_written_as_on_the_command_line(client: TestClient, text: Any, names: list[str]) -> None:
+    response = client.post("/detect", files=upload(image_file()), data={"classes": text, "distractors": "sky; sea,"})
+    assert response.status_code == 200, response.text
+    assert (list(response.json()["colours"]), response.json()["distractors"]) == (names, 2)
+
+
+def test_text_of_a_form_that_is_too_long_is_not_taken_apart(client: TestClient) -> None:
+    response = client.post("/detect", files=upload(image_file()), data={"classes": "a. " * 700})
+    assert response.status_code == 413
+    assert "classes: expected at most 2000 characters, got 2100" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("source", ["/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:9/x.png", "../cat.jpg"])

@@ -12,13 +12,15 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from cora.errors import ImageError
+from cora.names import names_in
+from cora.predictor.settings import as_names
 from cora.regions.class_names import class_prompts, clean_names, names_alone
 from cora.service.limits import Limits
 from cora.service.pictures import from_base64
 from cora.service.refusal import RefusedError
 from cora.service.schemas import DetectOptions, DetectRequest, SearchOptions, SearchRequest, check_search
 
-_LISTS = ("classes", "distractors", "box")
+_NAMES = ("classes", "distractors")
 _WORDS_FOR_NAMES = (["everyday"], ["none"])
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -39,7 +41,7 @@ async def read_detect(request: Request, limits: Limits) -> tuple[DetectOptions, 
         VocabularyError: the names are unusable.
     """
     options: DetectOptions
-    if _is_json(request):
+    if in_json := _is_json(request):
         asked = _checked(DetectRequest.model_validate_json, await request.body())
         _check_count(len(asked.images), limits)
         options, images = asked, _decoded(asked.images)
@@ -49,6 +51,9 @@ async def read_detect(request: Request, limits: Limits) -> tuple[DetectOptions, 
         if not images:
             raise RefusedError(422, "images: expected at least one file, got none")
     _check_names(options.classes, options.distractors, limits)
+    for what, names in (("class names", options.classes), ("distractors", options.distractors)):
+        if in_json and isinstance(names, list):  # those of a form are taken apart
+            as_names(what, names)
     return options, images
 
 
@@ -69,7 +74,7 @@ async def read_search(request: Request, limits: Limits) -> tuple[SearchOptions, 
             raise RefusedError(422, f"image: expected one file, got {len(images)}")
         options = _checked(_checked_search(has_image=bool(images)), fields)
     if options.text is not None and len(options.text) > limits.max_name_length:
-        raise _too_long("text", options.text, limits)
+        raise _too_long("text", options.text, limits.max_name_length)
     return options, images[0] if images else None
 
 
@@ -130,8 +135,10 @@ async def _form(request: Request, limits: Limits, *, file_field: str) -> tuple[d
                     raise RefusedError(422, f"expected files in the field {file_field!r}, got one in {name[:50]!r}")
                 images.append(await value.read())
                 _check_count(len(images), limits)
-            elif name in _LISTS:
-                fields.setdefault(name, []).extend(_split(value))
+            elif name in _NAMES:
+                fields.setdefault(name, []).extend(_names(name, value, limits))
+            elif name == "box":
+                fields.setdefault(name, []).extend(value.split(",") if value.strip() else [])
             elif name in fields:
                 raise RefusedError(422, f"{name[:50]}: expected it once, got it twice")
             else:
@@ -143,8 +150,12 @@ async def _form(request: Request, limits: Limits, *, file_field: str) -> tuple[d
     return fields, images
 
 
-def _split(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")] if text.strip() else []
+def _names(field: str, text: str, limits: Limits) -> list[str]:
+    """The names of a form's field, written as on the command line; what is too long is not even taken apart."""
+    most = limits.max_name_length * limits.max_classes
+    if len(text) > most:
+        raise _too_long(field, text, most)
+    return names_in(text)
 
 
 def _decoded(images: Sequence[str]) -> list[bytes]:
@@ -198,14 +209,15 @@ def _check_names(classes: Sequence[str] | None, distractors: Sequence[str] | Non
     _check_name_count(len(given), limits)
     for text in given:
         # A class may have as many prompts as there may be names; what is longer is not even taken apart.
-        if len(text) > limits.max_name_length * (limits.max_classes if "=" in text else 1):
-            raise _too_long("classes", text, limits)
+        most = limits.max_name_length * (limits.max_classes if "=" in text else 1)
+        if len(text) > most:
+            raise _too_long("classes", text, most)
     asked = class_prompts(classes or ())
     prompts = [prompt for prompts in asked.values() for prompt in prompts]
     _check_name_count(len(prompts) + len(distractors or ()), limits)
     for name in (*asked, *prompts):
         if len(name) > limits.max_name_length:
-            raise _too_long("classes", name, limits)
+            raise _too_long("classes", name, limits.max_name_length)
     if classes is not None:
         clean_names(tuple(asked))
     if distractors:
@@ -219,10 +231,8 @@ def _check_name_count(count: int, limits: Limits) -> None:
         )
 
 
-def _too_long(field: str, text: str, limits: Limits) -> RefusedError:
-    return RefusedError(
-        413, f"{field}: expected at most {limits.max_name_length} characters, got {len(text)}: {text[:20]!r}..."
-    )
+def _too_long(field: str, text: str, most: int) -> RefusedError:
+    return RefusedError(413, f"{field}: expected at most {most} characters, got {len(text)}: {text[:20]!r}...")
 
 
 def _too_large(limits: Limits) -> RefusedError:
