@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import cora
 from cora.data.class_split import read_class_split
@@ -14,10 +16,13 @@ from cora.data.read import read_dataset
 from cora.detector import Detector
 from cora.evaluation.base_novel import class_groups
 from cora.evaluation.held_out import HeldOut
-from cora.export import ExportedDetector, ExportSettings, export_detector, load_exported
+from cora.export import ExportedDetector, ExportSettings, export_detector, load_exported, suppression
 from cora.export.backends import Arrays
+from cora.export.graph import GraphDetector
 from cora.export.onnx_file import read_onnx_manifest
 from cora.export.openvino_file import write_openvino
+from cora.export.suppression import kept_boxes, kept_boxes_in_steps
+from cora.images import read_image
 
 pytestmark = pytest.mark.integration
 
@@ -59,3 +64,27 @@ def test_average_precision_is_that_of_the_original(
 
     monkeypatch.setattr(exported[0].backend, "run", miscompiled)
     assert ap50(exported[0]) != pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.needs_shared
+def test_photos_need_half_the_steps_of_suppression(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suppression, "STEPS", suppression.STEPS // 2)
+    detector = cora.load("nano").detector.eval()
+    detector.precision = "float32"
+    photos = sorted((shared / "kit" / "coco_ovd_mini" / "val").iterdir())[:PHOTOS]
+    differ = 0
+
+    def both(boxes: Tensor, scores: Tensor, iou: float, min_score: float) -> Tensor:
+        nonlocal differ
+        kept = kept_boxes(boxes, scores, iou, min_score)
+        differ += int((kept != kept_boxes_in_steps(boxes, scores, iou, min_score)).sum())
+        assert 100 < kept.sum() < kept.numel() / 2
+        return kept
+
+    graph = GraphDetector.of(detector, both)
+    with torch.inference_mode():
+        for photo in photos:
+            batch = detector.preprocessor([read_image(photo)])
+            c3, _ = graph.image_tower.maps(batch.pixels, batch.mask)
+            graph.anchors(graph.encode_map(c3))
+    assert differ == 0

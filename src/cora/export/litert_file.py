@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +58,7 @@ def write_litert(program: ExportedProgram, manifest: Manifest, path: Path) -> No
     graph = _Named(unguarded(_without_splits(program)), output_names(manifest))
     inputs = dict(zip(input_names(manifest), example_inputs(manifest), strict=True))
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet():
             litert_torch.convert(graph, sample_kwargs=inputs).export(str(path))
     except Exception as error:  # the package's own exceptions share no base
         raise ModelError(f"{path}: LiteRT cannot convert the graph: {' '.join(str(error).split())[:200]}") from None
@@ -83,21 +85,20 @@ class _Named(nn.Module):
 
     def __init__(self, graph: nn.Module, outputs: Sequence[str]) -> None:
         super().__init__()
-        self.graph = graph
+        self.traced = graph  # PyTorch keeps `graph` for itself
         self.outputs = outputs
         self.training = False  # `eval` is not for traced graphs, which refuse it
 
     def forward(self, pixels: Tensor, sizes_hw: Tensor) -> dict[str, Tensor]:
         """Outputs by name, in the order of the graph."""
-        return dict(zip(self.outputs, self.graph(pixels, sizes_hw), strict=True))
+        return dict(zip(self.outputs, self.traced(pixels, sizes_hw), strict=True))
 
 
 def _without_splits(program: ExportedProgram) -> ExportedProgram:
     """The program with slices in place of splits: the converter fails at a split into a single part."""
     aten = torch.ops.aten
-    sliced: ExportedProgram = program.run_decompositions(
-        {aten.split.Tensor: _slices, aten.split_with_sizes.default: _slices}
-    )
+    table = {aten.split.Tensor: _slices, aten.split_with_sizes.default: _slices}
+    sliced: ExportedProgram = program.run_decompositions(table)
     return sliced
 
 
@@ -108,3 +109,16 @@ def _slices(tensor: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Te
         sizes = [min(sizes, length - start) for start in range(0, length, sizes)]
     starts = accumulate(sizes, initial=0)
     return [tensor.narrow(dim, start, size) for start, size in zip(starts, sizes, strict=False)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's progress, and its notes for people who call it themselves, from people."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
