@@ -22,8 +22,8 @@ def annotations(tmp_path):
     return path
 
 
-def written(tmp_path, content):
-    path = tmp_path / "results.json"
+def written(tmp_path, content, name="results.json"):
+    path = tmp_path / name
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
@@ -239,3 +239,92 @@ def test_ids_of_tables_have_a_fraction_of_zero(annotations, tmp_path):
 def test_a_score_as_text_is_shown_as_text(annotations, tmp_path):
     with pytest.raises(DataError, match=r"1 scores that are no finite number \(first: '0\.9' in entry 0\)"):
         read_results(written(tmp_path, [result(score="0.9")]), read_truth(annotations))
+
+
+OWN_IMAGES = [{"id": 5, "file_name": "photos/b.jpg"}, {"id": 6, "file_name": r"photos\deep\A.JPG"}]
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_file_that_lists_images_and_classes_has_ids_of_its_own(tmp_path, texts):
+    """As `cora detect` and `cora batch` number what they found in the order in which they looked."""
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{name}.jpg", "width": 64, "height": 48} for n, name in ((1, "a"), (2, "b"))
+        ],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}],
+        "categories": [{"id": 1, "name": "Cup"}, {"id": 2, "name": "tea_spoon"}],
+    }
+    if texts:
+        content["images"][0]["id"] = content["annotations"][0]["image_id"] = "one"
+    truth = read_truth(written(tmp_path, content, "truth.json"))
+    classes = [{"id": 1, "name": "tea spoon"}, {"id": 2, "name": "cup"}, {"id": 3, "name": "tree"}]
+    boxes = [
+        result(image_id=5, category_id=1, bbox=[1, 1, 5, 5]),
+        result(image_id=6, category_id=2, bbox=[2, 2, 5, 5]),
+        result(image_id=6, category_id=3, bbox=[3, 3, 5, 5]),
+    ]
+    path = written(tmp_path, {"images": OWN_IMAGES, "categories": classes, "annotations": boxes})
+    ids = {image["file_name"]: image["id"] for image in truth["images"]}
+    found = read_results(path, truth).results
+    assert [(one["image_id"], one["category_id"], one["bbox"][0]) for one in found] == [
+        (ids["b.jpg"], 2, 1),
+        (ids["a.jpg"], 1, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": [{"id": 5, "file_name": "other.jpg"}]}, "1 detections in images that the annotations lack .*other"),
+        (
+            {"categories": [{"id": 1, "name": "tree"}]},
+            r"1 detections of classes that the annotations lack \(first: tree",
+        ),
+        (
+            {"images": [{"id": 7, "file_name": "b.jpg"}]},
+            r"1 detections in images that the file itself lacks \(first: 5",
+        ),
+    ],
+)
+def test_what_the_annotations_lack_is_left_out_and_said(tmp_path, caplog, changed, message):
+    images = [{"id": n, "file_name": f"{name}.jpg", "width": 64, "height": 48} for n, name in ((1, "a"), (2, "b"))]
+    content = {"images": images, "categories": [{"id": 1, "name": "cup"}], "annotations": []}
+    truth = read_truth(written(tmp_path, content, "truth.json"))
+    own = {"images": OWN_IMAGES, "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}]} | changed
+    own["images"] = [*own["images"], {"id": 8, "file_name": "x/a.jpg"}]
+    own["categories"] = [*own["categories"], {"id": 9, "name": "cup"}]
+    bad = result(image_id=5, category_id=1)
+    with pytest.raises(DataError, match=message):
+        read_results(written(tmp_path, {**own, "annotations": [bad]}), truth)
+    assert not caplog.text
+    good = result(image_id=8, category_id=9)
+    assert len(read_results(written(tmp_path, {**own, "annotations": [bad, good]}), truth).results) == 1
+    assert "left out 1 detections" in caplog.text
+
+
+def test_folders_tell_images_of_one_name_apart(tmp_path):
+    names = {1: "a/1.jpg", 2: "b/1.jpg"}
+    images = [{"id": n, "file_name": name, "width": 64, "height": 48} for n, name in names.items()]
+    content = {"images": images, "categories": [{"id": 1, "name": "cup"}], "annotations": []}
+    truth = read_truth(written(tmp_path, content, "truth.json"))
+    own = [{"id": 1, "file_name": "set/b/1.jpg"}, {"id": 2, "file_name": "set/a/1.jpg"}]
+    boxes = [result(image_id=number, category_id=1) for number in (1, 2)]
+    path = written(tmp_path, {"images": own, "categories": content["categories"], "annotations": boxes})
+    assert [one["image_id"] for one in read_results(path, truth).results] == [2, 1]
+
+
+def test_images_without_names_have_the_ids_of_the_truth(tmp_path):
+    content = {
+        "images": [{"id": 7, "width": 64, "height": 48}],
+        "categories": [{"id": 1, "name": "cup"}],
+        "annotations": [],
+    }
+    truth = read_truth(written(tmp_path, content, "truth.json"))
+    own = [{"id": 7, "file_name": "a.jpg"}]
+    path = written(tmp_path, {"images": own, "annotations": [result(image_id=7, category_id=1)]})
+    assert [one["image_id"] for one in read_results(path, truth).results] == [7]
+
+
+def test_results_given_twice_are_said(annotations, tmp_path, caplog):
+    assert len(read_results(written(tmp_path, [result(), result()]), read_truth(annotations)).results) == 2
+    assert "1 results are there twice" in caplog.text

@@ -11,6 +11,7 @@ from typing import Any
 from cora.data.coco_content import MAX_JSON_BYTES, whole_id
 from cora.data.problems import Problems, is_number, is_whole, parse_json, read_text
 from cora.errors import DataError
+from cora.evaluation.own_ids import in_ids_of_truth
 from cora.evaluation.truth import is_sized_box
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
     """Read COCO results.
 
     They are a list of image_id, category_id, bbox (xywh in pixels) and score, or an object with such a list as
-    `annotations`.
+    `annotations`; see `in_ids_of_truth` for ids of such an object.
 
     Args:
         path: the file.
@@ -45,7 +46,7 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         DataError: the file cannot be read; image or category ids that the truth lacks, scores that are no
             number in 0..1, boxes that are no four numbers or lie off their image; each kind is counted in one message.
     """
-    entries = _entries(path)
+    entries = _entries(path, truth)
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     place_of = {category.get("source_id", category["id"]): category["id"] for category in truth["categories"]}
     merged = truth.get("merged_category_ids", {})
@@ -107,6 +108,9 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
             reaching_over,
             len(results),
         )
+    twice = len(results) - len({(r["image_id"], r["category_id"], *r["bbox"], r["score"]) for r in results})
+    if twice:
+        logger.warning("%s: %d results are there twice, and count twice, the second time as wrong", path, twice)
     if again:
         logger.warning("%s: %d results of images that the annotations list a second time do not count", path, again)
     return ForeignResults(results, other_classes, reaching_over, again)
@@ -117,11 +121,11 @@ def _whole(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def _entries(path: Path) -> list[Any]:
+def _entries(path: Path, truth: Mapping[str, Any]) -> list[Any]:
     text = read_text(path, max_bytes=MAX_JSON_BYTES, expected="COCO results file")
     content = parse_json(text, path, "a list of COCO results")
-    if isinstance(content, dict):
-        content = content.get("annotations")
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        return in_ids_of_truth(path, content, truth)
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of COCO results, or an object with a list annotations")
     return content

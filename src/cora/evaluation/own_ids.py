@@ -1,0 +1,119 @@
+"""Detections whose file numbers images and classes in its own way, as `cora detect` and `cora batch` write it.
+
+What the numbers stand for is then said by file names and class names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cora.data.photo_folder import name_of_file
+from cora.data.problems import Problems
+from cora.errors import DataError
+from cora.names import name_key
+
+logger = logging.getLogger(__name__)
+
+#: An id of a file -> that of the truth; None where the truth lacks what it stands for.
+_Ids = Mapping[object, object]
+
+
+def in_ids_of_truth(path: Path, content: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Any]:
+    """The detections of a COCO file with the ids of the truth, as far as the file names what its own stand for.
+
+    Those in images and of classes that the truth lacks are left out, with a warning.
+
+    Args:
+        path: of the file, for messages.
+        content: an object with the list `annotations`, and maybe `images` and `categories`.
+        truth: of `truth.read_truth`.
+
+    Raises:
+        DataError: the truth lacks all of them.
+    """
+    entries: list[Any] = content["annotations"]
+    named = all("file_name" in image for image in truth["images"])
+    maps = {
+        "image_id": _ids(
+            content.get("images") if named else None, "file_name", _image_of(truth), _texts(truth, "image_numbers")
+        ),
+        "category_id": _ids(content.get("categories"), "name", _class_of(truth), _texts(truth, "category_numbers")),
+    }
+    lacking = Problems()
+    kept = [one for entry in entries if (one := _translated(entry, maps, lacking)) is not None]
+    if lacking and not kept:
+        raise DataError(
+            f"{path}: expected detections in images and of classes of the annotation file, got {lacking}; "
+            "name the annotations of these images"
+        )
+    if lacking:
+        logger.warning("%s: left out %s", path, lacking)
+    return kept
+
+
+def _translated(entry: Any, maps: Mapping[str, tuple[_Ids, Mapping[object, str]]], lacking: Problems) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    changed = dict(entry)
+    for key, (ids, names) in maps.items():
+        given = entry.get(key)
+        if not ids or not isinstance(given, int | str):
+            continue
+        changed[key] = ids.get(given)
+        if changed[key] is None:
+            kind = "in images" if key == "image_id" else "of classes"
+            who, example = ("annotations lack", names[given]) if given in ids else ("file itself lacks", given)
+            lacking.add(f"detections {kind} that the {who}", example)
+            return None
+    return changed
+
+
+def _ids(
+    entries: Any, field: str, known: Callable[[str], object], texts: Mapping[object, str]
+) -> tuple[_Ids, Mapping[object, str]]:
+    """Ids of a list of images or classes in the truth, and their names; empty where not every entry has a name."""
+    listed = entries if isinstance(entries, list) else []
+    if not all(
+        isinstance(one, dict) and isinstance(one.get("id"), int | str) and isinstance(one.get(field), str)
+        for one in listed
+    ):
+        return {}, {}
+    names = {one["id"]: one[field] for one in listed}
+    found = {number: known(name) for number, name in names.items()}
+    return {number: texts.get(place, place) for number, place in found.items()}, names
+
+
+def _texts(truth: Mapping[str, Any], key: str) -> dict[object, str]:
+    """Number -> the text that the truth's file has for it."""
+    return {number: text for text, number in truth.get(key, {}).items()}
+
+
+def _class_of(truth: Mapping[str, Any]) -> Callable[[str], object]:
+    places = {name_key(one["name"]): one.get("source_id", one["id"]) for one in truth["categories"]}
+    return lambda name: places.get(name_key(name))
+
+
+def _image_of(truth: Mapping[str, Any]) -> Callable[[str], object]:
+    """The image of a file name: of several called the same, the one whose folders fit, too."""
+    by_name: defaultdict[str, list[tuple[str, object]]] = defaultdict(list)
+    for image in truth["images"]:
+        plain = _plain(str(image.get("file_name", "")))
+        by_name[plain.rpartition("/")[2]].append((f"/{plain}", image["id"]))
+
+    def find(name: str) -> object:
+        plain = _plain(name)
+        found = by_name[plain.rpartition("/")[2]]
+        fitting = [number for path, number in found if f"/{plain}".endswith(path) or path.endswith(f"/{plain}")]
+        if len(fitting) != 1:
+            fitting = [number for _, number in found]
+        return fitting[0] if len(fitting) == 1 else None
+
+    return find
+
+
+def _plain(name: str) -> str:
+    return name_of_file(name).replace("\\", "/")
