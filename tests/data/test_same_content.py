@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cora.data.read import read_dataset
-from cora.data.same_content import first_of_same, image_groups, tell_shared
+from cora.data.same_content import files_hash, first_of_same, image_groups, tell_shared
 from tests.data.writers import Photo, two_photos, write_coco
 
 CONTENTS = st.lists(st.sampled_from([b"", b"a", b"b", b"a" * 5000, b"b" + b"a" * 4999, b"a" * 4999 + b"b"]), max_size=8)
@@ -25,6 +25,21 @@ def test_files_are_the_same_where_their_bytes_are(contents: list[bytes]) -> None
         groups = image_groups(paths)
     assert sorted(place for group in groups for place in group) == list(range(len(contents)))
     assert sorted(len(group) for group in groups) == sorted(contents.count(content) for content in set(contents))
+
+
+@given(first=st.binary(max_size=9000), second=st.binary(max_size=9000))
+def test_the_hash_of_files_tells_names_sizes_and_ends_apart(first: bytes, second: bytes) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        one, two = Path(root) / "one.jpg", Path(root) / "two.jpg"
+        one.write_bytes(first)
+        before = files_hash([one, two])  # the second is not there
+        two.write_bytes(first)
+        both = files_hash([one, two])
+        two.write_bytes(second)
+        assert files_hash([one, two]) != before
+        same = (len(first), first[-4096:]) == (len(second), second[-4096:])
+        assert (files_hash([one, two]) == both) == same
+        assert files_hash([two, one]) != files_hash([one, two])
 
 
 def test_files_that_are_not_there_are_like_no_other(tmp_path: Path) -> None:

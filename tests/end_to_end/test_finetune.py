@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 import cora
@@ -166,6 +167,26 @@ def test_a_finished_run_says_so_and_one_of_other_data_what_differs(
     assert "names is a run of another configuration: boxes was" in err
     assert re.search(r": (before|both have) \d+ boxes in 8 images, classes red square, green square", err)
     assert (tmp_path / "run" / "before.json").read_bytes() == before  # nothing was measured in vain
+
+
+def test_a_run_of_other_pixels_under_the_same_names_is_refused(
+    tiny_model: Path, boxed_photos: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(boxed_photos, tmp_path / "photos")
+    run = command(tiny_model, tmp_path / "photos", tmp_path / "run")
+    assert main(run) == 0
+    for path in (tmp_path / "photos" / "images").iterdir():
+        with Image.open(path) as image:
+            ImageOps.invert(image.convert("RGB")).save(path)
+    capsys.readouterr()
+    assert main(run) == 2
+    err = capsys.readouterr().err
+    assert re.search(r"is a run of another configuration: images was \w+, now \w+: both have 8 files, but not", err)
+    stored = tmp_path / "run" / "names" / "run.json"
+    content = json.loads(stored.read_text())
+    stored.write_text(json.dumps({key: content[key] for key in content if "images" not in key}))  # by an older version
+    assert main(run) == 2
+    assert "localizer is a run of another configuration: images was" in capsys.readouterr().err
 
 
 def test_keeping_a_share_of_the_old_localizer_trains_nothing_anew(

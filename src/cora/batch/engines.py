@@ -9,12 +9,9 @@ import logging
 import multiprocessing
 import os
 import pickle
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for_end
 from typing import Any
 
 import torch
@@ -23,6 +20,7 @@ from cora.batch.items import Item
 from cora.batch.job import Job
 from cora.batch.labeller import Labeller, Model, Work
 from cora.errors import CoraError, needs_extra
+from cora.workers import ctrl_c_waits, obey_parent
 
 #: (part, lines)
 Done = Iterator[tuple[int, str]]
@@ -63,8 +61,9 @@ def in_processes(job: Job, work: Work, parts: Sequence[int], *, count: int, on_p
     waiting: dict[Future[str], int] = {}
     try:
         while True:
-            while len(waiting) < count * _AHEAD and (part := next(left, None)) is not None:
-                waiting[pool.submit(_label, job.items(part))] = part
+            with ctrl_c_waits():  # a process starts when a part is submitted
+                while len(waiting) < count * _AHEAD and (part := next(left, None)) is not None:
+                    waiting[pool.submit(_label, job.items(part))] = part
             if not waiting:
                 break
             finished, _ = wait(waiting, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
@@ -188,22 +187,12 @@ _labeller: list[Labeller] = []
 
 
 def _start(work: bytes, threads: int, done: Any, started: Any, stop: Any) -> None:
-    # Ctrl-C goes to all processes of a terminal; the one that asked for the work says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    obey_parent()
     torch.set_num_threads(threads)
     with started.get_lock():
         number = started.value
         started.value += 1
     _received[:] = [pickle.loads(work), number, done, stop]
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed tells nobody, and workers would wait for ever for work."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_end([parent.sentinel])
-        os._exit(1)
 
 
 def _label(items: list[Item]) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from cora.compress.arch_sizes import Architecture
 from cora.data.loader import AugmentedDataset, EpochLoader
+from cora.data.same_content import files_hash
 from cora.data.transforms import AugmentConfig, TrainTransform
 from cora.detector import Detector, check_no_variant
 from cora.detector.fingerprint import weights_fingerprint
@@ -220,7 +221,13 @@ def fit(
         ema=average,
         grad_clip=run.grad_clip,
         on_epoch_end=None if measure is None else lambda _epoch, _task: measure(student),
-        config={**config, **settings, "photos": _hash("\n".join(path.name for path in photos.paths))},
+        config={
+            **config,
+            **settings,
+            "photos": _hash("\n".join(path.name for path in photos.paths)),
+            "images": files_hash(photos.paths),
+            "about images": f"{len(photos.paths)} files",
+        },
         progress=progress,
         log_steps=10,
     )

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cora.console import number_table, tracked
 from cora.data.coco import CocoDataset
+from cora.data.fingerprint import about_data
 from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
 from cora.evaluation.base_novel import GroupScore
@@ -47,8 +48,8 @@ def scores_by_group(found: Mapping[str, BoxEvaluation], sets: Mapping[str, HeldO
 
 
 def key_of_sets(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Any]:
-    """What the numbers of `measure_once` depend on: the weights, and which images there are."""
-    photos = {name: [r.image_id for r in one.dataset.records] for name, one in sets.items() if one is not None}
+    """What the numbers of `measure_once` depend on: the weights, the images and their boxes."""
+    photos = {name: about_data(one.dataset) for name, one in sets.items() if one is not None}
     return {"model": weights_fingerprint(detector), "photos": photos}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from cora.evaluation.oracles import AS_IT_IS, predict_oracles
 from cora.evaluation.predict import Predictions, Progress, predict_dataset
 from cora.predictor import Predictor, Tiles
 from cora.regions import ClassPrompts
+from cora.workers import ctrl_c_waits, obey_parent
 
 #: (indices, title) -> the indices, shown as they are done.
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -153,15 +154,16 @@ class DatasetPredictor:
     ) -> list[dict[str, Predictions]]:
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // self.processes)
-        started = context.Value("i", 0)
+        shared = (context.Value("i", 0), context.Event())
         device = str(self.detector.device)
         with ProcessPoolExecutor(
             self.processes,
             mp_context=context,
             initializer=_start,
-            initargs=(self._work(), threads, device, started),
+            initargs=(self._work(), threads, device, *shared),
         ) as pool:
-            futures = {pool.submit(_predict, request, part): place for place, part in enumerate(parts)}
+            with ctrl_c_waits():
+                futures = {pool.submit(_predict, request, part): place for place, part in enumerate(parts)}
             try:
                 return _gather(futures, title, track)
             except BrokenProcessPool:
@@ -170,7 +172,9 @@ class DatasetPredictor:
                     f"start fewer"
                 ) from None
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                shared[-1].set()
+                # Waits: a worker that still imports needs what is shared.
+                pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
     def _work(self) -> bytes:
@@ -235,9 +239,17 @@ def _gather(
 
 #: What `_start` loaded, in a worker process: detector, dataset, options.
 _loaded: list[Any] = []
+#: Set when nobody wants the results of a pool any more.
+_stop: list[Any] = []
 
 
-def _start(work: bytes, threads: int, device: str, started: Any) -> None:
+class _StoppedError(Exception):
+    """Nobody wants the results any more."""
+
+
+def _start(work: bytes, threads: int, device: str, started: Any, stop: Any) -> None:
+    obey_parent()
+    _stop[:] = [stop]
     torch.set_num_threads(threads)
     if device.startswith("cuda") and torch.cuda.device_count() > 1:
         with started.get_lock():
@@ -254,4 +266,11 @@ def _unpacked(work: bytes, device: str) -> tuple[Predictor, CocoDataset, dict[st
 
 def _predict(request: Request, indices: Sequence[int]) -> dict[str, Predictions]:
     detector, dataset, options = _loaded
-    return _run(detector, dataset, request, indices, options, iter)
+    return _run(detector, dataset, request, indices, options, _until_stopped)
+
+
+def _until_stopped(indices: Sequence[int]) -> Iterator[int]:
+    for index in indices:
+        if _stop and _stop[0].is_set():
+            raise _StoppedError
+        yield index

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cora.data.coco import CocoDataset
 from cora.data.feature_cache import FeatureBatch, build_feature_cache, collate_features
+from cora.data.fingerprint import about_data
 from cora.data.loader import EpochLoader
 from cora.data.transforms import AugmentConfig, TrainTransform
 from cora.errors import DataError, TrainingError
@@ -23,7 +24,7 @@ from cora.study.cam import CamTower, FrozenMaps
 from cora.study.config import LossPart, StudyConfig
 from cora.study.loss import study_loss
 from cora.study.model import StudyModel
-from cora.training.identity import about_boxes, boxes_hash, seed_stage
+from cora.training.identity import seed_stage
 from cora.training.loop import TrainResult, train
 from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, build_schedule
 
@@ -187,7 +188,7 @@ def _identity(config: StudyConfig, dataset: CocoDataset) -> dict[str, Any]:
     content = config.to_dict()
     for name in ("workers", "max_gigabytes"):
         del content["train"][name]
-    return {**content, "boxes": boxes_hash(dataset), "about boxes": about_boxes(dataset)}
+    return {**content, **about_data(dataset)}
 
 
 def cam_tower_of(frozen: FrozenPart, class_names: tuple[str, ...]) -> CamTower:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cora.data.coco import CocoDataset
 from cora.data.feature_cache import FeatureCache, build_feature_cache, collate_features
+from cora.data.fingerprint import about_data, boxes_hash
 from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transform
 from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
 from cora.data.shards import ShardDataset
@@ -31,7 +32,7 @@ from cora.training.alignment import refitting
 from cora.training.ema import Ema, move_back, trainable_state
 from cora.training.engine import Engine
 from cora.training.group_file import stage_groups
-from cora.training.identity import about_boxes, boxes_hash, seed_stage, stage_settings
+from cora.training.identity import seed_stage, stage_settings
 from cora.training.loop import check_config, train
 from cora.training.losses import class_loss_weights
 from cora.training.names_task import build_names_task
@@ -363,8 +364,7 @@ class TrainingPipeline:
         """
         return {
             "model": weights_fingerprint(self.detector),  # what the stage starts from, earlier stages' work included
-            "boxes": boxes_hash(self.dataset),
-            "about boxes": about_boxes(self.dataset),
+            **about_data(self.dataset),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,
             **stage_settings(self.recipe.to_dict(), name),

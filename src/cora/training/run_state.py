@@ -181,6 +181,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 #: Prefix of a key that explains another one; see `differing_setting`.
 _ABOUT = "about "
+#: Keys that run folders of earlier versions lack; those resume without the comparison.
+_LATER = {"images", "about images"}
 
 
 def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:
@@ -194,7 +196,8 @@ def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:
     before = json.loads(path.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(dict(config)))
     for key in sorted(before.keys() | now.keys()):
-        if not key.startswith(_ABOUT) and before.get(key) != now.get(key):
+        later = key in _LATER and key not in before
+        if not later and not key.startswith(_ABOUT) and before.get(key) != now.get(key):
             return _difference(key, before, now)
     return None
 

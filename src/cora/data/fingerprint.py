@@ -1,0 +1,34 @@
+"""What identifies a dataset: hashes of its boxes and of its image files."""
+
+from __future__ import annotations
+
+import hashlib
+
+from cora.data.coco import CocoDataset
+from cora.data.same_content import files_hash
+from cora.regions.templates import shorten
+
+
+def about_boxes(dataset: CocoDataset) -> str:
+    """What `boxes_hash` is of, for people."""
+    counts = f"{int(dataset.class_counts().sum())} boxes in {len(dataset.records)} images"
+    return f"{counts}, classes {shorten(', '.join(dataset.class_names), 200)}"
+
+
+def about_data(dataset: CocoDataset) -> dict[str, str]:
+    """What a run remembers of its boxes and images, as hashes and in words."""
+    return {
+        "boxes": boxes_hash(dataset),
+        "about boxes": about_boxes(dataset),
+        "images": files_hash(record.path for record in dataset.records),
+        "about images": f"{len(dataset.records)} files",
+    }
+
+
+def boxes_hash(dataset: CocoDataset) -> str:
+    """First 16 hex digits of the SHA-256 over class names, image names, boxes and labels."""
+    digest = hashlib.sha256("\n".join(dataset.class_names).encode())
+    for record in dataset.records:
+        digest.update(record.path.name.encode())
+        digest.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())
+    return digest.hexdigest()[:16]
