@@ -100,7 +100,7 @@ BAD = {
     "lines of JSON": ("n.jsonl", '{"name": "cat"}\n{"name": "cup"}\n', "cannot be read as JSON"),
     "a workbook": ("n.xlsx", b"PK\x03\x04\x14\0\x06\0", "got zeros in"),
     "a count that differs": ("n.yaml", "nc: 5\nnames: [cat, cup]", "5 for 2 names"),
-    "odd names": ("n.yaml", "names: {a: cat}", "1 names that are not a whole number"),
+    "odd names": ("n.yaml", "names: {a: cat}", "1 name that is not a whole number"),
 }
 
 

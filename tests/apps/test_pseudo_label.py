@@ -117,7 +117,7 @@ CAPTIONS = ["--captions", "captions.csv"]
         ([*CAPTIONS, "--device", "abacus"], "expected a device"),
         (["--classes", "cat, Cat"], "expected every name once, got 'cat' twice"),
         (["--classes", " "], "expected at least one"),
-        (["--results", "real.json"], "1 results without image_id, category_id, bbox or score"),
+        (["--results", "real.json"], "1 result without image_id, category_id, bbox or score"),
         (
             [*CAPTIONS, "--real", "real.json", "--merge", "--min-per-class", "3", "--max-per-class", "2"],
             "--max-per-class: expected at least 3 (--min-per-class), got 2",

@@ -115,12 +115,12 @@ def test_a_byte_order_mark_does_no_harm(images: Path) -> None:
         (b"a.jpg;a dog\nb.jpg;a cat\n", "got one column in all 2 lines; put a comma between"),
         ("a.jpg,a dog at a café\n".encode("cp1252"), "in UTF-8, got other bytes; save it as UTF-8"),
         ("a.jpg,a dog\n".encode("utf-16"), "in UTF-8, got other bytes"),
-        (b"a.jpg,\nb.jpg,a cat\n", r"1 empty captions \(first: line 1\)"),
-        (b",a dog\nb.jpg,a cat\n", r"1 lines without a file name \(first: line 1\)"),
-        (b"file,id,text\na.jpg\nb.jpg,1,a cat\n", r"1 lines without file and text \(first: line 2\)"),
+        (b"a.jpg,\nb.jpg,a cat\n", r"1 empty caption \(first: line 1\)"),
+        (b",a dog\nb.jpg,a cat\n", r"1 line without a file name \(first: line 1\)"),
+        (b"file,id,text\na.jpg\nb.jpg,1,a cat\n", r"1 line without file and text \(first: line 2\)"),
         (b"z.jpg,a dog\nz.jpg,a dog\ny.jpg,a cat\n", r"2 missing image files \(first: z.jpg\)"),
-        (b"../gone.jpg,a dog\n", "1 file names that leave the image folder"),
-        (b"file,tags\na.jpg,one two three four five six seven eight nine\n", "1 tags of more than 8 words"),
+        (b"../gone.jpg,a dog\n", "1 file name that leaves the image folder"),
+        (b"file,tags\na.jpg,one two three four five six seven eight nine\n", "1 tag of more than 8 words"),
         (b"a.jpg,it rains\nb.jpg,quickly\n", "expected captions that name things, got none in the 2"),
         (b'{"images": [', "cannot be read as JSON"),
         (b"[]", "expected COCO captions, an object with the lists"),
@@ -148,14 +148,14 @@ def test_faults_of_a_coco_file_are_counted_in_one_message_and_can_be_skipped(ima
     with pytest.raises(DataError) as error:
         table(images, json.dumps(content), "captions.json")
     for kind in (
-        "1 duplicate image ids (first: 7)",
-        "1 images without id or file_name",
-        "1 file names of two images (first: a.jpg)",
-        "1 duplicate caption ids (first: 1)",
-        "1 captions of unknown images (first: 5)",
-        "1 empty captions (first: caption 6)",
-        "1 annotations without a caption",
-        "1 caption ids that are no whole numbers",
+        "1 duplicate image id (first: 7)",
+        "1 image without id or file_name",
+        "1 file name of two images (first: a.jpg)",
+        "1 duplicate caption id (first: 1)",
+        "1 caption of unknown images (first: 5)",
+        "1 empty caption (first: caption 6)",
+        "1 annotation without a caption",
+        "1 caption id that is no whole number",
     ):
         assert kind in str(error.value)
     found = table(images, json.dumps(content), "captions.json", skip_bad=True)

@@ -62,7 +62,7 @@ def test_boxes_are_clipped_and_degenerate_ones_dropped(tmp_path: Path) -> None:
     assert dataset.records[0].boxes_xyxy_px.tolist() == [[0, 5, 20, 20]]
     assert dataset.records[1].classes.tolist() == []
     assert sorted(dataset.repairs.values()) == [1, 1]
-    with pytest.raises(DataError, match=r"1 boxes reaching over the border.*1 boxes without an area"):
+    with pytest.raises(DataError, match=r"1 box reaching over the border.*1 box without an area"):
         read(tmp_path, data, strict=True)
 
 
@@ -79,12 +79,12 @@ def test_faults_are_counted_in_one_message(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read(tmp_path, data)
     for part in (
-        "1 missing image files (first: gone.png)",
-        "1 duplicate image ids (first: 7)",
-        "1 duplicate annotation ids (first: 1)",
+        "1 missing image file (first: gone.png)",
+        "1 duplicate image id (first: 7)",
+        "1 duplicate annotation id (first: 1)",
         "2 unknown category ids",
-        "1 annotations of unknown images (first: 6)",
-        "1 boxes that are not four finite numbers (first: 8)",
+        "1 annotation of unknown images (first: 6)",
+        "1 box that is not four finite numbers (first: 8)",
     ):
         assert part in str(error.value)
 

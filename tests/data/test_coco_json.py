@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from cora.data.coco import CocoDataset
+from cora.data.problems import of_kind
 from cora.data.read import read_dataset
 from cora.errors import DataError
 from tests.data.writers import NAMES, Photo, boxes_of, coco_content, random_photos, same_boxes, two_photos, write_coco
@@ -32,37 +33,37 @@ def more(key: str, entry: object) -> Change:
 
 #: change of the file, what is said about it, boxes that are left when it is left out (3 in the sound file)
 BAD: dict[str, tuple[Change, str, int]] = {
-    "missing photo": (image(file_name="gone.png"), r"1 missing image files \(first: gone.png\)", 1),
-    "parent folder": (image(file_name="../out.png"), r"1 file names that leave the image folder \(first: ../out", 1),
-    "absolute name": (image(file_name="/etc/passwd"), "1 file names that leave the image folder", 1),
-    "name is a number": (image(file_name=3), r"1 file names that are no text \(first: 3\)", 1),
-    "no name": (lambda c: c["images"][0].pop("file_name"), "1 images without id or file_name", 1),
-    "image is text": (more("images", "a.png"), r"1 images without id or .* \(first: entry 2\)", 3),
-    "duplicate image": (lambda c: c["images"].append(c["images"][0]), "1 duplicate image ids", 3),
-    "image id is text": (more("images", {"id": [], "file_name": "a.png", "width": 1, "height": 1}), "1 image ids", 3),
-    "no area": (image(width=0), "1 images without an area", 1),
-    "width is negative": (image(width=-40), "1 images without an area", 1),
-    "box as words": (box(bbox="5, 5, 9, 9"), "1 boxes that are not four finite numbers", 2),
-    "box as an object": (box(bbox={"x": 1, "y": 2}), "1 boxes that are not four finite numbers", 2),
-    "category by name": (box(category_id="no such"), r"1 unknown category ids \(first: annotation 1: no such\)", 2),
-    "crowd as a list": (box(iscrowd=[]), r"1 values of iscrowd that are neither 0 nor 1 \(first: .* 1: \[\]\)", 2),
-    "huge width": (image(width=10**400), "1 images without an area", 1),
-    "other size": (image(width=41), "1 images of another size than their file says .first: a.png: 41x20, is 40x20", 1),
-    "crowd or not": (box(iscrowd="maybe"), r"1 values of iscrowd that are neither 0 nor 1 \(first: .* 1: maybe\)", 2),
-    "unknown category": (box(category_id=99), r"1 unknown category ids \(first: annotation 1: 99\)", 2),
-    "category is a list": (box(category_id=[1]), "1 unknown category ids", 2),
-    "unknown image": (box(image_id=5), r"1 annotations of unknown images \(first: 1\)", 2),
-    "image id is a list": (box(image_id=[]), "1 annotations of unknown images", 2),
-    "duplicate box": (lambda c: c["annotations"].append(c["annotations"][0]), "1 duplicate annotation ids", 3),
-    "annotation id is a list": (box(id=[]), "1 annotation ids that are no numbers", 2),
-    "no bbox": (lambda c: c["annotations"][0].pop("bbox"), "1 annotations without image_id, category_id, or bbox", 2),
-    "three numbers": (box(bbox=[1, 2, 3]), "1 boxes that are not four finite numbers", 2),
-    "not a number": (box(bbox=[1, 2, float("nan"), 3]), "1 boxes that are not four finite numbers", 2),
-    "huge number": (box(bbox=[1, 2, 10**400, 3]), "1 boxes that are not four finite numbers", 2),
-    "text": (box(bbox=["1", 2, 3, 4]), "1 boxes that are not four finite numbers", 2),
-    "no width": (box(bbox=[1, 2, 0, 3]), r"1 boxes without an area \(first: annotation 1\)", 2),
-    "negative height": (box(bbox=[1, 9, 3, -3]), "1 boxes without an area", 2),
-    "outside": (box(bbox=[50, 2, 3, 3]), r"1 boxes outside their image \(first: annotation 1\)", 2),
+    "missing photo": (image(file_name="gone.png"), r"1 missing image file \(first: gone.png\)", 1),
+    "parent folder": (image(file_name="../out.png"), r"1 file name that leaves the image folder \(first: ../out", 1),
+    "absolute name": (image(file_name="/etc/passwd"), "1 file name that leaves the image folder", 1),
+    "name is a number": (image(file_name=3), r"1 file name that is no text \(first: 3\)", 1),
+    "no name": (lambda c: c["images"][0].pop("file_name"), "1 image without id or file_name", 1),
+    "image is text": (more("images", "a.png"), r"1 image without id or .* \(first: entry 2\)", 3),
+    "duplicate image": (lambda c: c["images"].append(c["images"][0]), "1 duplicate image id", 3),
+    "image id is text": (more("images", {"id": [], "file_name": "a.png", "width": 1, "height": 1}), "1 image id", 3),
+    "no area": (image(width=0), "1 image without an area", 1),
+    "width is negative": (image(width=-40), "1 image without an area", 1),
+    "box as words": (box(bbox="5, 5, 9, 9"), "1 box that is not four finite numbers", 2),
+    "box as an object": (box(bbox={"x": 1, "y": 2}), "1 box that is not four finite numbers", 2),
+    "category by name": (box(category_id="no such"), r"1 unknown category id \(first: annotation 1: no such\)", 2),
+    "crowd as a list": (box(iscrowd=[]), r"1 value of iscrowd that is neither 0 nor 1 \(first: .* 1: \[\]\)", 2),
+    "huge width": (image(width=10**400), "1 image without an area", 1),
+    "other size": (image(width=41), "1 image of another size than its file says .first: a.png: 41x20, is 40x20", 1),
+    "crowd or not": (box(iscrowd="maybe"), r"1 value of iscrowd that is neither 0 nor 1 \(first: .* 1: maybe\)", 2),
+    "unknown category": (box(category_id=99), r"1 unknown category id \(first: annotation 1: 99\)", 2),
+    "category is a list": (box(category_id=[1]), "1 unknown category id", 2),
+    "unknown image": (box(image_id=5), r"1 annotation of unknown images \(first: 1\)", 2),
+    "image id is a list": (box(image_id=[]), "1 annotation of unknown images", 2),
+    "duplicate box": (lambda c: c["annotations"].append(c["annotations"][0]), "1 duplicate annotation id", 3),
+    "annotation id is a list": (box(id=[]), "1 annotation id that is no number", 2),
+    "no bbox": (lambda c: c["annotations"][0].pop("bbox"), "1 annotation without image_id, category_id, or bbox", 2),
+    "three numbers": (box(bbox=[1, 2, 3]), "1 box that is not four finite numbers", 2),
+    "not a number": (box(bbox=[1, 2, float("nan"), 3]), "1 box that is not four finite numbers", 2),
+    "huge number": (box(bbox=[1, 2, 10**400, 3]), "1 box that is not four finite numbers", 2),
+    "text": (box(bbox=["1", 2, 3, 4]), "1 box that is not four finite numbers", 2),
+    "no width": (box(bbox=[1, 2, 0, 3]), r"1 box without an area \(first: annotation 1\)", 2),
+    "negative height": (box(bbox=[1, 9, 3, -3]), "1 box without an area", 2),
+    "outside": (box(bbox=[50, 2, 3, 3]), r"1 box outside its image \(first: annotation 1\)", 2),
 }
 
 
@@ -81,15 +82,15 @@ def test_bad_entries_are_refused_or_left_out(tmp_path: Path, kind: str, caplog: 
     assert int(dataset.class_counts().sum()) == left
     assert sum(dataset.dropped.values()) >= 1
     for kind_dropped, count in dataset.dropped.items():
-        assert f"{count} {kind_dropped}" in caplog.text
+        assert of_kind(count, kind_dropped) in caplog.text
 
 
 FAULTS: dict[str, tuple[Change, str]] = {
-    "duplicate category id": (more("categories", {"id": 7, "name": "bus"}), r"1 duplicate category ids \(first: 7\)"),
-    "category without name": (more("categories", {"id": 8}), "1 categories without id or name"),
-    "category is text": (more("categories", "bus"), "1 categories without id or name"),
-    "category id is a list": (more("categories", {"id": [], "name": "bus"}), "1 categories without id or name"),
-    "blank name": (more("categories", {"id": 8, "name": " "}), "1 blank class names"),
+    "duplicate category id": (more("categories", {"id": 7, "name": "bus"}), r"1 duplicate category id \(first: 7\)"),
+    "category without name": (more("categories", {"id": 8}), "1 category without id or name"),
+    "category is text": (more("categories", "bus"), "1 category without id or name"),
+    "category id is a list": (more("categories", {"id": [], "name": "bus"}), "1 category without id or name"),
+    "blank name": (more("categories", {"id": 8, "name": " "}), "1 blank class name"),
     "no annotations": (lambda c: c["annotations"].clear(), r"expected boxes .*, got none in 2 images"),
     "no images": (lambda c: (c["images"].clear(), c["annotations"].clear()), "expected images, got none"),
     "no categories": (lambda c: (c["categories"].clear(), c["annotations"].clear()), "at least one class name"),
@@ -133,7 +134,7 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_a_damaged_photo_is_named_before_training(tmp_path: Path) -> None:
     folder, path = write_coco(tmp_path, two_photos())
     (folder / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"1 images that cannot be read .*a\.png"):
+    with pytest.raises(DataError, match=r"1 image that cannot be read .*a\.png"):
         read_dataset(images=folder, annotations=path)
     assert len(read_dataset(images=folder, annotations=path, check_photos=False)) == 2
     dataset = read_dataset(images=folder, annotations=path, skip_bad=True)
@@ -326,7 +327,7 @@ def test_files_that_say_the_same_in_another_way(tmp_path: Path, kind: str, caplo
     assert dataset.class_names == NAMES
     assert dataset.repairs == told
     for what, count in told.items():
-        assert f"{count} {what} (first: " in caplog.text
+        assert f"{of_kind(count, what)} (first: " in caplog.text
     assert not dataset.dropped
 
 
@@ -353,7 +354,7 @@ def test_a_parent_with_boxes_or_asked_for_is_a_class(tmp_path: Path) -> None:
 def test_one_image_with_two_sizes_is_refused(tmp_path: Path) -> None:
     content = coco_content(two_photos())
     content["images"].append({**content["images"][0], "id": 500, "width": 41})
-    with pytest.raises(DataError, match=r"1 images listed twice, with different sizes \(first: a.png: ids 100, 500\)"):
+    with pytest.raises(DataError, match=r"1 image listed twice, with different sizes \(first: a.png: ids 100, 500\)"):
         set_of(content, tmp_path)
 
 

@@ -34,16 +34,16 @@ def test_what_counts_and_what_is_passed_over(tmp_path: Path, caplog: pytest.LogC
     assert names_of(images, tmp_path) == ["a.jpg", "b.JPG", "x/c.HEIC", "x/d.avif"]
     assert not problems
     for said in (
-        "1 hidden files (first: ._a.jpg)",
-        "1 hidden folders (first: .git)",
+        "1 hidden file (first: ._a.jpg)",
+        "1 hidden folder (first: .git)",
         "3 files of kinds that cannot be read (first: f.CR2)",
-        "1 videos, which 'cora video' reads (first: IMG_2.MOV)",
+        "1 video, which 'cora video' reads (first: IMG_2.MOV)",
     ):
         assert said in caplog.text
     caplog.clear()
     images, _ = list_images(tmp_path, deep=False)
     assert names_of(images, tmp_path) == ["a.jpg", "b.JPG"]
-    assert "1 folders, whose images have to be named (first: x)" in caplog.text
+    assert "1 folder, whose images have to be named (first: x)" in caplog.text
     caplog.clear()
     list_images(tmp_path, tell=False)
     assert not caplog.text

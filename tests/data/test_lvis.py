@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cora.data.problems import of_kind
 from cora.data.read import read_dataset
 from cora.errors import DataError
 from tests.data.writers import coco_content, same_boxes, two_photos, write_coco, write_photos
@@ -62,7 +63,7 @@ def test_the_url_counts_before_the_file_name_of_v05(tmp_path: Path) -> None:
     (folder / "a.png").rename(folder / "COCO_val2014_a.png")
     assert read_dataset(images=folder, annotations=path).records[0].path.name == "COCO_val2014_a.png"
     (folder / "COCO_val2014_a.png").unlink()
-    with pytest.raises(DataError, match=r"1 missing image files \(first: a.png\)"):
+    with pytest.raises(DataError, match=r"1 missing image file \(first: a.png\)"):
         read_dataset(images=folder, annotations=path)
 
 
@@ -78,7 +79,7 @@ def test_a_url_leads_nowhere_outside(tmp_path: Path) -> None:
     content = lvis_content()
     content["images"][0]["coco_url"] = "http://x/../.."
     folder, path = write_coco(tmp_path, two_photos(), content)
-    with pytest.raises(DataError, match="1 file names that leave the image folder"):
+    with pytest.raises(DataError, match="1 file name that leaves the image folder"):
         read_dataset(images=folder, annotations=path)
 
 
@@ -90,7 +91,7 @@ def test_bad_lists(tmp_path: Path, numbers: object, message: str) -> None:
     content = lvis_content()
     content["images"][1]["neg_category_ids"] = numbers
     folder, path = write_coco(tmp_path, two_photos(), content)
-    with pytest.raises(DataError, match=rf"1 neg_category_ids {message} \(first: image 101"):
+    with pytest.raises(DataError, match=rf"{of_kind(1, f'neg_category_ids {message}')} \(first: image 101"):
         read_dataset(images=folder, annotations=path)
     dataset = read_dataset(images=folder, annotations=path, skip_bad=True)
     assert [record.negative_classes for record in dataset.records] == [(2,), ()]
@@ -101,7 +102,7 @@ def test_malformed_images_are_counted_as_in_coco(tmp_path: Path) -> None:
     content = lvis_content()
     content["images"] += ["text", {"id": [], "coco_url": "http://x/y/a.png", "width": 1, "height": 1}]
     folder, path = write_coco(tmp_path, two_photos(), content)
-    with pytest.raises(DataError, match=r"1 images without id.*1 image ids that are neither whole numbers"):
+    with pytest.raises(DataError, match=r"1 image without id.*1 image id that is neither a whole number"):
         read_dataset(images=folder, annotations=path)
     same_boxes(read_dataset(images=folder, annotations=path, skip_bad=True), two_photos())
 

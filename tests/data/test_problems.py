@@ -1,8 +1,19 @@
+import ast
 from pathlib import Path
 
 import pytest
 
-from cora.data.problems import Problems, check_names, is_number, is_whole, listed, read_text, shown, truth_value
+from cora.data.problems import (
+    Problems,
+    check_names,
+    is_number,
+    is_whole,
+    listed,
+    of_kind,
+    read_text,
+    shown,
+    truth_value,
+)
 from cora.errors import DataError
 
 
@@ -12,8 +23,21 @@ def test_each_kind_is_counted_with_its_first_example() -> None:
     for example in ("one", "two", "three"):
         problems.add("odd lines", example)
     problems.add("bad boxes", 7)
-    assert str(problems) == "3 odd lines (first: one); 1 bad boxes (first: 7)"
+    assert str(problems) == "3 odd lines (first: one); 1 bad box (first: 7)"
     assert problems
+
+
+def test_every_kind_has_a_singular() -> None:
+    kinds = []
+    for path in (Path(__file__).parents[2] / "src" / "cora").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="add"), args=[ast.Constant(value=str(kind)), _]):
+                    kinds.append(kind)
+    assert len(kinds) > 60
+    assert [kind for kind in kinds if of_kind(1, kind) == f"1 {kind}"] == []
+    assert of_kind(2, "image ids that are no whole numbers") == "2 image ids that are no whole numbers"
+    assert of_kind(1, "image ids that are no whole numbers") == "1 image id that is no whole number"
 
 
 @pytest.mark.parametrize("text", ["a\nb\tc", "\x1b[31mred", "\ud800", "x" * 10_000, "\u202e"])

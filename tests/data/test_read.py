@@ -119,7 +119,7 @@ def test_what_was_found_and_what_is_not_named_is_told(
     dataset = read_dataset(images=images)
     assert f"no annotations are named; those found are {tmp_path}" in caplog.text
     assert len(dataset) == (3 if kind == "yolo" else 2)  # YOLO takes an image without labels for background
-    assert ("uses none of 1 other images" in caplog.text) == (kind != "yolo")
+    assert ("uses none of 1 other image" in caplog.text) == (kind != "yolo")
 
 
 def test_lvis_read_as_coco_by_name(tmp_path: Path) -> None:

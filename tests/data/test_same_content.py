@@ -57,7 +57,7 @@ def test_copies_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     photos = [*two_photos(), Photo("c.png", (20, 40), [("dog", 1, 1, 5, 5, False)])]
     folder, path = write_coco(tmp_path, photos)
     dataset = read_dataset(images=folder, annotations=path)
-    assert "1 images with the content of another (first: c.png: a.png); each keeps its own boxes" in caplog.text
+    assert "1 image with the content of another (first: c.png: a.png); each keeps its own boxes" in caplog.text
     assert len(dataset) == 3
 
 

@@ -141,18 +141,18 @@ def test_shards_of_others_need_no_list_of_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"1.png": (8, 6)}, "1 images without an annotation"),
-        ({"1.json": note()}, "1 annotations without an image"),
-        ({"1.png": (8, 6), "1.json": b"{"}, "1 annotations without image_id, height and width"),
-        ({"1.png": (8, 6), "1.json": note(width=True)}, "1 annotations without image_id, height and width"),
-        ({"1.png": (8, 6), "1.json": note(file_name="../../x")}, "1 file names that leave the image folder"),
-        ({"1.png": (8, 6), "1.json": note(classes=[])}, "1 annotations whose boxes and classes differ in number"),
-        ({"1.png": (8, 6), "1.json": note(boxes_xyxy_px=[[0, 0, 1e400, 1]])}, "1 boxes that are not four finite"),
+        ({"1.png": (8, 6)}, "1 image without an annotation"),
+        ({"1.json": note()}, "1 annotation without an image"),
+        ({"1.png": (8, 6), "1.json": b"{"}, "1 annotation without image_id, height and width"),
+        ({"1.png": (8, 6), "1.json": note(width=True)}, "1 annotation without image_id, height and width"),
+        ({"1.png": (8, 6), "1.json": note(file_name="../../x")}, "1 file name that leaves the image folder"),
+        ({"1.png": (8, 6), "1.json": note(classes=[])}, "1 annotation whose boxes and classes differ in number"),
+        ({"1.png": (8, 6), "1.json": note(boxes_xyxy_px=[[0, 0, 1e400, 1]])}, "1 box that is not four finite"),
         (
             {"1.png": (8, 6), "1.json": note(), "2.png": (8, 6), "2.json": note()},
-            r"1 duplicate image ids \(first: a.tar/2: 1\)",
+            r"1 duplicate image id \(first: a.tar/2: 1\)",
         ),
-        ({"1.png": (8, 6), "1.jpg": (8, 6), "1.json": note()}, "1 members that are too large or there twice"),
+        ({"1.png": (8, 6), "1.jpg": (8, 6), "1.json": note()}, "1 member that is too large or there twice"),
     ],
 )
 def test_what_cannot_be_used_is_counted(tmp_path: Path, members: dict[str, Any], message: str) -> None:
@@ -168,11 +168,11 @@ def test_links_and_large_members_are_refused(tmp_path: Path, monkeypatch: pytest
         link = tarfile.TarInfo("2.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    with pytest.raises(DataError, match=r"1 members that are no plain files \(first: b.tar/2.png\)"):
+    with pytest.raises(DataError, match=r"1 member that is no plain file \(first: b.tar/2.png\)"):
         ShardDataset(folder=folder)
     (folder / "b.tar").unlink()
     monkeypatch.setattr("cora.data.shards.MAX_PHOTO_BYTES", 10)
-    with pytest.raises(DataError, match="1 members that are too large"):
+    with pytest.raises(DataError, match="1 member that is too large"):
         ShardDataset(folder=folder)
 
 

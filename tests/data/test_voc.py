@@ -51,26 +51,26 @@ def boxed(xmin: str, xmax: str) -> str:
 
 #: the file b.xml or its objects, what is said about it; b has one box of three
 BAD: dict[str, tuple[str | bytes, str]] = {
-    "empty file": ("", "1 XML files that cannot be read"),
-    "no XML": ("no xml <", "1 XML files that cannot be read"),
-    "unclosed": (voc_xml(two_photos()[1])[:-5], "1 XML files that cannot be read"),
-    "other XML": ("<svg/>", "1 XML files without an annotation element"),
-    "entities": (ENTITIES, "1 XML files with a document type or zeros, which"),
-    "foreign file": (FOREIGN, "1 XML files with a document type"),
-    "entities in UTF-16": (ENTITIES.encode("utf-16"), "1 XML files that cannot be read"),
-    "entities in UTF-16 without a mark": (ENTITIES.encode("utf-16-le"), "1 XML files with a document type or zeros"),
-    "Latin-1": ("<annotation><filename>é</filename></annotation>".encode("latin-1"), "1 XML files .*in UTF-8"),
-    "parent folder": (voc_xml(Photo("../out.png", (30, 30))), "1 file names that leave the image folder"),
-    "absolute name": (voc_xml(Photo("/etc/passwd", (30, 30))), "1 file names that leave the image folder"),
-    "other size": (voc_xml(Photo("b.png", (30, 31))), "1 images of another size than their file says"),
-    "second file": (voc_xml(Photo("a.png", (20, 40))), r"1 images with two XML files \(first: b.xml: a.png\)"),
-    "no name": ("<object/>", r"1 objects without a name \(first: b.xml, object 1\)"),
-    "no box": ("<object><name>dog</name></object>", "1 boxes that are not four finite numbers"),
-    "words": (boxed("one", "20"), "1 boxes that are not four finite numbers"),
-    "not finite": (boxed("inf", "20"), "1 boxes that are not four finite numbers"),
-    "no number": (boxed("nan", "20"), "1 boxes that are not four finite numbers"),
-    "corners swapped": (boxed("25", "20"), r"1 boxes without an area \(first: b.xml, object 1\)"),
-    "outside": (boxed("50", "60"), "1 boxes outside their image"),
+    "empty file": ("", "1 XML file that cannot be read"),
+    "no XML": ("no xml <", "1 XML file that cannot be read"),
+    "unclosed": (voc_xml(two_photos()[1])[:-5], "1 XML file that cannot be read"),
+    "other XML": ("<svg/>", "1 XML file without an annotation element"),
+    "entities": (ENTITIES, "1 XML file with a document type or zeros, which"),
+    "foreign file": (FOREIGN, "1 XML file with a document type"),
+    "entities in UTF-16": (ENTITIES.encode("utf-16"), "1 XML file that cannot be read"),
+    "entities in UTF-16 without a mark": (ENTITIES.encode("utf-16-le"), "1 XML file with a document type or zeros"),
+    "Latin-1": ("<annotation><filename>é</filename></annotation>".encode("latin-1"), "1 XML file .*in UTF-8"),
+    "parent folder": (voc_xml(Photo("../out.png", (30, 30))), "1 file name that leaves the image folder"),
+    "absolute name": (voc_xml(Photo("/etc/passwd", (30, 30))), "1 file name that leaves the image folder"),
+    "other size": (voc_xml(Photo("b.png", (30, 31))), "1 image of another size than its file says"),
+    "second file": (voc_xml(Photo("a.png", (20, 40))), r"1 image with two XML files \(first: b.xml: a.png\)"),
+    "no name": ("<object/>", r"1 object without a name \(first: b.xml, object 1\)"),
+    "no box": ("<object><name>dog</name></object>", "1 box that is not four finite numbers"),
+    "words": (boxed("one", "20"), "1 box that is not four finite numbers"),
+    "not finite": (boxed("inf", "20"), "1 box that is not four finite numbers"),
+    "no number": (boxed("nan", "20"), "1 box that is not four finite numbers"),
+    "corners swapped": (boxed("25", "20"), r"1 box without an area \(first: b.xml, object 1\)"),
+    "outside": (boxed("50", "60"), "1 box outside its image"),
 }
 
 
@@ -107,7 +107,7 @@ def test_bad_files_are_refused_or_left_out(tmp_path: Path, kind: str) -> None:
 def test_a_missing_photo_takes_its_boxes_along(tmp_path: Path) -> None:
     folder, annotations = write_voc(tmp_path, two_photos())
     (folder / "b.png").unlink()
-    with pytest.raises(DataError, match=r"1 missing image files \(first: b.png\)"):
+    with pytest.raises(DataError, match=r"1 missing image file \(first: b.png\)"):
         read_dataset(images=folder, annotations=annotations)
     dataset = read_dataset(images=folder, annotations=annotations, skip_bad=True)
     assert dataset.dropped == {"missing image files": 1, "boxes of images left out": 1}
@@ -134,7 +134,7 @@ def test_sizes_that_are_not_told_are_measured(tmp_path: Path) -> None:
         path.write_text(text[: text.index("<size>")] + text[text.index("</size>") + 7 :])
     same_boxes(read_dataset(images=folder, annotations=annotations), two_photos())
     (folder / "b.png").write_bytes(b"")
-    with pytest.raises(DataError, match="1 images that cannot be read"):
+    with pytest.raises(DataError, match="1 image that cannot be read"):
         read_dataset(images=folder, annotations=annotations)
 
 
@@ -194,7 +194,7 @@ def test_an_outline_gives_its_box(tmp_path: Path, kind: str) -> None:
 def test_outlines_that_cannot_be_used_are_counted(tmp_path: Path, body: str) -> None:
     folder, annotations = write_voc(tmp_path, two_photos())
     (annotations / "b.xml").write_text(one_object(body))
-    with pytest.raises(DataError, match=r"1 boxes that are not four finite numbers \(first: b.xml, object 1\)"):
+    with pytest.raises(DataError, match=r"1 box that is not four finite numbers \(first: b.xml, object 1\)"):
         read_dataset(images=folder, annotations=annotations)
 
 
@@ -211,7 +211,7 @@ def test_difficult_is_told_by_any_truth_value(tmp_path: Path, value: str, crowd:
 def test_other_values_of_difficult_are_counted(tmp_path: Path) -> None:
     folder, annotations = write_voc(tmp_path, two_photos())
     (annotations / "b.xml").write_text(one_object(f"<difficult>often</difficult>{BOX}"))
-    message = r"1 values of difficult that are neither 0 nor 1 \(first: b.xml, object 1: often\)"
+    message = r"1 value of difficult that is neither 0 nor 1 \(first: b.xml, object 1: often\)"
     with pytest.raises(DataError, match=message):
         read_dataset(images=folder, annotations=annotations)
 

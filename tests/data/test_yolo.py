@@ -103,18 +103,18 @@ LINE = "1 0.5 0.25 1.0 0.5\n"
 
 #: content of b.txt, what is said about it; b has one sound line too
 BAD = {
-    "words": ("dog 0.5 0.5 0.2 0.2", r"1 lines that are not numbers \(first: b.txt, line 2\)"),
-    "unknown class": ("3 0.5 0.5 0.2 0.2", r"1 unknown category ids \(first: b.txt, line 2: 3\)"),
-    "negative class": ("-1 0.5 0.5 0.2 0.2", "1 unknown category ids"),
-    "fraction of a class": ("0.5 0.5 0.5 0.2 0.2", "1 unknown category ids"),
-    "pixels": ("1 15 15 6 6", "1 lines outside 0..1, perhaps in pixels"),
-    "negative width": ("1 0.5 0.5 -0.2 0.2", "1 lines outside 0..1"),
-    "not finite": ("1 0.5 0.5 inf 0.2", "1 lines with numbers that are not finite"),
-    "no number": ("1 0.5 0.5 nan 0.2", "1 lines with numbers that are not finite"),
-    "three numbers": ("1 0.5 0.5", r"1 lines that are neither .* \(first: b.txt, line 2: 3 numbers\)"),
-    "a score": ("1 0.5 0.5 0.2 0.2 0.9", "1 lines that are neither .* line 2: 6 numbers"),
-    "odd outline": ("1 0.5 0.5 0.2 0.2 0.9 0.3 0.1", "1 lines that are neither .* line 2: 8 numbers"),
-    "no width": ("1 0.5 0.5 0 0.2", r"1 boxes without an area \(first: b.txt, line 2\)"),
+    "words": ("dog 0.5 0.5 0.2 0.2", r"1 line that is not numbers \(first: b.txt, line 2\)"),
+    "unknown class": ("3 0.5 0.5 0.2 0.2", r"1 unknown category id \(first: b.txt, line 2: 3\)"),
+    "negative class": ("-1 0.5 0.5 0.2 0.2", "1 unknown category id"),
+    "fraction of a class": ("0.5 0.5 0.5 0.2 0.2", "1 unknown category id"),
+    "pixels": ("1 15 15 6 6", "1 line outside 0..1, perhaps in pixels"),
+    "negative width": ("1 0.5 0.5 -0.2 0.2", "1 line outside 0..1"),
+    "not finite": ("1 0.5 0.5 inf 0.2", "1 line with numbers that is not finite"),
+    "no number": ("1 0.5 0.5 nan 0.2", "1 line with numbers that is not finite"),
+    "three numbers": ("1 0.5 0.5", r"1 line that is neither .* \(first: b.txt, line 2: 3 numbers\)"),
+    "a score": ("1 0.5 0.5 0.2 0.2 0.9", "1 line that is neither .* line 2: 6 numbers"),
+    "odd outline": ("1 0.5 0.5 0.2 0.2 0.9 0.3 0.1", "1 line that is neither .* line 2: 8 numbers"),
+    "no width": ("1 0.5 0.5 0 0.2", r"1 box without an area \(first: b.txt, line 2\)"),
 }
 
 
@@ -146,22 +146,22 @@ def test_whatever_stands_in_a_file_no_other_error_comes_out(text: bytes) -> None
 SETS: dict[str, tuple[Callable[[Path], object], str, dict[str, int]]] = {
     "missing photo": (
         lambda root: (root / "images" / "b.png").unlink(),
-        r"1 missing image files \(first: that of b.txt\)",
+        r"1 missing image file \(first: that of b.txt\)",
         {"missing image files": 1},
     ),
     "damaged photo": (
         lambda root: (root / "images" / "b.png").write_bytes(b"nothing"),
-        r"1 images that cannot be read \(first: b.png",
+        r"1 image that cannot be read \(first: b.png",
         {"images that cannot be read": 1, "boxes of images left out": 1},
     ),
     "label file is no text": (
         lambda root: (root / "labels" / "b.txt").write_bytes(b"\xff\xfe"),
-        r"1 label files that cannot be read \(first: b.txt: .*UTF-8",
+        r"1 label file that cannot be read \(first: b.txt: .*UTF-8",
         {"label files that cannot be read": 1},
     ),
     "two images, one label file": (
         lambda root: (root / "images" / "b.webp").write_bytes(b""),
-        r"1 images that share a label file with another \(first: b.webp\)",
+        r"1 image that shares a label file with another \(first: b.webp\)",
         {"images that share a label file with another": 1},
     ),
 }
@@ -187,11 +187,11 @@ def test_bad_files_are_refused_or_left_out(tmp_path: Path, kind: str) -> None:
         ("", "expected class names under names, got NoneType"),
         ("names: coco.names", "expected class names under names, got str"),
         ("names: []", "expected class names under names, got an empty list"),
-        ("names: {a: cat}", r"1 names that are not a whole number and a text \(first: a\)"),
-        ("names: [[cat], dog]", "1 names that are not a whole number"),
-        ("names: {0: cat, 00: dog}", "1 names that are not a whole number"),
-        ("names: [cat, '', dog]", "1 blank class names"),
-        ("nc: 4\nnames: [cat, dog, bus]", r"1 numbers of classes \(nc\) unlike the names \(first: 4 for 3 names\)"),
+        ("names: {a: cat}", r"1 name that is not a whole number and a text \(first: a\)"),
+        ("names: [[cat], dog]", "1 name that is not a whole number"),
+        ("names: {0: cat, 00: dog}", "1 name that is not a whole number"),
+        ("names: [cat, '', dog]", "1 blank class name"),
+        ("nc: 4\nnames: [cat, dog, bus]", r"1 number of classes \(nc\) unlike the names \(first: 4 for 3 names\)"),
         ("names: [cat]", "2 unknown category ids"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_growing_yaml_is_not_expanded(tmp_path: Path) -> None:
     folder, names = write_yolo(tmp_path, two_photos())
     bomb = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     names.write_text(f"a: &a [x, x]\n{bomb}names: [cat, *i]\n")
-    with pytest.raises(DataError, match="1 names that are not a whole number and a text"):
+    with pytest.raises(DataError, match="1 name that is not a whole number and a text"):
         read_dataset(images=folder, annotations=names)
 
 
@@ -301,7 +301,7 @@ def test_endings_in_capitals_and_hidden_files(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "labels" / "._a.txt").write_bytes(b"\0\5\26\7")
     dataset = read_dataset(images=folder, annotations=names)
     assert dataset.class_counts().tolist() == [1, 2, 0]
-    assert "passed over 1 hidden files (first: ._a.png)" in caplog.text
+    assert "passed over 1 hidden file (first: ._a.png)" in caplog.text
 
 
 def test_two_photos_that_differ_in_case_keep_their_labels(tmp_path: Path) -> None:

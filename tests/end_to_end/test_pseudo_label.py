@@ -122,5 +122,5 @@ def test_a_damaged_photo_is_counted_and_the_rest_done(
     (tmp_path / "images" / "bad.png").write_bytes(b"no picture")
     assert main(command(tiny_model, tmp_path, tmp_path / "new.json", "--classes", "cup")) == 1
     captured = capsys.readouterr()
-    assert "warning: 1 images that cannot be read" in captured.err
+    assert "warning: 1 image that cannot be read" in captured.err
     assert "2 images, 1 of them with boxes" in captured.out

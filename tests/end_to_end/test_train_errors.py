@@ -70,7 +70,7 @@ def test_one_line_and_nothing_written(
 @pytest.mark.parametrize("command", [TRAIN, ["finetune"], ["relabel", "--output", "run/labels.json"]])
 @pytest.mark.parametrize(
     ("annotations", "message"),
-    [("none.json", "none.json"), ("outside.json", "1 boxes outside their image"), ("missing.json", "missing.json")],
+    [("none.json", "none.json"), ("outside.json", "1 box outside its image"), ("missing.json", "missing.json")],
 )
 def test_bad_annotations(
     command: list[str],

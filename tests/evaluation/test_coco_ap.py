@@ -200,5 +200,5 @@ def test_only_the_best_hundred_of_an_image_count():
 def test_results_of_other_images_are_refused():
     truth = ground_truth()
     stranger = {"image_id": 999, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
-    with pytest.raises(DataError, match=r"12 annotated images, got 1 other image ids \(first: 999\)"):
+    with pytest.raises(DataError, match=r"12 annotated images, got 1 other image id \(first: 999\)"):
         evaluate_boxes(truth, [stranger], classes=CLASSES)

@@ -283,7 +283,7 @@ def test_bad_predictions_are_counted_and_nothing_is_written(arguments, tmp_path,
     off = {"image_id": 10, "category_id": 1, "bbox": [5000, 0, 5, 5], "score": 0.5}
     path.write_text(json.dumps([bad, bad, off]), encoding="utf-8")
     assert main(["evaluate", *arguments, "--predictions", str(path), "--json", str(out)]) == 2
-    assert "2 unknown image ids (first: 999); 1 boxes off their image" in capsys.readouterr().err
+    assert "2 unknown image ids (first: 999); 1 box off their image" in capsys.readouterr().err
     assert not out.exists()
 
 

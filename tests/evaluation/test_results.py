@@ -59,9 +59,9 @@ def test_truth_of_lvis_keeps_its_lists(shared):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bbox": [0, 0, float("nan"), 5]}, "1 annotations without a box of four numbers"),
-        ({"image_id": 999}, "1 annotations of unknown images"),
-        ({"category_id": 999}, "1 annotations of unknown categories"),
+        ({"bbox": [0, 0, float("nan"), 5]}, "1 annotation without a box of four numbers"),
+        ({"image_id": 999}, "1 annotation of unknown images"),
+        ({"category_id": 999}, "1 annotation of unknown categories"),
     ],
 )
 def test_unusable_truth_is_refused_and_counted(annotations, change, message):
@@ -146,7 +146,7 @@ def test_crowds_are_told_by_any_truth_value(tmp_path, value, crowd):
 
 
 def test_other_values_of_crowds_are_counted(tmp_path):
-    with pytest.raises(DataError, match=r"1 values of iscrowd that are neither 0 nor 1 \(first: 1: maybe\)"):
+    with pytest.raises(DataError, match=r"1 value of iscrowd that is neither 0 nor 1 \(first: 1: maybe\)"):
         read_truth(small(tmp_path, only={"annotations": {"iscrowd": "maybe"}}))
 
 
@@ -155,13 +155,13 @@ def test_texts_as_ids_are_those_of_the_results(tmp_path):
     truth = read_truth(small(tmp_path, only=changed))
     found = read_results(written(tmp_path, [result(image_id="a", category_id="c")]), truth)
     assert found.results == [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.5}]
-    with pytest.raises(DataError, match="1 unknown image ids "):
+    with pytest.raises(DataError, match="1 unknown image id "):
         read_results(written(tmp_path, [result(image_id="b", category_id="c")]), truth)
 
 
 def test_sizes_that_the_file_lacks_are_those_measured(tmp_path):
     path = small(tmp_path, only={"images": {"width": None, "height": None}})
-    with pytest.raises(DataError, match=r"1 images without width or height, which can be measured \(--images\)"):
+    with pytest.raises(DataError, match=r"1 image without width or height, which can be measured \(--images\)"):
         read_truth(path)
     assert read_truth(path, sizes={1: (48, 64)})["images"] == [
         {"id": 1, "height": 48, "width": 64, "file_name": "a.jpg"}
@@ -177,8 +177,8 @@ def test_an_image_listed_twice_counts_once(tmp_path, caplog):
     truth = read_truth(path)
     assert [image["id"] for image in truth["images"]] == [1]
     assert [box["image_id"] for box in truth["annotations"]] == [1, 1, 1]
-    assert "1 images listed twice, merged (first: a.jpg: ids 1, 2)" in caplog.text
-    assert "1 boxes given twice, counted twice (first: 3)" in caplog.text
+    assert "1 image listed twice, merged (first: a.jpg: ids 1, 2)" in caplog.text
+    assert "1 box given twice, counted twice (first: 3)" in caplog.text
     found = read_results(
         written(tmp_path, [result(image_id=1, category_id=1), result(image_id=2, category_id=1)]), truth
     )
@@ -198,7 +198,7 @@ def test_classes_of_one_name_and_parents(tmp_path):
 
 
 def test_scores_outside_their_range_are_refused(annotations, tmp_path):
-    with pytest.raises(DataError, match=r"1 scores outside 0..1 \(first: 87 in entry 0\)"):
+    with pytest.raises(DataError, match=r"1 score outside 0..1 \(first: 87 in entry 0\)"):
         read_results(written(tmp_path, [result(score=87)]), read_truth(annotations))
 
 
@@ -232,12 +232,12 @@ def test_ids_of_tables_have_a_fraction_of_zero(annotations, tmp_path):
     path = written(tmp_path, [plain, floats])
     first, second = read_results(path, truth).results
     assert first == second
-    with pytest.raises(DataError, match=r"1 unknown image ids \(first: 0\.5\)"):
+    with pytest.raises(DataError, match=r"1 unknown image id \(first: 0\.5\)"):
         read_results(written(tmp_path, [result(image_id=0.5)]), truth)
 
 
 def test_a_score_as_text_is_shown_as_text(annotations, tmp_path):
-    with pytest.raises(DataError, match=r"1 scores that are no finite number \(first: '0\.9' in entry 0\)"):
+    with pytest.raises(DataError, match=r"1 score that is no finite number \(first: '0\.9' in entry 0\)"):
         read_results(written(tmp_path, [result(score="0.9")]), read_truth(annotations))
 
 
@@ -275,14 +275,14 @@ def test_a_file_that_lists_images_and_classes_has_ids_of_its_own(tmp_path, texts
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": [{"id": 5, "file_name": "other.jpg"}]}, "1 detections in images that the annotations lack .*other"),
+        ({"images": [{"id": 5, "file_name": "other.jpg"}]}, "1 detection in images that the annotations lack .*other"),
         (
             {"categories": [{"id": 1, "name": "tree"}]},
-            r"1 detections of classes that the annotations lack \(first: tree",
+            r"1 detection of classes that the annotations lack \(first: tree",
         ),
         (
             {"images": [{"id": 7, "file_name": "b.jpg"}]},
-            r"1 detections in images that the file itself lacks \(first: 5",
+            r"1 detection in images that the file itself lacks \(first: 5",
         ),
     ],
 )
@@ -299,7 +299,7 @@ def test_what_the_annotations_lack_is_left_out_and_said(tmp_path, caplog, change
     assert not caplog.text
     good = result(image_id=8, category_id=9)
     assert len(read_results(written(tmp_path, {**own, "annotations": [bad, good]}), truth).results) == 1
-    assert "left out 1 detections" in caplog.text
+    assert "left out 1 detection" in caplog.text
 
 
 def test_folders_tell_images_of_one_name_apart(tmp_path):

@@ -244,12 +244,12 @@ def test_photos_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     report = pseudo_label(
         photos=[photo(1), photo(2)], teacher=Scripted(), output=output, config=PseudoBoxConfig(), real=other
     )
-    assert "1 images of another size" in str(report.problems)
+    assert "1 image of another size" in str(report.problems)
     assert "1.jpg: (60, 40), annotated (40, 60)" in str(report.problems)
     photos = [photo(1, endless=()), photo(2)]
     report = pseudo_label(photos=photos, teacher=Scripted(), output=output, config=PseudoBoxConfig())
-    assert "1 images with a name that the model cannot encode (first: class name 'endless'" in str(report.problems)
-    with pytest.raises(DataError, match="got none of 1 that can be used: 1 images that cannot be read"):
+    assert "1 image with a name that the model cannot encode (first: class name 'endless'" in str(report.problems)
+    with pytest.raises(DataError, match="got none of 1 that can be used: 1 image that cannot be read"):
         pseudo_label(
             photos=[photo(1, "broken.jpg")], teacher=Scripted(), output=tmp_path / "b.json", config=PseudoBoxConfig()
         )

@@ -99,15 +99,15 @@ def test_faults_are_counted_in_one_message_and_can_be_skipped(folder: Path) -> N
     with pytest.raises(DataError) as error:
         read_results(paths[0], images=folder / "photos", image_list=paths[1])
     for kind in (
-        "1 results without image_id, category_id, bbox or score (first: entry 3)",
-        "1 results of unknown images",
-        "1 results of unknown categories",
-        "1 boxes that are not four finite numbers",
-        "1 scores outside 0..1",
-        "1 duplicate image ids",
-        "1 images without id, width or height",
-        "1 categories without id or name",
-        "1 missing image files (first: gone.jpg)",
+        "1 result without image_id, category_id, bbox or score (first: entry 3)",
+        "1 result of unknown images",
+        "1 result of unknown categories",
+        "1 box that is not four finite numbers",
+        "1 score outside 0..1",
+        "1 duplicate image id",
+        "1 image without id, width or height",
+        "1 category without id or name",
+        "1 missing image file (first: gone.jpg)",
     ):
         assert kind in str(error.value)
     photos, _ = read_results(paths[0], images=folder / "photos", image_list=paths[1], skip_bad=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,49 @@ EXAMPLE_LENGTH = 240
 #: Greatest number that passes for a coordinate, a side or an id; also keeps conversions to float finite.
 GREATEST = 2**53
 
+#: What `Problems` counts, for one of it; the first of these words is changed.
+_SINGULARS = {
+    "annotations": "annotation",
+    "boxes": "box",
+    "captions": "caption",
+    "categories": "category",
+    "classes": "class",
+    "detections": "detection",
+    "entries": "entry",
+    "files": "file",
+    "folders": "folder",
+    "ids": "id",
+    "images": "image",
+    "lines": "line",
+    "members": "member",
+    "names": "name",
+    "numbers": "number",
+    "objects": "object",
+    "results": "result",
+    "scores": "score",
+    "tags": "tag",
+    "values": "value",
+    "videos": "video",
+}
+#: What follows it.
+_FOLLOWING = {
+    "no numbers": "no number",
+    "no whole numbers": "no whole number",
+    "neither whole numbers nor texts": "neither a whole number nor a text",
+    "no lists": "no list",
+    "no objects": "no object",
+    "no plain files": "no plain file",
+    "that are": "that is",
+    "that share": "that shares",
+    "that leave": "that leaves",
+    "that only group": "that only groups",
+    "that do": "that does",
+    "do not": "does not",
+    "than their": "than its",
+    "given that of their": "given that of its",
+    "outside their": "outside its",
+}
+
 
 @dataclass
 class Problems:
@@ -26,7 +70,7 @@ class Problems:
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, example: object) -> None:
-        """Count one problem; `kind` is a plural that follows a number."""
+        """Count one problem; `kind` is a plural that follows a number, with one of `_SINGULARS` in it."""
         self.counts[kind] += 1
         if kind not in self.examples:
             self.examples[kind] = shown(example)
@@ -40,7 +84,19 @@ class Problems:
         return bool(self.counts)
 
     def __str__(self) -> str:
-        return "; ".join(f"{n} {kind} (first: {self.examples[kind]})" for kind, n in self.counts.items())
+        return "; ".join(f"{of_kind(n, kind)} (first: {self.examples[kind]})" for kind, n in self.counts.items())
+
+
+def of_kind(count: int, kind: str) -> str:
+    """A count with its kind: "1 image that cannot be read", "2 images that cannot be read"."""
+    if count != 1:
+        return f"{count} {kind}"
+    noun = re.search(rf"\b({'|'.join(_SINGULARS)})\b", kind)
+    if noun is not None:
+        kind = kind[: noun.start()] + _SINGULARS[noun[0]] + kind[noun.end() :]
+    for several, one in _FOLLOWING.items():
+        kind = re.sub(rf"\b{several}\b", one, kind)
+    return f"1 {kind}"
 
 
 @dataclass
