@@ -38,6 +38,7 @@ def recipe():
         prompts=PromptStage(epochs=2, batch=4, lr=1e-3, schedule=StageSchedule()),
         relabel=RelabelStage(plot=True),
         localizer=LocalizerStage(epochs=3, batch=4, lr=1e-3, ema=0.9, schedule=StageSchedule(kind="cosine")),
+        published={"ap50_novel": 35.1, "apr": 28.1},
     )
 """
 #: Ends the process at once in the middle of the localizer, as a power cut would.
@@ -201,7 +202,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_result(
 
 
 def test_stages_one_by_one(
-    tiny_model: Path, boxed_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, boxed_photos: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, labels = tmp_path / "run", tmp_path / "labels.json"
     start = ["--model", str(tiny_model)]
@@ -226,8 +227,10 @@ def test_stages_one_by_one(
     assert f"of {agreement['boxes']} boxes keep their class" in capsys.readouterr().out
     assert (tmp_path / "confusion.png").is_file()
     images = ["--images", str(boxed_photos / "images"), "--annotations", str(labels)]
-    assert main(["train", "localizer", *images, *shared, *held_out, *small]) == 0
-    assert "ap50_novel" in capsys.readouterr().out
+    assert main(["train", "localizer", str(recipe), *images, *shared, *held_out, *small]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ap50_novel: 35\.1 % published, \d+\.\d % here$", out, re.MULTILINE)
+    assert "apr: 28.1 % published, not measured here" in out
     lines = (run / "localizer" / "metrics.jsonl").read_text().splitlines()
     assert "ap50_all" in json.loads(lines[-1])["evaluation"]
     assert (run / "localizer" / "best.pt").is_file()

@@ -17,6 +17,8 @@ from cora.errors import TrainingError
 from cora.names import names_without
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from cora.data.benchmarks import ImageSet
     from cora.data.class_split import ClassSplit
     from cora.data.coco import CocoDataset
@@ -182,6 +184,16 @@ class _Run:
             if self.recipe.localizer:
                 scores |= held_out.ap50(detector, progress=partial(tracked, title="measuring"))
             tell(", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items()))
+            self._beside_published(tell, scores)
+
+    def _beside_published(self, tell: Callable[[str], None], scores: Mapping[str, float]) -> None:
+        """The numbers that others gave for this recipe, as long as it is the one they measured."""
+        localizer = self.recipe.localizer
+        if localizer is None or localizer.variant != "full":
+            return
+        for name, published in self.recipe.published.items():
+            here = f"{100 * scores[name]:.1f} % here" if name in scores else "not measured here"
+            tell(f"{name}: {published:.1f} % published, {here}")
 
 
 def _learned(options: TrainOptions, split: ClassSplit | None) -> tuple[str, ...] | None:

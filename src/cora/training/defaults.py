@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 
@@ -72,11 +73,12 @@ PUBLISHED_LOCALIZER = LocalizerStage(
 PUBLISHED_PROCESSES = 8
 
 
-def published_recipe(model: str) -> TrainRecipe:
+def published_recipe(model: str, *, published: Mapping[str, float] | None = None) -> TrainRecipe:
     """The published training on OV-COCO: prompts, labels by the prompted classifier, the localizer.
 
     Args:
         model: name or path of the detector to start from.
+        published: what the paper measured, see `TrainRecipe`.
     """
     return TrainRecipe(
         model=model,
@@ -87,6 +89,7 @@ def published_recipe(model: str) -> TrainRecipe:
         evaluate_every=5,
         all_boxes=True,
         processes=PUBLISHED_PROCESSES,
+        published=published or {},
     )
 
 

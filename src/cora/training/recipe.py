@@ -287,6 +287,8 @@ class TrainRecipe:
         all_boxes: measure in the published way, every box pooled exactly, instead of in the model's.
         processes: number that the batches are meant for, `batch` images in each; None for any number.
         checkpoint_minutes: minutes between two saves within an epoch.
+        published: numbers of others for the same recipe, in percent, which `cora train` shows beside its own, such as
+            {"ap50_novel": 35.1}.
     """
 
     model: str = "nano"
@@ -302,6 +304,7 @@ class TrainRecipe:
     all_boxes: bool = False
     processes: int | None = None
     checkpoint_minutes: float = 10.0
+    published: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least("recipe", self, seed=0, evaluate_every=1, processes=1)
