@@ -18,6 +18,7 @@ sys.exit(main({words!r}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["finetune", "evaluate"])
 def test_a_missing_extra_is_one_line(command: str, tmp_path: Path) -> None:
     words = [command, "--images", str(tmp_path), "--annotations", str(tmp_path / "none.json")]

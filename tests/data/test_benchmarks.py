@@ -97,6 +97,7 @@ def test_other_splits_leave_every_image_in(coco: Path, split: ClassSplit | None)
     assert images_tested(truth, split) == (frozenset({1, 2, 3, 4, 5}), None)
 
 
+@pytest.mark.slow
 def test_lvis_is_tested_on_every_image(lvis: Path) -> None:
     for training, expected in ((True, [1]), (False, [1, 2, 3])):
         names = LVIS.base if training else LVIS.all
@@ -129,6 +130,7 @@ def test_split_writes_the_files_of_the_benchmark(
     assert after["images"][0]["licence"] == 4
 
 
+@pytest.mark.slow
 def test_split_of_lvis_keeps_its_lists_readable(lvis: Path) -> None:
     output = lvis / "norare.json"
     command = ["split", str(lvis / "all.json"), "--split", "lvis", "--part", "base", "--output", str(output)]
@@ -191,6 +193,7 @@ def test_evaluate_and_region_accuracy_count_the_images_of_the_benchmark(
         report.unlink()
 
 
+@pytest.mark.slow
 def test_lvis_numbers_while_training(lvis: Path, tmp_path: Path) -> None:
     dataset = read_dataset(images=lvis, annotations=lvis / "all.json", class_names=LVIS.all)
     held_out = HeldOut(dataset=dataset, groups=groups_of(LVIS.base, LVIS.novel), resamples=5)

@@ -194,6 +194,7 @@ def test_sets_of_other_domains(shared: Path, name: str, photos: int, boxes: int,
     assert not dataset.dropped
 
 
+@pytest.mark.slow
 @pytest.mark.needs_shared
 def test_lvis_v05(shared: Path) -> None:
     kit = shared / "kit"

@@ -51,6 +51,7 @@ def arguments(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_evaluate_with_synonyms_writes_everything(arguments, tmp_path, capsys, loaded):
     out = tmp_path / "report.json"
     weights = tmp_path / "weights.json"
@@ -71,6 +72,7 @@ def test_evaluate_with_synonyms_writes_everything(arguments, tmp_path, capsys, l
     assert report["synonyms"]["renamed"] == {"cat": "kitten", "dog": "puppy", "bus": "motorcoach"}
 
 
+@pytest.mark.slow
 def test_weights_of_a_group_stand_beside_the_numbers_without(arguments, tmp_path, capsys, loaded):
     out, folder = tmp_path / "report.json", tmp_path / "report"
     options = ["--class-weights", "base=0.5", "--report", str(folder), "--device", "cpu", "--json", str(out)]

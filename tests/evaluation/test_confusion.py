@@ -49,6 +49,7 @@ def test_other_classes_are_refused() -> None:
         region_confusion(shifted(torch.tensor([0])), Vocabulary(NAMES[::-1], torch.eye(3)))
 
 
+@pytest.mark.slow
 def test_regions_are_those_of_the_detector_with_its_prompt_and_with_none(dataset: CocoDataset) -> None:
     detector = toys.toy_detector(toys.toy_config(), residual=0.5)
     with torch.no_grad():

@@ -48,6 +48,7 @@ def test_truth_keeps_boxes_areas_and_crowds_and_renumbers_classes(annotations):
     assert {a["image_id"] for a in some["annotations"]} <= {10, 12}
 
 
+@pytest.mark.slow
 @pytest.mark.needs_shared
 def test_truth_of_lvis_keeps_its_lists(shared):
     truth = read_truth(shared / "kit/lvis/val_subset_v05.json")

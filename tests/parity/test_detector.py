@@ -143,6 +143,7 @@ class Gadget:
     """A class of one's own, as a file may hold."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("best", [-1, 0.351, np.float64(0.351), np.float32(0.351)])
 def test_complete_checkpoints_convert_averaged_weights_first(
     toy: Toy, detector: Detector, tmp_path: Path, best: float

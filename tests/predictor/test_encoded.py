@@ -60,6 +60,7 @@ def test_the_image_tower_runs_once(toy: Detector, monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_embedded_models(tmp_path: Path) -> None:
     predictor, path = cora.load("nano"), tmp_path / "a.png"
     picture(0).save(path)

@@ -136,6 +136,7 @@ def test_exemplars_and_tiles_are_passed_on(loaded: FakeDetector) -> None:
     assert loaded.asked[1]["tiles"] == Tiles(count=(1, 2))
 
 
+@pytest.mark.slow
 def test_exemplars_and_tiles_with_a_real_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_model, "open_detector", open_detector)
     photo = ROOT / "examples" / "cat.jpg"

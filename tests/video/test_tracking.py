@@ -292,6 +292,7 @@ class TestObjectTracker:
             tracker.update(np.zeros((48, 64, 3), np.uint8), 1 + number / 10)
         assert tracker._known == {}
 
+    @pytest.mark.slow
     @pytest.mark.needs_shared
     def test_real_detector(self, shared: Path) -> None:
         import cora
