@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cora.data.coco import CocoDataset
+from cora.detector import Detector
 from cora.evaluation.predict import Progress
 from cora.evaluation.region_accuracy import no_prompt
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
 
 
 @dataclass(frozen=True, kw_only=True)

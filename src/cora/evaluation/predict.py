@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from cora.data.coco import CocoDataset, CocoImage
+from cora.detector import Detector
 from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.predictor import Predictor, Tiles
 from cora.regions import ClassPrompts, Vocabulary, by_themselves
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from cora.detector import Detector
 
 #: Wraps an iterable of image indices of known length to show progress; the identity shows none.
 Progress = Callable[[Sequence[int]], Iterable[int]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cora.boxes import box_area
 from cora.data.coco import CocoDataset
+from cora.detector import Detector
 from cora.detector.variants import CropDetector
 from cora.evaluation.bootstrap import (
     BoolArray,
@@ -30,9 +31,6 @@ from cora.evaluation.bootstrap import (
     whole_first,
 )
 from cora.evaluation.predict import Progress
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
 
 #: COCO's area limits, px² of the original image: small < 32², medium < 96², large.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from cora.detector import Detector
 from cora.export.graph import DetectorGraph, FixedVocabularyGraph
@@ -14,9 +15,6 @@ from cora.export.manifest import Manifest
 from cora.export.suppression import Suppress
 from cora.pyramid import STRIDE
 from cora.regions import Vocabulary
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 # Any batch does for tracing, except that the tracer takes every number that is 1 for a constant.
 _TRACED_BATCH, _TRACED_CLASSES = 2, 3

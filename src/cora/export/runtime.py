@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -29,9 +30,6 @@ from cora.predictor.vocabulary import build_vocabulary
 from cora.regions import ClassPrompts, Descriptions, Vocabulary, VocabularyEncoder, by_themselves, clean_names
 from cora.structures import ImageBatch
 from cora.towers.folding import Precision
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 #: Gives the model whose text tower embeds names, by its name or path.
 LoadDetector = Callable[[str], Predictor | Detector]

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from PIL import Image
+from torch.export import ExportedProgram
 
 import cora
 from cora.detector import Detector, check_no_variant
@@ -29,9 +30,6 @@ from cora.export.suppression import Suppress, kept_boxes, kept_boxes_in_steps, k
 from cora.export.tensorrt_engine import check_tensorrt, write_engine
 from cora.predictor import Predictor, network_of
 from cora.regions import Vocabulary
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 Format = Literal["onnx", "openvino", "tensorrt", "litert", "exported-program"]
 

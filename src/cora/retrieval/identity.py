@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
+from cora.detector import Detector
 from cora.detector.fingerprint import weights_fingerprint
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
 
 
 def model_identity(detector: Detector) -> str:

@@ -7,10 +7,10 @@ import weakref
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from cora.detector import Detector
 from cora.errors import VocabularyError
 from cora.images import ImageSource
 from cora.predictor import Predictor, network_of
@@ -22,9 +22,6 @@ from cora.retrieval.manifest import MANIFEST, Manifest, RegionSettings, Retrieva
 from cora.retrieval.regions import RegionFinder
 from cora.retrieval.store import RegionStore, StoredRegion, check_free
 from cora.retrieval.update import Progress, UpdateReport, list_pictures, no_pictures, only_writer, update
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
 
 _ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)  # the templates bring their own
 

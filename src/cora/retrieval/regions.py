@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -11,13 +10,11 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from cora.boxes import clip_to_image, scale_to_pixels
+from cora.detector import Detector
 from cora.detector.postprocess import combine_scores
 from cora.predictor import Predictor
 from cora.regions.everyday import EVERYDAY_NAMES
 from cora.retrieval.manifest import RegionSettings
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
 
 _LEAST_SIDE_PX = 4.0
 

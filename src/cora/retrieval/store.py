@@ -14,16 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cora.errors import needs_extra
 from cora.retrieval.manifest import LOCK, MANIFEST, Manifest, RetrievalError, damaged
-
-if TYPE_CHECKING:
-    from cora.retrieval.regions import Regions
+from cora.retrieval.regions import Regions
 
 REGIONS, PICTURES = "regions", "pictures"
 

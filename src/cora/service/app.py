@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -17,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from cora import __version__
 from cora.errors import ImageError, ModelError, VocabularyError
 from cora.regions import EVERYDAY_NAMES, class_prompts, other_prompts, written_classes
+from cora.retrieval import Hit
 from cora.service import bodies
 from cora.service.page import read_page
 from cora.service.refusal import RefusedError
@@ -40,9 +41,6 @@ from cora.service.security import HEADERS, Observe, authorize
 from cora.service.service import SearchQuery, Service, before
 from cora.service.worker import Query
 from cora.structures import Detections
-
-if TYPE_CHECKING:
-    from cora.retrieval import Hit
 
 _T = TypeVar("_T")
 

@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
+from cora.detector import Detector
 from cora.errors import ImageError
 from cora.images import read_image
 from cora.predictor import Predictor, count_distractors
+from cora.retrieval import Hit, RegionIndex
 from cora.service.admission import Admission
 from cora.service.limits import Limits
 from cora.service.metrics import Metrics
@@ -25,10 +27,6 @@ from cora.service.pictures import open_picture, shrink
 from cora.service.refusal import RefusedError
 from cora.service.worker import CallJob, DetectJob, Job, ModelWorker, Query
 from cora.structures import Detections
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
-    from cora.retrieval import Hit, RegionIndex
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")

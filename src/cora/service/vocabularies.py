@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from cora.names import name_key
+from cora.predictor import Predictor
 from cora.regions import ClassPrompts, Vocabulary, VocabularyEncoder, by_themselves, class_prompts
-
-if TYPE_CHECKING:
-    from cora.predictor import Predictor
-
 
 #: Classes and distractors of a request; None where it has none.
 _Key = tuple[tuple[str, ...] | None, tuple[str, ...] | None]

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cora.detector import Detector
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import CoraError
 from cora.predictor import PredictOptions, Predictor
@@ -19,9 +20,6 @@ from cora.service.pictures import Picture
 from cora.service.refusal import RefusedError
 from cora.service.vocabularies import VocabularyCache
 from cora.structures import Detections
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
 
 _LOG = logging.getLogger(__name__)
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from cora.detector import Detector
 from cora.draw import draw_boxes, numbered_colour
 from cora.images import ImageSource, read_image
 from cora.predictor import Exemplars, Predictor, Tiles
+from cora.regions import Classes, Vocabulary
 from cora.video.byte_track import ByteTrack
 from cora.video.history import ClassHistory
 from cora.video.reuse import ChangeGate
 from cora.video.sightings import SAME_OBJECT, Sightings, merge_classes
 from cora.video.smoothing import BoxSmoother, Corners
-
-if TYPE_CHECKING:
-    from cora.detector import Detector
-    from cora.regions import Classes, Vocabulary
 
 #: Boxes with this share of the wanted score may continue a track, not start one.
 _WEAK = 0.5
