@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.export import ExportedProgram
 
 from cora.errors import CoraError, ModelError, needs_extra
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.export import ExportedProgram
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -61,18 +61,14 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what goes wrong comes as an exception, and is said once
         providers = _providers(device, onnxruntime.get_available_providers())
-        try:
+        with reported(f"{path}: expected a graph that ONNX Runtime loads, got"):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # the package's own exceptions share no base
-            raise ModelError(f"{path}: expected a graph that ONNX Runtime loads, got: {_line(error)}") from None
         self.inputs = [entry.name for entry in self.session.get_inputs()]
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Outputs of the ONNX graph, in its order, for inputs by name."""
-        try:
+        with reported("ONNX Runtime: expected inputs that the graph takes, got"):
             outputs: list[NDArray[Any]] = self.session.run(None, {name: inputs[name] for name in self.inputs})
-        except Exception as error:
-            raise ModelError(f"ONNX Runtime: expected inputs that the graph takes, got: {_line(error)}") from None
         return outputs
 
 
@@ -99,20 +95,16 @@ class OpenVino:
             raise CoraError(f"expected the device cpu for an OpenVINO file, got {device}; use --device cpu")
         # Half precision, the default on some processors, would change scores.
         options = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
-        try:
+        with reported(f"{path}: expected a graph that OpenVINO loads, got"):
             self.model = openvino.Core().compile_model(str(path), "CPU", options)
-        except Exception as error:
-            raise ModelError(f"{path}: expected a graph that OpenVINO loads, got: {_line(error)}") from None
         self.inputs = [entry.get_any_name() for entry in self.model.inputs]
         self._one_call = threading.Lock()  # calls share one request, whose outputs another thread would overwrite
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Outputs of the OpenVINO graph, copied, for inputs by name; threads take turns."""
         with self._one_call:
-            try:
+            with reported("OpenVINO: expected inputs that the graph takes, got"):
                 results = self.model([inputs[name] for name in self.inputs])
-            except Exception as error:
-                raise ModelError(f"OpenVINO: expected inputs that the graph takes, got: {_line(error)}") from None
             return [np.array(results[index]) for index in range(len(self.model.outputs))]
 
 
@@ -138,21 +130,16 @@ class LiteRt:
             from ai_edge_litert.interpreter import Interpreter
         if device != "cpu":
             raise CoraError(f"expected the device cpu for a LiteRT file, got {device}; use --device cpu")
-        try:
+        with reported(f"{path}: expected a graph that LiteRT loads, got"):
             self.signature = Interpreter(str(path), num_threads=threads or None).get_signature_runner()
-        except Exception as error:
-            raise ModelError(f"{path}: expected a graph that LiteRT loads, got: {_line(error)}") from None
         self.types = {name: entry["dtype"] for name, entry in self.signature.get_input_details().items()}
         self.outputs = outputs
         self._one_call = threading.Lock()  # inputs and outputs lie in the interpreter
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Outputs of the LiteRT graph, copied, for inputs by name; threads take turns."""
-        with self._one_call:
-            try:
-                found = self.signature(**{name: inputs[name].astype(kind) for name, kind in self.types.items()})
-            except Exception as error:
-                raise ModelError(f"LiteRT: expected inputs that the graph takes, got: {_line(error)}") from None
+        with self._one_call, reported("LiteRT: expected inputs that the graph takes, got"):
+            found = self.signature(**{name: inputs[name].astype(kind) for name, kind in self.types.items()})
         # The graph has whole numbers of 32 bits, PyTorch counts in 64.
         outputs = [found[name] for name in self.outputs]
         return [one if one.dtype.kind == "f" else one.astype(np.int64) for one in outputs]
@@ -175,13 +162,8 @@ class Program:
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Outputs of the exported program, for inputs by name."""
-        import torch
-
-        try:
-            with torch.inference_mode():
-                outputs = self.module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
-        except Exception as error:
-            raise ModelError(f"exported program: expected inputs that it takes, got: {_line(error)}") from None
+        with reported("exported program: expected inputs that it takes, got"), torch.inference_mode():
+            outputs = self.module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
         return [output.numpy() for output in outputs]
 
 
@@ -203,6 +185,17 @@ def _providers(device: str, available: Sequence[str]) -> list[str]:
     raise CoraError(f"expected a device that this ONNX Runtime has, got {device}; use --device cpu")
 
 
-def _line(error: Exception) -> str:
-    """The first 200 characters of an exception's text: runtimes write pages."""
-    return " ".join(str(error).split())[:200]
+@contextmanager
+def reported(refusal: str) -> Iterator[None]:
+    """Report what another package raises as an error of the model, in one line.
+
+    Args:
+        refusal: what was expected, for the message.
+
+    Raises:
+        ModelError: an exception was raised; the first 200 characters of its text follow, for runtimes write pages.
+    """
+    try:
+        yield
+    except Exception as error:  # the packages' own exceptions share no base
+        raise ModelError(f"{refusal}: {' '.join(str(error).split())[:200]}") from None

@@ -10,21 +10,19 @@ from dataclasses import replace
 from io import StringIO
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from cora.errors import ModelError, needs_extra
-from cora.export.backends import unguarded
+from cora.errors import needs_extra
+from cora.export.backends import reported, unguarded
 from cora.export.description import read_description, write_description
 from cora.export.manifest import ExportSettings, Manifest
 from cora.export.onnx_file import MAX_BYTES, check_size
 from cora.export.program import example_inputs, input_names, output_names
 from cora.images import PreprocessConfig
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 
 def fixed_settings(settings: ExportSettings, config: PreprocessConfig) -> ExportSettings:
@@ -57,11 +55,8 @@ def write_litert(program: ExportedProgram, manifest: Manifest, path: Path) -> No
     litert_torch = check_litert()
     graph = _Named(unguarded(_without_splits(program)), output_names(manifest))
     inputs = dict(zip(input_names(manifest), example_inputs(manifest), strict=True))
-    try:
-        with torch.no_grad(), _quiet():
-            litert_torch.convert(graph, sample_kwargs=inputs).export(str(path))
-    except Exception as error:  # the package's own exceptions share no base
-        raise ModelError(f"{path}: LiteRT cannot convert the graph: {' '.join(str(error).split())[:200]}") from None
+    with reported(f"{path}: LiteRT cannot convert the graph"), torch.no_grad(), _quiet():
+        litert_torch.convert(graph, sample_kwargs=inputs).export(str(path))
     write_description(manifest, path)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cora.errors import ModelError, needs_extra
+from cora.errors import needs_extra
+from cora.export.backends import reported
 from cora.export.description import check_beside, read_description, write_description
 from cora.export.manifest import Manifest
 from cora.export.onnx_file import MAX_BYTES, check_size
@@ -27,10 +28,8 @@ def write_openvino(onnx_path: Path, manifest: Manifest, path: Path) -> None:
     """
     with needs_extra("exporting to OpenVINO", extra="openvino"):
         import openvino
-    try:
+    with reported(f"{path}: OpenVINO cannot convert the graph"):
         model = openvino.convert_model(str(onnx_path))
-    except Exception as error:  # the package's own exceptions share no base
-        raise ModelError(f"{path}: OpenVINO cannot convert the graph: {' '.join(str(error).split())[:200]}") from None
     openvino.save_model(model, str(path), compress_to_fp16=False)
     write_description(manifest, path)
 
