@@ -140,8 +140,7 @@ def draw(weights: Tensor, random: np.random.Generator) -> np.ndarray:
     # Rounding may push the last tooth past the last end, or onto images of weight 0 behind it.
     last = int(np.flatnonzero(np.diff(ends, prepend=0.0) > 0)[-1])
     picked = np.minimum(np.searchsorted(ends, comb, side="right"), last)
-    drawn: np.ndarray = random.permutation(order[picked])
-    return drawn
+    return random.permutation(order[picked])
 
 
 def check_weights(weights: Tensor, size: int) -> None:

@@ -177,8 +177,7 @@ def _best_after_nms(
         best = scores.topk(considered).indices
         keep = apart(boxes[best], scores[best], labels[best], nms_iou, class_agnostic=class_agnostic)
         if len(keep) >= count:
-            chosen: Tensor = best[keep[:count]]
-            return chosen
+            return best[keep[:count]]
         considered *= 4
     return apart(boxes, scores, labels, nms_iou, class_agnostic=class_agnostic)[:count]
 

@@ -107,8 +107,7 @@ def _oklab(colour: Colour) -> NDArray[np.float64]:
                       [0.0883024619, 0.2817188376, 0.6299787005]]) @ _linear(colour)  # fmt: skip
     opponent = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
                          [0.0259040371, 0.7827717662, -0.8086757660]])  # fmt: skip
-    lab: NDArray[np.float64] = opponent @ np.cbrt(cones)
-    return lab
+    return opponent @ np.cbrt(cones)
 
 
 def _linear(colour: Colour) -> list[float]:

@@ -69,8 +69,7 @@ def estimate(value: float, resampled: FloatArray) -> Estimate:
 
 def whole_first(counts: IntArray) -> IntArray:
     """Counts [R, images] behind a row that takes every image once, so that the measured value is the first of 1 + R."""
-    rows: IntArray = np.concatenate([np.ones_like(counts[:1]), counts])
-    return rows
+    return np.concatenate([np.ones_like(counts[:1]), counts])
 
 
 def estimate_of(values: FloatArray) -> Estimate:

@@ -55,8 +55,7 @@ def looked_at(errors: Errors) -> BoolArray:
     """[N] bool: the best detections of each image, as many as it has true boxes but at least three."""
     found, truth = errors.matched.found, errors.matched.truth
     limit = np.maximum(np.bincount(truth.image[~truth.crowd], minlength=errors.matched.images), _FEWEST)
-    answer: BoolArray = found.places() < limit[found.image]
-    return answer
+    return found.places() < limit[found.image]
 
 
 def choose_examples(errors: Errors, class_names: Sequence[str], *, each: int = 8) -> list[Example]:

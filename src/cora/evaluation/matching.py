@@ -55,8 +55,7 @@ class FoundBoxes:
 
     def by_score(self) -> IntArray:
         """[N] indices by falling score; equal scores by image, then as they came (pycocotools sorts like this)."""
-        order: IntArray = np.lexsort((self.image, -self.score))
-        return order
+        return np.lexsort((self.image, -self.score))
 
     def places(self) -> IntArray:
         """Place [N] of each detection among those of its image, 0 for the best; of equal scores the first is better."""
@@ -118,8 +117,7 @@ class ClassMatches:
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         reached = np.searchsorted(true / positives, RECALL_THRESHOLDS, side="left")
         # Recall thresholds that are never reached have precision 0: the appended entry.
-        answer: FloatArray = np.append(envelope, 0.0)[reached]
-        return answer
+        return np.append(envelope, 0.0)[reached]
 
 
 @dataclass(frozen=True)
@@ -140,8 +138,7 @@ class Matched:
     @property
     def true(self) -> BoolArray:
         """[N] bool: matched to a box that counts."""
-        answer: BoolArray = (self.partner >= 0) & ~self.ignored
-        return answer
+        return (self.partner >= 0) & ~self.ignored
 
     def by_class(self) -> tuple[ClassMatches, ...]:
         """The matches of every class."""

@@ -76,8 +76,7 @@ def ranks(scores: Tensor, classes: Tensor) -> IntArray:
     Equal scores and NaN rank before the true class, so a constant classifier is never right.
     """
     below = (scores < scores.gather(1, classes[:, None])).sum(dim=1)
-    answer: IntArray = (scores.shape[1] - 1 - below).cpu().numpy().astype(np.int64)
-    return answer
+    return (scores.shape[1] - 1 - below).cpu().numpy().astype(np.int64)
 
 
 @torch.no_grad()

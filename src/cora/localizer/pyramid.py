@@ -75,8 +75,7 @@ class SeparableBlock(nn.Module):
         """[B, inputs, h, w] to [B, dim, h / stride, w / stride]; `inside` [B, 1, h, w] is 0 where padded."""
         if inside is not None:
             features = features * inside  # zero, as the convolution's own padding beyond the border
-        outputs: Tensor = F.silu(self.norm(self.pointwise(self.depthwise(features))))
-        return outputs
+        return F.silu(self.norm(self.pointwise(self.depthwise(features))))
 
 
 class PyramidEncoder(nn.Module):

@@ -207,8 +207,7 @@ def _attend(query: Tensor, tokens: Tensor, pool: AttentionPool2d) -> Tensor:
     attention = (torch.einsum("rhd,hdc->rhc", query, key_weight) @ tokens.transpose(1, 2)).softmax(dim=-1)
     values = torch.einsum("rhc,hdc->rhd", attention @ tokens, value_weight)
     values = values + pool.v_proj.bias.unflatten(0, (heads, -1))
-    embeddings: Tensor = F.normalize(pool.c_proj(values.flatten(1)), dim=-1)
-    return embeddings
+    return F.normalize(pool.c_proj(values.flatten(1)), dim=-1)
 
 
 def _concatenate(embeddings: list[Tensor], pool: AttentionPool2d) -> Tensor:

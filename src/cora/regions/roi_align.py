@@ -128,8 +128,7 @@ def _by_products(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     # Channels last, so that every product reads and writes whole cells.
     cells = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     strips = (rows.flatten(1, 2) @ cells).view(batch, count, bins, width, channels)
-    pooled: Tensor = (columns.unsqueeze(2) @ strips).permute(0, 1, 4, 2, 3)
-    return pooled
+    return (columns.unsqueeze(2) @ strips).permute(0, 1, 4, 2, 3)
 
 
 def _align_in_half(features: Tensor, rois: Tensor, *, bins: int) -> Tensor:

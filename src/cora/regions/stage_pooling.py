@@ -124,8 +124,7 @@ def _shift(mean: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
     """How far the prompt moves the last block's mean output on a grid of mean cells: [B, C4] to [B, C4]."""
     side = tower.pool_size
     cells = mean[:, :, None, None].expand(-1, -1, side, side)
-    shift: Tensor = (tower.last_block(cells + _on_grid(prompt, tower)) - tower.last_block(cells)).mean(dim=(2, 3))
-    return shift
+    return (tower.last_block(cells + _on_grid(prompt, tower)) - tower.last_block(cells)).mean(dim=(2, 3))
 
 
 def _on_grid(prompt: Tensor, tower: ConvNeXtTower) -> Tensor:

@@ -111,8 +111,7 @@ class TimmTower(ImageTower):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights, and of the maps."""
-        dtype: torch.dtype = self.text_space.expand.weight.dtype
-        return dtype
+        return self.text_space.expand.weight.dtype
 
     @property
     def embed_dim(self) -> int:
@@ -320,10 +319,9 @@ class HalvingConv(nn.Conv2d):
         """[B, C, h, w] to [B, C', h / 2, w / 2]."""
         before = (int(self.kernel_size[0]) - 2) // 2
         after = int(self.kernel_size[0]) - 2 - before
-        outputs: Tensor = F.conv2d(
+        return F.conv2d(
             F.pad(input, (before, after, before, after)), self.weight, self.bias, self.stride, 0, 1, self.groups
         )
-        return outputs
 
 
 def build_backbone(name: str) -> nn.Module:

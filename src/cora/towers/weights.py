@@ -118,8 +118,7 @@ def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> obj
                 return torch.jit.load(str(file), map_location="cpu").state_dict()
         with _only(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # on how a file was pickled, which the error says
-            content: object = torch.load(file, map_location="cpu", weights_only=True)
-            return content
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         instead = not_fetched(head_of(file)) or f"could not read it ({why_unreadable(error)})"
         raise ModelError(f"{called} {file}: expected a file of tensors, {instead}") from error

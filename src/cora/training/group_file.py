@@ -67,8 +67,7 @@ def _read(path: Path) -> object:
     try:
         if path.suffix.lower() == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-        return content
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise TrainingError(
             f"{path}: expected a file of class groups (.json, or .pth), could not read it ({why_unreadable(error)})"

@@ -115,8 +115,7 @@ def _choose(detector: Detector, vocabulary: Vocabulary, dataset: CocoDataset, in
     batch = detector.preprocessor([dataset[index][0]]).to(detector.device)
     c3, _ = detector.encode(batch)
     boxes = targets_of(dataset.records[index]).boxes_cxcywh[None].to(detector.device)
-    chosen: list[int] = detector.classify(c3, boxes, vocabulary)[0].argmax(dim=-1).tolist()
-    return chosen
+    return detector.classify(c3, boxes, vocabulary)[0].argmax(dim=-1).tolist()
 
 
 def _write(dataset: CocoDataset, chosen: Mapping[int, Sequence[int]], output: Path) -> Agreement:
