@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -60,6 +60,15 @@ class CocoImage:
     crowd_classes: Tensor
     negative_classes: tuple[int, ...] = ()
     not_exhaustive_classes: tuple[int, ...] = ()
+
+    def every_box(self) -> Iterator[tuple[list[float], int, int]]:
+        """Corners in pixels, class and iscrowd (0 or 1) of each box: first those of `classes`, then the crowds'."""
+        for crowd, boxes, classes in (
+            (0, self.boxes_xyxy_px, self.classes),
+            (1, self.crowd_boxes_xyxy_px, self.crowd_classes),
+        ):
+            for corners, label in zip(boxes.tolist(), classes.tolist(), strict=True):
+                yield corners, label, crowd
 
 
 class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
@@ -229,22 +238,18 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         ids = [self.category_ids[name] for name in self.class_names]
         entries: list[dict[str, Any]] = []
         for record in self.records:
-            for crowd, boxes, classes in (
-                (0, record.boxes_xyxy_px, record.classes),
-                (1, record.crowd_boxes_xyxy_px, record.crowd_classes),
-            ):
-                for (x0, y0, x1, y1), label in zip(boxes.tolist(), classes.tolist(), strict=True):
-                    bbox = [round(value, 4) for value in (x0, y0, x1 - x0, y1 - y0)]
-                    entries.append(
-                        {
-                            "id": len(entries) + 1,
-                            "image_id": record.image_id,
-                            "category_id": ids[label],
-                            "bbox": bbox,
-                            "area": round(bbox[2] * bbox[3], 4),
-                            "iscrowd": crowd,
-                        }
-                    )
+            for (x0, y0, x1, y1), label, crowd in record.every_box():
+                bbox = [round(value, 4) for value in (x0, y0, x1 - x0, y1 - y0)]
+                entries.append(
+                    {
+                        "id": len(entries) + 1,
+                        "image_id": record.image_id,
+                        "category_id": ids[label],
+                        "bbox": bbox,
+                        "area": round(bbox[2] * bbox[3], 4),
+                        "iscrowd": crowd,
+                    }
+                )
         return entries
 
 

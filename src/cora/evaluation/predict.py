@@ -112,24 +112,18 @@ def ground_truth(dataset: CocoDataset, *, indices: Sequence[int] | None = None) 
     """
     chosen = range(len(dataset)) if indices is None else indices
     records = [dataset.records[index] for index in chosen]
+    boxes = [(record.image_id, *box) for record in records for box in record.every_box()]
     annotations = [
         {
-            "id": 0,
-            "image_id": record.image_id,
+            "id": number,
+            "image_id": image_id,
             "category_id": label + 1,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "area": (x1 - x0) * (y1 - y0),
             "iscrowd": crowd,
         }
-        for record in records
-        for crowd, boxes, labels in (
-            (0, record.boxes_xyxy_px, record.classes),
-            (1, record.crowd_boxes_xyxy_px, record.crowd_classes),
-        )
-        for (x0, y0, x1, y1), label in zip(boxes.tolist(), labels.tolist(), strict=True)
+        for number, (image_id, (x0, y0, x1, y1), label, crowd) in enumerate(boxes, start=1)
     ]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
     return {
         "images": [
             {
