@@ -208,15 +208,7 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     Raises:
         ValueError: no image.
     """
-    if not pictures:
-        raise ValueError("side_by_side: expected at least one image, got none")
-    size = (sum(picture.width for picture in pictures), max(picture.height for picture in pictures))
-    whole = Image.new("RGB", size, "white")
-    x = 0
-    for picture in pictures:
-        whole.paste(picture, (x, 0))
-        x += picture.width
-    return whole
+    return _joined("side_by_side", pictures, axis=0)
 
 
 def _panel(
@@ -283,13 +275,20 @@ def below_one_another(pictures: Sequence[Image.Image]) -> Image.Image:
     Raises:
         ValueError: no image.
     """
+    return _joined("below_one_another", pictures, axis=1)
+
+
+def _joined(function: str, pictures: Sequence[Image.Image], *, axis: int) -> Image.Image:
+    """Images one after the other along the axis, 0 for x and 1 for y; `function` is for the error."""
     if not pictures:
-        raise ValueError("below_one_another: expected at least one image, got none")
-    whole = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
-    y = 0
+        raise ValueError(f"{function}: expected at least one image, got none")
+    size = [max(picture.width for picture in pictures), max(picture.height for picture in pictures)]
+    size[axis] = sum(picture.size[axis] for picture in pictures)
+    whole = Image.new("RGB", (size[0], size[1]), "white")
+    corner = [0, 0]
     for picture in pictures:
-        whole.paste(picture, (0, y))
-        y += picture.height
+        whole.paste(picture, (corner[0], corner[1]))
+        corner[axis] += picture.size[axis]
     return whole
 
 
