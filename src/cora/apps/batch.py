@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -112,8 +112,6 @@ def run(options: BatchOptions) -> int:
     Raises:
         CoraError: bad input.
     """
-    from dataclasses import replace
-
     from cora.apps.open_model import open_detector, read_wanted, tell_wanted
     from cora.batch import DetectSettings, Watch, check_export, kept_score, run_batch
     from cora.batch.model import ModelChoice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,6 @@ def run(options: DetectOptions) -> int:
         CoraError: bad input.
     """
     from contextlib import suppress
-    from dataclasses import replace
 
     from PIL import Image
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -72,7 +72,6 @@ def run(options: QuantizeOptions) -> int:
         CoraError: bad input, or a model that lost too much without --force; nothing is written then.
     """
     import tempfile
-    from dataclasses import asdict
 
     import torch
 

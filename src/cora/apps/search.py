@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,6 @@ def index(options: IndexOptions) -> int:
     Raises:
         CoraError: bad input.
     """
-    from dataclasses import replace
-
     from cora.apps.open_model import open_torch_detector, tell_distractors
     from cora.console import IS, counted, error_console, output_console, report, say, tracked
     from cora.regions import class_prompts, other_prompts

@@ -227,15 +227,11 @@ def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
             return SearchResponse(regions=[_region(hit, thumbnail) for hit, thumbnail in zip(hits, small, strict=True)])
 
 
-def _names(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names)
-
-
 def _distractors(asked: Sequence[str] | None) -> tuple[str, ...] | None:
     """The names that a request lets compete; None for the model's own choice."""
     if isinstance(asked, str):
         return EVERYDAY_NAMES if asked == "everyday" else ()
-    return None if asked is None else _names(asked)
+    return None if asked is None else tuple(name.strip() for name in asked)
 
 
 def _described(detections: Detections) -> FoundInImage:

@@ -17,6 +17,9 @@ class ClassHistory:
         classes: how many.
         half_life: seconds.
         margin: 1 or more; another class takes over when its sum is more than so many times that of the present one.
+
+    Attributes:
+        label: index of the class of the track.
     """
 
     def __init__(self, classes: int, *, half_life: float = 2.0, margin: float = 1.5) -> None:
@@ -27,7 +30,7 @@ class ClassHistory:
         self.half_life, self.margin = half_life, margin
         self._recent = torch.zeros(classes)
         self._seen_at: float | None = None
-        self._label = 0
+        self.label = 0
 
     def add(self, class_scores: Tensor, seconds: float) -> None:
         """Count one sighting.
@@ -40,11 +43,6 @@ class ClassHistory:
             self._recent *= 0.5 ** ((seconds - self._seen_at) / self.half_life)
         self._recent += class_scores
         best = int(self._recent.argmax())
-        if self._seen_at is None or self._recent[best] > self.margin * self._recent[self._label]:
-            self._label = best
+        if self._seen_at is None or self._recent[best] > self.margin * self._recent[self.label]:
+            self.label = best
         self._seen_at = seconds
-
-    @property
-    def label(self) -> int:
-        """Index of the class of the track."""
-        return self._label
