@@ -110,11 +110,6 @@ def test_resize_gives_the_sizes_of_the_preprocessor(preprocessor: Preprocessor) 
             torch.testing.assert_close(resized.boxes_cxcywh, targets.boxes_cxcywh)
 
 
-def test_scaled_policy() -> None:
-    small = AugmentConfig().scaled(0.5)
-    assert (small.short_sides[0], small.short_sides[-1], small.crop_sides) == (240, 400, (192, 300))
-
-
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(DataError, match="short_sides must lie"):
         AugmentConfig(short_sides=(900,), long_side=800)

@@ -1,8 +1,6 @@
 """Augmentation of images and their boxes; randomness comes from torch's global generator."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -56,17 +54,6 @@ class AugmentConfig:
                 f"cropping needs short sides and 1 <= least <= greatest side, got {self.crop_short_sides}, "
                 f"{self.crop_sides}"
             )
-
-    def scaled(self, factor: float) -> AugmentConfig:
-        """The same policy for smaller (or larger) images: every size in pixels times `factor`."""
-        least, greatest = (max(1, round(side * factor)) for side in self.crop_sides)
-        return replace(
-            self,
-            short_sides=tuple(max(1, round(side * factor)) for side in self.short_sides),
-            long_side=max(1, round(self.long_side * factor)),
-            crop_short_sides=tuple(max(1, round(side * factor)) for side in self.crop_short_sides),
-            crop_sides=(least, greatest),
-        )
 
 
 class TrainTransform:
