@@ -38,7 +38,7 @@ from cora.service.schemas import (
     request_body,
 )
 from cora.service.security import HEADERS, Observe, authorize
-from cora.service.service import SearchQuery, Service, before
+from cora.service.service import Service, before
 from cora.service.worker import Query
 from cora.structures import Detections
 
@@ -219,10 +219,7 @@ def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
             deadline = service.deadline()
             asked = bodies.read_search(bodies.limited(request, service.limits), service.limits)
             options, image = await _read(asked, deadline)
-            wanted = SearchQuery(
-                text=options.text, image=image, box=options.box, top=options.top, per_picture=options.per_picture
-            )
-            hits = await _unless_gone(request, service.search(index, wanted, deadline))
+            hits = await _unless_gone(request, service.search(index, options, image, deadline))
             small = await service.thumbnails(index, hits, deadline) if options.thumbnails else [None] * len(hits)
             return SearchResponse(regions=[_region(hit, thumbnail) for hit, thumbnail in zip(hits, small, strict=True)])
 

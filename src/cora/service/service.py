@@ -8,7 +8,6 @@ import io
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from cora.service.limits import Limits
 from cora.service.metrics import Metrics
 from cora.service.pictures import open_picture, shrink
 from cora.service.refusal import RefusedError
+from cora.service.schemas import SearchOptions
 from cora.service.worker import CallJob, DetectJob, Job, ModelWorker, Query
 from cora.structures import Detections
 
@@ -34,25 +34,6 @@ _T = TypeVar("_T")
 _DECODERS = 2
 """Threads that decode: each holds an image of full size, so few; more would only take cores from the model."""
 _THUMBNAIL_PX = 160
-
-
-@dataclass(frozen=True)
-class SearchQuery:
-    """What is searched for: a text, or an image.
-
-    Attributes:
-        text: words.
-        image: an image file.
-        box: corners in pixels of the region of the image; None for all of it.
-        top: number of results.
-        per_picture: of one image; None for no limit.
-    """
-
-    text: str | None
-    image: bytes | None
-    box: Sequence[float] | None
-    top: int
-    per_picture: int | None = None
 
 
 async def before(deadline: float, awaitable: Awaitable[_T], refuse: Callable[[], RefusedError]) -> _T:
@@ -144,7 +125,9 @@ class Service:
         pictures = await self._decode(images, lambda picture: shrink(picture, self._resize), deadline)
         return await self._run([DetectJob(picture=picture, query=query) for picture in pictures], deadline)
 
-    async def search(self, index: RegionIndex, query: SearchQuery, deadline: float) -> list[Hit]:
+    async def search(
+        self, index: RegionIndex, asked: SearchOptions, image_file: bytes | None, deadline: float
+    ) -> list[Hit]:
         """Regions of the index like a text or like (a box in) an image, best first.
 
         Raises:
@@ -153,13 +136,13 @@ class Service:
             RefusedError: as in `detect`.
         """
         image = None
-        if query.image is not None:
-            (image,) = await self._decode([query.image], lambda picture: picture, deadline)
+        if image_file is not None:
+            (image,) = await self._decode([image_file], lambda picture: picture, deadline)
 
         def call(detector: Predictor) -> list[Hit]:
             if image is None:
-                return index.search_text(detector, query.text or "", top=query.top, per_picture=query.per_picture)
-            return index.search_image(detector, image, box=query.box, top=query.top, per_picture=query.per_picture)
+                return index.search_text(detector, asked.text or "", top=asked.top, per_picture=asked.per_picture)
+            return index.search_image(detector, image, box=asked.box, top=asked.top, per_picture=asked.per_picture)
 
         (hits,) = await self._run([CallJob(function=call)], deadline)
         return list(hits)
