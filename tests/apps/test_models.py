@@ -38,7 +38,7 @@ def test_every_embedded_model_with_its_facts(assets: Path, capsys: pytest.Captur
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     size = f"{(assets / 'nano.safetensors').stat().st_size / 1e6:.1f} MB"
-    assert row("nano", out) == ["nano", size, "0.25", "everyday", presets.EMBEDDED["nano"].about]
+    assert row("nano", out) == ["nano", size, "0.25", "everyday", presets.EMBEDDED["nano"]]
     name, size, score, distractors, about = row("nano-ovcoco", out)
     assert (name, score, distractors) == ("nano-ovcoco", "0.4", "everyday")
     assert size.endswith(" MB, the rest in nano.safetensors")

@@ -42,12 +42,12 @@ def show(options: ModelsOptions) -> int:
     detectors, towers = Table(*columns), Table("name", "size", "weights", "what it is")
     for table in (detectors, towers):
         table.columns[0].overflow = "fold"
-    for name, model in EMBEDDED.items():
+    for name, about in EMBEDDED.items():
         facts = ["not in this package", "", ""]
         if has_embedded(name):
             with embedded_file(name) as file:
                 facts = _facts(file)[1]
-        detectors.add_row(name, *facts, model.about)
+        detectors.add_row(name, *facts, about)
     for file in options.files:
         config, facts = _facts(file)
         if config.untrained:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,28 +21,11 @@ from cora.pyramid import STRIDE
 from cora.towers import TowerConfig, known_towers, load_towers, tower_config
 from cora.towers.weights import DEFAULT_WEIGHTS, load_checked
 
-_LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EmbeddedModel:
-    """A model inside the package.
-
-    Attributes:
-        asset: name of its file.
-        about: what it is, in a sentence.
-    """
-
-    asset: str
-    about: str
-
-
 DEFAULT = "nano"
+#: Models inside the package, each in a file of its name -> what they are, in a sentence.
 EMBEDDED = {
-    DEFAULT: EmbeddedModel("nano.safetensors", "The default, taught by everything at hand."),
-    "nano-ovcoco": EmbeddedModel(
-        "nano-ovcoco.safetensors", "Strict: of all boxes it saw those of OV-COCO's 48 base classes only."
-    ),
+    DEFAULT: "The default, taught by everything at hand.",
+    "nano-ovcoco": "Strict: of all boxes it saw those of OV-COCO's 48 base classes only.",
 }
 
 
@@ -131,7 +113,7 @@ def new_detector(name: str, pretrained: str | Path | None = DEFAULT_WEIGHTS) -> 
 
 def has_embedded(name: str) -> bool:
     """Whether the package was built with an embedded model's file."""
-    return (_assets() / EMBEDDED[name].asset).is_file()
+    return (_assets() / f"{name}.safetensors").is_file()
 
 
 @contextmanager
@@ -141,11 +123,10 @@ def embedded_file(name: str) -> Iterator[Path]:
     Raises:
         ModelError: the package was built without it.
     """
-    asset = EMBEDDED[name].asset
-    entry = _assets() / asset
+    entry = _assets() / f"{name}.safetensors"
     if not has_embedded(name):
         raise ModelError(
-            f"model {name!r}: expected the file {asset} in the package, got none; "
+            f"model {name!r}: expected the file {entry.name} in the package, got none; "
             "install a release, or name another model or the path of a file"
         )
     with resources.as_file(entry) as file:
