@@ -9,7 +9,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from cora.draw import Colour, colours_together, text_colour
-from cora.draw.fonts import font_for, shorten
+from cora.draw.fonts import Font, font_for, shorten
 
 #: White to dark blue, evenly spaced; readable in grey and to colour-blind eyes, since it only darkens.
 _STOPS: tuple[Colour, ...] = ((255, 255, 255), (198, 219, 239), (66, 146, 198), (8, 48, 107))
@@ -20,7 +20,6 @@ _NUMBERED_CELL = 18
 #: Letters of numbers in cells, in pixels: from the size of names down to what can be read.
 _SMALLEST_NUMBER = 8
 _LONGEST_NAME = 26
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SCALE_LENGTH = 160
 
@@ -300,7 +299,7 @@ def _shade(share: float) -> Colour:
     return red, green, blue
 
 
-def _number_font(texts: set[str], cell: int) -> _Font | None:
+def _number_font(texts: set[str], cell: int) -> Font | None:
     """The largest font in which all texts fit into a cell; None where that could not be read."""
     for size in range(max(10, min(15, cell - 2)), _SMALLEST_NUMBER - 1, -1):
         font = ImageFont.load_default(size)
@@ -309,7 +308,7 @@ def _number_font(texts: set[str], cell: int) -> _Font | None:
     return None
 
 
-def _upright(text: str, font: _Font) -> Image.Image:
+def _upright(text: str, font: Font) -> Image.Image:
     """The text turned by a quarter, as a mask."""
     left, top, right, bottom = font.getbbox(text)
     flat = Image.new("L", (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top))), 0)
@@ -317,7 +316,7 @@ def _upright(text: str, font: _Font) -> Image.Image:
     return flat.transpose(Image.Transpose.ROTATE_90)
 
 
-def _scale(canvas: ImageDraw.ImageDraw, x: int, y: int, low: float, high: float, number: str, font: _Font) -> None:
+def _scale(canvas: ImageDraw.ImageDraw, x: int, y: int, low: float, high: float, number: str, font: Font) -> None:
     """What the shades stand for."""
     start = x + math.ceil(font.getlength(number.format(low))) + 6
     for step in range(_SCALE_LENGTH):

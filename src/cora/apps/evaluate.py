@@ -284,10 +284,10 @@ def _opened(model: str, sentences: Sentences, short_side: int | None, scoring: S
 def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers) -> None:
     from cora.console import counted, output_console
     from cora.evaluation import tables
-    from cora.evaluation.box_measure import CEILINGS, measure_all, measure_file, measure_synonyms, numbers_of
+    from cora.evaluation.box_measure import measure_all, measure_file, measure_synonyms, numbers_of
     from cora.evaluation.coco_ap import detection_limit
     from cora.evaluation.html_report import write_report
-    from cora.evaluation.oracles import AS_IT_IS
+    from cora.evaluation.oracles import AS_IT_IS, CEILINGS
     from cora.evaluation.predict_processes import Request
     from cora.evaluation.setting import header
     from cora.evaluation.tide import error_shares, find_errors

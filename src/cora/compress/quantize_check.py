@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from cora.evaluation.bootstrap import (
     whole_first,
 )
 from cora.evaluation.coco_ap import BoxEvaluation, detection_limit, evaluate_boxes
-from cora.evaluation.predict import MIN_SCORE
+from cora.evaluation.predict import MIN_SCORE, Progress
 from cora.predictor import Predictor
 from cora.regions import by_themselves
 from cora.structures import Detections
@@ -38,8 +38,6 @@ from cora.structures import Detections
 #: Best boxes of an image that count for agreement. A number of boxes and not a score, since models differ in how
 #: high they score.
 COMPARED_BOXES = 10
-
-Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 @dataclass(frozen=True, kw_only=True)

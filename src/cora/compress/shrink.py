@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,15 +10,13 @@ from PIL import Image
 
 from cora.compress.arch_sizes import Architecture
 from cora.compress.prune import check_sizes, prune, unit_sets
-from cora.compress.prune_importance import blocks_left, rank_units, recalibrate
+from cora.compress.prune_importance import Report, blocks_left, rank_units, recalibrate
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.errors import ModelError
 from cora.regions import Vocabulary
 from cora.training.defaults import default_recipe
 from cora.training.pipeline import Hooks, TrainingPipeline
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,13 @@ from cora.console import tracked
 from cora.evaluation.base_novel import GroupScore, group_ratios, group_scores, resampled_ap50
 from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.coco_ap import BoxEvaluation, evaluate_boxes
-from cora.evaluation.oracles import AS_IT_IS, BEST_OF_100, BEST_OF_300
+from cora.evaluation.oracles import AS_IT_IS, CEILINGS
 from cora.evaluation.predict import Predictions
 from cora.evaluation.predict_processes import DatasetPredictor, Request
 from cora.evaluation.results import read_results
 from cora.evaluation.setting import Setting
 from cora.evaluation.tables import synonym_table
 from cora.regions import ClassPrompts
-
-#: Oracles that answer with the best boxes -> how many of an image.
-CEILINGS = {BEST_OF_100: 100, BEST_OF_300: 300}
 
 
 @dataclass(frozen=True)

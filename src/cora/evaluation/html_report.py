@@ -9,10 +9,10 @@ from typing import Any
 from cora.console import counted
 from cora.draw import Colour
 from cora.evaluation.base_novel import GroupScore, mean_curve
-from cora.evaluation.box_measure import CEILINGS
 from cora.evaluation.coco_ap import BoxEvaluation
 from cora.evaluation.example_images import draw_example, example_colours
 from cora.evaluation.examples import Example, choose_examples, worst_confusions
+from cora.evaluation.oracles import CEILINGS
 from cora.evaluation.report import Section, bars, curves, folded, gallery, of_table, page, picture, table
 from cora.evaluation.setting import Setting
 from cora.evaluation.tables import box_table, ceiling_table, gain_table, plain

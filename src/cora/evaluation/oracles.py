@@ -44,7 +44,8 @@ BEST_OF_100 = "best of 100 boxes an object"
 BEST_OF_300 = "best of 300 boxes an object"
 
 ORACLES = (AS_IT_IS, TRUE_PRE_MATCHING, TRUE_BOXES, TRUE_CLASSES, BEST_OF_100, BEST_OF_300)
-_BEST_OF = {BEST_OF_100: 100, BEST_OF_300: 300}
+#: Oracles that answer with the best boxes -> how many of an image.
+CEILINGS = {BEST_OF_100: 100, BEST_OF_300: 300}
 
 #: Overlap from which a predicted box is of an object.
 _OBJECT_IOU = 0.5
@@ -94,7 +95,7 @@ def predict_oracles(
             oracle: photo.kept(output, score, 1.0 if oracle == TRUE_BOXES else nms_iou, max_detections)
             for oracle, output in outputs.items()
         }
-        for oracle, count in _BEST_OF.items():
+        for oracle, count in CEILINGS.items():
             boxes, shares = _best_boxes(plain, photo.targets, photo.size, count)
             found[oracle] = photo.results(boxes, shares, photo.targets.classes)
         return found
