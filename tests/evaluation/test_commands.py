@@ -68,7 +68,7 @@ def test_evaluate_with_synonyms_writes_everything(arguments, tmp_path, capsys, l
     assert report["vocabulary"] == list(CLASSES)
     assert report["images"] == 4
     assert set(report["weighted"]["groups"]) == {"novel", "base", "all"}
-    assert "with a weight in pre-matching for 1 classes" in printed
+    assert "with a weight in pre-matching for 1 class" in printed
     assert report["synonyms"]["renamed"] == {"cat": "kitten", "dog": "puppy", "bus": "motorcoach"}
 
 

@@ -328,4 +328,4 @@ def test_images_without_names_have_the_ids_of_the_truth(tmp_path):
 
 def test_results_given_twice_are_said(annotations, tmp_path, caplog):
     assert len(read_results(written(tmp_path, [result(), result()]), read_truth(annotations)).results) == 2
-    assert "1 results are there twice" in caplog.text
+    assert "1 result given twice, counted twice" in caplog.text

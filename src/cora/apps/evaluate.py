@@ -331,7 +331,7 @@ def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers)
     if predictor is not None and weights:
         request = Request(classes=setting.class_names, class_weights=weights)
         weighted = measure_all(predictor, request, setting, "with class weights")[AS_IT_IS]
-        title = f"with a weight in pre-matching for {len(weights)} classes"
+        title = f"with a weight in pre-matching for {counted(len(weights), 'class')}"
         out.print(tables.box_table(title, weighted.scores))
         report["weighted"] = numbers_of(weighted)
     if predictor is not None and options.rename:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cora.data.coco_content import MAX_JSON_BYTES, whole_id
-from cora.data.problems import Problems, is_number, is_whole, parse_json, read_text
+from cora.data.problems import Problems, is_number, is_whole, of_kind, parse_json, read_text
 from cora.errors import DataError
 from cora.evaluation.own_ids import in_ids_of_truth
 from cora.evaluation.truth import is_sized_box
@@ -110,7 +110,8 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         )
     twice = len(results) - len({(r["image_id"], r["category_id"], *r["bbox"], r["score"]) for r in results})
     if twice:
-        logger.warning("%s: %d results are there twice, and count twice, the second time as wrong", path, twice)
+        kind = "results given twice, counted twice, the second time as wrong"
+        logger.warning("%s: %s", path, of_kind(twice, kind))
     if again:
         logger.warning("%s: %d results of images that the annotations list a second time do not count", path, again)
     return ForeignResults(results, other_classes, reaching_over, again)
