@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: End of messages on faulty entries; commands without such an option cut it off.
+#: Ends of messages that name an option; commands without that option cut them off.
 SKIP_BAD = ", or leave them out (--skip-bad)"
+TEXT_MODEL = ", or name the right model with --text-model"
+#: Name of the option's value -> such an end.
+OPTIONAL = {"skip_bad": SKIP_BAD, "text_model": TEXT_MODEL}
 
 
 class CoraError(Exception):

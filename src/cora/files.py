@@ -236,6 +236,37 @@ def not_fetched(head: bytes) -> str:
     return f"got {name}; {advice}" if advice.startswith(_FETCH) else ""
 
 
+_JSON_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "nothing"}
+
+
+def json_kind(value: object) -> str:
+    """What people call a value of JSON, with its article."""
+    return _JSON_KINDS.get(type(value), "a number")
+
+
+def json_fault(error: Exception) -> str:
+    """What a file is, with its article, that `json.loads` could not read."""
+    if not isinstance(error, json.JSONDecodeError):  # Python says of long numbers how a program allows them
+        where = "nested too deep" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        return f"text that cannot be read as JSON ({where})"
+    if not error.doc.strip("\ufeff \t\r\n"):
+        return "an empty file"
+    line, rest = error.lineno, error.doc[error.pos :]
+    if not error.doc[: error.pos].strip():
+        return "text that cannot be read as JSON"
+    where = f"it breaks off in line {line}" if not rest.strip() or "Unterminated" in error.msg else str(error)
+    return f"text that cannot be read as JSON ({where})"
+
+
+def found_instead(path: Path, error: Exception) -> str:
+    """What a path has, with its article, where a file of text or JSON could not be read; to follow "got"."""
+    if isinstance(error, OSError):
+        return "a folder" if path.is_dir() else error.strerror or str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return (content_of(head_of(path)) or ("bytes that are no text in UTF-8", ""))[0]
+    return json_fault(error)
+
+
 def head_of(path: Path) -> bytes:
     """The first `HEAD_BYTES` of a file, as `content_of` looks at them."""
     with path.open("rb") as file:

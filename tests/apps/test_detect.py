@@ -273,7 +273,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "name too long": ([white, "--classes", "very " * 90 + "long"], "at most 77 tokens"),
         "no classes file": ([white, "--classes", "@none.txt"], "No such file or directory: none.txt"),
         "empty classes file": ([white, "--classes", "@empty.jpg"], "got none in empty.jpg"),
-        "binary classes file": ([white, "--classes", f"@{white}"], "got other bytes"),
+        "binary classes file": ([white, "--classes", f"@{white}"], "got a JPEG image"),
         "unknown model": (
             [white, *CLASSES, "--model", "giant"],
             "unknown model 'giant': expected one of nano",

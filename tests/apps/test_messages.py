@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cora.apps import open_model
 from cora.apps.cli import main
+from cora.errors import TEXT_MODEL, ModelError
 
 BAD = {
     "images": [{"id": 1, "file_name": "white.jpg", "width": 80, "height": 60}],
@@ -40,6 +42,27 @@ def test_no_message_names_an_option_that_the_command_lacks(
     assert "image" in err
     assert err.count("\n") == 1
     assert ("--skip-bad" in err) == has_option, err
+
+
+@pytest.mark.parametrize(
+    ("command", "has_option"), [(["detect", "photos", "--classes", "cat"], True), (["evaluate", *PHOTOS], False)]
+)
+def test_advice_of_a_lower_layer_names_an_option_where_there_is_one(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    has_option: bool,
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise ModelError(f"a.onnx: expected its text tower, got another; export it again{TEXT_MODEL}")
+
+    monkeypatch.setattr(open_model, "open_detector", fails)
+    Path("boxes.json").write_text(json.dumps({**BAD, "annotations": BAD["annotations"][:1]}))
+    assert main([*command, "--model", "a.onnx"]) == 2
+    err = capsys.readouterr().err
+    assert "got another; export it again" in err
+    assert ("--text-model" in err) == has_option, err
 
 
 @pytest.mark.parametrize(("ending", "named"), [(".pt2", "torch.export"), (".engine", "TensorRT")])

@@ -169,7 +169,7 @@ def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         (["in", "--to", "in/001.png"], "expected a folder to write to, got a file"),
         (["in", "--to", "in"], "got in, which is read"),
         (["in/001.png", "--to", "in"], "or that of an earlier batch"),
-        (["in", "--output", "xml"], "invalid choice: 'xml'"),
+        (["in", "--output", "xml"], "expected a format of labels, parquet, coco, yolo, voc, got 'xml'"),
         (["in", "--thresholds", "cow=0.3"], "got 'cow'"),
         (["in", "--thresholds", "cat"], "cannot read cat"),
         (["in", "--keep", "0.9"], "expected to keep scores of 0.3 or more"),

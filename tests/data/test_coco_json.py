@@ -120,7 +120,7 @@ def test_faults_of_the_whole_file_are_refused_in_any_case(tmp_path: Path, kind: 
 def test_what_is_no_json(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "annotations.json"
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"cannot be read as JSON|in UTF-8"):
+    with pytest.raises(DataError, match=r"cannot be read as JSON|in UTF-8|an empty file"):
         read_dataset(images=tmp_path, annotations=path)
 
 

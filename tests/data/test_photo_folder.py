@@ -60,7 +60,7 @@ def test_missing_files_and_impossible_names(tmp_path: Path, name: str) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected a folder of images, but .*none is missing"):
+    with pytest.raises(DataError, match=r"expected a folder of images, got no folder at .*none"):
         PhotoFolder(tmp_path / "none")
 
 
@@ -141,7 +141,7 @@ def test_the_folder_above_is_named_where_it_would_fit(tmp_path: Path) -> None:
     (tmp_path / "other" / "a.jpg").touch()
     bad = Problems()
     assert PhotoFolder(tmp_path / "images").find("other/a.jpg", bad, Problems()) is None
-    assert f"other/a.jpg: is the image folder (--images) the one above, {tmp_path}?" in str(bad)
+    assert f"other/a.jpg: is the image folder the one above, {tmp_path}?" in str(bad)
 
 
 PARTS = st.lists(st.sampled_from(["a", "b", "A", "set", "train", "val", "..", ".", ""]), max_size=3)

@@ -239,7 +239,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     folder, names = write_yolo(tmp_path, two_photos())
     with pytest.raises(DataError, match="expected images in"):
         read_dataset(images=tmp_path / "labels", annotations=names)
-    with pytest.raises(DataError, match=r"expected a folder of images, but .*none is missing"):
+    with pytest.raises(DataError, match=r"expected a folder of images, got no folder at .*none"):
         read_dataset(images=tmp_path / "none", annotations=names)
     names.unlink()
     with pytest.raises(DataError, match=r"expected class names in data.yaml or data.yml or classes.txt near"):

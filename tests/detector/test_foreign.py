@@ -170,7 +170,7 @@ def test_other_files_are_named_for_what_they_are(
         "graph.onnx": "got a graph in ONNX",
         "graph.xml": "got a model of OpenVINO",
         "vit.pt": "or a ConvNeXt such as convnext_base_w, got a ViT",
-        "plain.pt": "got 1 tensors without backbone",
+        "plain.pt": "got 1 tensor without backbone",
         "script.pt": "without backbone",
         "own.safetensors": "got one of cora; use it as it is",
     }

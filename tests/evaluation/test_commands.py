@@ -128,7 +128,7 @@ def test_crops_are_compared_where_asked_for(arguments, tmp_path, capsys, loaded)
     ("option", "value", "message"),
     [
         ("--annotations", "none.json", "no annotation file"),
-        ("--images", "nowhere", "missing"),
+        ("--images", "nowhere", "no folder at nowhere"),
         ("--split", "none.json", "no class split"),
         ("--split", '{"base": ["cat", "zebra", "yak"], "novel": []}', "lacks 2 of the 3 classes"),
         ("--device", "abacus", "expected a device"),
@@ -268,7 +268,7 @@ def test_the_report_opens_in_a_browser(arguments, predictions, tmp_path):
     ("options", "message"),
     [
         (["--oracles", "--rename", "coco"], "got --rename, --oracles, which need a model"),
-        (["--images", "nowhere"], "missing"),
+        (["--images", "nowhere"], "no folder at nowhere"),
         (["--predictions", "none.json"], "no COCO results file"),
     ],
 )

@@ -97,7 +97,7 @@ def test_good_results_are_taken_and_counted(annotations, tmp_path):
         ({"score": float("nan")}, "2 scores that are no finite number (first: nan in entry 1)"),
         ({"score": 1.5}, "2 scores outside 0..1 (first: 1.5 in entry 1)"),
         ({"score": -0.1}, "2 scores outside 0..1"),
-        ({"score": None}, "2 scores that are no finite number"),
+        ({"score": None}, "2 results without a score"),
         ({"bbox": [0, 0, -1, 5]}, "2 boxes that are no four finite numbers"),
         ({"bbox": None}, "2 boxes that are no four finite numbers"),
         ({"bbox": [SIDE, 0, 5, 5]}, "2 boxes off their image"),

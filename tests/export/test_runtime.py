@@ -221,7 +221,7 @@ def test_another_text_tower_is_refused(toy: Detector) -> None:
     model = ExportedDetector(
         backend=Eager(toy, manifest, None), manifest=manifest, load_text_model=lambda _: toy, text_model="mine"
     )
-    with pytest.raises(ModelError, match="mine has another; name the right model with --text-model"):
+    with pytest.raises(ModelError, match=r"mine has another; export it again, or name .* with --text-model"):
         model.predict(picture(120, 160), NAMES)
 
 

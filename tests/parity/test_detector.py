@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_counted(toy: Toy, tmp_path: Path) -> None:
         detector_from_published({**toy.state_dict, "surplus": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"text_tower.net.positional_embedding|another shape"):
         detector_from_published({**toy.state_dict, "classifier.ln_final.bias": torch.zeros(3)})
-    with pytest.raises(ModelError, match="got 1 tensors without backbone"):
+    with pytest.raises(ModelError, match="got 1 tensor without backbone"):
         detector_from_published({"weight": torch.zeros(1)})
     torch.save([1], tmp_path / "list.pth")
     with pytest.raises(ModelError, match="expected a mapping, got list"):

@@ -93,10 +93,10 @@ def test_template_files(tmp_path: Path) -> None:
     assert read_templates(listed) == DRONE
     assert read_templates("imagenet") == IMAGENET_TEMPLATES
     (tmp_path / "bad.json").write_text('{"a": 1}')
-    with pytest.raises(VocabularyError, match=r"expected a JSON list of templates in .*bad.json, got dict"):
+    with pytest.raises(VocabularyError, match=r"expected a JSON list of templates in .*bad.json, got an object"):
         read_templates(tmp_path / "bad.json")
     (tmp_path / "bad.json").write_text("[")
-    with pytest.raises(VocabularyError, match=r"expected a JSON list of templates, cannot read .*bad.json"):
+    with pytest.raises(VocabularyError, match=r"bad.json: expected a JSON list of templates, got text"):
         read_templates(tmp_path / "bad.json")
     with pytest.raises(VocabularyError, match=r"expected a set of templates \(imagenet, plain\) or a file .*none.txt"):
         read_templates(tmp_path / "none.txt")
@@ -171,7 +171,7 @@ def test_description_files(tmp_path: Path) -> None:
     for content, message in (
         ('{"dog": ["a"], "dog": ["b"]}', "the name 'dog' stands in it twice"),
         ("[1]", "words.json: descriptions: expected names with lists of sentences"),
-        ("{", "cannot read .*words.json"),
+        ("{", "words.json: expected a JSON object of descriptions"),
         ('{"dog": "a"}', "words.json: descriptions of 'dog': expected a list"),
     ):
         file.write_text(content)

@@ -39,7 +39,7 @@ def test_yaml_says_the_same(tmp_path: Path) -> None:
     }
     (tmp_path / "study.json").write_text(json.dumps(expected))
     assert read_config(file) == read_config(tmp_path / "study.json")
-    for content, message in (("a: [1", "expected a YAML file"), ("- 1", "got list"), ("loss: {raduis: 1}", "raduis")):
+    for content, message in (("a: [1", "expected a YAML file"), ("- 1", "got a list"), ("loss: {raduis: 1}", "raduis")):
         file.write_text(content)
         with pytest.raises(DataError, match=message) as raised:
             read_config(file)
@@ -50,10 +50,10 @@ def test_yaml_says_the_same(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "could not read it"),
-        ("[1]", "expected an object with tower, model, loss, train, got list"),
+        ("[1]", "expected an object with tower, model, loss, train, got a list"),
         ('{"head": {}}', "study: expected settings of loss, model, tower, train, got head"),
         ('{"loss": {"raduis": 1}}', "loss: expected settings of giou, l1, radius, threshold, got raduis"),
-        ('{"loss": 3}', "loss: expected an object of settings, got int"),
+        ('{"loss": 3}', "loss: expected an object of settings, got a number"),
         ('{"loss": {"radius": "a"}}', "loss.radius: expected a value like 1, got 'a'"),
         ('{"train": {"batch": 2.5}}', "train.batch: expected a value like 16, got 2.5"),
         ('{"tower": {"sharpened": 1}}', "tower.sharpened: expected a value like True, got 1"),

@@ -70,7 +70,7 @@ def test_the_file_names_the_teacher_if_nobody_does(folder: Path) -> None:
         (RESULTS, {"images": []}, "expected a COCO object with the lists images and categories"),
         (RESULTS, [], "expected a COCO object with the lists images and categories"),
         ("{", LISTING, "cannot be read as JSON"),
-        ("3", LISTING, "expected a list of COCO results or a COCO object, got int"),
+        ("3", LISTING, "expected a list of COCO results or a COCO object, got a number"),
         ([], LISTING, "expected scored boxes, got none of 0"),
         ({**LISTING, "annotations": 3}, None, "expected scored boxes, got none of 0"),
     ],

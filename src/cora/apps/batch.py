@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from cora.apps import kinds
 from cora.apps.argument_types import positive, whole
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 
 _SHEET = 48
 _LABELS, _REVIEW, _MACHINES = "labels", "review list", "machines"
+Format = Literal["parquet", "coco", "yolo", "voc"]
+_FORMATS = get_args(Format)
+
+
+def _format(text: str) -> str:
+    """A format of labels: what other commands call --output is --to here."""
+    if text not in _FORMATS:
+        raise argparse.ArgumentTypeError(
+            f"expected a format of labels, {', '.join(_FORMATS)}, got {text!r}; the folder is named by --to"
+        )
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +52,11 @@ class BatchOptions:
         help="folder (with all below it), image, webdataset shard (.tar), or @FILE with a path a line",
     )
     names: NamesOptions = group(NamesOptions, where="pictures")
-    output: Literal["parquet", "coco", "yolo", "voc"] = option(
-        default="coco", help="format of the labels (default: %(default)s)"
+    output: Format = option(
+        type=_format,
+        metavar=f"{{{','.join(_FORMATS)}}}",
+        default="coco",
+        help="format of the labels (default: %(default)s)",
     )
     to: Path = option(
         default=Path("cora-batch"),

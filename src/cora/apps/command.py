@@ -17,7 +17,7 @@ from typing import Any, Generic, NoReturn
 
 from cora.apps.kinds import TELLING, Kind, described
 from cora.apps.options import AnyOptions, add_options, outputs_of, read_options, values_of
-from cora.errors import SKIP_BAD, CoraError
+from cora.errors import OPTIONAL, CoraError
 from cora.files import check_place, lock
 
 #: Their abbreviations mean them, although newer options begin alike.
@@ -35,6 +35,8 @@ _MEANT = {
     **dict.fromkeys(("--imgsz", "--img-size", "--size"), "--short-side"),
     **dict.fromkeys(("--batch-size", "--bs"), "--batch"),
 }
+#: Share of letters, 0 to 1, that a misspelt option has in common with the right one; letters of a short name.
+_LIKENESS, _SHORT = 0.75, 3
 #: Options of other tools for what stands here without one.
 _WITHOUT = ("--source", "--input", "--image", "--images", "--img", "--file", "--folder", "--video")
 
@@ -82,10 +84,20 @@ class Parser(argparse.ArgumentParser):
 def suggestion(word: str, known: Iterable[str], *, otherwise: Sequence[str] = ()) -> str:
     """What was probably meant, in words to follow the word; else the list `otherwise`, which may be empty."""
     known = list(known)
-    meant = [name for name in (_MEANT.get(word),) if name in known] or get_close_matches(word, known, n=1)
+    meant = [name for name in (_MEANT.get(word),) if name in known] or _alike(word, known)
     if meant:
         return f", did you mean {meant[0]}?"
     return f" (choose from {', '.join(otherwise)})" if otherwise else ""
+
+
+def _alike(word: str, known: Sequence[str]) -> list[str]:
+    """The name that was probably misspelt; of options what follows the dashes counts, which they all share."""
+    dashes = "--" * word.startswith("--")
+    bare = [name.removeprefix("--") for name in known if name.startswith(dashes)]
+    word = word.removeprefix("--")
+    # An option of another command is no misspelt one: few letters may differ, and one of a short word.
+    likeness = 0.6 if not dashes or len(word) <= _SHORT else _LIKENESS
+    return [f"{dashes}{name}" for name in get_close_matches(word, bare, n=1, cutoff=likeness)]
 
 
 def _unknown(words: Sequence[str], options: Sequence[str]) -> list[str]:
@@ -159,9 +171,12 @@ def run_command(arguments: argparse.Namespace) -> int:
         with _only_run(values.get(RUN)):
             return command.run(options)
     except CoraError as error:
-        if "skip_bad" in values or SKIP_BAD not in str(error):
+        message = str(error)
+        for name, end in OPTIONAL.items():
+            message = message if name in values else message.replace(end, "")
+        if message == str(error):
             raise
-        raise CoraError(str(error).replace(SKIP_BAD, "")) from None
+        raise CoraError(message) from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from cora.apps.command import Command
 from cora.apps.data_options import ImageOptions
 from cora.apps.options import argument, group, option
 from cora.errors import DataError
-from cora.files import write_json
+from cora.files import json_kind, write_json
 
 #: What the published code calls the parts -> what they are.
 _PARTS: dict[str, Literal["base", "novel", "all"]] = {
@@ -54,7 +54,7 @@ def split(options: SplitOptions) -> int:
     text = read_text(options.annotations, max_bytes=MAX_JSON_BYTES, expected="annotation file")
     content = parse_json(text, options.annotations, "a COCO or LVIS file")
     if not isinstance(content, dict):
-        raise DataError(f"{options.annotations}: expected a COCO or LVIS object, got {type(content).__name__}")
+        raise DataError(f"{options.annotations}: expected a COCO or LVIS object, got {json_kind(content)}")
     kept = split_annotations(content, wanted, _PARTS[options.part], source=options.annotations)
     write_json(options.output, kept, indent=None)
     counts = ", ".join(

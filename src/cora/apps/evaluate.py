@@ -45,7 +45,7 @@ class MeasureOptions:
     split: Path | None = option(
         help='JSON with the lists "base" and "novel", or "coco" or "lvis" (default: all classes are one group)'
     )
-    model: str | None = option(help="name or path of the model (default: nano, with --run the model of the run)")
+    model: str | None = option(help="name or path of the model (default: nano)")
     text: TextOptions = group(TextOptions)
     device: str = device_option()
     limit: int | None = option(type=positive, help="only the first N images")
@@ -69,6 +69,7 @@ class MeasureOptions:
 class EvaluateOptions(MeasureOptions):
     """Options of `cora evaluate`."""
 
+    model: str | None = option(help="name or path of the model (default: nano, with --run the model of the run)")
     json: Path | None = option(writes=kinds.EVALUATION, help="write everything that was measured to this file")
     finetuned: Path | None = option(
         "--run",

@@ -221,7 +221,7 @@ def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[s
     strangers = names_without(novel, names)
     if strangers:
         raise DataError(
-            f"--novel: expected classes of the annotations, got {len(strangers)} others: {', '.join(strangers[:5])}; "
+            f"--novel: expected classes of the annotations, got {len(strangers)} unknown: {', '.join(strangers[:5])}; "
             f"they have {', '.join(names[:10])}"
         )
     base = tuple(names_without(names, novel))

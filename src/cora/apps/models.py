@@ -130,6 +130,8 @@ def convert(options: ConvertOptions) -> int:
 
     output = options.output
     check_model_file(output)
+    if options.checkpoint.is_dir():
+        raise ModelError(f"expected a checkpoint file, got a folder: {options.checkpoint}; name a file in it")
     if not options.checkpoint.is_file():
         raise ModelError(f"expected a checkpoint file, got no file at {options.checkpoint}; check the path")
     detector = load_foreign(options.checkpoint, weights=options.weights, prompt=options.prompt, gelu=options.gelu)
@@ -143,7 +145,7 @@ def convert(options: ConvertOptions) -> int:
             f"'cora region-accuracy --model {output}' needs none",
         )
     else:
-        say(output_console(), f"Wrote {output} ({size}); use it with --model {output}")
+        say(output_console(), f"Wrote {output} ({size}); use it with 'cora detect --model {output}'")
     return 0
 
 

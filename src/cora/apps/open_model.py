@@ -228,7 +228,7 @@ def distractors_line(
     if not count:
         return None
     if getattr(detector, "class_names", ()):
-        kind, switch = "other", "they are part of the file; an export with --distractors none has none"
+        kind, switch = "other", "they are part of the file; 'cora export --distractors none' writes one without"
     else:
         kind = "everyday"
     plural = "name competes" if count == 1 else "names compete"

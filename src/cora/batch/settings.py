@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from cora.data.problems import shown
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import DataError
+from cora.files import json_fault
 from cora.names import name_key, names_without
 
 Format = Literal["parquet", "coco", "yolo", "voc"]
@@ -216,4 +217,4 @@ def _json_pairs(content: str, path: Path) -> list[tuple[str, Any]]:
     try:
         return list(json.loads(content).items())
     except (ValueError, RecursionError) as error:
-        raise DataError(f"thresholds: expected JSON of name to score in {path}, got a fault: {error}") from None
+        raise DataError(f"thresholds: expected JSON of name to score in {path}, got {json_fault(error)}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from cora.detector import DetectorConfig
 from cora.errors import ModelError
+from cora.files import found_instead
 
 #: With a shorter side the tower's last map has a single cell, which has no variance to learn.
 LEAST_SIDE = 64
@@ -123,8 +124,9 @@ def read_architecture(path: Path, base: Architecture) -> Architecture:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"architecture {path}: expected a JSON file of sizes, got {error}; check the path") from None
+    except (OSError, ValueError, RecursionError) as error:
+        found = found_instead(path, error)
+        raise ModelError(f"architecture {path}: expected a JSON file of sizes, got {found}; check the path") from None
     if not isinstance(values, dict):
         raise ModelError(f'architecture {path}: expected an object such as {{"width": 24}}, got {values!r}')
     return Architecture.from_dict(values, base, source=f"architecture {path}")

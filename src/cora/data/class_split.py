@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cora.errors import DataError
-from cora.files import shipped_text
+from cora.files import found_instead, json_kind, shipped_text
 from cora.names import name_key, repeated_names
 
 #: Names that `known_split` takes.
@@ -87,15 +87,17 @@ def read_class_split(path: Path) -> ClassSplit:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"no class split at {path}; expected a JSON file with the lists base and novel") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); expected the lists base and novel") from error
+    except (OSError, ValueError, RecursionError) as error:
+        found = found_instead(path, error)
+        raise DataError(f"{path}: expected JSON with the lists base and novel, got {found}; check the path") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}: expected an object with the lists base and novel, got {type(content).__name__}")
+        raise DataError(f"{path}: expected an object with the lists base and novel, got {json_kind(content)}")
     return ClassSplit(base=_names(content, "base", path), novel=_names(content, "novel", path))
 
 
 def _names(content: dict[str, object], part: str, path: Path) -> tuple[str, ...]:
     names = content.get(part)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: expected {part} to be a list of names, got {type(names).__name__}")
+        found = "other values in it" if isinstance(names, list) else json_kind(names)
+        raise DataError(f"{path}: expected {part} to be a list of names, got {found}; is it a class split?")
     return tuple(names)

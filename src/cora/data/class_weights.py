@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from cora.errors import DataError
+from cora.files import found_instead
 from cora.names import name_key, names_without, spelled_as
 
 _SHOWN_NAMES = 10
@@ -103,9 +104,8 @@ def _read(path: Path) -> dict[str, float]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"expected NAME=WEIGHT or JSON of class name to weight, cannot read {path}: {reason}"
+            f"expected NAME=WEIGHT or JSON of class name to weight, cannot read {path}: {found_instead(path, error)}"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
         raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')

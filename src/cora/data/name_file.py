@@ -13,7 +13,7 @@ from typing import Any
 from cora.data.problems import Findings
 from cora.data.yolo_names import read_yaml_names
 from cora.errors import CoraError, VocabularyError
-from cora.files import HEAD_BYTES, not_fetched
+from cora.files import HEAD_BYTES, content_of, found_instead, json_fault, not_fetched
 from cora.names import names_in
 from cora.regions import by_themselves, class_prompts, clean_names, names_alone, written_classes
 
@@ -126,7 +126,7 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise VocabularyError(
-            f"expected a file of class names, got {getattr(error, 'strerror', None) or error}: {path}; check the path"
+            f"expected a file of class names, got {found_instead(path, error)}: {path}; check the path"
         ) from None
     if data and (not_there := not_fetched(data[:HEAD_BYTES])):
         raise VocabularyError(f"expected a file of class names, {not_there}: {path}")
@@ -137,6 +137,8 @@ def _text(path: Path) -> str:
             raise VocabularyError(f"expected class names in UTF-8, got zeros in {path}; save it as UTF-8")
         return text
     except UnicodeDecodeError:
+        if known := content_of(data[:HEAD_BYTES]):
+            raise VocabularyError(f"expected a file of class names, got {known[0]}: {path}; name another") from None
         raise VocabularyError(f"expected class names in UTF-8, got other bytes: {path}; save it as UTF-8") from None
 
 
@@ -196,7 +198,7 @@ def _of_json(path: Path, text: str) -> list[str]:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise VocabularyError(f"{path} cannot be read as JSON ({error}); expected a list of class names") from None
+        raise VocabularyError(f"{path}: expected a list of class names, got {json_fault(error)}") from None
     if isinstance(content, dict):
         content = next((content[key] for key in _NAME_KEYS if key in content), content)
     if isinstance(content, dict):

@@ -85,7 +85,7 @@ class PhotoFolder:
             return "file names that leave the image folder", name
         above = self.folder.absolute().parent
         if _is_file(above / path.relative_to(self.folder)):
-            return "missing image files", f"{name}: is the image folder (--images) the one above, {above}?"
+            return "missing image files", f"{name}: is the image folder the one above, {above}?"
         return "missing image files", name
 
     def settle(self, names: Iterable[object]) -> None:

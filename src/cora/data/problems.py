@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from cora.errors import DataError
-from cora.files import HEAD_BYTES, not_fetched
+from cora.files import HEAD_BYTES, content_of, found_instead, json_fault, not_fetched
 
 #: Characters of an example in a message: a file of a stranger shall not fill the screen.
 EXAMPLE_LENGTH = 240
@@ -120,7 +120,8 @@ class Findings:
 def check_folder(folder: Path) -> None:
     """Raise DataError where there is no such folder of images."""
     if not folder.is_dir():
-        raise DataError(f"expected a folder of images, but {folder} is missing or no folder; check the path")
+        found = f"a file: {folder}" if folder.exists() else f"no folder at {folder}"
+        raise DataError(f"expected a folder of images, got {found}; check the path")
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -145,21 +146,33 @@ def read_text(path: Path, *, max_bytes: int, expected: str) -> str:
         DataError: there is no such file, it cannot be read, is larger or no UTF-8; `expected` says what it was
             to be.
     """
+    if path.is_dir():
+        raise DataError(f"expected {with_article(expected)}, got a folder: {path}; name a file in it")
     if not path.is_file():
         raise DataError(f"no {expected} at {path}; check the path")
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise DataError(f"{path}: expected {expected} of at most {max_bytes} bytes, got {size}; split the set")
+            raise DataError(
+                f"{path}: expected {with_article(expected)} of at most {max_bytes} bytes, got {size}; split the set"
+            )
         content = path.read_bytes()
         # An empty file may be meant, as of labels of an image without an object.
         if content and (not_there := not_fetched(content[:HEAD_BYTES])):
-            raise DataError(f"{path}: expected {expected}, {not_there}")
+            raise DataError(f"{path}: expected {with_article(expected)}, {not_there}")
         return content.decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}); expected {expected}") from error
+        raise DataError(f"{path}: expected {with_article(expected)}, got {found_instead(path, error)}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected {expected} in UTF-8, got other bytes; save it as UTF-8") from error
+        wanted, known = with_article(expected), content_of(content[:HEAD_BYTES])
+        if known is not None:
+            raise DataError(f"{path}: expected {wanted}, got {known[0]}; name another file") from error
+        raise DataError(f"{path}: expected {wanted} in UTF-8, got other bytes; save it as UTF-8") from error
+
+
+def with_article(noun: str) -> str:
+    """A noun with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def parse_json(text: str, path: Path, expected: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -171,8 +184,7 @@ def parse_json(text: str, path: Path, expected: str, object_hook: Callable[[dict
     try:
         return json.loads(text, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
-        reason = error if text.strip() else "it is empty"
-        raise DataError(f"{path} cannot be read as JSON ({reason}); expected {expected}") from error
+        raise DataError(f"{path}: expected {expected}, got {json_fault(error)}; mend it or get it again") from error
 
 
 def truth_value(value: object) -> bool | None:

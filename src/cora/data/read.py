@@ -153,7 +153,7 @@ def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
         return "json", annotations
     if suffix in (".yaml", ".yml", ".txt"):
         return "yolo", annotations
-    advice = "name the folder it lies in" if suffix == ".xml" else "name the format"
+    advice = "name the folder it lies in" if suffix == ".xml" else "name another file"
     raise DataError(f"expected {', or '.join(_WANTED.values())}, got {annotations}; {advice}")
 
 
@@ -213,7 +213,8 @@ def _tell_unlisted(raw: RawAnnotations) -> None:
     others = [path for path in list_images(raw.folder)[0] if path not in known]
     if others:
         first = shown(others[0].relative_to(raw.folder).as_posix())
-        logger.warning("%s: uses none of %d other images in %s (first: %s)", raw.source, len(others), raw.folder, first)
+        unused = "does not use 1 other image" if len(others) == 1 else f"uses none of {len(others)} other images"
+        logger.warning("%s: %s in %s (first: %s)", raw.source, unused, raw.folder, first)
 
 
 def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cora.detector.config import DetectorConfig
 from cora.errors import CoraError, ModelError
-from cora.files import head_of, not_fetched, write_safetensors
+from cora.files import content_of, head_of, not_fetched, write_safetensors
 from cora.towers.weights import check_no_export
 
 FORMAT = "cora-detector"
@@ -228,32 +228,33 @@ def _short(value: object) -> str:
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """An open checkpoint of this format version, and its metadata."""
+    if file.is_dir():
+        raise ModelError(f"model {file}: expected a file, got a folder; name a file in it")
     if not file.is_file():
-        raise ModelError(f"checkpoint {file}: expected an existing file, got none")
-    check_no_export(file, source=f"checkpoint {file}")
+        raise ModelError(f"model {file}: expected an existing file, got none")
+    check_no_export(file, source=f"model {file}")
     try:
         with safe_open(str(file), framework="pt") as content:
             metadata: dict[str, str] = content.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ModelError(
-                    f"checkpoint {file}: expected a file that Detector.save wrote, got one without its "
-                    "configuration; published checkpoints are turned into one by `cora convert`"
+                    f"model {file}: expected a model file of cora, got a safetensors file of another program; "
+                    "published checkpoints and CLIP's weights are turned into one by `cora convert`"
                 )
             if metadata.get("version") != str(FORMAT_VERSION):
                 raise ModelError(
-                    f"checkpoint {file}: expected format version {FORMAT_VERSION}, "
+                    f"model {file}: expected format version {FORMAT_VERSION}, "
                     f"got {metadata.get('version')}; install the version of cora-ovd that wrote it"
                 )
             yield content, metadata
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"checkpoint {file}: expected a safetensors file that Detector.save wrote, {_instead(file, error)}"
-        ) from error
+        raise ModelError(f"model {file}: expected a model file of cora, {_instead(file, error)}") from error
 
 
 def _instead(file: Path, error: Exception) -> str:
     """What a file is that is no checkpoint, and what to do."""
-    if not_there := not_fetched(head_of(file)):
+    head = head_of(file)
+    if not_there := not_fetched(head):
         return not_there
     if zipfile.is_zipfile(file):
         return (
@@ -261,8 +262,11 @@ def _instead(file: Path, error: Exception) -> str:
             "`cora convert`, models of other programs by nothing here"
         )
     if "incomplete" in str(error).lower():
-        return f"got a part of one ({error}); get it again"
-    return f"could not read it ({error}); published checkpoints are turned into one by `cora convert`"
+        return "got a part of one; get it again"
+    if not isinstance(error, SafetensorError):
+        return f"could not read it ({error}); take it from where it was made"
+    kind = content_of(head) or ("a JSON file" if head.lstrip()[:1] in (b"{", b"[") else "a file of another kind", "")
+    return f"got {kind[0]}; name a model file, which 'cora train' and 'cora convert' write"
 
 
 def _config(metadata: Mapping[str, str]) -> DetectorConfig:
@@ -281,7 +285,7 @@ def _shares(metadata: Mapping[str, str], file: Path) -> Shares | None:
         return Shares(entries["file"], tuple(entries["tensors"]), entries["fingerprint"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = str(error) if type(error) is ValueError else "expected file, tensors and fingerprint, got others"
-        raise ModelError(f"checkpoint {file}: shared tensors: {reason}; take it from where it was made") from error
+        raise ModelError(f"model {file}: shared tensors: {reason}; take it from where it was made") from error
 
 
 def _read_shared(file: Path, shares: Shares, *, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -289,27 +293,27 @@ def _read_shared(file: Path, shares: Shares, *, own: Mapping[str, Tensor]) -> di
     other, count = file.with_name(shares.file), len(shares.tensors)
     if not other.is_file():
         raise ModelError(
-            f"checkpoint {file}: expected {shares.file} in its folder, which holds {count} of its tensors, got none; "
+            f"model {file}: expected {shares.file} in its folder, which holds {count} of its tensors, got none; "
             "keep both files together"
         )
     twice = sorted(own.keys() & set(shares.tensors))
     if twice:
         raise ModelError(
-            f"checkpoint {file}: expected tensors either in it or in {shares.file}, got {len(twice)} in both, "
+            f"model {file}: expected tensors either in it or in {shares.file}, got {len(twice)} in both, "
             f"for example {_short(twice[0])}; take it from where it was made"
         )
     with _opened(other) as (content, _):
         missing = sorted(set(shares.tensors) - set(content.keys()))
         if missing:
             raise ModelError(
-                f"checkpoint {file}: expected {count} shared tensors in {shares.file}, got {len(missing)} missing, "
+                f"model {file}: expected {count} shared tensors in {shares.file}, got {len(missing)} missing, "
                 f"for example {_short(missing[0])}; take both files from one release"
             )
         shared = {name: content.get_tensor(name) for name in shares.tensors}
         found = fingerprint_of(shared)
         if found != shares.fingerprint:
             raise ModelError(
-                f"checkpoint {file}: expected tensors of fingerprint {shares.fingerprint[:12]} in {shares.file}, "
+                f"model {file}: expected tensors of fingerprint {shares.fingerprint[:12]} in {shares.file}, "
                 f"got {found[:12]}; take both files from one release"
             )
         return {name: _usable(value) for name, value in shared.items()}

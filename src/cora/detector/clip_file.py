@@ -74,8 +74,8 @@ def infer_tower(weights: Mapping[str, Tensor], *, source: str) -> TowerConfig:
         return _with_image_size(TowerConfig(**sizes(weights), **text_sizes(weights, text)))
     except KeyError as error:
         raise ModelError(
-            f"{source}: expected weights of a CLIP {kind} and its text tower, got {len(weights)} tensors without "
-            f"{error.args[0]}"
+            f"{source}: expected weights of a CLIP {kind} and its text tower, got "
+            f"{len(weights)} tensor{'s' * (len(weights) != 1)} without {error.args[0]}"
         ) from error
     except ValueError as error:
         raise ModelError(f"{source}: expected weights of a CLIP {kind}, but {error}") from error

@@ -142,7 +142,7 @@ def check_no_variant(config: DetectorConfig, purpose: str) -> None:
     if config.variant:
         raise ModelError(
             f"{purpose}: expected CORA itself, got its variant {config.variant!r}, which detects and is measured only; "
-            "train without --variant"
+            "train it with 'cora train', without --variant"
         )
 
 

@@ -123,8 +123,8 @@ def infer_config(weights: Mapping[str, Tensor], *, source: str = "published stat
         )
     except KeyError as error:
         raise ModelError(
-            f"{source}: expected a state dict of the published CORA code, got {len(weights)} tensors "
-            f"without {error.args[0]}"
+            f"{source}: expected a state dict of the published CORA code, got "
+            f"{len(weights)} tensor{'s' * (len(weights) != 1)} without {error.args[0]}"
         ) from error
     except ValueError as error:
         raise ModelError(f"{source}: expected a state dict of the published CORA code, but {error}") from error

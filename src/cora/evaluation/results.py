@@ -74,7 +74,9 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         elif not is_whole(category) or (category not in place_of and category not in others):
             problems.add("unknown category ids", repr(entry.get("category_id")))
         elif not is_number(score):
-            problems.add("scores that are no finite number", f"{score!r} in {where}")
+            absent = score is None
+            kind = "results without a score" if absent else "scores that are no finite number"
+            problems.add(kind, where if absent else f"{score!r} in {where}")
         elif not 0 <= score <= 1:
             problems.add("scores outside 0..1", f"{score} in {where}")
         elif not is_sized_box(bbox):

@@ -9,6 +9,7 @@ from typing import Any
 
 from cora.errors import DataError
 from cora.evaluation.report import Section, histogram, table
+from cora.files import found_instead
 
 
 def read_study(path: Path) -> Section:
@@ -19,6 +20,10 @@ def read_study(path: Path) -> Section:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        found = found_instead(path, error)
+        raise DataError(f"expected the report.json of `cora study`, got {found}: {path}; give --study that") from None
+    try:
         groups = content["groups"]
         sentences = [summary["study"]["sentence"] for summary in groups.values()]
         rows = [_row(group, name, summary) for group, every in groups.items() for name, summary in every.items()]

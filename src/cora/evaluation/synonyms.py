@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cora.errors import DataError
-from cora.files import shipped_text
+from cora.files import found_instead, json_fault, shipped_text
 from cora.names import name_key, names_in, repeated_names
 from cora.regions import ClassPrompts, class_prompts
 
@@ -37,13 +37,13 @@ def read_synonyms(source: str | Path) -> dict[str, tuple[str, ...]]:
         try:
             text = Path(source).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"expected a JSON file of synonyms, cannot read {source}: {error}") from error
+            found = found_instead(Path(source), error)
+            raise DataError(f"expected a JSON file of synonyms, got {found}: {source}; check the path") from error
     try:
         synonyms = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"expected a JSON object of plain name to synonym in {source}, got bad JSON: {error}"
-        ) from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        found = json_fault(error)
+        raise DataError(f"{source}: expected a JSON object of plain name to synonym, got {found}") from error
     if not isinstance(synonyms, dict):
         raise DataError(f"expected a JSON object of plain name to synonym in {source}, {_FORM}")
     return {name: _names(name, given, source) for name, given in synonyms.items()}

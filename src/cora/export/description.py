@@ -7,6 +7,7 @@ from pathlib import Path
 from cora.errors import ModelError
 from cora.export.manifest import MAX_TEXT, Manifest
 from cora.export.onnx_file import check_size
+from cora.files import found_instead
 
 
 def write_description(manifest: Manifest, path: Path) -> None:
@@ -26,7 +27,9 @@ def read_description(path: Path) -> Manifest:
     try:
         text = description.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{description}: expected a description in JSON, could not read it ({error})") from None
+        raise ModelError(
+            f"{description}: expected a description in JSON, got {found_instead(description, error)}"
+        ) from None
     return Manifest.from_json(text, str(description))
 
 

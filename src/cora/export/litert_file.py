@@ -22,6 +22,7 @@ from cora.export.description import read_description, write_description
 from cora.export.manifest import ExportSettings, Manifest
 from cora.export.onnx_file import MAX_BYTES, check_size
 from cora.export.program import example_inputs, input_names, output_names
+from cora.files import content_of, head_of
 from cora.images import PreprocessConfig
 
 
@@ -67,6 +68,9 @@ def read_litert_manifest(path: Path) -> Manifest:
         ModelError: a file is missing or too large, or `cora export` did not write it.
     """
     check_size(path, MAX_BYTES)
+    if (head := head_of(path))[4:8] != b"TFL3":
+        found = (content_of(head) or ("a file of another kind", ""))[0]
+        raise ModelError(f"model {path}: expected a LiteRT file that `cora export` wrote, got {found}")
     return read_description(path)
 
 

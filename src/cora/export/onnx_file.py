@@ -10,7 +10,7 @@ from cora.console import quiet
 from cora.errors import ModelError, needs_extra
 from cora.export.manifest import METADATA_KEY, Manifest
 from cora.export.program import input_names, output_names
-from cora.files import head_of, not_fetched
+from cora.files import content_of, head_of, not_fetched
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -84,7 +84,8 @@ def read_onnx_manifest(path: Path) -> Manifest:
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: expected an ONNX file, could not read it ({error}); export it again") from None
+        found = (content_of(head_of(path)) or ("a damaged file or one of another kind", ""))[0]
+        raise ModelError(f"{path}: expected an ONNX file, got {found}; export it again") from error
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ModelError(f"{path}: expected all weights in this file, got some in another; export it again")
@@ -98,6 +99,8 @@ def check_size(path: Path, most: int) -> None:
     Raises:
         ModelError: it is not there, another thing came in its place, or it has more than `most` bytes.
     """
+    if path.is_dir():
+        raise ModelError(f"model {path}: expected a file that `cora export` wrote, got a folder; name a file in it")
     if not path.is_file():
         raise ModelError(f"model {path}: expected an existing file, got none; check the path")
     if not_there := not_fetched(head_of(path)):

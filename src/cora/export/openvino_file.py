@@ -9,6 +9,7 @@ from cora.export.backends import reported
 from cora.export.description import check_beside, read_description, write_description
 from cora.export.manifest import Manifest
 from cora.export.onnx_file import MAX_BYTES, check_size
+from cora.files import content_of, head_of
 
 #: Largest graph in bytes; its weights are in another file.
 MAX_GRAPH_BYTES = 200_000_000
@@ -41,6 +42,9 @@ def read_openvino_manifest(path: Path) -> Manifest:
         ModelError: a file is missing or too large, or `cora export` did not write it.
     """
     check_size(path, MAX_GRAPH_BYTES)
+    if b"<net" not in (head := head_of(path)):
+        found = (content_of(head) or ("a file of another kind", ""))[0]
+        raise ModelError(f"model {path}: expected a graph of OpenVINO that `cora export` wrote, got {found}")
     weights, _ = companions(path)
     check_beside(weights, path)
     check_size(weights, MAX_BYTES)

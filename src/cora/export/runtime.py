@@ -16,7 +16,7 @@ from cora.boxes import clip_to_image, scale_to_pixels
 from cora.detector import Detector, DetectorConfig
 from cora.detector.fingerprint import weights_fingerprint
 from cora.detector.postprocess import Found, suppress
-from cora.errors import ModelError, VocabularyError
+from cora.errors import TEXT_MODEL, ModelError, VocabularyError
 from cora.export.backends import Backend
 from cora.export.fixed_size import FixedSizePreprocessor
 from cora.export.graph import class_inputs
@@ -94,7 +94,7 @@ class FixedVocabularyEncoder:
         if strangers:
             raise VocabularyError(
                 f"class names: expected some of the {len(self._places)} that were exported with the model, got "
-                f"{strangers[0]!r}; export it again with --classes, or without for names at run time"
+                f"{strangers[0]!r}; export it again with it ('cora export --classes'), or without for names at run time"
             )
         return torch.tensor([self._places[name_key(name)] for name in names])
 
@@ -205,11 +205,13 @@ class ExportedModel:
             try:
                 encoder = self._load_text_model(self._text_model).vocabulary_encoder
             except ModelError as error:
-                raise ModelError(f"{self.source}: names need the text tower of {self._text_model}: {error}") from None
+                raise ModelError(
+                    f"{self.source}: names need the text tower of {self._text_model}: {error}{TEXT_MODEL}"
+                ) from None
             if encoder.text_tower.fingerprint != self.manifest.text_fingerprint:
                 raise ModelError(
                     f"{self.source}: expected the text tower it was exported with, {self._text_model} has another; "
-                    "name the right model with --text-model"
+                    f"export it again{TEXT_MODEL}"
                 )
             self._encoder = encoder
         return cast(VocabularyEncoder, self._encoder)
@@ -323,7 +325,7 @@ class ExportedModel:
         if weights_fingerprint(detector) != self.manifest.fingerprint:
             raise ModelError(
                 f"{self.source}: exemplars need the model that was exported, {self._text_model} is another; "
-                "name it with --text-model"
+                f"export it again{TEXT_MODEL}"
             )
         return detector
 

@@ -98,9 +98,8 @@ def _unidentified(head: bytes, what: str) -> ImageError:
     found, advice = content_of(head) or ("something that is no image" if head else "an empty file", "check the file")
     if found in _DECODED:
         found, advice = f"{found} that is damaged or truncated, or of bits and channels that are not decoded", ""
-    return ImageError(
-        f"expected an image (JPEG, PNG, WebP, TIFF, ...), got {found}: {what}; {advice or 'save it as 8-bit PNG'}"
-    )
+    usual = "save it as 8-bit PNG" if "image" in found or "drawing" in found else "name an image"
+    return ImageError(f"expected an image (JPEG, PNG, WebP, TIFF, ...), got {found}: {what}; {advice or usual}")
 
 
 def _head(file: Path | IO[bytes]) -> bytes:

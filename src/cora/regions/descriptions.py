@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cora.errors import VocabularyError
+from cora.files import json_fault
 from cora.names import name_key, names_without, repeated_names
 from cora.regions.templates import PLACEHOLDER, clean_sentence, read_text, shorten
 
@@ -50,7 +51,7 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
     try:
         content = json.loads(text, object_pairs_hook=_distinct)
     except ValueError as error:
-        raise VocabularyError(f"expected a JSON object of descriptions, cannot read {path}: {error}") from error
+        raise VocabularyError(f"{path}: expected a JSON object of descriptions, got {json_fault(error)}") from error
     try:
         return clean_descriptions(content)
     except VocabularyError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cora.errors import VocabularyError
-from cora.files import shipped_text
+from cora.files import content_of, found_instead, head_of, json_fault, json_kind, shipped_text
 
 PLACEHOLDER = "{}"
 #: Most characters of a sentence. CLIP's 77 tokens are far fewer; the bound stops a wrong file before it costs minutes.
@@ -87,9 +87,9 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
         try:
             content = json.loads(text)
         except ValueError as error:
-            raise VocabularyError(f"expected a JSON list of templates, cannot read {path}: {error}") from error
+            raise VocabularyError(f"{path}: expected a JSON list of templates, got {json_fault(error)}") from error
         if not isinstance(content, list):
-            raise VocabularyError(f"expected a JSON list of templates in {path}, got {type(content).__name__}")
+            raise VocabularyError(f"expected a JSON list of templates in {path}, got {json_kind(content)}")
     else:
         lines = [line.strip() for line in text.splitlines()]
         content = [line for line in lines if line and not line.startswith("#")]
@@ -108,8 +108,10 @@ def read_text(path: Path, wanted: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise VocabularyError(f"expected {wanted}, got {error.strerror or error}: {path}; check the path") from error
+        raise VocabularyError(f"expected {wanted}, got {found_instead(path, error)}: {path}; check the path") from error
     except UnicodeDecodeError as error:
+        if known := content_of(head_of(path)):
+            raise VocabularyError(f"expected {wanted}, got {known[0]}: {path}; name another file") from error
         raise VocabularyError(f"expected {wanted} in UTF-8, got other bytes: {path}; save it as UTF-8") from error
 
 

@@ -255,7 +255,7 @@ def _check_identity(store: RegionStore, identity: str) -> None:
     if store.manifest.model != identity:
         raise RetrievalError(
             f"index {store.place}: expected the model that made it ({store.manifest.model_name}), got another; "
-            "use that one, or index the folder with this one under another --db"
+            "use that one, or index the folder with this one ('cora index') under another --db"
         )
 
 

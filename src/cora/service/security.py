@@ -12,6 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cora.errors import CoraError
+from cora.files import found_instead
 from cora.service.metrics import Metrics
 from cora.service.refusal import RefusedError
 
@@ -60,8 +61,8 @@ def read_token(file: Path | None) -> str | None:
     try:
         return check_token(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are no text"
-        raise CoraError(f"expected a file with a token, got {reason}: {file}; check --token-file") from None
+        found = found_instead(file, error)
+        raise CoraError(f"expected a file with a token, got {found}: {file}; check --token-file") from None
 
 
 def authorize(given: str | None, token: str | None) -> None:

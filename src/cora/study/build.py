@@ -57,8 +57,8 @@ def build_frozen(part: TowerPart) -> FrozenPart:
     else:
         if part.checkpoint is not None:
             raise DataError(
-                f"tower.checkpoint: expected a ViT of open_clip to load {part.checkpoint} into, got the tower "
-                f"{part.name!r}; name one such as ViT-B-32, or give the file of a detector as tower.name"
+                f"checkpoint of the tower: expected a ViT of open_clip to load {part.checkpoint} into, got the tower "
+                f"{part.name!r}; name one such as ViT-B-32, or give the file of a detector as the tower"
             )
         detector = load(part.name)
         tower = resnet_of(detector.image_tower, "activation maps")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cora.errors import DataError
+from cora.files import found_instead, json_kind
 
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 #: A CLIP ResNet, since its attention pool has values to make maps of; OpenAI's weights.
@@ -155,7 +156,7 @@ class StudyConfig:
         for name, part in parts.items():
             given = values.get(name, {})
             if not isinstance(given, Mapping):
-                raise DataError(f"{name}: expected an object of settings, got {type(given).__name__}")
+                raise DataError(f"{name}: expected an object of settings, got {json_kind(given)}")
             _check_names(name, given, {entry.name for entry in fields(part)})
             _check_types(name, given, part())
             built[name] = part(**given)
@@ -177,10 +178,10 @@ def read_config(path: Path) -> StudyConfig:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: expected a {kind} file with the settings of a study, could not read it: "
-            f"{' '.join(str(error).split())}"
+            f"{' '.join(found_instead(path, error).split())}"
         ) from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: expected an object with tower, model, loss, train, got {type(content).__name__}")
+        raise DataError(f"{path}: expected an object with tower, model, loss, train, got {json_kind(content)}")
     return StudyConfig.from_dict(content)
 
 

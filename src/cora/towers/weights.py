@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cora.errors import ModelError
-from cora.files import head_of, not_fetched
+from cora.files import content_of, head_of, not_fetched
 from cora.towers.build import build_clip_towers
 from cora.towers.clip_tower import ClipTower
 from cora.towers.config import TowerConfig
@@ -67,7 +67,7 @@ def why_unreadable(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         # torch's own text advises to switch the protection off.
         return "no PyTorch file, or one that holds more than tensors and could run code"
-    if "inline_container" in str(error):
+    if "inline_container" in str(error) or "PytorchStreamReader" in str(error):
         return "an archive that is damaged, or no PyTorch file"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -100,6 +100,8 @@ def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> obj
     Raises:
         ModelError: no such file, or one that cannot be read; exports are named for what they are.
     """
+    if file.is_dir():
+        raise ModelError(f"{called} {file}: expected a file, got a folder; name a file in it")
     if not file.is_file():
         raise ModelError(f"{called} {file}: expected an existing file, got none")
     check_no_export(file, source=f"{called} {file}")
@@ -120,8 +122,11 @@ def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> obj
             warnings.simplefilter("ignore", UserWarning)  # on how a file was pickled, which the error says
             return torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        instead = not_fetched(head_of(file)) or f"could not read it ({why_unreadable(error)})"
-        raise ModelError(f"{called} {file}: expected a file of tensors, {instead}") from error
+        head = head_of(file)
+        # What is a ZIP archive may be a damaged PyTorch file.
+        known = None if head.startswith(b"PK") else content_of(head)
+        instead = f"got {known[0]}" if known else f"could not read it ({why_unreadable(error)})"
+        raise ModelError(f"{called} {file}: expected a file of tensors, {not_fetched(head) or instead}") from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cora.data.captions import NamedPhoto
 from cora.data.photo_folder import PhotoFolder
 from cora.data.problems import Problems, is_box, is_number, is_whole, parse_json, read_text
 from cora.errors import DataError
+from cora.files import json_kind
 from cora.structures import Detections
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def _read(path: Path) -> Any:
     text = read_text(path, max_bytes=_MAX_BYTES, expected="COCO JSON file")
     content = parse_json(text, path, "COCO results")
     if not isinstance(content, dict | list):
-        raise DataError(f"{path}: expected a list of COCO results or a COCO object, got {type(content).__name__}")
+        raise DataError(f"{path}: expected a list of COCO results or a COCO object, got {json_kind(content)}")
     return content
 
 
