@@ -114,7 +114,7 @@ def files(folder: Path) -> Path:
         (["evaluate", "--images", "none", *PHOTOS[2:]], "expected a folder of images, got no folder at none; check"),
         (["evaluate", *PHOTOS[2:], "--predictions", "photos"], "expected a COCO results file, got a folder: photos"),
         (["evaluate", *PHOTOS[2:], "--predictions", "zip"], "expected a COCO results file, got a ZIP archive"),
-        (["evaluate", *PHOTOS[2:], "--predictions", "good.json"], "got 1 results without a score (first: "),
+        (["evaluate", *PHOTOS[2:], "--predictions", "good.json"], "got 1 result without a score (first: "),
         (
             ["evaluate", *PHOTOS, "--split", "photos"],
             "expected JSON with the lists base and novel, got a folder; check",

@@ -154,7 +154,7 @@ _SCALE = "localizer.encoder.layers.0.attention.query.weight_scale"
         ({"metadata": {"format": "cora-detector"}}, "got cora-detector 1; make it again"),
         (
             {"rename": (_SCALE, "localizer.objectness_head.weight_scale")},
-            "got 1 others, for example localizer.objectness",
+            "got 1 unknown, for example localizer.objectness",
         ),
         ({"drop": "localizer.objectness_head.bias"}, "got 1 missing and 0 unknown"),
         ({"drop": _SCALE.removesuffix("_scale")}, "expected an INT8 weight and its scale for each layer"),

@@ -99,5 +99,30 @@ def test_text_within_limits(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a list in UTF-8, got other bytes"):
         read_text(path, max_bytes=9, expected="list")
     for missing in (tmp_path / "none", tmp_path):
-        with pytest.raises(DataError, match="no list at|got a folder"):
+        with pytest.raises(DataError, match=r"no list at|got a folder"):
             read_text(missing, max_bytes=9, expected="list")
+
+
+@pytest.mark.parametrize(
+    ("kind", "one"),
+    [
+        ("boxes that are not four finite numbers", "box that is not four finite numbers"),
+        ("boxes outside their image", "box outside its image"),
+        ("missing image files", "missing image file"),
+        ("file names that leave the image folder", "file name that leaves the image folder"),
+        ("caption ids that are no whole numbers", "caption id that is no whole number"),
+        ("annotations of unknown categories", "annotation of an unknown category"),
+        ("annotations whose boxes and classes differ in number", "annotation whose boxes and classes differ in number"),
+        ("lines with numbers that are not finite", "line with numbers that are not finite"),
+        ("classes without a box that only group others", "class without a box that only groups others"),
+        ("folders, whose images have to be named", "folder, whose images have to be named"),
+        ("neg_category_ids that are no lists", "neg_category_ids that are no lists"),
+        ("detections in images that the annotations lack", "detection in images that the annotations lack"),
+    ],
+)
+def test_one_problem_is_singular(kind: str, one: str) -> None:
+    problems = Problems()
+    problems.add(kind, "a")
+    assert str(problems) == f"1 {one} (first: a)"
+    problems.add(kind, "b")
+    assert str(problems) == f"2 {kind} (first: a)"

@@ -151,7 +151,7 @@ def test_classes_asked_for_may_lack_in_a_part_but_not_all(tmp_path: Path, caplog
 
 def test_no_objects_at_all(tmp_path: Path) -> None:
     folder, annotations = write_voc(tmp_path, [Photo("a.png", (20, 40))])
-    with pytest.raises(DataError, match="got none in 1 images"):
+    with pytest.raises(DataError, match="got none in 1 image"):
         read_dataset(images=folder, annotations=annotations)
 
 

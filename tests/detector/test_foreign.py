@@ -132,7 +132,7 @@ def test_prompts_that_do_not_fit(clip: dict[str, Tensor], tmp_path: Path, capsys
     file, prompt, model = save_as("plain", clip, tmp_path), tmp_path / "prompt.pth", tmp_path / "model.safetensors"
     cases: tuple[tuple[object, str], ...] = (
         ({"attnpool.positional_embedding": torch.zeros(50, 256)}, "expected [5, 256], got [50, 256]"),
-        ({"head.weight": torch.zeros(3)}, "got 1 others, for example head.weight"),
+        ({"head.weight": torch.zeros(3)}, "got 1 unknown, for example head.weight"),
         ({1: 3, 2: 0}, "got none"),
         ([1, 2], "got list"),
         ({"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}, "got a whole checkpoint"),

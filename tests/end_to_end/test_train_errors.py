@@ -45,7 +45,7 @@ CASES = [
     ([*TRAIN, "--device", "gpu7"], "expected a device of this machine, got 'gpu7'"),
     (["train", "all", "--run", "file"], "expected a folder to write to, got a file: file"),
     (["train", "localizer", "prompts_only.py", "--run", "run"], "expected a recipe with the stage localizer"),
-    (["finetune", "--novel", "purple square"], "got 1 others: purple square"),
+    (["finetune", "--novel", "purple square"], "got 1 unknown: purple square"),
     (["finetune", "--novel", "red square, green square, blue square"], "got all 3 as novel"),
     (["finetune", "--output", "model.pt"], "expected an output file *.safetensors, got model.pt"),
     (["finetune", "--remember-images", "images"], "--remember-images and --remember-annotations together"),

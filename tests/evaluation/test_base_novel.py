@@ -99,7 +99,7 @@ def test_a_class_may_have_several_synonyms(tmp_path, given):
     ("content", "message"),
     [
         ("[1]", "JSON object of plain name"),
-        ("{", "bad JSON"),
+        ("{", "cannot be read as JSON"),
         ('{"a": ""}', "JSON object"),
         ('{"a": 3}', "JSON object"),
         ('{"a": []}', "for several, got .. for 'a'"),
@@ -111,5 +111,5 @@ def test_bad_synonym_files_are_refused(tmp_path, content, message):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_synonyms(path)
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="got No such file"):
         read_synonyms(tmp_path / "none.json")

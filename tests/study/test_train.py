@@ -160,7 +160,7 @@ def test_an_image_size_that_patches_do_not_divide(frozen: FrozenPart, dataset: C
 @one_tower
 def test_without_boxes_there_is_nothing_to_learn(frozen: FrozenPart, dataset: CocoDataset, tmp_path: Path) -> None:
     dataset.records = dataset.records[6:]
-    with pytest.raises(DataError, match="expected boxes to learn from, got none in 1 images"):
+    with pytest.raises(DataError, match="expected boxes to learn from, got none in 1 image"):
         run(frozen, dataset, tmp_path / "run")
 
 

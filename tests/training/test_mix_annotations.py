@@ -187,7 +187,7 @@ def named(file_name: str, *names: str) -> NamedPhoto:
 
 def test_novel_names_are_dealt_with_before_photos_are_labelled() -> None:
     photos = (named("a.jpg", "cat", "bus"), named("b.jpg", "buses"), named("c.jpg", "cat"))
-    with pytest.raises(DataError, match=r"got 2: bus \(1 images\), buses \(1 images\)"):
+    with pytest.raises(DataError, match=r"got 2: bus \(1 image\), buses \(1 image\)"):
         without_novel(photos, ["Bus"], "refuse")
     kept, found = without_novel(photos, ["Bus"], "drop")
     assert [(photo.file_name, dict(photo.names)) for photo in kept] == [

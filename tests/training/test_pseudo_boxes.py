@@ -267,7 +267,7 @@ def test_a_photo_twice_and_a_threshold_of_no_name_are_refused(tmp_path: Path) ->
     options: dict[str, Any] = {"teacher": Scripted(), "output": tmp_path / "pseudo.json"}
     with pytest.raises(DataError, match=r"every image once, got 1 file names repeated \(first: 1.jpg\)"):
         pseudo_label(photos=[photo(1), photo(2, "1.jpg")], config=PseudoBoxConfig(), **options)
-    with pytest.raises(DataError, match="got 1 others: catt; check their spelling"):
+    with pytest.raises(DataError, match="got 1 unknown: catt; check their spelling"):
         pseudo_label(photos=[photo(1)], config=PseudoBoxConfig(class_scores={"catt": 0.1}), **options)
 
 

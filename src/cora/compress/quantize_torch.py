@@ -139,7 +139,7 @@ def load_int8(path: str | Path) -> Int8Detector:
     known = int8_layers(detector)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        found = f"{len(unknown)} others, for example {unknown[0]}" if unknown else "none"
+        found = f"{len(unknown)} unknown, for example {unknown[0]}" if unknown else "none"
         raise ModelError(f"checkpoint {file}: expected INT8 weights of this model's layers, got {found}")
     int8 = {name: tensors.pop(f"{name}.weight", torch.empty(0)) for name in names}
     if any(value.dtype != torch.int8 or value.shape != known[name].weight.shape for name, value in int8.items()):

@@ -111,4 +111,4 @@ def files_ending(folder: Path, suffix: str, *, deep: bool = False) -> list[Path]
 def tell_passed_over(folder: object, passed_over: Problems) -> None:
     """One line in the log, if anything was passed over."""
     if passed_over:
-        logger.warning("%s: passed over %s", folder, passed_over)
+        logger.warning("%s: skipped %s", folder, passed_over)

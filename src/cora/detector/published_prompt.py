@@ -39,7 +39,7 @@ def apply_published_prompt(detector: Detector, file: Path) -> None:
     if unknown or not tensors:
         raise ModelError(
             f"{source}: expected {_TABLE}, or other tensors of the image tower, got "
-            f"{f'{len(unknown)} others, for example {unknown[0]}' if unknown else 'none'}; is it a region prompt?"
+            f"{f'{len(unknown)} unknown, for example {unknown[0]}' if unknown else 'none'}; is it a region prompt?"
         )
     for name, value in tensors.items():
         if value.shape != own[name].shape:

@@ -249,7 +249,7 @@ def _check(photos: Sequence[NamedPhoto], config: PseudoBoxConfig) -> None:
     unknown = names_without(config.class_scores, {name for photo in photos for name in photo.names})
     if unknown:
         raise DataError(
-            f"thresholds: expected names that an image has, got {len(unknown)} others: "
+            f"thresholds: expected names that an image has, got {len(unknown)} unknown: "
             f"{', '.join(sorted(unknown)[:5])}; check their spelling"
         )
 
