@@ -366,4 +366,4 @@ def test_what_a_folder_passes_over_is_told(
     out, err = capsys.readouterr()
     assert "CAPITALS.PNG" in out
     assert "IMG_1.HEIC" in err
-    assert "photos: passed over 1 hidden file (first: ._white.jpg); 1 file of kinds that cannot be read" in caplog.text
+    assert "photos: skipped 1 hidden file (first: ._white.jpg); 1 file of kinds that cannot be read" in caplog.text

@@ -235,4 +235,4 @@ def test_what_a_folder_passes_over_is_told(
     Path("in/IMG_1.HEIC").write_bytes(b"....ftypheic")
     assert main(["batch", "in", *CLASSES, "--output", "coco"]) == 1
     assert "in 9 images" in capsys.readouterr().out
-    assert "passed over 1 hidden file (first: ._a.jpg)" in caplog.text
+    assert "skipped 1 hidden file (first: ._a.jpg)" in caplog.text

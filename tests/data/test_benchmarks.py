@@ -149,7 +149,7 @@ def test_bad_input_is_one_line(coco: Path, capsys: pytest.CaptureFixture[str]) -
     (coco / "empty.json").write_text(json.dumps(annotations({1: []}, COCO.all)))
     for name, message in (
         ("none.json", "none.json"),
-        ("list.json", "expected a COCO or LVIS object, got list"),
+        ("list.json", "expected a COCO or LVIS object, got a list"),
         ("few.json", "expected 48 classes, got 47 missing"),
         ("empty.json", "expected boxes of 48 classes, got none"),
     ):

@@ -152,7 +152,7 @@ def test_faults_of_a_coco_file_are_counted_in_one_message_and_can_be_skipped(ima
         "1 image without id or file_name",
         "1 file name of two images (first: a.jpg)",
         "1 duplicate caption id (first: 1)",
-        "1 caption of unknown images (first: 5)",
+        "1 caption of an unknown image (first: 5)",
         "1 empty caption (first: caption 6)",
         "1 annotation without a caption",
         "1 caption id that is no whole number",

@@ -83,7 +83,7 @@ def test_faults_are_counted_in_one_message(tmp_path: Path) -> None:
         "1 duplicate image id (first: 7)",
         "1 duplicate annotation id (first: 1)",
         "2 unknown category ids",
-        "1 annotation of unknown images (first: 6)",
+        "1 annotation of an unknown image (first: 6)",
         "1 box that is not four finite numbers (first: 8)",
     ):
         assert part in str(error.value)

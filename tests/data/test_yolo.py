@@ -109,8 +109,8 @@ BAD = {
     "fraction of a class": ("0.5 0.5 0.5 0.2 0.2", "1 unknown category id"),
     "pixels": ("1 15 15 6 6", "1 line outside 0..1, perhaps in pixels"),
     "negative width": ("1 0.5 0.5 -0.2 0.2", "1 line outside 0..1"),
-    "not finite": ("1 0.5 0.5 inf 0.2", "1 line with numbers that is not finite"),
-    "no number": ("1 0.5 0.5 nan 0.2", "1 line with numbers that is not finite"),
+    "not finite": ("1 0.5 0.5 inf 0.2", "1 line with a number that is not finite"),
+    "no number": ("1 0.5 0.5 nan 0.2", "1 line with a number that is not finite"),
     "three numbers": ("1 0.5 0.5", r"1 line that is neither .* \(first: b.txt, line 2: 3 numbers\)"),
     "a score": ("1 0.5 0.5 0.2 0.2 0.9", "1 line that is neither .* line 2: 6 numbers"),
     "odd outline": ("1 0.5 0.5 0.2 0.2 0.9 0.3 0.1", "1 line that is neither .* line 2: 8 numbers"),
@@ -301,7 +301,7 @@ def test_endings_in_capitals_and_hidden_files(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "labels" / "._a.txt").write_bytes(b"\0\5\26\7")
     dataset = read_dataset(images=folder, annotations=names)
     assert dataset.class_counts().tolist() == [1, 2, 0]
-    assert "passed over 1 hidden file (first: ._a.png)" in caplog.text
+    assert "skipped 1 hidden file (first: ._a.png)" in caplog.text
 
 
 def test_two_photos_that_differ_in_case_keep_their_labels(tmp_path: Path) -> None:

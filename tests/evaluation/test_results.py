@@ -61,8 +61,8 @@ def test_truth_of_lvis_keeps_its_lists(shared):
     ("change", "message"),
     [
         ({"bbox": [0, 0, float("nan"), 5]}, "1 annotation without a box of four numbers"),
-        ({"image_id": 999}, "1 annotation of unknown images"),
-        ({"category_id": 999}, "1 annotation of unknown categories"),
+        ({"image_id": 999}, "1 annotation of an unknown image"),
+        ({"category_id": 999}, "1 annotation of an unknown category"),
     ],
 )
 def test_unusable_truth_is_refused_and_counted(annotations, change, message):

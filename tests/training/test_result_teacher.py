@@ -100,8 +100,8 @@ def test_faults_are_counted_in_one_message_and_can_be_skipped(folder: Path) -> N
         read_results(paths[0], images=folder / "photos", image_list=paths[1])
     for kind in (
         "1 result without image_id, category_id, bbox or score (first: entry 3)",
-        "1 result of unknown images",
-        "1 result of unknown categories",
+        "1 result of an unknown image",
+        "1 result of an unknown category",
         "1 box that is not four finite numbers",
         "1 score outside 0..1",
         "1 duplicate image id",

@@ -202,7 +202,7 @@ def _coco_captions(text: str, source: Path, bad: Problems) -> Iterator[_Caption]
         elif caption_id in seen:
             bad.add("duplicate caption ids", caption_id)
         elif not is_whole(image_id) or image_id not in files:
-            bad.add("captions of unknown images", caption_id)
+            bad.add("captions of an unknown image", caption_id)
         elif not entry["caption"].strip():
             bad.add("empty captions", f"caption {caption_id}")
         else:

@@ -121,7 +121,7 @@ def _add_boxes(
         seen.add(identity)
         image_id, category_id = entry["image_id"], entry["category_id"]
         if not is_whole(image_id) or image_id not in known:
-            findings.bad.add("annotations of unknown images", identity)
+            findings.bad.add("annotations of an unknown image", identity)
         elif not is_whole(category_id) or category_id not in names:
             findings.bad.add("unknown category ids", f"annotation {identity}: {category_id}")
         elif not is_box(entry["bbox"]):

@@ -215,7 +215,7 @@ def _lines(
             findings.bad.add("lines that are not numbers", where)
             continue
         if not all(is_number(value) for value in (label, *values)):
-            findings.bad.add("lines with numbers that are not finite", where)
+            findings.bad.add("lines with a number that is not finite", where)
         elif label not in names.names:
             findings.bad.add("unknown category ids", f"{where}: {label:g}")
         elif len(values) < 4 or (len(values) != 4 and not names.pose and (len(values) % 2 or len(values) < 6)):

@@ -167,9 +167,9 @@ def _boxes(
         if not isinstance(entry, dict) or not is_sized_box(entry.get("bbox")):
             problems.add("annotations without a box of four numbers, sides 0 or more, or an outline", where)
         elif entry.get("image_id") not in images:
-            problems.add("annotations of unknown images", where)
+            problems.add("annotations of an unknown image", where)
         elif entry.get("category_id") not in categories:
-            problems.add("annotations of unknown categories", where)
+            problems.add("annotations of an unknown category", where)
         elif not is_number(area := entry.get("area", entry["bbox"][2] * entry["bbox"][3])):
             problems.add("annotations whose area is no number", where)
         elif (crowd := truth_value(entry.get("iscrowd"))) is None:

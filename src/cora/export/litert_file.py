@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from cora.errors import needs_extra
+from cora.errors import ModelError, needs_extra
 from cora.export.backends import reported, unguarded
 from cora.export.description import read_description, write_description
 from cora.export.manifest import ExportSettings, Manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cora.errors import needs_extra
+from cora.errors import ModelError, needs_extra
 from cora.export.backends import reported
 from cora.export.description import check_beside, read_description, write_description
 from cora.export.manifest import Manifest

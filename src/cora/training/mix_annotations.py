@@ -14,7 +14,7 @@ from cora.boxes import pairwise_iou, xywh_to_xyxy
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto
 from cora.data.coco import CocoImage
-from cora.data.problems import singular
+from cora.data.problems import of_kind
 from cora.errors import DataError
 from cora.training.pseudo_boxes import real_photos
 
@@ -194,7 +194,7 @@ def photo_weights(content: Mapping[str, Any], records: Sequence[CocoImage], *, p
 
 def novel_message(found: Counter[str], unit: str) -> str:
     """What an error says about novel names: how many there are and what to choose."""
-    first = ", ".join(f"{name} ({n} {unit if n > 1 else singular(unit)})" for name, n in found.most_common(5))
+    first = ", ".join(f"{name} ({of_kind(n, unit)})" for name, n in found.most_common(5))
     return (
         f"expected no names of the split's novel classes, got {len(found)}: {first}; leave them out "
         "(--novel-names drop), or use them and report it (--novel-names keep)"

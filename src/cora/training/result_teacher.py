@@ -167,9 +167,9 @@ def _boxes(
             continue
         image_id, category_id, bbox, score = (entry[key] for key in ("image_id", "category_id", "bbox", "score"))
         if not is_whole(image_id) or image_id not in listed:
-            bad.add("results of unknown images", where)
+            bad.add("results of an unknown image", where)
         elif not is_whole(category_id) or category_id not in names:
-            bad.add("results of unknown categories", where)
+            bad.add("results of an unknown category", where)
         elif not is_box(bbox):
             bad.add("boxes that are not four finite numbers", where)
         elif not is_number(score) or not 0 <= score <= 1:
