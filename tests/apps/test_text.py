@@ -93,6 +93,8 @@ def test_without_split_and_measuring(
         (["--model", "nonsense"], "unknown model 'nonsense'"),
         (["--device", "abacus"], "expected a device of this machine"),
         (["--method", "context", "--context", "a " * 20], r"context 'a a a .*: expected 1 to 13 tokens, got 20"),
+        (["--layers", "2"], "--layers: expected with --method tower, got --method offsets"),
+        (["--method", "tower", "--context", "a"], "--context: expected with --method context, got --method tower"),
     ],
 )
 def test_bad_input(

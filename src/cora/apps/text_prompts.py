@@ -11,6 +11,7 @@ from cora.apps.argument_types import above_zero, positive
 from cora.apps.command import Command
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import option
+from cora.errors import CoraError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,13 +62,20 @@ class TextPromptsOptions:
         help="words that the context starts from (default: those before the name of the model's only template, or "
         "'a photo of a')",
     )
-    layers: int = option(type=positive, default=1, help="blocks of the tower that learn (default: %(default)s)")
+    layers: int | None = option(type=positive, help="blocks of the tower that learn (default: 1)")
     seed: int = option(default=0, help="of the start and of the order of boxes (default: %(default)s)")
     resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
     device: str = device_option()
 
     def given(self) -> dict[str, Any]:
-        """Settings of the method that were given."""
+        """Settings of the method that were given.
+
+        Raises:
+            CoraError: an option of another method.
+        """
+        for value, name, method in ((self.context, "context", "context"), (self.layers, "layers", "tower")):
+            if value is not None and self.method != method:
+                raise CoraError(f"--{name}: expected with --method {method}, got --method {self.method}; leave it out")
         named = {"epochs": self.epochs, "lr": self.lr, "keep": self.keep, "seed": self.seed}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -93,6 +101,7 @@ def run(options: TextPromptsOptions) -> int:
     from cora.training.region_embeddings import embed_dataset
     from cora.training.text_training import DEFAULTS, build_text_task, kept_names, train_text
 
+    given = options.given()
     device = pick_device(options.device)
     split = None if options.split is None else open_split(options.split)
     train_set = read_dataset(
@@ -103,7 +112,7 @@ def run(options: TextPromptsOptions) -> int:
     val_set = read_held_out(options.val_images, options.val_annotations, split.all)
     if val_set is not None:
         val_set = testing_images(val_set, split)
-    config = replace(DEFAULTS[options.method], **options.given())
+    config = replace(DEFAULTS[options.method], **given)
     detector = cora.load(options.model).detector.to(device)
     data = embed_dataset(detector, train_set, options.cache, "train")
     torch.manual_seed(options.seed)
@@ -114,7 +123,7 @@ def run(options: TextPromptsOptions) -> int:
         kept_names=kept_names(split),
         config=config,
         context=options.context,
-        layers=options.layers,
+        layers=options.layers or 1,
     ).to(device)
     with tempfile.TemporaryDirectory() as scratch:
         result = train_text(task, data, config, options.run_dir or Path(scratch))
