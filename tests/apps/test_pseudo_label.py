@@ -117,6 +117,11 @@ CAPTIONS = ["--captions", "captions.csv"]
         ([*CAPTIONS, "--device", "abacus"], "expected a device"),
         (["--classes", "cat, Cat"], "expected every name once, got 'cat' twice"),
         (["--classes", " "], "expected at least one"),
+        (["--classes", "cat", "--texts", "tags"], "--texts: expected with --captions only"),
+        (["--classes", "cat", "--nouns-from", "names.txt"], "--nouns-from: expected with --captions only"),
+        ([*CAPTIONS, "--teacher", "other"], "--teacher: expected with --results only"),
+        ([*CAPTIONS, "--image-list", "real.json"], "--image-list: expected with --results only"),
+        (["--results", "results.json", "--distractors", "none"], "--distractors: expected with --captions or"),
         (["--results", "real.json"], "1 result without image_id, category_id, bbox or score"),
         (
             [*CAPTIONS, "--real", "real.json", "--merge", "--min-per-class", "3", "--max-per-class", "2"],

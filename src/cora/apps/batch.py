@@ -216,8 +216,9 @@ def _export(options: BatchOptions) -> ExportSettings:
     review = ReviewSettings(
         low=low, high=high, margin=options.margin, format=options.review_format, sheet=options.review_sheet
     )
-    if options.review_sheet and not review:
-        raise CoraError("--review-sheet: expected a review list to draw, got none; add --review or --margin")
+    for given, flag in ((options.review_sheet, "--review-sheet"), (options.review_format != "csv", "--review-format")):
+        if given and not review:
+            raise CoraError(f"{flag}: expected a review list, got none; add --review or --margin")
     if options.margin and options.class_agnostic:
         raise CoraError(
             "--margin: expected several classes of one object to compare, got --class-agnostic, which keeps the best "

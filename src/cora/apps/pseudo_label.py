@@ -183,6 +183,20 @@ def _check_outputs(options: PseudoLabelOptions, alone: Path) -> None:
         raise CoraError("--merge: expected real annotations to merge with, got none; name them (--real)")
     if not options.merge and (options.min_per_class > 1 or options.max_per_class is not None):
         raise CoraError("--min-per-class, --max-per-class: expected --merge with them, got none; add it")
+    for given, flag, needs, there in (
+        (options.texts != "auto", "--texts", "--captions", options.captions),
+        (options.nouns_from is not None, "--nouns-from", "--captions", options.captions),
+        (options.image_list is not None, "--image-list", "--results", options.results),
+        (options.teacher is not None, "--teacher", "--results", options.results),
+        (
+            options.distractors is not None,
+            "--distractors",
+            "--captions or --classes",
+            options.captions or options.classes,
+        ),
+    ):
+        if given and there is None:
+            raise CoraError(f"{flag}: expected with {needs} only, where it means something; leave it out")
     if options.novel_names != "refuse" and options.split is None:
         raise CoraError(
             f"--novel-names {options.novel_names}: expected a split with novel classes, got none; add --split"
