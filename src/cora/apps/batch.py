@@ -51,7 +51,7 @@ class BatchOptions:
         metavar="INPUT",
         help="folder (with all below it), image, webdataset shard (.tar), or @FILE with a path a line",
     )
-    names: NamesOptions = group(NamesOptions, where="pictures")
+    names: NamesOptions = group(NamesOptions, where="images")
     output: Format = option(
         type=_format,
         metavar=f"{{{','.join(_FORMATS)}}}",

@@ -36,7 +36,7 @@ class DetectOptions:
     sources: Sequence[str] = argument(
         nargs="+", metavar="SOURCE", help="image, folder (the images in it), URL or glob pattern"
     )
-    names: NamesOptions = group(NamesOptions, where="pictures")
+    names: NamesOptions = group(NamesOptions, where="images")
     model: str = model_option()
     text_model: str | None = text_model_option()
     score: float | None = score_option("that is shown")

@@ -77,7 +77,7 @@ class ExportOptions:
     check_on: Sequence[str] = option(
         nargs="+",
         default=(),
-        metavar="PICTURE",
+        metavar="IMAGE",
         help="images, folders or patterns to compare on with the original (default: drawn images)",
     )
     force: bool = switch(help="keep the file also if it differs from the original")
