@@ -36,7 +36,7 @@ def text_tower() -> TextTower:
 def key(tower: TextTower, request: Request) -> str:
     name, templates, descriptions, share = request
     encoder = VocabularyEncoder(text_tower=tower, templates=templates, description_share=share)
-    return encoder._key(_ClassText(name, descriptions), encoder._start())
+    return encoder._key(_ClassText(name, descriptions), encoder._shared_hash())
 
 
 def meaning(request: Request) -> object:

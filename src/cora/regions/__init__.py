@@ -1,7 +1,8 @@
-"""Region prompting, the CLIP half of the paper's figure: boxes and class names in, class probabilities out.
+"""Region prompting, the classification half of the paper's Figure 1: boxes and class names in, class probabilities out.
 
-`region_pooling` embeds regions by `pooling` (CLIP ResNets), `stage_pooling` (ConvNeXts) or `cell_pooling` (timm
-backbones), with the learned offset of `prompt`. `vocabulary` embeds class names. `classifier` compares both.
+Start with `prompt`, the learned part. `region_pooling` embeds regions with it; the pooling depends on the image tower:
+`pooling` for CLIP ResNets (the paper's), `stage_pooling` for ConvNeXts, `cell_pooling` for timm backbones. `vocabulary`
+embeds class names. `classifier` compares both embeddings.
 """
 
 from cora.regions.class_names import (

@@ -1,12 +1,14 @@
-"""Region embeddings of timm backbones (`TimmTower`, the image tower of `nano`).
+"""Region embeddings of timm backbones (`TimmTower`, the image tower of `nano`); the paper has only CLIP ResNets.
 
-RoIAlign pools the backbone's last map to S x S cells. The region prompt is added to the cells. Then follow the head's
-convolution, its nonlinearity, the mean over the cells and the projection into the text space. Two optional terms are
-added before the embedding is normalised: that of a fine head, pooled from a map of half the stride, and that of the
-classes which a detector beside the backbone found in the region.
+1. RoIAlign pools the backbone's last map to S x S cells.
+2. The region prompt is added to the cells.
+3. The head follows: a convolution, its nonlinearity, the mean over the cells, the projection into the text space.
+4. Two optional terms are added: a *fine head* embeds the region from a map of half the stride; a *box detector* beside
+   the backbone (NanoDet, trained on 80 classes) adds the text embeddings of the classes that it found in the region.
+5. The sum is normalised.
 
-Pooling before the last stages, as for a CLIP ResNet, classified fewer regions correctly with these backbones. Exact and
-fast pooling are therefore the same.
+No stage runs per region, so exact and fast pooling are the same. Pooling before the last stages, as for a CLIP ResNet,
+classified fewer regions correctly with these backbones.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ class CellMap:
     """The input of region pooling, computed once for a batch.
 
     Attributes:
-        deep: [B, C, h, w] last map of the backbone.
-        extents_hw: [B, 2] cells (height, width) of each map that are not padding.
-        witnesses: boxes and class scores of the detector beside the backbone, if there is one.
-        fine: [B, C', 2 h, 2 w] map of half the stride, if the tower has a fine head.
+        deep: [B, C, h, w] last map of the backbone, stride 32.
+        extents_hw: [B, 2] (height, width) of each image in cells of `deep`, without padding.
+        witnesses: best predictions (boxes and class scores) of the box detector; None if the tower has none.
+        fine: [B, C', 2 h, 2 w] map of stride 16 for the fine head; None if the tower has none.
     """
 
     deep: Tensor
@@ -45,7 +47,7 @@ class CellMap:
 
 
 def cell_map(c3: FeatureMap, tower: TimmTower) -> CellMap:
-    """Take what regions are pooled from out of a `TimmTower`'s packed map (`cora.pyramid`)."""
+    """Unpack what regions are pooled from; a `TimmTower` packs maps of several strides into one (`cora.pyramid`)."""
     with torch.no_grad():
         witnesses = tower.witnesses(c3)
     return CellMap(tower.deep(c3.features), c3.extents_hw, witnesses, tower.fine_map(c3.features))
@@ -54,12 +56,12 @@ def cell_map(c3: FeatureMap, tower: TimmTower) -> CellMap:
 def cell_pooling(
     cells: CellMap, boxes_cxcywh: Tensor | Sequence[Tensor], *, tower: TimmTower, prompt: Tensor
 ) -> Tensor:
-    """Unit embeddings of regions.
+    """Embed regions: RoIAlign to S x S, prompt, head, optional terms, unit norm.
 
     Args:
         cells: from `cell_map`.
-        boxes_cxcywh: [B, N, 4] or one [N_i, 4] for each image, 0..1 of the unpadded image.
-        tower: whose head embeds the cells.
+        boxes_cxcywh: [B, N, 4] or one [N_i, 4] per image, 0..1 of the unpadded image.
+        tower: its heads embed the cells.
         prompt: [S*S, C] added to the cells of every region, row by row.
 
     Returns:
@@ -71,6 +73,7 @@ def cell_pooling(
     check_images(boxes_cxcywh, cells.deep.shape[0])
     if isinstance(boxes_cxcywh, Tensor):
         return _pool(cells, boxes_cxcywh, tower, prompt).flatten(0, 1)
+    # Padded to one tensor, so that all images are pooled at once.
     counts = [len(boxes) for boxes in boxes_cxcywh]
     padded = boxes_cxcywh[0].new_zeros(len(counts), max(counts), 4)
     for row, boxes in zip(padded, boxes_cxcywh, strict=True):
@@ -80,17 +83,17 @@ def cell_pooling(
 
 
 def _pool(cells: CellMap, boxes_cxcywh: Tensor, tower: TimmTower, prompt: Tensor) -> Tensor:
-    """Embed boxes [B, N, 4]: [B, N, D]."""
+    """Embed boxes [B, N, 4], `CHUNK` per image at once: [B, N, D]."""
     side = tower.pool_size
-    added = prompt.T.reshape(1, 1, -1, side, side).to(cells.deep.dtype)
+    prompt_map = prompt.T.reshape(1, 1, -1, side, side).to(cells.deep.dtype)
     parts = []
-    for boxes in boxes_cxcywh.split(CHUNK, dim=1):
-        inside = boxes.to(cells.extents_hw.dtype)
-        pooled = roi_align(cells.deep, inside, cells.extents_hw, bins=side) + added
+    for chunk in boxes_cxcywh.split(CHUNK, dim=1):
+        boxes = chunk.to(cells.extents_hw.dtype)
+        pooled = roi_align(cells.deep, boxes, cells.extents_hw, bins=side) + prompt_map
         features = tower.head(pooled.flatten(0, 1))
-        seen = None if cells.witnesses is None else seen_in(cxcywh_to_xyxy(inside), cells.witnesses).flatten(0, 1)
+        seen = None if cells.witnesses is None else seen_in(cxcywh_to_xyxy(boxes), cells.witnesses).flatten(0, 1)
         fine = None
         if cells.fine is not None and tower.fine is not None:
-            fine = roi_align(cells.fine, inside, 2 * cells.extents_hw, bins=tower.fine.bins).flatten(0, 1)
+            fine = roi_align(cells.fine, boxes, 2 * cells.extents_hw, bins=tower.fine.bins).flatten(0, 1)
         parts.append(tower.embed(features, seen, fine).unflatten(0, boxes.shape[:2]))
     return torch.cat(parts, dim=1)

@@ -1,6 +1,7 @@
-"""Class names as users write them, with or without prompts: `mug = cup | mug | coffee cup`.
+"""Parses and checks the classes that users give: plain names, or names with prompts, "mug = cup | coffee cup".
 
-All forms become `ClassPrompts`; an ordinary class name is its own only prompt.
+A prompt is a text that is embedded for the class; the class name is what detections report. Both forms become
+`ClassPrompts`. A plain class name is its own and only prompt.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from cora.names import name_key, names_without, prompted_name, repeated_names, s
 from cora.regions.templates import shorten
 
 ClassPrompts = Mapping[str, tuple[str, ...]]
-"""Class name as it is reported -> the texts that are embedded for it."""
+"""Class name, as detections report it -> its prompts, the texts that are embedded for it."""
 Classes = Iterable[str] | Mapping[str, str | Sequence[str]]
 """What users give: class names, some as "mug = cup | coffee cup", or {"mug": ["cup", "coffee cup"]}."""
 
@@ -26,8 +27,8 @@ def clean_names(names: Sequence[str]) -> tuple[str, ...]:
     """Strip names and check them.
 
     Raises:
-        VocabularyError: no name, a blank one, or one given twice (`cora.names.name_key`: case and underscores do not
-            count).
+        VocabularyError: no name, a blank one, or one given twice, where case and underscores do not count
+            (`cora.names.name_key`).
     """
     if isinstance(names, str):
         raise VocabularyError(f"class names: expected a list of names, got the text {names!r}; put it in a list")
@@ -47,16 +48,16 @@ def clean_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def class_prompts(classes: Classes) -> dict[str, tuple[str, ...]]:
-    """Classes as `ClassPrompts`, in their order; empty for none.
+    """Parse classes to `ClassPrompts`, in their order; empty if none are given.
 
-    In a list, "mug = cup | coffee cup" is a class with prompts, and every other text is a class name. Names and prompts
-    of a mapping are taken literally.
+    In a list, "mug = cup | coffee cup" is a class with prompts, and every other text is a class name. In a mapping,
+    names and prompts are taken literally.
 
     Raises:
-        VocabularyError: names as in `clean_names`; a class without prompts, with a blank prompt, one twice or too
-            many; two classes of the same prompts; something that is neither text nor a list of texts.
+        VocabularyError: names that `clean_names` refuses; a class with no prompt, a blank prompt, the same prompt twice
+            or too many; two classes with the same prompts; something that is neither a text nor a list of texts.
     """
-    pairs = _of_mapping(classes) if isinstance(classes, Mapping) else [_of_text(text) for text in classes]
+    pairs = _parse_mapping(classes) if isinstance(classes, Mapping) else [_parse_text(text) for text in classes]
     if not pairs:
         return {}
     names = clean_names([name for name, _ in pairs])
@@ -73,19 +74,19 @@ def class_prompts(classes: Classes) -> dict[str, tuple[str, ...]]:
 
 
 def by_themselves(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Names, taken literally and unchecked, as `ClassPrompts`: each is its own prompt."""
+    """`ClassPrompts` in which each name is its only prompt; names are taken literally and not checked."""
     return {name: (name,) for name in names}
 
 
 def names_alone(what: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Read names where prompts are not allowed; nothing else is checked.
+    """Refuse prompts where only names are allowed; nothing else is checked.
 
     Args:
-        what: what the names are, for the message.
+        what: what the names are for ("distractors"); the message begins with it.
         names: the texts.
 
     Raises:
-        VocabularyError: one of them is a class with prompts.
+        VocabularyError: a text has prompts ("mug = cup").
     """
     found = [(text, sides_of(text)) for text in names]
     for text, sides in found:
@@ -98,19 +99,20 @@ def names_alone(what: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def written_classes(classes: ClassPrompts) -> tuple[str, ...]:
-    """The classes as a list of texts that `class_prompts` reads back."""
+    """Write classes as texts ("mug = cup | coffee cup"), the reverse of `class_prompts`."""
     return tuple(prompted_name(name, prompts) for name, prompts in classes.items())
 
 
 def other_prompts(classes: ClassPrompts) -> tuple[str, ...]:
-    """The prompts that are not class names; each once, in order."""
+    """The prompts that are not class names themselves, each once, in order."""
     found: dict[str, str] = {}
     for prompt in itertools.chain(*classes.values()):
         found.setdefault(name_key(prompt), prompt)
     return tuple(names_without(found.values(), classes))
 
 
-def _of_text(text: str) -> tuple[str, list[str]]:
+def _parse_text(text: str) -> tuple[str, list[str]]:
+    """Class name and prompts of "name = prompt | prompt" or of a plain name."""
     sides = sides_of(text)
     if len(sides) == 1:
         return sides[0][0], sides[0]
@@ -124,7 +126,8 @@ def _of_text(text: str) -> tuple[str, list[str]]:
     return sides[0][0], sides[1]
 
 
-def _of_mapping(classes: Mapping[str, str | Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+def _parse_mapping(classes: Mapping[str, str | Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+    """Class names and prompts of a mapping, its types checked."""
     found: list[tuple[str, Sequence[str]]] = []
     for name, given in classes.items():
         if not isinstance(name, str):
@@ -146,6 +149,7 @@ def _of_mapping(classes: Mapping[str, str | Sequence[str]]) -> list[tuple[str, S
 
 
 def _clean_prompts(name: str, prompts: Sequence[str]) -> tuple[str, ...]:
+    """Strip and check the prompts of the class `name`."""
     shown = f"class {shorten(repr(name))}"
     stripped = tuple(prompt.strip() for prompt in prompts)
     if not 1 <= len(stripped) <= MAX_PROMPTS:

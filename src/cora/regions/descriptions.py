@@ -20,15 +20,15 @@ from cora.regions.templates import PLACEHOLDER, clean_sentence, read_text, short
 MAX_SENTENCES = 200
 
 Descriptions = Mapping[str, Sequence[str]]
-"""Class name, however it is spelled (`cora.names`) -> sentences."""
+"""Class name -> sentences. Case and underscores of the name do not count (`cora.names.name_key`)."""
 
 
 def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]:
-    """`name_key` of a name -> its sentences, stripped and checked.
+    """Strip and check descriptions; the keys of the result are `name_key`s.
 
     Raises:
-        VocabularyError: not a mapping; a blank name or one given twice; not a list of sentences, or none or too many;
-            a sentence that is blank, too long or has other braces than `{}`. The message holds it.
+        VocabularyError: not a mapping; a blank name or one given twice; not a list of sentences, an empty or too long
+            list; a sentence that is blank, too long or has other braces than `{}`. The message quotes the sentence.
     """
     if not isinstance(descriptions, Mapping):
         raise VocabularyError(
@@ -38,7 +38,7 @@ def clean_descriptions(descriptions: Descriptions) -> dict[str, tuple[str, ...]]
     names = [clean_sentence(name, "descriptions: name of a class") for name in descriptions]
     if twice := repeated_names(names):
         raise VocabularyError(f"descriptions: expected every name once, got {twice[0]!r} twice; join their lists")
-    return {name_key(name): _sentences(name, given) for name, given in zip(names, descriptions.values(), strict=True)}
+    return {name_key(name): _clean_sentences(name, row) for name, row in zip(names, descriptions.values(), strict=True)}
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
@@ -49,7 +49,7 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
     """
     text = read_text(path, "a JSON file of descriptions")
     try:
-        content = json.loads(text, object_pairs_hook=_distinct)
+        content = json.loads(text, object_pairs_hook=_refuse_duplicate_keys)
     except ValueError as error:
         raise VocabularyError(f"{path}: expected a JSON object of descriptions, got {json_fault(error)}") from error
     try:
@@ -59,10 +59,10 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[str]:
-    """Described names that are not class names here; one file may serve several lists of classes.
+    """Names in `descriptions` that are not among `names`: no error, since one file may serve several class lists.
 
     Raises:
-        VocabularyError: no class name is described, which is likely a mistake.
+        VocabularyError: none of `names` is described, which is likely a mistake.
     """
     unknown = names_without(descriptions, names)
     if len(unknown) == len(descriptions):
@@ -73,7 +73,8 @@ def check_described(descriptions: Descriptions, names: Sequence[str]) -> list[st
     return unknown
 
 
-def _sentences(name: str, given: object) -> tuple[str, ...]:
+def _clean_sentences(name: str, given: object) -> tuple[str, ...]:
+    """Strip and check the sentences of the class `name`."""
     place = f"descriptions of {shorten(name)!r}"
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise VocabularyError(f"{place}: expected a list of sentences, got {shorten(repr(given))}; put it in a list")
@@ -87,8 +88,8 @@ def _sentences(name: str, given: object) -> tuple[str, ...]:
     return sentences
 
 
-def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse repeated keys of a JSON object, of which Python would silently keep the last."""
+def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Build a JSON object, but refuse duplicate keys; Python would silently keep the last one."""
     counts = Counter(name for name, _ in pairs)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:

@@ -1,4 +1,8 @@
-"""Everyday names: distractors for what else an image is likely to show when only a few classes are given."""
+"""Everyday names: common nouns that serve as distractors.
+
+If a user gives only a few class names, other objects in the image would get one of them. A distractor competes for such
+objects and is never reported.
+"""
 
 EVERYDAY_NAMES = (
     "person", "hand", "face", "hair", "shirt", "trousers", "shoe", "hat", "glasses", "bag",

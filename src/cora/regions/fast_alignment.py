@@ -1,9 +1,9 @@
-"""Fast alignment: a linear map that moves embeddings of fast pooling towards those of exact pooling.
+"""Fast alignment: a linear correction of fast embeddings towards exact ones. It is not in the paper.
 
 Fast pooling reads a region from one map of the whole image; exact pooling runs layer4 on each region. Much of the
-difference depends only on the size and place of a region. `cora align` fits that part in closed form, from images
-without labels, so that fast scores come closer to exact ones. The paper has no such map; at its start, zero, fast
-pooling is as published.
+difference between their embeddings depends only on the size and position of the region. `cora align` learns that part
+by ridge regression from images without labels, so that fast scores come closer to exact ones. Before the fit the
+correction is zero, and fast pooling is as published.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from torch.nn import functional as F
 
 #: Ridge strength, relative to the mean diagonal of the inputs' Gram matrix.
 RIDGE = 0.01
-#: With fewer regions the ridge is as strong as with this many, so that a few images cannot change the map much.
+#: Fewer regions are regularised as strongly as this many, so that a few images cannot change the correction much.
 FEW_REGIONS = 10_000
+#: Widths and heights are clamped to this share of the image before their logarithm.
 SMALLEST_SIDE = 1e-4
 
 
 class FastAlignment(nn.Module):
-    """normalize(e + W [e, cx, cy, log w, log h] + b) for a fast embedding e of the box (cx, cy, w, h), 0..1.
+    """Maps the fast embedding e of a box (cx, cy, w, h) to normalize(e + W [e, cx, cy, log w, log h] + b).
 
     Args:
-        embed_dim: width D of embeddings.
+        embed_dim: width D of the embeddings.
     """
 
     def __init__(self, *, embed_dim: int) -> None:
@@ -36,23 +37,24 @@ class FastAlignment(nn.Module):
         self.requires_grad_(False)  # fitted in closed form by `AlignmentFit`
 
     def forward(self, regions: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [..., D] and boxes [..., 4] in 0..1 of the unpadded image to unit embeddings [..., D]."""
+        """Correct unit embeddings [..., D] of boxes [..., 4], 0..1 of the unpadded image: unit embeddings [..., D]."""
         return F.normalize(regions + self.shift(features(regions, boxes_cxcywh)), dim=-1)
 
 
 def features(regions: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-    """Inputs of the linear map: [..., D] and boxes [..., 4] to [..., D + 4]."""
-    places, sides = boxes_cxcywh.split(2, dim=-1)
-    return torch.cat([regions, places.to(regions), sides.clamp(min=SMALLEST_SIDE).log().to(regions)], dim=-1)
+    """Inputs [..., D + 4] of the linear map from embeddings [..., D] and boxes [..., 4]."""
+    centres, sides = boxes_cxcywh.split(2, dim=-1)
+    return torch.cat([regions, centres.to(regions), sides.clamp(min=SMALLEST_SIDE).log().to(regions)], dim=-1)
 
 
 class AlignmentFit:
-    """Ridge regression from fast to exact embeddings. It keeps sums only, so memory does not grow with the regions.
+    """Ridge regression (Hoerl & Kennard, 1970) from fast to exact embeddings.
 
-    Minimises sum |exact - fast - shift(fast, box)|^2 + pull |shift - start|^2 (Hoerl & Kennard, 1970).
+    Minimises sum |exact - fast - shift(fast, box)|^2 + ridge |shift - start|^2 over the linear map `shift`. It keeps
+    only the normal equations, so memory does not grow with the number of regions.
 
     Args:
-        start: the alignment that the ridge pulls towards.
+        start: the alignment that the solution stays close to.
     """
 
     def __init__(self, start: FastAlignment) -> None:
@@ -71,15 +73,15 @@ class AlignmentFit:
 
     @torch.no_grad()
     def solve(self) -> FastAlignment:
-        """The best alignment of the regions so far; a copy of the start where there are none."""
+        """Fit an alignment to the regions added so far; a copy of `start` if there are none."""
         alignment = copy.deepcopy(self.start)
         if self.regions:
             shift = alignment.shift
             start = torch.cat([shift.weight.T, shift.bias[None]]).cpu().double()
             mean_square = self._inputs.diagonal().mean() / self.regions
-            pull = RIDGE * mean_square * max(self.regions, FEW_REGIONS)
-            pulled = self._inputs + pull * torch.eye(len(self._inputs), dtype=torch.float64)
-            found = torch.linalg.solve(pulled, self._outputs + pull * start)
-            shift.weight.copy_(found[:-1].T)
-            shift.bias.copy_(found[-1])
+            ridge = RIDGE * mean_square * max(self.regions, FEW_REGIONS)
+            gram = self._inputs + ridge * torch.eye(len(self._inputs), dtype=torch.float64)
+            solution = torch.linalg.solve(gram, self._outputs + ridge * start)
+            shift.weight.copy_(solution[:-1].T)
+            shift.bias.copy_(solution[-1])
         return alignment

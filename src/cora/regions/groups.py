@@ -1,7 +1,7 @@
 """Groups of class names or regions: spherical k-means of their embeddings, on one level or two.
 
-Classes of one group have close embeddings, so the model confuses them. Relaxed matching, as in LVIS training, lets a
-query match boxes of any class of its group.
+Classes of one group have close embeddings, so the model confuses them. LVIS training therefore relaxes matching: a
+query may match boxes of any class of its group.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from cora.regions.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Clusters:
-    """Result of clustering directions.
+    """Result of clustering C vectors by direction.
 
     Attributes:
-        labels: [C] int64 cluster of each direction, none empty; `spherical_kmeans` numbers them by first appearance.
-        centres: [K, D] unit norm.
-        cosine: mean cosine of a direction with its cluster's centre, which k-means maximises.
+        labels: [C] int64 cluster of each vector. No cluster is empty. `spherical_kmeans` numbers the clusters in the
+            order in which they first appear in `labels`.
+        centres: [K, D] unit norm, float64 on the CPU.
+        cosine: mean cosine of a vector with the centre of its cluster, which k-means maximises.
     """
 
     labels: Tensor
@@ -34,19 +35,19 @@ class Clusters:
 def spherical_kmeans(
     vectors: Tensor, count: int, *, seed: int = 0, restarts: int = 10, iterations: int = 100
 ) -> Clusters:
-    """Cluster directions by cosine (Dhillon & Modha, 2001).
+    """Cluster vectors by cosine similarity (Dhillon & Modha, 2001).
 
-    Starts are drawn as in k-means++, and the best result is kept; the same seed gives the same clusters.
+    Initial centres are drawn as in k-means++. The best of several runs is kept; the same seed gives the same clusters.
 
     Args:
-        vectors: [C, D] of any length but 0.
+        vectors: [C, D] of any norm above 0.
         count: K, 1..C.
-        seed: of the random starts.
-        restarts: number of starts.
-        iterations: most steps of one start; it ends earlier when no label changes.
+        seed: seed of the initial centres.
+        restarts: number of runs.
+        iterations: most iterations of a run; it ends earlier when no label changes.
 
     Raises:
-        VocabularyError: more clusters than vectors, fewer than one, or a vector without a direction.
+        VocabularyError: more clusters than vectors, fewer than one, or a vector of zeros.
     """
     if not 1 <= count <= len(vectors):
         raise VocabularyError(f"groups: expected 1 to {len(vectors)} groups of {len(vectors)} classes, got {count}")
@@ -55,17 +56,17 @@ def spherical_kmeans(
     # On the CPU in double precision, so that every machine finds the same groups; there are few classes.
     directions = F.normalize(vectors.detach().double().cpu(), dim=-1)
     generator = torch.Generator().manual_seed(seed)
-    found = [_one_start(directions, count, generator, iterations) for _ in range(restarts)]
+    found = [_run_kmeans(directions, count, generator, iterations) for _ in range(restarts)]
     return max(found, key=lambda clusters: clusters.cosine)
 
 
 @dataclass(frozen=True)
 class TwoLevels:
-    """Groups, and the subgroups into which each of them is split.
+    """Groups, each split into subgroups.
 
     Attributes:
         coarse: the groups.
-        fine: the subgroups; those of the first group come first.
+        fine: the F subgroups of all groups; those of the first group come first.
         parents: [F] int64 group of each subgroup.
     """
 
@@ -75,13 +76,13 @@ class TwoLevels:
 
 
 def two_levels(vectors: Tensor, count: int, subgroups: int, *, seed: int = 0) -> TwoLevels:
-    """Cluster directions into groups, and each group into subgroups.
+    """Cluster vectors into groups, and each group into subgroups.
 
     Args:
-        vectors: [C, D] of any length but 0.
+        vectors: [C, D] of any norm above 0.
         count: number of groups, 1..C.
-        subgroups: number in each group, at least 1; at most its number of members is used.
-        seed: of the random starts.
+        subgroups: subgroups per group, at least 1. A group with fewer members gets one subgroup per member.
+        seed: seed of the initial centres.
 
     Raises:
         VocabularyError: as `spherical_kmeans`.
@@ -103,7 +104,7 @@ def two_levels(vectors: Tensor, count: int, subgroups: int, *, seed: int = 0) ->
 
 
 def class_groups(vocabulary: Vocabulary, count: int, *, seed: int = 0) -> dict[str, int]:
-    """Group of every class: name -> 0..count-1, in the order of the vocabulary.
+    """Group classes by their text embeddings: class name -> 0..count-1, in the order of the vocabulary.
 
     Raises:
         VocabularyError: more groups than classes, or fewer than one.
@@ -112,24 +113,26 @@ def class_groups(vocabulary: Vocabulary, count: int, *, seed: int = 0) -> dict[s
     return dict(zip(vocabulary.names, labels.tolist(), strict=True))
 
 
-def _one_start(directions: Tensor, count: int, generator: torch.Generator, iterations: int) -> Clusters:
-    centres = _spread(directions, count, generator)
+def _run_kmeans(directions: Tensor, count: int, generator: torch.Generator, iterations: int) -> Clusters:
+    """One run of k-means over unit vectors [C, D]."""
+    centres = _initial_centres(directions, count, generator)
     labels = torch.full((len(directions),), -1)
     for _ in range(iterations):
-        moved = _assigned(directions, centres)
-        if torch.equal(moved, labels):
+        new_labels = _assign(directions, centres)
+        if torch.equal(new_labels, labels):
             break
-        labels = moved
+        labels = new_labels
         sums = torch.zeros_like(centres).index_add_(0, labels, directions)
         # Opposite directions may cancel out; such a centre stays where it is.
         centres = torch.where(sums.norm(dim=-1, keepdim=True) > 1e-12, F.normalize(sums, dim=-1), centres)
+    # Number the clusters in the order of their first members.
     order = torch.stack([(labels == cluster).nonzero()[0, 0] for cluster in range(count)]).argsort()
     cosine = float((directions * centres[labels]).sum(dim=-1).mean())
     return Clusters(labels=order.argsort()[labels], centres=centres[order], cosine=cosine)
 
 
-def _spread(directions: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """K-means++ starts [K, D]: given directions, each drawn in proportion to its distance from those before."""
+def _initial_centres(directions: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Centres [K, D] by k-means++: rows, each drawn in proportion to its distance from those already drawn."""
     chosen = [int(torch.randint(len(directions), (), generator=generator))]
     while len(chosen) < count:
         distance = (1 - directions @ directions[chosen].T).amin(dim=1).clamp(min=0)
@@ -140,13 +143,14 @@ def _spread(directions: Tensor, count: int, generator: torch.Generator) -> Tenso
     return directions[chosen]
 
 
-def _assigned(directions: Tensor, centres: Tensor) -> Tensor:
-    """Nearest centre of each direction [C]; an empty cluster takes the direction farthest from its centre."""
+def _assign(directions: Tensor, centres: Tensor) -> Tensor:
+    """Nearest centre of each row: [C] int64. An empty cluster takes over the row farthest from its own centre."""
     cosine = directions @ centres.T
     labels = cosine.argmax(dim=1)
     for cluster in range(len(centres)):
         sizes = labels.bincount(minlength=len(centres))
         if not sizes[cluster]:
-            served = cosine.gather(1, labels[:, None])[:, 0].masked_fill(sizes[labels] == 1, torch.inf)
-            labels[served.argmin()] = cluster
+            # Rows that are alone in their cluster stay, or that cluster would become empty.
+            own_cosine = cosine.gather(1, labels[:, None])[:, 0].masked_fill(sizes[labels] == 1, torch.inf)
+            labels[own_cosine.argmin()] = cluster
     return labels

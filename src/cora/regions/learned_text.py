@@ -1,7 +1,7 @@
-"""Class embeddings with a learned part: context vectors before the text tower, or offsets after it.
+"""Learned text: context vectors in the input of the text tower, or offsets on its output. It is not in the paper.
 
-Both are learned on boxes of base classes (`cora text-prompts`) and apply to any name; the rest of the detector does not
-change.
+Both are learned on boxes of base classes (`cora text-prompts`) and apply to any class name. The rest of the detector
+does not change.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cora.towers.text_tower import TextTower, byte_pair_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedTextConfig:
-    """Sizes from which the learned part is rebuilt before its weights are loaded.
+    """Sizes from which learned text is rebuilt before its weights are loaded.
 
     Attributes:
-        kind: "context" or "offsets".
-        width: of a context vector (the text transformer's), or of a class embedding (D).
-        length: context vectors; 0 for offsets.
-        rank: of the offsets' low-rank map; 0 for none.
-        names: classes with an offset of their own.
+        kind: "context" (`LearnedContext`) or "offsets" (`LearnedOffsets`).
+        width: width of the text transformer for a context, D for offsets.
+        length: number of context vectors; 0 for offsets.
+        rank: rank of the offsets' low-rank map; 0 for none.
+        names: class names that have their own offset.
 
     Raises:
         ValueError: an unknown kind, or sizes that do not fit it.
@@ -53,13 +53,13 @@ class LearnedTextConfig:
 
 
 class LearnedContext(nn.Module):
-    """Learned vectors in place of the words before a class name: CoOp's unified context (Zhou et al., 2022).
+    """Learned vectors instead of a template's words: CoOp's unified context (Zhou et al., 2022, arXiv 2109.01134).
 
-    The frozen text tower embeds [start, v_1 .. v_M, name, end]; templates are not used.
+    The frozen text tower embeds the token sequence [start, v_1 .. v_M, class name, end].
 
     Args:
         length: M, number of vectors.
-        width: of the text transformer.
+        width: width of the text transformer.
     """
 
     def __init__(self, *, length: int, width: int) -> None:
@@ -96,7 +96,7 @@ class LearnedContext(nn.Module):
         return hashlib.sha256(self.vectors.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:20]
 
     def encode(self, text_tower: TextTower, names: Sequence[str]) -> Tensor:
-        """Embed class names: [n, D], L2-normalised; gradients reach the vectors.
+        """Embed n class names: [n, D], L2-normalised. Gradients reach the vectors.
 
         Raises:
             VocabularyError: a name and the context together do not fit the tower's context.
@@ -105,8 +105,8 @@ class LearnedContext(nn.Module):
         rows = [self._tokens(text_tower, name) for name in names]
         longest = max(len(row) for row in rows)
         tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-        for place, row in enumerate(rows):
-            tokens[place, : len(row)] = torch.tensor(row)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)] = torch.tensor(row)
         vectors = table(tokens.to(table.weight.device))
         context = self.vectors.to(vectors).expand(len(rows), -1, -1)
         whole = torch.cat([vectors[:, :1], context, vectors[:, 1 + length :]], dim=1)
@@ -126,20 +126,21 @@ class LearnedContext(nn.Module):
 
 
 class LearnedOffsets(nn.Module):
-    """A residual on class embeddings: e' = normalize(e + s + U V e + o_name), the identity at the start.
+    """A learned residual on class embeddings: e' = normalize(e + s + U V e + o_name). It starts as the identity.
 
-    The shift s and the low-rank map U V act on any name; only the trained names have an o_name.
+    The shift s [D] and the low-rank map U V [D, D] apply to any class name. Only the names seen in training have their
+    own offset o_name [D].
 
     Args:
         width: D.
-        rank: of U V; 0 for none.
-        names: classes with an offset of their own.
+        rank: rank of U V; 0 for none.
+        names: class names that have their own offset.
     """
 
     def __init__(self, *, width: int, rank: int = 16, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.names = tuple(names)
-        self._place = {name_key(name): place for place, name in enumerate(self.names)}
+        self._rows = {name_key(name): row for row, name in enumerate(self.names)}
         self.shift = nn.Parameter(torch.zeros(width))
         self.down = nn.Parameter(torch.empty(rank, width).normal_(std=width**-0.5))
         self.up = nn.Parameter(torch.zeros(width, rank))
@@ -151,36 +152,36 @@ class LearnedOffsets(nn.Module):
         return LearnedTextConfig(kind="offsets", width=self.shift.shape[0], rank=self.down.shape[0], names=self.names)
 
     def forward(self, embeddings: Tensor, names: Sequence[str], own: Tensor | None = None) -> Tensor:
-        """Move class embeddings.
+        """Add the residual to class embeddings.
 
         Args:
             embeddings: [n, D] of the names, unit norm.
             names: n class names.
-            own: [n] factor on the names' own offsets (training drops some at random); None for ones.
+            own: [n] factor on each name's own offset, since training drops some at random; None for ones.
 
         Returns:
             [n, D], unit norm.
         """
-        moved = self._shared(embeddings)
-        places = [self._place.get(name_key(name), -1) for name in names]
-        rows = [row for row, place in enumerate(places) if place >= 0]
-        if rows:
-            offsets = self.own[[places[row] for row in rows]]
-            factor = 1.0 if own is None else own[rows][:, None]
-            moved = moved.index_add(0, torch.tensor(rows, device=moved.device), offsets * factor)
-        return F.normalize(moved, dim=-1)
+        shifted = self._add_shared(embeddings)
+        rows = [self._rows.get(name_key(name), -1) for name in names]
+        known = [index for index, row in enumerate(rows) if row >= 0]
+        if known:
+            offsets = self.own[[rows[index] for index in known]]
+            factor = 1.0 if own is None else own[known][:, None]
+            shifted = shifted.index_add(0, torch.tensor(known, device=shifted.device), offsets * factor)
+        return F.normalize(shifted, dim=-1)
 
     @torch.no_grad()
     def lead_to(self, targets: Tensor, embeddings: Tensor, names: Sequence[str]) -> None:
-        """Set the names' own offsets so that `forward` maps their embeddings [n, D] to the targets [n, D].
+        """Set the names' own offsets so that `forward` maps their embeddings [n, D] to the unit targets [n, D].
 
         Raises:
-            KeyError: a name has no offset of its own.
+            KeyError: a name does not have its own offset.
         """
-        self.own[[self._place[name_key(name)] for name in names]] = targets - self._shared(embeddings)
+        self.own[[self._rows[name_key(name)] for name in names]] = targets - self._add_shared(embeddings)
 
-    def _shared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings moved by s and U V, not normalised."""
+    def _add_shared(self, embeddings: Tensor) -> Tensor:
+        """The part of the residual that all names share: e + s + U V e [n, D], not normalised."""
         return embeddings + self.shift + embeddings @ self.down.T @ self.up.T
 
 
@@ -188,7 +189,7 @@ LearnedText = LearnedContext | LearnedOffsets
 
 
 def build_learned_text(config: LearnedTextConfig) -> LearnedText:
-    """A freshly initialised learned part of these sizes, frozen; training tasks unfreeze it."""
+    """Freshly initialised, frozen learned text of these sizes; training tasks unfreeze it."""
     learned: LearnedText
     if config.kind == "context":
         learned = LearnedContext(length=config.length, width=config.width)

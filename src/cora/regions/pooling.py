@@ -1,8 +1,9 @@
-"""Region embeddings of CLIP ResNets: exact pooling for final boxes, fast pooling for anchors.
+"""Region embeddings of CLIP ResNets, as in the paper: exact pooling for final boxes, fast pooling for anchors.
 
-Both end in CLIP's attention pool, with one query per region. Exact pooling runs layer4 on every region; fast pooling
-reads layer4's output for the whole image, C4. S is the side of the pool's grid (7 for RN50), D the embedding width.
+Both end in CLIP's attention pool, with one query per region. Exact pooling runs layer4, the last stage, on every region
+of C3. Fast pooling reads C4, layer4's output for the whole image.
 
+In shapes, S is the side of the pool's grid (7 for RN50), C the channels of C4, d = C / heads, D the embedding width.
 With `static=True` no tensor shape depends on box values, so that the code can be traced for other runtimes.
 """
 
@@ -34,11 +35,11 @@ def exact_pooling(
     """Embed regions through layer4: RoIAlign of C3 to 2S x 2S, layer4 to S x S, attention pool, unit norm.
 
     Args:
-        c3: output of layer3.
+        c3: output of layer3, stride 16.
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
-        layer4: last stage of the image tower.
+        layer4: last stage of the image tower, stride 2.
         attention_pool: its projections and heads are used, not its positional table.
-        positions: [S*S + 1, C] the pool's positional table plus the region prompt; C channels, as layer4 gives them.
+        positions: [S*S + 1, C] the pool's positional table plus the region prompt, from `RegionPrompt`.
         chunk_size: regions pooled at once; bounds the memory.
         static: traceable. `boxes_cxcywh` must be [B, N, 4] with widths and heights up to 1 and a constant N.
 
@@ -69,11 +70,11 @@ class ProjectedMap:
     """C4 after the attention pool's projections: the input of `fast_pooling`, computed once for a batch.
 
     Attributes:
-        queries: [B, heads, H * W, d].
-        keys: [B, heads, H * W, d].
-        values: [B, heads, H * W, d].
-        size_hw: cells of the padded map (H, W).
-        extents_hw: [B, 2] cells (height, width) of each image without padding.
+        queries: [B, heads, h * w, d].
+        keys: [B, heads, h * w, d].
+        values: [B, heads, h * w, d].
+        size_hw: (h, w), the size of the padded map in cells.
+        extents_hw: [B, 2] (height, width) of each image in cells, without padding.
     """
 
     queries: Tensor
@@ -83,7 +84,7 @@ class ProjectedMap:
     extents_hw: Tensor
 
     def of_image(self, image: int) -> Self:
-        """The map of one image of the batch."""
+        """The map of the image with this index in the batch, as a batch of one."""
         one = slice(image, image + 1)
         return type(self)(self.queries[one], self.keys[one], self.values[one], self.size_hw, self.extents_hw[one])
 
@@ -110,9 +111,9 @@ def fast_pooling(
 ) -> Tensor:
     """Embed regions without layer4 per region: RoIAlign of the projected C4 to S x S, attention, unit norm.
 
-    A region's query is the mean of its pooled queries plus the mean token's projected position. Its keys are the S x S
-    cells only; `exact_pooling` has the mean token as a key, too. RoIAlign is linear, so it is applied to the attention
-    scores and weights, which are smaller than the maps; the result is the same.
+    A region's query is the mean of its pooled queries plus the projected position of the mean token. Its keys are the
+    S x S cells; only `exact_pooling` uses the mean token as a key, too. RoIAlign is linear, so pooling the attention
+    scores instead of the keys and values gives the same result, and scores are smaller than maps.
 
     Args:
         projected: from `project_map`.
@@ -128,13 +129,13 @@ def fast_pooling(
     Raises:
         ValueError: boxes for another number of images.
     """
-    places = _project_positions(positions, attention_pool)
+    projected_positions = _project_positions(positions, attention_pool)
     if static:
         assert isinstance(boxes_cxcywh, Tensor)
-        return _attend_map(projected, boxes_cxcywh, places, attention_pool, adaptive=False).flatten(0, 1)
+        return _attend_map(projected, boxes_cxcywh, projected_positions, attention_pool, adaptive=False).flatten(0, 1)
     check_images(boxes_cxcywh, len(projected.extents_hw))
     embeddings = [
-        _attend_map(projected.of_image(image), part.unsqueeze(0), places, attention_pool, adaptive=True)[0]
+        _attend_map(projected.of_image(image), part.unsqueeze(0), projected_positions, attention_pool, adaptive=True)[0]
         for image, boxes in enumerate(boxes_cxcywh)
         for part in (boxes.split(chunk_size) if len(boxes) else ())
     ]
@@ -143,51 +144,62 @@ def fast_pooling(
 
 @dataclass(frozen=True)
 class _Positions:
-    """Projected positions: query of the mean token [heads, 1, d], keys and values of the cells [heads, S*S, d]."""
+    """Prompted positions after the pool's projections, without bias.
 
-    first: Tensor
+    Attributes:
+        query: [heads, 1, d] of the mean token.
+        keys: [heads, S*S, d] of the cells.
+        values: [heads, S*S, d] of the cells.
+        side: S.
+    """
+
+    query: Tensor
     keys: Tensor
     values: Tensor
     side: int
 
 
 def _project_positions(positions: Tensor, pool: AttentionPool2d) -> _Positions:
-    first = F.linear(positions[0], pool.q_proj.weight).unflatten(0, (pool.num_heads, 1, -1))
+    # Without bias, which the projections of the map add already.
+    query = F.linear(positions[0], pool.q_proj.weight).unflatten(0, (pool.num_heads, 1, -1))
     keys, values = (
         F.linear(positions[1:], layer.weight).unflatten(-1, (pool.num_heads, -1)).transpose(0, 1)
         for layer in (pool.k_proj, pool.v_proj)
     )
-    return _Positions(first, keys, values, round(len(positions[1:]) ** 0.5))
+    return _Positions(query, keys, values, round(len(positions[1:]) ** 0.5))
 
 
 def _attend_map(
-    projected: ProjectedMap, boxes_cxcywh: Tensor, places: _Positions, pool: AttentionPool2d, *, adaptive: bool
+    projected: ProjectedMap, boxes_cxcywh: Tensor, positions: _Positions, pool: AttentionPool2d, *, adaptive: bool
 ) -> Tensor:
-    """Attention of each region over its cells: boxes [B, N, 4] to unit embeddings [B, N, D]."""
+    """Attention pool of each region over its S x S cells: boxes [B, N, 4] to unit embeddings [B, N, D].
+
+    `adaptive` as in `roi_weights`.
+    """
     queries, keys, values = projected.queries, projected.keys, projected.values  # [B, heads, h*w, d]
-    (height, width), side = projected.size_hw, places.side
+    (height, width), side = projected.size_hw, positions.side
     boxes = boxes_cxcywh.to(projected.extents_hw.dtype)
     weights = roi_weights(boxes, projected.extents_hw, bins=side, height=height, width=width, adaptive=adaptive)
     rows, columns = (part.to(keys.dtype) for part in weights)  # [B, N, S, h], [B, N, S, w]
-    mean = (rows.mean(2).unsqueeze(3) * columns.mean(2).unsqueeze(2)).flatten(2)  # [B, N, h*w]
-    query = (mean.unsqueeze(1) @ queries + places.first) * keys.shape[-1] ** -0.5  # [B, heads, N, d]
+    mean_weights = (rows.mean(2).unsqueeze(3) * columns.mean(2).unsqueeze(2)).flatten(2)  # [B, N, h*w]
+    query = (mean_weights.unsqueeze(1) @ queries + positions.query) * keys.shape[-1] ** -0.5  # [B, heads, N, d]
     scores = (query @ keys.transpose(2, 3)).transpose(1, 2).unflatten(-1, (height, width))
     scores = _along_rows(_along_columns(scores, columns.transpose(2, 3)), rows).flatten(3)  # [B, N, heads, S*S]
-    attention = (scores + (query @ places.keys.transpose(1, 2)).transpose(1, 2)).softmax(dim=-1)
-    spread = _along_columns(attention.unflatten(-1, (side, side)), columns)
-    spread = _along_rows(spread, rows.transpose(2, 3)).flatten(3)  # [B, N, heads, h*w]
-    attended = spread.transpose(1, 2) @ values + attention.transpose(1, 2) @ places.values
+    attention = (scores + (query @ positions.keys.transpose(1, 2)).transpose(1, 2)).softmax(dim=-1)
+    map_weights = _along_columns(attention.unflatten(-1, (side, side)), columns)
+    map_weights = _along_rows(map_weights, rows.transpose(2, 3)).flatten(3)  # [B, N, heads, h*w]
+    attended = map_weights.transpose(1, 2) @ values + attention.transpose(1, 2) @ positions.values
     return F.normalize(pool.c_proj(attended.transpose(1, 2).flatten(2)), dim=-1)
 
 
 def _along_columns(maps: Tensor, weights: Tensor) -> Tensor:
-    """[B, N, heads, y, x] with [B, N, x, u] to [B, N, heads, y, u]: one product for all heads of a region."""
+    """Resample x to u: maps [B, N, heads, y, x], weights [B, N, x, u] to [B, N, heads, y, u]; heads share a matmul."""
     products: Tensor = (maps.flatten(2, 3) @ weights).unflatten(2, maps.shape[2:4])
     return products
 
 
 def _along_rows(maps: Tensor, weights: Tensor) -> Tensor:
-    """[B, N, heads, y, x] with [B, N, v, y] to [B, N, heads, v, x]: one product for all heads of a region."""
+    """Resample y to v: maps [B, N, heads, y, x], weights [B, N, v, y] to [B, N, heads, v, x]; heads share a matmul."""
     heads, columns = maps.shape[2], maps.shape[4]
     side_by_side = maps.transpose(2, 3).flatten(3)  # [B, N, y, heads * x]
     products: Tensor = (weights @ side_by_side).unflatten(-1, (heads, columns))
@@ -195,9 +207,10 @@ def _along_rows(maps: Tensor, weights: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, tokens: Tensor, pool: AttentionPool2d) -> Tensor:
-    """Multi-head attention of one projected query [R, C] over unprojected tokens [R, T, C]; returns [R, D].
+    """Attention pool with one query per region: projected query [R, C], unprojected tokens [R, T, C] to [R, D].
 
-    Projecting the query, q . (W k) = (W' q) . k, and the attended mean costs less than projecting every token.
+    Keys and values are not projected token by token. Since q . (W k) = (W^T q) . k, the key projection W is applied to
+    the single query, and the value projection to the single weighted mean of the tokens, which costs less.
     """
     heads, channels = pool.num_heads, tokens.shape[-1]
     query = query.unflatten(-1, (heads, -1)) * (channels // heads) ** -0.5
@@ -211,7 +224,8 @@ def _attend(query: Tensor, tokens: Tensor, pool: AttentionPool2d) -> Tensor:
 
 
 def _concatenate(embeddings: list[Tensor], pool: AttentionPool2d) -> Tensor:
+    """Join chunks [R_i, D] to [sum R_i, D], which may be empty."""
     if not embeddings:
-        nothing: Tensor = pool.c_proj.weight.new_zeros(0, pool.c_proj.out_features)
-        return nothing
+        empty: Tensor = pool.c_proj.weight.new_zeros(0, pool.c_proj.out_features)
+        return empty
     return torch.cat(embeddings)

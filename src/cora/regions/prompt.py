@@ -1,4 +1,8 @@
-"""Region prompt: the only trained part of CORA's region classification."""
+"""The region prompt (the paper's section "Region Prompting"): the only trained part of region classification.
+
+CLIP learned from whole images, so the embedding of a region does not quite match that of its class name. A learned
+offset on the pooled cells of every region closes the gap, while CLIP stays frozen.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,11 @@ from cora.towers import interpolate_positions
 
 
 class RegionPrompt(nn.Module):
-    """A learned offset p, initially zero, that is added to the S x S cells f of a region: v = Pool(f + p).
+    """A learned offset p for the S x S cells f of every region: embedding = Pool(f + p). It starts at zero.
 
-    Pool is nonlinear: the rest of the image tower, up to the embedding. The attention pool of a CLIP ResNet adds a
-    positional table to its tokens (the mean of the cells, then the cells), so p is added to that table. Published
-    checkpoints hold the sum of both; they load as a table with an offset of zero.
+    Pool is the rest of the image tower after the cells. A CLIP ResNet ends in an attention pool, whose tokens (the mean
+    of the cells, then the cells) get a positional table. Adding p to that table is the same as adding it to the tokens.
+    Published checkpoints store only the sum, table + p. They load with that sum as the tower's table and p = 0.
 
     Args:
         cells: rows of p: S*S + 1 for a CLIP ResNet (mean token first), S*S for other towers.
@@ -25,11 +29,11 @@ class RegionPrompt(nn.Module):
         self.offset = nn.Parameter(torch.zeros(cells, channels))
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Add p to the tower's positional table [cells, channels], which is zero where a tower has none."""
+        """Prompted positions [cells, channels] from the tower's positional table (zeros if it has none)."""
         return positions + self.offset
 
     @torch.no_grad()
     def resample(self, pool_size: int) -> None:
-        """Change S; the offsets of the cells are interpolated (bicubic), that of a mean token is kept."""
+        """Change S to `pool_size`: interpolate the offsets of the cells (bicubic), keep that of the mean token."""
         offset = interpolate_positions(self.offset, (pool_size, pool_size))
         self.offset = nn.Parameter(offset, requires_grad=self.offset.requires_grad)

@@ -1,4 +1,4 @@
-"""One interface to the pooling of every kind of image tower."""
+"""Region pooling for every kind of image tower: one interface, and the choice of the implementation."""
 
 from __future__ import annotations
 
@@ -20,40 +20,41 @@ Prepared = ProjectedMap | StageMap | CellMap
 class RegionPooling(Protocol):
     """Exact pooling for final boxes, fast pooling for anchors.
 
-    Boxes are [B, N, 4] or one [N_i, 4] for each image, 0..1 of the unpadded image. Embeddings are [sum N_i, D] in the
-    order of the images, unit norm. `positions` is [P, C]: `ImageTower.positions` plus the region prompt.
+    Boxes are [B, N, 4] or one [N_i, 4] per image, cxcywh in 0..1 of the unpadded image. Embeddings are [sum N_i, D] in
+    the order of the images, unit norm. `positions` is [P, C], the output of `RegionPrompt`: the tower's positional
+    table (zeros if it has none) plus the region prompt.
     """
 
     def exact(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
         """Embed boxes for final scores."""
 
     def prepare(self, c4: FeatureMap) -> Prepared:
-        """The input of `fast`."""
+        """Compute the input of `fast`, once for all boxes of a batch."""
 
     def fast(self, prepared: Prepared, boxes_cxcywh: Tensor | Sequence[Tensor], positions: Tensor) -> Tensor:
-        """Embed boxes from one map of the whole image: cheap enough for all anchors."""
+        """Embed boxes from one map of the whole image; cheap enough for every anchor."""
 
 
 def region_pooling(tower: ImageTower, *, static: bool = False) -> RegionPooling:
-    """The pooling that fits a tower.
+    """Choose the pooling that fits a tower.
 
     Args:
-        tower: the one that computes the maps.
+        tower: the image tower that computes C3 and C4.
         static: traceable: no tensor shape depends on box values. Boxes must be [B, N, 4], widths and heights up to 1.
 
     Raises:
         TypeError: no pooling is known for the tower.
     """
     if isinstance(tower, TimmTower):
-        return _Cells(tower)
+        return _TimmPooling(tower)
     if isinstance(tower, ResNetTower):
-        return _Attention(tower, static=static)
+        return _ResNetPooling(tower, static=static)
     if isinstance(tower, ConvNeXtTower):
-        return _Stage(tower, static=static)
+        return _ConvNeXtPooling(tower, static=static)
     raise TypeError(f"image tower: expected a ResNetTower, a ConvNeXtTower or a TimmTower, got {type(tower).__name__}")
 
 
-class _Attention:
+class _ResNetPooling:
     """CLIP ResNets: layer4 and the attention pool."""
 
     def __init__(self, tower: ResNetTower, *, static: bool) -> None:
@@ -80,7 +81,7 @@ class _Attention:
         return fast_pooling(prepared, boxes_cxcywh, attention_pool=pool, positions=positions, static=self.static)
 
 
-class _Stage:
+class _ConvNeXtPooling:
     """ConvNeXts: the last stage and the head."""
 
     def __init__(self, tower: ConvNeXtTower, *, static: bool) -> None:
@@ -98,8 +99,8 @@ class _Stage:
         return fast_stage_pooling(prepared, boxes_cxcywh, tower=self.tower, prompt=positions, static=self.static)
 
 
-class _Cells:
-    """timm backbones: no stage runs per box, so exact and fast pooling are the same, and always static."""
+class _TimmPooling:
+    """timm backbones: no stage runs per box, so exact and fast pooling are the same, and always traceable."""
 
     def __init__(self, tower: TimmTower) -> None:
         self.tower = tower

@@ -1,4 +1,4 @@
-"""Templates and descriptions that a command reads from files."""
+"""Reads the templates and descriptions that the user of a command gives as files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sentences:
-    """Templates and descriptions, read and checked; None where a command was given none."""
+    """Templates and descriptions, read and checked; None where the user gave none.
+
+    Attributes:
+        templates: name of a template set, or sentences with `{}` in place of the class name.
+        descriptions: `name_key` of a class name -> sentences.
+    """
 
     templates: str | tuple[str, ...] | None = None
     descriptions: dict[str, tuple[str, ...]] | None = None
 
     def apply(self, encoder: VocabularyEncoder) -> None:
-        """Set them in the encoder of a model.
+        """Use them in a model's encoder, which keeps its own where they are None.
 
         Raises:
             VocabularyError: a template is too long for the model's text tower.
@@ -37,9 +42,9 @@ def read_sentences(templates: str | None, descriptions: Path | None, names: Sequ
     """Read the files before a model is loaded, so that a faulty one fails at once.
 
     Args:
-        templates: name of a set, or a file.
-        descriptions: a file.
-        names: the class names; descriptions of others are reported in a warning.
+        templates: name of a template set, or path of a file; None for none.
+        descriptions: path of a JSON file; None for none.
+        names: the class names; a warning reports descriptions of other names.
 
     Raises:
         VocabularyError: a file cannot be read, its sentences cannot be used, or it describes none of the classes.

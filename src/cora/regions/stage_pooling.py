@@ -1,8 +1,11 @@
-"""Region embeddings of open_clip's ConvNeXts (`ConvNeXtTower`).
+"""Region embeddings of open_clip's ConvNeXts (`ConvNeXtTower`); the paper has only ResNets.
 
 Exact pooling runs the last stage on each region and adds the region prompt before the stage's last block. Fast pooling
-runs no block per region: it averages the last stage's output for the whole image over the region. It estimates the
-prompt's effect once per image, on a grid of the image's mean cell: last_block(grid + prompt) - last_block(grid).
+runs no block per region. It averages the last stage's output for the whole image over the region, and adds an estimate
+of the prompt's effect. The estimate is made once per image, from a grid whose S x S cells all are the image's mean
+cell: last_block(grid + prompt) - last_block(grid).
+
+In shapes, S is the side of the grid, C the channels of the last stage, D the embedding width.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ class StageMap:
     """The input of fast pooling, computed once for a batch.
 
     Attributes:
-        cells: [B, h * w, C4] output of the last stage.
-        mean: [B, C4] input of its last block, averaged over the cells that are not padding.
-        size_hw: cells of the padded map (h, w).
-        extents_hw: [B, 2] cells (height, width) of each image without padding.
+        cells: [B, h * w, C] output of the last stage.
+        mean: [B, C] input of its last block, averaged over the cells that are not padding.
+        size_hw: (h, w), the size of the padded map in cells.
+        extents_hw: [B, 2] (height, width) of each image in cells, without padding.
     """
 
     cells: Tensor
@@ -36,7 +39,7 @@ class StageMap:
 
 
 def stage_map(c4: FeatureMap, tower: ConvNeXtTower) -> StageMap:
-    """Run the last block on C4, which a `ConvNeXtTower` gives without it, for the whole image."""
+    """Run the last block on the whole image: C4 of a `ConvNeXtTower` is the input of that block, not its output."""
     inside = (~c4.mask).unsqueeze(1).float()
     mean = (c4.features.float() * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))
     cells = tower.last_block(c4.features).flatten(2).transpose(1, 2)
@@ -56,10 +59,10 @@ def exact_stage_pooling(
     """Embed regions through the last stage: RoIAlign of C3 to 2S x 2S, the stage to S x S, mean, head, unit norm.
 
     Args:
-        c3: output of the third stage.
+        c3: output of the third stage, stride 16.
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
         tower: its last stage and head are used.
-        prompt: [S*S, C4] added to the cells of every region before the last block, row by row.
+        prompt: [S*S, C] added to the cells of every region before the last block, row by row.
         chunk_size: regions pooled at once; bounds the memory.
         static: traceable. `boxes_cxcywh` must be [B, N, 4] with widths and heights up to 1 and a constant N.
 
@@ -72,9 +75,9 @@ def exact_stage_pooling(
     bins = 2 * tower.pool_size
     if static:
         assert isinstance(boxes_cxcywh, Tensor)
-        return _finish(align_all(c3, boxes_cxcywh, bins=bins), tower, prompt)
-    pooled = align_regions(c3, boxes_cxcywh, bins=bins, chunk_size=chunk_size)
-    embeddings = [_finish(regions, tower, prompt) for regions in pooled]
+        return _embed_regions(align_all(c3, boxes_cxcywh, bins=bins), tower, prompt)
+    chunks = align_regions(c3, boxes_cxcywh, bins=bins, chunk_size=chunk_size)
+    embeddings = [_embed_regions(regions, tower, prompt) for regions in chunks]
     return torch.cat(embeddings) if embeddings else prompt.new_zeros(0, tower.embed_dim)
 
 
@@ -86,7 +89,7 @@ def fast_stage_pooling(
     prompt: Tensor,
     static: bool = False,
 ) -> Tensor:
-    """Embed regions without a block per region: mean over RoIAlign's S x S bins, shift by the prompt, head, unit norm.
+    """Embed regions without a block per region: mean of the S x S bins, plus the prompt's effect, head, unit norm.
 
     RoIAlign is linear, so the mean over its bins is one weighted sum over the cells of the map.
 
@@ -94,7 +97,7 @@ def fast_stage_pooling(
         prepared: from `stage_map`.
         boxes_cxcywh: one [N_i, 4] per image (or [B, N, 4]), 0..1 of the unpadded image.
         tower: its last block and head are used.
-        prompt: [S*S, C4] that exact pooling adds to the cells before the last block.
+        prompt: [S*S, C] that exact pooling adds to the cells before the last block.
         static: traceable. `boxes_cxcywh` must be [B, N, 4] with widths and heights up to 1.
 
     Returns:
@@ -104,38 +107,38 @@ def fast_stage_pooling(
         ValueError: boxes for another number of images.
     """
     check_images(boxes_cxcywh, prepared.cells.shape[0])
-    shift = _shift(prepared.mean, tower, prompt)
+    effect = _prompt_effect(prepared.mean, tower, prompt)
     if isinstance(boxes_cxcywh, Tensor):
-        return _average(prepared, slice(None), boxes_cxcywh, shift, tower, static=static)
+        return _embed_boxes(prepared, slice(None), boxes_cxcywh, effect, tower, static=static)
     parts = [
-        _average(prepared, slice(image, image + 1), boxes.unsqueeze(0), shift[image : image + 1], tower, static=False)
+        _embed_boxes(prepared, slice(image, image + 1), boxes.unsqueeze(0), effect[image, None], tower, static=False)
         for image, boxes in enumerate(boxes_cxcywh)
     ]
     return torch.cat(parts)
 
 
-def _finish(regions: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
-    """Regions of C3 [R, C3, 2S, 2S] to unit embeddings [R, D]."""
-    cells = tower.before_last_block(regions) + _on_grid(prompt, tower)
+def _embed_regions(regions: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
+    """Embed regions of C3 [R, channels of C3, 2S, 2S]: unit embeddings [R, D]."""
+    cells = tower.before_last_block(regions) + _prompt_map(prompt, tower)
     return tower.head(tower.last_block(cells).mean(dim=(2, 3)))
 
 
-def _shift(mean: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
-    """How far the prompt moves the last block's mean output on a grid of mean cells: [B, C4] to [B, C4]."""
+def _prompt_effect(mean: Tensor, tower: ConvNeXtTower, prompt: Tensor) -> Tensor:
+    """Estimate how much the prompt changes a region's mean output, from the mean cell [B, C] of each image: [B, C]."""
     side = tower.pool_size
     cells = mean[:, :, None, None].expand(-1, -1, side, side)
-    return (tower.last_block(cells + _on_grid(prompt, tower)) - tower.last_block(cells)).mean(dim=(2, 3))
+    return (tower.last_block(cells + _prompt_map(prompt, tower)) - tower.last_block(cells)).mean(dim=(2, 3))
 
 
-def _on_grid(prompt: Tensor, tower: ConvNeXtTower) -> Tensor:
-    """The prompt [S*S, C4] as a map [1, C4, S, S]."""
+def _prompt_map(prompt: Tensor, tower: ConvNeXtTower) -> Tensor:
+    """Reshape the prompt [S*S, C] to a map [1, C, S, S]."""
     return prompt.T.reshape(1, -1, tower.pool_size, tower.pool_size)
 
 
-def _average(
-    prepared: StageMap, images: slice, boxes_cxcywh: Tensor, shift: Tensor, tower: ConvNeXtTower, *, static: bool
+def _embed_boxes(
+    prepared: StageMap, images: slice, boxes_cxcywh: Tensor, effect: Tensor, tower: ConvNeXtTower, *, static: bool
 ) -> Tensor:
-    """Embed boxes [B, N, 4] of the chosen images: [B * N, D]."""
+    """Embed boxes [B, N, 4] of the chosen images, given the prompt's effect [B, C]: [B * N, D]."""
     cells, extents = prepared.cells[images], prepared.extents_hw[images]
     height, width = prepared.size_hw
     boxes = boxes_cxcywh.to(extents.dtype)
@@ -143,5 +146,5 @@ def _average(
         boxes, extents, bins=tower.pool_size, height=height, width=width, adaptive=not static
     )  # [B, N, S, h], [B, N, S, w]
     weights = (rows.mean(2).unsqueeze(3) * columns.mean(2).unsqueeze(2)).flatten(2)  # [B, N, h*w]
-    pooled = weights.to(cells.dtype) @ cells + shift.unsqueeze(1)
+    pooled = weights.to(cells.dtype) @ cells + effect.unsqueeze(1)
     return tower.head(pooled.flatten(0, 1))

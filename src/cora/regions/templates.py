@@ -1,6 +1,6 @@
 """Templates, the sentences around a class name: CLIP's 80 for ImageNet (Radford et al., 2021), "a {}", or your own.
 
-The name goes in by `str.replace`, not by `str.format`, so that text from a file is never evaluated.
+Code that fills in the name uses `str.replace`, not `str.format`, which would evaluate text from a file.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from cora.errors import VocabularyError
 from cora.files import content_of, found_instead, head_of, json_fault, json_kind, shipped_text
 
 PLACEHOLDER = "{}"
-#: Most characters of a sentence. CLIP's 77 tokens are far fewer; the bound stops a wrong file before it costs minutes.
+#: Most characters in a sentence. CLIP's 77 tokens hold far fewer, but so a wrong file fails before it costs minutes.
 MAX_LENGTH = 500
-#: Most sentences of a set; all are encoded for every name.
+#: Most sentences in a set. All of them are encoded for every class name, so more would be slow.
 MAX_TEMPLATES = 1000
 
 IMAGENET_TEMPLATES = tuple(shipped_text("regions/imagenet_templates.txt").splitlines())
 
 TEMPLATE_SETS = MappingProxyType({"imagenet": IMAGENET_TEMPLATES, "plain": ("a {}",)})
-"""Template sets by the name that a tower's configuration carries."""
+"""Name of a template set (`TowerConfig.templates`) -> its sentences."""
 
 
 def clean_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a named set ("imagenet", "plain"), or your own, stripped and checked.
+    """Sentences of the named set ("imagenet", "plain"), or the given sentences, stripped and checked.
 
     Raises:
-        VocabularyError: an unknown name, no sentence or too many, or one that is blank, too long, or whose braces
-            are not exactly one `{}`; the message holds the sentence.
+        VocabularyError: an unknown set, no sentence or too many, or a sentence that is blank, too long or does not
+            hold exactly one `{}` and no other brace. The message quotes the sentence.
     """
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
@@ -44,10 +44,10 @@ def clean_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def clean_sentence(text: object, place: str) -> str:
-    """A stripped and checked sentence; `place` names its origin in error messages.
+    """Strip and check a sentence; error messages begin with `place`, which says where it comes from.
 
     Raises:
-        VocabularyError: no text, a blank one, or one of more than `MAX_LENGTH` characters.
+        VocabularyError: not a text, a blank one, or one of more than `MAX_LENGTH` characters.
     """
     if not isinstance(text, str):
         raise VocabularyError(f"{place}: expected a text, got {shorten(repr(text))}")
@@ -62,12 +62,12 @@ def clean_sentence(text: object, place: str) -> str:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """The text, cut to `length` characters with dots, for messages of one line."""
+    """Cut a text to `length` characters, with dots at the end, so that messages stay on one line."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def read_templates(source: str | Path) -> tuple[str, ...]:
-    """Templates of a set by name, or of a file: one a line, or a JSON list where the name ends in .json.
+    """Read templates: a set by its name, a text file with one per line, or a JSON list from a file named *.json.
 
     Blank lines and lines that begin with # are skipped.
 
@@ -100,10 +100,10 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
 
 
 def read_text(path: Path, wanted: str) -> str:
-    """The text of a UTF-8 file; `wanted` names the expected content in error messages.
+    """Read a UTF-8 file; `wanted` says in error messages what it should contain.
 
     Raises:
-        VocabularyError: it cannot be read.
+        VocabularyError: the file cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -116,6 +116,7 @@ def read_text(path: Path, wanted: str) -> str:
 
 
 def _clean_template(template: object, place: int) -> str:
+    """Strip and check the template with the 1-based number `place`."""
     sentence = clean_sentence(template, f"template {place}")
     rest = sentence.replace(PLACEHOLDER, "", 1)
     if rest == sentence or "{" in rest or "}" in rest:

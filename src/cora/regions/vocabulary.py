@@ -1,4 +1,4 @@
-"""The text side of the figure: class names and their embeddings, cached in memory and on disk."""
+"""The text side of the paper's Figure 1: class names and their text embeddings, cached in memory and on disk."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Class names with their embeddings, as `Predictor.vocabulary` makes them; encode once, predict often.
+    """Class names with their text embeddings, as `Predictor.vocabulary` makes them; encode once, predict often.
 
     Attributes:
         names: the C class names, distinct and not blank.
         embeddings: [C, D] float, unit norm (zero for a class that class dropout switched off in training).
-        weights: [C] float above 0, factor on a class's probability in anchor pre-matching; None for ones.
-        distractors: [M, D] unit embeddings of classes that compete in the class probabilities and are never reported;
-            None for none.
-        prompts: texts embedded in place of the names; they are not used as distractors.
+        weights: [C] float above 0, factor on each class's probability in anchor pre-matching; None for ones.
+        distractors: [M, D] unit embeddings of M further class names, which compete in the class probabilities and are
+            never reported; None for none.
+        prompts: texts that were embedded for the classes and are not class names. They never become distractors.
         built_in: whether the names are the built-in vocabulary. Several of its names fit one object, so scores are
-            lower and another score threshold applies.
+            lower, and another score threshold applies.
 
     Raises:
         VocabularyError: unusable names, or tensors of another shape.
@@ -76,7 +76,7 @@ class Vocabulary:
         return len(self.names)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Vocabulary:
-        """The same vocabulary on another device.
+        """A copy with all tensors on another device.
 
         Args:
             device: where the tensors go, such as "cuda".
@@ -95,11 +95,11 @@ class Vocabulary:
         return self.embeddings if self.distractors is None else torch.cat([self.embeddings, self.distractors])
 
     def beside(self, encoder: VocabularyEncoder, distractors: Sequence[str]) -> Vocabulary:
-        """A copy with these distractors; the same vocabulary if none is left.
+        """A copy with these distractors beside its classes; this vocabulary itself if no distractor is left.
 
         Args:
-            encoder: embeds them, with the text tower that embedded the classes.
-            distractors: names; those that are names or prompts of classes here are left out.
+            encoder: encoder with the text tower that embedded the classes.
+            distractors: class names; those that are names or prompts of this vocabulary are skipped.
         """
         others = names_without(distractors, (*self.names, *self.prompts))
         if not others:
@@ -135,29 +135,33 @@ def default_cache_dir() -> Path:
 
 
 class _ClassText(NamedTuple):
-    """Text to embed: one prompt of a class as the tower reads it, and the descriptions of the class."""
+    """Everything that one embedding depends on: a prompt of a class, and the descriptions of the class."""
 
     name: str
     descriptions: tuple[str, ...]
 
 
 class VocabularyEncoder:
-    """Embeds class names: the mean of the unit embeddings of all templates, normalised.
+    """Embeds class names with the text tower; results are cached in memory and, if there is a folder, on disk.
 
-    A class with several prompts gets the normalised mean of its prompts' embeddings. A described class gets
-    (1 - share) * templates + share * descriptions, each the normalised mean of its sentences, normalised again. If the
-    cache cannot be read or written, this is logged and the embedding is computed.
+    Every mean below is normalised to unit length:
+
+    1. A prompt's embedding is the mean over all templates that it is put into.
+    2. If the class has descriptions, it is (1 - share) * that + share * the mean over the descriptions.
+    3. The class embedding is the mean over the prompts. An ordinary class has one prompt, its name.
+
+    If the cache cannot be read or written, a warning is logged and the embedding is computed.
 
     Args:
-        text_tower: the tower; its weights' hash is part of every cache key.
-        templates: name of a template set, or sentences in which {} stands for the name.
-        descriptions: name -> sentences, for those classes that have some.
-        description_share: 0..1, how much of a described class's embedding comes from its descriptions.
-        learned: learned part of the class embeddings; a `LearnedContext` replaces the templates.
+        text_tower: the text tower; the hash of its weights is part of every cache key.
+        templates: name of a template set, or sentences in which {} stands for the class name.
+        descriptions: class name -> sentences, for the classes that have any.
+        description_share: 0..1, weight of the descriptions in step 2.
+        learned: learned text. A `LearnedContext` replaces the templates; `LearnedOffsets` are added after step 2.
         cache_dir: folder of the cache; None keeps embeddings in memory only.
 
     Raises:
-        VocabularyError: unusable templates or descriptions; the message holds the text.
+        VocabularyError: unusable templates or descriptions; the message quotes the text.
     """
 
     def __init__(
@@ -182,7 +186,7 @@ class VocabularyEncoder:
 
     @property
     def templates(self) -> TemplateSet | tuple[str, ...]:
-        """The template set in use, by name if it has one."""
+        """The templates in use: the name of a set, or sentences."""
         return self._templates
 
     @templates.setter
@@ -197,7 +201,7 @@ class VocabularyEncoder:
 
     @property
     def descriptions(self) -> Mapping[str, tuple[str, ...]]:
-        """Descriptions that every call uses: `name_key` of a name -> sentences."""
+        """Descriptions that every call of `encode` uses: `name_key` of a class name -> sentences."""
         return MappingProxyType(self._descriptions)
 
     @descriptions.setter
@@ -208,8 +212,8 @@ class VocabularyEncoder:
         """Embed class names.
 
         Args:
-            names: class names, taken literally; or a mapping of each class name to the prompts embedded for it.
-            descriptions: name -> sentences; for these names they replace the encoder's own.
+            names: class names, taken literally; or class name -> the prompts that are embedded for it.
+            descriptions: class name -> sentences. For these names they replace the encoder's own descriptions.
 
         Raises:
             VocabularyError: no names, blank ones, duplicates, unusable prompts, a name or description too long for
@@ -227,47 +231,48 @@ class VocabularyEncoder:
             for name, prompts in classes.items()
             for prompt in prompts
         ]
-        start = self._start()
-        keys = [self._key(text, start) for text in texts]
+        shared = self._shared_hash()
+        keys = [self._key(text, shared) for text in texts]
         for key in keys:
             if key not in self._memory and (cached := self._read(key)) is not None:
                 self._memory[key] = cached
-        missing = [place for place, key in enumerate(keys) if key not in self._memory]
+        missing = [index for index, key in enumerate(keys) if key not in self._memory]
         if missing:
-            embeddings = self._embed([texts[place] for place in missing])
-            for place, embedding in zip(missing, embeddings, strict=True):
-                self._memory[keys[place]] = embedding
-                self._write(keys[place], embedding)
+            embeddings = self._embed([texts[index] for index in missing])
+            for index, embedding in zip(missing, embeddings, strict=True):
+                self._memory[keys[index]] = embedding
+                self._write(keys[index], embedding)
         device = self.text_tower.net.positional_embedding.device
         found = torch.stack([self._memory[key] for key in keys]).to(device)
-        return Vocabulary(cleaned, self._joined(found, classes), prompts=other_prompts(classes))
+        return Vocabulary(cleaned, self._class_embeddings(found, classes), prompts=other_prompts(classes))
 
     def forget(self) -> None:
-        """Drop the embeddings in memory; needed only after the tower's weights were replaced."""
+        """Drop the embeddings in memory; needed only after the weights of the text tower were replaced."""
         self._memory.clear()
         self.text_tower.__dict__.pop("fingerprint", None)
 
-    def _start(self) -> str:
-        """Hash of what all names share: the tower, and its learned context or the templates."""
+    def _shared_hash(self) -> str:
+        """Hash of the inputs that all embeddings share: the tower, and the learned context or the templates."""
         context = self.learned.fingerprint if isinstance(self.learned, LearnedContext) else None
         content = [self.text_tower.fingerprint, context or list(self._sentences)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def _key(self, text: _ClassText, start: str) -> str:
-        """Cache key: a hash of all inputs of an embedding but learned offsets, which are added after the cache."""
+    def _key(self, text: _ClassText, shared: str) -> str:
+        """Cache key of an embedding: a hash of all its inputs. Learned offsets are not cached, but added afterwards."""
         # JSON, since plainly joined texts are ambiguous. Lower case, since the tokenizer lowers all text.
         content = [
-            start,
+            shared,
             text.name.lower(),
             list(text.descriptions),
             self.description_share if text.descriptions else None,
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
 
-    # Cached embeddings may be used in training later, where inference tensors are refused.
+    # Cached embeddings may be used in training later, where PyTorch refuses inference tensors.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _embed(self, texts: Sequence[_ClassText]) -> Tensor:
+        """Steps 1 and 2 of the class docstring: [len(texts), D] float32 on the CPU."""
         names = [text.name for text in texts]
         if isinstance(self.learned, LearnedContext):
             embeddings = self.learned.encode(self.text_tower, names)
@@ -278,21 +283,21 @@ class VocabularyEncoder:
             filled = [sentence.replace(PLACEHOLDER, name) for name in names for sentence in self._sentences]
             encoded = self.text_tower.encode(filled).unflatten(0, (len(names), len(self._sentences)))
             embeddings = F.normalize(encoded.mean(dim=1), dim=-1)
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             if text.descriptions:
                 filled = [sentence.replace(PLACEHOLDER, text.name) for sentence in text.descriptions]
                 for sentence in filled:
                     where = f"descriptions of {text.name!r}: {shorten(repr(sentence))}"
                     self._check_length(sentence, where, "use a shorter sentence")
                 described = F.normalize(self.text_tower.encode(filled).mean(dim=0), dim=-1)
-                mixed = (1 - self.description_share) * embeddings[place] + self.description_share * described
-                embeddings[place] = F.normalize(mixed, dim=-1)
+                mixed = (1 - self.description_share) * embeddings[index] + self.description_share * described
+                embeddings[index] = F.normalize(mixed, dim=-1)
         return embeddings.float().cpu()
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _joined(self, embeddings: Tensor, classes: ClassPrompts) -> Tensor:
-        """Add learned offsets to the embeddings of all prompts, then average those of each class: [C, D]."""
+    def _class_embeddings(self, embeddings: Tensor, classes: ClassPrompts) -> Tensor:
+        """Add learned offsets to the embeddings of all prompts [P, D], then average those of each class: [C, D]."""
         counts = [len(prompts) for prompts in classes.values()]
         if isinstance(self.learned, LearnedOffsets):
             prompts = list(itertools.chain(*classes.values()))
@@ -303,6 +308,7 @@ class VocabularyEncoder:
         return torch.stack([part[0] if len(part) == 1 else F.normalize(part.mean(dim=0), dim=0) for part in parts])
 
     def _check_length(self, sentence: str, where: str, advice: str = "use a shorter name") -> None:
+        """Raise VocabularyError if the tokens of a sentence do not fit the text tower's context."""
         try:
             self.text_tower.tokenize(sentence)
         except VocabularyError as error:
@@ -315,6 +321,7 @@ class VocabularyEncoder:
         return None if self.cache_dir is None else self.cache_dir / f"{key}.npy"
 
     def _read(self, key: str) -> Tensor | None:
+        """The embedding [D] cached on disk; None if there is none or it is broken."""
         file = self._file(key)
         try:
             if file is None or not file.is_file():
@@ -330,6 +337,7 @@ class VocabularyEncoder:
         return embedding
 
     def _write(self, key: str, embedding: Tensor) -> None:
+        """Cache an embedding [D] on disk; if that fails, stop using the disk."""
         file = self._file(key)
         if file is None:
             return
