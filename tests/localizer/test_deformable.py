@@ -34,7 +34,7 @@ def memory_of(tokens: Tensor, extents_hw: tuple[float, float] = (4, 6)) -> Memor
 def reading(*, offsets: Tensor) -> DeformableAttention:
     """A block whose value, output and norm change nothing; its points lie at offsets [heads, levels, P, 2]."""
     block = DeformableAttention(dim=DIM, heads=HEADS, dropout=0.0, levels=len(LEVELS))
-    block.draw_weights()
+    block.reset_parameters()
     with torch.no_grad():
         block.offsets.bias.copy_(offsets.flatten())
         for linear in (block.value, block.output):
@@ -73,7 +73,7 @@ def test_a_point_reads_the_place_that_its_offset_names(seed: int) -> None:
 
 def test_heads_start_in_directions_of_their_own_within_the_anchor() -> None:
     block = DeformableAttention(dim=32, heads=8, dropout=0.0, levels=3)
-    block.draw_weights()
+    block.reset_parameters()
     start = block.offsets.bias.detach().view(8, 3, POINTS, 2)
     assert start.abs().amax() <= 1
     assert torch.equal(start[:, 0], start[:, 2])

@@ -54,7 +54,7 @@ def test_padding_changes_nothing_and_is_never_proposed() -> None:
 def test_a_larger_picture_of_the_same_things_is_proposed_the_same_cells() -> None:
     """The reach is counted in cells: a map twice as wide of the same content gives boxes half as wide."""
     head = AnchorProposals(dim=32, count=4)
-    head.draw_weights()
+    head.reset_parameters()
     localizer = proposing()
     small, large = (localizer.encode(some_map(4, width)) for width in (40, 80))
     middle = [

@@ -1,7 +1,8 @@
-"""The localizer, the DETR half of the paper's figure: C3, anchors and class embeddings in, boxes and objectness out.
+"""The localizer, the DETR half of the paper's Figure 1: C3 and class embeddings in, boxes and objectness out.
 
-`encoder` encodes C3 (`pyramid` for maps of several strides); `anchors` are learned or come from `proposals`;
-`pre_matching` gives each anchor a class; `decoder` refines the anchors. `localizer` puts them together.
+In the order of the forward pass: `encoder` encodes C3 (`pyramid` does for `nano`, whose maps have several strides);
+`anchors` are learned or come from `proposals`; `pre_matching` gives each anchor a class; `decoder` refines the anchors
+to boxes. `localizer` is the module that holds them, and the place to start.
 """
 
 from cora.localizer.anchors import LearnedAnchors, grid_anchors, kmeans_anchors

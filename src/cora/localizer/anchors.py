@@ -1,4 +1,4 @@
-"""Learned anchor boxes, stored as logits, and their initialisations: grids, or k-means of training boxes."""
+"""Learned anchor boxes (DAB-DETR's reference points) and their initialisation: grids, or k-means of training boxes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from cora.errors import ModelError
 
 
 def inverse_sigmoid(probabilities: Tensor, *, margin: float) -> Tensor:
-    """Logit of values in 0..1. Values closer to 0 or 1 than `margin` are clamped to that distance.
+    """Logits of values in 0..1, in the same shape.
 
     Args:
         probabilities: any shape.
-        margin: 1e-3 where anchors are refined, 1e-5 where boxes and scores are read out.
+        margin: values are kept at least this far from 0 and 1, so that logits stay finite. The decoder uses 1e-3 for
+            the anchors of the next layer and 1e-5 for output boxes, as published.
     """
     return probabilities.clamp(min=margin).log() - (1 - probabilities).clamp(min=margin).log()
 
 
 class LearnedAnchors(nn.Module):
-    """Learned anchors, the same for every image.
+    """Learned anchors, the same for every image; the parameter holds their logits [count, 4].
 
     Args:
         count: number of anchors.
@@ -34,13 +35,13 @@ class LearnedAnchors(nn.Module):
         self.start_from(grid_anchors(count))
 
     def start_from(self, anchors_cxcywh: Tensor) -> None:
-        """Set the anchors to given boxes, from `grid_anchors` or `kmeans_anchors` for instance.
+        """Set the anchors to given boxes, for example from `grid_anchors` or `kmeans_anchors`.
 
         Args:
-            anchors_cxcywh: [N, 4], 0..1, all sizes above 0.
+            anchors_cxcywh: [N, 4], 0..1, widths and heights above 0.
 
         Raises:
-            ModelError: another number of boxes than anchors.
+            ModelError: the number of boxes is not the number of anchors.
         """
         if anchors_cxcywh.shape != self.logits.shape:
             raise ModelError(
@@ -51,7 +52,7 @@ class LearnedAnchors(nn.Module):
             self.logits.copy_(inverse_sigmoid(anchors_cxcywh, margin=1e-4))
 
     def draw(self) -> None:
-        """Set the anchors to random boxes, their logits from N(0, 1), as published."""
+        """Set the anchors to random boxes, with logits drawn from N(0, 1), as published."""
         nn.init.normal_(self.logits)
 
     def forward(self, batch_size: int) -> Tensor:
@@ -60,16 +61,16 @@ class LearnedAnchors(nn.Module):
 
 
 def grid_anchors(count: int, *, sizes: Sequence[float] = (0.08, 0.16, 0.32, 0.6)) -> Tensor:
-    """Square anchors on grids of several scales that each cover the image: many small ones, few large ones.
+    """Square anchors of several sizes, each size on a grid over the whole image: many small ones, few large ones.
 
-    A grid has cells per side in proportion to 1 / size, so that neighbours of every scale overlap about equally.
+    A grid has a number of cells per side proportional to 1 / size, so neighbours of every size overlap about equally.
 
     Args:
-        count: number of anchors; the finest grid is sized and thinned out to reach it exactly.
+        count: number of anchors. The grid of the smallest size gets what the others leave, evenly thinned out.
         sizes: sides of the anchors, 0..1 of the image.
 
     Returns:
-        [count, 4] cxcywh in 0..1, coarsest scale first.
+        [count, 4] cxcywh in 0..1, largest size first.
     """
     density = math.sqrt(count / sum(1 / size**2 for size in sizes))
     boxes: list[Tensor] = []
@@ -89,13 +90,13 @@ def grid_anchors(count: int, *, sizes: Sequence[float] = (0.08, 0.16, 0.32, 0.6)
 
 
 def kmeans_anchors(boxes_cxcywh: Tensor, count: int, *, iterations: int = 20, seed: int = 0) -> Tensor:
-    """Anchors at the centres of k-means over the (cx, cy, w, h) of a training set's boxes.
+    """Anchors at the centres of k-means over the boxes of a training set, as vectors (cx, cy, w, h).
 
     Args:
-        boxes_cxcywh: [T, 4], 0..1, at least `count` of them.
+        boxes_cxcywh: [T, 4], 0..1, at least `count` boxes.
         count: number of anchors.
-        iterations: Lloyd steps.
-        seed: of the random choice of the first centres.
+        iterations: iterations of k-means.
+        seed: seed of the initial centres.
 
     Returns:
         [count, 4] cxcywh in 0..1.
@@ -121,6 +122,7 @@ def kmeans_anchors(boxes_cxcywh: Tensor, count: int, *, iterations: int = 20, se
 
 
 def _grid(rows: int, columns: int, size: float) -> Tensor:
+    """Square boxes [rows * columns, 4] cxcywh of one size at the cell centres of a grid."""
     y = (torch.arange(rows) + 0.5) / rows
     x = (torch.arange(columns) + 0.5) / columns
     centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flip(-1).flatten(0, 1)

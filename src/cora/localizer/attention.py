@@ -1,6 +1,7 @@
-"""The attention blocks of DAB-DETR, each with residual and norm (post-norm): one in the encoder, two in the decoder.
+"""The attention blocks of DAB-DETR (arXiv 2201.12329), each with residual and norm (post-norm).
 
-Tensors are batch first: [B, tokens, dim].
+`MapAttention` is the encoder's self-attention, `QueryAttention` the decoder's, `CrossAttention` lets the decoder's
+queries attend to the map. Tensors are batch first: [B, tokens, dim].
 """
 
 from __future__ import annotations
@@ -11,25 +12,26 @@ from torch import Tensor, nn
 
 from cora.localizer.memory import Memory
 
-#: Queries per block of `_attend_in_blocks`: 256 rows of scores for some thousand keys fit the CPU cache.
+#: Queries per block of `_attend_in_blocks`: the scores of 256 queries for some thousand keys fit into the CPU cache.
 QUERIES_AT_ONCE = 256
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """[B, N, heads * d] to [B, heads, N, d], without copying."""
+    """Split tokens [B, N, heads * d] into heads [B, heads, N, d], without copying."""
     batch, count, width = tokens.shape
     return tokens.view(batch, count, heads, width // heads).transpose(1, 2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention; joins the heads.
+    """Scaled dot-product attention; the outputs of all heads are concatenated.
 
     Args:
         query: [B, heads, N, d].
         key: [B, heads, M, d].
         value: [B, heads, M, v], v at most d.
-        visible: bool, broadcastable to [B, heads, N, M]; True where a query may attend; None for everywhere.
-        dropout: share of attention weights dropped, 0..1.
+        visible: bool, broadcastable to [B, heads, N, M]; True where the query may attend to the key (PyTorch's
+            `attn_mask`); None: all may.
+        dropout: probability with which an attention weight is dropped, 0..1.
 
     Returns:
         [B, N, heads * v].
@@ -39,15 +41,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None,
     width = value.shape[-1]
     # Fused kernels need values as wide as queries; padding with zeros costs far less than an unfused kernel.
     value = F.pad(value, (0, query.shape[-1] - width))
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
-    return mixed[..., :width].transpose(1, 2).flatten(-2)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+    return attended[..., :width].transpose(1, 2).flatten(-2)
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
-    """`attend` by plain matrix products, one head and one block of queries at a time.
+    """`attend` by plain matrix products, one head and one block of queries at a time, for bfloat16 inference on a CPU.
 
-    The scores then fit the CPU cache, so bfloat16 inference on a CPU beats the fused kernel. Training uses
-    the fused kernel, which does not store the scores.
+    The scores of a block fit into the CPU cache, so this is faster there than the fused kernel. Training uses the fused
+    kernel, which needs no memory for the scores.
     """
     query, key = query * query.shape[-1] ** -0.5, key.transpose(-1, -2)
     if visible is not None:
@@ -71,8 +73,8 @@ class AttentionBlock(nn.Module):
     Args:
         dim: width of the tokens or queries.
         heads: number of heads.
-        dropout: share of attention weights and of outputs that is dropped in training.
-        head_dim: width of a head; 0 stands for dim / heads. Pruned blocks have fewer heads of the same width.
+        dropout: dropout probability of attention weights and of outputs, in training.
+        head_dim: width d of a head; 0 stands for dim / heads. Pruned blocks have fewer heads of the same width.
     """
 
     def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
@@ -84,17 +86,17 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def attention_dropout(self) -> float:
-        """Share of attention weights to drop: none outside training."""
+        """Dropout probability of attention weights: 0 outside training."""
         return self.dropout.p if self.training else 0.0
 
     def add(self, inputs: Tensor, update: Tensor) -> Tensor:
-        """Project what was attended to [B, N, heads * d], add it to the inputs [B, N, dim], and normalise."""
+        """Project attention's output `update` [B, N, heads * d], add it to `inputs` [B, N, dim], and normalise."""
         outputs: Tensor = self.norm(inputs + self.dropout(self.output(update)))
         return outputs
 
 
 class MapAttention(AttentionBlock):
-    """Self-attention of the encoder: positions are added to queries and keys, not to values."""
+    """The encoder's self-attention over map cells; positions are added to queries and keys, not to values."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
         super().__init__(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
@@ -103,11 +105,11 @@ class MapAttention(AttentionBlock):
         self.value = nn.Linear(dim, self.inner)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Attend among the map's tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `attend`."""
-        placed = tokens + positions
+        """Update tokens [B, M, dim] of M cells with positions [B, M, dim]; `visible` as in `attend`."""
+        positioned = tokens + positions
         update = attend(
-            split_heads(self.query(placed), self.heads),
-            split_heads(self.key(placed), self.heads),
+            split_heads(self.query(positioned), self.heads),
+            split_heads(self.key(positioned), self.heads),
             split_heads(self.value(tokens), self.heads),
             visible=visible,
             dropout=self.attention_dropout(),
@@ -116,7 +118,7 @@ class MapAttention(AttentionBlock):
 
 
 class QueryAttention(AttentionBlock):
-    """Self-attention of the decoder: content and position are projected separately, then added."""
+    """The decoder's self-attention among queries; content and position are projected separately, then added."""
 
     def __init__(self, *, dim: int, heads: int, dropout: float, head_dim: int = 0) -> None:
         super().__init__(dim=dim, heads=heads, dropout=dropout, head_dim=head_dim)
@@ -127,7 +129,7 @@ class QueryAttention(AttentionBlock):
         self.value = nn.Linear(dim, self.inner)
 
     def forward(self, content: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Attend among queries' content [B, N, dim] at positions [B, N, dim]: [B, N, dim]; `visible` as in `attend`."""
+        """Update the content [B, N, dim] of N queries with positions [B, N, dim]; `visible` as in `attend`."""
         update = attend(
             split_heads(self.content_query(content) + self.position_query(positions), self.heads),
             split_heads(self.content_key(content) + self.position_key(positions), self.heads),
@@ -139,14 +141,15 @@ class QueryAttention(AttentionBlock):
 
 
 class CrossAttention(AttentionBlock):
-    """Conditional cross-attention: content and sine parts are concatenated in every head, which is then twice as wide.
+    """The decoder's cross-attention from queries to map cells, of Conditional DETR (arXiv 2108.06152).
 
-    In the first layer positions are also added to the content, which holds none yet.
+    In every head, the content part and the position part (sine features) are concatenated, so queries and keys are
+    twice as wide as values. The first layer also adds positions to the content, which does not yet contain any.
 
     Args:
-        dim: width of queries and map.
+        dim: width of queries and map tokens.
         heads: number of heads.
-        dropout: share of attention weights and of outputs that is dropped in training.
+        dropout: dropout probability of attention weights and of outputs, in training.
         first: whether this is the first layer of the decoder.
         head_dim: width of a head; 0 stands for dim / heads.
     """
@@ -165,25 +168,27 @@ class CrossAttention(AttentionBlock):
 
         Args:
             content: [B, N, dim].
-            positions: [B, N, dim] the anchors' sine features after an MLP; used in the first layer only.
-            sine: [B, N, dim] the anchor centres' sine features, scaled by content and size.
-            memory: the encoded map, every cell of which a query attends to.
+            positions: [B, N, dim] sine features of the anchors after an MLP; used in the first layer only.
+            sine: [B, N, dim] sine features of the anchors' centres, scaled by content and by size
+                (DAB-DETR's modulated attention, computed in `Decoder`).
+            memory: the encoded map; queries attend to all its cells but padding.
 
         Returns:
-            [B, N, dim].
+            [B, N, dim] updated content.
         """
         query, key = self.content_query(content), self.content_key(memory.tokens)
-        place = self.position_key(memory.positions)
+        position_key = self.position_key(memory.positions)
         if self.position_query is not None:
-            query, key = query + self.position_query(positions), key + place
+            query, key = query + self.position_query(positions), key + position_key
         update = attend(
             self._concatenate(query, self.sine_query(sine)),
-            self._concatenate(key, place),
+            self._concatenate(key, position_key),
             split_heads(self.value(memory.tokens), self.heads),
             visible=memory.visible,
             dropout=self.attention_dropout(),
         )
         return self.add(content, update)
 
-    def _concatenate(self, content: Tensor, place: Tensor) -> Tensor:
-        return torch.cat([split_heads(content, self.heads), split_heads(place, self.heads)], dim=-1)
+    def _concatenate(self, content: Tensor, position: Tensor) -> Tensor:
+        """Concatenate content and position [B, N, heads * d] in every head: [B, heads, N, 2 d]."""
+        return torch.cat([split_heads(content, self.heads), split_heads(position, self.heads)], dim=-1)

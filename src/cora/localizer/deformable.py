@@ -1,7 +1,7 @@
-"""Deformable cross-attention: a query reads a few points in and around its anchor (Zhu et al., 2021, arXiv 2010.04159).
+"""Deformable cross-attention (Deformable DETR, Zhu et al., 2021, arXiv 2010.04159); `nano` uses it, the paper does not.
 
-In place of the decoder's attention to all cells. The points are read from every level of the encoded map, the finest
-one too, so a box is refined from the cells at its borders.
+It replaces the decoder's attention to all cells: a query samples a few points in and around its anchor, from every
+level of the encoded map. The finest level is cheap to include, so a box is refined from the cells at its borders.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch.nn import functional as F
 from cora.localizer.attention import AttentionBlock
 from cora.localizer.memory import Memory
 
-#: Points that a head reads from a level.
+#: Points that a head samples from each level.
 POINTS = 4
 
 
 class DeformableAttention(AttentionBlock):
-    """Attends to `POINTS` learned points of each level, relative to the anchor's centre and size.
+    """Samples `POINTS` points per head and level, at predicted offsets relative to the anchor's centre and size.
 
     Args:
-        dim: width of queries and map.
+        dim: width of queries and map tokens.
         heads: number of heads.
-        dropout: share of the outputs that is dropped in training.
-        levels: levels of the memory.
+        dropout: dropout probability of the outputs, in training.
+        levels: number of levels of the memory.
         head_dim: width of a head; 0 stands for dim / heads.
     """
 
@@ -37,8 +37,8 @@ class DeformableAttention(AttentionBlock):
         self.weights = nn.Linear(dim, heads * levels * POINTS)
         self.value = nn.Linear(dim, self.inner)
 
-    def draw_weights(self) -> None:
-        """Every head starts in a direction of its own, its points between the centre of the anchor and its border."""
+    def reset_parameters(self) -> None:
+        """Start each head in a different direction, its points evenly spaced from the anchor's centre to its border."""
         for linear in (self.offsets, self.weights):
             nn.init.zeros_(linear.weight)
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
@@ -50,20 +50,20 @@ class DeformableAttention(AttentionBlock):
             self.offsets.bias.copy_(start.flatten())
 
     def forward(self, content: Tensor, positions: Tensor, anchors_cxcywh: Tensor, memory: Memory) -> Tensor:
-        """Let the queries read the encoded map around their anchors.
+        """Let the queries sample the encoded map around their anchors.
 
         Args:
             content: [B, N, dim].
-            positions: [B, N, dim] the anchors' sine features after an MLP.
+            positions: [B, N, dim] sine features of the anchors after an MLP.
             anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
-            memory: the encoded map, of as many levels as this block has.
+            memory: the encoded map, with as many levels as this block.
 
         Returns:
-            [B, N, dim].
+            [B, N, dim] updated content.
         """
         query = content + positions
         shape = (*query.shape[:2], self.heads, self.levels, POINTS)
-        # An offset of 1 is the border of the anchor.
+        # An output of 1 reaches the border of the anchor, half its size from the centre.
         offsets = self.offsets(query).view(*shape, 2) / 2
         weights = self.weights(query).view(*shape[:3], -1).softmax(dim=-1).view(shape)
         centre, size = anchors_cxcywh[:, :, None, None, None].split(2, dim=-1)
@@ -74,24 +74,24 @@ class DeformableAttention(AttentionBlock):
         counts = [level.height * level.width for level in memory.levels]
         update = torch.stack(
             [
-                _read(
-                    one,
-                    points[:, :, :, place] * memory.inside(level)[:, None, None, None],
-                    weights[:, :, :, place],
+                _sample(
+                    values,
+                    points[:, :, :, index] * memory.inside(level)[:, None, None, None],
+                    weights[:, :, :, index],
                     level.height,
                 )
-                for place, (one, level) in enumerate(zip(value.split(counts, dim=1), memory.levels, strict=True))
+                for index, (values, level) in enumerate(zip(value.split(counts, dim=1), memory.levels, strict=True))
             ]
         ).sum(dim=0)
         return self.add(content, update)
 
 
-def _read(value: Tensor, points: Tensor, weights: Tensor, height: int) -> Tensor:
-    """Weighted sum of a level's values at points.
+def _sample(value: Tensor, points: Tensor, weights: Tensor, height: int) -> Tensor:
+    """Weighted sum of a level's values at points, by bilinear interpolation.
 
     Args:
         value: [B, height * width, heads * d], row by row.
-        points: [B, N, heads, P, 2] (x, y), 0..1 of the padded map; beyond it everything is 0.
+        points: [B, N, heads, P, 2] (x, y), 0..1 of the padded map; outside it values are 0.
         weights: [B, N, heads, P].
         height: rows of the map.
 
@@ -99,9 +99,9 @@ def _read(value: Tensor, points: Tensor, weights: Tensor, height: int) -> Tensor
         [B, N, heads * d].
     """
     batch, count, heads, _, _ = points.shape
-    # In half precision a point would be off by pixels.
+    # In float32: half precision would move a point by pixels.
     maps = value.float().transpose(1, 2).reshape(batch * heads, -1, height, value.shape[1] // height)
     grid = (2 * points.float() - 1).transpose(1, 2).flatten(0, 1)
-    read = F.grid_sample(maps, grid, align_corners=False)
-    read = (read * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)).sum(dim=-1)
-    return read.view(batch, -1, count).transpose(1, 2)
+    samples = F.grid_sample(maps, grid, align_corners=False)
+    summed = (samples * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)).sum(dim=-1)
+    return summed.view(batch, -1, count).transpose(1, 2)

@@ -9,7 +9,15 @@ from cora.localizer.feed_forward import MLP, FeedForward
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward, each with residual and norm."""
+    """Self-attention, then feed-forward, each with residual and norm.
+
+    Args:
+        dim: width of the tokens.
+        heads: attention heads.
+        feed_forward: hidden width of the feed-forward network.
+        dropout: dropout probability, 0..1, in training only.
+        head_dim: width of a head; 0 stands for dim / heads.
+    """
 
     def __init__(self, *, dim: int, heads: int, feed_forward: int, dropout: float, head_dim: int = 0) -> None:
         super().__init__()
@@ -17,13 +25,13 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim=dim, hidden=feed_forward, dropout=dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Encode tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `Memory`."""
+        """Update tokens [B, M, dim] of M cells with positions [B, M, dim]; `visible` as in `Memory`."""
         outputs: Tensor = self.feed_forward(self.attention(tokens, positions, visible))
         return outputs
 
 
 class Encoder(nn.Module):
-    """A stack of layers; before each, an MLP of the tokens, shared by all layers, scales the positions.
+    """A stack of layers. Before each, an MLP of the tokens scales the positions; all layers share the MLP.
 
     Args:
         layers: built layers, in order.
@@ -36,7 +44,7 @@ class Encoder(nn.Module):
         self.position_scale = MLP(dim, dim, dim)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Encode tokens [B, M, dim] at positions [B, M, dim]: [B, M, dim]; `visible` as in `Memory`."""
+        """Update tokens [B, M, dim] of M cells with positions [B, M, dim]; `visible` as in `Memory`."""
         for layer in self.layers:
             tokens = layer(tokens, positions * self.position_scale(tokens), visible)
         return tokens

@@ -29,7 +29,13 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Feed-forward block of a transformer layer: norm(x + W2 PReLU(W1 x))."""
+    """Feed-forward block of a transformer layer: norm(x + W2 PReLU(W1 x)).
+
+    Args:
+        dim: width of inputs and outputs.
+        hidden: width between the two linear layers.
+        dropout: dropout probability, 0..1, in training only.
+    """
 
     def __init__(self, *, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()

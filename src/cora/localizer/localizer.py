@@ -1,4 +1,8 @@
-"""The localizer: DAB-DETR whose queries are class embeddings at anchor boxes."""
+"""The localizer: a DAB-DETR whose query content is not learned, but made from the class embedding of each anchor.
+
+Forward pass: `encode` the map, take the `anchors`, make their `query_content` from the classes that pre-matching gave
+them, `decode` to boxes and objectness. `cora.detector.cora.Detector` runs these steps.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +36,9 @@ from cora.localizer.pyramid import (
 from cora.pyramid import PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
+#: Initial objectness of every query, since most queries find no object.
 OBJECTNESS_PRIOR = 0.01
-#: Cells of a pyramid that enter the suppression of proposals, per anchor wanted; the best by objectness.
+#: Cells of a pyramid that NMS of the proposals considers, per anchor; those of highest objectness.
 CONSIDERED = 8
 
 
@@ -44,20 +49,20 @@ class LocalizerConfig:
     Attributes:
         c3_channels: channels of C3.
         embed_dim: width D of the class embeddings.
-        dim: width of tokens and queries; a multiple of 4, and of `heads` where `head_dim` is 0.
+        dim: width of tokens and queries; a multiple of 4, and of `heads` if `head_dim` is 0.
         heads: attention heads.
         head_dim: width of a head; 0 stands for dim / heads. Pruned models have fewer heads of the same width.
         ff: hidden width of the feed-forward networks.
-        enc_layers: encoder layers, at least 1; with `levels`, 1 or more to mix neighbouring levels, 0 not to.
+        enc_layers: encoder layers, at least 1. With `levels`: 0, or any other number to mix neighbouring levels.
         dec_layers: decoder layers, at least 1.
         num_queries: anchors per image.
-        anchors: "learned", the same for every image, or "proposed" from the encoded map of each image.
+        anchors: "learned", the same for every image, as published, or "proposed" from the encoded map of each image.
         class_hidden: hidden width of the MLP from class embedding to query content.
-        dropout: 0..1, in training only.
+        dropout: dropout probability, 0..1, in training only.
         cross_attention: "map": queries attend to every cell, as published; "deformable": to a few points around their
-            anchors, of all levels (`DeformableAttention`).
-        levels: (stride, channels) of a packed pyramid (`cora.pyramid`), which a `PyramidEncoder` encodes in place of
-            the attention layers; () for a single map.
+            anchors, on all levels (`DeformableAttention`).
+        levels: (stride, channels) of the levels of a packed pyramid (`cora.pyramid`), which a `PyramidEncoder` encodes
+            without attention; () for a single map, as published.
 
     Raises:
         ModelError: an impossible value.
@@ -101,13 +106,13 @@ class LocalizerConfig:
 
 @dataclass(frozen=True)
 class LocalizerOutput:
-    """Output of the localizer for every query, after each of its L decoder layers. The last layer is the result.
+    """Output for N queries after each of L decoder layers. The last layer is the result, training uses all.
 
     Attributes:
         boxes_cxcywh: [L, B, N, 4], 0..1 of the unpadded image.
-        objectness: [L, B, N] logits: is there an object of the query's class?
-        hidden: [L, B, N, dim] query content after each layer, normalised.
-        references: [L, B, N, 4] the anchors that each layer started from.
+        objectness: [L, B, N] logits: does the box hold an object of the class that the anchor was matched with?
+        hidden: [L, B, N, dim] query content after each layer, after a layer norm.
+        references: [L, B, N, 4] anchors that each layer started from, cxcywh in 0..1.
     """
 
     boxes_cxcywh: Tensor
@@ -120,13 +125,13 @@ class Localizer(nn.Module):
     """Encoder, anchors, class-conditioned decoder and heads; each step is a public method.
 
     Args:
-        input_projection: 1 x 1 convolution of C3 to the tokens' width; None with a `PyramidEncoder`.
-        encoder: of the map.
-        learned_anchors: anchors that are the same for every image; None where they are proposed.
-        proposals: proposes anchors from the encoded map; None where they are learned.
-        class_projection: from class embedding to query content.
+        input_projection: 1 x 1 convolution from C3's channels to `dim`; None with a `PyramidEncoder`.
+        encoder: encodes the map.
+        learned_anchors: anchors that are the same for every image; None if they are proposed.
+        proposals: proposes anchors from the encoded map; None if they are learned.
+        class_projection: MLP from class embedding to query content.
         decoder: refines the anchors.
-        objectness_head: from a query to its objectness logit, shared by all layers.
+        objectness_head: from query content to objectness logit; all layers share it.
 
     Examples:
         >>> config = LocalizerConfig(c3_channels=8, embed_dim=16, dim=32, num_queries=5)
@@ -163,12 +168,12 @@ class Localizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights, in which maps are expected."""
+        """Dtype of the encoder's weights, which feature maps must have as well."""
         return next(self.encoder.parameters()).dtype
 
     @property
     def proposing(self) -> tuple[nn.Module, ...]:
-        """Modules that propose the anchors: input projection, encoder, proposals; none where anchors are learned."""
+        """Modules that compute proposals: input projection, encoder, proposals; none if anchors are learned."""
         parts = (self.input_projection, self.encoder, self.proposals)
         return () if self.proposals is None else tuple(part for part in parts if part is not None)
 
@@ -180,7 +185,7 @@ class Localizer(nn.Module):
         count = 0 if config.levels else config.enc_layers
         encoder_layers = [EncoderLayer(**shared, dropout=config.dropout) for _ in range(count)]
         decoder_layers = [
-            DecoderLayer(**shared, dropout=config.dropout, first=index == 0, levels=_levels_read(config))
+            DecoderLayer(**shared, dropout=config.dropout, first=index == 0, levels=_deformable_levels(config))
             for index in range(config.dec_layers)
         ]
         learned = config.anchors == "learned"
@@ -194,15 +199,16 @@ class Localizer(nn.Module):
             decoder=Decoder(layers=decoder_layers, dim=dim),
             objectness_head=nn.Linear(dim, 1),
         )
-        localizer._draw_weights()
+        localizer._reset_parameters()
         return localizer
 
     def encode(self, c3: FeatureMap, start: DenseBoxes | None = None) -> Memory:
         """Encode C3 into the memory that queries attend to.
 
         Args:
-            c3: [B, c3_channels, h, w]; a packed pyramid (`cora.pyramid`) where the localizer has levels.
-            start: boxes that the image tower predicts at the cells of a pyramid; the proposals correct them.
+            c3: [B, c3_channels, h, w]; a packed pyramid (`cora.pyramid`) if the localizer has levels.
+            start: boxes that the image tower itself predicts at the cells of a pyramid (`nano`'s NanoDet), which the
+                proposals correct; None if it predicts none.
         """
         if isinstance(self.encoder, PyramidEncoder):
             assert isinstance(self.proposals, PyramidProposals)
@@ -225,7 +231,7 @@ class Localizer(nn.Module):
     def anchors(self, memory: Memory) -> Tensor:
         """Anchors [B, N, 4], cxcywh in 0..1 of the unpadded image: the learned ones, or the best proposals of the map.
 
-        Proposed anchors carry no gradient; `propose` gives what their loss is computed from.
+        Proposed anchors carry no gradient. To train the proposals, compute a loss on the output of `propose`.
         """
         if self.learned_anchors is not None:
             anchors: Tensor = self.learned_anchors(memory.tokens.shape[0])
@@ -237,7 +243,7 @@ class Localizer(nn.Module):
             return self.propose(memory).best(count, considered=considered)
 
     def propose(self, memory: Memory) -> Proposals:
-        """A proposed box and its objectness for every cell of the encoded map.
+        """Propose a box with its objectness at every cell of the encoded map.
 
         Raises:
             ModelError: this localizer has learned anchors.
@@ -248,30 +254,31 @@ class Localizer(nn.Module):
         return proposals
 
     def class_queries(self, class_embeddings: Tensor) -> Tensor:
-        """Query content of each class: embeddings [C, D] to [C, dim]."""
+        """Project class embeddings [C, D] to the query content [C, dim] of each class."""
         queries: Tensor = self.class_projection(class_embeddings)
         return queries
 
     def query_content(self, class_embeddings: Tensor, classes: Tensor) -> Tensor:
-        """Query content of every anchor: embeddings [C, D] and classes [B, N] in 0..C-1 to [B, N, dim]."""
+        """Query content [B, N, dim] of anchors from class embeddings [C, D] and each anchor's class [B, N], 0..C-1."""
         return self.class_queries(class_embeddings)[classes]
 
     def decode(
         self, memory: Memory, anchors_cxcywh: Tensor, content: Tensor, blocked_queries: Tensor | None = None
     ) -> LocalizerOutput:
-        """Decode any number of queries into boxes: learned anchors, other boxes, or both.
+        """Refine anchors to boxes, one query per anchor.
 
         Args:
             memory: from `encode`.
-            anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image, sizes above 0.
+            anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image, widths and heights above 0: those of `anchors`, other
+                boxes (denoising training adds noisy ground truth), or both.
             content: [B, N, dim] from `query_content`.
-            blocked_queries: bool, broadcastable to [B, heads, N, N]; True where the query of the row may not
-                attend to the query of the column.
+            blocked_queries: bool, broadcastable to [B, heads, N, N]; True where the row's query may not attend to the
+                column's; None: all may.
         """
         decoded = self.decoder(memory, anchors_cxcywh, content, blocked_queries)
         objectness = self.objectness_head(decoded.hidden).squeeze(-1)
         if isinstance(memory, PyramidMemory):
-            # The head learns a correction of the proposals' objectness.
+            # The head predicts a correction of the objectness of the proposal that the anchor came from.
             with torch.no_grad():
                 start = objectness_at(anchors_cxcywh, memory.proposals)
             objectness = objectness + start
@@ -283,28 +290,29 @@ class Localizer(nn.Module):
         )
 
     def forward(self, c3: FeatureMap, anchors_cxcywh: Tensor, content: Tensor) -> LocalizerOutput:
-        """`encode`, then `decode`."""
+        """`encode`, then `decode`: C3, anchors [B, N, 4] and query content [B, N, dim] as described there."""
         return self.decode(self.encode(c3), anchors_cxcywh, content)
 
     def _proposer(self) -> AnchorProposals | PyramidProposals:
+        """The proposals, or ModelError if anchors are learned."""
         if self.proposals is None:
             raise ModelError("this localizer has learned anchors and proposes none; use anchors")
         return self.proposals
 
-    def _draw_weights(self) -> None:
-        """Xavier, but boxes start at their anchors, objectness at a small prior or at that of the proposals."""
+    def _reset_parameters(self) -> None:
+        """Initialise by Xavier, but start boxes at their anchors, and objectness at a prior or at the proposals'."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.proposals is not None:
-            self.proposals.draw_weights()
+            self.proposals.reset_parameters()
         for head in self.decoder.box_heads:
             nn.init.zeros_(head.layers[-1].weight)  # type: ignore[union-attr, index]
         for attention in self.decoder.modules():
             if isinstance(attention, DeformableAttention):
-                attention.draw_weights()
+                attention.reset_parameters()
         if isinstance(self.encoder, PyramidEncoder):
             # A correction of zero: objectness starts as that of the proposals.
             nn.init.zeros_(self.objectness_head.weight)
@@ -312,8 +320,8 @@ class Localizer(nn.Module):
             nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
 
 
-def _levels_read(config: LocalizerConfig) -> int:
-    """Levels whose points a decoder layer reads; 0 where it attends to all cells."""
+def _deformable_levels(config: LocalizerConfig) -> int:
+    """Number of levels that deformable attention samples; 0 if queries attend to all cells."""
     if config.cross_attention == "map":
         return 0
     strides = first_look(encoded_strides(tuple(stride for stride, _ in config.levels))) if config.levels else (16,)
@@ -323,6 +331,7 @@ def _levels_read(config: LocalizerConfig) -> int:
 def _map_parts(
     config: LocalizerConfig, layers: list[EncoderLayer]
 ) -> tuple[nn.Conv2d, Encoder, AnchorProposals | None]:
+    """Input projection, encoder and proposals of a localizer for a single map."""
     projection = nn.Conv2d(config.c3_channels, config.dim, kernel_size=1)
     encoder = Encoder(layers=layers, dim=config.dim)
     proposed = config.anchors == "proposed"
@@ -330,5 +339,6 @@ def _map_parts(
 
 
 def _pyramid_parts(config: LocalizerConfig) -> tuple[None, PyramidEncoder, PyramidProposals]:
+    """The same for a pyramid, which needs no input projection."""
     encoder = PyramidEncoder(layout=PyramidLayout(config.levels), dim=config.dim, passes=config.enc_layers > 0)
     return None, encoder, PyramidProposals(dim=config.dim, count=config.num_queries, strides=encoder.encoded_strides)

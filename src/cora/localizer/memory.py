@@ -1,4 +1,4 @@
-"""What the encoder gives the decoder."""
+"""The encoded map: what the encoder passes on to the decoder (DETR's "memory")."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class MapLevel(NamedTuple):
-    """A level of the encoded map, as it lies in the tokens.
+    """Size of a level of the encoded map.
 
     Attributes:
         height: rows of the padded level.
         width: columns of the padded level.
-        scale: its cells along a side of one cell of `Memory.size_hw`.
+        scale: cells of the level per cell of `Memory.size_hw`, along one side: 2 if the level is twice as fine.
     """
 
     height: int
@@ -28,12 +28,12 @@ class Memory:
     """The encoded map that queries attend to.
 
     Attributes:
-        tokens: [B, M, dim] cells row by row, one level after the other, M of all levels together.
-        positions: [B, M, dim] their sine features.
-        visible: [B, 1, 1, M] bool, False where a cell is padding; None if no cell is.
-        size_hw: (height, width) of the padded map.
-        extents_hw: [B, 2] cells (height, width) of each map that are not padding.
-        levels: of the map; a single one is the map itself.
+        tokens: [B, M, dim] all cells: row by row, one level after the other.
+        positions: [B, M, dim] sine features of the cells.
+        visible: [B, 1, 1, M] bool, False where a cell is padding; None if no cell is padding.
+        size_hw: (height, width) of the padded map in cells.
+        extents_hw: [B, 2] (height, width) of each image in cells, without padding.
+        levels: sizes of the levels, in the order of `tokens`; a single map is one level.
     """
 
     tokens: Tensor
@@ -44,12 +44,12 @@ class Memory:
     levels: tuple[MapLevel, ...]
 
     def inside(self, level: MapLevel) -> Tensor:
-        """[B, 2] (x, y), 0..1: share of the padded level that each image covers."""
+        """Share of the padded level that each image covers along x and y: [B, 2], 0..1 ("valid ratio" in DETR code)."""
         size = self.extents_hw.new_tensor([level.height, level.width], dtype=torch.float32)
         return (self.extents_hw * level.scale / size).flip(-1)
 
     def of(self, images: Tensor) -> Self:
-        """The memory of some images by their places in the batch; one may come several times."""
+        """The memory of the images with these indices [n] in the batch; an index may occur several times."""
         return replace(
             self,
             tokens=self.tokens[images],

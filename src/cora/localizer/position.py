@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+#: As published: positions of map cells and of anchors have different temperatures, see `sine_features`.
 MAP_TEMPERATURE = 20.0
 ANCHOR_TEMPERATURE = 10_000.0
 
 
 def sine_features(values: Tensor, *, features: int, temperature: float) -> Tensor:
-    """Sine features of a coordinate: sine and cosine alternate, wavelengths grow geometrically.
+    """Sine features of a coordinate (a position encoding): sine and cosine alternate, wavelengths grow geometrically.
 
     Args:
         values: [...] coordinate, 0..1 of the image.
@@ -20,7 +21,7 @@ def sine_features(values: Tensor, *, features: int, temperature: float) -> Tenso
         temperature: about the ratio of the longest to the shortest wavelength.
 
     Returns:
-        [..., features] in -1..1, in the type of `values`.
+        [..., features] in -1..1, in the dtype of `values`.
     """
     exponents = torch.arange(0, features, 2, device=values.device, dtype=torch.float32) / features
     angles = (values.float() * (2 * math.pi)).unsqueeze(-1) / temperature**exponents
@@ -28,18 +29,18 @@ def sine_features(values: Tensor, *, features: int, temperature: float) -> Tenso
 
 
 def map_positions(extents_hw: Tensor, *, height: int, width: int, dim: int) -> Tensor:
-    """Sine features of every cell centre of a padded map, relative to the unpadded extent of its image.
+    """Sine features of all cell centres of a padded map; coordinates are 0..1 of the unpadded image.
 
-    Padded cells get coordinates beyond 1. Attention masks them, so padding changes no result.
+    Padded cells get coordinates above 1. Attention masks them, so padding changes no result.
 
     Args:
-        extents_hw: [B, 2] cells (height, width) that are not padding.
+        extents_hw: [B, 2] (height, width) of each image in cells, without padding.
         height: rows of the padded map.
         width: columns of the padded map.
         dim: number of features, a multiple of 4: half for y, half for x.
 
     Returns:
-        [B, height * width, dim], row by row, in the type of `extents_hw`.
+        [B, height * width, dim], row by row, in the dtype of `extents_hw`.
     """
     batch = extents_hw.shape[0]
     cells = torch.arange(max(height, width), device=extents_hw.device, dtype=torch.float32) + 0.5
@@ -56,7 +57,7 @@ def anchor_positions(anchors_cxcywh: Tensor, *, features: int) -> Tensor:
 
     Args:
         anchors_cxcywh: [..., 4], 0..1 of the unpadded image.
-        features: per coordinate, even.
+        features: number of features per coordinate, even.
 
     Returns:
         [..., 4 * features].

@@ -1,7 +1,8 @@
-"""Anchors proposed from the encoded map ("two-stage" in DETR), in place of learned ones.
+"""Anchors proposed from the encoded map ("two-stage" in Deformable DETR), instead of learned ones as in the paper.
 
-Every cell predicts an objectness and its reach: the distances from its centre to the four sides of a box, as in FCOS.
-The best boxes become the anchors, which are pre-matched and refined. The heads are class-agnostic.
+Every cell predicts an objectness and a *reach*: the distances (left, top, right, bottom) from its centre to the sides
+of a box, as in FCOS. The heads are class-agnostic. The best boxes become the anchors, which are then pre-matched and
+refined like learned ones.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from torchvision.ops import nms
 from cora.boxes import cxcywh_to_xyxy
 from cora.localizer.memory import Memory
 
-#: Initial reach, and the most that training changes it: by a factor of e^±4. In cells of the map, not in shares of the
-#: image, since a cell's receptive field does not depend on the image size.
+#: Initial reach in cells, and the most that the prediction changes it: by a factor of e^±4. Not a share of the image,
+#: since a cell's receptive field does not depend on the image size.
 START_REACH, MAX_LOG_REACH = 2.5, 4.0
+#: Initial objectness of every box, since most cells are background (as in RetinaNet).
 OBJECTNESS_PRIOR = 0.01
+#: Least width and height of a box, 0..1 of the image; the decoder divides by them.
 SMALLEST_SIDE = 1e-3
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """The proposals of all cells of a map.
+    """The proposed boxes of all M cells.
 
     Attributes:
-        boxes_cxcywh: [B, M, 4], 0..1 of the unpadded image, cells row by row.
+        boxes_cxcywh: [B, M, 4], 0..1 of the unpadded image; cells row by row, one level after the other.
         objectness: [B, M] logits.
         centres: [B, M, 2] (x, y) of the cells, 0..1 of the unpadded image; above 1 where the map is padded.
         inside: [B, M] bool, False where the map is padded.
@@ -40,26 +43,27 @@ class Proposals:
     inside: Tensor
 
     def of(self, images: Tensor) -> Proposals:
-        """The proposals of some images by their places in the batch; one may come several times."""
+        """The proposals of the images with these indices [n] in the batch; an index may occur several times."""
         return Proposals(self.boxes_cxcywh[images], self.objectness[images], self.centres[images], self.inside[images])
 
     def best(self, count: int, *, iou: float = 0.7, considered: int | None = None) -> Tensor:
-        """The `count` boxes [B, count, 4] of highest objectness after suppression of boxes with an IoU above `iou`.
+        """The boxes [B, count, 4] of highest objectness after class-agnostic NMS.
 
-        If too few are left, suppressed boxes follow, best first. A map with fewer than `count` cells repeats its boxes.
+        If NMS leaves fewer than `count`, suppressed boxes follow, best first. If the map has fewer cells than `count`,
+        its boxes are repeated.
 
         Args:
             count: boxes per image.
-            iou: a box that overlaps a better one by more is suppressed, 0..1.
-            considered: use only this many cells, those of highest objectness; None for all.
+            iou: NMS threshold, 0..1.
+            considered: apply NMS only to this many cells of highest objectness; None for all.
         """
         chosen = []
         scores = self.objectness.masked_fill(~self.inside, -torch.inf).float()
-        cells = self.boxes_cxcywh
+        candidates = self.boxes_cxcywh
         if considered is not None and considered < scores.shape[1]:
             scores, best = scores.topk(considered, dim=1)
-            cells = cells.gather(1, best.unsqueeze(-1).expand(-1, -1, 4))
-        for boxes, score in zip(cells, scores, strict=True):
+            candidates = candidates.gather(1, best.unsqueeze(-1).expand(-1, -1, 4))
+        for boxes, score in zip(candidates, scores, strict=True):
             order = score.argsort(descending=True)
             kept = nms(cxcywh_to_xyxy(boxes.float()), score, iou)
             suppressed = torch.ones_like(score, dtype=torch.bool).index_fill(0, kept, False)
@@ -74,7 +78,7 @@ class AnchorProposals(nn.Module):
 
     Args:
         dim: channels of the encoded map; a multiple of 16.
-        count: boxes per image that become anchors.
+        count: number of boxes per image that become anchors.
     """
 
     def __init__(self, *, dim: int, count: int) -> None:
@@ -91,18 +95,18 @@ class AnchorProposals(nn.Module):
         self.objectness_head = nn.Conv2d(dim, 1, 1)
         self.reach_head = nn.Conv2d(dim, 4, 1)
 
-    def draw_weights(self) -> None:
-        """Initialise the heads: boxes are squares around their cells, objectness is a small prior."""
+    def reset_parameters(self) -> None:
+        """Initialise the heads: every box starts as a square around its cell, objectness at `OBJECTNESS_PRIOR`."""
         nn.init.zeros_(self.reach_head.weight)
         nn.init.constant_(self.objectness_head.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))  # type: ignore[arg-type]
 
     def forward(self, memory: Memory) -> Proposals:
         """Propose a box at every cell of an encoded map."""
         hidden = self.trunk(memory.tokens.transpose(1, 2).unflatten(-1, memory.size_hw))
-        # Boxes and objectness in float32 even under mixed precision, whose rounding moves boxes.
+        # In float32 even under mixed precision, whose rounding would move boxes.
         reach = self.reach_head(hidden).flatten(2).transpose(1, 2).float()
-        cells = memory.extents_hw.float().flip(-1).repeat(1, 2)[:, None]
-        reach = START_REACH * reach.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp() / cells
+        extents_whwh = memory.extents_hw.float().flip(-1).repeat(1, 2)[:, None]
+        reach = START_REACH * reach.clamp(-MAX_LOG_REACH, MAX_LOG_REACH).exp() / extents_whwh
         centres, inside = _cells(memory)
         return Proposals(
             boxes_cxcywh=boxes_between(centres - reach[..., :2], centres + reach[..., 2:]),
@@ -113,13 +117,16 @@ class AnchorProposals(nn.Module):
 
 
 def boxes_between(first: Tensor, last: Tensor) -> Tensor:
-    """Boxes [..., 4] cxcywh from two corners [..., 2] (x, y), clipped to 0..1; sides are at least `SMALLEST_SIDE`."""
-    lower, upper = first.clamp(0, 1), last.clamp(0, 1)
-    return torch.cat([(lower + upper) / 2, (upper - lower).clamp(min=SMALLEST_SIDE)], dim=-1)
+    """Boxes [..., 4] cxcywh from their upper left and lower right corners [..., 2] (x, y), clipped to 0..1.
+
+    Widths and heights are at least `SMALLEST_SIDE`.
+    """
+    first, last = first.clamp(0, 1), last.clamp(0, 1)
+    return torch.cat([(first + last) / 2, (last - first).clamp(min=SMALLEST_SIDE)], dim=-1)
 
 
 def _cells(memory: Memory) -> tuple[Tensor, Tensor]:
-    """`centres` and `inside` of `Proposals`."""
+    """Centres [B, M, 2] of all cells, and whether they are inside the image [B, M], as in `Proposals`."""
     height, width = memory.size_hw
     extents = memory.extents_hw.float()
     y = (torch.arange(height, device=extents.device) + 0.5) / extents[:, :1]

@@ -1,11 +1,11 @@
-"""The localizer's encoder for maps of several strides, and the anchors that their cells propose; `nano` uses both.
+"""Encoder and anchor proposals for a pyramid of maps of several strides; `nano` uses them, the paper does not.
 
-As in a PAN, lateral convolutions bring every level to one width, and a top-down and a bottom-up pass of separable
+As in a PAN, lateral convolutions bring all levels to the same width, and a top-down and a bottom-up pass of separable
 convolutions mix neighbouring levels. Every cell proposes a box, as in `cora.localizer.proposals`. If the image tower
-predicts boxes itself (`DenseBoxes`), the cells learn corrections of these.
+itself predicts boxes (`DenseBoxes`), the cells predict corrections of these.
 
-A tower may look twice at an image, the second time at half the size. The levels of its second look follow those of the
-first, each with strides from fine to coarse.
+A tower may run twice on an image, the second time at half the size; the code calls each run a *look*. The levels of
+the second look follow those of the first: strides such as (8, 16, 32, 64, 32, 64, 128), fine to coarse in each look.
 """
 
 from __future__ import annotations
@@ -25,31 +25,35 @@ from cora.localizer.proposals import OBJECTNESS_PRIOR, START_REACH, Proposals, b
 from cora.pyramid import STRIDE, PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
-#: A tower's reach is corrected by a factor of up to e^±2, the reach of a fresh proposal by up to e^±4.
+#: The reach that a tower predicts is corrected by a factor of up to e^±2; without such a tower, up to e^±4.
 MAX_LOG_CORRECTION, MAX_LOG_REACH = 2.0, 4.0
-#: Stride of the finest level that queries attend to cell by cell. Finer levels only propose boxes: most cells, for
-#: little gain. Deformable attention reads all levels.
+#: Stride of the finest level that queries attend to cell by cell. Finer levels only propose boxes: attention to their
+#: many cells costs much and gains little. Deformable attention samples all levels.
 FINEST_MEMORY = 16
+#: Convolution blocks before the heads of the proposals.
 TRUNK_BLOCKS = 3
 
 
 @dataclass(frozen=True)
 class PyramidMemory(Memory):
-    """The encoded levels that queries attend to, concatenated: coarser ones of the first look.
+    """The encoded levels that queries attend to, with the proposals of all levels.
+
+    The tokens are levels of the first look, those of stride `FINEST_MEMORY` or more unless attention is deformable.
+    `size_hw` and `extents_hw` are in cells of the packed map, stride 32.
 
     Attributes:
-        proposals: of all cells of all levels; `size_hw` and `extents_hw` are of the packed map, stride 32.
+        proposals: proposals of all cells of all levels, also of levels that are not among the tokens.
     """
 
     proposals: Proposals
 
     def of(self, images: Tensor) -> Self:
-        """The same of the proposals."""
+        """As `Memory.of`, with the proposals."""
         return replace(super().of(images), proposals=self.proposals.of(images))
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each cell, so that padded cells do not influence others."""
+    """Layer norm over the channels of each cell; unlike batch or group norm, padded cells do not influence others."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise [B, C, h, w] over C."""
@@ -57,12 +61,18 @@ class ChannelNorm(nn.LayerNorm):
         return cells.permute(0, 3, 1, 2)
 
 
-#: Padding of each level as factors [B, 1, h, w], 0 on padding, else 1; None where no image is padded.
-Insides = tuple[Tensor, ...] | None
+#: For each level a float mask [B, 1, h, w], 1 inside the image and 0 on padding; None on a CPU without padding.
+ValidMasks = tuple[Tensor, ...] | None
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise 3 x 3 convolution, 1 x 1 convolution, channel norm, SiLU."""
+    """Depthwise 3 x 3 convolution, 1 x 1 convolution, channel norm, SiLU.
+
+    Args:
+        dim: output channels.
+        inputs: input channels; 0 stands for `dim`.
+        stride: stride of the depthwise convolution.
+    """
 
     def __init__(self, dim: int, *, inputs: int = 0, stride: int = 1) -> None:
         super().__init__()
@@ -71,23 +81,24 @@ class SeparableBlock(nn.Module):
         self.pointwise = nn.Conv2d(inputs, dim, 1, bias=False)
         self.norm = ChannelNorm(dim)
 
-    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """[B, inputs, h, w] to [B, dim, h / stride, w / stride]; `inside` [B, 1, h, w] is 0 where padded."""
-        if inside is not None:
-            features = features * inside  # zero, as the convolution's own padding beyond the border
+    def forward(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Map [B, inputs, h, w] to [B, dim, h / stride, w / stride]; `valid` [B, 1, h, w] is 0 on padding, else 1."""
+        if valid is not None:
+            features = features * valid  # zero, like the convolution's own padding at the border of the map
         return F.silu(self.norm(self.pointwise(self.depthwise(features))))
 
 
 class PyramidEncoder(nn.Module):
-    """Encodes maps of several strides into maps of one width.
+    """Encodes maps of several strides into maps with the same number of channels.
 
     Args:
         layout: strides and channels of the maps.
         dim: channels of the encoded maps, a multiple of 8.
-        passes: whether neighbouring levels are mixed; maps that the tower has mixed already need no passes.
+        passes: whether the top-down and bottom-up passes mix neighbouring levels; not needed if the tower has mixed
+            them already.
 
     Raises:
-        ValueError: strides that are not supported, or passes between the levels of two looks.
+        ValueError: unsupported strides, or `passes` with levels of two looks.
     """
 
     def __init__(self, *, layout: PyramidLayout, dim: int, passes: bool = True) -> None:
@@ -109,32 +120,32 @@ class PyramidEncoder(nn.Module):
         self.halve = nn.ModuleList(SeparableBlock(dim, stride=2) for _ in range(steps))
         self.bottom_up = nn.ModuleList(SeparableBlock(dim, inputs=2 * dim) for _ in range(steps))
 
-    def forward(self, features: Tensor, insides: Insides = None) -> tuple[Tensor, ...]:
-        """Encode a packed map [B, C, h, w] to maps [B, dim, ...] of `encoded_strides`; `insides` is their padding."""
-        maps = [lateral(one) for lateral, one in zip(self.laterals, self.layout.unpack(features), strict=True)]
-        padding = insides or (None,) * len(self.encoded_strides)
+    def forward(self, features: Tensor, valid_masks: ValidMasks = None) -> tuple[Tensor, ...]:
+        """Encode a packed map [B, C, h, w] to a map [B, dim, h_i, w_i] for each stride of `encoded_strides`."""
+        maps = [lateral(level) for lateral, level in zip(self.laterals, self.layout.unpack(features), strict=True)]
+        valid = valid_masks or (None,) * len(self.encoded_strides)
         if self.coarser is not None:
-            maps.append(self.coarser(maps[-1], padding[-2]))
+            maps.append(self.coarser(maps[-1], valid[-2]))
         if not len(self.top_down):
             return tuple(maps)
-        for place in reversed(range(len(maps) - 1)):
-            above = F.interpolate(maps[place + 1], size=maps[place].shape[-2:], mode="nearest")
-            mixed = torch.cat([maps[place], above], dim=1)
-            maps[place] = maps[place] + self.top_down[place](mixed, padding[place])
-        for place in range(1, len(maps)):
-            below = self.halve[place - 1](maps[place - 1], padding[place - 1])
-            mixed = torch.cat([maps[place], below], dim=1)
-            maps[place] = maps[place] + self.bottom_up[place - 1](mixed, padding[place])
+        for level in reversed(range(len(maps) - 1)):
+            coarser = F.interpolate(maps[level + 1], size=maps[level].shape[-2:], mode="nearest")
+            both = torch.cat([maps[level], coarser], dim=1)
+            maps[level] = maps[level] + self.top_down[level](both, valid[level])
+        for level in range(1, len(maps)):
+            finer = self.halve[level - 1](maps[level - 1], valid[level - 1])
+            both = torch.cat([maps[level], finer], dim=1)
+            maps[level] = maps[level] + self.bottom_up[level - 1](both, valid[level])
         return tuple(maps)
 
 
 class Trunk(nn.Sequential):
-    """A sequence of `SeparableBlock`s that all get the padding."""
+    """A sequence of `SeparableBlock`s, all with the same mask."""
 
-    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Map [B, dim, h, w] to [B, dim, h, w]; `inside` as in `SeparableBlock`."""
+    def forward(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Map [B, dim, h, w] to [B, dim, h, w]; `valid` as in `SeparableBlock`."""
         for block in self:
-            features = block(features, inside)
+            features = block(features, valid)
         return features
 
 
@@ -143,8 +154,8 @@ class PyramidProposals(nn.Module):
 
     Args:
         dim: channels of the encoded maps.
-        count: boxes per image that become anchors.
-        strides: of the encoded maps, in pixels.
+        count: number of boxes per image that become anchors.
+        strides: strides of the encoded maps, in pixels.
     """
 
     def __init__(self, *, dim: int, count: int, strides: tuple[int, ...]) -> None:
@@ -154,8 +165,8 @@ class PyramidProposals(nn.Module):
         self.objectness_heads = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in strides)
         self.reach_heads = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in strides)
 
-    def draw_weights(self) -> None:
-        """Zero the heads: boxes and objectness are those of the tower, or else squares and a small prior."""
+    def reset_parameters(self) -> None:
+        """Zero the heads: proposals start as the tower's boxes; without such, as squares with `OBJECTNESS_PRIOR`."""
         for objectness, reach in zip(self.objectness_heads, self.reach_heads, strict=True):
             for head in (objectness, reach):
                 nn.init.zeros_(head.weight)  # type: ignore[arg-type]
@@ -167,22 +178,22 @@ class PyramidProposals(nn.Module):
         masks: tuple[Tensor, ...],
         extents_hw: Tensor,
         start: DenseBoxes | None,
-        insides: Insides = None,
+        valid_masks: ValidMasks = None,
     ) -> Proposals:
         """Propose a box at every cell.
 
         Args:
             maps: from `PyramidEncoder`.
-            masks: [B, h, w] of each map, True where padded.
-            extents_hw: [B, 2] cells (height, width) of 32 pixels of each image without padding.
+            masks: [B, h, w] bool of each map, True where padded.
+            extents_hw: [B, 2] (height, width) of each image in cells of 32 pixels, without padding.
             start: boxes that the tower predicts at the same cells; None if it predicts none.
-            insides: the same padding as factors for the convolutions.
+            valid_masks: the padding once more, as float masks for the convolutions.
         """
-        padding = insides or (None,) * len(maps)
-        hidden = [self.trunk(one, inside) for one, inside in zip(maps, padding, strict=True)]
+        valid = valid_masks or (None,) * len(maps)
+        hidden = [self.trunk(level, mask) for level, mask in zip(maps, valid, strict=True)]
         objectness, correction = (
             torch.cat(
-                [head(one).flatten(2).transpose(1, 2) for head, one in zip(heads, hidden, strict=True)], 1
+                [head(level).flatten(2).transpose(1, 2) for head, level in zip(heads, hidden, strict=True)], 1
             ).float()
             for heads in (self.objectness_heads, self.reach_heads)
         )
@@ -210,63 +221,68 @@ def encode_pyramid(
     *,
     finest: int = FINEST_MEMORY,
 ) -> PyramidMemory:
-    """Encode a packed map and propose a box at every cell, from `start` where the tower predicts boxes.
+    """Encode a packed map and propose a box at every cell.
 
-    Levels of the first look with strides of `finest` or more become the memory.
+    Args:
+        c3: packed pyramid of B images (`cora.pyramid`), stride 32.
+        encoder: encodes the levels.
+        proposals: proposes the boxes.
+        start: boxes that the tower predicts at the same cells; None if it predicts none.
+        finest: stride of the finest level whose cells become tokens of the memory.
     """
     masks = PyramidLayout(tuple((stride, 1) for stride in encoder.encoded_strides)).unpack_mask(c3.mask)
     padded = visible_cells(c3.mask.flatten(1)) is not None
-    insides = tuple((~one).to(c3.features.dtype).unsqueeze(1) for one in masks) if padded else None
-    maps = encoder(c3.features, insides)
-    proposed = proposals(maps, masks, c3.extents_hw, start, insides)
-    kept = [(one, mask, stride) for one, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
+    valid_masks = tuple((~mask).to(c3.features.dtype).unsqueeze(1) for mask in masks) if padded else None
+    maps = encoder(c3.features, valid_masks)
+    proposed = proposals(maps, masks, c3.extents_hw, start, valid_masks)
+    kept = [(level, mask, stride) for level, mask, stride in zip(maps, masks, encoder.encoded_strides, strict=True)]
     kept = [entry for entry in kept[: len(first_look(encoder.encoded_strides))] if entry[2] >= finest]
     positions = [
         map_positions(
-            (c3.extents_hw * (STRIDE / stride)).to(one.dtype),
-            height=one.shape[-2],
-            width=one.shape[-1],
-            dim=one.shape[1],
+            (c3.extents_hw * (STRIDE / stride)).to(level.dtype),
+            height=level.shape[-2],
+            width=level.shape[-1],
+            dim=level.shape[1],
         )
-        for one, _, stride in kept
+        for level, _, stride in kept
     ]
     hidden = torch.cat([mask.flatten(1) for _, mask, _ in kept], dim=1)
     return PyramidMemory(
-        tokens=torch.cat([one.flatten(2).transpose(1, 2) for one, _, _ in kept], dim=1),
+        tokens=torch.cat([level.flatten(2).transpose(1, 2) for level, _, _ in kept], dim=1),
         positions=torch.cat(positions, dim=1),
         visible=visible_cells(hidden),
         size_hw=(c3.features.shape[-2], c3.features.shape[-1]),
         extents_hw=c3.extents_hw,
-        levels=tuple(MapLevel(one.shape[-2], one.shape[-1], STRIDE / stride) for one, _, stride in kept),
+        levels=tuple(MapLevel(level.shape[-2], level.shape[-1], STRIDE / stride) for level, _, stride in kept),
         proposals=proposed,
     )
 
 
 def encoded_strides(strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of the encoded maps: those of the tower, and 64 behind them where it is missing."""
+    """Strides of the encoded maps: those of the tower, then 64 if the tower has no map of that stride."""
     return strides if 64 in strides else (*strides, 64)
 
 
 def first_look(strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a tower's first look at an image: those before the strides become finer again."""
+    """Strides of a tower's first look at an image: those before the strides become finer again (see the module)."""
     ends = [place for place in range(1, len(strides)) if strides[place] <= strides[place - 1]]
     return strides[: ends[0]] if ends else strides
 
 
 def objectness_at(anchors_cxcywh: Tensor, proposals: Proposals) -> Tensor:
-    """Objectness logits [B, N] of boxes [B, N, 4], each that of the proposal with the highest IoU.
+    """Objectness logits [B, N] for boxes [B, N, 4]: those of the proposals that overlap them most.
 
-    A proposed anchor gets its own; other boxes, such as those of denoising, that of their nearest proposal.
+    A proposed anchor gets its own objectness. Other boxes, such as those of denoising training, get their neighbour's.
     """
     overlap = batched_iou(cxcywh_to_xyxy(anchors_cxcywh), cxcywh_to_xyxy(proposals.boxes_cxcywh))
     return proposals.objectness.gather(1, overlap.argmax(dim=-1))
 
 
 def visible_cells(hidden: Tensor) -> Tensor | None:
-    """Attention mask [B, 1, 1, M], True where cells may be attended to, from padding [B, M]; None if a CPU needs none.
+    """Attention mask [B, 1, 1, M], True where cells may be attended to, from padding [B, M], True where padded.
 
-    On a CPU, attention without a mask is a quarter faster. On a GPU the check would force a synchronisation, and a
-    traced graph must not depend on it.
+    None on a CPU without padding, where attention without a mask is a quarter faster. On a GPU the check would force a
+    synchronisation, and a traced graph must not depend on it.
     """
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     traced = torch.compiler.is_compiling() or tracing
@@ -276,12 +292,12 @@ def visible_cells(hidden: Tensor) -> Tensor | None:
 
 
 def _cells(maps: tuple[Tensor, ...], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Centres [1, M, 2] (x, y) and sides [1, M, 1] of all cells, in cells of 32 pixels."""
+    """Centres [1, M, 2] (x, y) and sides [1, M, 1] of the cells of all levels, in units of 32 pixels."""
     centres, sides = [], []
-    for one, stride in zip(maps, strides, strict=True):
-        height, width = one.shape[-2:]
-        y = (torch.arange(height, dtype=torch.float32, device=one.device) + 0.5)[:, None].expand(height, width)
-        x = (torch.arange(width, dtype=torch.float32, device=one.device) + 0.5)[None].expand(height, width)
+    for level, stride in zip(maps, strides, strict=True):
+        height, width = level.shape[-2:]
+        y = (torch.arange(height, dtype=torch.float32, device=level.device) + 0.5)[:, None].expand(height, width)
+        x = (torch.arange(width, dtype=torch.float32, device=level.device) + 0.5)[None].expand(height, width)
         grid = torch.stack([x, y], dim=-1).flatten(0, 1) * (stride / STRIDE)
         centres.append(grid)
         sides.append(torch.full_like(grid[:, :1], stride / STRIDE))
