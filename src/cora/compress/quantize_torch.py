@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cora.compress.quantize_float import FLOAT_PARTS
 from cora.console import quiet
 from cora.detector import Detector, DetectorConfig, check_no_variant
-from cora.detector.checkpoint import WHOLE, write_tensors
+from cora.detector.checkpoint import FLOAT32_PREFIX, write_tensors
 from cora.errors import ModelError, needs_extra
 from cora.files import read_safetensors
 from cora.images import ImageSource, read_image
@@ -53,7 +53,7 @@ class Int8Detector(Detector):
         """
         tensors = {}
         for name, value in self.state_dict().items():
-            kept = not value.is_floating_point() or name.endswith(_SCALE) or name.startswith(WHOLE)
+            kept = not value.is_floating_point() or name.endswith(_SCALE) or name.startswith(FLOAT32_PREFIX)
             tensors[name] = value if kept else value.to(dtype)
         metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "mode": self.mode}
         write_tensors(Path(path), tensors, {**metadata, "config": json.dumps(self.config.to_dict())})

@@ -1,4 +1,9 @@
-"""The detector: the paper's figure as a module (`cora`), post-processing, checkpoints, models by name."""
+"""The detector, the paper's Figure 1 as one module.
+
+Start with `cora`, the forward pass; `postprocess` turns its scores into detections, `fast_scoring` saves most of the
+exact pooling. `config` and `checkpoint` are the model file, `presets` finds models by name. `published*`, `clip_file`
+and `foreign` read files of other programs. `variants` are the rows of the paper's ablation table.
+"""
 
 from cora.detector.checkpoint import read_checkpoint, read_config, write_checkpoint, write_sharing_checkpoint
 from cora.detector.config import DetectorConfig, check_no_variant, check_pool_size, check_trained

@@ -1,6 +1,7 @@
-"""Model files: one safetensors file per detector, whose metadata holds the configuration.
+"""Model files: one safetensors file per detector, with the configuration in its metadata.
 
-A model file may share tensors with another one in its folder (`write_sharing_checkpoint`); both are read as one.
+A model file can leave out tensors that another one in its folder contains (`write_sharing_checkpoint`); reading it then
+reads both. So `nano-ovcoco` stores only what differs from `nano`.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from cora.towers.weights import check_no_export
 FORMAT = "cora-detector"
 FORMAT_VERSION = 1
 DTYPES = (torch.float16, torch.float32)
-#: Prefix of tensors always stored in float32: a few numbers, on which all class embeddings depend.
-WHOLE = "learned_text."
-#: Files may come from anyone; such a name cannot lead out of their folder.
+#: Prefix of tensors that are always stored in float32: few numbers, but all class embeddings depend on them.
+FLOAT32_PREFIX = "learned_text."
+#: File name without a folder. A model file may come from anyone, and must not refer to files outside its folder.
 _BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Tensors of a checkpoint that lie in another file of its folder.
+    """Which tensors of a model file are stored in another file of its folder.
 
     Attributes:
-        file: name of that file, without a folder.
-        tensors: their names, the same in both files.
-        fingerprint: SHA-256 over names, types, shapes and values, see `fingerprint_of`.
+        file: name of the other file, without a folder.
+        tensors: names of the tensors.
+        fingerprint: `fingerprint_of` these tensors, to notice that the other file was replaced.
     """
 
     file: str
@@ -65,19 +66,19 @@ def write_checkpoint(
     *,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write config and weights; the file appears whole or not at all.
+    """Write config and weights atomically.
 
     Args:
-        path: the file to write, usually ending in .safetensors; its folder is made if needed.
-        config: goes into the metadata as JSON.
-        weights: state dict; floating tensors are stored as `dtype`, those of learned text as float32.
+        path: the file to write, usually *.safetensors; its folder is created if needed.
+        config: stored in the metadata as JSON.
+        weights: state dict. Floating-point tensors are stored as `dtype`, those of learned text as float32.
         dtype: torch.float16 or torch.float32.
 
     Raises:
         ModelError: the file cannot be written, or a weight does not fit into half precision.
     """
     target = Path(path)
-    write_tensors(target, _as_stored(target, weights, dtype), _metadata(config))
+    write_tensors(target, _to_stored(target, weights, dtype), _metadata(config))
 
 
 def write_sharing_checkpoint(
@@ -88,20 +89,21 @@ def write_sharing_checkpoint(
     beside: str | Path,
     dtype: torch.dtype = torch.float16,
 ) -> tuple[str, ...]:
-    """Write config and weights, but for the weights that another checkpoint in the folder holds bit for bit.
+    """Write config and weights, without the tensors that another model file in the folder contains bit for bit.
 
     Args:
         path: the file to write.
-        config: goes into the metadata as JSON.
-        weights: state dict of the whole detector, stored as `write_checkpoint` stores it.
-        beside: the other checkpoint, a whole one; the written file needs it from now on.
-        dtype: torch.float16 or torch.float32; what is shared is compared as stored.
+        config: stored in the metadata as JSON.
+        weights: state dict of the whole detector, stored as in `write_checkpoint`.
+        beside: the other model file, which itself shares with none. The written file cannot be read without it.
+        dtype: torch.float16 or torch.float32. Tensors are compared after the conversion.
 
     Returns:
-        Names of the shared tensors. Without any the file is a whole one.
+        Names of the shared tensors. If there are none, the written file is complete.
 
     Raises:
-        ModelError: `beside` is in another folder, no whole checkpoint or the file to write; else as `write_checkpoint`.
+        ModelError: `beside` is in another folder, is not a complete model file or is `path`; else as
+            `write_checkpoint`.
     """
     target, other = Path(path), Path(beside)
     if target.parent.resolve() != other.parent.resolve() or target.name == other.name:
@@ -111,8 +113,8 @@ def write_sharing_checkpoint(
             f"checkpoint {target}: expected a file *.safetensors to share with, its name of letters, digits, "
             f"'.', '_' and '-', got {_short(other.name)}; rename it"
         )
-    tensors = _as_stored(target, weights, dtype)
-    with _opened(other) as (content, metadata):
+    tensors = _to_stored(target, weights, dtype)
+    with _open_checkpoint(other) as (content, metadata):
         if _shares(metadata, other) is not None:
             raise ModelError(
                 f"checkpoint {target}: expected a whole file to share with, got {other}, which shares, too"
@@ -129,7 +131,7 @@ def write_sharing_checkpoint(
 
 
 def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file with its metadata, whole or not at all; its folder is made if needed.
+    """Write a safetensors file with metadata atomically; its folder is created if needed.
 
     Raises:
         ModelError: the file cannot be written.
@@ -142,47 +144,47 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: dict[st
 
 
 def read_checkpoint(path: str | Path) -> tuple[DetectorConfig, dict[str, Tensor]]:
-    """Configuration and float32 weights of a checkpoint, with those that it shares with another file.
+    """Read the configuration and the weights, in float32; shared tensors come from the other file.
 
     Raises:
-        ModelError: no such file, not a detector's checkpoint, one of another format version, or one whose shared
-            tensors are not beside it as they were when it was written.
+        ModelError: no such file, not a model file, another format version, or shared tensors that are missing or have
+            changed.
     """
     file = Path(path)
-    with _opened(file) as (content, metadata):
+    with _open_checkpoint(file) as (content, metadata):
         config, shares = _config(metadata), _shares(metadata, file)
-        weights = {name: _usable(content.get_tensor(name)) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        weights = {name: _to_float32(content.get_tensor(name)) for name in content.keys()}  # noqa: SIM118 - not a mapping
     if shares is not None:
         weights |= _read_shared(file, shares, own=weights)
     return config, weights
 
 
 def check_model_file(output: Path) -> None:
-    """Raise ModelError unless the name of a model file to write ends as it should."""
+    """Raise ModelError unless the name of a model file to write ends in .safetensors."""
     if output.suffix != ".safetensors":
         raise ModelError(f"expected an output file *.safetensors, got {output}; change its suffix")
 
 
 def exact_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """float16 if it holds all weights exactly (they were loaded from it), else float32."""
+    """float16 if it can store all weights exactly (they were loaded from such a file), else float32."""
     numbers = (value for value in tensors.values() if value.is_floating_point())
     return torch.float16 if all(torch.equal(value.half().to(value), value) for value in numbers) else torch.float32
 
 
 def read_config(path: str | Path) -> tuple[DetectorConfig, str | None]:
-    """Configuration of a checkpoint, and the name of the file that it shares tensors with; no weights are read.
+    """Read the configuration, and the name of the file that tensors are shared with, but no weights.
 
     Raises:
-        ModelError: no such file, not a detector's checkpoint, or one of another format version.
+        ModelError: no such file, not a model file, or another format version.
     """
     file = Path(path)
-    with _opened(file) as (_, metadata):
+    with _open_checkpoint(file) as (_, metadata):
         shares = _shares(metadata, file)
         return _config(metadata), None if shares is None else shares.file
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors as they are stored, in order of name."""
+    """SHA-256 over the names, dtypes, shapes and bytes of tensors as they are stored, sorted by name."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
@@ -194,12 +196,13 @@ def _metadata(config: DetectorConfig) -> dict[str, str]:
     return {"format": FORMAT, "version": str(FORMAT_VERSION), "config": json.dumps(config.to_dict())}
 
 
-def _as_stored(target: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _to_stored(target: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Convert weights to the dtype they are stored in, and check that none overflows; `target` is for the message."""
     if dtype not in DTYPES:
         raise ModelError(f"dtype of a checkpoint: expected float16 or float32, got {dtype}")
     tensors = {}
     for name, value in weights.items():
-        stored_as = torch.float32 if name.startswith(WHOLE) else dtype
+        stored_as = torch.float32 if name.startswith(FLOAT32_PREFIX) else dtype
         stored = value.detach().to(device="cpu", dtype=stored_as if value.is_floating_point() else None)
         if value.is_floating_point() and not bool(stored.isfinite().all()):
             raise ModelError(f"{target}: expected finite weights, {name} is not in {stored_as}; save as float32")
@@ -207,8 +210,8 @@ def _as_stored(target: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) 
     return tensors
 
 
-def _usable(value: Tensor) -> Tensor:
-    # A copy, since safetensors gives a view of the file, which may change.
+def _to_float32(value: Tensor) -> Tensor:
+    # A copy, since safetensors returns a view of the file, which may change.
     return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
 
@@ -222,12 +225,13 @@ def _identical(one: Tensor, other: Tensor) -> bool:
 
 
 def _short(value: object) -> str:
+    """The repr, cut to 60 characters for messages."""
     return f"{value!r:.60}"
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """An open checkpoint of this format version, and its metadata."""
+def _open_checkpoint(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """An open model file of this format version, and its metadata; all errors of reading become ModelError."""
     if file.is_dir():
         raise ModelError(f"model {file}: expected a file, got a folder; name a file in it")
     if not file.is_file():
@@ -248,11 +252,11 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
                 )
             yield content, metadata
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelError(f"model {file}: expected a model file of cora, {_instead(file, error)}") from error
+        raise ModelError(f"model {file}: expected a model file of cora, {_describe(file, error)}") from error
 
 
-def _instead(file: Path, error: Exception) -> str:
-    """What a file is that is no checkpoint, and what to do."""
+def _describe(file: Path, error: Exception) -> str:
+    """Second half of the message about a file that is not a model file: what it is instead, and what to do."""
     head = head_of(file)
     if not_there := not_fetched(head):
         return not_there
@@ -277,7 +281,7 @@ def _config(metadata: Mapping[str, str]) -> DetectorConfig:
 
 
 def _shares(metadata: Mapping[str, str], file: Path) -> Shares | None:
-    """What a checkpoint leaves to another file; None for a whole one."""
+    """Which tensors are stored in another file; None for a complete model file."""
     if "shares" not in metadata:
         return None
     try:
@@ -289,7 +293,7 @@ def _shares(metadata: Mapping[str, str], file: Path) -> Shares | None:
 
 
 def _read_shared(file: Path, shares: Shares, *, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The shared tensors of a checkpoint, as stored, if they are what they were when it was written."""
+    """Read the shared tensors from the other file, and refuse it if they changed since `file` was written."""
     other, count = file.with_name(shares.file), len(shares.tensors)
     if not other.is_file():
         raise ModelError(
@@ -302,7 +306,7 @@ def _read_shared(file: Path, shares: Shares, *, own: Mapping[str, Tensor]) -> di
             f"model {file}: expected tensors either in it or in {shares.file}, got {len(twice)} in both, "
             f"for example {_short(twice[0])}; take it from where it was made"
         )
-    with _opened(other) as (content, _):
+    with _open_checkpoint(other) as (content, _):
         missing = sorted(set(shares.tensors) - set(content.keys()))
         if missing:
             raise ModelError(
@@ -316,4 +320,4 @@ def _read_shared(file: Path, shares: Shares, *, own: Mapping[str, Tensor]) -> di
                 f"model {file}: expected tensors of fingerprint {shares.fingerprint[:12]} in {shares.file}, "
                 f"got {found[:12]}; take both files from one release"
             )
-        return {name: _usable(value) for name, value in shared.items()}
+        return {name: _to_float32(value) for name, value in shared.items()}

@@ -1,4 +1,4 @@
-"""A detector from CLIP's weights alone: its towers, a zero prompt and an untrained localizer."""
+"""Builds a detector from a file of CLIP weights: CLIP's towers, a zero region prompt and an untrained localizer."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from cora.errors import ModelError
 from cora.towers import TowerConfig, build_clip_towers, known_towers, tower_config
 from cora.towers.weights import load_clip_weights
 
-#: Side in pixels of the images that open_clip's ConvNeXts were trained on, where no known one has the same sizes.
+#: Side in pixels of the images that a ConvNeXt was trained on, if no known tower has the same sizes.
 CONVNEXT_IMAGE_SIZE = 256
 _CONVNEXT_STEM = "visual.trunk.stem.0.weight"
-#: Numbers that OpenAI's archives hold among their tensors.
+#: Entries of OpenAI's state dicts that are settings, not weights.
 _EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
 def is_clip(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether names are those of CLIP, of OpenAI or open_clip."""
+    """Whether the tensors are those of a CLIP, from OpenAI or open_clip, by their names."""
     return any(name.startswith("visual.") for name in tensors)
 
 
 def detector_from_clip(tensors: Mapping[str, Tensor], *, source: str, gelu: bool = False, seed: int = 0) -> Detector:
-    """A detector with CLIP's towers and the paper's localizer of random weights, marked as untrained.
+    """Build a detector with CLIP's towers and the paper's localizer with random weights, marked as untrained.
 
     Args:
         tensors: a state dict of OpenAI's CLIP or open_clip, with a ResNet or a ConvNeXt as image tower.
-        source: where it comes from, for messages.
-        gelu: the text tower's activation is GELU, not OpenAI's QuickGELU, which tensors do not tell. With a ConvNeXt it
-            always is.
-        seed: of the localizer's weights.
+        source: where the tensors come from, for messages.
+        gelu: whether the text tower has GELU instead of OpenAI's QuickGELU; the tensors do not show it. With a ConvNeXt
+            it is always GELU.
+        seed: seed of the localizer's weights.
 
     Raises:
         ModelError: another image tower, or tensors that are missing or of another shape.
@@ -58,10 +58,10 @@ def detector_from_clip(tensors: Mapping[str, Tensor], *, source: str, gelu: bool
 
 
 def infer_tower(weights: Mapping[str, Tensor], *, source: str) -> TowerConfig:
-    """Sizes of a CLIP's image tower and its text tower from the shapes of their tensors.
+    """Infer the sizes of CLIP's image and text tower from the shapes of their tensors.
 
     Raises:
-        ModelError: neither a ResNet nor a ConvNeXt, or tensors that tell a size are missing.
+        ModelError: the image tower is neither a ResNet nor a ConvNeXt, or a tensor that shows a size is missing.
     """
     if "visual.class_embedding" in weights or "visual.proj" in weights:
         raise ModelError(
@@ -84,14 +84,19 @@ def infer_tower(weights: Mapping[str, Tensor], *, source: str) -> TowerConfig:
 def resnet_sizes(
     weights: Mapping[str, Tensor], *, body: str = "visual.", pool: str = "visual.attnpool."
 ) -> dict[str, Any]:
-    """Sizes of a `TowerConfig` that an image tower has whose tensors begin with `body`, those of its pool with `pool`.
+    """Image fields of a `TowerConfig`, from the shapes of a ResNet's tensors.
+
+    Args:
+        weights: tensors by name.
+        body: prefix of the names of the ResNet.
+        pool: prefix of the names of its attention pool.
 
     Raises:
         KeyError: a tensor is missing.
     """
     side = round((weights[f"{pool}positional_embedding"].shape[0] - 1) ** 0.5)
     return {
-        "layers": tuple(parts_in(weights, rf"{re.escape(body)}layer{stage}\.(\d+)\.") for stage in range(1, 5)),
+        "layers": tuple(num_parts(weights, rf"{re.escape(body)}layer{stage}\.(\d+)\.") for stage in range(1, 5)),
         "width": weights[f"{body}layer1.0.conv1.weight"].shape[0],
         "image_size": side * 32,
         "embed_dim": weights[f"{pool}c_proj.weight"].shape[0],
@@ -99,11 +104,12 @@ def resnet_sizes(
 
 
 def _convnext_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Image fields of a `TowerConfig`, from the shapes of a ConvNeXt's tensors."""
     linear = "visual.head.proj.weight" in weights
     return {
         "family": "convnext",
         "quick_gelu": False,
-        "layers": tuple(parts_in(weights, rf"visual\.trunk\.stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),
+        "layers": tuple(num_parts(weights, rf"visual\.trunk\.stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4)),
         "width": weights[_CONVNEXT_STEM].shape[0],
         "image_size": CONVNEXT_IMAGE_SIZE,
         "projection": "linear" if linear else "mlp",
@@ -112,27 +118,30 @@ def _convnext_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def text_sizes(weights: Mapping[str, Tensor], text: str) -> dict[str, Any]:
-    """The same of a text tower, whose tensors begin with `text`."""
+    """Text fields of a `TowerConfig`, from the shapes of the tensors whose names begin with `text`."""
     width = weights[f"{text}ln_final.weight"].shape[0]
     return {
         "text_width": width,
         "text_heads": max(width // 64, 1),
-        "text_layers": parts_in(weights, rf"{re.escape(text)}transformer\.resblocks\.(\d+)\."),
+        "text_layers": num_parts(weights, rf"{re.escape(text)}transformer\.resblocks\.(\d+)\."),
         "context_length": weights[f"{text}positional_embedding"].shape[0],
         "vocab_size": weights[f"{text}token_embedding.weight"].shape[0],
     }
 
 
 def _with_image_size(tower: TowerConfig) -> TowerConfig:
-    """What a ConvNeXt's tensors do not tell, from the known tower of the same sizes, the smallest of several."""
+    """Complete the fields that a ConvNeXt's tensors do not show, from the known tower with the same sizes.
+
+    If several are known, the one with the smallest images.
+    """
     if tower.family == "resnet":
         return tower
-    untold = ("image_size", "pool_size", "norm_eps")
+    not_shown = ("image_size", "pool_size", "norm_eps")
     known = [tower_config(name) for name in known_towers()]
-    own = [one for one in known if replace(one, **{name: getattr(tower, name) for name in untold}) == tower]
-    return min(own, key=lambda one: one.image_size, default=tower)
+    same = [other for other in known if replace(other, **{name: getattr(tower, name) for name in not_shown}) == tower]
+    return min(same, key=lambda other: other.image_size, default=tower)
 
 
-def parts_in(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers the names of tensors have that begin with a pattern."""
+def num_parts(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """Count numbered parts such as layers: the different values of the pattern's group among the names of tensors."""
     return len({found.group(1) for name in weights if (found := re.match(pattern, name))})

@@ -1,4 +1,4 @@
-"""The configuration from which a detector is rebuilt before its weights are loaded."""
+"""The configuration in a model file: all that is needed to rebuild a detector before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cora.towers import LARGEST_POOL_SIZE, TowerConfig
 
 _Config = TypeVar("_Config")
 
-#: Detectors that differ from CORA in one step (`cora.detector.variants`); "" is CORA.
+#: Names of detectors that differ from CORA in one step (`cora.detector.variants`); "" is CORA itself.
 VARIANT_NAMES = ("", "crops", "region-proposals", "conditional", "end-to-end", "top-2")
 
 
@@ -29,10 +29,10 @@ class DetectorConfig:
         localizer: sizes of the localizer; its `embed_dim` and `c3_channels` are the towers'.
         preprocess: how images become batches.
         postprocess: how scores become detections.
-        text: learned part of the class embeddings, if there is one.
+        text: sizes of the learned text; None for none.
         fast_alignment: whether the detector has a fast alignment (`cora align`).
-        untrained: the localizer has random weights, so its boxes are meaningless; see `check_trained`.
-        class_names: names that it was fine-tuned on, the default of a call without class names; see `own_names`.
+        untrained: whether the localizer has random weights, so that its boxes are meaningless; see `check_trained`.
+        class_names: class names that the model was fine-tuned on, see `own_names`; () for none.
         variant: one of `VARIANT_NAMES`.
 
     Raises:
@@ -68,15 +68,18 @@ class DetectorConfig:
 
     @property
     def own_names(self) -> tuple[str, ...]:
-        """Class names that the detector was fine-tuned on, empty for none; also for files older than `class_names`."""
+        """Class names that the detector was fine-tuned on, the default of a call without class names; () for none.
+
+        Files older than the field `class_names` have them in the learned text.
+        """
         # Offsets with rank 0 come from fine-tuning; those of `cora text-prompts` have a low-rank map.
-        taught = self.text.names if self.text is not None and self.text.kind == "offsets" and not self.text.rank else ()
-        return self.class_names or taught
+        tuned = self.text.names if self.text is not None and self.text.kind == "offsets" and not self.text.rank else ()
+        return self.class_names or tuned
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, fit for JSON."""
+        """Nested dicts of plain values, for JSON."""
         values = asdict(self)
-        # What came later is left out where it says nothing, so that older versions can read the file.
+        # Older versions refuse unknown fields, so fields that were added later are left out if they have their default.
         for name in ("text", "fast_alignment", "untrained", "class_names", "variant"):
             if not values[name]:
                 del values[name]
@@ -84,19 +87,19 @@ class DetectorConfig:
             for name in ("family", "projection", "norm_eps"):
                 del values["tower"][name]
         post = values["postprocess"]
-        for name, usual in (("score_threshold", SCORE_THRESHOLD), ("builtin_threshold", BUILTIN_THRESHOLD)):
-            if post[name] == usual:
+        for name, default in (("score_threshold", SCORE_THRESHOLD), ("builtin_threshold", BUILTIN_THRESHOLD)):
+            if post[name] == default:
                 del post[name]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DetectorConfig:
-        """The reverse of `to_dict`; settings that the values lack keep their defaults.
+        """The reverse of `to_dict`; missing settings keep their defaults.
 
         Raises:
             ModelError: an unknown setting or an impossible value.
         """
-        _check_names(cls, values)
+        _check_fields(cls, values)
         parts = {"tower": TowerConfig, "localizer": LocalizerConfig, "preprocess": PreprocessConfig}
         try:
             return cls(
@@ -105,7 +108,7 @@ class DetectorConfig:
                 text=_build(LearnedTextConfig, values["text"]) if values.get("text") else None,
                 fast_alignment=bool(values.get("fast_alignment", False)),
                 untrained=bool(values.get("untrained", False)),
-                class_names=_names(values.get("class_names", ())),
+                class_names=_read_class_names(values.get("class_names", ())),
                 variant=values.get("variant", ""),
             )
         except (TypeError, ValueError) as error:
@@ -116,8 +119,8 @@ def check_trained(config: DetectorConfig, *, model: str = "this detector") -> No
     """Refuse to detect with a localizer of random weights.
 
     Args:
-        config: of the detector.
-        model: its name or path, for the message.
+        config: configuration of the detector.
+        model: name or path of the model, for the message.
 
     Raises:
         ModelError: the localizer is untrained.
@@ -130,11 +133,11 @@ def check_trained(config: DetectorConfig, *, model: str = "this detector") -> No
 
 
 def check_no_variant(config: DetectorConfig, purpose: str) -> None:
-    """Refuse a variant of CORA for work that runs CORA's own steps.
+    """Refuse a variant where the caller relies on CORA's own steps.
 
     Args:
-        config: of the detector.
-        purpose: the work, for the message.
+        config: configuration of the detector.
+        purpose: what the caller does; the message begins with it.
 
     Raises:
         ModelError: the detector is a variant.
@@ -147,11 +150,11 @@ def check_no_variant(config: DetectorConfig, purpose: str) -> None:
 
 
 def check_pool_size(config: DetectorConfig, pool_size: int) -> None:
-    """Refuse another S, side of the grid that a region is pooled to, that makes no sense.
+    """Check a new S, the side of the grid that a region is pooled to.
 
     Args:
-        config: of the detector that is to change.
-        pool_size: the S to come.
+        config: configuration of the detector that will change.
+        pool_size: the new S.
 
     Raises:
         ModelError: S is out of range, or the detector is a variant.
@@ -165,17 +168,19 @@ def check_pool_size(config: DetectorConfig, pool_size: int) -> None:
 
 
 def _build(part: type[_Config], values: Mapping[str, Any]) -> _Config:
-    _check_names(part, values)
+    """A part of the configuration from the values of JSON, where tuples are lists."""
+    _check_fields(part, values)
     return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def _names(values: object) -> tuple[str, ...]:
+def _read_class_names(values: object) -> tuple[str, ...]:
     if not isinstance(values, list | tuple) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"class_names: expected a list of names, got {values!r}")
     return tuple(values)
 
 
-def _check_names(part: type, values: Mapping[str, Any]) -> None:
+def _check_fields(part: type, values: Mapping[str, Any]) -> None:
+    """Raise ModelError if `values` has keys that are not fields of the dataclass `part`."""
     known = {entry.name for entry in fields(part)}
     unknown = sorted(values.keys() - known)
     if unknown:

@@ -1,7 +1,7 @@
-"""CORA: a frozen CLIP, region prompting, anchor pre-matching and a DAB-DETR localizer (Wu et al., CVPR 2023).
+"""CORA: a frozen CLIP, region prompting, anchor pre-matching and a DAB-DETR localizer (Wu et al., arXiv 2303.13076).
 
-The steps of the paper's figure are public methods, tensors in and tensors out; evaluation, feature caches and oracles
-recombine them. What people call, with images and names, is `cora.predictor.Predictor`.
+`Detector.forward` is the paper's Figure 1; docs/method.md draws it with file names. To detect objects in images by
+class names, use `cora.predictor.Predictor`, which contains a `Detector`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,19 @@ from cora.towers.folding import Precision
 class Detector(nn.Module):
     """The network of the paper: tensors in, tensors out.
 
-    `forward` is the figure; each of its steps is a public method, so that other code can run the steps in its own
-    order: `encode`, `encode_map`, `anchors`, `pre_match`, `decode`, `select_top_boxes`, `classify_best`. The parts are
-    injected; `Detector.build` makes a fresh detector from a config, `cora.load(...).detector` is a trained one.
+    `forward` runs the steps in this order: `encode`, `encode_map`, `anchors`, `pre_match`, `decode`,
+    `select_top_boxes`, `classify_best`. Each is a public method, so that evaluation, feature caches and oracles can
+    recombine them. `Detector.build` makes an untrained detector from a config; `cora.load(...).detector` is a trained
+    one.
 
     Args:
-        image_tower: frozen; gives the feature maps C3 and C4.
+        image_tower: frozen; computes the feature maps C3 and C4.
         text_tower: frozen; embeds class names.
-        prompt: region prompt, added to the features of a region before they are embedded.
-        classifier: turns embeddings of regions and class names into class probabilities.
+        prompt: region prompt, added to the pooled features of a region before they are embedded.
+        classifier: compares embeddings of regions and of class names, and gives class probabilities.
         localizer: refines anchors to boxes.
-        vocabulary_encoder: makes a `Vocabulary` of class names, by `text_tower`.
-        preprocessor: makes an `ImageBatch` of images.
+        vocabulary_encoder: makes a `Vocabulary` from class names, with `text_tower`.
+        preprocessor: makes an `ImageBatch` from images.
         config: sizes of all parts, and the settings of post-processing.
         fast_alignment: correction of fast embeddings towards exact ones; None for none.
         precision: default precision of a `Predictor` for the image tower and the localizer's layers.
@@ -109,11 +110,11 @@ class Detector(nn.Module):
         cache_dir: str | Path | None = None,
         precision: Precision = "float32",
     ) -> Self:
-        """A detector with the given towers, a zero prompt and a fresh localizer.
+        """Build an untrained detector: the given towers, a zero region prompt and a localizer with random weights.
 
         Args:
             config: sizes of all parts.
-            towers: image and text tower that fit `config.tower`; None for random ones.
+            towers: image and text tower that fit `config.tower`; None for towers with random weights.
             cache_dir: folder of cached class embeddings; None for the user's cache folder.
             precision: default precision of a `Predictor`.
 
@@ -141,27 +142,27 @@ class Detector(nn.Module):
 
     @former_names(least_score="score_threshold")
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
-        """Score every box for every class: `see`, then `detect`.
+        """Run the network: `see`, which needs only the images, then `detect`, which needs the class names, too.
 
         Args:
             batch: B images, on the detector's device.
             vocabulary: C classes, on the same device.
-            score_threshold: 0..1; boxes that cannot reach it get approximate scores.
+            score_threshold: 0..1; boxes whose score cannot reach it keep the scores of fast pooling, which saves time.
         """
         return self.detect(self.see(batch), vocabulary, score_threshold=score_threshold)
 
     def see(self, batch: ImageBatch) -> Seen:
-        """The first half of the figure, which does not depend on class names; `detect` may then run several times."""
+        """Encode images and find their anchors, without class names; run it once for several vocabularies."""
         c3, c4 = self.encode(batch)
         memory = self.encode_map(c3)
         return Seen(c3, self.prepare_fast_pooling(c4), memory, self.anchors(memory))
 
     @former_names(least_score="score_threshold")
     def detect(self, seen: Seen, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
-        """The second half of the figure: boxes and scores for the C classes of a vocabulary.
+        """Compute boxes and scores for the C classes of a vocabulary, before suppression.
 
         Args:
-            seen: from `see`.
+            seen: output of `see`.
             vocabulary: C classes, on the same device.
             score_threshold: as in `forward`.
         """
@@ -173,41 +174,42 @@ class Detector(nn.Module):
         return DetectorOutput(boxes, objectness, probabilities, scores)
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """Feature maps C3 and C4 of the frozen image tower.
+        """Compute the feature maps C3 and C4 with the frozen image tower.
 
         Returns:
-            C3 [B, c3_channels, H / 16, W / 16] and C4 [B, C, H / 32, W / 32] with their masks, for a CLIP ResNet or a
-            ConvNeXt and a batch of H x W pixels. timm backbones give one map of stride 32 for both (`cora.pyramid`).
+            For a CLIP ResNet or a ConvNeXt and a batch of H x W pixels: C3 [B, c3_channels, H / 16, W / 16] and C4
+            [B, channels, H / 32, W / 32], with their masks. A timm backbone returns one packed map of stride 32 as
+            both (`cora.pyramid`).
         """
         return self.image_tower.features(batch)
 
     def encode_map(self, c3: FeatureMap) -> Memory:
-        """The localizer's encoding of C3. Anchors may be proposed from it, and the decoder's queries attend to it."""
+        """Encode C3 for the localizer: the memory that queries attend to, and that anchors may be proposed from."""
         start = self.image_tower.boxes(c3)
         return self.localizer.encode(replace(c3, features=c3.features.to(self.localizer.dtype)), start)
 
     @property
     def pooling(self) -> RegionPooling:
-        """The pooling that fits the image tower."""
+        """The exact and fast pooling that fit the image tower."""
         return region_pooling(self.image_tower)
 
     def prepare_fast_pooling(self, c4: FeatureMap) -> Prepared:
-        """Compute the input of fast pooling from C4, once for pre-matching and fast scores."""
+        """Compute the input of fast pooling from C4; pre-matching and fast scores share it."""
         return self.pooling.prepare(c4)
 
     project = prepare_fast_pooling  # its former name
 
     def anchors(self, memory: Memory) -> Tensor:
-        """Anchor boxes [B, N, 4] cxcywh in 0..1: learned ones, or the best that the encoded map proposes."""
+        """Anchors [B, N, 4], cxcywh in 0..1 of the unpadded image: learned, or proposed from the encoded map."""
         return self.localizer.anchors(memory)
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
-        """Give every anchor the class whose embedding is nearest to that of its region.
+        """Match every anchor with the class whose text embedding is nearest to the embedding of its region.
 
         Args:
             c4: feature map C4, or the output of `prepare_fast_pooling`.
             anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
-            vocabulary: C classes; this is the step that uses their weights.
+            vocabulary: C classes. Class weights have an effect in this step only.
         """
         with torch.no_grad():
             regions = self.embed_fast(c4, anchors_cxcywh)
@@ -217,18 +219,21 @@ class Detector(nn.Module):
         return PreMatched(anchors_cxcywh, classes, vocabulary.embeddings)
 
     def decode(self, memory: Memory, matched: PreMatched) -> LocalizerOutput:
-        """Refine pre-matched anchors to boxes [L, B, N, 4] and objectness [L, B, N] of all L decoder layers."""
+        """Refine pre-matched anchors: boxes [L, B, N, 4] and objectness logits [L, B, N] of all L decoder layers."""
         content = self.localizer.query_content(matched.class_embeddings, matched.classes)
         return self.localizer.decode(memory, matched.anchors_cxcywh, content)
 
     def select_top_boxes(self, decoded: LocalizerOutput) -> tuple[Tensor, Tensor]:
-        """The `max_scored_boxes` boxes [B, K, 4] of highest objectness [B, K] of the last decoder layer."""
+        """Keep the `max_scored_boxes` best boxes [B, K, 4] of the last decoder layer by objectness logit [B, K]."""
         return best_boxes(decoded.boxes_cxcywh[-1], decoded.objectness[-1], self.config.postprocess.max_scored_boxes)
 
     worth_scoring = select_top_boxes  # its former name
 
     def classify(self, c3: FeatureMap, boxes_cxcywh: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """Class probabilities [B, N, C] of boxes [B, N, 4] by exact pooling, without background and distractors."""
+        """Class probabilities [B, N, C] of boxes [B, N, 4] by exact pooling.
+
+        They sum to less than 1: the rest is the probability of background and of distractors.
+        """
         probabilities: Tensor = self.classifier(self.embed_exact(c3, boxes_cxcywh), vocabulary.all_embeddings)
         return probabilities[..., : len(vocabulary)]
 
@@ -242,7 +247,10 @@ class Detector(nn.Module):
         vocabulary: Vocabulary,
         score_threshold: float = 0.0,
     ) -> Tensor:
-        """Class probabilities [B, K, C] of boxes [B, K, 4]: by exact pooling where it matters, else by fast pooling.
+        """Class probabilities [B, K, C] of boxes: exact pooling for those that can matter, else fast pooling.
+
+        `cora.detector.fast_scoring` says which boxes can matter. If `exact_boxes` is 0, all boxes are pooled exactly,
+        as published.
 
         Args:
             c3: feature map for exact pooling.
@@ -250,65 +258,65 @@ class Detector(nn.Module):
             boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
             objectness: [B, K] logits.
             vocabulary: C classes.
-            score_threshold: 0..1; boxes that cannot reach it are not pooled exactly.
+            score_threshold: 0..1; boxes whose score cannot reach it are not pooled exactly.
         """
         config, classes = self.config.postprocess, len(vocabulary)
         if config.exact_boxes == 0:
             return self.classify(c3, boxes_cxcywh, vocabulary)
-        estimates = self.classifier(self.embed_aligned(prepared, boxes_cxcywh), vocabulary.all_embeddings)
-        estimates = estimates[..., :classes]
-        shares = objectness.sigmoid().pow(config.objectness_power)
+        fast = self.classifier(self.embed_aligned(prepared, boxes_cxcywh), vocabulary.all_embeddings)[..., :classes]
+        objectness_factors = objectness.sigmoid().pow(config.objectness_power)
         chosen = [
             worth_exact_pooling(
                 boxes,
-                estimate * share[:, None],
-                share,
+                probabilities * factors[:, None],
+                factors,
                 count=config.exact_boxes,
                 nms_iou=config.nms_iou,
                 score_threshold=score_threshold,
             )
-            for boxes, estimate, share in zip(boxes_cxcywh, estimates, shares, strict=True)
+            for boxes, probabilities, factors in zip(boxes_cxcywh, fast, objectness_factors, strict=True)
         ]
-        kept = [boxes[places] for boxes, places in zip(boxes_cxcywh, chosen, strict=True)]
+        kept = [boxes[indices] for boxes, indices in zip(boxes_cxcywh, chosen, strict=True)]
         exact = self.classifier(self._pool_exactly(c3, kept), vocabulary.all_embeddings)[..., :classes]
-        return scatter_rows(estimates, chosen, exact)
+        return scatter_rows(fast, chosen, exact)
 
     def embed_exact(self, c3: FeatureMap, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [B, N, D] of boxes [B, N, 4] by exact pooling with the prompt."""
+        """Unit embeddings [B, N, D] of boxes [B, N, 4] by exact pooling with the region prompt."""
         pooled = self._pool_exactly(c3, boxes_cxcywh)
         return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim)
 
     def _pool_exactly(self, c3: FeatureMap, boxes_cxcywh: Tensor | Sequence[Tensor]) -> Tensor:
+        """`embed_exact` without batch dimension, [sum N_i, D], so that images may have different numbers of boxes."""
         pooled = self.pooling.exact(c3, boxes_cxcywh, self.prompted_positions())
         return pooled.to(self.prompt.offset.dtype)
 
     def embed_fast(self, c4: FeatureMap | Prepared, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the prompt."""
+        """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling with the region prompt."""
         prepared = self.prepare_fast_pooling(c4) if isinstance(c4, FeatureMap) else c4
         pooled = self.pooling.fast(prepared, boxes_cxcywh, self.prompted_positions())
         return pooled.view(*boxes_cxcywh.shape[:2], self.image_tower.embed_dim).to(self.prompt.offset.dtype)
 
     @former_names(projected="prepared")
     def embed_aligned(self, prepared: Prepared, boxes_cxcywh: Tensor) -> Tensor:
-        """Unit embeddings [B, N, D] of boxes [B, N, 4] by fast pooling, corrected by the fast alignment, if any."""
+        """`embed_fast`, then the fast alignment, if the detector has one."""
         regions = self.embed_fast(prepared, boxes_cxcywh)
         return regions if self.fast_alignment is None else self.fast_alignment(regions, boxes_cxcywh)
 
     def prompted_positions(self) -> Tensor:
-        """Table [P, C] that pooling adds to the cells of a region: the tower's positions and the region prompt."""
+        """The table [P, C] that pooling adds to the cells of a region: the tower's positions plus the region prompt."""
         positions: Tensor = self.prompt(self.image_tower.positions)
         return positions.to(self.image_tower.dtype)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.prompt.offset.device
 
     def with_parts(self, **parts: Any) -> Self:
-        """A detector that shares everything with this one but the given parts; this one does not change.
+        """A detector that shares all modules with this one, except for the given parts; this one does not change.
 
         Args:
-            parts: attributes by name, such as `config` or `localizer`.
+            parts: new values of attributes by name, such as `config` or `localizer`.
         """
         shared = [*self.children(), *(value for name, value in vars(self).items() if not name.startswith("_"))]
         view = copy.deepcopy(self, {id(part): part for part in shared})
@@ -317,10 +325,10 @@ class Detector(nn.Module):
         return view
 
     def learn_text(self, learned: LearnedText | None) -> None:
-        """Replace the learned part of the class embeddings, which is then frozen; None removes it.
+        """Set and freeze the learned text of the class embeddings; None removes it.
 
         Raises:
-            ValueError: its width is not the tower's.
+            ValueError: its width does not fit the text tower.
         """
         self.config = replace(self.config, text=None if learned is None else learned.config)
         if learned is not None:
@@ -328,13 +336,13 @@ class Detector(nn.Module):
         self.learned_text = self.vocabulary_encoder.learned = learned
 
     def set_pool_size(self, pool_size: int) -> None:
-        """Pool regions to another grid of S x S cells; the image tower and the region prompt change in place.
+        """Change S, the side of the grid of S x S cells that regions are pooled to, in place.
 
-        The region prompt, and the positions that a CLIP ResNet adds to the cells, are resampled (bicubic). A fast
-        alignment was fitted for the old grid and is set to zero, for which fast pooling is as published.
+        The region prompt and the positional table of a CLIP ResNet are interpolated (bicubic). The fast alignment, if
+        there is one, was fitted for the old S and is reset to zero, so that fast pooling is as published.
 
         Args:
-            pool_size: S, 1 to `LARGEST_POOL_SIZE`; the present one changes nothing.
+            pool_size: the new S, 1 to `LARGEST_POOL_SIZE`.
 
         Raises:
             ModelError: S is out of range, or the detector is a variant.
@@ -349,10 +357,10 @@ class Detector(nn.Module):
             self.align_fast_pooling(FastAlignment(embed_dim=self.config.tower.embed_dim))
 
     def align_fast_pooling(self, alignment: FastAlignment | None) -> None:
-        """Replace the fast alignment; None removes it.
+        """Set the fast alignment; None removes it.
 
         Raises:
-            ValueError: its width is not the tower's.
+            ValueError: its width is not the D of the towers.
         """
         own = self.config.tower.embed_dim
         if alignment is not None and alignment.shift.out_features != own:

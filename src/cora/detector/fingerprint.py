@@ -1,4 +1,4 @@
-"""A short hash of a detector's weights, by which files, runs and reports are compared."""
+"""A short hash of a detector's weights, to compare the models of files, runs and reports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 def weights_fingerprint(detector: nn.Module, *, without: tuple[str, ...] = ()) -> str:
     """First 16 hex digits of the SHA-256 over names, shapes and values of the weights, in half precision.
 
-    Files hold half precision, so a detector and its saved copy have one fingerprint.
+    Half precision, because model files store it: a detector and its saved copy have the same fingerprint.
 
     Args:
-        detector: whose weights.
-        without: prefixes of tensor names that are left out.
+        detector: the module whose weights are hashed.
+        without: prefixes of the names of tensors to leave out.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(detector.state_dict().items()):

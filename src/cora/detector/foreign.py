@@ -1,6 +1,7 @@
-"""Files of other programs as detectors: checkpoints of the published CORA code, region prompts, CLIP's own weights.
+"""Reads tensors from files of other programs: checkpoints of the published CORA code, region prompts, CLIP's weights.
 
-Nothing but tensors, plain values and an `argparse.Namespace` of them is unpickled.
+Unpickling a file can run code in it. Therefore only tensors, plain values and an `argparse.Namespace` of them are
+unpickled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _KEYS: dict[Weights, str] = {"ema": "model_ema", "model": "model"}
 
 
 class _Skipped:
-    """Stands for a NumPy number, such as the best AP so far, which is not needed; no NumPy code runs to load it."""
+    """Stands in for a NumPy number, such as the best AP so far. It is not needed, so no NumPy code runs to load it."""
 
     def __init__(self, *parts: object) -> None:
         del parts
@@ -32,7 +33,7 @@ class _Skipped:
         del state
 
 
-# The only classes unpickled beside tensors and plain values: a namespace, which only holds values, and stand-ins.
+# Classes that may be unpickled beside tensors and plain values; NumPy's are replaced by the stand-in.
 _ALLOWED: list[Any] = [
     argparse.Namespace,
     *((_Skipped, f"numpy.{name}") for name in ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype")),
@@ -40,17 +41,17 @@ _ALLOWED: list[Any] = [
 
 
 def read_tensors(file: Path, *, weights: Weights | None = None, called: str = "checkpoint") -> dict[str, Tensor]:
-    """Tensors of a file by name.
+    """Read the tensors of a file, by name.
 
     Args:
-        file: a torch file, a TorchScript archive or a safetensors file; of the torch files a checkpoint of the
-            published main.py, a plain state dict, or one under `state_dict`.
-        weights: of a published checkpoint, its averaged weights or those of the last step; None for the averaged
-            ones where it has some.
-        called: what such a file is called in messages.
+        file: a safetensors file, a TorchScript archive or a torch file. A torch file may be a checkpoint of the
+            published main.py, a state dict, or a mapping with a state dict under `state_dict`.
+        weights: which weights of a published checkpoint: averaged ("ema") or of the last step ("model"); None for the
+            averaged ones if there are any.
+        called: what messages call the file.
 
     Raises:
-        ModelError: no such file, one that cannot be read, or one without the weights that are asked for.
+        ModelError: the file is missing or cannot be read, or does not have the wanted weights.
     """
     content = read_foreign(file, called=called)
     if not isinstance(content, Mapping):
@@ -70,5 +71,5 @@ def read_tensors(file: Path, *, weights: Weights | None = None, called: str = "c
 
 
 def read_foreign(file: Path, *, called: str) -> object:
-    """Content of a file by `read_content`, with namespaces and NumPy's numbers allowed."""
+    """`read_content` of a file that may hold an `argparse.Namespace` and NumPy numbers; messages call it `called`."""
     return read_content(file, called=called, allowed=_ALLOWED)

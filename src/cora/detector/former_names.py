@@ -1,4 +1,4 @@
-"""Options of public calls that were renamed: their former names go on working."""
+"""Keeps the former names of renamed keyword arguments working."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _Result = TypeVar("_Result")
 
 
 def former_names(**current: str) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
-    """Let a function take options by their former names as well.
+    """Decorate a function so that it accepts keyword arguments by their former names as well.
 
     Args:
-        current: name of today, by former name.
+        current: former name=current name, such as `least_score="score_threshold"`.
     """
 
     def decorate(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:

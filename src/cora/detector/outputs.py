@@ -1,4 +1,4 @@
-"""Outputs of the detector's steps: plain tensors."""
+"""Outputs of the detector's steps, in the order of the forward pass."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cora.structures import FeatureMap
 
 @dataclass(frozen=True)
 class Seen:
-    """What `Detector.see` computes of B images, the same for all class names.
+    """Output of `Detector.see` for B images: all that does not depend on the class names.
 
     Attributes:
         c3: feature map for exact pooling.
         prepared: input of fast pooling.
         memory: the localizer's encoding of C3.
-        anchors_cxcywh: [B, N, 4] boxes from which the localizer starts, 0..1 of the unpadded image.
+        anchors_cxcywh: [B, N, 4] boxes that the localizer refines, 0..1 of the unpadded image.
     """
 
     c3: FeatureMap
@@ -35,11 +35,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class PreMatched:
-    """Anchors, each with the class that its query looks for.
+    """Output of anchor pre-matching: anchors, each with the class that its query looks for.
 
     Attributes:
         anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
-        classes: [B, N] int64, index into the vocabulary.
+        classes: [B, N] int64 indices into the vocabulary, 0..C-1.
         class_embeddings: [C, D] unit embeddings of the vocabulary.
     """
 
@@ -50,12 +50,12 @@ class PreMatched:
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """Scored boxes of B images, before suppression.
+    """Output of `Detector.detect`: the scored boxes of B images, before suppression.
 
     Attributes:
         boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.
-        objectness: [B, K] logits: is there an object of the class that the box's query looked for?
-        probabilities: [B, K, C] of the classes, 0..1; the rest up to 1 is background and distractors.
+        objectness: [B, K] logits: does the box hold an object of the class that its anchor was matched with?
+        probabilities: [B, K, C] class probabilities, 0..1. The rest up to 1 is background and distractors.
         scores: [B, K, C] class probability * sigmoid(objectness)^alpha, 0..1; alpha is
             `PostprocessConfig.objectness_power`.
     """

@@ -1,4 +1,4 @@
-"""From scored boxes to detections: score threshold, suppression per class, best K."""
+"""Post-processing, from scored boxes to detections: score threshold, suppression per class, best K."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torchvision.ops import batched_nms, nms
 
 from cora.boxes import clip_to_image, scale_to_pixels
 
-#: Score threshold of models whose file holds none.
+#: Score threshold of models whose file does not store one.
 SCORE_THRESHOLD = 0.3
 
-#: The same for the built-in vocabulary, measured for nano (recipes/nano/builtin_threshold.py).
+#: The same for the built-in vocabulary; measured for nano (recipes/nano/builtin_threshold.py).
 BUILTIN_THRESHOLD = 0.1
 
-#: Best candidates that suppression tries first, per detection wanted.
-_CANDIDATES_A_DETECTION = 10
+#: Candidates, best first, that suppression considers at first per wanted detection.
+_CANDIDATES_PER_DETECTION = 10
 
 
-#: As published: every box is scored, by exact pooling.
+#: Settings of the published code, which classifies every box by exact pooling.
 ALL_BOXES: Mapping[str, Any] = {"max_scored_boxes": 0, "exact_boxes": 0}
 
 
@@ -32,13 +32,14 @@ class PostprocessConfig:
 
     Attributes:
         objectness_power: alpha in class probability * objectness^alpha.
-        nms_iou: a box that overlaps a better one of its class by more is dropped.
-        min_score: lower scores are dropped before suppression.
-        max_detections: boxes kept per image.
-        max_scored_boxes: boxes per image, best objectness first, that are classified; 0 for all, as published.
-        exact_boxes: how many of these are pooled exactly, the others keep their fast scores; 0 for all, as published.
-        distractors: default distractors of a call: "none", or the "everyday" names.
-        score_threshold: only detections above it are reported, unless a call gives another.
+        nms_iou: suppression threshold: a box is dropped if its IoU with a better box of its class is higher.
+        min_score: scores up to this one are dropped before suppression.
+        max_detections: most detections per image.
+        max_scored_boxes: only this many boxes per image, those of highest objectness, are classified; 0 for all, as
+            published.
+        exact_boxes: most of these that are pooled exactly, the others keep their fast scores; 0 for all, as published.
+        distractors: distractors that a call uses by default: "none", or the "everyday" names.
+        score_threshold: default of a call; only detections with a higher score are reported.
         builtin_threshold: the same for the built-in vocabulary.
 
     Raises:
@@ -75,7 +76,7 @@ Found = tuple[Tensor, Tensor, Tensor]
 
 
 def combine_scores(probabilities: Tensor, objectness: Tensor, power: float = 1.0) -> Tensor:
-    """Class probability * objectness^alpha: [B, N, C] and logits [B, N] to scores [B, N, C] in 0..1."""
+    """Scores [B, N, C], 0..1: class probability [B, N, C] * sigmoid(objectness logit [B, N])^power."""
     return probabilities * objectness.sigmoid().pow(power).unsqueeze(-1)
 
 
@@ -90,18 +91,18 @@ def select_detections(
     clip: bool = True,
     class_agnostic: bool = False,
 ) -> Found:
-    """Detections of one image.
+    """Select the detections of one image.
 
     Args:
         boxes_cxcywh: [N, 4], 0..1 of the unpadded image.
         scores: [N, C] in 0..1; every pair of box and class is a candidate.
         size_hw: (height, width) of the original image in pixels.
-        min_score: lower scores are dropped before suppression.
-        nms_iou: per-class suppression threshold.
-        max_detections: how many are kept.
-        clip: limit boxes to the image.
-        class_agnostic: after suppression within classes, suppress between classes, too. In this order, since an
-            exported graph may contain the first step.
+        min_score: scores up to this one are dropped before suppression.
+        nms_iou: IoU threshold of suppression within each class.
+        max_detections: most detections.
+        clip: whether boxes are clipped to the image.
+        class_agnostic: whether suppression between classes follows that within classes. Both run, in this order, since
+            an exported graph may contain the first.
 
     Returns:
         Boxes [K, 4] xyxy in pixels, scores [K] in descending order, labels [K] int64.
@@ -131,35 +132,38 @@ def suppress(
         boxes_cxcywh: [B, N, 4], 0..1 of the unpadded image.
         scores: [B, N, C] in 0..1.
         sizes_hw: (height, width) of the original images in pixels.
-        config: of the model.
-        score: only scores above it count.
-        nms_iou: suppression threshold.
-        max_detections: boxes kept per image.
-        class_agnostic: suppress between classes, too.
+        config: settings of the model.
+        score: replaces `config.min_score`.
+        nms_iou: replaces `config.nms_iou`.
+        max_detections: replaces `config.max_detections`.
+        class_agnostic: as in `select_detections`.
+
+    Returns:
+        For each image boxes [K, 4] xyxy in pixels, scores [K] in descending order, labels [K] int64.
     """
     return [
         select_detections(
             boxes,
-            of_image,
+            image_scores,
             size,
             min_score=config.min_score if score is None else score,
             nms_iou=config.nms_iou if nms_iou is None else nms_iou,
             max_detections=config.max_detections if max_detections is None else max_detections,
             class_agnostic=class_agnostic,
         )
-        for boxes, of_image, size in zip(boxes_cxcywh, scores, sizes_hw, strict=True)
+        for boxes, image_scores, size in zip(boxes_cxcywh, scores, sizes_hw, strict=True)
     ]
 
 
-def apart(boxes_xyxy_px: Tensor, scores: Tensor, labels: Tensor, iou: float, *, class_agnostic: bool) -> Tensor:
+def nms_indices(boxes_xyxy_px: Tensor, scores: Tensor, labels: Tensor, iou: float, *, class_agnostic: bool) -> Tensor:
     """Indices [K] of the boxes that suppression keeps, in descending order of score.
 
     Args:
         boxes_xyxy_px: [N, 4].
         scores: [N].
         labels: [N] int64.
-        iou: a box that overlaps a better one of its class by more is dropped, 0..1.
-        class_agnostic: then suppress between classes, too.
+        iou: suppression threshold, 0..1.
+        class_agnostic: as in `select_detections`.
     """
     keep: Tensor = batched_nms(boxes_xyxy_px, scores, labels, iou)
     return keep[nms(boxes_xyxy_px[keep], scores[keep], iou)] if class_agnostic else keep
@@ -170,20 +174,21 @@ def _best_after_nms(
 ) -> Tensor:
     """Indices of the best `count` candidates that suppression keeps, in descending order of score.
 
-    Only better candidates suppress a candidate, so the best few usually suffice: with a thousand classes, few of all.
+    Only better candidates can suppress a candidate, so suppression among the best few already gives the result if it
+    keeps `count` of them. This saves time with many classes: there is a candidate for each box and class.
     """
-    considered = _CANDIDATES_A_DETECTION * count
+    considered = _CANDIDATES_PER_DETECTION * count
     while considered < len(scores):
         best = scores.topk(considered).indices
-        keep = apart(boxes[best], scores[best], labels[best], nms_iou, class_agnostic=class_agnostic)
+        keep = nms_indices(boxes[best], scores[best], labels[best], nms_iou, class_agnostic=class_agnostic)
         if len(keep) >= count:
             return best[keep[:count]]
         considered *= 4
-    return apart(boxes, scores, labels, nms_iou, class_agnostic=class_agnostic)[:count]
+    return nms_indices(boxes, scores, labels, nms_iou, class_agnostic=class_agnostic)[:count]
 
 
 def best_boxes(boxes_cxcywh: Tensor, objectness: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Keep `count` boxes of highest objectness: [B, N, 4], [B, N] to [B, K, 4], [B, K]; 0 keeps all."""
+    """Keep the `count` boxes of highest objectness: [B, N, 4], [B, N] to [B, K, 4], [B, K]; a count of 0 keeps all."""
     if count == 0 or count >= objectness.shape[1]:
         return boxes_cxcywh, objectness
     top, index = objectness.topk(count, dim=1)

@@ -1,4 +1,4 @@
-"""Models by name: the embedded ones, CLIP towers with the published settings, or a file."""
+"""Loads models by name or path: embedded models, CLIP towers with the published settings, model files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from cora.detector.checkpoint import read_checkpoint
 from cora.detector.config import DetectorConfig
 from cora.detector.cora import Detector
-from cora.detector.undrawn import Undrawn
+from cora.detector.skip_init import SkipInit
 from cora.detector.variants import detector_class
 from cora.errors import ModelError
 from cora.images import PreprocessConfig
@@ -22,7 +22,7 @@ from cora.towers import TowerConfig, known_towers, load_towers, tower_config
 from cora.towers.weights import DEFAULT_WEIGHTS, load_checked
 
 DEFAULT = "nano"
-#: Models inside the package, each in a file of its name -> what they are, in a sentence.
+#: Name of an embedded model, stored as NAME.safetensors in the package -> a sentence about it for users.
 EMBEDDED = {
     DEFAULT: "The default, taught by everything at hand.",
     "nano-ovcoco": "Strict: of all boxes it saw those of OV-COCO's 48 base classes only.",
@@ -30,19 +30,21 @@ EMBEDDED = {
 
 
 def known_models() -> list[str]:
-    """Names that `load` takes."""
+    """Names that `load` accepts."""
     return [*EMBEDDED, *known_towers()]
 
 
 def load(name_or_path: str | Path = DEFAULT) -> Detector:
-    """Load a network in evaluation mode; `cora.load` puts a predictor around it.
+    """Load a detector in evaluation mode; `cora.load` returns the same inside a predictor.
 
     Args:
         name_or_path: "nano" or "nano-ovcoco" (embedded, no download), a file that `Detector.save` wrote, or the name of
-            a CLIP tower such as "RN50-quickgelu": published settings, CLIP's weights, an untrained localizer.
+            a CLIP tower such as "RN50-quickgelu", which gives the published settings, CLIP's weights and an untrained
+            localizer.
 
     Raises:
-        ModelError: unknown name (the message lists the known), weights that cannot be found, a file that does not fit.
+        ModelError: unknown name (the message lists the known ones), weights that cannot be found, or a file that is not
+            a model file.
     """
     name = str(name_or_path)
     if name in EMBEDDED:
@@ -62,13 +64,13 @@ def load(name_or_path: str | Path = DEFAULT) -> Detector:
 
 
 def load_checkpoint(path: str | Path) -> Detector:
-    """Rebuild a detector from its checkpoint, in evaluation mode.
+    """Rebuild a detector from a model file, in evaluation mode.
 
     Raises:
-        ModelError: not a checkpoint, or its tensors do not fit its configuration.
+        ModelError: not a model file, or its tensors do not fit its configuration.
     """
     config, weights = read_checkpoint(path)
-    with Undrawn():
+    with SkipInit():
         detector = detector_class(config.variant).build(config, precision="auto")
     load_checked(detector, weights, source=f"checkpoint {path}", assign=True)
     return detector.eval()
@@ -78,15 +80,15 @@ def preset_config(name: str) -> DetectorConfig:
     """Published settings of a CLIP tower: 1000 anchors, 3 encoder and 6 decoder layers.
 
     Raises:
-        ModelError: no tower has that name; the message lists the known.
+        ModelError: no tower has that name; the message lists the known ones.
     """
     return config_for_tower(tower_config(name))
 
 
 def config_for_tower(tower: TowerConfig, localizer: LocalizerConfig | None = None) -> DetectorConfig:
-    """A configuration whose localizer and image sizes fit a tower; without `localizer`, the published one."""
+    """A configuration with this tower, and with a localizer whose sizes fit it; None for the published localizer."""
     base = localizer or LocalizerConfig()
-    # A ConvNeXt downsamples without padding: it would cut off what exceeds a multiple of the stride.
+    # A ConvNeXt downsamples without padding: it would ignore pixels beyond a multiple of the stride.
     whole = tower.family == "convnext"
     return DetectorConfig(
         tower=tower,
@@ -96,11 +98,11 @@ def config_for_tower(tower: TowerConfig, localizer: LocalizerConfig | None = Non
 
 
 def new_detector(name: str, pretrained: str | Path | None = DEFAULT_WEIGHTS) -> Detector:
-    """A detector to train: a named CLIP tower with its weights, no prompt, a fresh localizer.
+    """Build a detector to train: a CLIP tower with its weights, a zero region prompt, a localizer with random weights.
 
     Args:
-        name: of the tower, for example "RN50-quickgelu".
-        pretrained: tag of open_clip, weight file, None for random weights, or "default": see `load_towers`.
+        name: name of the tower, for example "RN50-quickgelu".
+        pretrained: tag of open_clip, weight file, None for random weights, or "default"; see `load_towers`.
 
     Raises:
         ModelError: unknown name or tag, weights that cannot be found.
@@ -118,10 +120,10 @@ def has_embedded(name: str) -> bool:
 
 @contextmanager
 def embedded_file(name: str) -> Iterator[Path]:
-    """The file of an embedded model, as long as the context lasts.
+    """Path of an embedded model's file, valid inside the context: a zipped package unpacks it to a temporary file.
 
     Raises:
-        ModelError: the package was built without it.
+        ModelError: the package was built without the file.
     """
     entry = _assets() / f"{name}.safetensors"
     if not has_embedded(name):

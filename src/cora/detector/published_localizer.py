@@ -1,7 +1,7 @@
-"""Names of the localizer's tensors in the published CORA code and here.
+"""Maps the names of the localizer's tensors in the published CORA code to those in `cora.localizer`.
 
-The published modules are those of DAB-DETR: projections are written out one by one in the decoder (`sa_*` for
-self-attention, `ca_*` for cross-attention), stacked as query, key, value in the encoder.
+The published modules are DAB-DETR's. In the decoder, every projection is a module (`sa_*` for self-attention, `ca_*`
+for cross-attention). In the encoder, the projections to query, key and value are stacked in one tensor.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _STACKED = re.compile(r"transformer\.encoder\.layers\.(\d+)\.self_attn\.in_proj_
 
 
 def published_localizer_name(name: str) -> str | None:
-    """Name in a `Localizer` of a published tensor that is stored unchanged; None for any other tensor."""
+    """The name in a `Localizer` of a published tensor; None if it has none, or is a stacked tensor of the encoder."""
     for published, own in _PREFIXES:
         if name.startswith(published):
             return own + name.removeprefix(published)
@@ -71,11 +71,11 @@ def published_localizer_name(name: str) -> str | None:
 
 
 def published_localizer_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `Localizer` out of a published one.
+    """Extract the state dict of a `Localizer` from a published one.
 
     Args:
-        tensors: of the whole published model. Those of other parts are left out, and `bbox_embed.*`, a copy of
-            `transformer.decoder.bbox_embed.*`.
+        tensors: state dict of the whole published model. Tensors of other parts are skipped, as is `bbox_embed.*`, a
+            copy of `transformer.decoder.bbox_embed.*`.
 
     Returns:
         Tensors by their names in a `Localizer`, not copied.

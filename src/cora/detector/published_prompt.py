@@ -1,4 +1,4 @@
-"""Region prompts as the published code exports them: the prompted positional table of the attention pool."""
+"""Loads region prompts that the published code exports: the attention pool's positional table plus the prompt."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cora.errors import ModelError
 from cora.towers import resnet_of
 
 _TABLE = "attnpool.positional_embedding"
-#: Prefixes of the same tensors in a backbone, a published model, a model of CLIP; longest first.
+#: Prefixes of the image tower's tensors in published checkpoints and in CLIP; a longer one before its own prefix.
 _PREFIXES = ("backbone.0.body.", "backbone.0.", "visual.")
 
 
 def apply_published_prompt(detector: Detector, file: Path) -> None:
-    """Give a detector the released region prompt of a file, whatever prompt it had.
+    """Replace the region prompt of a detector by that of a released file.
 
-    The prompt becomes the difference to the tower's own table, so that both stay apart. Other tensors of the file
-    replace those of the image tower.
+    The file stores the sum of positional table and prompt. The prompt becomes that sum minus the tower's own table,
+    which does not change. Other tensors of the file replace those of the image tower.
 
     Args:
-        detector: on a CLIP ResNet; changed in place.
-        file: a positional table [S*S + 1, C], by itself or by its name in a state dict.
+        detector: a detector with a CLIP ResNet; changed in place.
+        file: the sum [S*S + 1, C], either a bare tensor or under its name in a state dict.
 
     Raises:
         ModelError: the file cannot be read, holds something else, or is made for another tower.
@@ -55,6 +55,7 @@ def apply_published_prompt(detector: Detector, file: Path) -> None:
 
 
 def _tensors(content: object, source: str) -> dict[str, Tensor]:
+    """The tensors of a file by their names in the image tower, without prefixes."""
     if isinstance(content, Tensor):
         return {_TABLE: content}
     if not isinstance(content, Mapping):
@@ -65,6 +66,6 @@ def _tensors(content: object, source: str) -> dict[str, Tensor]:
     for name, value in content.items():
         if isinstance(value, Tensor) and not str(name).endswith("num_batches_tracked"):
             short = str(name).removeprefix("module.")
-            prefix = next((one for one in _PREFIXES if short.startswith(one)), "")
+            prefix = next((entry for entry in _PREFIXES if short.startswith(entry)), "")
             found[short.removeprefix(prefix).replace("attn_pool.", "attnpool.", 1)] = value
     return found

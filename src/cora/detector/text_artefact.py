@@ -1,4 +1,4 @@
-"""Text artefacts: learned text as a file of a few kilobytes, instead of a copy of the whole detector."""
+"""Text artefacts: a small file with learned text only, instead of a copy of the whole detector."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class TextArtefact:
-    """The result of training the text side, with the text tower and the templates that it needs.
+    """What training of the text side learned. It applies only to the text tower and templates it was trained with.
 
     Attributes:
-        kind: "context" or "offsets" (`LearnedText`), or "tower" (weights of the text tower).
-        tensors: the learned part's state dict, or those weights of the text tower that were tuned.
-        tower: `tower_digest` of the text tower it was trained on.
-        templates: those used in training, on which offsets and a tuned tower depend.
-        config: sizes of the learned part; None for "tower".
-        notes: further facts for readers: data, numbers.
+        kind: "context" or "offsets" (`LearnedText`), or "tower" (fine-tuned weights of the text tower).
+        tensors: state dict of the learned text, or the weights of the text tower that changed.
+        tower: `tower_digest` of the text tower before training.
+        templates: the templates used in training.
+        config: sizes of the learned text; None for "tower".
+        notes: free text for users, such as the training data and measured numbers.
     """
 
     kind: Literal["context", "offsets", "tower"]
@@ -53,7 +53,7 @@ class TextArtefact:
     def of_learned(
         cls, learned: LearnedText, detector: Detector, notes: Mapping[str, str] | None = None
     ) -> TextArtefact:
-        """The artefact of a context or of offsets that were trained for `detector`."""
+        """Make an artefact from a context or offsets that were trained for `detector`."""
         return cls(
             kind=learned.config.kind,
             tensors={name: value.detach().clone() for name, value in learned.state_dict().items()},
@@ -65,9 +65,13 @@ class TextArtefact:
 
     @classmethod
     def of_tower(cls, tuned: TextTower, detector: Detector, notes: Mapping[str, str] | None = None) -> TextArtefact:
-        """The artefact of a tuned copy of `detector`'s text tower: the weights that differ, in half precision.
+        """Make an artefact from a fine-tuned copy of `detector`'s text tower: the weights that differ.
 
-        A detector saved in half precision then has exactly the embeddings that this artefact gives.
+        They are rounded to half precision, as in model files, so that saving a detector with this artefact does not
+        change its class embeddings.
+
+        Raises:
+            ModelError: a weight does not fit into half precision.
         """
         before = detector.text_tower.net.state_dict()
         changed = {
@@ -87,10 +91,10 @@ class TextArtefact:
         )
 
     def apply(self, detector: Detector) -> None:
-        """Make `detector` embed class names as learned; its templates become those of the artefact.
+        """Add the learned text to `detector`, whose templates become those of the artefact.
 
         Raises:
-            ModelError: it was trained on another text tower, or `detector` has learned text already.
+            ModelError: the artefact was trained for another text tower, or `detector` already has learned text.
         """
         if self.tower != tower_digest(detector.text_tower):
             raise ModelError(
@@ -111,7 +115,7 @@ class TextArtefact:
             learned = build_learned_text(self.config)
             load_checked(learned, self.tensors, source="text artefact")
             detector.learn_text(learned)
-        # A template set that has a name keeps it.
+        # If the sentences are the same, the encoder keeps the name of their template set.
         if clean_templates(detector.vocabulary_encoder.templates) != self.templates:
             detector.vocabulary_encoder.templates = self.templates
         detector.vocabulary_encoder.forget()
@@ -134,10 +138,10 @@ class TextArtefact:
 
     @classmethod
     def read(cls, path: str | Path) -> TextArtefact:
-        """The reverse of `write`.
+        """Read an artefact, the reverse of `write`.
 
         Raises:
-            ModelError: no such file, no text artefact, or one of another format version.
+            ModelError: no such file, not a text artefact, or another format version.
         """
         file = Path(path)
         if not file.is_file():
@@ -167,7 +171,7 @@ class TextArtefact:
 
 
 def tower_digest(text_tower: TextTower) -> str:
-    """Hash of a text tower's weights in half precision: saving a model in half precision does not change it."""
+    """Hash of a text tower's weights in half precision, so that saving a model in half precision does not change it."""
     digest = hashlib.sha256()
     for name, value in sorted(text_tower.net.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}".encode())

@@ -1,7 +1,7 @@
-"""Detectors that differ from CORA in one step, for comparisons (the paper's ablation table).
+"""Detectors that differ from CORA in one step, for the comparisons of the paper's ablation table.
 
-`Variant.of(detector)` shares the detector's modules, so training one trains both. A model file holds the variant's name
-(`DetectorConfig.variant`), so that `cora.load` rebuilds it. How each is trained: `cora.training.variants`.
+`SomeVariant.of(detector)` shares the detector's modules, so training one trains both. A model file stores the name of
+the variant (`DetectorConfig.variant`), so that `cora.load` can rebuild it. `cora.training.variants` trains variants.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from cora.structures import FeatureMap, ImageBatch, Targets
 from cora.towers import ClipTower
 
 
-def _parts_of(detector: Detector) -> dict[str, Any]:
-    """What the constructor of a detector takes, apart from the precision."""
+def _constructor_arguments(detector: Detector) -> dict[str, Any]:
+    """Arguments with which `Detector` builds the same detector again, without the precision."""
     names = inspect.signature(Detector).parameters.keys() - {"precision"}
     return {name: getattr(detector, name) for name in names}
 
@@ -39,30 +39,30 @@ class DetectorVariant(Detector):
     """Base class of the variants.
 
     Attributes:
-        variant: its name in model files.
+        variant: name of the variant in model files.
     """
 
     variant: ClassVar[str]
 
     @classmethod
     def of(cls, detector: Detector, **own: Any) -> Self:
-        """A variant that shares all modules with `detector`; `own` are further arguments of its constructor."""
-        parts = _parts_of(detector) | {"config": replace(detector.config, variant=cls.variant)}
+        """Make a variant that shares all modules with `detector`; `own` are arguments that only the variant has."""
+        parts = _constructor_arguments(detector) | {"config": replace(detector.config, variant=cls.variant)}
         return cls(**own, **parts).train(detector.training)
 
 
 class ConditionalDetector(DetectorVariant):
-    """Conditional matching (OV-DETR, Zang et al., 2022): the decoder runs once per class, with all anchors.
+    """Conditional matching (OV-DETR, Zang et al., 2022), instead of pre-matching.
 
-    Nothing is pre-matched, and the cost grows with the number of classes. A box has a score only for the class it was
-    decoded for.
+    The decoder runs once per class, with all anchors, so its cost grows with the number of classes. A box has a score
+    only for the class that it was decoded for.
     """
 
     variant = "conditional"
 
     @former_names(least_score="score_threshold")
     def detect(self, seen: Seen, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
-        """Score the boxes of a batch, each for its class; `scores` of other classes are 0."""
+        """As `Detector.detect`; a box's scores for classes that it was not decoded for are 0."""
         boxes, objectness, classes = self.decode_each(seen.memory, seen.anchors_cxcywh, vocabulary)
         probabilities = self.classify(seen.c3, boxes, vocabulary)
         scores = combine_scores(probabilities, objectness, self.config.postprocess.objectness_power)
@@ -75,7 +75,8 @@ class ConditionalDetector(DetectorVariant):
         """Decode all anchors [B, N, 4] for each of the C classes.
 
         Returns:
-            Boxes [B, K, 4], objectness [B, K] and classes [B, K] of the best `max_scored_boxes` of all C * N.
+            Boxes [B, K, 4], objectness logits [B, K] and classes [B, K] of the K = `max_scored_boxes` best of all
+            C * N boxes by objectness.
         """
         boxes, objectness = [], []
         for index in range(len(vocabulary)):
@@ -89,12 +90,12 @@ class ConditionalDetector(DetectorVariant):
         return chosen, best.values, best.indices // anchors_cxcywh.shape[1]
 
 
-#: Initial scale, as CLIP's, and initial bias, a probability of 0.01.
+#: Initial scale, that of CLIP's training, and initial bias, which gives a probability of 0.01.
 START_SCALE, START_BIAS = 1 / 0.07, -math.log(99)
 
 
 class EndToEndHead(nn.Module):
-    """scale * cos(W query, class embedding) + bias, with learned W, scale and bias.
+    """Class logits: scale * cosine(W query, class embedding) + bias, with learned W, scale and bias.
 
     Args:
         dim: width of the queries.
@@ -108,15 +109,15 @@ class EndToEndHead(nn.Module):
         self.bias = nn.Parameter(torch.tensor(START_BIAS))
 
     def forward(self, hidden: Tensor, class_embeddings: Tensor) -> Tensor:
-        """Queries [..., dim] and classes [C, D] to logits [..., C]."""
+        """Logits [..., C] of queries [..., dim] for class embeddings [C, D]."""
         cosine = F.normalize(self.projection(hidden), dim=-1) @ class_embeddings.to(hidden.dtype).T
         return self.log_scale.exp() * cosine + self.bias
 
 
 class EndToEndDetector(DetectorVariant):
-    """End-to-end classification: a head turns decoder queries into class logits.
+    """End-to-end classification, as in DETR: a head on the decoder's queries gives class logits.
 
-    It replaces objectness and region classifier; no region is pooled exactly.
+    It replaces both objectness and region classifier, so no region is pooled exactly.
 
     Args:
         parts: arguments of `Detector`; the head is freshly initialised.
@@ -131,7 +132,7 @@ class EndToEndDetector(DetectorVariant):
 
     @former_names(least_score="score_threshold")
     def detect(self, seen: Seen, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> DetectorOutput:
-        """Score all boxes of a batch for every class; `objectness` is the best class's logit."""
+        """As `Detector.detect`; `objectness` is the logit of the best class."""
         matched = self.pre_match(seen.prepared, seen.anchors_cxcywh, vocabulary)
         decoded = self.decode(seen.memory, matched)
         logits = self.class_logits(decoded, vocabulary.embeddings)[-1]
@@ -145,34 +146,35 @@ class EndToEndDetector(DetectorVariant):
 
 
 def any_object(width: int) -> Tensor:
-    """The one embedding [1, width] that stands for every class, unit norm.
+    """The unit embedding [1, width] that every query gets instead of a class embedding.
 
-    Any constant would do: the class projection turns it into one learned query content.
+    Any constant would do, since the class projection turns it into a learned query content.
     """
     return torch.full((1, width), width**-0.5)
 
 
 class RegionProposalDetector(DetectorVariant):
-    """Region-proposal localizer, the paper's class-agnostic baseline: only the region classifier uses classes.
+    """The paper's class-agnostic baseline: the localizer works as a region proposal network.
 
-    Every query has the same content, so boxes and objectness do not depend on the vocabulary.
+    Every query has the same content, so boxes and objectness do not depend on the vocabulary. Only the region
+    classifier uses class names.
     """
 
     variant = "region-proposals"
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
-        """Give every anchor [B, N, 4] the same content, that of `any_object`; map and vocabulary are not used."""
+        """Give every anchor [B, N, 4] the same query content, from `any_object`; `c4` and `vocabulary` are not used."""
         classes = torch.zeros(anchors_cxcywh.shape[:2], dtype=torch.int64, device=anchors_cxcywh.device)
         return PreMatched(anchors_cxcywh, classes, any_object(self.image_tower.embed_dim).to(anchors_cxcywh))
 
 
 class TopKDetector(DetectorVariant):
-    """Pre-matching with k classes per anchor: one query for each of the k that its region is most similar to.
+    """Pre-matching with k classes per anchor: those nearest to its region, with one query for each.
 
-    The decoder has k times the queries, however large the vocabulary.
+    The decoder has k times as many queries, however large the vocabulary is.
 
     Args:
-        top_k: classes per anchor; all where the vocabulary has fewer.
+        top_k: k; if the vocabulary has fewer classes, all of them.
         parts: arguments of `Detector`.
 
     Raises:
@@ -188,7 +190,7 @@ class TopKDetector(DetectorVariant):
         self.top_k = top_k
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
-        """Give every anchor [B, N, 4] its k best classes: N * k queries, grouped by anchor, best class first."""
+        """Match every anchor [B, N, 4] with k classes: N * k queries, grouped by anchor, best class first."""
         top_k = min(self.top_k, len(vocabulary))
         match = partial(pre_match, top_k=top_k, logit_scale=self.config.tower.logit_scale)
         with torch.no_grad():
@@ -196,13 +198,13 @@ class TopKDetector(DetectorVariant):
         return PreMatched(anchors_cxcywh.repeat_interleave(top_k, dim=1), classes, vocabulary.embeddings)
 
 
-#: Crops encoded at once; bounds the memory.
+#: Most crops that are encoded at once; bounds the memory.
 CHUNK = 32
 
 
 @dataclass(frozen=True)
 class ImageMap(FeatureMap):
-    """A feature map that keeps its images.
+    """A feature map together with its images.
 
     Attributes:
         images: the batch that the map was computed from.
@@ -212,17 +214,17 @@ class ImageMap(FeatureMap):
 
 
 class CropDetector(DetectorVariant):
-    """Classifies final boxes by crops, without prompt, as R-CNN did; anchors are pre-matched and refined as in CORA.
+    """Classifies final boxes by crops, without region prompt, as R-CNN did; the rest is as in CORA.
 
-    Every region is cropped from the preprocessed image, stretched to a square of 32 * `pool_size` pixels a side and
-    encoded as an image of its own. CLIP was trained on whole images, but a crop has lost its surroundings, and running
-    the tower for every region costs some hundred times a pass over the image.
+    Every box is cut out of the preprocessed image, stretched to a square of 32 * `pool_size` pixels and encoded as a
+    whole image, which is what CLIP was trained on. But a crop has lost its surroundings, and running the tower once per
+    box costs a few hundred times as much as running it once per image.
     """
 
     variant = "crops"
 
     def encode(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """Feature maps C3 and C4; C3 keeps the images."""
+        """As `Detector.encode`; C3 is an `ImageMap`."""
         c3, c4 = super().encode(batch)
         return ImageMap(c3.features, c3.mask, batch), c4
 
@@ -230,7 +232,7 @@ class CropDetector(DetectorVariant):
         """Unit embeddings [B, N, D] of the crops of boxes [B, N, 4].
 
         Raises:
-            ValueError: the map is not from this detector's `encode`; those of a feature cache have no images.
+            ValueError: the map has no images, as it does not come from this detector's `encode` (but from a cache).
         """
         if not isinstance(c3, ImageMap):
             raise ValueError("crops: expected the map that CropDetector.encode gave, got one without its images")
@@ -240,12 +242,12 @@ class CropDetector(DetectorVariant):
             corners = clip_to_image(scale_to_pixels(boxes.float(), size), size)
             image = c3.images.pixels[index : index + 1]
             for part in corners.split(CHUNK):
-                # RoIAlign averages all pixels of a cell: a crop that shrinks is not aliased.
+                # RoIAlign averages all pixels of a cell, so shrinking a crop causes no aliasing.
                 crops = roi_align(image, [part.to(image.dtype)], (side, side), aligned=True)
                 embeddings.append(self._embed_images(crops))
         width = self.image_tower.embed_dim
-        whole = torch.cat(embeddings) if embeddings else c3.features.new_zeros(0, width)
-        return whole.view(*boxes_cxcywh.shape[:2], width)
+        joined = torch.cat(embeddings) if embeddings else c3.features.new_zeros(0, width)
+        return joined.view(*boxes_cxcywh.shape[:2], width)
 
     def _embed_images(self, pixels: Tensor) -> Tensor:
         """Unit embeddings [N, D] of whole images [N, 3, side, side]."""
@@ -253,8 +255,8 @@ class CropDetector(DetectorVariant):
         if isinstance(tower, ClipTower):
             return tower.encode_image(pixels)
         c3, _ = tower.maps(pixels, pixels.new_zeros(pixels.shape[0], *pixels.shape[-2:], dtype=torch.bool))
-        all_of_it = pixels.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(len(pixels), 1, 4)
-        return self.pooling.exact(c3, all_of_it, tower.positions)
+        whole_image = pixels.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(len(pixels), 1, 4)
+        return self.pooling.exact(c3, whole_image, tower.positions)
 
     @former_names(least_score="score_threshold", projected="prepared")
     def classify_best(
@@ -266,7 +268,7 @@ class CropDetector(DetectorVariant):
         vocabulary: Vocabulary,
         score_threshold: float = 0.0,
     ) -> Tensor:
-        """Class probabilities [B, K, C], every box by its crop: nothing is estimated from the map."""
+        """Class probabilities [B, K, C] of boxes [B, K, 4], all by their crops; fast pooling is not used."""
         return self.classify(c3, boxes_cxcywh, vocabulary)
 
 
@@ -276,40 +278,40 @@ def classes_of_boxes(anchors_cxcywh: Tensor, targets: Sequence[Targets], otherwi
     Args:
         anchors_cxcywh: [B, N, 4], 0..1 of the unpadded image.
         targets: ground truth of each image.
-        otherwise: [B, N] int64 classes for anchors that overlap no box.
+        otherwise: [B, N] int64 classes of anchors that overlap no ground-truth box.
 
     Returns:
-        [B, N] int64.
+        [B, N] int64 indices into the vocabulary.
     """
     rows = []
-    for anchors, one, classes in zip(anchors_cxcywh, targets, otherwise, strict=True):
-        if len(one):
-            overlap = pairwise_iou(cxcywh_to_xyxy(anchors.float()), cxcywh_to_xyxy(one.boxes_cxcywh.float()))
+    for anchors, target, classes in zip(anchors_cxcywh, targets, otherwise, strict=True):
+        if len(target):
+            overlap = pairwise_iou(cxcywh_to_xyxy(anchors.float()), cxcywh_to_xyxy(target.boxes_cxcywh.float()))
             best = overlap.max(dim=1)
-            classes = torch.where(best.values > 0, one.classes[best.indices], classes)
+            classes = torch.where(best.values > 0, target.classes[best.indices], classes)
         rows.append(classes)
     return torch.stack(rows)
 
 
 def without_prompt(detector: Detector) -> Detector:
-    """A detector that shares everything with the given one but has a zero region prompt and no fast alignment.
+    """A detector that shares all modules with the given one, except for a zero region prompt and no fast alignment.
 
-    Pre-matching, relabelling and final scores all do without the prompt.
+    So neither pre-matching nor relabelling nor final scores use a prompt.
     """
-    positions = detector.prompt.offset
-    prompt = RegionPrompt(cells=positions.shape[0], channels=positions.shape[1]).to(positions)
-    parts = _parts_of(detector) | {"prompt": prompt.requires_grad_(False)}
-    bare = Detector(**parts).train(detector.training)
-    bare.align_fast_pooling(None)  # it was fitted to the prompt
-    return bare
+    offset = detector.prompt.offset
+    prompt = RegionPrompt(cells=offset.shape[0], channels=offset.shape[1]).to(offset)
+    parts = _constructor_arguments(detector) | {"prompt": prompt.requires_grad_(False)}
+    unprompted = Detector(**parts).train(detector.training)
+    unprompted.align_fast_pooling(None)  # it was fitted to the prompt
+    return unprompted
 
 
 _CLASSES: dict[str, type[DetectorVariant]] = {
-    one.variant: one
-    for one in (CropDetector, RegionProposalDetector, ConditionalDetector, EndToEndDetector, TopKDetector)
+    variant.variant: variant
+    for variant in (CropDetector, RegionProposalDetector, ConditionalDetector, EndToEndDetector, TopKDetector)
 }
 
 
 def detector_class(variant: str) -> type[Detector]:
-    """The class of a detector by its `DetectorConfig.variant`."""
+    """The class for `DetectorConfig.variant`; `Detector` for ""."""
     return _CLASSES[variant] if variant else Detector

@@ -21,7 +21,7 @@ from cora.boxes import clip_to_image, pairwise_iou, xywh_to_xyxy
 from cora.data.captions import NamedPhoto
 from cora.data.problems import Problems
 from cora.detector import Detector
-from cora.detector.postprocess import apart
+from cora.detector.postprocess import nms_indices
 from cora.errors import DataError, ImageError, TrainingError, VocabularyError
 from cora.files import write_json
 from cora.names import name_key, names_without
@@ -220,7 +220,7 @@ def keep_boxes(
     wide = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= config.min_side_px
     chosen = ((found.scores >= least[found.labels]) & wide).nonzero().flatten()
     chosen = chosen[
-        apart(
+        nms_indices(
             boxes[chosen],
             found.scores[chosen],
             found.labels[chosen],

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cora.detector import Detector, DetectorConfig, load, load_checkpoint, read_checkpoint
-from cora.detector.undrawn import Undrawn
+from cora.detector.skip_init import SkipInit
 from cora.localizer import LocalizerConfig
 from cora.regions import LearnedTextConfig
 from cora.towers import TowerConfig
@@ -117,7 +117,7 @@ def test_weights_of_another_type_are_converted(detector: Detector, tmp_path: Pat
 
 
 def test_outside_of_it_numbers_are_drawn() -> None:
-    with Undrawn():
+    with SkipInit():
         pass
     torch.manual_seed(0)
     first = torch.nn.Linear(4, 4).weight
