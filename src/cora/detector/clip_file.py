@@ -132,7 +132,7 @@ def text_sizes(weights: Mapping[str, Tensor], text: str) -> dict[str, Any]:
 def _with_image_size(tower: TowerConfig) -> TowerConfig:
     """Complete the fields that a ConvNeXt's tensors do not show, from the known tower with the same sizes.
 
-    If several are known, the one with the smallest images.
+    If several have them, from the one with the smallest images.
     """
     if tower.family == "resnet":
         return tower

@@ -66,7 +66,7 @@ def grid_anchors(count: int, *, sizes: Sequence[float] = (0.08, 0.16, 0.32, 0.6)
     A grid has a number of cells per side proportional to 1 / size, so neighbours of every size overlap about equally.
 
     Args:
-        count: number of anchors. The grid of the smallest size gets what the others leave, evenly thinned out.
+        count: number of anchors. The smallest size gets all anchors that the other sizes leave.
         sizes: sides of the anchors, 0..1 of the image.
 
     Returns:

@@ -265,7 +265,7 @@ def encoded_strides(strides: tuple[int, ...]) -> tuple[int, ...]:
 
 def first_look(strides: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of a tower's first look at an image: those before the strides become finer again (see the module)."""
-    ends = [place for place in range(1, len(strides)) if strides[place] <= strides[place - 1]]
+    ends = [index for index in range(1, len(strides)) if strides[index] <= strides[index - 1]]
     return strides[: ends[0]] if ends else strides
 
 
