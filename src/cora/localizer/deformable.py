@@ -1,4 +1,4 @@
-"""Deformable cross-attention (Deformable DETR, Zhu et al., 2021, arXiv 2010.04159); `nano` uses it, the paper does not.
+"""Deformable cross-attention (Deformable DETR, arXiv 2010.04159): an option, used neither by the paper nor by `nano`.
 
 It replaces the decoder's attention to all cells: a query samples a few points in and around its anchor, from every
 level of the encoded map. The finest level is cheap to include, so a box is refined from the cells at its borders.
