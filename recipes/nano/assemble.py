@@ -29,13 +29,13 @@ from cora.localizer import LocalizerConfig
 from cora.pyramid import PyramidLayout
 from cora.towers import TimmTower, TowerConfig
 from cora.towers.nanodet import STRIDES, WIDTH
-from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, SECOND_LOOK
+from cora.towers.timm_tower import HALF_SIZE_STRIDES, PIXEL_MEAN, PIXEL_STD
 
 BACKBONE, SIDE, TEXT_SPACE = "tf_efficientnet_lite2", 640, 512
 NANODET = "coco_detector_teacher/nanodet_plus_m_fp16.ncnn.param"
 #: (stride, channels) of what the localizer reads: NanoDet's maps of two looks, or the backbone's own.
 LEVELS = {
-    "nano": tuple((stride, WIDTH) for stride in STRIDES + SECOND_LOOK),
+    "nano": tuple((stride, WIDTH) for stride in STRIDES + HALF_SIZE_STRIDES),
     "ovcoco": ((8, 48), (16, 120), (32, 352)),
 }
 

@@ -37,7 +37,7 @@ from cora.names import spoken_name
 from cora.regions.roi_align import roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
-from cora.towers.timm_tower import seen_in
+from cora.towers.timm_tower import box_class_scores
 
 JITTER, COPIES, PROPOSALS = 0.08, 2, 16
 #: Share of a region's evidence by NanoDet that training takes away, so that the network learns from the backbone, too.
@@ -71,11 +71,11 @@ def pool(detector: Detector, sources: list[Source], folder: Path, *, strict: boo
     for source in sources:
         packed = read_map(folder, source)[None].float()
         c3 = FeatureMap(packed, torch.zeros(1, *packed.shape[2:], dtype=torch.bool))
-        witnesses = tower.witnesses(c3)
+        top_boxes = tower.top_boxes(c3)
         boxes = [source.boxes_xyxy] + [_jitter(source.boxes_xyxy, generator) for _ in range(COPIES)]
         mine = [source.labels] * (COPIES + 1)
-        if strict or witnesses is not None:
-            best = _proposed(detector, c3) if witnesses is None else witnesses.boxes_xyxy[0]
+        if strict or top_boxes is not None:
+            best = _proposed(detector, c3) if top_boxes is None else top_boxes.boxes_xyxy[0]
             found, names = _confident(best, source, generator)
             boxes.append(found)
             mine.append(names)
@@ -89,7 +89,7 @@ def pool(detector: Detector, sources: list[Source], folder: Path, *, strict: boo
         cells.append(pooled[0].half())
         labels.append(torch.cat(mine))
         nothing = torch.zeros(len(corners), 80)
-        seen.append((nothing if witnesses is None else seen_in(corners[None], witnesses)[0]).half())
+        seen.append((nothing if top_boxes is None else box_class_scores(corners[None], top_boxes)[0]).half())
     return Regions(torch.cat(cells), torch.cat(seen), torch.cat(fine), torch.cat(labels), sources[0].names)
 
 
@@ -218,7 +218,7 @@ def _zero_shot(head: nn.Module, pooled: Tensor) -> Tensor:
 def _evidence(tower: TimmTower, seen: Tensor) -> Tensor:
     if tower.detector is None:
         return torch.zeros(len(seen), tower.embed_dim)
-    return tower.detector_weight * tower.seen_embeddings(seen)
+    return tower.detector_weight * tower.class_score_embeddings(seen)
 
 
 def _loss(regions: Tensor, labels: Tensor, names: Tensor, weights: Tensor | None, scale: float) -> Tensor:

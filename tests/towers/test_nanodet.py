@@ -25,7 +25,7 @@ def test_cells_of_all_levels() -> None:
     ]
     assert dense.class_logits.shape == (2, 240 + 60 + 15 + 6, 80)
     assert dense.reach.shape == (2, 321, 4)
-    again = net.read(dense.levels)
+    again = net.apply_heads(dense.levels)
     torch.testing.assert_close(again.reach, dense.reach)
 
 

@@ -10,7 +10,7 @@ from cora.regions.cell_pooling import cell_map, cell_pooling
 from cora.regions.roi_align import roi_align
 from cora.structures import ImageBatch
 from cora.towers import TimmTower, TowerConfig
-from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, WITNESSES, TowerMap, build_backbone, seen_in
+from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, TOP_BOXES, PackedMap, box_class_scores, build_backbone
 from tests.tolerances import assert_near
 from tests.toy_nano import toy_tower
 
@@ -87,15 +87,15 @@ def test_it_is_frozen(tower: TimmTower) -> None:
 def test_images_of_one_size_do_not_see_each_other(tower: TimmTower) -> None:
     three = batch(3, padded=True)
     together = tower.features(three)[0]
-    witnesses = tower.witnesses(together)
+    top_boxes = tower.top_boxes(together)
     for place in range(3):
         one = slice(place, place + 1)
         alone = tower.features(ImageBatch(three.pixels[one], three.mask[one], three.sizes[one], three.sizes[one]))[0]
         torch.testing.assert_close(alone.features, together.features[one], rtol=1e-4, atol=1e-4)
-        seen = tower.witnesses(alone)
-        if witnesses is not None and seen is not None:
+        seen = tower.top_boxes(alone)
+        if top_boxes is not None and seen is not None:
             # Cells of almost equal objectness may swap places, and one at the end of the list may be another.
-            ious = batched_iou(seen.boxes_xyxy, witnesses.boxes_xyxy[one]).amax(dim=2)
+            ious = batched_iou(seen.boxes_xyxy, top_boxes.boxes_xyxy[one]).amax(dim=2)
             real = (seen.boxes_xyxy[..., 2:] - seen.boxes_xyxy[..., :2]).amin(dim=2) > 1e-3
             assert (ious[real] > 0.99).float().mean() > 0.95
 
@@ -165,8 +165,8 @@ def test_box_stages_follow_each_other(stages: tuple[int, ...], words: str) -> No
 def test_boxes_come_from_the_map_alone_too() -> None:
     tower = toy_tower()
     remembered = tower.features(batch(padded=True))[0]
-    assert isinstance(remembered, TowerMap)
-    plain = TowerMap(remembered.features, remembered.mask)  # as a feature cache gives it back
+    assert isinstance(remembered, PackedMap)
+    plain = PackedMap(remembered.features, remembered.mask)  # as a feature cache gives it back
     boxes, again = tower.boxes(remembered), tower.boxes(plain)
     assert boxes is not None
     assert again is not None
@@ -184,7 +184,7 @@ def test_the_second_look_is_at_half_the_size() -> None:
     c3 = tower.features(images)[0]
     pixels = images.pixels * (255 * PIXEL_STD) + 255 * PIXEL_MEAN
     small = tower.detector(F.interpolate(pixels, scale_factor=0.5, mode="area"))
-    boxes, plain = tower.boxes(c3), tower.boxes(TowerMap(c3.features, c3.mask))
+    boxes, plain = tower.boxes(c3), tower.boxes(PackedMap(c3.features, c3.mask))
     assert boxes is not None
     assert plain is not None
     cells = 3 * 4 + 2 * 2 + 1  # of its three coarser levels
@@ -198,14 +198,14 @@ def test_the_second_look_is_at_half_the_size() -> None:
 
 
 @torch.no_grad()
-def test_witnesses_are_those_of_the_picture_and_padding_sees_nothing() -> None:
+def test_top_boxes_are_those_of_the_image_and_padding_has_no_scores() -> None:
     tower = toy_tower()
     c3 = tower.features(batch(padded=True))[0]
-    witnesses = tower.witnesses(c3)
-    assert witnesses is not None
-    assert witnesses.boxes_xyxy.shape == (2, WITNESSES, 4)  # more than there are cells
+    top_boxes = tower.top_boxes(c3)
+    assert top_boxes is not None
+    assert top_boxes.boxes_xyxy.shape == (2, TOP_BOXES, 4)  # more than there are cells
     whole = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(2, 1, 4)
-    seen = seen_in(whole, witnesses)
+    seen = box_class_scores(whole, top_boxes)
     assert seen.shape == (2, 1, 80)
     assert bool((seen >= 0).all())
     assert bool((seen <= 1).all())
@@ -213,11 +213,11 @@ def test_witnesses_are_those_of_the_picture_and_padding_sees_nothing() -> None:
     assert dense is not None
     inside = torch.cat([~mask.flatten(1) for mask in tower.layout.unpack_mask(c3.mask)], dim=1)
     best = dense.class_logits.sigmoid().amax(-1).masked_fill(~inside, 0).amax(1)
-    torch.testing.assert_close(witnesses.classes.amax((1, 2)), best)
+    torch.testing.assert_close(top_boxes.class_scores.amax((1, 2)), best)
 
 
 def test_without_a_detector_it_knows_no_boxes() -> None:
     tower = toy_tower(detector=False)
     c3 = tower.features(batch())[0]
     assert tower.boxes(c3) is None
-    assert tower.witnesses(c3) is None
+    assert tower.top_boxes(c3) is None

@@ -23,7 +23,7 @@ from cora.boxes import cxcywh_to_xyxy
 from cora.regions.roi_align import check_images, roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
-from cora.towers.timm_tower import Witnesses, seen_in
+from cora.towers.timm_tower import TopBoxes, box_class_scores
 
 #: Regions of an image pooled at once; bounds the memory.
 CHUNK = 128
@@ -36,21 +36,21 @@ class CellMap:
     Attributes:
         deep: [B, C, h, w] last map of the backbone, stride 32.
         extents_hw: [B, 2] (height, width) of each image in cells of `deep`, without padding.
-        witnesses: best predictions (boxes and class scores) of the box detector; None if the tower has none.
+        top_boxes: best predictions (boxes and class scores) of the box detector; None if the tower has none.
         fine: [B, C', 2 h, 2 w] map of stride 16 for the fine head; None if the tower has none.
     """
 
     deep: Tensor
     extents_hw: Tensor
-    witnesses: Witnesses | None
+    top_boxes: TopBoxes | None
     fine: Tensor | None = None
 
 
 def cell_map(c3: FeatureMap, tower: TimmTower) -> CellMap:
     """Unpack what regions are pooled from; a `TimmTower` packs maps of several strides into one (`cora.pyramid`)."""
     with torch.no_grad():
-        witnesses = tower.witnesses(c3)
-    return CellMap(tower.deep(c3.features), c3.extents_hw, witnesses, tower.fine_map(c3.features))
+        top_boxes = tower.top_boxes(c3)
+    return CellMap(tower.deep(c3.features), c3.extents_hw, top_boxes, tower.fine_map(c3.features))
 
 
 def cell_pooling(
@@ -91,9 +91,11 @@ def _pool(cells: CellMap, boxes_cxcywh: Tensor, tower: TimmTower, prompt: Tensor
         boxes = chunk.to(cells.extents_hw.dtype)
         pooled = roi_align(cells.deep, boxes, cells.extents_hw, bins=side) + prompt_map
         features = tower.head(pooled.flatten(0, 1))
-        seen = None if cells.witnesses is None else seen_in(cxcywh_to_xyxy(boxes), cells.witnesses).flatten(0, 1)
+        scores = None
+        if cells.top_boxes is not None:
+            scores = box_class_scores(cxcywh_to_xyxy(boxes), cells.top_boxes).flatten(0, 1)
         fine = None
         if cells.fine is not None and tower.fine is not None:
             fine = roi_align(cells.fine, boxes, 2 * cells.extents_hw, bins=tower.fine.bins).flatten(0, 1)
-        parts.append(tower.embed(features, seen, fine).unflatten(0, boxes.shape[:2]))
+        parts.append(tower.embed(features, scores, fine).unflatten(0, boxes.shape[:2]))
     return torch.cat(parts, dim=1)

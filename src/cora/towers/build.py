@@ -1,4 +1,4 @@
-"""Towers from numbers: random weights, to be trained or loaded over."""
+"""Build towers from a `TowerConfig`, with random weights that training or a checkpoint replaces."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def build_towers(config: TowerConfig) -> tuple[ImageTower, TextTower]:
         >>> text_tower.encode(["a cup"]).shape
         torch.Size([1, 64])
     """
-    # Image tower first: the order in which weights are drawn is part of what a seed means.
+    # Image tower first: the order in which weights are drawn must not change, or a seed would give other weights.
     image_tower = _timm_tower(config) if config.backbone else _clip_tower(config)
     return image_tower, _text_tower(config)
 
 
 def build_clip_towers(config: TowerConfig) -> tuple[ClipTower, TextTower]:
-    """The same for a configuration without a timm backbone: towers that CLIP's weights fit.
+    """Build both towers of a CLIP, whose weights fit them.
 
     Raises:
-        ModelError: it has one.
+        ModelError: the configuration has a timm backbone.
     """
     if config.backbone:
         raise ModelError(f"weights of CLIP: expected a tower without a timm backbone, got {config.backbone}")
@@ -58,18 +58,18 @@ def _text_tower(config: TowerConfig) -> TextTower:
 
 
 def build_text_tower(*, embed_dim: int, quick_gelu: bool, **sizes: int) -> TextTower:
-    """A text tower of CLIP with random weights.
+    """Build a CLIP text tower with random weights.
 
     Args:
-        embed_dim: width of its embeddings.
-        quick_gelu: whether its activation is OpenAI's approximation of GELU.
-        **sizes: context_length, vocab_size, width, heads and layers, as open_clip calls them.
+        embed_dim: width D of the embeddings.
+        quick_gelu: whether the activation is OpenAI's approximation of GELU.
+        **sizes: context_length, vocab_size, width, heads and layers of open_clip's `TextTransformer`.
     """
     return TextTower(net=TextTransformer(output_dim=embed_dim, act_layer=activation(quick_gelu), **sizes))
 
 
 def activation(quick_gelu: bool) -> type[nn.Module]:
-    """That of a CLIP's transformers."""
+    """Class of the activation in CLIP's transformers."""
     return QuickGELU if quick_gelu else nn.GELU
 
 

@@ -1,4 +1,4 @@
-"""The image towers that are a CLIP's own: weights of CLIP fit them, and they embed whole images, too."""
+"""The image towers of CLIP: they load CLIP's weights and can embed whole images, which a `TimmTower` cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers from which a pair of towers can be rebuilt."""
+"""The configuration from which an image tower and its text tower are built."""
 
 from __future__ import annotations
 
@@ -6,43 +6,46 @@ from dataclasses import dataclass
 from typing import Literal
 
 TemplateSet = Literal["imagenet", "plain"]
-#: Greatest `pool_size` that a model can be changed to: of a larger grid, few regions would fill the cells.
+#: Largest `pool_size` that a model can be changed to; few regions have enough pixels for a larger grid.
 LARGEST_POOL_SIZE = 32
 
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Shape of an image tower and its text tower; the defaults are CLIP's RN50.
+    """Sizes and options of an image tower and its text tower; the defaults are CLIP's RN50.
+
+    There are three kinds of image towers: with a `backbone`, a `TimmTower`; else, by `family`, a `ResNetTower` or a
+    `ConvNeXtTower`.
 
     Attributes:
-        layers: blocks of the four stages, a ResNet's layer1..layer4.
-        width: channels of the stem. C3 of a ResNet has 16 times, C4 32 times as many; of a ConvNeXt 4 and 8 times.
-        image_size: side of the square image the tower was trained on, pixels.
-        embed_dim: width D of the common space.
-        text_width, text_heads, text_layers: size of the text transformer.
-        context_length: tokens of a text, start and end token included.
-        vocab_size: size of the byte-pair vocabulary; smaller than CLIP's 49408 keeps its first merges only.
-        quick_gelu: activation of the text transformer, True for OpenAI's weights.
-        logit_scale: factor on the cosine before the softmax, 100 for CLIP.
-        background: cosine that the background has in that softmax, 0 for CLIP.
-        templates: sentences around a class name: a set by name or one's own, see `cora.regions.templates`.
+        layers: blocks of the four stages, for a ResNet layer1 to layer4.
+        width: channels of the stem. A ResNet's C3 and C4 have 16 and 32 times as many, a ConvNeXt's 4 and 8 times.
+        image_size: side in pixels of the square images that the tower was trained on.
+        embed_dim: width D of the embeddings.
+        text_width, text_heads, text_layers: width, heads and blocks of the text transformer.
+        context_length: most tokens of a text, start and end token included.
+        vocab_size: size of the byte-pair vocabulary; if smaller than CLIP's 49408, only CLIP's first merges are kept.
+        quick_gelu: whether the text transformer uses QuickGELU, as OpenAI's weights need.
+        logit_scale: factor on the cosine before the softmax over classes, 100 for CLIP.
+        background: cosine of the background in that softmax, -1..1, 0 for CLIP.
+        templates: sentences around a class name: the name of a set, or the sentences; see `cora.regions.templates`.
         pool_size: S, side of the grid that a region is pooled to; 0 stands for image_size / 32.
-        backbone: name of a timm backbone that takes the place of the CLIP ResNet; "" for the ResNet, whose sizes
-            (`layers`, `width`, `image_size`) count for nothing otherwise.
-        taps: for a timm backbone, the stages after which its maps are read.
-        labels: classes of the backbone's own classifier.
-        text_space_hidden: hidden width of the backbone's way into the text space.
-        detector: small detector beside the backbone.
-        detector_looks: times that it looks at an image: 1, or 2 for once more at half the size, where objects that
-            fill the image have the size that it knows best.
-        box_stages: stages of a timm backbone, one after the other, that exist a second time with weights that learned
-            from boxes; the localizer reads what comes of them. Not beside a detector.
-        fine_bins: side of the grid that a region is pooled to from the map of stride 16 as well, whose cells share in
-            the region's embedding; 0 for none. Not beside a detector.
-        fine_hidden: hidden width of their way into the text space.
-        family: of the image tower, OpenAI's ResNets or open_clip's ConvNeXts.
-        projection: of a ConvNeXt into the common space: linear, or an MLP with one hidden layer.
-        norm_eps: of a ConvNeXt's norms.
+        backbone: name of a timm backbone for the image tower; "" for a CLIP tower. With a backbone, `layers`, `width`
+            and `family` are not used, and `image_size` only gives the default of `pool_size`.
+        taps: timm backbone: indices of the stages whose output is read as a feature map (timm: out_indices).
+        labels: timm backbone: number of classes of its classifier.
+        text_space_hidden: timm backbone: hidden width of the MLP that projects into the text space.
+        detector: timm backbone: box detector beside it.
+        detector_looks: how often the box detector runs on an image: 1, or 2 to run it at half the size, too, where
+            objects that fill the image have the size that it detects best.
+        box_stages: timm backbone: consecutive indices of stages that have a copy trained on boxes; the localizer reads
+            the output of the copies. Not with a detector.
+        fine_bins: timm backbone: side of the grid that a region is pooled to for the fine head, from the map of stride
+            16; 0 for no fine head. Not with a detector.
+        fine_hidden: hidden width of the fine head.
+        family: architecture of a CLIP image tower: OpenAI's ResNets or open_clip's ConvNeXts.
+        projection: ConvNeXt: projection to the embedding, linear or an MLP with one hidden layer.
+        norm_eps: ConvNeXt: added to the variance in norms.
     """
 
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
@@ -122,7 +125,7 @@ class TowerConfig:
 
     @property
     def c3_channels(self) -> int:
-        """Channels of C3; of a timm backbone they follow from its taps instead."""
+        """Channels of C3 of a CLIP tower; those of a timm backbone depend on its taps (`TimmTower.c3_channels`)."""
         return self.width * (4 if self.family == "convnext" else 16)
 
     @property

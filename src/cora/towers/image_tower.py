@@ -1,4 +1,4 @@
-"""What CORA needs of an image tower: the protocol that its kinds follow."""
+"""The interface of image towers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cora.towers.frozen import FrozenModule
 
 
 class ImageTower(FrozenModule, ABC):
-    """A frozen network whose regions can be compared with texts.
+    """A frozen network whose region embeddings can be compared with text embeddings.
 
-    Two maps leave it: C3 is what the localizer and exact pooling read, C4 what fast pooling reads; a tower may give the
-    same map for both. How a region is pooled from them is the affair of `cora.regions`, one way for each kind.
+    It returns two feature maps: C3 for the localizer and exact pooling, C4 for fast pooling. They may be the same map.
+    `cora.regions.region_pooling` pools regions from them, in a different way for each kind of tower.
 
     Attributes:
         pool_size: S, side of the grid that a region is pooled to.
@@ -24,7 +24,7 @@ class ImageTower(FrozenModule, ABC):
     pool_size: int
 
     def set_pool_size(self, pool_size: int) -> None:
-        """Change S; positions of cells, where a tower has them, are interpolated."""
+        """Change S, and interpolate the positional table of a tower that has one."""
         self.pool_size = pool_size
 
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
@@ -33,11 +33,11 @@ class ImageTower(FrozenModule, ABC):
 
     @abstractmethod
     def maps(self, pixels: Tensor, mask: Tensor) -> tuple[FeatureMap, FeatureMap]:
-        """C3 and C4 of normalised pixels [B, 3, H, W] and their padding [B, H, W]; traceable, with any sizes."""
+        """C3 and C4 of normalised pixels [B, 3, H, W] with mask [B, H, W], True where padded; traceable at any size."""
 
     @abstractmethod
     def for_inference(self, dtype: torch.dtype) -> ImageTower:
-        """A copy that runs fastest: the same function up to rounding, in `dtype`, not to be trained or saved."""
+        """A copy in `dtype` that is optimised for speed and equal up to rounding; it cannot be trained or saved."""
 
     @property
     @abstractmethod
@@ -47,7 +47,7 @@ class ImageTower(FrozenModule, ABC):
     @property
     @abstractmethod
     def embed_dim(self) -> int:
-        """Width D of the common space."""
+        """Width D of the embeddings."""
 
     @property
     @abstractmethod
@@ -57,7 +57,10 @@ class ImageTower(FrozenModule, ABC):
     @property
     @abstractmethod
     def positions(self) -> Tensor:
-        """[P, C] what the region prompt is added to: a value for every cell of a pooled region."""
+        """[P, C] the positional table that the region prompt is added to; zeros for a tower without one.
+
+        It has a row for each of the S*S cells of a pooled region and, for a CLIP ResNet, one for the mean token first.
+        """
 
     @property
     def prompt_shape(self) -> tuple[int, int]:
@@ -66,27 +69,28 @@ class ImageTower(FrozenModule, ABC):
         return int(rows), int(channels)
 
     def boxes(self, c3: FeatureMap) -> DenseBoxes | None:
-        """Boxes that the tower itself sees in its map, as a start for the localizer's; None if it knows none."""
+        """Boxes that the tower itself predicts, from which the localizer starts; None if it predicts none."""
         return None
 
     @property
     def box_trunk(self) -> nn.Module | None:
-        """The network beside the tower whose maps the localizer reads and that may learn new objects; None for none."""
+        """The part of the tower that serves boxes only, so that it can be trained with the localizer; None without."""
         return None
 
     def box_map(self, batch: ImageBatch) -> FeatureMap:
-        """What the localizer reads of C3, by `box_trunk` alone; its gradients reach the trunk.
+        """The channels of C3 that the localizer reads, computed with gradients for `box_trunk`.
 
         Raises:
-            TypeError: the tower has no such trunk.
+            TypeError: the tower has no box trunk.
         """
         raise TypeError(f"expected a tower with a box trunk, got {type(self).__name__}")
 
 
 def mask_at_cells(mask: Tensor, features: Tensor) -> Tensor:
-    """Mask [B, H, W] at the cells of a map [B, C, h, w], [B, h, w]: `interpolate(mode="nearest")` by places.
+    """Resize a mask [B, H, W] to the size of a map [B, C, h, w]: [B, h, w], as `F.interpolate(mode="nearest")`.
 
-    Places stay the same in every runtime; their own operators round ratios of sizes in different ways.
+    It selects rows and columns by explicit indices, since the resize operators of exported runtimes round the ratio of
+    the sizes in different ways.
     """
     rows, columns = (
         _nearest(cells, pixels, mask.device) for cells, pixels in zip(features.shape[-2:], mask.shape[-2:], strict=True)
@@ -95,8 +99,8 @@ def mask_at_cells(mask: Tensor, features: Tensor) -> Tensor:
 
 
 def _nearest(cells: int, pixels: int, device: torch.device) -> Tensor:
-    """[cells] int64: the pixel nearest to each cell."""
-    place = torch.arange(cells, device=device, dtype=torch.float32)
-    # The ratio in float32, as the operator computes it.
-    ratio = torch.full_like(place, pixels) / torch.full_like(place, cells)
-    return (place * ratio).floor().long().clamp(max=pixels - 1)
+    """[cells] int64: index of the pixel that stands for each cell."""
+    index = torch.arange(cells, device=device, dtype=torch.float32)
+    # In float32, as `F.interpolate` computes the ratio.
+    ratio = torch.full_like(index, pixels) / torch.full_like(index, cells)
+    return (index * ratio).floor().long().clamp(max=pixels - 1)

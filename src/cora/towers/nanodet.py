@@ -1,8 +1,13 @@
-"""NanoDet-Plus-m, a small detector of 80 COCO classes, as a frozen trunk: multi-scale maps, boxes and class evidence.
+"""NanoDet-Plus-m, a small anchor-free detector of 80 COCO classes: feature pyramid, class logits and boxes.
 
-Architecture by RangiLyu (NanoDet-Plus, Apache-2.0): a ShuffleNetV2 (Ma et al., 2018) with leaky ReLUs, a path
-aggregation pyramid of ghost blocks (Han et al., 2020), and for each of four strides a head of two depthwise layers that
-gives class scores and the distribution of a box's reach to its four sides (Li et al., 2020). Batch norms are folded.
+Architecture by RangiLyu (NanoDet-Plus, Apache-2.0):
+
+- a ShuffleNetV2 (Ma et al., 2018) with leaky ReLUs as backbone,
+- a path aggregation network (PAN) of ghost blocks (Han et al., 2020), strides 8 to 64,
+- for each stride a head of two depthwise layers that predicts class logits and, for each side of the box, a
+  distribution over its distance from the cell (generalized focal loss, Li et al., 2020).
+
+The published weights are loaded with batch norms folded into the convolutions, so there are none here.
 """
 
 from __future__ import annotations
@@ -22,13 +27,15 @@ _SLOPE = 0.1
 
 
 @dataclass(frozen=True)
-class Dense:
-    """What every cell of all levels says; cells of the finest level first, row by row, a second look behind the first.
+class DensePredictions:
+    """Predictions at all M cells of the pyramid: levels from fine to coarse, cells row by row.
+
+    `TimmTower` can run the detector on the image at half the size, too; these levels follow those of the full size.
 
     Attributes:
-        levels: maps [B, 96, h, w], strides 8 to 64 and, of a second look, 32 to 128.
+        levels: maps [B, 96, h, w] of strides 8 to 64; those of half the size have strides 32 to 128.
         class_logits: [B, M, 80].
-        reach: [B, M, 4] cells from the centre of a cell to the left, top, right and bottom of its box, in pixels.
+        reach: [B, M, 4] distances in pixels from a cell's centre to the left, top, right and bottom of its box.
     """
 
     levels: tuple[Tensor, ...]
@@ -45,32 +52,31 @@ def _depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class ShuffleBlock(nn.Module):
-    """Half of the channels pass, the other half is convolved; where the map is halved, both are."""
+    """ShuffleNetV2 block: half of the channels pass unchanged, the other half is convolved; with stride 2 both are."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         half = outputs // 2
-        self.halves = stride == 2
-        entering = inputs if self.halves else half
-        self.pass_depthwise = _depthwise(inputs, 3, 2) if self.halves else None
-        self.pass_pointwise = nn.Conv2d(inputs, half, 1) if self.halves else None
-        self.reduce = nn.Conv2d(entering, half, 1)
+        halves = stride == 2
+        self.pass_depthwise = _depthwise(inputs, 3, 2) if halves else None
+        self.pass_pointwise = nn.Conv2d(inputs, half, 1) if halves else None
+        self.reduce = nn.Conv2d(inputs if halves else half, half, 1)
         self.depthwise = _depthwise(half, 3, stride)
         self.expand = nn.Conv2d(half, half, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, inputs, h, w] to [B, outputs, h / stride, w / stride]."""
         if self.pass_depthwise is not None and self.pass_pointwise is not None:
-            passed, entering = _act(self.pass_pointwise(self.pass_depthwise(features))), features
+            passed, branch = _act(self.pass_pointwise(self.pass_depthwise(features))), features
         else:
-            passed, entering = features.chunk(2, dim=1)
-        convolved = _act(self.expand(self.depthwise(_act(self.reduce(entering)))))
-        # Channels of the two halves take turns, so that the next block mixes them.
+            passed, branch = features.chunk(2, dim=1)
+        convolved = _act(self.expand(self.depthwise(_act(self.reduce(branch)))))
+        # Channel shuffle: the two halves are interleaved, so that the next block mixes them.
         return torch.stack([passed, convolved], dim=2).flatten(1, 2)
 
 
 class GhostBlock(nn.Module):
-    """Two ghost modules, each half of whose channels is a cheap depthwise copy of the other half, and a shortcut."""
+    """Two ghost modules and a shortcut; a ghost module computes half of its channels depthwise from the other half."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,9 +86,9 @@ class GhostBlock(nn.Module):
         self.shortcut_depthwise = _depthwise(2 * WIDTH, 5)
         self.shortcut_pointwise = nn.Conv2d(2 * WIDTH, WIDTH, 1)
 
-    def forward(self, above: Tensor, below: Tensor) -> Tensor:
-        """Two maps [B, 96, h, w] to one."""
-        features = torch.cat([above, below], dim=1)
+    def forward(self, resampled: Tensor, lateral: Tensor) -> Tensor:
+        """Fuse two maps [B, 96, h, w], from the coarser or finer level and from the lateral one, to one."""
+        features = torch.cat([resampled, lateral], dim=1)
         primary = _act(self.primary1(features))
         hidden = torch.cat([primary, _act(self.cheap1(primary))], dim=1)
         primary = self.primary2(hidden)
@@ -104,7 +110,7 @@ class Separable(nn.Module):
 
 
 class NanoDet(nn.Module):
-    """The whole network: pixels of 0..255, red first, to what every cell says."""
+    """The whole network: RGB pixels in 0..255 to predictions at every cell."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,23 +135,24 @@ class NanoDet(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE_BGR[::-1])[:, None, None], persistent=False)
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32), persistent=False)
 
-    def forward(self, pixels: Tensor) -> Dense:
-        """[B, 3, H, W] in 0..255, sides multiples of 8, to class logits, boxes and maps."""
-        return self.read(self.pyramid(pixels))
+    def forward(self, pixels: Tensor) -> DensePredictions:
+        """RGB pixels [B, 3, H, W] in 0..255, H and W multiples of 8, to predictions."""
+        return self.apply_heads(self.pyramid(pixels))
 
-    def read(self, levels: Sequence[Tensor]) -> Dense:
-        """What the heads say of the maps of `pyramid`, or of its last ones."""
+    def apply_heads(self, levels: Sequence[Tensor]) -> DensePredictions:
+        """Predictions from all maps of `pyramid`, or from its coarsest ones."""
         logits, reaches = [], []
         heads = list(zip(self.head_layers, self.heads, STRIDES, strict=True))[-len(levels) :]
         for level, (layers, head, stride) in zip(levels, heads, strict=True):
-            rows = head(layers(level)).flatten(2).transpose(1, 2)
-            logits.append(rows[..., :CLASSES])
-            share = rows[..., CLASSES:].float().unflatten(-1, (4, BINS)).softmax(-1)
-            reaches.append((share * self.get_buffer("bins")).sum(-1) * stride)
-        return Dense(tuple(levels), torch.cat(logits, dim=1), torch.cat(reaches, dim=1))
+            cells = head(layers(level)).flatten(2).transpose(1, 2)  # [B, h * w, 80 + 4 * 8]
+            logits.append(cells[..., :CLASSES])
+            probabilities = cells[..., CLASSES:].float().unflatten(-1, (4, BINS)).softmax(-1)
+            # The expected distance in cells; bin k stands for a distance of k cells.
+            reaches.append((probabilities * self.get_buffer("bins")).sum(-1) * stride)
+        return DensePredictions(tuple(levels), torch.cat(logits, dim=1), torch.cat(reaches, dim=1))
 
     def pyramid(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Maps [B, 96, h, w] of strides 8, 16, 32 and 64."""
+        """RGB pixels [B, 3, H, W] in 0..255 to maps [B, 96, h, w] of strides 8, 16, 32 and 64."""
         features = (pixels - self.get_buffer("mean")) * self.get_buffer("scale")
         features = F.max_pool2d(_act(self.stem(features.flip(1).to(self.stem.weight.dtype))), 3, 2, 1)
         maps = []
@@ -161,6 +168,6 @@ class NanoDet(nn.Module):
 
 
 def _upsample(features: Tensor, finer: Tensor) -> Tensor:
-    """Twice the size; a row or column that the finer map lacks, its side being odd, is cut off."""
+    """Double the size and crop to that of the finer map, which may be odd."""
     doubled = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
     return doubled[:, :, : finer.shape[-2], : finer.shape[-1]]

@@ -1,7 +1,7 @@
-"""The way of an image backbone into a text space: from what it sees in a region to what words would say of it.
+"""Heads that project pooled features of an image backbone into a text space.
 
-An ImageNet classifier already names a region; the mean of its classes' text embeddings, weighted by their
-probabilities, is a point in the text space (ConSE, Norouzi et al., 2014). A small network learns what that mean misses.
+The backbone's own ImageNet classifier is the start: the mean of its classes' text embeddings, weighted by their
+probabilities, is a point in the text space (ConSE, Norouzi et al., 2014). An MLP learns what to add to it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Classes that share in the mean; the long tail of a softmax over a thousand classes says little.
-BEST = 10
+#: Most probable classes that the mean is taken over; the others are mostly noise.
+TOP_CLASSES = 10
 
 
 class TextSpaceHead(nn.Module):
-    """normalize(sum of the best classes' p_k t_k) + MLP(features).
+    """normalize(sum_k p_k t_k) + MLP(features), p_k and t_k being probability and text embedding of the top classes.
+
+    `label_embeddings` [labels, D] holds the text embeddings of the classifier's classes.
 
     Args:
         features: channels of a pooled region.
-        labels: classes of the classifier.
+        labels: number of classes of the classifier.
         embed_dim: width D of the text space.
         hidden: width of the MLP's hidden layer.
     """
@@ -35,20 +37,22 @@ class TextSpaceHead(nn.Module):
         self.label_embeddings: Tensor
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pooled regions [R, features] to [R, D], not normalised; at the start of training of length 1."""
-        shares, classes = self.classifier(features).softmax(-1).topk(min(BEST, self.classifier.out_features), dim=-1)
-        known = F.normalize((shares.unsqueeze(-1) * self.label_embeddings[classes]).sum(1), dim=-1)
+        """Pooled regions [R, features] to [R, D], not normalised; of length 1 until the MLP has learned."""
+        count = min(TOP_CLASSES, self.classifier.out_features)
+        probabilities, classes = self.classifier(features).softmax(-1).topk(count, dim=-1)
+        mean = F.normalize((probabilities.unsqueeze(-1) * self.label_embeddings[classes]).sum(1), dim=-1)
         learned: Tensor = self.contract(F.gelu(self.expand(features)))
-        return known + learned
+        return mean + learned
 
 
 class FineHead(nn.Module):
-    """What a finer map adds to a region's embedding: an MLP of its pooled cells.
+    """MLP of a region's cells in a map of finer stride; its output is added to the region's embedding.
 
-    The deep map's cells see far beyond a small object, so a person on a bench looks like a bench to it.
+    Small objects need it: a cell of the backbone's last map has a receptive field far beyond them, so that a person on
+    a bench is classified as a bench.
 
     Args:
-        channels: of the finer map.
+        channels: channels of the finer map.
         bins: side of the grid that a region is pooled to.
         embed_dim: width D of the text space.
         hidden: width of the MLP's hidden layer.
@@ -63,6 +67,6 @@ class FineHead(nn.Module):
         nn.init.zeros_(self.contract.bias)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Cells of regions [R, channels, bins, bins] to [R, D]; zeros at the start of training."""
+        """Pooled cells [R, channels, bins, bins] to [R, D]; zeros at the start of training."""
         added: Tensor = self.contract(F.gelu(self.expand(cells.flatten(1).to(self.expand.weight.dtype))))
         return added
