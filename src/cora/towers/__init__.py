@@ -1,4 +1,7 @@
-"""Frozen towers: CLIP's on open_clip, timm backbones with a way into a text space; weights by name, tag or file."""
+"""Frozen image and text towers: CLIP's, built with open_clip, and timm backbones with a projection into a text space.
+
+Start with `image_tower`, the interface, and `resnet_tower`, the paper's. `weights` loads CLIP's towers by name.
+"""
 
 from cora.towers.build import build_clip_towers, build_towers
 from cora.towers.clip_tower import ClipTower

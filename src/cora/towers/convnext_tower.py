@@ -1,8 +1,9 @@
-"""open_clip's ConvNeXt CLIPs as image tower: C3 for the localizer and exact pooling, C4 for fast pooling.
+"""CLIP ConvNeXt image tower of open_clip: C3 for the localizer and exact pooling, C4 for fast pooling.
 
-C3 is the output of the third stage, stride 16. C4, stride 32, is the last stage without its last block. There the
-region prompt is added: behind the last block it would count by its mean only, since the head averages the cells before
-its norm, and before the last stage fast pooling could only follow it by running that stage for every anchor.
+C3 is the output of the third stage, stride 16. C4, stride 32, is that of the last stage without its last block.
+
+The region prompt is added to pooled cells of C4, before the last block. After that block only the prompt's mean would
+matter, since the head averages the cells. Before the last stage, fast pooling would have to run this stage per anchor.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ Projection = Literal["linear", "mlp"]
 
 
 class ConvNeXtNet(nn.Module):
-    """A ConvNeXt and its way into CLIP's space; modules are named as in open_clip, so that its files load.
+    """A ConvNeXt with a projection to CLIP's embedding; modules are named as in open_clip, so that its files load.
 
     Args:
         layers: blocks of the four stages.
         width: channels of the first stage; each further stage has twice as many.
-        embed_dim: width D of the common space.
-        projection: behind the head's norm, a linear map or two with a GELU between them.
-        norm_eps: added to variances in the norms.
+        embed_dim: width D of the embeddings.
+        projection: after the head's norm: a linear layer, or an MLP of two.
+        norm_eps: added to the variance in norms.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ConvNeXtNet(nn.Module):
 
 
 class ConvNeXtTower(ImageTower):
-    """Frozen ConvNeXt of open_clip with its parts within reach.
+    """Frozen ConvNeXt of open_clip, with access to its parts.
 
     Args:
         net: the network.
@@ -77,7 +78,7 @@ class ConvNeXtTower(ImageTower):
 
     @property
     def positions(self) -> Tensor:
-        """[S*S, C4] zeros: nothing but the prompt is added to the cells."""
+        """[S*S, C4] zeros: a ConvNeXt has no positional table, so only the prompt is added to the cells."""
         weight: Tensor = self.net.trunk.head.norm.weight
         return weight.new_zeros(self.pool_size**2, self.c4_channels)
 
@@ -93,17 +94,17 @@ class ConvNeXtTower(ImageTower):
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the common space."""
+        """Width D of the embeddings."""
         *_, last = (layer for layer in self.net.head.modules() if isinstance(layer, nn.Linear))
         return int(last.out_features)
 
     def for_inference(self, dtype: torch.dtype) -> ConvNeXtTower:
-        """A copy with the scales of the blocks folded into their last layers, channels last, in `dtype`."""
+        """A copy with each block's layer scale folded into its last linear layer, channels last, in `dtype`."""
         copied = copy.deepcopy(self)
         with torch.no_grad():
             for block in copied.net.trunk.modules():
                 if isinstance(block, ConvNeXtBlock):
-                    _fold_scale(block)
+                    _fold_layer_scale(block)
         return copied.freeze().to(dtype).to(memory_format=torch.channels_last)
 
     def maps(self, pixels: Tensor, mask: Tensor) -> tuple[FeatureMap, FeatureMap]:
@@ -119,18 +120,18 @@ class ConvNeXtTower(ImageTower):
         return c3
 
     def before_last_block(self, c3: Tensor) -> Tensor:
-        """The last stage without its last block: [R, C3, 2h, 2w] to [R, C4, h, w]."""
+        """Run the last stage without its last block: [R, C3, 2h, 2w] to [R, C4, h, w]."""
         stage = self.net.trunk.stages[3]
         c4: Tensor = stage.blocks[:-1](stage.downsample(c3))
         return c4
 
     def last_block(self, cells: Tensor) -> Tensor:
-        """The last block of the last stage: [R, C4, h, w] to the same."""
+        """Run the last block of the last stage: [R, C4, h, w] to the same shape."""
         output: Tensor = self.net.trunk.stages[3].blocks[-1](cells)
         return output
 
     def head(self, pooled: Tensor) -> Tensor:
-        """Means over cells [R, C4] to unit embeddings [R, D]."""
+        """Norm and projection: means over cells [R, C4] to unit embeddings [R, D]."""
         normed: Tensor = self.net.trunk.forward_head(pooled[:, :, None, None])
         return F.normalize(self.net.head(normed), dim=-1)
 
@@ -140,7 +141,7 @@ class ConvNeXtTower(ImageTower):
         return self.head(self.last_block(c4).mean(dim=(2, 3)))
 
 
-def _fold_scale(block: Any) -> None:
+def _fold_layer_scale(block: Any) -> None:
     last = block.mlp.fc2
     last.weight.mul_(block.gamma.unsqueeze(1))
     last.bias.mul_(block.gamma)

@@ -1,6 +1,7 @@
-"""Weights of CLIP by open_clip name and tag: from a cache of this machine, or fetched into it.
+"""Weights of CLIP by open_clip name and tag: from a local cache, or downloaded into it.
 
-Whether the network answers is asked before anything is fetched: the libraries that fetch wait for minutes.
+Before a download, all addresses are probed with a short timeout: the download libraries wait for minutes if the network
+does not answer.
 """
 
 from __future__ import annotations
@@ -26,17 +27,16 @@ from open_clip.pretrained import (
 from cora.errors import ModelError
 from cora.towers.known import default_tag, known_towers
 
-#: Seconds that an address has to answer in; all are asked at once.
+#: Timeout in seconds for the probes, which run in parallel.
 PATIENCE = 5.0
 _NAMES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
 
 
 def download_weights(name: str, tag: str) -> Path:
-    """The file of a tag's weights, from a cache (OpenAI's, or Hugging Face's) or fetched into the latter.
+    """Path of the weights of a tag: from the cache of OpenAI's code or of Hugging Face, or downloaded.
 
     Raises:
-        ModelError: the tag is unknown, or the download failed; the message says where it looked and which file to
-            bring.
+        ModelError: unknown tag, or the download failed; the message lists the addresses and what to do instead.
     """
     config = get_pretrained_cfg(name, tag)
     if not config:
@@ -63,7 +63,7 @@ def download_weights(name: str, tag: str) -> Path:
 
 
 def cached_weights(config: Mapping[str, Any]) -> Path | None:
-    """The file of open_clip's entry `config` that lies on this machine: where OpenAI's code keeps it, or the hub's."""
+    """Local file of open_clip's entry `config`, in the cache of OpenAI's code or of Hugging Face; None without one."""
     if config.get("url"):
         path = Path("~/.cache/clip").expanduser() / Path(str(config["url"])).name
         if path.is_file():
@@ -78,13 +78,13 @@ def cached_weights(config: Mapping[str, Any]) -> Path | None:
 
 
 def is_cached(name: str, tag: str | None = None) -> bool:
-    """Whether weights need no network: those of a tag, or those that the name stands for."""
+    """Whether the weights of a tag, by default `default_tag`, are in a cache, so that they need no network."""
     config = get_pretrained_cfg(name, tag or default_tag(name))
     return bool(config) and cached_weights(config) is not None
 
 
 def _addresses(config: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Where a file is, and whether that is the hub; the hub first, as open_clip has it."""
+    """(address, whether it is on the Hugging Face hub) of a file; the hub first, as open_clip prefers."""
     found = []
     if config.get("hf_hub"):
         repository, file = os.path.split(str(config["hf_hub"]))
@@ -98,7 +98,7 @@ def _advice(name: str, config: Mapping[str, Any]) -> str:
     address = config.get("url") or next((a for a, _ in _addresses(config)), "it")
     file = Path(str(address)).name
     if name in known_towers():
-        output = Path(file).stem if config.get("url") else name  # the hub calls all of its files alike
+        output = Path(file).stem if config.get("url") else name  # all files on the hub have the same name
         return (
             f"fetch {address} on a machine with network, turn it into a model file (cora convert {file} --output "
             f"{output}.safetensors) and give its path as the model"
@@ -107,26 +107,27 @@ def _advice(name: str, config: Mapping[str, Any]) -> str:
 
 
 def _reachable(addresses: Sequence[str]) -> tuple[set[str], str]:
-    """Those that answer, whatever they say, and why one does not."""
+    """Addresses that answer, with any HTTP status, and the reason why one does not; "" if all do."""
     if constants.HF_HUB_OFFLINE:
         return set(), "HF_HUB_OFFLINE is set"
-    answered: dict[str, str | None] = {}
-    asking = [threading.Thread(target=_ask, args=(one, answered), daemon=True) for one in addresses]
-    for thread in asking:
+    errors: dict[str, str | None] = {}
+    threads = [threading.Thread(target=_ask, args=(address, errors), daemon=True) for address in addresses]
+    for thread in threads:
         thread.start()
-    for thread in asking:
-        # Looking a name up has no limit of its own.
+    for thread in threads:
+        # The timeout of `urlopen` does not limit the DNS lookup.
         thread.join(PATIENCE)
-    reasons = [answered.get(one, f"no answer in {PATIENCE:g} s") for one in addresses]
-    return {one for one in addresses if one in answered and answered[one] is None}, next(filter(None, reasons), "")
+    reasons = [errors.get(address, f"no answer in {PATIENCE:g} s") for address in addresses]
+    return {address for address in addresses if errors.get(address, "") is None}, next(filter(None, reasons), "")
 
 
-def _ask(address: str, answered: dict[str, str | None]) -> None:
+def _ask(address: str, errors: dict[str, str | None]) -> None:
+    """Send a HEAD request and record the error under the address; None if there is an answer."""
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE):
-            answered[address] = None
+            errors[address] = None
     except urllib.error.HTTPError:
-        answered[address] = None  # an answer all the same; what fetches it follows redirections and asks again
+        errors[address] = None  # the server answered; the download library handles redirects and other methods
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        answered[address] = (str(reason).splitlines() or [type(error).__name__])[0]
+        errors[address] = (str(reason).splitlines() or [type(error).__name__])[0]

@@ -1,19 +1,19 @@
-"""Files that hold a graph for some runtime, told from files of weights: nothing here can be made of them."""
+"""Recognise exported models (ONNX, TensorRT, ...): files that hold a graph for a runtime and cannot be loaded here."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
 
-#: Bytes -> where they stand -> what people call such a file.
-_MARKS = (
+#: (offset, magic bytes, name of the format with its article), for error messages.
+_SIGNATURES = (
     (0, b"ftrt", "an engine of TensorRT"),
     (4, b"TFL3", "a model of TensorFlow Lite"),
     (0, b"\x89HDF", "an HDF5 file, as Keras writes it"),
     (0, b"GGUF", "a GGUF file"),
     (0, b"<?xml", "a model of OpenVINO, or another XML file"),
 )
-_ENDINGS = {
+_SUFFIXES = {
     ".pt2": "a program of torch.export (.pt2)",
     ".onnx": "a graph in ONNX",
     ".engine": "an engine of TensorRT",
@@ -21,29 +21,29 @@ _ENDINGS = {
     ".mlmodel": "a model of Core ML",
     ".ptl": "a model of PyTorch Mobile",
 }
-_HEAD = 16
+_HEAD_BYTES = 16
 
 
 def export_kind(path: Path) -> str | None:
-    """What people call an exported model, with its article; None for a file that may hold weights.
+    """Name of an exported model's format, with its article; None for a file that may hold weights.
 
-    A TorchScript archive holds its weights by name, too, and is none.
+    None for a TorchScript archive as well: it holds a graph, but also weights by name.
 
     Args:
         path: of an existing file.
     """
     with path.open("rb") as file:
-        head = file.read(_HEAD)
-    for place, mark, kind in _MARKS:
-        if head[place:].startswith(mark):
+        head = file.read(_HEAD_BYTES)
+    for offset, magic, kind in _SIGNATURES:
+        if head[offset:].startswith(magic):
             return kind
     if zipfile.is_zipfile(path):
         return _archive_kind(path)
-    return _ENDINGS.get(path.suffix.lower())
+    return _SUFFIXES.get(path.suffix.lower())
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is TorchScript: only then does it hold code beside its tensors."""
+    """Whether a file is a TorchScript archive: a ZIP file with a folder `code` beside its tensors."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as content:

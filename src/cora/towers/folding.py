@@ -1,4 +1,4 @@
-"""How towers run fastest: the precision of the machine, batch norms folded into convolutions."""
+"""Faster inference of towers: the fastest precision of the machine, and batch norms folded into convolutions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def inference_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Type that the tower runs in: "auto" is bfloat16 where the hardware multiplies it faster, else float32.
+    """The dtype for a precision; "auto" chooses the fastest.
+
+    For "auto" this is bfloat16 on GPUs and CPUs with bfloat16 arithmetic, float16 on other GPUs, else float32.
 
     Raises:
-        ValueError: no such precision.
+        ValueError: unknown precision.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
@@ -29,22 +31,23 @@ def inference_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Replace every batch norm that directly follows its convolution, in evaluation: w * gamma / sigma in its place.
+    """Fold every batch norm into the convolution before it: weights are multiplied by gamma / sigma.
 
-    In open_clip's ResNets a convolution "conv1" is followed by "bn1"; in a downsampling branch the order of the
-    sequence says which belong together.
+    Which norm follows a convolution is derived from names, as in open_clip's ResNets ("conv1", "bn1"), or from the
+    order in an `nn.Sequential`, as in their downsampling branches.
     """
     for child in module.children():
         fold_batch_norms(child)
     children = dict(module.named_children())
-    for name, follower in _followers(module, children):
-        convolution, norm = children[name], children[follower]
+    for convolution_name, norm_name in _candidate_pairs(module, children):
+        convolution, norm = children[convolution_name], children[norm_name]
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(convolution, norm))
-            setattr(module, follower, nn.Identity())
+            setattr(module, convolution_name, fuse_conv_bn_eval(convolution, norm))
+            setattr(module, norm_name, nn.Identity())
 
 
-def _followers(module: nn.Module, children: dict[str, nn.Module]) -> list[tuple[str, str]]:
+def _candidate_pairs(module: nn.Module, children: dict[str, nn.Module]) -> list[tuple[str, str]]:
+    """Names of children of which the second follows the first; they need not be a convolution and a norm."""
     if isinstance(module, nn.Sequential):
         names = list(children)
         return list(pairwise(names))
@@ -53,6 +56,6 @@ def _followers(module: nn.Module, children: dict[str, nn.Module]) -> list[tuple[
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # Without such instructions bfloat16 is emulated, and slower than float32.
+    # Without these instructions bfloat16 is emulated, which is slower than float32.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name)() for name in checks if hasattr(torch.cpu, name))

@@ -1,4 +1,4 @@
-"""What frozen means: no gradient for any parameter, evaluation mode whatever `.train()` says."""
+"""Frozen modules: no parameter has a gradient, and `.train()` does not leave evaluation mode."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import nn
 
 
 class FrozenModule(nn.Module):
-    """A module that stays bit-identical through any training step.
+    """A module that training never changes: no gradients of parameters, no updates of batch statistics, no dropout.
 
-    Batch statistics are never updated, dropout never applied. Gradients still pass through to the inputs.
+    Gradients with respect to its inputs still pass through.
     """
 
     def freeze(self) -> Self:
@@ -19,5 +19,5 @@ class FrozenModule(nn.Module):
         return self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode; `mode` is accepted because parents call this on all of their children."""
+        """Stay in evaluation mode, whatever `mode` is: a parent's `.train()` calls this for all of its children."""
         return super().train(False)

@@ -1,4 +1,4 @@
-"""The CLIPs of open_clip that can be image towers of CORA: their sizes, and the weights that are usually meant."""
+"""The CLIP models of open_clip whose towers CORA can use: their sizes and default weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cora.errors import ModelError
 from cora.towers.config import TowerConfig
 
 OPENAI = "openai"
-#: ConvNeXts with published weights, and their tag. Of several one with strong augmentation, which its authors find to
-#: bear other image sizes best.
+#: ConvNeXts with published weights -> default tag. Where there are several tags, one trained with strong augmentation:
+#: its authors found that it works best at other image sizes.
 _CONVNEXT_TAGS = {
     "convnext_base": "laion400m_s13b_b51k",
     "convnext_base_w": "laion2b_s13b_b82k_augreg",
@@ -20,7 +20,7 @@ _CONVNEXT_TAGS = {
     "convnext_large_d_320": "laion2b_s29b_b131k_ft_soup",
     "convnext_xxlarge": "laion2b_s34b_b82k_augreg_soup",
 }
-#: timm's names -> blocks of the stages, channels of the first, added to variances.
+#: timm's names -> blocks of each stage, channels of the first stage, epsilon of the norms.
 _CONVNEXTS: dict[str, tuple[tuple[int, int, int, int], int, float]] = {
     "convnext_base": ((3, 3, 27, 3), 128, 1e-6),
     "convnext_large": ((3, 3, 27, 3), 192, 1e-6),
@@ -29,21 +29,21 @@ _CONVNEXTS: dict[str, tuple[tuple[int, int, int, int], int, float]] = {
 
 
 def known_towers() -> list[str]:
-    """Names that `load_towers` takes: the CLIP ResNets of open_clip, and its ConvNeXts that have weights."""
+    """Names that `load_towers` accepts: open_clip's CLIP ResNets, and its ConvNeXts with published weights."""
     names = open_clip.list_models()
     return [name for name in names if name.startswith("RN")] + [name for name in names if name in _CONVNEXT_TAGS]
 
 
 def default_tag(name: str) -> str:
-    """Tag of open_clip whose weights are meant where nobody names one."""
+    """open_clip's tag of the weights that are loaded for this tower by default."""
     return _CONVNEXT_TAGS.get(name, OPENAI)
 
 
 def tower_config(name: str) -> TowerConfig:
-    """Sizes of a named tower.
+    """The configuration of a named tower.
 
     Raises:
-        ModelError: no tower has that name; the message lists the known.
+        ModelError: unknown name; the message lists the known names.
     """
     if name not in known_towers():
         raise ModelError(f"unknown tower {name!r}: expected one of {', '.join(known_towers())}")

@@ -17,10 +17,10 @@ from cora.towers.image_tower import ImageTower, mask_at_cells
 
 
 class ResNetTower(ImageTower):
-    """Frozen ResNet of open_clip with its parts within reach.
+    """Frozen CLIP ResNet of open_clip, with access to its parts.
 
     Args:
-        net: the network; its pool's positional table is interpolated once if it is not for `pool_size`.
+        net: the network; the positional table of its attention pool is interpolated if it is not for `pool_size`.
         pool_size: S, side of the grid that the attention pool attends over.
     """
 
@@ -33,7 +33,7 @@ class ResNetTower(ImageTower):
         self.freeze()
 
     def set_pool_size(self, pool_size: int) -> None:
-        """Change S, and interpolate the pool's positional table if it is for another."""
+        """Change S, and interpolate the attention pool's positional table to S x S cells."""
         super().set_pool_size(pool_size)
         pool = self.attention_pool
         if pool.positional_embedding.shape[0] != pool_size**2 + 1:
@@ -42,13 +42,13 @@ class ResNetTower(ImageTower):
 
     @property
     def layer4(self) -> nn.Module:
-        """Last stage: [R, C3, 2S, 2S] to [R, C4, S, S]."""
+        """The last stage, which maps regions [R, C3, 2S, 2S] to [R, C4, S, S]."""
         layer4: nn.Module = self.net.layer4
         return layer4
 
     @property
     def attention_pool(self) -> AttentionPool2d:
-        """Attention pool of the tower; its `positional_embedding` is [S*S+1, C4]."""
+        """The attention pool; its `positional_embedding` is [S*S+1, C4]."""
         return self.net.attnpool
 
     @property
@@ -59,7 +59,7 @@ class ResNetTower(ImageTower):
 
     @property
     def positions(self) -> Tensor:
-        """[S*S+1, C4] the pool's positional table: of the mean token, then of the cells."""
+        """[S*S+1, C4] the attention pool's positional table: the row of the mean token, then those of the cells."""
         positions: Tensor = self.attention_pool.positional_embedding
         return positions
 
@@ -75,7 +75,7 @@ class ResNetTower(ImageTower):
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the common space."""
+        """Width D of the embeddings."""
         return int(self.net.attnpool.c_proj.out_features)
 
     def for_inference(self, dtype: torch.dtype) -> ResNetTower:
@@ -98,7 +98,7 @@ class ResNetTower(ImageTower):
         return c3
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Whole images [B, 3, H, W] to unit embeddings [B, D]; positions are interpolated to other grids."""
+        """Normalised images [B, 3, H, W] to unit embeddings [B, D]; positions are interpolated to the size of C4."""
         c4: Tensor = self.net.layer4(self.encode_c3(pixels))
         grid = (c4.shape[-2], c4.shape[-1])
         pool = self.attention_pool
@@ -110,14 +110,14 @@ class ResNetTower(ImageTower):
 
 
 def resnet_of(tower: ImageTower, purpose: str) -> ResNetTower:
-    """The tower, for work that needs the parts of a CLIP ResNet.
+    """Return the tower if it is a CLIP ResNet, for code that needs the parts of one.
 
     Args:
         tower: of any kind.
-        purpose: what is to be done, as the message says it.
+        purpose: what the caller needs it for; the start of the error message.
 
     Raises:
-        ModelError: it is of another kind.
+        ModelError: the tower is of another kind.
     """
     if not isinstance(tower, ResNetTower):
         raise ModelError(
@@ -130,11 +130,11 @@ def resnet_of(tower: ImageTower, purpose: str) -> ResNetTower:
 def interpolate_positions(
     table: Tensor, grid_hw: tuple[int, int], *, mode: str = "bicubic", antialias: bool = True
 ) -> Tensor:
-    """Values of n x n cells for another grid.
+    """Resize a positional table, or a region prompt, from n x n cells to another grid.
 
     Args:
-        table: [n*n, C], row by row, or [n*n+1, C] with the row of the mean token first, which is kept.
-        grid_hw: rows and columns (h, w) of the other grid.
+        table: [n*n, C], row by row, or [n*n+1, C] with the row of the mean token first, which does not change.
+        grid_hw: rows and columns (h, w) of the new grid.
         mode: as of `F.interpolate`.
         antialias: as of `F.interpolate`.
 

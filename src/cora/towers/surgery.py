@@ -1,7 +1,7 @@
-"""CLIP Surgery (Li et al., arXiv 2304.05653): patches that say what is where, out of a frozen CLIP.
+"""CLIP Surgery (Li et al., arXiv 2304.05653): patch tokens of a frozen CLIP that can be compared with text embeddings.
 
-Attention of values with values replaces attention of queries with keys in a second path, which leaves out the MLPs:
-a patch then gathers patches that are like itself. Class tokens come from the original path, patches from the new one.
+A second path runs beside the last blocks. Its attention is value to value instead of query to key, so that a patch
+attends to similar patches, and it has no MLPs. The class token comes from the original path, patches from the new one.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from cora.errors import ModelError
 from cora.towers.frozen import FrozenModule
 from cora.towers.resnet_tower import ResNetTower, interpolate_positions
 
-#: Blocks of a ViT that have two paths.
+#: Number of last blocks of a ViT that have the second path.
 SURGERY_BLOCKS = 6
-#: Factor on the scale of normalised values in a ResNet's pool, whose single attention is otherwise too soft.
+#: Factor on the attention scale of unit values in a ResNet's pool: one layer of attention is too uniform without it.
 SHARPENING = 8.0
 
 
 @dataclass(frozen=True)
 class SurgeryTokens:
-    """What surgery gives for B images of one size.
+    """Output of a tower with surgery for B images of one size.
 
     Attributes:
-        tokens: [L, B, 1 + h*w, D] of L layers, the last one last: class token, then patches by rows, in the space of
-            the text embeddings, not normalised.
-        features: [B, h*w, width] of the patches before the projection, mean over the L layers.
-        grid_hw: (h, w).
+        tokens: [L, B, 1 + h*w, D] class token, then patches row by row, after each of the last L layers, in order;
+            projected into the space of the text embeddings, not normalised.
+        features: [B, h*w, width] patches before the projection, mean over the L layers.
+        grid_hw: (h, w), rows and columns of patches.
     """
 
     tokens: Tensor
@@ -41,7 +41,7 @@ class SurgeryTokens:
 
 
 class SurgeryTower(Protocol):
-    """A frozen CLIP image tower with surgery: a module."""
+    """Interface of a frozen CLIP image tower with surgery, an `nn.Module`."""
 
     @property
     def feature_width(self) -> int:
@@ -49,15 +49,15 @@ class SurgeryTower(Protocol):
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the common space."""
+        """Width D of the embeddings."""
 
     @property
     def stride(self) -> int:
-        """Pixels a patch."""
+        """Side of a patch in pixels."""
 
     @property
     def setting(self) -> tuple[int, ...]:
-        """Whole numbers besides the weights that the tokens depend on."""
+        """Options, as integers, that the tokens depend on besides the weights."""
 
     def __call__(self, pixels: Tensor) -> SurgeryTokens:
         """Normalised pixels [B, 3, H, W], sides multiples of the stride, to tokens."""
@@ -68,11 +68,11 @@ class VitSurgery(FrozenModule):
 
     Args:
         net: vision transformer of open_clip with a class token, learned positions and a projection.
-        blocks: last blocks with two paths.
-        layers: L, last blocks whose tokens are returned.
+        blocks: number of last blocks that have two paths.
+        layers: L, number of last blocks whose tokens are returned.
 
     Raises:
-        ModelError: a network of another kind, or not so many blocks.
+        ModelError: a network of another kind, or with fewer blocks.
     """
 
     def __init__(self, *, net: VisionTransformer, blocks: int = SURGERY_BLOCKS, layers: int = 1) -> None:
@@ -95,17 +95,17 @@ class VitSurgery(FrozenModule):
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the common space."""
+        """Width D of the embeddings."""
         return int(self.net.proj.shape[1])
 
     @property
     def stride(self) -> int:
-        """Side of a patch, pixels."""
+        """Side of a patch in pixels."""
         return int(self.net.conv1.stride[0])
 
     @property
     def setting(self) -> tuple[int, ...]:
-        """Layers and blocks."""
+        """(layers, blocks)."""
         return self.layers, self.blocks
 
     def forward(self, pixels: Tensor) -> SurgeryTokens:
@@ -114,16 +114,16 @@ class VitSurgery(FrozenModule):
         net = self.net
         cells = net.conv1(pixels)
         grid_hw = (cells.shape[-2], cells.shape[-1])
-        first = net.class_embedding.expand(len(cells), 1, -1)
+        class_token = net.class_embedding.expand(len(cells), 1, -1)
         positions = bilinear_positions(net.positional_embedding, grid_hw)
-        original = net.ln_pre(torch.cat([first, cells.flatten(2).transpose(1, 2)], dim=1) + positions)
+        original = net.ln_pre(torch.cat([class_token, cells.flatten(2).transpose(1, 2)], dim=1) + positions)
         blocks = list(net.transformer.resblocks)
         for block in blocks[: -self.blocks]:
             original = _with_mlp(block, original + _attend(block, original)[0])
         new, levels = original, []
         for block in blocks[-self.blocks :]:
-            attended, gathered = _attend(block, original)
-            original, new = _with_mlp(block, original + attended), new + gathered
+            original_update, new_update = _attend(block, original)
+            original, new = _with_mlp(block, original + original_update), new + new_update
             levels.append(net.ln_post(torch.cat([original[:, :1], new[:, 1:]], dim=1)))
         chosen = torch.stack(levels[-self.layers :])
         return SurgeryTokens(tokens=chosen @ net.proj, features=chosen[:, :, 1:].mean(dim=0), grid_hw=grid_hw)
@@ -132,14 +132,14 @@ class VitSurgery(FrozenModule):
 class ResNetSurgery(FrozenModule):
     """Surgery in the attention pool of a CLIP ResNet, applied to the output of the last blocks of layer4.
 
-    All blocks of layer4 add to the same channels, so the pool reads any of their outputs; the last one is the layer
-    that the published code uses.
+    All blocks of layer4 are residual updates of the same channels, so the pool can read the output of any of them; the
+    published code uses the last one.
 
     Args:
         tower: its network is used, frozen.
-        layers: L, last blocks of layer4 that are read.
-        sharpened: patches attend by unit values with 8 times the scale, as a comment of the published code
-            says; without it by plain values, which is what that code computes.
+        layers: L, number of last blocks of layer4 whose output is pooled.
+        sharpened: whether patches attend by unit values with 8 times the scale, as a comment in the published code
+            describes. False: by plain values, as that code computes.
 
     Raises:
         ModelError: layer4 has fewer blocks.
@@ -160,17 +160,17 @@ class ResNetSurgery(FrozenModule):
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the common space."""
+        """Width D of the embeddings."""
         return self.tower.embed_dim
 
     @property
     def stride(self) -> int:
-        """Pixels a cell of C4."""
+        """Side of a cell of C4 in pixels."""
         return 2 * self.tower.stride
 
     @property
     def setting(self) -> tuple[int, ...]:
-        """Layers, and whether sharpened."""
+        """(layers, 1 if sharpened else 0)."""
         return self.layers, int(self.sharpened)
 
     def forward(self, pixels: Tensor) -> SurgeryTokens:
@@ -202,7 +202,7 @@ class ResNetSurgery(FrozenModule):
 
 
 def bilinear_positions(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Positional table [n*n + 1, C] for a grid [h*w + 1, C]: bilinear, the class token's row kept; the table stays."""
+    """Resize a positional table [n*n + 1, C] to [h*w + 1, C], bilinearly; the class token's row does not change."""
     side = round((table.shape[0] - 1) ** 0.5)
     if grid_hw == (side, side):
         return table
@@ -210,7 +210,10 @@ def bilinear_positions(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
 
 
 def _attend(block: ResidualAttentionBlock, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What a block's attention adds to tokens [B, N, width], in the original path and in the new one."""
+    """Residual updates [B, N, width] by a block's attention on tokens [B, N, width]: of the original and the new path.
+
+    Both are computed from the tokens of the original path.
+    """
     attention: nn.MultiheadAttention = block.attn
     projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     query, key, value = (
@@ -224,7 +227,7 @@ def _attend(block: ResidualAttentionBlock, tokens: Tensor) -> tuple[Tensor, Tens
 
 
 def _with_mlp(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
-    """Tokens with what a block's MLP adds."""
+    """Tokens plus the residual update by a block's MLP."""
     result: Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
     return result
 

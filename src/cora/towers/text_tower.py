@@ -1,4 +1,4 @@
-"""CLIP text tower: a causal transformer, the embedding taken at the end-of-text token."""
+"""CLIP text tower: a causal transformer; the embedding is its output at the end-of-text token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TextTower(FrozenModule):
     """Frozen text transformer of open_clip.
 
     Args:
-        net: the network; `net.context_length` bounds the tokens of a text.
+        net: the network; `net.context_length` limits the tokens of a text.
         batch_size: texts encoded at once.
     """
 
@@ -35,17 +35,17 @@ class TextTower(FrozenModule):
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text, start and end token included."""
+        """Most tokens of a text, start and end token included."""
         return int(self.net.context_length)
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the common space."""
+        """Width D of the embeddings."""
         return int(self.net.text_projection.shape[1])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights and the settings that shape an embedding; names the tower in caches."""
+        """Hash of the weights and settings that embeddings depend on; caches use it as the key of the tower."""
         digest = hashlib.sha256(f"{self.net.heads} {self.net.transformer.resblocks[0].mlp.gelu}".encode())
         for name, value in sorted(self.net.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)}".encode())
@@ -56,7 +56,7 @@ class TextTower(FrozenModule):
         """Token ids of a text with start and end token.
 
         Raises:
-            VocabularyError: the text has more tokens than the context holds.
+            VocabularyError: the text has more than `context_length` tokens.
         """
         tokenizer = byte_pair_tokenizer(int(self.net.vocab_size))
         tokens = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
@@ -69,11 +69,11 @@ class TextTower(FrozenModule):
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: n strings to [n, D], L2-normalised, in the order given.
 
-        Texts go through in order of length, every batch cut to its longest text: under the causal mask
-        nothing after the end token reaches it.
+        Batches are formed by length and cut to their longest text. This saves computation and changes no embedding:
+        with the causal mask, the end token does not attend to the padding after it.
 
         Raises:
-            VocabularyError: a text has more tokens than the context holds; the message holds the text.
+            VocabularyError: a text has more than `context_length` tokens; the message quotes it.
         """
         tokens = [self.tokenize(text) for text in texts]
         order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
@@ -88,14 +88,14 @@ class TextTower(FrozenModule):
         return embeddings
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Embed token ids [n, length], zero after the end token (the highest id): [n, D], L2-normalised."""
+        """Embed token ids [n, length], padded with zeros, to [n, D], L2-normalised; the end token is the highest id."""
         return self.encode_vectors(self.net.token_embedding(tokens), tokens.argmax(dim=-1))
 
     def encode_vectors(self, vectors: Tensor, ends: Tensor) -> Tensor:
-        """Embed texts whose tokens are vectors [n, length, width], without positions: [n, D], L2-normalised.
+        """Embed texts given as token embeddings [n, length, width], without positions, to [n, D], L2-normalised.
 
-        Gradients reach the vectors, so prompts can be learned (Zhou et al., 2022). `ends` [n] int64 says where
-        each text's end token stands.
+        Gradients reach the vectors, so that prompts can be learned (CoOp, Zhou et al., 2022). `ends` [n] int64 is the
+        index of each text's end token.
         """
         net, length = self.net, vectors.shape[1]
         content = vectors + net.positional_embedding[:length]
@@ -106,9 +106,9 @@ class TextTower(FrozenModule):
 
 @lru_cache(maxsize=4)
 def byte_pair_tokenizer(vocab_size: int) -> SimpleTokenizer:
-    """CLIP's tokenizer, or one with its first merges only: their ids stay, start and end token follow.
+    """CLIP's tokenizer, or a smaller one with only its first merges; these keep their ids, start and end token follow.
 
-    Merges are ordered by frequency, so a small vocabulary still writes any text, rare words in more pieces.
+    Merges are ordered by frequency. A smaller vocabulary still encodes any text, with more tokens for rare words.
     """
     tokenizer = SimpleTokenizer()
     if vocab_size == tokenizer.vocab_size:

@@ -1,4 +1,4 @@
-"""CLIP ViTs of open_clip with their text towers, by name and weights: OpenAI's, open_clip's, RemoteCLIP's."""
+"""CLIP ViTs of open_clip and their text towers, with weights of OpenAI, open_clip or RemoteCLIP, for CLIP Surgery."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from cora.towers.surgery import SURGERY_BLOCKS, VitSurgery
 from cora.towers.text_tower import TextTower
 from cora.towers.weights import load_checked, read_weights
 
-_VISION = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
-_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
-_HEAD_WIDTH = 64  # open_clip's, where the configuration does not say
+#: The only fields that the `vision_cfg` and `text_cfg` of a supported ViT may have.
+_VISION_FIELDS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
+_TEXT_FIELDS = {"context_length", "vocab_size", "width", "heads", "layers"}
+_HEAD_WIDTH = 64  # open_clip's default
 
 
 def known_vits() -> list[str]:
-    """Names that `load_vit` takes: the ViTs of open_clip that are built as OpenAI's."""
+    """Names that `load_vit` accepts: the ViTs of open_clip with OpenAI's architecture."""
     return [name for name in open_clip.list_models() if name.startswith("ViT-") and _is_plain(name)]
 
 
 def load_vit(
     name: str, pretrained: str | Path | None = "openai", *, layers: int = 1, blocks: int = SURGERY_BLOCKS
 ) -> tuple[VitSurgery, TextTower]:
-    """A frozen ViT with surgery, and its text tower.
+    """Load a frozen ViT with surgery, and its text tower.
 
     Args:
         name: one of `known_vits()`. OpenAI's weights need one that ends in "-quickgelu"; RemoteCLIP's and most of
             open_clip's need one that does not.
         pretrained: a tag of open_clip, a file of tensors in open_clip's format (nothing but tensors is unpickled), or
             None for random weights.
-        layers: last blocks whose tokens are returned.
-        blocks: last blocks with surgery.
+        layers: number of last blocks whose tokens are returned.
+        blocks: number of last blocks with surgery.
 
     Raises:
-        ModelError: unknown name or tag, weights that cannot be had, a file that does not fit.
+        ModelError: unknown name or tag, weights that cannot be downloaded, a file that does not fit.
     """
     if name not in known_vits():
         raise ModelError(f"unknown tower {name!r}: expected one of {', '.join(known_vits())}")
@@ -73,7 +74,7 @@ def build_vit(
     layers: int = 1,
     blocks: int = SURGERY_BLOCKS,
 ) -> tuple[VitSurgery, TextTower]:
-    """Both towers with random weights, from the `vision_cfg` and `text_cfg` of an open_clip configuration."""
+    """Build both towers with random weights from the `vision_cfg` and `text_cfg` of an open_clip configuration."""
     net = VisionTransformer(
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
@@ -89,7 +90,7 @@ def build_vit(
 
 
 def load_vit_weights(weights: Mapping[str, Tensor], tower: VitSurgery, text_tower: TextTower, *, source: str) -> None:
-    """Load a CLIP state dict (OpenAI's and open_clip's names, so RemoteCLIP's) into both towers.
+    """Load a CLIP state dict with OpenAI's or open_clip's names, such as RemoteCLIP's, into both towers.
 
     Raises:
         ModelError: tensors are missing or of another shape.
@@ -106,4 +107,4 @@ def _is_plain(name: str) -> bool:
     config: dict[str, Any] = open_clip.get_model_config(name)
     vision, text = config["vision_cfg"].keys(), config["text_cfg"].keys()
     known = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
-    return bool(config.keys() <= known and vision <= _VISION and text <= _TEXT)
+    return bool(config.keys() <= known and vision <= _VISION_FIELDS and text <= _TEXT_FIELDS)

@@ -1,4 +1,4 @@
-"""Weights of CLIP ResNets and ConvNeXts: by open_clip name and tag, or from a file (OpenAI, open_clip, safetensors)."""
+"""Load weights of CLIP ResNets and ConvNeXts: by open_clip name and tag, or from a file (.pt, .bin, .safetensors)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from cora.towers.text_tower import TextTower
 
 _LOG = logging.getLogger(__name__)
 _POSITIONS = "attnpool.positional_embedding"
-#: Stands for `default_tag`.
+#: Value of `pretrained` that stands for the tower's `default_tag`.
 DEFAULT_WEIGHTS = "default"
+#: Numbers in OpenAI's state dicts that are no weights.
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -43,13 +44,13 @@ def load_towers(
         name: one of `known_towers()`, for example "RN50-quickgelu".
         pretrained: a tag of open_clip ("openai"), a file, None for random weights, or "default": OpenAI's weights for a
             ResNet, those of `default_tag` for a ConvNeXt.
-        config: sizes to build instead of the name's, for example another `pool_size`.
+        config: configuration to build instead of the name's, for example with another `pool_size`.
 
     Returns:
         Image tower, text tower, logit scale (factor on the cosine).
 
     Raises:
-        ModelError: unknown name or tag, weights that cannot be had, a file that does not fit.
+        ModelError: unknown name or tag, weights that cannot be downloaded, a file that does not fit.
     """
     config = config or tower_config(name)
     image_tower, text_tower = build_clip_towers(config)
@@ -63,9 +64,9 @@ def load_towers(
 
 
 def why_unreadable(error: Exception) -> str:
-    """One line on why a file of weights could not be read."""
+    """One line that says why a weight file could not be read."""
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-        # torch's own text advises to switch the protection off.
+        # torch's own message advises users to switch `weights_only` off, which would let a file run code.
         return "no PyTorch file, or one that holds more than tensors and could run code"
     if "inline_container" in str(error) or "PytorchStreamReader" in str(error):
         return "an archive that is damaged, or no PyTorch file"
@@ -73,14 +74,14 @@ def why_unreadable(error: Exception) -> str:
 
 
 def check_no_export(path: Path, *, source: str) -> None:
-    """Refuse an exported model where a file of weights is expected.
+    """Refuse an exported model where a weight file is expected.
 
     Args:
         path: of an existing file.
-        source: what is read, for the message.
+        source: start of the error message: what the file was read as.
 
     Raises:
-        ModelError: it is one; the message names its kind.
+        ModelError: the file is an exported model; the message names its format.
     """
     kind = export_kind(path)
     if kind is not None:
@@ -88,17 +89,18 @@ def check_no_export(path: Path, *, source: str) -> None:
 
 
 def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> object:
-    """What a file of another program holds: usually a mapping of names, sometimes one tensor.
-
-    It may be of safetensors, a TorchScript archive (OpenAI's .pt) or a plain torch file.
+    """Read a tensor file of another program: safetensors, a TorchScript archive (OpenAI's .pt) or a torch file.
 
     Args:
-        file: to read.
-        called: what messages call it.
-        allowed: all that is unpickled beside tensors and plain values.
+        file: path of the file.
+        called: what error messages call it.
+        allowed: classes and functions that may be unpickled besides tensors and plain values.
+
+    Returns:
+        Usually tensors by name, sometimes a single tensor.
 
     Raises:
-        ModelError: no such file, or one that cannot be read; exports are named for what they are.
+        ModelError: no such file, or one that cannot be read; for an exported model the message names its format.
     """
     if file.is_dir():
         raise ModelError(f"{called} {file}: expected a file, got a folder; name a file in it")
@@ -116,14 +118,14 @@ def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> obj
             return load_file(file)
         if is_torchscript(file):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI publishes nothing but TorchScript
+                warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, OpenAI's only format
                 return torch.jit.load(str(file), map_location="cpu").state_dict()
         with _only(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on how a file was pickled, which the error says
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle format; errors say the same
             return torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         head = head_of(file)
-        # What is a ZIP archive may be a damaged PyTorch file.
+        # A ZIP archive may be a damaged PyTorch file, so it is not reported as a ZIP file.
         known = None if head.startswith(b"PK") else content_of(head)
         instead = f"got {known[0]}" if known else f"could not read it ({why_unreadable(error)})"
         raise ModelError(f"{called} {file}: expected a file of tensors, {not_fetched(head) or instead}") from error
@@ -131,7 +133,7 @@ def read_content(file: Path, *, called: str, allowed: Sequence[Any] = ()) -> obj
 
 @contextmanager
 def _only(allowed: Sequence[Any]) -> Iterator[None]:
-    """Let torch make these classes, and none that other packages of this process have allowed."""
+    """Let torch unpickle these classes only, not those that other packages in this process have allowed."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     try:
@@ -143,9 +145,7 @@ def _only(allowed: Sequence[Any]) -> Iterator[None]:
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Read a state dict of a tower, as `read_content` reads files.
-
-    Nothing but tensors is unpickled.
+    """Read the state dict of a tower from a file of any format of `read_content`; only tensors are unpickled.
 
     Raises:
         ModelError: no such file, or not a weight file.
@@ -163,10 +163,10 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 def load_clip_weights(
     weights: Mapping[str, Tensor], image_tower: ClipTower, text_tower: TextTower, *, source: str
 ) -> float | None:
-    """Load a CLIP state dict (OpenAI's and open_clip's names) into both towers.
+    """Load a CLIP state dict with OpenAI's or open_clip's names into both towers.
 
     Returns:
-        The factor on the cosine, if the state dict holds a logit scale.
+        The factor on the cosine, exp(logit_scale); None if the state dict has no logit scale.
 
     Raises:
         ModelError: tensors are missing or of another shape.
@@ -185,16 +185,16 @@ def load_clip_weights(
 
 
 def load_checked(module: nn.Module, weights: Mapping[str, Tensor], *, source: str, assign: bool = False) -> None:
-    """Load a state dict that must fit exactly; integers that only count training steps may be absent.
+    """Load a state dict that must fit exactly, except that `num_batches_tracked` of batch norms may be missing.
 
     Args:
-        module: takes the weights.
+        module: receives the weights.
         weights: state dict.
-        source: where it comes from, for messages.
-        assign: the tensors become the module's own, without a copy; nobody else may keep them.
+        source: start of error messages: where the weights come from.
+        assign: use the tensors themselves as parameters, without a copy; the caller must not use them afterwards.
 
     Raises:
-        ModelError: missing, unknown or differently shaped tensors, counted, with an example.
+        ModelError: tensors are missing, unknown or of another shape; the message has their number and an example.
     """
     own = module.state_dict()
     missing = sorted(key for key in own.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
