@@ -35,11 +35,11 @@ import cora
 from cora.data.coco import CocoDataset
 from cora.detector import Detector
 from cora.evaluation.bootstrap import estimate, resample_counts
-from cora.predictor.exemplars import PICTURE_SHARE, embed_region, in_words
+from cora.predictor.exemplars import IMAGE_SHARE, embed_region, to_name_space
 from cora.regions.everyday import EVERYDAY_NAMES
 
 LEAST_SIDE_PX, THINGS, SWITCHED_OFF = 24, 300, -9.0
-SHARES = (PICTURE_SHARE, 0.5)
+SHARES = (IMAGE_SHARE, 0.5)
 COLUMNS = ("alone", "mixed", "pictured", "worded", "named pict.", "truly", *(f"both {share:g}" for share in SHARES))
 
 
@@ -132,7 +132,7 @@ def one_round(
     regions, truth = boxes.embeddings[test], boxes.classes[test]
     pictured = known & (torch.randperm(len(words), generator=generator) % 4 == 0)
     gap = boxes.embeddings[first].mean(dim=0) - words[known].mean(dim=0)
-    said = torch.stack([in_words(one, everyday, scale=scale) for one in means])
+    said = torch.stack([to_name_space(one, everyday, scale=scale) for one in means])
     ways = {"words": words, "as it is": means, "centred": F.normalize(means - gap, dim=-1), "in words": said}
 
     def named(classes: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def things(boxes: Boxes, words: Tensor, everyday: Tensor, scale: float) -> None:
         seen = torch.stack(list(views.values()))
         others = boxes.photos[:, None] != boxes.photos[rows][None]
         print(f"one thing, {kind}, {len(rows)} of them, in %: found, boxes of other images taken for it")
-        said = torch.stack([in_words(one, everyday, scale=scale) for one in seen])
+        said = torch.stack([to_name_space(one, everyday, scale=scale) for one in seen])
         for key, way in {"as it is": seen, "in words": said}.items():
             wins = boxes.embeddings @ way.T > best_word[:, None]
             found, wrong = wins[rows, torch.arange(len(rows))], (wins & others).sum() / others.sum()

@@ -12,10 +12,10 @@ from cora.detector import Detector
 from cora.errors import ImageError, VocabularyError
 from cora.predictor import Predictor
 from cora.predictor.exemplars import (
-    PICTURE_SHARE,
+    IMAGE_SHARE,
     embed_exemplars,
     embed_region,
-    in_words,
+    to_name_space,
     with_exemplars,
 )
 from cora.regions import Vocabulary
@@ -57,11 +57,11 @@ def test_several_are_averaged_on_the_sphere_whatever_their_order(detector: Detec
 
 def test_in_words_is_a_mean_of_words_nearest_first() -> None:
     words = torch.eye(4)
-    said = in_words(F.normalize(torch.tensor([3.0, 1.0, 0.0, 0.0]), dim=0), words, scale=10)
+    said = to_name_space(F.normalize(torch.tensor([3.0, 1.0, 0.0, 0.0]), dim=0), words, scale=10)
     torch.testing.assert_close(said.norm(), torch.tensor(1.0))
     assert (said[:-1] >= said[1:]).all()
-    torch.testing.assert_close(in_words(words[2], words, scale=1000), words[2])
-    even = in_words(words[2], words, scale=0)
+    torch.testing.assert_close(to_name_space(words[2], words, scale=1000), words[2])
+    even = to_name_space(words[2], words, scale=0)
     torch.testing.assert_close(even, torch.full((4,), 0.5))
 
 
@@ -71,10 +71,10 @@ def test_words_pictures_and_both(detector: Detector) -> None:
     encode = detector.vocabulary_encoder.encode
     words = encode(["cat", "cup"]).embeddings
     everyday, scale = encode(EVERYDAY_NAMES).embeddings, detector.config.tower.logit_scale
-    logo = in_words(embed_region(detector, picture()), everyday, scale=scale)
-    cup = in_words(embed_region(detector, picture(1)), everyday, scale=scale)
+    logo = to_name_space(embed_region(detector, picture()), everyday, scale=scale)
+    cup = to_name_space(embed_region(detector, picture(1)), everyday, scale=scale)
     torch.testing.assert_close(vocabulary.embeddings[0], words[0])
-    mixed = F.normalize((1 - PICTURE_SHARE) * words[1] + PICTURE_SHARE * cup, dim=0)
+    mixed = F.normalize((1 - IMAGE_SHARE) * words[1] + IMAGE_SHARE * cup, dim=0)
     torch.testing.assert_close(vocabulary.embeddings[1], mixed)
     torch.testing.assert_close(vocabulary.embeddings[2], logo)
     torch.testing.assert_close(vocabulary.embeddings.norm(dim=-1), torch.ones(3))

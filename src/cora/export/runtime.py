@@ -233,7 +233,7 @@ class ExportedModel:
         if settings.exemplars:
             # As at any size and in PyTorch: the graph's own size is for its own input.
             pictured = exemplar_embeddings(self._original(), settings.exemplars, encoder=encoder)
-        return build_vocabulary(classes, settings, encoder=encoder, config=self.config, pictured=pictured).to(
+        return build_vocabulary(classes, settings, encoder=encoder, config=self.config, exemplar_embeddings=pictured).to(
             self.device
         )
 

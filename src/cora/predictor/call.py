@@ -1,4 +1,4 @@
-"""One call of `Predictor.predict`: images in, in passes of one size, detections out in the order of the images."""
+"""One call of `Predictor.predict`: reads images, batches those of one size, returns detections in their order."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Call:
-    """What a call looks for, and how.
+    """What all images of a call share.
 
     Attributes:
-        model: the network, or what else runs one.
-        preprocessor: how images become batches.
-        vocabulary: the classes, encoded.
-        settings: with the score threshold and the suppression between classes filled in.
+        model: the network, or an exported one.
+        preprocessor: turns images into batches.
+        vocabulary: the encoded classes.
+        settings: options of the call; `score` and `class_agnostic` are set.
     """
 
     model: Model
@@ -40,7 +40,7 @@ class Call:
     settings: PredictSettings
 
     def one(self, source: ImageSource) -> Detections:
-        """The result of one image, with the image.
+        """Detections of one image; they keep the image.
 
         Raises:
             ImageError: it cannot be read.
@@ -48,29 +48,29 @@ class Call:
         (read,) = read_all([source])
         if isinstance(read.image, ImageError):
             raise read.image
-        (found,) = self.answer([read])
+        (found,) = self.detect([read])
         return replace(found, image=read.image)
 
     def stream(self, sources: Iterable[ImageSource]) -> Iterator[Detections]:
-        """The results of images in their order, each computed when it is asked for; `Unreadable` for bad ones."""
-        # Read one by one: a generator may close its file, or fill its buffer anew, before it gives the next image.
+        """Yield detections of images in their order, computed lazily; `Unreadable` for those that cannot be read."""
+        # Read one by one: a generator may close its file or reuse its buffer before it yields the next image.
         for part in chunks((read_all([source])[0] for source in sources), self.settings.batch_size):
-            for found in self.answer(part):
+            for found in self.detect(part):
                 if isinstance(found, Unreadable):
                     _LOG.warning("%s", found.error)
                 yield found
 
-    def answer(self, part: Sequence[Read]) -> list[Detections]:
-        """Results of images in their order, without the images; `Unreadable` for those that could not be read."""
+    def detect(self, part: Sequence[Read]) -> list[Detections]:
+        """Detections of images in their order, without the images; `Unreadable` for those that could not be read."""
         images = [read.image for read in part if not isinstance(read.image, ImageError)]
         if self.settings.tiles is None:
-            answers = iter(self._detect(images))
+            results = iter(self._detect(images))
         else:
-            answers = (self._detect_tiled(image, self.settings.tiles) for image in images)
+            results = (self._detect_tiled(image, self.settings.tiles) for image in images)
         return [
             Unreadable.of(read.image, read.source, self.vocabulary.names)
             if isinstance(read.image, ImageError)
-            else replace(next(answers), path=path_of(read.source))
+            else replace(next(results), path=path_of(read.source))
             for read in part
         ]
 
@@ -88,21 +88,21 @@ class Call:
         return suppress_between_classes(predict_tiled(predict, image, tiles=tiles), iou, most)
 
     def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
-        """Detections of images, those of one size together: padding changes what a tower sees near the border."""
+        """Detections of images. Only images of one size share a batch: padding would change features at the border."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for place, image in enumerate(images):
-            groups.setdefault(self.preprocessor.padded_size(image.height, image.width), []).append(place)
+        for index, image in enumerate(images):
+            groups.setdefault(self.preprocessor.padded_size(image.height, image.width), []).append(index)
         found: dict[int, Detections] = {}
-        for places in groups.values():
-            answers = self._pass([images[place] for place in places])
-            found |= dict(zip(places, answers, strict=True))
-        return [found[place] for place in range(len(images))]
+        for indices in groups.values():
+            results = self._detect_batch([images[index] for index in indices])
+            found |= dict(zip(indices, results, strict=True))
+        return [found[index] for index in range(len(images))]
 
-    def _pass(self, images: Sequence[Image.Image]) -> list[Detections]:
+    def _detect_batch(self, images: Sequence[Image.Image]) -> list[Detections]:
         with torch.inference_mode():
             batch = self.preprocessor(images)
             kept = self.model.detect(batch, self.vocabulary, self.settings)
         sizes = batch.original_sizes
-        del batch
+        del batch  # so that `after_pass` can return its memory
         after_pass()
         return [detections_of(one, self.vocabulary.names, size) for one, size in zip(kept, sizes, strict=True)]

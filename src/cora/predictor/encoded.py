@@ -1,4 +1,4 @@
-"""One image for many lists of names: what the network sees before it knows any, kept."""
+"""Encoded images: the part of the network that does not depend on class names runs once for many calls of `predict`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class EncodedImage:
 
     Attributes:
         image: upright RGB image, for drawing.
-        path: where it came from, if from a file or an address.
-        seen: feature maps, the localizer's encoding and the anchors, on the model's device.
-        made_by: the preprocessor, and the state of the network, that made them.
+        path: its path or URL; None if it came from memory.
+        seen: feature maps, the localizer's memory and the anchors, on the model's device.
+        made_by: (preprocessor, `TorchModel.state`), by which `predict` refuses an image of another model.
     """
 
     image: Image.Image
@@ -39,13 +39,13 @@ class EncodedImage:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the maps take, in bytes."""
+        """Memory of the tensors of `seen`, in bytes; shared storage counts once."""
         storages = [one.untyped_storage() for one in _tensors(self.seen)]
         return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
 
 
 def encode(model: Model, source: ImageSource, preprocessor: Preprocessor, precision: Precision) -> EncodedImage:
-    """Run the part of a network that knows no names.
+    """Run the part of the network that does not depend on class names.
 
     Raises:
         ImageError: the image cannot be read.
@@ -69,11 +69,11 @@ def encode(model: Model, source: ImageSource, preprocessor: Preprocessor, precis
 def detect(
     model: Model, encoded: EncodedImage, vocabulary: Vocabulary, preprocessor: Preprocessor, settings: PredictSettings
 ) -> Detections:
-    """What suppression leaves of an image that was encoded before: the same as of the image.
+    """Detections of an encoded image, the same as of the image itself.
 
     Raises:
-        OptionError: tiles or all boxes, which need other maps than there are.
-        ModelError: another model encoded it, or this one in another state.
+        OptionError: `tiles` or `score_all_boxes`, which need other feature maps.
+        ModelError: another model encoded it, or this one with other weights, precision or preprocessor.
     """
     for name, wrong in (("tiles", settings.tiles is not None), ("score_all_boxes", settings.score_all_boxes)):
         if wrong:
@@ -93,13 +93,14 @@ def detect(
 
 
 def detections_of(found: Found, names: tuple[str, ...], size_hw: tuple[int, int]) -> Detections:
-    """Detections on the CPU of an image of this size."""
-    # Copies outside of inference mode are ordinary tensors, which anything may be done with.
+    """Convert what suppression keeps of an image of this size to `Detections` on the CPU."""
+    # Cloned, since a clone made outside of inference mode is an ordinary tensor, which autograd accepts.
     boxes, scores, labels = (value.cpu().clone() for value in found)
     return Detections(boxes, scores, labels, names, size_hw)
 
 
 def _tensors(value: object) -> list[Tensor]:
+    """All tensors in nested data classes, tuples and lists."""
     if isinstance(value, Tensor):
         return [value]
     if is_dataclass(value):

@@ -1,11 +1,12 @@
-"""Classes given by images instead of words, or by both: an exemplar is an image, or a box in one.
+"""Classes given by exemplars instead of names, or by both: an exemplar is an image, or a box in one.
 
-An exemplar goes through the frozen tower and exact pooling with the region prompt, as a detected
-box does. Its embedding cannot stand beside those of names as it is: any two images are closer to each other than a
-image is to its own name (the modality gap), so a class by images would claim every box. Subtracting the mean of
-images does not mend that, their spread being larger, too. What does is to say the exemplar in words: the mean of the
-embeddings of everyday names, each with the probability that the model gives it for the exemplar. The numbers are in
-docs/exemplars.md.
+An exemplar is embedded as a detected box is: by the frozen tower, exact pooling and the region prompt. This embedding
+cannot be used as that of a class. Any two images are closer to each other than an image is to its own name (the
+modality gap), so a class of exemplars would win every box. Subtracting the mean of images is not enough, since their
+spread is larger, too.
+
+Therefore the embedding is mapped to the space of names: it is replaced by the mean of the embeddings of everyday names,
+weighted by the probabilities that the model gives them for the exemplar. docs/exemplars.md has measurements.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ Examples:
     'my cup'
 """
 
-#: Share of the images in a class by words and images (benchmarks/exemplars.py).
-PICTURE_SHARE = 0.25
-_ROUNDING_PX = 1.0  # how far a box may reach over the border of its image
+#: Weight of the exemplars, 0..1, in a class that has a name and exemplars (chosen by benchmarks/exemplars.py).
+IMAGE_SHARE = 0.25
+_ROUNDING_PX = 1.0  # how far, by rounding, a box may reach over the border of its image
 
 
-# What is embedded here may be kept and used in training later, so it must not be born as an inference tensor.
+# Not in inference mode: embeddings may be used in training later, which inference tensors cannot be.
 @torch.inference_mode(False)
 @torch.no_grad()
 def exemplar_embeddings(
@@ -59,13 +60,13 @@ def exemplar_embeddings(
     encoder: VocabularyEncoder | None = None,
     preprocessor: Preprocessor | None = None,
 ) -> dict[str, Tensor]:
-    """Unit embedding [D], among those of names, of every class that is given by images.
+    """Unit embeddings [D], in the space of names, of the classes given by exemplars.
 
     Args:
-        detector: embeds the images.
-        exemplars: name -> images of it.
-        encoder: embeds the everyday names that images are said in; the detector's own if None.
-        preprocessor: how images become batches; the detector's own way if None.
+        detector: embeds the exemplars.
+        exemplars: class name -> exemplars.
+        encoder: embeds the everyday names; None for the detector's own.
+        preprocessor: turns images into batches; None for the detector's own.
 
     Raises:
         VocabularyError: unusable names, a class without an image.
@@ -73,10 +74,10 @@ def exemplar_embeddings(
     """
     if not exemplars:
         return {}
-    words = (encoder or detector.vocabulary_encoder).encode(EVERYDAY_NAMES).embeddings.to(detector.device)
+    everyday = (encoder or detector.vocabulary_encoder).encode(EVERYDAY_NAMES).embeddings.to(detector.device)
     scale = detector.config.tower.logit_scale
-    pictures = embed_exemplars(detector, exemplars, preprocessor=preprocessor)
-    return {name: in_words(embedding, words, scale=scale) for name, embedding in pictures.items()}
+    embeddings = embed_exemplars(detector, exemplars, preprocessor=preprocessor)
+    return {name: to_name_space(embedding, everyday, scale=scale) for name, embedding in embeddings.items()}
 
 
 @torch.inference_mode(False)
@@ -84,9 +85,9 @@ def exemplar_embeddings(
 def embed_exemplars(
     detector: Detector, exemplars: Exemplars, *, preprocessor: Preprocessor | None = None
 ) -> dict[str, Tensor]:
-    """Unit embedding [D] of every class that is given by images.
+    """Unit embeddings [D] of the classes given by exemplars, in the space of images.
 
-    Several exemplars of a class are averaged on the unit sphere: the mean of their unit embeddings, made unit again.
+    The embedding of a class is the normalised mean of the unit embeddings of its exemplars.
 
     Raises:
         VocabularyError: blank names or the same twice, a class without an image.
@@ -94,36 +95,36 @@ def embed_exemplars(
     """
     names = clean_names(tuple(exemplars))
     embeddings = {}
-    for name, pictures in zip(names, exemplars.values(), strict=True):
-        if isinstance(pictures, str | bytes | bytearray) or not isinstance(pictures, Sequence):
+    for name, images in zip(names, exemplars.values(), strict=True):
+        if isinstance(images, str | bytes | bytearray) or not isinstance(images, Sequence):
             raise VocabularyError(
-                f"exemplars of {name!r}: expected a list of images, got {type(pictures).__name__}; put it in a list"
+                f"exemplars of {name!r}: expected a list of images, got {type(images).__name__}; put it in a list"
             )
-        if not pictures:
+        if not images:
             raise VocabularyError(f"exemplars of {name!r}: expected at least one image, got an empty list")
-        if _is_boxed(pictures):
+        if _is_boxed(images):
             raise VocabularyError(
                 f"exemplars of {name!r}: expected a list of images, got an image with its box; put it in a list: "
                 "[(image, (left, top, right, bottom))]"
             )
-        found = torch.stack([_embed(detector, one, preprocessor) for one in pictures])
+        found = torch.stack([_embed(detector, one, preprocessor) for one in images])
         embeddings[name] = F.normalize(found.mean(dim=0), dim=-1)
     return embeddings
 
 
-def in_words(embedding: Tensor, words: Tensor, *, scale: float) -> Tensor:
-    """An image's embedding said in words: normalize(sum_w p_w w), p = softmax(scale * w . embedding).
+def to_name_space(embedding: Tensor, names: Tensor, *, scale: float) -> Tensor:
+    """Map an image's embedding e to the space of names: normalize(sum_k p_k t_k), p = softmax_k(scale * t_k . e).
 
     Args:
         embedding: unit embedding [D] of an image.
-        words: unit embeddings [W, D] of names.
-        scale: of the cosines, the tower's logit scale.
+        names: unit embeddings t [K, D] of names.
+        scale: factor on the cosines, the tower's logit scale.
 
     Returns:
-        Unit embedding [D] among those of names.
+        Unit embedding [D].
     """
-    words = words.to(embedding)
-    return F.normalize((scale * words @ embedding).softmax(dim=0) @ words, dim=0)
+    names = names.to(embedding)
+    return F.normalize((scale * names @ embedding).softmax(dim=0) @ names, dim=0)
 
 
 def embed_region(
@@ -139,7 +140,7 @@ def embed_region(
         detector: its tower, exact pooling and region prompt are used.
         image: path, URL, bytes, open file, Pillow image, uint8 array or tensor.
         box_xyxy_px: left, top, right, bottom in pixels of the upright image; None for all of it.
-        preprocessor: how it becomes a batch; the detector's own way if None.
+        preprocessor: turns the image into a batch; None for the detector's own.
 
     Raises:
         ImageError: the image cannot be read, or the box is not in it.
@@ -157,25 +158,25 @@ def _embed(detector: Detector, exemplar: Exemplar, preprocessor: Preprocessor | 
     if isinstance(exemplar, tuple) and len(exemplar) != 2:
         raise ImageError(f"exemplar: expected an image or (image, box), got {len(exemplar)} values")
     source, box = exemplar if isinstance(exemplar, tuple) else (exemplar, None)
-    picture = read_image(source, allow_url=True)
-    corners = torch.tensor([0.0, 0.0, picture.width, picture.height]) if box is None else _checked(box, picture, source)
-    scale = corners.new_tensor([picture.width, picture.height] * 2)
+    image = read_image(source, allow_url=True)
+    corners = torch.tensor([0.0, 0.0, image.width, image.height]) if box is None else _checked(box, image, source)
+    scale = corners.new_tensor([image.width, image.height] * 2)
     boxes_cxcywh = xyxy_to_cxcywh(corners / scale).view(1, 1, 4).to(detector.device)
-    c3, _ = detector.encode((preprocessor or detector.preprocessor)([picture]).to(detector.device))
+    c3, _ = detector.encode((preprocessor or detector.preprocessor)([image]).to(detector.device))
     return detector.embed_exact(c3, boxes_cxcywh)[0, 0].float()
 
 
-def _is_boxed(pictures: Sequence[object]) -> bool:
-    """Whether (image, box) stands where a list of them belongs."""
-    if not isinstance(pictures, tuple) or len(pictures) != 2:
+def _is_boxed(images: Sequence[object]) -> bool:
+    """Whether the exemplars of a class are one (image, box) instead of a list."""
+    if not isinstance(images, tuple) or len(images) != 2:
         return False
-    box = pictures[1]
+    box = images[1]
     return isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
 
 
-def _checked(box_xyxy_px: Box, picture: Image.Image, source: ImageSource) -> Tensor:
-    """The box [4], limited to the image, which it may pass by no more than a rounding."""
-    what = f"an image of {picture.width} x {picture.height} pixels"
+def _checked(box_xyxy_px: Box, image: Image.Image, source: ImageSource) -> Tensor:
+    """The box as a tensor [4], clipped to the image; raises ImageError if it is not in the image up to rounding."""
+    what = f"an image of {image.width} x {image.height} pixels"
     try:
         values = [float(value) for value in box_xyxy_px]
     except (TypeError, ValueError):
@@ -189,55 +190,55 @@ def _checked(box_xyxy_px: Box, picture: Image.Image, source: ImageSource) -> Ten
     left, top, right, bottom = values
     if (
         min(left, top) < -_ROUNDING_PX
-        or right > picture.width + _ROUNDING_PX
-        or bottom > picture.height + _ROUNDING_PX
+        or right > image.width + _ROUNDING_PX
+        or bottom > image.height + _ROUNDING_PX
         or min(right - left, bottom - top) < 1
     ):
         shown = ", ".join(f"{value:g}" for value in values)
         raise ImageError(f"box: expected left, top, right, bottom within {what}, at least 1 apart, got {shown}")
-    return torch.tensor([max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height)])
+    return torch.tensor([max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)])
 
 
 def with_exemplars(
-    vocabulary: Vocabulary | None, embeddings: Mapping[str, Tensor], *, share: float = PICTURE_SHARE
+    vocabulary: Vocabulary | None, embeddings: Mapping[str, Tensor], *, share: float = IMAGE_SHARE
 ) -> Vocabulary:
-    """Put classes given by images into a vocabulary.
+    """Add classes given by exemplars to a vocabulary.
 
-    A class that the vocabulary has by words becomes the weighted mean of both unit embeddings, made unit again; the
-    others are appended, with a pre-matching weight of 1. Names are compared without regard to case.
+    A class that is in the vocabulary gets the normalised weighted mean of its text embedding and that of its exemplars.
+    Others are appended, with a pre-matching weight of 1. Names are compared without regard to case.
 
     Args:
-        vocabulary: classes by words; None for none.
-        embeddings: name -> unit embedding [D] among those of names (`in_words`).
-        share: 0..1, how much of a class by words and images comes from the images.
+        vocabulary: classes given by names; None for none.
+        embeddings: class name -> unit embedding [D] of its exemplars, in the space of names (`to_name_space`).
+        share: weight of the exemplars in that mean, 0..1.
 
     Raises:
         VocabularyError: unusable names, embeddings of another width than the vocabulary's.
     """
     names = clean_names(tuple(embeddings))
-    pictured = torch.stack(list(embeddings.values()))
+    by_exemplars = torch.stack(list(embeddings.values()))
     if vocabulary is None:
-        return Vocabulary(names, pictured)
-    words = vocabulary.embeddings
-    if pictured.shape[1] != words.shape[1]:
+        return Vocabulary(names, by_exemplars)
+    by_name = vocabulary.embeddings
+    if by_exemplars.shape[1] != by_name.shape[1]:
         raise VocabularyError(
-            f"exemplars: expected embeddings of the names' width {words.shape[1]}, got {pictured.shape[1]}; "
+            f"exemplars: expected embeddings of the names' width {by_name.shape[1]}, got {by_exemplars.shape[1]}; "
             "embed them with the same model"
         )
-    pictured = pictured.to(words)
-    places = {name_key(name): place for place, name in enumerate(vocabulary.names)}
-    mixed = words.clone()
+    by_exemplars = by_exemplars.to(by_name)
+    indices = {name_key(name): index for index, name in enumerate(vocabulary.names)}
+    mixed = by_name.clone()
     new = []
     for row, name in enumerate(names):
-        place = places.get(name_key(name))
-        if place is None:
+        index = indices.get(name_key(name))
+        if index is None:
             new.append(row)
         else:
-            mixed[place] = F.normalize((1 - share) * words[place] + share * pictured[row], dim=0)
+            mixed[index] = F.normalize((1 - share) * by_name[index] + share * by_exemplars[row], dim=0)
     weights = vocabulary.weights
     return replace(
         vocabulary,
         names=(*vocabulary.names, *(names[row] for row in new)),
-        embeddings=torch.cat([mixed, pictured[new]]),
+        embeddings=torch.cat([mixed, by_exemplars[new]]),
         weights=None if weights is None else torch.cat([weights, weights.new_ones(len(new))]),
     )

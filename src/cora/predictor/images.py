@@ -1,4 +1,4 @@
-"""Images on their way in: what is one and what are several, read in order, the next ones beside the model."""
+"""Input images of `predict`: tell one image from several, and read them in order, ahead of the model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from cora.structures import Detections
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Unreadable(Detections):
-    """Stands for an image that cannot be read among the results of others: no boxes, and why.
+    """Result of an image that cannot be read: no boxes, and the error.
 
     Attributes:
-        error: what is wrong with it.
+        error: why it cannot be read.
 
     Examples:
         >>> names = cora.load("nano").vocabulary(["cup"])
@@ -38,15 +38,15 @@ class Unreadable(Detections):
 
     @classmethod
     def of(cls, error: ImageError, source: ImageSource, class_names: tuple[str, ...]) -> Unreadable:
-        """The place of an image in the results."""
+        """The result of the image `source`, which cannot be read."""
         return replace(cls.empty(class_names), path=path_of(source), error=error)
 
 
 class UnreadableImagesError(ImageError):
-    """Some images of a list cannot be read; the others were answered, and nothing of that is lost.
+    """Some images of a list cannot be read; the error keeps the detections of the others.
 
     Attributes:
-        found: results in the order of the list; `Unreadable` where an image cannot be read.
+        found: results in the order of the list; `Unreadable` for each image that cannot be read.
     """
 
     def __init__(self, found: Sequence[Detections]) -> None:
@@ -60,35 +60,36 @@ class UnreadableImagesError(ImageError):
         )
 
     def __reduce__(self) -> tuple[type[UnreadableImagesError], tuple[list[Detections]]]:
-        return type(self), (self.found,)  # by default it would be made of its message
+        return type(self), (self.found,)  # by default, unpickling would pass the message to `__init__`
 
 
 @dataclass(frozen=True)
 class Read:
-    """An image as it was given and as it was read; or why it cannot be."""
+    """An image as it was given, and as it was read or the error from reading it."""
 
     source: ImageSource
     image: Image.Image | ImageError
 
 
 def is_one(images: ImageSource | Iterable[ImageSource]) -> TypeGuard[ImageSource]:
-    """Whether what `predict` was given is one image."""
-    # A mapping is none, which reading it says: its keys alone would be taken for images.
+    """Whether the argument of `predict` is one image, not several."""
+    # A mapping counts as one, so that reading it fails: as an iterable, its keys would be taken for images.
     kinds = (str, PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor, Mapping)
     return isinstance(images, kinds) or hasattr(images, "read") or not isinstance(images, Iterable)
 
 
 def chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Parts of `size`, the last one shorter; nothing is taken before its part is asked for.
+    """Yield lists of `size` items, the last one shorter; items are taken from `sources` lazily, list by list.
 
-    Sources that fail give first, as a shorter part, what they gave until then.
+    If `sources` raises an error, the items before it are yielded first, then the error is raised.
     """
     iterator, failure = iter(sources), None
     while failure is None:
         part: list[Any] = []
         try:
-            for one in islice(iterator, size):
-                part.append(one)
+            # Item by item: `list(islice(...))` would lose the items before an error.
+            for item in islice(iterator, size):
+                part.append(item)
         except Exception as error:
             failure = error
         if part:
@@ -99,13 +100,13 @@ def chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def read_all(sources: Sequence[ImageSource]) -> list[Read]:
-    """Read images; what cannot be read does not lose the others."""
+    """Read images; one that cannot be read does not stop the others."""
     return [Read(source, read_or_error(source)) for source in sources]
 
 
 def read_ahead(sources: Sequence[ImageSource], size: int) -> Iterator[list[Read]]:
-    """Images by `size`, the next ones read in a thread beside the model: decoding releases Python's lock."""
-    parts = chunks(sources, size)  # of a sequence that makes its images when they are asked for, two parts at a time
+    """Yield lists of `size` images; a thread reads the next list meanwhile, since decoding releases the GIL."""
+    parts = chunks(sources, size)  # lazily: of a sequence that creates its images on access, two lists are in memory
     if len(sources) <= size:
         yield from map(read_all, parts)
         return
@@ -118,15 +119,15 @@ def read_ahead(sources: Sequence[ImageSource], size: int) -> Iterator[list[Read]
 
 
 def path_of(source: ImageSource) -> str | None:
-    """Where an image came from, if from a file or an address, without what is secret in it."""
+    """Path of an image, or its URL without secrets; None if it came from memory."""
     if isinstance(source, str) and is_url(source):
         return shown(source)
     return str(source) if isinstance(source, str | PathLike) else None
 
 
 def read_or_error(source: ImageSource) -> Image.Image | ImageError:
-    """An image, or why it cannot be read."""
+    """The image, or the error from reading it."""
     try:
-        return read_image(source, allow_url=True)  # not from the service, whose clients hand over images
+        return read_image(source, allow_url=True)  # the service does not call this with a client's URL
     except ImageError as error:
         return error

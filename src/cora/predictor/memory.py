@@ -1,4 +1,4 @@
-"""Memory that nobody uses any more goes back to the system."""
+"""Return freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import itertools
 from collections.abc import Callable
 from functools import cache
 
-#: Passes of a model after which freed memory goes back to the system. The pages come back one by one with the next
-#: pass, which costs some 0.1 s: after every pass that was a sixth of a service's throughput, after so many it does not
-#: show.
+#: Forward passes between two releases of memory. The next pass after a release takes about 0.1 s longer, for its page
+#: faults. After every pass, that was a sixth of a service's throughput; after this many it is negligible.
 PASSES = 32
 
 _passes = itertools.count(1)
 
 
 def after_pass() -> None:
-    """Count a pass of any model in this process, and now and then give back what passes left."""
+    """Count a forward pass of any model in this process; every `PASSES` passes, release memory."""
     if next(_passes) % PASSES == 0:
         give_back()
 
 
 def give_back() -> None:
-    """Return what the C library keeps of freed memory; where it is not glibc's, nothing happens.
+    """Return freed memory of glibc's heap to the system (`malloc_trim`); with another C library, nothing happens.
 
-    Passes of the model on batches of ever other sizes leave holes between the blocks that live on, and glibc keeps
-    them: the process would grow by a step with each rare size, for hours. Nothing in use is moved or freed.
+    Batches of varying sizes fragment the heap, and glibc keeps the free parts: the process would grow for hours, a step
+    with each new size. Memory in use is neither moved nor freed.
     """
     _trim()(0)
 
@@ -34,7 +33,7 @@ def give_back() -> None:
 def _trim() -> Callable[[int], object]:
     try:
         trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # macOS and musl have none, Windows has no library without a name
+    except (AttributeError, OSError, TypeError):  # macOS and musl lack it; Windows cannot open a library without a name
         return lambda keep: None
     trim.argtypes = [ctypes.c_size_t]
     trim.restype = ctypes.c_int

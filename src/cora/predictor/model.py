@@ -113,9 +113,13 @@ class TorchModel:
         """Names, exemplars and distractors as embeddings, on the network's device."""
         self._check_weights()
         detector = self.detector
-        pictured = exemplar_embeddings(detector, settings.exemplars or {}, preprocessor=preprocessor)
+        embeddings = exemplar_embeddings(detector, settings.exemplars or {}, preprocessor=preprocessor)
         return build_vocabulary(
-            classes, settings, encoder=detector.vocabulary_encoder, config=detector.config, pictured=pictured
+            classes,
+            settings,
+            encoder=detector.vocabulary_encoder,
+            config=detector.config,
+            exemplar_embeddings=embeddings,
         ).to(detector.device)
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:

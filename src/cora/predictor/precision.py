@@ -1,4 +1,4 @@
-"""The parts of a network as they predict fastest: copies of image tower and localizer, everything else shared."""
+"""Views of a network for fast inference: image tower and localizer are optimised copies, the rest is shared."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ AnyDetector = TypeVar("AnyDetector", bound=Detector)
 
 
 class FastParts:
-    """Makes views of a network for inference, and keeps the parts that it copied for them.
+    """Makes views of a network for inference, and caches the optimised copies of its parts.
 
-    A copy is made again when weights of its original were trained, loaded or moved. Several threads may ask at once.
+    A copy is made again if the weights of its original were trained, loaded or moved. Thread-safe.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[object, nn.Module]] = {}
+        self._cache: dict[str, tuple[object, nn.Module]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._kept, self._lock = {}, threading.Lock()
+        self._cache, self._lock = {}, threading.Lock()
 
     def view(self, detector: AnyDetector, precision: Precision) -> AnyDetector:
-        """A network that shares all but image tower and localizer, which run in `precision`, in evaluation mode.
+        """A network that shares everything but image tower and localizer, which run in `precision`, in evaluation mode.
 
-        The image tower is folded and channels last. In float32 a localizer in evaluation mode is itself.
+        The image tower has its norms folded and is channels last. A float32 localizer in evaluation mode is not copied.
         """
         dtype = inference_dtype(precision, detector.device)
         with self._lock:
@@ -49,29 +49,29 @@ class FastParts:
 
     @staticmethod
     def state(detector: Detector, precision: Precision) -> object:
-        """Equal as long as a view of the network computes the same: type, place and state of the weights."""
+        """A value that changes if a view would compute something else: dtype, device and version of the weights."""
         dtype = inference_dtype(precision, detector.device)
         return _state(detector.image_tower, dtype), _state(detector.localizer, dtype)
 
     def _part(self, name: str, part: ImageTower | Localizer, dtype: torch.dtype) -> nn.Module:
         state = _state(part, dtype)
-        if name not in self._kept or self._kept[name][0] != state:
+        if name not in self._cache or self._cache[name][0] != state:
             with torch.inference_mode(False):
-                made = part.for_inference(dtype) if isinstance(part, ImageTower) else _localizer(part, dtype)
-            self._kept[name] = (state, made)
-        return self._kept[name][1]
+                copied = part.for_inference(dtype) if isinstance(part, ImageTower) else _localizer(part, dtype)
+            self._cache[name] = (state, copied)
+        return self._cache[name][1]
 
 
 def at_precision(detector: AnyDetector, precision: Precision) -> AnyDetector:
-    """A view for inference of its own: image tower folded, it and the localizer's layers in `precision`."""
+    """A view for inference with uncached copies: image tower and localizer in `precision`, norms folded."""
     return FastParts().view(detector, precision)
 
 
 def scoring_all_boxes(detector: AnyDetector) -> AnyDetector:
-    """A view that works as published: every box by exact pooling, the tower as it is, nothing folded."""
-    every = replace(detector.config.postprocess, **ALL_BOXES)
+    """A view that computes as published: exact pooling of every box, no folded norms, the weights' precision."""
+    postprocess = replace(detector.config.postprocess, **ALL_BOXES)
     return detector.with_parts(
-        config=replace(detector.config, postprocess=every), localizer=_in_evaluation(detector.localizer)
+        config=replace(detector.config, postprocess=postprocess), localizer=_in_evaluation(detector.localizer)
     )
 
 
@@ -80,7 +80,7 @@ def _localizer(localizer: Localizer, dtype: torch.dtype) -> Localizer:
 
 
 def _in_evaluation(localizer: Localizer) -> Localizer:
-    """The localizer, or a twin in evaluation mode with the same weights: the mode of a model is its owner's affair."""
+    """The localizer in evaluation mode: itself, or, so that its mode stays, a copy that shares its weights."""
     if not localizer.training:
         return localizer
     weights = [*localizer.parameters(), *localizer.buffers()]
@@ -94,4 +94,5 @@ def _state(part: nn.Module, dtype: torch.dtype) -> object:
 
 
 def _version(value: torch.Tensor) -> int:
+    """Number of in-place changes of a tensor; inference tensors do not count them."""
     return 0 if value.is_inference() else value._version

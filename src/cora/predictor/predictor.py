@@ -274,7 +274,7 @@ class Predictor(nn.Module):
         if not isinstance(images, Sequence):
             return call.stream(images)  # type: ignore[arg-type]
         parts = read_ahead(images, batch_size)  # type: ignore[arg-type]  # text and bytes are one image, answered above
-        found = [one for part in parts for one in call.answer(part)]
+        found = [one for part in parts for one in call.detect(part)]
         if any(isinstance(one, Unreadable) for one in found):
             raise UnreadableImagesError(found)
         return found

@@ -21,7 +21,7 @@ def build_vocabulary(
     *,
     encoder: VocabularyEncoder,
     config: DetectorConfig,
-    pictured: Mapping[str, Tensor],
+    exemplar_embeddings: Mapping[str, Tensor],
 ) -> Vocabulary:
     """Encode names, with everything that goes beside them; a vocabulary that was encoded before is completed.
 
@@ -30,7 +30,7 @@ def build_vocabulary(
         settings: what goes beside the names.
         encoder: embeds names.
         config: of the model, which chooses distractors where nobody else does.
-        pictured: embeddings of the classes by images, among those of names.
+        exemplar_embeddings: embeddings of the classes by images, among those of names.
 
     Raises:
         VocabularyError: the names are unusable, or descriptions come with an encoded vocabulary.
@@ -45,8 +45,8 @@ def build_vocabulary(
         vocabulary = classes
     elif classes:
         vocabulary = encoder.encode(classes, descriptions=settings.descriptions)
-    if pictured:
-        vocabulary = with_exemplars(vocabulary, pictured)
+    if exemplar_embeddings:
+        vocabulary = with_exemplars(vocabulary, exemplar_embeddings)
     if vocabulary is None:
         raise VocabularyError(
             "class names: expected at least one, got an empty list; leave it out for the built-in vocabulary"
