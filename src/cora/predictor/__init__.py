@@ -1,4 +1,7 @@
-"""What people call: images, names and options in, detections out, from the network in PyTorch or an exported one."""
+"""The predictor: images, class names and options in, detections out, from a network in PyTorch or an exported one.
+
+Start with `predictor`, then `call`, which runs the images of one call, and `model`, the interface of what runs them.
+"""
 
 from cora.errors import OptionError
 from cora.predictor.encoded import EncodedImage

@@ -1,4 +1,4 @@
-"""Predictors that work otherwise than their model says: another precision, every box exactly, another image size."""
+"""Change a predictor's defaults: precision, exact pooling of all boxes, image size."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ from cora.predictor.predictor import Predictor
 
 @dataclass(frozen=True)
 class Scoring:
-    """precision: of the image tower; all_boxes: whether every box is pooled exactly, the published way."""
+    """How commands score boxes.
+
+    Attributes:
+        precision: of the image tower and the localizer's layers.
+        all_boxes: whether to pool every box exactly, as published.
+    """
 
     precision: Any = "float32"
     all_boxes: bool = False
 
     def applied(self, predictor: Predictor) -> Predictor:
-        """A predictor of the same weights that scores so."""
+        """A predictor with the same weights and this scoring."""
         if not isinstance(predictor.model, TorchModel) and not self.all_boxes:
-            return predictor  # the precision of an exported file is its own
+            return predictor  # the precision of an exported file is fixed
         changes = ALL_BOXES if self.all_boxes else {}
         return predictor.with_postprocess(precision=self.precision, **changes)
 
 
 def set_short_side(detector: Predictor, short_side: int | None) -> None:
-    """Let a predictor resize images to another shorter side; the limit of the longer one changes in proportion.
+    """Resize images to another shorter side, in pixels; the limit of the longer side changes in proportion.
 
     Raises:
-        CoraError: the detector is an exported file, whose input has one size.
+        CoraError: the detector is an exported file, whose input size is fixed.
     """
     if short_side is None:
         return

@@ -1,4 +1,4 @@
-"""Other settings for a network, checked."""
+"""Change settings of a network, with checks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cora.predictor.settings import UnknownOptionError
 
 
 def changed(config: PostprocessConfig, changes: Mapping[str, Any]) -> PostprocessConfig:
-    """The same settings with some changed.
+    """A copy of the settings with the fields in `changes` replaced.
 
     Raises:
         OptionError: a value is of the wrong type or out of range.
-        UnknownOptionError: there is no such setting.
+        UnknownOptionError: unknown field.
     """
     known = [entry.name for entry in fields(PostprocessConfig)]
     for name in changes:

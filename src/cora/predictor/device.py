@@ -1,4 +1,4 @@
-"""Where a command computes."""
+"""The device that a command computes on."""
 
 import torch
 
@@ -6,13 +6,13 @@ from cora.errors import CoraError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the GPU if there is one. Raises CoraError for one that is not here."""
+    """The device of this name; "auto" is the GPU if there is one. Raises CoraError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        # torch's own text runs over several lines and names internals.
+        # torch's own message has several lines and mentions internals.
         raise CoraError(f"expected a device of this machine, got {name!r}; use --device cpu") from None
     return device

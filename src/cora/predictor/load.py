@@ -13,8 +13,8 @@ from cora.errors import CoraError, OptionError
 from cora.predictor.predictor import Predictor
 from cora.predictor.settings import named_options
 
-#: How many prepared kernels PyTorch's CPU library (oneDNN) keeps, and the variable that says so. Every size of image
-#: adds some; with the library's own bound, 1024, a stream of images of many sizes holds hundreds of megabytes of them.
+#: Limit of the kernel cache of oneDNN, PyTorch's CPU library, and its environment variable. Every image size adds
+#: kernels; with oneDNN's default, 1024, a stream of images of many sizes caches hundreds of megabytes of them.
 KERNELS, KERNEL_VARIABLE = "200", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
@@ -24,14 +24,15 @@ def load(name_or_path: str | Path = DEFAULT, *, device: str | torch.device | Non
 
     Args:
         name_or_path: "nano" (the default) or "nano-ovcoco" (embedded, no download), a file that `Predictor.save` wrote,
-            or the name of a CLIP tower such as "RN50-quickgelu": published settings, OpenAI's weights, a localizer
-            still to train.
-        device: where it computes, such as "cuda"; None for the CPU.
+            or the name of a CLIP tower such as "RN50-quickgelu": published settings, OpenAI's weights, an untrained
+            localizer.
+        device: device to compute on, such as "cuda"; None for the CPU.
 
     Raises:
-        ModelError: unknown name (the known are listed), weights that cannot be had, a file that does not fit.
+        ModelError: unknown name (the message lists the known ones), weights that cannot be downloaded, a file that does
+            not fit.
         OptionError: neither a name nor a path.
-        CoraError: there is no such device.
+        CoraError: the device is not available.
 
     Examples:
         >>> predictor = cora.load("nano", device="cpu")

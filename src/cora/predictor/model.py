@@ -1,4 +1,4 @@
-"""What a predictor runs: one protocol, and the network in PyTorch; an exported file is the other kind."""
+"""What a `Predictor` runs: the interface `Model`, and a network in PyTorch; `cora.export` implements it for files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cora.towers.folding import Precision
 
 
 class Model(Protocol):
-    """Batches in, boxes out. A `Predictor` does everything around it."""
+    """Interface: batches in, boxes out. `Predictor` reads images, encodes names and builds `Detections` around it."""
 
     @property
     def config(self) -> DetectorConfig:
@@ -29,19 +29,19 @@ class Model(Protocol):
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """How images become batches, unless a predictor has its own way."""
+        """Turns images into batches, unless the predictor has its own."""
 
     @property
     def device(self) -> torch.device:
-        """Where batches and vocabularies belong."""
+        """Device of batches and vocabularies."""
 
     @property
     def precision(self) -> Precision:
-        """Type that it runs in, unless a predictor says otherwise."""
+        """Default precision, unless the predictor or a call sets another."""
 
     @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
-        """What embeds names."""
+        """Embeds class names."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -49,26 +49,26 @@ class Model(Protocol):
 
     @property
     def fixed_distractors(self) -> int | None:
-        """Number of names that compete whatever is asked, where they were fixed with the names; else None."""
+        """Number of distractors, if they were fixed together with the class names; else None."""
 
     @property
     def fixed_max_detections(self) -> int | None:
-        """Boxes that an image can have at most, where that was fixed when the model was made; else None."""
+        """Most boxes per image, if that was fixed when the model was made; else None."""
 
     def vocabulary(
         self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
-        """Encode names and everything that goes beside them; of fixed names, choose."""
+        """Encode class names, exemplars and distractors; if the model's names are fixed, select from them."""
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:
-        """One pass, before suppression."""
+        """One forward pass, without suppression."""
 
     def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
-        """What suppression leaves of every image; the settings say score, precision and class_agnostic."""
+        """Boxes of each image after suppression; the settings must have score, precision and class_agnostic."""
 
 
 class TorchModel:
-    """The network in PyTorch. It is never changed, whatever is asked for.
+    """A network in PyTorch. Predicting never changes it; other precisions run on copies.
 
     Args:
         detector: the network, in any mode, on any device.
@@ -89,28 +89,28 @@ class TorchModel:
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """How images become batches: the network's own way."""
+        """The network's own preprocessor."""
         return self.detector.preprocessor
 
     @property
     def device(self) -> torch.device:
-        """Where the network's weights are."""
+        """Device of the network's weights."""
         return self.detector.device
 
     @property
     def precision(self) -> Precision:
-        """Type that the network's layers run in, by its own default."""
+        """The network's default precision."""
         return self.detector.precision
 
     @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
-        """What embeds names with the network's text tower."""
+        """Embeds class names with the network's text tower."""
         return self.detector.vocabulary_encoder
 
     def vocabulary(
         self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
-        """Names, exemplars and distractors as embeddings, on the network's device."""
+        """Embed class names, exemplars and distractors, on the network's device."""
         self._check_weights()
         detector = self.detector
         embeddings = exemplar_embeddings(detector, settings.exemplars or {}, preprocessor=preprocessor)
@@ -123,11 +123,11 @@ class TorchModel:
         ).to(detector.device)
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:
-        """One pass of the network as it is, with gradients where they are on: a `DetectorOutput`."""
+        """One forward pass of the network itself, with gradients if they are enabled: a `DetectorOutput`."""
         return self.detector(batch, vocabulary, score_threshold=score_threshold)
 
     def detect(self, batch: ImageBatch, vocabulary: Vocabulary, settings: PredictSettings) -> list[Found]:
-        """What suppression leaves of every image, from a view of the network in the precision of the settings."""
+        """Boxes of each image after suppression, from a view of the network in the precision of the settings."""
         self._check_weights()
         view = (
             scoring_all_boxes(self.detector)
@@ -138,20 +138,20 @@ class TorchModel:
         return self._suppress(output, batch.original_sizes, settings)
 
     def see(self, batch: ImageBatch, precision: Precision) -> Seen:
-        """What a batch looks like before any name is known."""
+        """Run the part of the network that does not depend on class names."""
         self._check_weights()
         return self._fast.view(self.detector, precision).see(batch.to(self.device))
 
     def detect_in(
         self, seen: Seen, sizes_hw: Sequence[tuple[int, int]], vocabulary: Vocabulary, settings: PredictSettings
     ) -> list[Found]:
-        """As `detect`, in what `see` gave of images of these sizes; `settings.precision` is that of `see`."""
+        """As `detect`, from the output of `see` for images of these sizes and with the same precision."""
         self._check_weights()
         view = self._fast.view(self.detector, settings.precision or self.precision)
         return self._suppress(view.detect(seen, vocabulary, score_threshold=settings.score or 0.0), sizes_hw, settings)
 
     def state(self, precision: Precision) -> object:
-        """Equal as long as `see` gives the same in this precision."""
+        """A value that changes if `see` would return something else in this precision."""
         return self._fast.state(self.detector, precision)
 
     def _suppress(

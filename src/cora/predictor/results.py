@@ -1,4 +1,4 @@
-"""What was found in many images: as COCO, as rows of CSV, and as tables for people."""
+"""Detections of many images as COCO, as CSV, and as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from rich.text import Text
 from cora.images.web import shown
 from cora.structures import Detections
 
-#: Of more images the boxes are counted by class, not listed.
+#: Most images whose boxes are listed; for more images, boxes are counted by class.
 _LISTED_IMAGES = 10
-#: Classes that are shown of these.
+#: Most classes in the table of counts.
 _SHOWN_CLASSES = 30
 _CSV_HEADER = ("file", "class", "score", "left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True)
 class Found:
-    """An image and what was found in it; `source` is its path or its URL."""
+    """The detections of one image; `source` is its path or URL."""
 
     source: Path | str
     detections: Detections
 
     @property
     def file(self) -> str:
-        """The source as files and tables show it."""
+        """The source as shown in files and tables: a URL without its secrets."""
         return self.source.as_posix() if isinstance(self.source, Path) else shown(self.source)
 
 
 def to_csv(results: Sequence[Found]) -> str:
-    """A row for every box: file, class, score, and corners in pixels."""
+    """CSV with a row per box: file, class, score, and left, top, right, bottom in pixels."""
     rows = io.StringIO()
     table = csv.writer(rows, lineterminator="\n")
     table.writerow(_CSV_HEADER)
@@ -47,7 +47,7 @@ def to_csv(results: Sequence[Found]) -> str:
 
 
 def to_coco(results: Sequence[Found], names: Sequence[str], *, made_by: str) -> dict[str, Any]:
-    """A COCO file of the detections: boxes x, y, width, height in pixels; ids count from 1."""
+    """Content of a COCO file: boxes are x, y, width, height in pixels; all ids count from 1."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, result in enumerate(results, start=1):
@@ -61,7 +61,7 @@ def to_coco(results: Sequence[Found], names: Sequence[str], *, made_by: str) -> 
                     **entry,
                     "bbox": box,
                     "score": round(entry["score"], 5),
-                    # Tools that open COCO files as data sets insist on these two.
+                    # Tools that read COCO data sets require these two.
                     "area": round(box[2] * box[3], 2),
                     "iscrowd": 0,
                 }
@@ -72,7 +72,7 @@ def to_coco(results: Sequence[Found], names: Sequence[str], *, made_by: str) -> 
 
 
 def results_table(results: Sequence[Found]) -> Table:
-    """A table of the boxes, of many images one of the classes."""
+    """A table of the boxes; for many images, a table of counts by class."""
     return _boxes(results) if len(results) <= _LISTED_IMAGES else _classes(results)
 
 
@@ -91,7 +91,7 @@ def _boxes(results: Sequence[Found]) -> Table:
 
 
 def _classes(results: Sequence[Found]) -> Table:
-    """Of every class, most objects first: objects, images that have it, best score and where it is."""
+    """A row per class, most objects first: objects, images with such objects, best score and its image."""
     objects: dict[str, int] = {}
     images: dict[str, set[str]] = {}
     best: dict[str, tuple[float, str]] = {}

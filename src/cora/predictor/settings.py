@@ -1,4 +1,4 @@
-"""Options of `Predictor.predict` and `Predictor.vocabulary`: every default, and every check, once."""
+"""Options of `Predictor.predict` and `Predictor.vocabulary`, with their defaults and checks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _Result = TypeVar("_Result")
 
 
 class UnknownOptionError(CoraError, TypeError):
-    """There is no option of that name; the message names the one meant."""
+    """Unknown option; the message suggests the one that was probably meant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """How boxes are found, checked; the attributes are the options of `Predictor.predict`.
+    """Validated options of `Predictor.predict`, without those of the vocabulary.
 
     Attributes:
         score: only detections above it, 0..1; None for the model's own threshold.
@@ -38,10 +38,10 @@ class PredictSettings:
         max_detections: boxes kept per image; None for the model's own.
         class_agnostic: suppress between classes, too, so that one object has one name; None for the built-in vocabulary
             only.
-        tiles: look at overlapping parts of an image, too, for small objects.
-        batch_size: images in one pass, at most.
-        score_all_boxes: pool every box exactly: the published way, in the precision of the weights.
-        precision: type that the image tower and the localizer's layers run in; None for the predictor's own.
+        tiles: detect in overlapping tiles as well, for small objects; None for the whole image only.
+        batch_size: most images per forward pass.
+        score_all_boxes: pool every box exactly, as published, in the precision of the weights.
+        precision: dtype of the image tower and the localizer's layers; None for the predictor's own.
     """
 
     score: float | None = None
@@ -76,17 +76,17 @@ class PredictSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularySettings:
-    """How names become a vocabulary, checked; the attributes are the options of `Predictor.vocabulary`.
+    """Validated options of `Predictor.vocabulary`.
 
     Attributes:
-        class_weights: factor by name on a class's score in anchor pre-matching.
-        distractors: names of other things that may be in the images. They take their share of a region's class
-            probability and are never reported, which keeps a short list of classes from claiming everything.
-            None takes the model's choice, () none.
-        descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}; they share in the
-            embeddings of those classes.
-        exemplars: images of classes, {"my logo": ["logo.png"]}: of classes that have no name in the list, or that
-            have one, too; see `cora.predictor.exemplars`.
+        class_weights: class name -> factor on the class's score in anchor pre-matching.
+        distractors: names of other things that may be in the images. They take a part of a region's class probability
+            and are never reported, so that a short list of classes does not win every region. None for the model's
+            choice, () for none.
+        descriptions: sentences on what some classes look like, {"dog": ["a golden retriever"]}; their embeddings are
+            averaged into those of the classes.
+        exemplars: images of classes, {"my logo": ["logo.png"]}, which may also be in the list of class names; see
+            `cora.predictor.exemplars`.
     """
 
     class_weights: Mapping[str, float] | None = None
@@ -133,19 +133,19 @@ class PredictOptions(VocabularyOptions, total=False):
 
 
 def as_classes(classes: Classes) -> dict[str, tuple[str, ...]]:
-    """Classes in their normal form (`cora.regions.class_prompts`); empty for none.
+    """Classes in their normal form, class name -> prompts (`cora.regions.class_prompts`).
 
     Raises:
-        VocabularyError: as `as_names`, or names or prompts that cannot be used.
+        VocabularyError: as for `as_names`, or unusable names or prompts.
     """
     return class_prompts(classes if isinstance(classes, Mapping) else as_names("class names", classes))
 
 
 def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
-    """A list of names, checked for its type; what the names say is checked where they are encoded.
+    """Check that `names` is a list of strings, not one string; `what` is the start of error messages.
 
     Raises:
-        VocabularyError: a text where a list belongs, or something that is no text in the list.
+        VocabularyError: a string instead of a list, an item that is no string, or several names in one string.
     """
     if isinstance(names, str | bytes):
         found = names_in(names if isinstance(names, str) else names.decode(errors="replace"))
@@ -157,7 +157,7 @@ def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
         raise VocabularyError(f'{what}: expected a list of names, ["cup", "dog"], got {_shown(names)}')
     listed = tuple(names)
     _check_texts(what, listed)
-    # A comma may belong to a name, "tench, Tinca tinca"; what else stands between the names of a list does not.
+    # A name may contain ", ", as "tench, Tinca tinca", but no other separator of lists.
     several = names_in(listed[0]) if len(listed) == 1 else []
     if len(several) > 1 and listed[0].strip() != ", ".join(several) and not _IN_NUMBER.search(listed[0]):
         raise VocabularyError(
@@ -166,7 +166,7 @@ def as_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
     return listed
 
 
-#: The comma of "10,000 yen".
+#: A comma within a number, as in "10,000 yen".
 _IN_NUMBER = re.compile(r"\d,\d")
 
 
@@ -181,7 +181,7 @@ def _check_share(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionError(f"{name}: expected a number in 0..1, got {_shown(value)}")
-    if not 0 <= float(value) <= 1:  # nor is NaN
+    if not 0 <= float(value) <= 1:  # also refuses NaN
         raise OptionError(f"{name}: expected a number in 0..1, got {float(value):g}")
 
 
@@ -198,7 +198,7 @@ def _shown(value: object) -> str:
     return text if isinstance(value, str | bytes | bool | int | float | None) else f"{type(value).__name__} {text}"
 
 
-#: What other tools call an option -> how it is said here.
+#: Names of options in other tools -> their names here.
 _MEANT = {
     **dict.fromkeys(
         ("conf", "confidence", "conf_thres", "threshold", "box_threshold", "text_threshold", "score_threshold"),
@@ -221,8 +221,9 @@ _MEANT = {
     **dict.fromkeys(("visual_prompts", "query_image", "prompts_images"), "exemplars"),
     **dict.fromkeys(("negatives", "negative_labels", "background"), "distractors"),
 }
-#: Part of an option's name, the surest first -> how it is said here.
+#: Parts of names of options, the most specific first -> names here.
 _PARTS = {"iou": "nms_iou", "agnostic": "class_agnostic", "conf": "score", "thresh": "score", "score": "score"}
+#: Names of options in other tools -> what does the same here instead of an option.
 _ELSEWHERE = {
     **dict.fromkeys(("device",), "cora.load(device=...)"),
     **dict.fromkeys(
@@ -234,7 +235,7 @@ _ELSEWHERE = {
 
 
 def named_options(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Let a function refuse an option that it has not by naming the one meant."""
+    """Decorator: an unknown keyword argument raises `UnknownOptionError`, which suggests the one that was meant."""
     known = [name for name in inspect.signature(function).parameters if name != "self"]
 
     @functools.wraps(function)

@@ -1,8 +1,8 @@
-"""Small objects: an image is looked at in overlapping tiles, and as a whole, and what was found is put together.
+"""Tiled inference for small objects: detect in overlapping tiles and in the whole image, and merge the detections.
 
 The idea is SAHI's (Akyon et al., *Slicing Aided Hyper Inference*, ICIP 2022). Its package and the slicer of
-`supervision` are not used: both would become needed by plain detection, both work on arrays of their own, and neither
-knows which sides of a box were cut by a tile, from which the merging here decides.
+`supervision` are not used: they would be required dependencies and convert every result, and they do not know which
+sides of a box a tile cut off, on which the merging here is based.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from cora.structures import Detections
 
 Predict = Callable[[list[Image.Image]], list[Detections]]
 
-#: A side of a box this near to the edge of its tile, as a share of the tile's side, may have been cut by it.
+#: A side of a box this close to the edge of its tile, as a fraction of the tile's side, counts as cut off.
 _NEAR_EDGE = 0.01
 #: The image towers halve their input five times.
 _SMALLEST_TILE = 32
-#: Boxes that are compared with all others at once: few enough for thousands of others to fit in memory.
+#: Boxes that are compared with all others at once; bounds the memory.
 _AT_ONCE = 256
 
 
@@ -37,7 +37,7 @@ def _is_grid(count: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How an image is divided: by the size of the tiles or by their number, and how the finds are put together.
+    """How to divide an image, by the size or the number of tiles, and how to merge the detections.
 
     Attributes:
         size_px: height and width of a tile in pixels of the image; smaller images are one tile.
@@ -105,14 +105,14 @@ class Tiles:
 
     def _along(self, length: int, axis: int) -> list[tuple[int, int]]:
         if self.size_px is not None:
-            return _divide(length, self.size_px, _number_of(length, self.size_px, self.overlap))
+            return _divide(length, self.size_px, _tile_count(length, self.size_px, self.overlap))
         number = 1 if self.count is None else self.count[axis]
-        return _divide(length, _side_of(length, number, self.overlap), number)
+        return _divide(length, _tile_side(length, number, self.overlap), number)
 
 
 @dataclass(frozen=True)
 class _Boxes:
-    """Boxes [K, 4] xyxy with scores and labels [K], and the tile [K, 4] xyxy that each was seen in, in pixels."""
+    """Boxes [K, 4] xyxy with scores and labels [K], and the tile [K, 4] xyxy of each, all in pixels of the image."""
 
     boxes: Tensor
     scores: Tensor
@@ -129,16 +129,16 @@ class _Boxes:
 def predict_tiled(
     predict: Predict, image: Image.Image, *, tiles: Tiles, max_detections: int | None = None
 ) -> Detections:
-    """Find objects in the tiles of an image and in the whole of it.
+    """Detect objects in the tiles of an image and in the whole image.
 
     Args:
-        predict: detections of every image of a list, in its order, all for the same names.
+        predict: returns the detections of each image in a list, all for the same class names.
         image: RGB image.
-        tiles: how it is divided.
-        max_detections: boxes kept, best first; all if None.
+        tiles: how to divide it.
+        max_detections: most boxes, best first; None for all.
 
     Returns:
-        Boxes in pixels of the whole image, best first. Where there is but one tile: what `predict` says of it.
+        Boxes in pixels of the whole image, best first. If there is only one tile, the output of `predict` for it.
     """
     windows = tiles.windows(image.height, image.width)
     everything = (0, 0, image.width, image.height)
@@ -147,10 +147,10 @@ def predict_tiled(
     parts = [image.crop(window) for window in windows]
     found = predict([*parts, image] if tiles.whole else parts)
     places = [*windows, everything] if tiles.whole else windows
-    seen = [_shifted(detections, place) for place, detections in zip(places, found, strict=True)]
+    seen = [_to_image(detections, place) for place, detections in zip(places, found, strict=True)]
     if tiles.whole:
-        seen = [*(_small(part, (image.height, image.width), tiles.largest) for part in seen[:-1]), seen[-1]]
-    merged = _merge(_together(seen), (image.height, image.width), tiles)
+        seen = [*(_without_large(part, (image.height, image.width), tiles.largest) for part in seen[:-1]), seen[-1]]
+    merged = _merge(_concatenate(seen), (image.height, image.width), tiles)
     best = merged[merged.scores.argsort(descending=True, stable=True)[:max_detections]]
     return Detections(
         boxes_xyxy_px=best.boxes,
@@ -162,7 +162,7 @@ def predict_tiled(
 
 
 def suppress_between_classes(detections: Detections, iou: float, max_detections: int | None = None) -> Detections:
-    """Without the boxes that overlap a better one, of any class, by more than `iou`; best first.
+    """Class-agnostic NMS: drop boxes whose IoU with a better one of any class is above `iou`; best first.
 
     Args:
         detections: of one image.
@@ -173,20 +173,21 @@ def suppress_between_classes(detections: Detections, iou: float, max_detections:
 
 
 def _merge(found: _Boxes, size_hw: tuple[int, int], tiles: Tiles) -> _Boxes:
-    """One box for each object.
+    """Merge boxes of tiles to one box per object.
 
-    A box of which a tile's edge may have cut a part is dropped where a box that was not cut shows the same where its
-    tile could see; that one takes the better score of both. What is left of the cut ones suppress or join each other.
+    *Cut* boxes touch an edge of their tile that is not an edge of the image; the others are *whole*. A cut box is
+    dropped if a whole box agrees with it in the overlap of their tiles; the whole box gets the better score of the two.
+    With "nmm", the remaining cut boxes of one object are joined.
     """
     cut = _is_cut(found, size_hw)
     whole = found[_suppress(found, ~cut, tiles.iou)]
     pieces = found[_suppress(found, cut, tiles.iou)]
     whole, pieces = _drop_pieces(whole, pieces, tiles.iou)
-    return _together([whole, _join(pieces, tiles.iou) if tiles.merge == "nmm" else pieces])
+    return _concatenate([whole, _merge_pieces(pieces, tiles.iou) if tiles.merge == "nmm" else pieces])
 
 
 def _drop_pieces(whole: _Boxes, pieces: _Boxes, iou: float) -> tuple[_Boxes, _Boxes]:
-    """Whole boxes with the best score of their pieces, and the pieces that are part of none."""
+    """Whole boxes with the best score of their pieces (cut boxes), and the pieces that belong to no whole box."""
     scores = whole.scores.clone()
     apart = torch.ones(len(pieces), dtype=torch.bool)
     for start in range(0, len(whole) if len(pieces) else 0, _AT_ONCE):
@@ -197,8 +198,8 @@ def _drop_pieces(whole: _Boxes, pieces: _Boxes, iou: float) -> tuple[_Boxes, _Bo
     return replace(whole, scores=scores), pieces[apart.nonzero()[:, 0]]
 
 
-def _join(pieces: _Boxes, iou: float) -> _Boxes:
-    """Pieces that agree where both their tiles see become one box around them, over and over, best first."""
+def _merge_pieces(pieces: _Boxes, iou: float) -> _Boxes:
+    """Merge pieces of one object to their enclosing box, greedily from the best, until no further piece agrees."""
     pieces = pieces[pieces.scores.argsort(descending=True, stable=True)]
     waiting = torch.ones(len(pieces), dtype=torch.bool)
     joined = []
@@ -210,17 +211,17 @@ def _join(pieces: _Boxes, iou: float) -> _Boxes:
         while (same := _same_object(one, pieces, iou)[0] & waiting).any():
             waiting &= ~same
             others = pieces[same.nonzero()[:, 0]]
-            one = replace(one, boxes=_around(one.boxes, others.boxes), tiles=_around(one.tiles, others.tiles))
+            one = replace(one, boxes=_enclosing(one.boxes, others.boxes), tiles=_enclosing(one.tiles, others.tiles))
         joined.append(one)
-    return _together(joined) if joined else pieces
+    return _concatenate(joined) if joined else pieces
 
 
-def _side_of(length: int, number: int, overlap: float) -> int:
+def _tile_side(length: int, number: int, overlap: float) -> int:
     """Side of the smallest tiles, `number` of which cover `length` with this overlap."""
     return min(length, math.ceil(length / (number - (number - 1) * overlap)))
 
 
-def _number_of(length: int, side: int, overlap: float) -> int:
+def _tile_count(length: int, side: int, overlap: float) -> int:
     """How many tiles of this side cover `length` with at least this overlap."""
     return 1 if length <= side else math.ceil((length - side) / max(1, math.floor(side * (1 - overlap)))) + 1
 
@@ -233,22 +234,22 @@ def _divide(length: int, side: int, number: int) -> list[tuple[int, int]]:
     return [(start, start + side) for start in starts]
 
 
-def _shifted(detections: Detections, window: tuple[int, int, int, int]) -> _Boxes:
+def _to_image(detections: Detections, window: tuple[int, int, int, int]) -> _Boxes:
     left, top = window[:2]
     boxes = detections.boxes_xyxy_px + detections.boxes_xyxy_px.new_tensor([left, top, left, top])
     tile = boxes.new_tensor(window).expand(len(boxes), 4)
     return _Boxes(boxes, detections.scores, detections.labels, tile)
 
 
-def _small(found: _Boxes, size_hw: tuple[int, int], largest: float) -> _Boxes:
-    """The boxes of which no side is longer than this share of the image's."""
+def _without_large(found: _Boxes, size_hw: tuple[int, int], largest: float) -> _Boxes:
+    """Boxes whose width and height are at most this fraction of the image's."""
     height, width = size_hw
     shares = (found.boxes[:, 2:] - found.boxes[:, :2]) / found.boxes.new_tensor([width, height])
     return found[(shares.amax(dim=1) <= largest).nonzero()[:, 0]]
 
 
 def _is_cut(found: _Boxes, size_hw: tuple[int, int]) -> Tensor:
-    """[K] whether a side of the box lies at an edge of its tile that is no edge of the image."""
+    """[K] bool: whether a side of the box is at an edge of its tile that is not an edge of the image."""
     height, width = size_hw
     edges = found.tiles.new_tensor([0, 0, width, height])
     sides = (found.tiles[:, 2:] - found.tiles[:, :2]).repeat(1, 2)
@@ -257,23 +258,23 @@ def _is_cut(found: _Boxes, size_hw: tuple[int, int]) -> Tensor:
 
 
 def _suppress(found: _Boxes, among: Tensor, iou: float) -> Tensor:
-    """Indices of the boxes that are the best of theirs, among those where the mask [K] is true."""
+    """Indices that NMS within each class keeps, among the boxes where the mask [K] is True."""
     index = among.nonzero()[:, 0]
     return index[batched_nms(found.boxes[index], found.scores[index], found.labels[index], iou)]
 
 
 def _same_object(first: _Boxes, second: _Boxes, iou: float) -> Tensor:
-    """[N, M] whether boxes have one label and overlap by more than `iou` within what both their tiles show."""
+    """[N, M] bool: whether boxes have the same label and, clipped to the overlap of their tiles, an IoU above `iou`."""
     low = torch.maximum(first.tiles[:, None, :2], second.tiles[None, :, :2])
     high = torch.minimum(first.tiles[:, None, 2:], second.tiles[None, :, 2:])
-    ones = _limited(first.boxes[:, None], low, high)
-    others = _limited(second.boxes[None], low, high)
+    ones = _clip(first.boxes[:, None], low, high)
+    others = _clip(second.boxes[None], low, high)
     shared = _area(torch.maximum(ones[0], others[0]), torch.minimum(ones[1], others[1]))
     union = _area(*ones) + _area(*others) - shared
     return (shared > iou * union) & (first.labels[:, None] == second.labels)
 
 
-def _limited(boxes: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _clip(boxes: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return torch.maximum(boxes[..., :2], low), torch.minimum(boxes[..., 2:], high)
 
 
@@ -281,13 +282,13 @@ def _area(low: Tensor, high: Tensor) -> Tensor:
     return (high - low).clamp(min=0).prod(dim=-1)
 
 
-def _around(one: Tensor, others: Tensor) -> Tensor:
-    """[1, 4]: the smallest box around [1, 4] and [K, 4]."""
+def _enclosing(one: Tensor, others: Tensor) -> Tensor:
+    """[1, 4]: the box that encloses [1, 4] and [K, 4]."""
     boxes = torch.cat([one, others])
     return torch.cat([boxes[:, :2].amin(dim=0), boxes[:, 2:].amax(dim=0)])[None]
 
 
-def _together(parts: Sequence[_Boxes]) -> _Boxes:
+def _concatenate(parts: Sequence[_Boxes]) -> _Boxes:
     return _Boxes(
         torch.cat([part.boxes for part in parts]),
         torch.cat([part.scores for part in parts]),

@@ -1,4 +1,4 @@
-"""Names, and everything that goes beside them, to a vocabulary."""
+"""Build the vocabulary of a call: class names, descriptions, exemplars, pre-matching weights and distractors."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def build_vocabulary(
     config: DetectorConfig,
     exemplar_embeddings: Mapping[str, Tensor],
 ) -> Vocabulary:
-    """Encode names, with everything that goes beside them; a vocabulary that was encoded before is completed.
+    """Encode class names, and add exemplars, weights and distractors to them, or to a given vocabulary.
 
     Args:
-        classes: names with their prompts, or an encoded vocabulary; may be empty where there are exemplars.
-        settings: what goes beside the names.
+        classes: class names with their prompts, or an encoded vocabulary; may be empty if there are exemplars.
+        settings: descriptions, weights and distractors.
         encoder: embeds names.
-        config: of the model, which chooses distractors where nobody else does.
-        exemplar_embeddings: embeddings of the classes by images, among those of names.
+        config: of the model; chooses the distractors if neither the settings nor the vocabulary do.
+        exemplar_embeddings: class name -> unit embedding [D] of its exemplars, in the space of names.
 
     Raises:
         VocabularyError: the names are unusable, or descriptions come with an encoded vocabulary.
@@ -56,7 +56,7 @@ def build_vocabulary(
     if others is None and vocabulary.distractors is None:
         others = own_distractors(config)
     if others is not None:
-        # No distractors is a choice, too: an empty list of them stays with the vocabulary, None would ask again.
+        # An empty tensor records the choice of no distractors; None would choose the model's in the next call.
         vocabulary = replace(vocabulary, distractors=vocabulary.embeddings[:0])
         vocabulary = vocabulary.beside(encoder, others)
     return vocabulary
@@ -67,15 +67,15 @@ def classes_to_look_for(
 ) -> ClassPrompts | Vocabulary:
     """The classes of a call, in their normal form.
 
-    They are those given, else those of the exemplars alone, the model's own, or the built-in ones.
+    If the call gives none: those of its exemplars alone, else the model's own, else the built-in vocabulary.
 
     Args:
-        classes: of the call; None where it gives none.
-        own: the model's own names; empty for none.
-        exemplars: of the call.
+        classes: of the call, or None.
+        own: the model's own class names; empty for none.
+        exemplars: of the call, or None.
 
     Raises:
-        VocabularyError: no list of names.
+        VocabularyError: `classes` is no list of names.
     """
     if isinstance(classes, Vocabulary):
         return classes
@@ -85,10 +85,10 @@ def classes_to_look_for(
 
 
 def usual_names(own: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names that a call without any looks for: the model's own, or the built-in vocabulary."""
+    """Class names of a call that gives none: the model's own, or the built-in vocabulary."""
     return own or builtin_names()
 
 
 def own_distractors(config: DetectorConfig) -> tuple[str, ...]:
-    """Names that compete with the classes of a call by the model's own choice."""
+    """The model's own choice of distractors."""
     return EVERYDAY_NAMES if config.postprocess.distractors == "everyday" else ()
