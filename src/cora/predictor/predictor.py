@@ -1,4 +1,4 @@
-"""What people call: images and names in, detections out, whatever runs the network."""
+"""`Predictor`, the main class of the package: images and class names in, detections out."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from cora.towers.folding import Precision
 class Predictor(nn.Module):
     """Finds named objects in images.
 
-    It holds no weights of its own: `detector` is the network, whose attributes (steps, towers, ...) are reached through
-    the predictor, too. Predicting never changes the network, not even its mode, and may be done in several threads.
+    It has no weights of its own: `detector` is the network, and the network's attributes (steps, towers, ...) are also
+    attributes of the predictor. Predicting never changes the network, not even its mode, and is thread-safe.
 
     Args:
-        model: the network, or what else runs one, such as an exported file.
-        precision: type that the image tower and the localizer's layers run in; None for the model's own.
-        preprocessor: how images become batches; None for the model's own way.
+        model: the network, or another `Model`, such as an exported file.
+        precision: dtype of the image tower and the localizer's layers; None for the model's own.
+        preprocessor: turns images into batches; None for the model's own.
 
     Examples:
         >>> network = cora.load("nano").detector
@@ -59,12 +59,12 @@ class Predictor(nn.Module):
         self.model: Model = TorchModel(model) if isinstance(model, Detector) else model
         if isinstance(self.model, TorchModel):
             self._network = self.model.detector  # registered, so that `.to(device)` and the like reach it
-        self.training = isinstance(model, Detector) and model.training  # predicting asks for no mode
+        self.training = isinstance(model, Detector) and model.training  # `predict` works in either mode
         self._precision, self._preprocessor = precision, preprocessor
 
     @classmethod
     def of(cls, model: Predictor | Detector) -> Predictor:
-        """A predictor for a network; a predictor is its own."""
+        """A predictor for a network; a predictor is returned as it is."""
         return Predictor(model) if isinstance(model, Detector) else model
 
     @property
@@ -72,7 +72,7 @@ class Predictor(nn.Module):
         """The network.
 
         Raises:
-            ModelError: the model is an exported file, which has none.
+            ModelError: the model is an exported file, which has no network in PyTorch.
         """
         if not isinstance(self.model, TorchModel):
             raise ModelError("expected a model by name or a checkpoint, got an exported file; name what it was made of")
@@ -80,7 +80,7 @@ class Predictor(nn.Module):
 
     @property
     def config(self) -> DetectorConfig:
-        """Sizes and settings of the network. Setting others sets the network's; `save` writes them."""
+        """Sizes and settings of the network. Assigning changes those of the network, which `save` writes."""
         return self.model.config
 
     @config.setter
@@ -89,22 +89,22 @@ class Predictor(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device that the model computes on."""
         return self.model.device
 
     @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
-        """What embeds names."""
+        """Embeds class names."""
         return self.model.vocabulary_encoder
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names that were fixed when the model was exported; empty where names are given at run time."""
+        """Class names that were fixed when the model was exported; empty if they are given at run time."""
         return self.model.class_names
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """How images become batches. Another one may be set; the network keeps its own."""
+        """Turns images into batches. Assigning changes the predictor's; the network keeps its own."""
         return self._preprocessor or self.model.preprocessor
 
     @preprocessor.setter
@@ -113,7 +113,7 @@ class Predictor(nn.Module):
 
     @property
     def precision(self) -> Precision:
-        """Type that image tower and localizer's layers run in, unless `predict` is told otherwise."""
+        """Default dtype of the image tower and the localizer's layers; `predict` can set another."""
         return self._precision or self.model.precision
 
     @precision.setter
@@ -124,7 +124,7 @@ class Predictor(nn.Module):
         """A predictor of the same weights with other settings; this one and its network stay as they are.
 
         Args:
-            precision: type that the layers run in; None for this predictor's.
+            precision: dtype of the layers; None for this predictor's.
             changes: fields of `PostprocessConfig`, such as `exact_boxes`.
 
         Raises:
@@ -140,16 +140,16 @@ class Predictor(nn.Module):
 
     @property
     def own_names(self) -> tuple[str, ...]:
-        """Class names that were fixed in an exported file, or that the model was fine-tuned on; else empty."""
+        """Class names that are fixed in an exported file or that the model was fine-tuned on; else empty."""
         return self.class_names or self.config.own_names
 
     @property
     def usual_names(self) -> tuple[str, ...]:
-        """Class names that calls without any look for: `own_names`, or the built-in vocabulary."""
+        """Class names of calls that give none: `own_names`, or the built-in vocabulary."""
         return usual_names(self.own_names)
 
     def score_of(self, asked: float | None, *, built_in: bool = False) -> float:
-        """Score above which detections are reported: as asked, or the model's own threshold for the vocabulary."""
+        """Score threshold, 0..1: `asked`, or the model's own, which is different for the built-in vocabulary."""
         own = self.config.postprocess
         return asked if asked is not None else own.builtin_threshold if built_in else own.score_threshold
 
@@ -198,45 +198,45 @@ class Predictor(nn.Module):
     ) -> Detections | list[Detections] | Iterator[Detections]:
         """Find named objects in one image or in several.
 
-        An image gives the same boxes alone and in any batch: only images of one size after resizing share a pass.
-        Results of one image keep it, for drawing; those of several do not, so that thousands fit in memory.
+        An image has the same boxes alone and in any batch: only images of one size after resizing share a batch. The
+        result of a single image keeps the image, for drawing. Those of several do not, so that thousands fit in memory.
 
         Args:
-            images: path, URL, bytes, open file, Pillow image, uint8 array or tensor, or what `encode_image` made of
-                one; a list of such images; or an iterator, whose results are streamed: no image is taken before its
-                turn, none is kept.
-            classes: names to look for, with several prompts for a class as `"mug = cup | coffee cup"` among them, or
-                as a mapping, `{"mug": ["cup", "coffee cup"]}`; or what `vocabulary` made of them. Where they are left
-                out: the exemplars, else the model's `own_names`, else the built-in vocabulary of 1,200 everyday things.
-            score: score threshold, 0..1: only detections above it are given; None for the model's own, which is another
-                one for the built-in vocabulary.
-            nms_iou: a box whose IoU, 0..1, with a better one of its class is higher is dropped; None for the model's
-                own.
-            max_detections: boxes kept per image; None for the model's own number.
-            class_agnostic: a box is also dropped for a better one of another class, so that an object has one name;
-                None for the built-in vocabulary only.
-            tiles: look at overlapping parts of an image, too, for small objects: `cora.Tiles(count=(2, 2))`.
-            batch_size: images in one pass, at most.
-            score_all_boxes: pool every box exactly: the published way, in the precision of the weights.
-            precision: "auto", "float32", "bfloat16" or "float16": type that the image tower and the localizer's layers
-                run in; None for the predictor's own.
-            class_weights: factor by name on a class's score in anchor pre-matching, `{"cup": 2.0}`.
+            images: path, URL, bytes, open file, Pillow image, uint8 array or tensor, or the output of `encode_image`; a
+                list of such images; or an iterator, whose results are streamed: images are read one after the other and
+                not kept.
+            classes: class names, which may have prompts, `"mug = cup | coffee cup"`; or a mapping of class names to
+                prompts, `{"mug": ["cup", "coffee cup"]}`; or the output of `vocabulary`. None for the classes of the
+                exemplars, else the model's `own_names`, else the built-in vocabulary of 1,200 everyday things.
+            score: score threshold, 0..1: only detections above it are returned; None for the model's own, which is
+                different for the built-in vocabulary.
+            nms_iou: suppression threshold, 0..1: a box is dropped if its IoU with a better one of its class is higher;
+                None for the model's own.
+            max_detections: most boxes per image; None for the model's own number.
+            class_agnostic: suppress between classes, too, so that an object has one name; None for the built-in
+                vocabulary only.
+            tiles: detect in overlapping parts of an image, too, for small objects: `cora.Tiles(count=(2, 2))`.
+            batch_size: most images per forward pass.
+            score_all_boxes: pool every box exactly, as published, in the precision of the weights.
+            precision: "auto", "float32", "bfloat16" or "float16": dtype of the image tower and the localizer's layers;
+                None for the predictor's own.
+            class_weights: class name -> factor on the class's score in anchor pre-matching, `{"cup": 2.0}`.
             distractors: names of other things that may be in the images; they compete with the classes and are never
-                reported. None takes the model's choice, `()` none.
+                reported. None for the model's choice, `()` for none.
             descriptions: sentences on what some classes look like, `{"dog": ["a golden retriever"]}`.
             exemplars: images of classes by name, `{"my logo": ["logo.png", (image, (left, top, right, bottom))]}`.
 
         Returns:
-            One `Detections` for one image, a list in its order for a list, an iterator for an iterator. There an image
-            that cannot be read gives `Unreadable`: no boxes, and `error` says why; it is also logged.
+            `Detections` for one image, a list in the same order for a list, an iterator for an iterator. The iterator
+            yields `Unreadable`, with no boxes and an `error`, for an image that cannot be read, and logs a warning.
 
         Raises:
-            ImageError: the image cannot be read; for a list `UnreadableImagesError`, after all others were answered,
+            ImageError: the image cannot be read; for a list `UnreadableImagesError`, after all others were processed,
                 with their results in `found`.
             VocabularyError: the names are unusable.
             OptionError: an option has a value of the wrong type or out of range.
-            UnknownOptionError: there is no such option; the message names the one meant.
-            ModelError: an option asks for what an exported model does not have.
+            UnknownOptionError: unknown option; the message suggests the one that was meant.
+            ModelError: an exported model does not support an option.
 
         Examples:
             >>> predictor = cora.load("nano")
@@ -280,7 +280,7 @@ class Predictor(nn.Module):
         return found
 
     def encode_image(self, image: ImageSource) -> EncodedImage:
-        """Run the part of the network that knows no names, once for many calls of `predict` on one image.
+        """Run the part of the network that does not depend on class names, once for many calls of `predict`.
 
         `predict` gives the same boxes, to the last bit, as with the image itself.
 
@@ -312,23 +312,23 @@ class Predictor(nn.Module):
         descriptions: Descriptions | None = None,
         exemplars: Exemplars | None = None,
     ) -> Vocabulary:
-        """Encode names once for many calls of `predict`, with distractors and all, on the model's device.
+        """Encode class names, with exemplars and distractors, once for many calls of `predict`, on the model's device.
 
         Args:
-            classes: names, as in `predict`, or a vocabulary that was encoded before, which is completed; left out as in
-                `predict`. Of a model with fixed names, some of these.
+            classes: as in `predict`; options are added to a vocabulary that was encoded before. For a model with fixed
+                names, some of these.
             class_weights: as in `predict`.
             distractors: as in `predict`.
             descriptions: as in `predict`.
             exemplars: as in `predict`.
 
         Returns:
-            C classes, and M distractors where there are some, with their unit embeddings.
+            C classes and M distractors, if any, with their unit embeddings.
 
         Raises:
             VocabularyError: the names are unusable.
             ImageError: an image of an exemplar cannot be read.
-            UnknownOptionError: there is no such option; the message names the one meant.
+            UnknownOptionError: unknown option; the message suggests the one that was meant.
 
         Examples:
             >>> predictor = cora.load("nano")
@@ -340,7 +340,7 @@ class Predictor(nn.Module):
             class_weights=class_weights, distractors=distractors, descriptions=descriptions, exemplars=exemplars
         )
         given = classes_to_look_for(classes, own=self.own_names, exemplars=exemplars)
-        # Ordinary tensors, since a vocabulary may be used in training later.
+        # Not in inference mode: a vocabulary may be used in training later, which inference tensors cannot be.
         with torch.inference_mode(False), torch.no_grad():
             vocabulary = self.model.vocabulary(given, settings, self.preprocessor)
         built_in = classes is None and not exemplars and not self.own_names
@@ -348,7 +348,7 @@ class Predictor(nn.Module):
 
     @former_names(least_score="score_threshold")
     def forward(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:
-        """One pass of the model, before suppression: a `DetectorOutput`, or what an exported graph gives."""
+        """One forward pass, without suppression: a `DetectorOutput`, or the output of an exported graph."""
         return self.model.run(batch, vocabulary, score_threshold=score_threshold)
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -356,15 +356,15 @@ class Predictor(nn.Module):
         self.detector.save(path, dtype=dtype)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's."""
+        """State dict of the network."""
         return self.detector.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """The network's."""
+        """Load weights into the network."""
         return self.detector.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def __getattr__(self, name: str) -> Any:
-        """What the network, or the exported model, has."""
+        """Look attributes up in the network or the exported model."""
         model = self.__dict__.get("model")
         if name.startswith("_") or model is None:
             return super().__getattr__(name)
@@ -372,16 +372,16 @@ class Predictor(nn.Module):
 
 
 def network_of(model: Predictor | Detector) -> Detector:
-    """The network of a predictor; a network is its own."""
+    """The network of a predictor; a network is returned as it is."""
     return model if isinstance(model, Detector) else model.detector
 
 
 def count_distractors(model: Predictor | Detector, classes: Sequence[str], asked: Sequence[str] | None = None) -> int:
-    """How many names compete with the classes of a call and are never reported.
+    """Number of distractors in a call.
 
     Args:
-        model: that is called.
-        classes: names to look for, and their prompts; of them none competes with itself.
+        model: the model that is called.
+        classes: class names and prompts of the call, which are left out of the distractors.
         asked: the distractors of the call; None for the model's own choice.
     """
     fixed: int | None = getattr(model, "fixed_distractors", None)
