@@ -181,8 +181,8 @@ def rank_by_words(detector: Detector, dataset: CocoDataset, count: int) -> None:
         order = (vectors @ F.normalize(queries, dim=-1).T).argsort(dim=0, descending=True).numpy()
         values[way] = mean_precision(order, truth, np.ones(len(truth)))
         drawn[way] = np.array([mean_precision(order, truth, row[photo_of]) for row in counts])
-        print(f"  {way}: {to_name_space(values[way], drawn[way])}")
-    gain = to_name_space(values["centred"] - values["as it is"], drawn["centred"] - drawn["as it is"])
+        print(f"  {way}: {in_words(values[way], drawn[way])}")
+    gain = in_words(values["centred"] - values["as it is"], drawn["centred"] - drawn["as it is"])
     print(f"  centred - as it is: {gain}")
 
 
@@ -198,7 +198,7 @@ def mean_precision(order: IntArray, truth: IntArray, weights: IntArray | FloatAr
     return float(np.mean(found))
 
 
-def to_name_space(value: float, drawn: FloatArray) -> str:
+def in_words(value: float, drawn: FloatArray) -> str:
     low, high = np.percentile(drawn, PERCENTILES)
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 

@@ -229,11 +229,11 @@ class ExportedModel:
             names = classes.names if isinstance(classes, Vocabulary) else classes
             return self.vocabulary_encoder.encode(names or self.class_names)
         encoder = self.vocabulary_encoder
-        pictured = {}
+        embeddings = {}
         if settings.exemplars:
             # As at any size and in PyTorch: the graph's own size is for its own input.
-            pictured = exemplar_embeddings(self._original(), settings.exemplars, encoder=encoder)
-        return build_vocabulary(classes, settings, encoder=encoder, config=self.config, exemplar_embeddings=pictured).to(
+            embeddings = exemplar_embeddings(self._original(), settings.exemplars, encoder=encoder)
+        return build_vocabulary(classes, settings, encoder=encoder, config=self.config, exemplars=embeddings).to(
             self.device
         )
 

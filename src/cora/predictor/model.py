@@ -119,7 +119,7 @@ class TorchModel:
             settings,
             encoder=detector.vocabulary_encoder,
             config=detector.config,
-            exemplar_embeddings=embeddings,
+            exemplars=embeddings,
         ).to(detector.device)
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> Any:

@@ -21,7 +21,7 @@ def build_vocabulary(
     *,
     encoder: VocabularyEncoder,
     config: DetectorConfig,
-    exemplar_embeddings: Mapping[str, Tensor],
+    exemplars: Mapping[str, Tensor],
 ) -> Vocabulary:
     """Encode class names, and add exemplars, weights and distractors to them, or to a given vocabulary.
 
@@ -30,7 +30,7 @@ def build_vocabulary(
         settings: descriptions, weights and distractors.
         encoder: embeds names.
         config: of the model; chooses the distractors if neither the settings nor the vocabulary do.
-        exemplar_embeddings: class name -> unit embedding [D] of its exemplars, in the space of names.
+        exemplars: class name -> unit embedding [D] of its exemplars, in the space of names.
 
     Raises:
         VocabularyError: the names are unusable, or descriptions come with an encoded vocabulary.
@@ -45,8 +45,8 @@ def build_vocabulary(
         vocabulary = classes
     elif classes:
         vocabulary = encoder.encode(classes, descriptions=settings.descriptions)
-    if exemplar_embeddings:
-        vocabulary = with_exemplars(vocabulary, exemplar_embeddings)
+    if exemplars:
+        vocabulary = with_exemplars(vocabulary, exemplars)
     if vocabulary is None:
         raise VocabularyError(
             "class names: expected at least one, got an empty list; leave it out for the built-in vocabulary"
