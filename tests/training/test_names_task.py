@@ -85,7 +85,7 @@ def test_background_is_kept_from_the_classes(detector: Detector, vocabulary: Voc
         embeddings = task.offsets(task.class_embeddings, task.names).detach()
         torch.manual_seed(5)
         task.background = 1.0
-        elsewhere = [task._elsewhere(boxes.boxes_cxcywh) for boxes in one[1]]
+        elsewhere = [task._background_boxes(boxes.boxes_cxcywh) for boxes in one[1]]
         assert sum(map(len, elsewhere)) > 0
         pooled, _ = task._embed(*detector.encode(one[0]), elsewhere)
         probability.append(float(detector.classifier(pooled, embeddings).sum(dim=1).mean()))

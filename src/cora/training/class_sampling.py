@@ -1,7 +1,7 @@
-"""Which classes a step uses.
+"""Draws the classes of a training step.
 
-Class dropout (CORA, arXiv 2303.13076) teaches queries to find only the classes they are given. Class sampling takes
-some of very many (LVIS: 100).
+Class dropout (CORA, arXiv 2303.13076) hides classes, so that queries learn to find only classes that they are given.
+Class sampling limits the number of classes in a step, for vocabularies that are very large (LVIS: 100 a step).
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from torch import Tensor, distributed
 
 
 def sample_classes(present: Tensor, count: int, wanted: int | None) -> Tensor:
-    """Draw the classes of a step: classes present in the batch first, then random others.
+    """Draw the classes of a step: all that are present in the batch, then random others.
 
     Args:
-        present: [...] int64 classes of the boxes at hand, repeats allowed.
-        count: classes in all.
-        wanted: how many are drawn; never fewer than are present, so that no box is lost. None for all.
+        present: [...] int64 classes of the boxes in the batch, repeats allowed.
+        count: number of all classes.
+        wanted: number of classes to draw; if more are present, all of these are taken, so that no box is lost. None
+            for all classes.
 
     Returns:
-        Distinct indices in 0..count-1, on the device of `present`; all in order if all are wanted.
+        [K] int64 distinct indices in 0..count-1, on the device of `present`; ascending if all classes are taken.
     """
     if wanted is None or wanted >= count:
         return torch.arange(count, device=present.device)
-    known = present.unique()
-    absent = torch.ones(count, dtype=torch.bool, device=present.device).index_fill(0, known, False).nonzero()[:, 0]
-    chosen = torch.randperm(len(absent), device=present.device)[: max(0, wanted - len(known))]
-    return torch.cat([known, absent[chosen]])
+    present = present.unique()
+    absent = torch.ones(count, dtype=torch.bool, device=present.device).index_fill(0, present, False).nonzero()[:, 0]
+    chosen = torch.randperm(len(absent), device=present.device)[: max(0, wanted - len(present))]
+    return torch.cat([present, absent[chosen]])
 
 
 def complementary_groups(count: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Split `count` classes at random into two groups: bool masks [count], each class in exactly one.
 
     Every class goes to either group with probability 1/2, independently. The groups may differ in size, and one may be
-    empty. Processes that train together draw the same groups.
+    empty. All processes of a run draw the same groups.
     """
     seed = int(first_process_draw(torch.randint(2**62, ()).to(device)))
     first = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -41,7 +42,7 @@ def complementary_groups(count: int, *, device: torch.device | str = "cpu") -> t
 
 
 def first_process_draw(drawn: Tensor) -> Tensor:
-    """Broadcast a random draw of the first process, so that all processes take the same branch."""
+    """Replace `drawn`, a random number, by that of the first process, so that all processes take the same branch."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.broadcast(drawn, src=0)
     return drawn

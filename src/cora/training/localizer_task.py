@@ -1,4 +1,4 @@
-"""Training of the localizer: pre-match anchors, decode, match within classes (CORA, sections 3.3 and 3.4)."""
+"""Trains the localizer: pre-match anchors, decode, match queries within their class (CORA, sections 3.3 and 3.4)."""
 
 from __future__ import annotations
 
@@ -29,20 +29,18 @@ class LocalizerTaskConfig:
     """How the localizer is trained; the defaults are the published training's on COCO.
 
     Attributes:
-        class_dropout: probability, a step, of training on two copies of the batch: every class is known to one of
-            them, to either with probability 1/2.
-        classes_per_step: tell only so many classes apart in a step, those present first, others at random (LVIS:
-            100); None for all.
-        relaxed_cosine: a query may match a box of another class if the cosine of their embeddings is above it
-            (LVIS: 0.7); None: of the same class only.
+        class_dropout: probability that a step trains on two copies of the batch. Each class is then given to only one
+            of them, chosen at random.
+        classes_per_step: number of classes in a step: those present, then others at random (LVIS: 100); None for all.
+        relaxed_cosine: a query may match a box of another class if the cosine of the two class embeddings is above it
+            (LVIS: 0.7); None: boxes of its own class only.
         denoising: noised ground-truth boxes as extra queries; None for none, as published.
-        proposals: what anchors are proposed by learns, too; if not, it stays as it is. Models with learned anchors have
-            none.
-        target_repeats: queries that may match one box; 1 is the published one-to-one matching. More speed up
-            small trainings, and inference suppresses duplicates anyway.
+        proposals: train the modules that propose the anchors, too; False freezes them. No effect with learned anchors.
+        target_repeats: number of queries that may match one box; 1 is the published one-to-one matching. More speed up
+            the training of small datasets; inference suppresses the duplicates.
         mixed_precision: run the localizer in bfloat16; losses stay in float32.
-        activation_checkpointing: recompute the layers of encoder and decoder in the backward pass instead of
-            keeping what is inside them: the same gradients in less memory, with one more forward pass.
+        activation_checkpointing: recompute the activations of encoder and decoder layers in the backward pass instead
+            of storing them. It needs less memory and one more forward pass, and gives the same gradients.
     """
 
     class_dropout: float = 0.2
@@ -67,14 +65,14 @@ class LocalizerTaskConfig:
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy of a batch: the inputs of its queries and their targets.
+    """One copy of a batch, with the classes that it is given: inputs of the decoder, and targets.
 
     Attributes:
-        memory: encoded maps of B images.
+        memory: encoded feature maps of the B images.
         anchors_cxcywh: [B, N, 4], 0..1.
-        classes: [B, N] int64 class that every query looks for.
-        known: [K] int64 the classes that the copy is given.
-        targets: boxes of these classes, of each image.
+        classes: [B, N] int64 pre-matched class of every query.
+        known: [K] int64 indices of the classes that the copy is given.
+        targets: boxes of these classes in each image.
     """
 
     memory: Memory
@@ -85,7 +83,7 @@ class Copy:
 
 
 class NoisedSum(NamedTuple):
-    """Loss of a copy's denoising queries before it is divided, and the number of positive ones."""
+    """Summed loss of the denoising queries of a copy, and the number of positives among them, to divide it by."""
 
     loss: Tensor
     positives: Tensor
@@ -94,15 +92,15 @@ class NoisedSum(NamedTuple):
 class LocalizerTask(nn.Module):
     """Losses of the localizer on a batch; towers and prompt stay frozen.
 
-    The steps `anchors`, `pre_match`, `copies` and `decode` are public, so that the comparisons of
-    `cora.training.variants` can replace one of them.
+    The variants of `cora.training.variants` override single steps: `anchors`, `pre_match`, `copies`, `decode` or
+    `matching`.
 
     Args:
-        detector: whose localizer learns.
-        vocabulary: the base classes, which target indices point into.
+        detector: its localizer is trained; the rest is frozen.
+        vocabulary: the base classes, in the order of the labels.
         criterion: matching and losses.
-        config: class dropout, denoising and the like.
-        class_groups: group of every class; queries may match boxes of their class's group.
+        config: class dropout, denoising and other settings.
+        class_groups: group of each class; a query may match boxes of all classes of its class's group.
     """
 
     def __init__(
@@ -130,25 +128,25 @@ class LocalizerTask(nn.Module):
         self.similar: Tensor
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
-        """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
+        """Losses of a batch of images or of cached feature maps; minimise "loss"."""
         c3, c4, targets = self._features(batch)
-        with self._lean(), self._mixed(c3.features.device):
+        with self._checkpointing(), self._autocast(c3.features.device):
             memory = self.detector.encode_map(c3)
         losses = self.learn(memory, c4, targets)
         return losses | {"loss": losses["total"]}
 
     def learn(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
-        """Losses of encoded maps; "total" is their weighted sum. The copies of the batch count as one larger batch."""
-        # First, with gradients: mixed precision would keep the casts of the anchors' gradient-free pass.
+        """Losses of encoded feature maps; "total" is their weighted sum. All copies count as one larger batch."""
+        # Before `copies`: autocast caches cast weights, and casts of the anchors' gradient-free pass have no gradient.
         proposed = self._proposal_losses(memory, targets)
-        found = [(copy, *self.decode_all(copy)) for copy in self.copies(memory, c4, targets)]
-        if len(found) == 1:
-            losses = self.matched_losses(found[0][1], found[0][0])
+        decoded = [(copy, *self.decode_all(copy)) for copy in self.copies(memory, c4, targets)]
+        if len(decoded) == 1:
+            losses = self.matched_losses(decoded[0][1], decoded[0][0])
         else:
-            sums = [self.criterion.sums(*self.matching(output, copy)) for copy, output, _ in found]
+            sums = [self.criterion.sums(*self.matching(output, copy)) for copy, output, _ in decoded]
             losses = self.criterion.normalised(sums)
         if self.config.denoising and self.training:
-            noised = [one for _, _, one in found if one is not None]
+            noised = [one for _, _, one in decoded if one is not None]
             total = torch.stack([one.loss for one in noised]).sum() if noised else losses["total"].new_zeros(())
             losses["denoising"] = total / max(1, sum(int(one.positives) for one in noised))
             losses["total"] = losses["total"] + losses["denoising"]
@@ -157,35 +155,35 @@ class LocalizerTask(nn.Module):
         return losses | proposed
 
     def _proposal_losses(self, memory: Memory, targets: tuple[Targets, ...]) -> dict[str, Tensor]:
-        """Losses of the proposals, from the objects of all classes; none where they do not learn or are none."""
+        """Losses of the proposals on boxes of all classes; empty if anchors are learned or the proposals are frozen."""
         if self.detector.localizer.proposals is None or not self.config.proposals:
             return {}
-        with self._mixed(memory.tokens.device):
+        with self._autocast(memory.tokens.device):
             proposals = self.detector.localizer.propose(memory)
         return proposal_losses(proposals, targets, aligned=isinstance(memory, PyramidMemory))
 
     def anchors(self, memory: Memory) -> Tensor:
-        """Anchor boxes [B, N, 4] that the queries start from."""
-        with self._mixed(memory.tokens.device):
+        """Anchors [B, N, 4] cxcywh, 0..1, from which the queries start."""
+        with self._autocast(memory.tokens.device):
             return self.detector.localizer.anchors(memory)
 
     def pre_match(self, regions: Tensor, anchors_cxcywh: Tensor, known: Tensor, targets: Sequence[Targets]) -> Tensor:
-        """Class [B, N] of every anchor: the one of `known` that is most similar to its region [B, N, D]."""
+        """Class [B, N] of every anchor: the one of `known` whose embedding is nearest to its region's [B, N, D]."""
         return known[pre_match(regions, self.class_embeddings[known])]
 
     def copies(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> list[Copy]:
-        """The batch to decode in this step: once, or twice with one group of the classes each."""
+        """The copies of the batch to decode in this step: one, or two with complementary classes (class dropout)."""
         anchors = self.anchors(memory)
         with torch.no_grad():
             regions = self.detector.embed_fast(c4, anchors.detach())
         copies = []
         for known in self._known_classes(targets):
-            mine = tuple(filter_classes(one, known) for one in targets)
-            copies.append(Copy(memory, anchors, self.pre_match(regions, anchors.detach(), known, mine), known, mine))
+            kept = tuple(filter_classes(one, known) for one in targets)
+            copies.append(Copy(memory, anchors, self.pre_match(regions, anchors.detach(), known, kept), known, kept))
         return copies
 
     def decode_all(self, copy: Copy) -> tuple[LocalizerOutput, NoisedSum | None]:
-        """Output of a copy's own queries, and the loss of its denoising queries, if there are any."""
+        """Decode a copy's queries together with denoising queries: output of the former, loss of the latter if any."""
         count = copy.anchors_cxcywh.shape[1]
         noised = make_queries(copy.targets, self.config.denoising) if self.config.denoising and self.training else None
         if noised is None:
@@ -193,14 +191,14 @@ class LocalizerTask(nn.Module):
         anchors = torch.cat([copy.anchors_cxcywh, noised.anchors_cxcywh], dim=1)
         classes = torch.cat([copy.classes, noised.classes], dim=1)
         output = self.decode(copy, anchors, classes, noised.attention_mask(count))
-        loss = denoising_sum(_part(output, slice(count, None)), noised, self.criterion.weights)
-        return _part(output, slice(count)), NoisedSum(loss, noised.positive.sum())
+        loss = denoising_sum(_select_queries(output, slice(count, None)), noised, self.criterion.weights)
+        return _select_queries(output, slice(count)), NoisedSum(loss, noised.positive.sum())
 
     def decode(
         self, copy: Copy, anchors_cxcywh: Tensor, classes: Tensor, blocked_queries: Tensor | None = None
     ) -> LocalizerOutput:
-        """Decode queries [B, M] of a copy, its own and those of denoising; returns float32 in any precision."""
-        with self._lean(), self._mixed(anchors_cxcywh.device):
+        """Decode queries: anchors [B, M, 4] and classes [B, M]. Boxes and logits are float32 in any precision."""
+        with self._checkpointing(), self._autocast(anchors_cxcywh.device):
             content = self.detector.localizer.query_content(self.class_embeddings, classes)
             output = self.detector.localizer.decode(copy.memory, anchors_cxcywh, content, blocked_queries)
         return replace(
@@ -211,16 +209,16 @@ class LocalizerTask(nn.Module):
         )
 
     def matched_losses(self, output: LocalizerOutput, copy: Copy) -> dict[str, Tensor]:
-        """Losses of the only copy's own queries."""
+        """Losses of the queries of a single copy, without denoising."""
         losses: dict[str, Tensor] = self.criterion(*self.matching(output, copy))
         return losses
 
     def matching(
         self, output: LocalizerOutput, copy: Copy
     ) -> tuple[LocalizerOutput, Sequence[Targets], Sequence[Tensor]]:
-        """Arguments of the criterion for a copy: boxes of its known classes are targets, others are not."""
-        wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
-        return output, wanted, allowed_pairs(copy.classes, wanted, self.similar)
+        """Arguments of the criterion for a copy: output, targets, repeated if configured, and allowed pairs."""
+        targets = [repeat(one, self.config.target_repeats) for one in copy.targets]
+        return output, targets, allowed_pairs(copy.classes, targets, self.similar)
 
     def _features(self, batch: TaskBatch) -> tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]:
         return frozen_maps(self.detector, batch)
@@ -230,19 +228,19 @@ class LocalizerTask(nn.Module):
         present = torch.cat([one.classes for one in targets])
         drawn = sample_classes(present, len(self.class_embeddings), self.config.classes_per_step)
         if len(drawn) > 1 and self.training:
-            # Processes must run the criterion equally often.
+            # All processes need the same number of copies, since the criterion communicates between them.
             chance = float(first_process_draw(torch.rand(1, device=drawn.device)))
             if chance < self.config.class_dropout:
-                # A group of no classes makes no copy: its queries would have nothing to look for.
+                # An empty group makes no copy, since its queries would have no class.
                 groups = complementary_groups(len(drawn), device=drawn.device)
                 return [drawn[group] for group in groups if bool(group.any())]
         return [drawn]
 
-    def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
-        # Not autocast with enabled=False, which would end that of the training loop.
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        # autocast(enabled=False) would switch off the training loop's own autocast.
         return torch.autocast(device.type, torch.bfloat16) if self.config.mixed_precision else nullcontext()
 
-    def _lean(self) -> AbstractContextManager[None]:
+    def _checkpointing(self) -> AbstractContextManager[None]:
         if not self.config.activation_checkpointing:
             return nullcontext()
         localizer = self.detector.localizer
@@ -251,16 +249,16 @@ class LocalizerTask(nn.Module):
 
 
 def filter_classes(targets: Targets, known: Tensor) -> Targets:
-    """The boxes of the known classes."""
+    """The boxes whose class is in `known` [K]."""
     kept = torch.isin(targets.classes, known)
     return Targets(boxes_cxcywh=targets.boxes_cxcywh[kept], classes=targets.classes[kept])
 
 
-def _part(output: LocalizerOutput, queries: slice) -> LocalizerOutput:
-    """The same output for some of the queries."""
+def _select_queries(output: LocalizerOutput, queries: slice) -> LocalizerOutput:
+    """The output of some of the queries."""
     return replace(output, **{field.name: getattr(output, field.name)[:, :, queries] for field in fields(output)})
 
 
 def repeat(targets: Targets, times: int) -> Targets:
-    """Repeat every box, so that as many queries may match it."""
+    """Repeat every box, so that `times` queries may match it."""
     return Targets(boxes_cxcywh=targets.boxes_cxcywh.repeat(times, 1), classes=targets.classes.repeat(times))

@@ -1,4 +1,4 @@
-"""The three losses of the localizer, before they are divided by the number of matched boxes."""
+"""The three losses of the localizer (focal, L1, GIoU), before division by the number of matched boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOCAL_GAMMA = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the three terms, in the total loss and in the cost of the matching; the same for every layer."""
+    """Weights of the three losses, in the total loss and in the matching cost; the same for every decoder layer."""
 
     objectness: float = 2.0
     l1: float = 5.0
@@ -26,9 +26,9 @@ class LossWeights:
 
 
 def sigmoid_focal_loss(logits: Tensor, is_object: Tensor) -> Tensor:
-    """Focal loss (Lin et al., 2017) of every element, in float32.
+    """Focal loss (Lin et al., 2017) of every element.
 
-    Half precision would overflow in sums over many queries.
+    It is computed in float32, since a sum over many queries would overflow in half precision.
 
     Args:
         logits: [...] of any floating type.
@@ -42,12 +42,12 @@ def sigmoid_focal_loss(logits: Tensor, is_object: Tensor) -> Tensor:
 
 
 def l1_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
-    """Sum of absolute differences of centres and sizes, [K, 4] and [K, 4] to a scalar."""
+    """Sum of absolute differences of centres and sizes, of [K, 4] and [K, 4]: a scalar, in float32."""
     return F.l1_loss(boxes_cxcywh.float(), target_boxes_cxcywh.float(), reduction="sum")
 
 
 def giou_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
-    """1 - GIoU (Rezatofighi et al., 2019) of every box and its target, in float32.
+    """1 - GIoU (Rezatofighi et al., 2019) of every box and its target, computed in float32.
 
     Args:
         boxes_cxcywh: [..., 4] predicted boxes.
@@ -56,16 +56,23 @@ def giou_loss(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> Tensor:
     Returns:
         [...] in 0..2, not reduced.
     """
-    found, wanted = cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_boxes_cxcywh.float())
-    # The default eps is of the size of a small box's area in 0..1 units and would change its loss.
-    losses: Tensor = ops.generalized_box_iou_loss(found, wanted, eps=torch.finfo(found.dtype).tiny)
+    boxes, targets = cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_boxes_cxcywh.float())
+    # The default eps, 1e-7, would change the loss of small boxes, whose areas are in 0..1 units.
+    losses: Tensor = ops.generalized_box_iou_loss(boxes, targets, eps=torch.finfo(boxes.dtype).tiny)
     return losses
 
 
 def mean_over_processes(total: Tensor) -> Tensor:
-    """Divisor of a sum of losses: the mean of a count over all processes.
+    """Average a count over all processes, to divide a sum of losses by it.
 
-    The total over all processes is at least 1. The averaged gradient is then that of one process with all images.
+    DDP averages gradients over processes. With this divisor, the averaged gradient equals that of a single process
+    with all images.
+
+    Args:
+        total: scalar, the count of this process; is changed.
+
+    Returns:
+        Scalar, max(1, sum over processes) / processes.
     """
     processes = 1
     if dist.is_available() and dist.is_initialized():
@@ -75,6 +82,9 @@ def mean_over_processes(total: Tensor) -> Tensor:
 
 
 def class_loss_weights(counts: Tensor) -> Tensor:
-    """boxes^-0.5 of mean 1 [C] for the boxes of each class [C]: without it a common class is all that is learned."""
+    """Loss weight of each class, (number of boxes)^-0.5 with a mean of 1: counts [C] to weights [C].
+
+    Without it the most frequent classes would dominate the loss.
+    """
     weights = counts.clamp(min=1).float() ** -0.5
     return weights / weights.mean()

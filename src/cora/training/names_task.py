@@ -1,8 +1,8 @@
-"""Teaching names: learn where the names of one's own classes lie among the regions of one's own images.
+"""Fine-tunes class names: learns an offset of each class's text embedding from the boxes of a dataset.
 
-A class of a small set ("RBC", "rolled-in scale") often means nothing to the text tower, and a prompt, which all
-names share, cannot tell such classes apart without moving every other name. An offset of the class's own
-embedding can, and leaves all other names as they were: in classification nothing is forgotten by construction.
+The text tower often does not know the class names of a special dataset ("RBC", "rolled-in scale"). Training the region
+prompt would change the scores of all class names, since they share it. An offset changes one class only, so the
+classification of all other names stays as it was.
 """
 
 from __future__ import annotations
@@ -25,28 +25,27 @@ from cora.training.losses import class_loss_weights
 from cora.training.recipe import NamesStage
 from cora.training.region_embeddings import RegionEmbeddings
 
-#: A moved box keeps at least this share of the image as side.
+#: Shortest side of a noised box, as a share of the image.
 MIN_SIDE = 1e-3
-#: IoU with an object up to which a box is background.
-MOST_OVERLAP = 0.2
+#: A random box is background if its IoU with every object is below this.
+MAX_BACKGROUND_IOU = 0.2
 
 
 class NamesTask(nn.Module):
-    """Cross-entropy of regions over the classes and over other things; only the classes' own offsets learn.
+    """Cross-entropy of regions over the classes and distractors; only the offsets of the classes learn.
 
-    Ground-truth boxes, slightly moved, are pooled in both ways (docs/method.md), exactly, as final boxes are,
-    and fast, as anchors are, and each must be nearest to its class.
+    Regions of noised ground-truth boxes are embedded twice: by exact pooling, as for final boxes, and by fast pooling,
+    as for anchors. The loss is the mean of both.
 
     Args:
-        detector: its towers, prompt and classifier are used as they are.
-        vocabulary: the classes that targets point into, embedded without their offsets.
-        others: embeddings [M, D] of other things; they are wrong for every box, which keeps the classes from
-            being claimed for everything, and the classes from losing to them at test time.
-        offsets: with an offset for every class; its other parts stay as they are.
-        loss_weights: [C] weight of each class in the loss, 1 by default.
-        box_noise: corners move by up to this share of half the box's sides.
-        background: weight of a second loss on random boxes that hold no annotated object, as many as there are
-            objects: among the classes and the classifier's background they must be background. 0 for none.
+        detector: its image tower, prompt and classifier are used; all of it is frozen.
+        vocabulary: the C classes, in the order of the labels, embedded without their offsets.
+        others: [M, D] embeddings of distractors, names of other objects, which are wrong for every box.
+        offsets: has an offset for every class; its other parameters are frozen.
+        loss_weights: [C] weight of each class in the loss; None: 1.
+        box_noise: each corner coordinate moves by up to this share of half the box's side.
+        background: weight of a second loss, on random boxes without an annotated object: cross-entropy over the
+            classes and the classifier's background, with background as the target. 0 for none.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class NamesTask(nn.Module):
         self.loss_weights: Tensor
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
-        """Loss, and accuracy of exact and fast pooling, of a batch of images or of cached maps."""
+        """Loss, and accuracy (0..1) by exact and by fast pooling, of a batch of images or of cached feature maps."""
         c3, c4, targets = frozen_maps(self.detector, batch)
         labels = torch.cat([one.classes for one in targets])
         embeddings = torch.cat([self.offsets(self.class_embeddings, self.names), self.others])
@@ -84,29 +83,31 @@ class NamesTask(nn.Module):
             return {"loss": zero, "accuracy": zero.detach(), "accuracy_fast": zero.detach()}
         count = len(self.class_embeddings)
         with torch.no_grad():
-            objects = [self._moved(one.boxes_cxcywh) for one in targets]
-            nothing = [self._elsewhere(one.boxes_cxcywh) for one in targets]
-            pooled = self._embed(c3, c4, [torch.cat(pair) for pair in zip(objects, nothing, strict=True)])
-        is_object = torch.cat([_both(len(one), len(other)) for one, other in zip(objects, nothing, strict=True)])
-        answer: dict[str, Tensor] = {}
+            objects = [self._noised(one.boxes_cxcywh) for one in targets]
+            empty = [self._background_boxes(one.boxes_cxcywh) for one in targets]
+            pooled = self._embed(c3, c4, [torch.cat(pair) for pair in zip(objects, empty, strict=True)])
+        is_object = torch.cat([_object_mask(len(one), len(other)) for one, other in zip(objects, empty, strict=True)])
+        accuracies: dict[str, Tensor] = {}
         losses = []
-        for name, found in zip(("accuracy", "accuracy_fast"), pooled, strict=True):
-            logits = self.detector.classifier.logits(found, embeddings)
-            inside = logits[is_object]
-            outside = F.pad(logits[~is_object][:, :count], (0, 1), value=self.detector.classifier.background_logit)
-            losses.append(F.cross_entropy(inside, labels, weight=self.loss_weights))
-            if len(outside) and self.background:
-                losses[-1] = losses[-1] + self.background * -outside.log_softmax(dim=1)[:, -1].mean()
-            answer[name] = (inside.detach().argmax(dim=1) == labels).float().mean()
-        return {"loss": torch.stack(losses).mean(), **answer}
+        for name, regions in zip(("accuracy", "accuracy_fast"), pooled, strict=True):
+            logits = self.detector.classifier.logits(regions, embeddings)
+            objects_logits = logits[is_object]
+            empty_logits = F.pad(logits[~is_object][:, :count], (0, 1), value=self.detector.classifier.background_logit)
+            losses.append(F.cross_entropy(objects_logits, labels, weight=self.loss_weights))
+            if len(empty_logits) and self.background:
+                losses[-1] = losses[-1] + self.background * -empty_logits.log_softmax(dim=1)[:, -1].mean()
+            accuracies[name] = (objects_logits.detach().argmax(dim=1) == labels).float().mean()
+        return {"loss": torch.stack(losses).mean(), **accuracies}
 
     @torch.no_grad()
     def start_from(self, regions: RegionEmbeddings, *, share: float) -> None:
-        """Start from prototypes: every class that has a box becomes unit((1 - share) * text + share * unit(mean)).
+        """Initialise the offsets from prototypes, the mean region embeddings of the classes.
+
+        The embedding of a class with boxes becomes unit((1 - share) * text embedding + share * unit(prototype)).
 
         Args:
-            regions: of the classes, in their order; their mean is the class's prototype.
-            share: 0..1, how much the regions count.
+            regions: of boxes of these classes, with labels in their order.
+            share: weight of the prototype, 0..1.
         """
         text = self.offsets(self.class_embeddings, self.names)
         sums = torch.zeros_like(text).index_add(0, regions.labels.to(text.device), regions.regions.to(text))
@@ -114,7 +115,7 @@ class NamesTask(nn.Module):
         has_box = (regions.class_counts() > 0).to(text.device)[:, None]
         self.offsets.lead_to(torch.where(has_box, mixed, text), self.class_embeddings, self.names)
 
-    def _moved(self, boxes_cxcywh: Tensor) -> Tensor:
+    def _noised(self, boxes_cxcywh: Tensor) -> Tensor:
         if not self.training or not self.box_noise:
             return boxes_cxcywh
         half_sides = boxes_cxcywh[:, 2:].repeat(1, 2) / 2
@@ -122,32 +123,32 @@ class NamesTask(nn.Module):
         moved = xyxy_to_cxcywh((cxcywh_to_xyxy(boxes_cxcywh) + shift).clamp(0, 1))
         return torch.cat([moved[:, :2], moved[:, 2:].clamp(min=MIN_SIDE)], dim=1)
 
-    def _elsewhere(self, boxes_cxcywh: Tensor) -> Tensor:
-        """Boxes [0..T, 4] of the annotated sizes at random places, those that overlap no annotated one."""
+    def _background_boxes(self, boxes_cxcywh: Tensor) -> Tensor:
+        """Move the boxes [T, 4] to random positions; returns those that hardly overlap any of the given ones."""
         if not self.training or not self.background:
             return boxes_cxcywh[:0]
         sides = boxes_cxcywh[:, 2:]
         centres = sides / 2 + torch.rand_like(sides) * (1 - sides).clamp(min=0)
         drawn = torch.cat([centres, sides], dim=1)
         overlap = pairwise_iou(cxcywh_to_xyxy(drawn), cxcywh_to_xyxy(boxes_cxcywh))
-        return drawn[(overlap < MOST_OVERLAP).all(dim=1)]
+        return drawn[(overlap < MAX_BACKGROUND_IOU).all(dim=1)]
 
     def _embed(self, c3: FeatureMap, c4: FeatureMap, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         pooling, positions = self.detector.pooling, self.detector.prompted_positions()
         return pooling.exact(c3, boxes, positions), pooling.fast(pooling.prepare(c4), boxes, positions)
 
 
-def _both(objects: int, others: int) -> Tensor:
+def _object_mask(objects: int, others: int) -> Tensor:
     return torch.arange(objects + others) < objects
 
 
 def build_names_task(detector: Detector, names: Sequence[str], counts: Tensor, stage: NamesStage) -> NamesTask:
-    """The task for these classes; the detector loses its learned text, and the task goes on from it.
+    """Build the task for these classes. It starts from the detector's learned offsets, if it has any.
 
     Args:
-        detector: on the device to train on.
+        detector: on the device to train on. Its learned text is removed, since the task holds it.
         names: of the classes.
-        counts: [C] boxes of each, which their weights in the loss follow.
+        counts: [C] number of boxes of each class, for `class_loss_weights`.
         stage: settings of the task.
 
     Raises:
@@ -170,12 +171,12 @@ def build_names_task(detector: Detector, names: Sequence[str], counts: Tensor, s
 
 
 def offsets_for(names: Sequence[str], *, learned: LearnedOffsets | None, width: int) -> LearnedOffsets:
-    """Offsets that have one for each of `names`, beside those that were learned before."""
+    """A copy of `learned` with additional zero offsets for those of `names` that it lacks; `width` is D."""
     old = learned if learned is not None else LearnedOffsets(width=width, rank=0)
     added = names_without(names, old.names)
     new = LearnedOffsets(width=width, rank=old.down.shape[0], names=(*old.names, *added))
     with torch.no_grad():
-        for mine, theirs in ((new.shift, old.shift), (new.down, old.down), (new.up, old.up)):
-            mine.copy_(theirs)
+        for target, source in ((new.shift, old.shift), (new.down, old.down), (new.up, old.up)):
+            target.copy_(source)
         new.own[: len(old.own)] = old.own
     return new

@@ -1,4 +1,4 @@
-"""Region prompting: train the prompt on ground-truth boxes of the base classes (CORA, arXiv 2303.13076)."""
+"""Trains the region prompt on ground-truth boxes of base classes (CORA, arXiv 2303.13076)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from cora.training.frozen_maps import TaskBatch, frozen_maps
 
 
 class PromptTask(nn.Module):
-    """Cross-entropy over the classes of scale * cos(region, class embedding); only the prompt learns.
+    """Cross-entropy of the region classifier on ground-truth boxes; only the region prompt learns.
 
-    Regions are pooled exactly (RoIAlign of C3, layer4, attention pool). Freezes all of the detector but the
-    prompt.
+    The logits are scale * cos(region embedding, class embedding). Regions are pooled exactly. The constructor freezes
+    the detector except for the prompt.
 
     Args:
-        detector: its towers, prompt and classifier are used, its localizer is not.
-        vocabulary: classes that target indices point into.
-        loss_weights: [C] weight of each class in the loss, 1 by default.
-        class_counts: [C] boxes of each class in the data; draws boxes with a chance inverse to it, which
-            gives the classes equal weight (LVIS). Needs `max_boxes`.
-        max_boxes: boxes used of a batch at most, drawn at random.
-        classes_per_step: distinguish between so many classes only, those present first, others at random
-            (LVIS: 100).
+        detector: its image tower, prompt and classifier are used.
+        vocabulary: the classes, in the order of the labels.
+        loss_weights: [C] weight of each class in the loss; None: 1.
+        class_counts: [C] number of boxes of each class in the dataset. Boxes are then drawn with probabilities
+            proportional to 1 / count, so that all classes occur equally often (LVIS). Needs `max_boxes`.
+        max_boxes: largest number of boxes of a batch that are used, drawn at random; None for all.
+        classes_per_step: number of classes in a step: those present, then others at random (LVIS: 100); None for all.
+
+    Raises:
+        ValueError: weights or counts of another length, or counts without `max_boxes`.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class PromptTask(nn.Module):
         self.class_counts: Tensor | None
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
-        """Loss and accuracy of a batch of images, or of maps from a feature cache."""
+        """Loss and accuracy (0..1) of a batch of images or of cached feature maps."""
         c3, _, targets = frozen_maps(self.detector, batch)
         boxes, labels = self._sample(targets)
         if not len(labels):
@@ -67,27 +69,27 @@ class PromptTask(nn.Module):
         regions = self._embed(c3, boxes)
         classes = sample_classes(labels, len(self.class_embeddings), self.classes_per_step)
         logits = self.detector.classifier.logits(regions, self.class_embeddings[classes])
-        place = torch.full((len(self.class_embeddings),), -1, device=labels.device).index_copy(
+        position = torch.full((len(self.class_embeddings),), -1, device=labels.device).index_copy(
             0, classes, torch.arange(len(classes), device=labels.device)
         )
         weights = self.loss_weights[classes] if self.loss_weights is not None else None
-        loss = F.cross_entropy(logits, place[labels], weight=weights)
-        accuracy = (logits.detach().argmax(dim=1) == place[labels]).float().mean()
+        loss = F.cross_entropy(logits, position[labels], weight=weights)
+        accuracy = (logits.detach().argmax(dim=1) == position[labels]).float().mean()
         return {"loss": loss, "accuracy": accuracy}
 
     def _embed(self, c3: FeatureMap, boxes: list[Tensor]) -> Tensor:
-        # Nothing before the prompt requires a gradient, so autograd records what follows it only.
+        # No tensor before the prompt requires a gradient, so autograd records only what follows it.
         return self.detector.pooling.exact(c3, boxes, self.detector.prompted_positions())
 
     def _sample(self, targets: tuple[Targets, ...]) -> tuple[list[Tensor], Tensor]:
-        """Boxes of each image and their classes [sum T], at most `max_boxes` of them."""
+        """Boxes [T_i, 4] of each image and their labels [sum T_i], at most `max_boxes` in all."""
         labels = torch.cat([one.classes for one in targets])
         keep = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
         if self.max_boxes is not None and len(labels) > self.max_boxes:
-            chances = torch.ones(len(labels), device=labels.device)
+            weights = torch.ones(len(labels), device=labels.device)
             if self.class_counts is not None:
-                chances = 1.0 / self.class_counts[labels].clamp(min=1).float()
-            drawn = torch.multinomial(chances, self.max_boxes)
+                weights = 1.0 / self.class_counts[labels].clamp(min=1).float()
+            drawn = torch.multinomial(weights, self.max_boxes)
             keep = torch.zeros_like(keep).index_fill(0, drawn, True)
-        kept = keep.split([len(one) for one in targets])
-        return [one.boxes_cxcywh[mine] for one, mine in zip(targets, kept, strict=True)], labels[keep]
+        masks = keep.split([len(one) for one in targets])
+        return [one.boxes_cxcywh[mask] for one, mask in zip(targets, masks, strict=True)], labels[keep]

@@ -1,7 +1,7 @@
-"""Training the anchor proposals before anything else: every cell learns in every step, so they learn fast.
+"""Trains the anchor proposals, before the decoder is trained. They learn fast, since every cell learns in every step.
 
-Where a tower has a network of its own for boxes (`ImageTower.box_trunk`), that may learn with them. What regions are
-named by stays frozen.
+Some towers have a second network whose feature maps only the localizer reads (`ImageTower.box_trunk`). It can be
+trained with the proposals. The parts that region embeddings come from stay frozen.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from cora.structures import FeatureMap
 from cora.training.frozen_maps import TaskBatch
 from cora.training.proposal_loss import proposal_losses
 
-#: Prefix of the names of the trunk's parameters in the task; nothing else of the tower learns.
+#: Prefix of the parameter names of the image tower in the task; of the tower, only the box trunk is trained.
 TRUNK = "detector.image_tower"
 
 
 class ProposalTask(nn.Module):
-    """Losses of input projection, encoder and proposals on a batch; all else is frozen and not run.
+    """Losses of the localizer's input projection, encoder and proposals; the decoder is not run.
 
     Args:
-        detector: whose localizer proposes its anchors.
-        trunk: train the tower's box trunk, too, on batches of images.
+        detector: its localizer must propose its anchors. All its other parts are frozen.
+        trunk: also train the tower's box trunk; batches must then be images, not cached feature maps.
         mixed_precision: run the encoder in bfloat16; losses stay in float32.
 
     Raises:
-        TrainingError: the detector's anchors are learned, not proposed; or the tower has no box trunk to train.
+        TrainingError: the detector has learned anchors; or `trunk` is set and the tower has no box trunk.
     """
 
     def __init__(self, *, detector: Detector, trunk: bool = False, mixed_precision: bool = False) -> None:
@@ -44,20 +44,20 @@ class ProposalTask(nn.Module):
             if detector.image_tower.box_trunk is None:
                 raise TrainingError("expected a tower with a network for boxes beside it, got one without")
             parts = nn.ModuleList([detector.image_tower.box_trunk, localizer])
-            parts.to(memory_format=torch.channels_last)  # several times as fast on a CPU
+            parts.to(memory_format=torch.channels_last)  # several times faster on a CPU
             detector.image_tower.box_trunk.requires_grad_(True)
         self.detector, self.trunk, self.mixed_precision = detector, trunk, mixed_precision
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
-        """Losses of a batch of images, or of maps from a feature cache; "loss" is the one to minimise."""
-        c3 = self._map(batch)
+        """Losses of a batch of images or of cached feature maps; minimise "loss"."""
+        c3 = self._c3(batch)
         with torch.autocast(c3.features.device.type, torch.bfloat16, enabled=self.mixed_precision):
             memory = self.detector.encode_map(c3)
             proposals = self.detector.localizer.propose(memory)
         losses = proposal_losses(proposals, batch[-1], aligned=isinstance(memory, PyramidMemory))
         return losses | {"loss": losses["proposals"]}
 
-    def _map(self, batch: TaskBatch) -> FeatureMap:
+    def _c3(self, batch: TaskBatch) -> FeatureMap:
         if isinstance(batch[0], FeatureMap):
             if self.trunk:
                 raise TypeError("expected images to train the trunk on, got its maps")

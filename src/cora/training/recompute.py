@@ -15,17 +15,17 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def recomputed(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside the block every call of one of the layers is recomputed in the backward pass.
+    """Inside the block, the backward pass recomputes the activations of these layers.
 
-    The gradients are the same: dropout draws the same numbers again. Parameter names, copies and saved files do not
-    change.
+    The gradients do not change, since dropout draws the same numbers again. Parameter names and saved files do not
+    change either.
     """
-    changed = list(layers)
-    for layer in changed:
-        # An instance attribute hides the method of the class until it is deleted.
+    patched = list(layers)
+    for layer in patched:
+        # An instance attribute hides the class's method until it is deleted.
         vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for layer in changed:
+        for layer in patched:
             del vars(layer)["forward"]
