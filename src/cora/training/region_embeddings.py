@@ -1,6 +1,7 @@
-"""Embeddings of ground-truth regions, computed once. Text training learns from them while the image tower is frozen.
+"""Embeddings of ground-truth regions, computed once, as training data for learned text.
 
-A box costs D numbers instead of feature maps: 100 000 boxes of RN50 are 400 MB, and an epoch takes seconds.
+The image tower is frozen, so its output can be stored: D numbers per box instead of feature maps. 100 000 boxes of RN50
+take 400 MB, and an epoch takes seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class RegionBatch(NamedTuple):
-    """Unit region embeddings [n, D] float32 and their classes [n] int64."""
+    """Unit region embeddings [n, D] float32 and their labels [n] int64."""
 
     regions: Tensor
     labels: Tensor
@@ -36,14 +37,14 @@ class RegionBatch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionEmbeddings:
-    """Every ground-truth box of a dataset, crowds excepted.
+    """Embeddings of the n ground-truth boxes of a dataset, without crowds.
 
     Attributes:
-        regions: [n, D] float32, unit norm, by exact pooling with the prompt.
-        labels: [n] int64 into `class_names`.
-        image_index: [n] int64, place of the image in the dataset.
-        areas_px: [n] float32, px² of the original image.
-        images: images in the dataset, those without a box included.
+        regions: [n, D] float32, unit norm, from exact pooling with the region prompt.
+        labels: [n] int64 indices into `class_names`.
+        image_index: [n] int64, index of the image in the dataset.
+        areas_px: [n] float32, area of the box in px² of the original image.
+        images: number of images in the dataset, including those without boxes.
         class_names: of the dataset.
     """
 
@@ -63,12 +64,17 @@ class RegionEmbeddings:
 
 
 class RegionLoader:
-    """Batches of region embeddings in an order that depends on (seed, epoch) alone; the last may be smaller.
+    """Batches of region embeddings in random order; a `cora.training.loop.Loader`.
+
+    The order depends on (seed, epoch) only. The last batch may be smaller.
 
     Args:
-        data: what to go through.
-        batch_size: regions a batch.
+        data: the regions.
+        batch_size: regions in a batch.
         seed: of the order.
+
+    Raises:
+        DataError: there are no regions.
     """
 
     def __init__(self, *, data: RegionEmbeddings, batch_size: int, seed: int = 0) -> None:
@@ -82,7 +88,7 @@ class RegionLoader:
         return -(-len(self.data) // self.batch_size)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[RegionBatch]:
-        """Batches of `epoch` (from 0) beginning with batch number `start`."""
+        """Batches of `epoch` (from 0), from batch number `start` on."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.data), generator=generator)
         for chosen in order.split(self.batch_size)[start:]:
@@ -100,13 +106,14 @@ def embed_regions(
 
     Args:
         detector: its image tower and prompt are used, in evaluation mode.
-        dataset: images, boxes, classes.
-        file: where the embeddings are kept; a file of another tower, prompt or dataset is made again.
-        on_progress: called with (images done, images in all); not called if the file serves.
+        dataset: images with boxes and classes.
+        file: file of the embeddings. It is written if it is missing, unreadable, or of another tower, prompt or
+            dataset.
+        on_progress: called with (images done, number of images); not called if the file can be used.
 
     Raises:
         ImageError: an image cannot be read.
-        DataError: an image has another size than its annotation says.
+        DataError: the size of an image differs from its annotation.
         CoraError: the file cannot be written.
     """
     fingerprint = _fingerprint(detector, dataset)
@@ -123,33 +130,33 @@ def _compute(
     detector: Detector, dataset: CocoDataset, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, Tensor]:
     detector.eval()
-    regions, places = [torch.zeros(0, detector.image_tower.embed_dim)], []
+    regions, image_index = [torch.zeros(0, detector.image_tower.embed_dim)], []
     for index, record in enumerate(dataset.records):
         if len(record.classes):
             batch = detector.preprocessor([dataset[index][0]]).to(detector.device)
             c3, _ = detector.encode(batch)
             boxes = targets_of(record).boxes_cxcywh[None].to(detector.device)
             regions.append(detector.embed_exact(c3, boxes)[0].float().cpu())
-        places.append(torch.full((len(record.classes),), index, dtype=torch.int64))
+        image_index.append(torch.full((len(record.classes),), index, dtype=torch.int64))
         if on_progress is not None:
             on_progress(index + 1, len(dataset.records))
     boxes = torch.cat([torch.zeros(0, 4), *(record.boxes_xyxy_px for record in dataset.records)])
     return {
         "regions": torch.cat(regions),
         "labels": torch.cat([torch.zeros(0, dtype=torch.int64), *(record.classes for record in dataset.records)]),
-        "image_index": torch.cat([torch.zeros(0, dtype=torch.int64), *places]),
+        "image_index": torch.cat([torch.zeros(0, dtype=torch.int64), *image_index]),
         "areas_px": box_area(boxes),
     }
 
 
 def _fingerprint(detector: Detector, dataset: CocoDataset) -> str:
-    """Hash of all that the embeddings depend on: tower, prompt, pre-processing, boxes."""
+    """Hash of everything that the embeddings depend on: preprocessing, tower, prompt, images and boxes."""
     digest = hashlib.sha256(repr(detector.preprocessor.config).encode())
     for name, tensor in [*sorted(detector.image_tower.state_dict().items()), ("prompt", detector.prompt.offset)]:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     for record in dataset.records:
-        # The name alone: the same images reached by another path are the same images.
+        # Only the file name, so that the folder may be moved.
         digest.update(f"{record.path.name} {record.size}".encode())
         digest.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())
     return digest.hexdigest()[:32]
@@ -169,7 +176,7 @@ def _read(file: Path, fingerprint: str) -> dict[str, Tensor] | None:
 
 
 def embed_dataset(detector: Detector, dataset: CocoDataset, cache: Path | None, name: str) -> RegionEmbeddings:
-    """Region embeddings of a dataset with progress on standard error, kept in `cache` if there is one."""
+    """`embed_regions` with a progress bar on stderr and a file in the folder `cache`; None for no file."""
     file = None if cache is None else cache / f"regions_{name}.safetensors"
     with Bars() as bars:
         on_progress = partial(bars.update, f"boxes of {name}")

@@ -1,4 +1,4 @@
-"""The rows of the ablation table by name: the paper's comparisons, and ways past the paper's localizer."""
+"""The table of variants: the ablations of the paper, and changes of the localizer that are not in the paper."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from cora.regions import Vocabulary
 from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.variants.tasks import ConditionalTask, EndToEndTask, RegionProposalTask, TopKTask, TrueClassTask
 
-#: Makes the task that trains a `detector` on a `vocabulary` by a `config`; the tasks' own constructors are such.
+#: Makes a task from the keywords `detector`, `vocabulary` and `config`: usually the class of the task.
 TaskBuilder = Callable[..., LocalizerTask]
 
 
-def _as_it_is(detector: Detector) -> Detector:
+def _unchanged(detector: Detector) -> Detector:
     return detector
 
 
-#: Rows that `cora train --variant` makes.
+#: Rows that `cora train --variant` can train.
 VariantName = Literal["full", "no-prompt", "crops", "region-proposals", "conditional", "end-to-end", "oracle", "top-2"]
 
 
@@ -38,20 +38,20 @@ class Variant:
     """One row of the table.
 
     Attributes:
-        says: what is different, in one sentence.
-        option: how `cora train` makes it, or `cora evaluate` where it only predicts otherwise.
-        detector: what predicts, made of a detector whose modules it shares.
-        task: what trains it.
-        settings: changes of the task's `LocalizerTaskConfig`.
-        architecture: changes of the localizer's `LocalizerConfig`.
-        relabel: train on CLIP-aligned labels, made by `detector(start)`; else on the annotated ones.
-        weights_of: row whose trained detector `detector` is made of; None: this row is trained itself.
+        says: the difference to CORA, in one sentence.
+        option: option of `cora train` that trains it, or of `cora evaluate` if only inference differs.
+        detector: makes the variant of a detector; both share their modules.
+        task: makes the training task.
+        settings: fields to replace in the task's `LocalizerTaskConfig`.
+        architecture: fields to replace in the localizer's `LocalizerConfig`.
+        relabel: train on the labels that `detector(start)` predicts (CLIP-aligned labelling), else on annotated ones.
+        weights_of: name of the row whose trained detector is used; None if this row is trained itself.
         true_classes: predict with `cora.evaluation.oracles.predict_with_true_classes`.
     """
 
     says: str
     option: str
-    detector: Callable[[Detector], Detector] = _as_it_is
+    detector: Callable[[Detector], Detector] = _unchanged
     task: TaskBuilder = LocalizerTask
     settings: Mapping[str, Any] = field(default_factory=dict)
     architecture: Mapping[str, Any] = field(default_factory=dict)
@@ -60,10 +60,10 @@ class Variant:
     true_classes: bool = False
 
     def build(self, *, detector: Detector, vocabulary: Vocabulary, config: LocalizerTaskConfig) -> LocalizerTask:
-        """A task on a copy of `detector`; the copy, `task.detector`, is what predicts once it is trained.
+        """Build the task. It trains a variant of a copy of `detector`: `task.detector`, with which to predict.
 
         Raises:
-            ValueError: the row is not trained, it uses the weights of another.
+            ValueError: the row is not trained, since it uses the weights of another row.
         """
         if self.weights_of is not None:
             raise ValueError(f"nothing to train: expected the weights of the row {self.weights_of!r}; use detector()")
@@ -158,4 +158,4 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
     }
 )
-"""Row name -> row: the full method, the paper's comparisons, then what goes past the paper's localizer."""
+"""Name of a row -> row: CORA, the ablations of the paper, then changes that are not in the paper."""

@@ -1,4 +1,4 @@
-"""The tasks of the ablation table's rows, each CORA's with one step of its own."""
+"""Training tasks of the variants: subclasses of `LocalizerTask` that override one step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from cora.training.losses import sigmoid_focal_loss
 
 
 class ConditionalTask(LocalizerTask):
-    """Conditional matching (OV-DETR): decodes every image once for each of its classes and for a few absent ones.
+    """Conditional matching (OV-DETR): decodes an image once for each of its classes and for a few absent classes.
 
-    Each time only boxes of that class are targets. Class dropout and class sampling are not used: the absent classes
-    have the same effect.
+    The targets of a pass are the boxes of its class. Class dropout and class sampling are not used, since the absent
+    classes have the same effect.
 
     Args:
-        absent: classes decoded for each image that it lacks.
-        parts: of `LocalizerTask`.
+        absent: number of absent classes per image.
+        parts: arguments of `LocalizerTask`.
     """
 
     def __init__(self, *, absent: int = 2, **parts: Any) -> None:
@@ -45,13 +45,13 @@ class ConditionalTask(LocalizerTask):
         self.absent = absent
 
     def copies(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> list[Copy]:
-        """One copy whose "images" are all pairs of an image and a class to look for in it."""
+        """One copy, whose batch dimension runs over all pairs of an image and a class to look for in it."""
         pairs: list[tuple[int, int]] = []
-        wanted: list[Targets] = []
+        pair_targets: list[Targets] = []
         for image, one in enumerate(targets):
-            drawn = sample_classes(one.classes, len(self.class_embeddings), self._drawn(one.classes))
+            drawn = sample_classes(one.classes, len(self.class_embeddings), self._class_count(one.classes))
             pairs += [(image, index) for index in drawn.tolist()]
-            wanted += [filter_classes(one, index) for index in drawn.split(1)]
+            pair_targets += [filter_classes(one, index) for index in drawn.split(1)]
         image_index, classes = torch.tensor(pairs, device=memory.tokens.device).reshape(-1, 2).unbind(1)
         anchors = self.anchors(memory)[image_index]
         return [
@@ -60,12 +60,12 @@ class ConditionalTask(LocalizerTask):
                 anchors_cxcywh=anchors,
                 classes=classes[:, None].expand(-1, anchors.shape[1]),
                 known=classes.unique(),
-                targets=tuple(wanted),
+                targets=tuple(pair_targets),
             )
         ]
 
-    def _drawn(self, present: Tensor) -> int:
-        # At least one, so that an image without boxes teaches too.
+    def _class_count(self, present: Tensor) -> int:
+        # At least one, so that an image without boxes is decoded, too.
         return max(1, len(present.unique()) + self.absent)
 
 
@@ -74,22 +74,22 @@ class ClassifiedOutput(LocalizerOutput):
     """Output of a localizer with an end-to-end head.
 
     Attributes:
-        class_logits: [L, B, N, K] of the K classes that a copy of the batch is given. `objectness` is that of the
-            class that a query looks for.
+        class_logits: [L, B, N, K] logits of the K classes that the copy of the batch is given. `objectness` holds the
+            logit of the query's pre-matched class.
     """
 
     class_logits: Tensor
 
 
 class EndToEndCriterion(Criterion):
-    """The usual losses with a focal loss over queries and classes; targets' classes are places among the K."""
+    """`Criterion` with a focal loss over queries and classes; the targets' classes index the K classes of the copy."""
 
     def query_logits(self, output: LocalizerOutput, image: int, targets: Targets) -> Tensor:
         """Logits [L, N, T] of the boxes' classes."""
         return _classified(output).class_logits[:, image][..., targets.classes]
 
     def query_loss(self, output: LocalizerOutput, layer: int, targets: Sequence[Targets], matches: Matches) -> Tensor:
-        """Sum over all queries and classes: a matched query is an object of its box's class and of no other."""
+        """Sum over all queries and classes; a matched query is positive for its box's class and negative for others."""
         logits = _classified(output).class_logits[layer]
         is_object = torch.zeros_like(logits, dtype=torch.bool)
         is_object[matches.image, matches.query, matches.of(targets).classes] = True
@@ -97,15 +97,15 @@ class EndToEndCriterion(Criterion):
 
 
 class EndToEndTask(LocalizerTask):
-    """Trains localizer and end-to-end head, with a focal loss on class logits; objectness is left out and frozen.
+    """Trains the localizer with an end-to-end classification head. The objectness head is frozen and not used.
 
     Args:
-        detector: with an end-to-end head.
+        detector: has the end-to-end head.
         criterion: for class logits.
-        parts: of `LocalizerTask`.
+        parts: other arguments of `LocalizerTask`.
 
     Raises:
-        ValueError: a detector without such a head.
+        ValueError: the detector has no such head.
     """
 
     def __init__(self, *, detector: Detector, criterion: EndToEndCriterion | None = None, **parts: Any) -> None:
@@ -124,10 +124,10 @@ class EndToEndTask(LocalizerTask):
         """Decode queries and classify them among the classes that the copy is given."""
         output = super().decode(copy, anchors_cxcywh, classes, blocked_queries)
         logits = self.class_logits(output, self.class_embeddings[copy.known])
-        places = self._places(copy)[classes].expand(logits.shape[:-1])
+        positions = self._positions(copy)[classes].expand(logits.shape[:-1])
         return ClassifiedOutput(
             boxes_cxcywh=output.boxes_cxcywh,
-            objectness=logits.gather(-1, places[..., None])[..., 0],
+            objectness=logits.gather(-1, positions[..., None])[..., 0],
             hidden=output.hidden,
             references=output.references,
             class_logits=logits,
@@ -136,16 +136,16 @@ class EndToEndTask(LocalizerTask):
     def matching(
         self, output: LocalizerOutput, copy: Copy
     ) -> tuple[LocalizerOutput, Sequence[Targets], Sequence[Tensor]]:
-        """Queries match boxes of their pre-matched class as usual; classes are places among those of the copy."""
-        wanted = [repeat(one, self.config.target_repeats) for one in copy.targets]
-        allowed, places = allowed_pairs(copy.classes, wanted, self.similar), self._places(copy)
-        placed = [Targets(boxes_cxcywh=one.boxes_cxcywh, classes=places[one.classes]) for one in wanted]
-        return output, placed, allowed
+        """Arguments of the criterion; as usual, but the targets' classes index the K classes of the copy."""
+        targets = [repeat(one, self.config.target_repeats) for one in copy.targets]
+        allowed, positions = allowed_pairs(copy.classes, targets, self.similar), self._positions(copy)
+        indexed = [Targets(boxes_cxcywh=one.boxes_cxcywh, classes=positions[one.classes]) for one in targets]
+        return output, indexed, allowed
 
-    def _places(self, copy: Copy) -> Tensor:
-        """[C] place of every class among those of the copy; 0 for the others, which no query or box has."""
-        places = torch.zeros(len(self.class_embeddings), dtype=torch.int64, device=copy.known.device)
-        return places.index_copy(0, copy.known, torch.arange(len(copy.known), device=copy.known.device))
+    def _positions(self, copy: Copy) -> Tensor:
+        """Index [C] of every class among the K classes of the copy; 0 for the others, which no query or box has."""
+        positions = torch.zeros(len(self.class_embeddings), dtype=torch.int64, device=copy.known.device)
+        return positions.index_copy(0, copy.known, torch.arange(len(copy.known), device=copy.known.device))
 
 
 def _classified(output: LocalizerOutput) -> ClassifiedOutput:
@@ -155,13 +155,13 @@ def _classified(output: LocalizerOutput) -> ClassifiedOutput:
 
 
 class RegionProposalTask(LocalizerTask):
-    """Trains a localizer that finds objects of any class: CORA with a vocabulary of one word.
+    """Trains a class-agnostic localizer: CORA with the single class "object".
 
     Class dropout, class sampling and relaxed matching have no effect with one class.
 
     Args:
-        vocabulary: of the base classes; only its width is used.
-        parts: of `LocalizerTask`.
+        vocabulary: the base classes; only the width of its embeddings is used.
+        parts: other arguments of `LocalizerTask`.
     """
 
     def __init__(self, *, vocabulary: Vocabulary, **parts: Any) -> None:
@@ -178,11 +178,11 @@ class RegionProposalTask(LocalizerTask):
 
 
 class TopKTask(LocalizerTask):
-    """Every anchor makes k queries, for the k classes that its region looks most like.
+    """Every anchor has k queries, for the k classes nearest to its region.
 
     Args:
-        top_k: classes an anchor; where fewer are given, some are looked for twice.
-        parts: of `LocalizerTask`.
+        top_k: classes per anchor; if a copy is given fewer, some occur several times.
+        parts: arguments of `LocalizerTask`.
     """
 
     def __init__(self, *, top_k: int = 2, **parts: Any) -> None:
@@ -192,21 +192,21 @@ class TopKTask(LocalizerTask):
         self.top_k = top_k
 
     def anchors(self, memory: Memory) -> Tensor:
-        """Anchor boxes [B, N * k, 4], each k times."""
+        """Anchors [B, N * k, 4], each k times in a row."""
         return super().anchors(memory).repeat_interleave(self.top_k, dim=1)
 
     def pre_match(self, regions: Tensor, anchors_cxcywh: Tensor, known: Tensor, targets: Sequence[Targets]) -> Tensor:
-        """Classes [B, N * k], those of an anchor one after the other, best first."""
+        """Classes [B, N * k]; the k classes of an anchor are in a row, the nearest first."""
         given = min(self.top_k, len(known))
         ranked = pre_match(regions[:, :: self.top_k], self.class_embeddings[known], top_k=given)
-        turns = torch.arange(self.top_k, device=known.device) % given
-        return known[ranked.unflatten(1, (-1, given))[..., turns].flatten(1)]
+        ranks = torch.arange(self.top_k, device=known.device) % given
+        return known[ranked.unflatten(1, (-1, given))[..., ranks].flatten(1)]
 
 
 class TrueClassTask(LocalizerTask):
-    """CORA's training with an oracle at pre-matching; anchors over no box are pre-matched as usual."""
+    """Pre-matches an anchor with the class of the ground-truth box that it overlaps most; others as usual."""
 
     def pre_match(self, regions: Tensor, anchors_cxcywh: Tensor, known: Tensor, targets: Sequence[Targets]) -> Tensor:
-        """Class [B, N] of every anchor; boxes of classes that the copy is not given are not among `targets`."""
+        """Class [B, N] of every anchor; always one of `known`, since `targets` has boxes of these classes only."""
         usual = super().pre_match(regions, anchors_cxcywh, known, targets)
         return classes_of_boxes(anchors_cxcywh, targets, usual)
