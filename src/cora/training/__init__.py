@@ -1,7 +1,7 @@
-"""Training: a recipe says what, a pipeline does it, a run folder keeps it.
+"""Training: a recipe holds the settings, a pipeline runs the stages, a run folder keeps checkpoints and results.
 
-A task turns a batch into losses; the loop runs any task and does not depend on detection. The same calls with the same
-run folder resume after a stop.
+A task is a module that maps a batch to a dictionary of losses. The loop trains any task and knows nothing of detection.
+To resume a stopped run, make the same calls with the same run folder.
 
 Examples:
     >>> from cora.data.read import read_dataset

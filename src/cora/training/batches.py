@@ -1,4 +1,4 @@
-"""How many images a step has, over all processes, and what a recipe means; how many processes read them."""
+"""Total batch size over all processes, compared with that of the recipe; number of data loading workers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ _STAGES = ("prompts", "proposals", "names", "localizer")
 
 
 def batch_lines(recipe: TrainRecipe, *, processes: int, written: TrainRecipe | None = None) -> list[str]:
-    """Of every stage a line on its images a step, and how to reach what the recipe is meant for.
+    """A line for each stage with its images per step and, if these are not the recipe's, how to reach those.
 
     Args:
         recipe: of the run.
-        processes: that train together, on all machines.
-        written: the recipe as it was before options changed it; `recipe` if None.
+        processes: number of training processes, on all machines.
+        written: the recipe before options changed it; `recipe` if None.
     """
     lines = []
     for name in _STAGES:
         stage: Stage | None = getattr(recipe, name)
-        meant: Stage | None = getattr(written or recipe, name) or stage
-        if stage is not None and meant is not None:
-            lines.append(_line(name, stage, meant, recipe.processes, processes))
+        original: Stage | None = getattr(written or recipe, name) or stage
+        if stage is not None and original is not None:
+            lines.append(_line(name, stage, original, recipe.processes, processes))
     return lines
 
 
 def fit_workers(recipe: TrainRecipe) -> tuple[TrainRecipe, str | None]:
-    """The recipe with no more processes that read images than there are cores, and a line that says so.
+    """Limit the data loading workers to the number of cores; returns the recipe, and a line if it changed.
 
-    More would be slower, which PyTorch warns of. What is drawn does not depend on their number.
+    More workers would be slower. Their number does not affect what is drawn at random.
     """
     wanted, cores = recipe.data.workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     cores = cores or os.cpu_count() or 1
@@ -40,13 +40,13 @@ def fit_workers(recipe: TrainRecipe) -> tuple[TrainRecipe, str | None]:
     return replace(recipe, data=replace(recipe.data, workers=cores)), line
 
 
-def _line(name: str, stage: Stage, meant: Stage, meant_processes: int | None, processes: int) -> str:
-    whole = stage.batch * stage.accumulate * processes
+def _line(name: str, stage: Stage, original: Stage, planned: int | None, processes: int) -> str:
+    images = stage.batch * stage.accumulate * processes
     times = f", {stage.accumulate} times" if stage.accumulate > 1 else ""
     several = f"process{'es' * (processes > 1)}"
-    line = f"{name}: {whole} images a step, {stage.batch} in {processes} {several}{times}"
-    if meant_processes is None or whole == meant.batch * meant_processes:
+    line = f"{name}: {images} images a step, {stage.batch} in {processes} {several}{times}"
+    if planned is None or images == original.batch * planned:
         return line
-    line += f"; the recipe means {meant.batch * meant_processes}, {meant.batch} in {meant_processes} processes"
-    factor, rest = divmod(meant.batch * meant_processes, stage.batch * processes)
+    line += f"; the recipe means {original.batch * planned}, {original.batch} in {planned} processes"
+    factor, rest = divmod(original.batch * planned, stage.batch * processes)
     return line if rest or factor < 2 else f"{line}: --set {name}.accumulate={factor} makes up for it"

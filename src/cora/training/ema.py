@@ -12,9 +12,9 @@ from cora.errors import TrainingError
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters that require a gradient and the buffers beside them, by name.
+    """Trainable parameters and the persistent buffers of the modules that own them, by name.
 
-    They are the module's own tensors, no copies. Frozen towers are left out: they are rebuilt from their own weights.
+    The tensors are not copied. Frozen parts are left out, since they are loaded from the weights of their model.
     """
     state: dict[str, Tensor] = {}
     for prefix, part in module.named_modules():
@@ -32,7 +32,7 @@ def load_trainable_state(module: nn.Module, state: dict[str, Tensor], *, source:
     """Copy a saved `trainable_state` into a module.
 
     Raises:
-        TrainingError: names or shapes differ, the module is of another configuration.
+        TrainingError: names or shapes differ.
     """
     own = trainable_state(module)
     missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
@@ -53,12 +53,12 @@ def load_trainable_state(module: nn.Module, state: dict[str, Tensor], *, source:
 class Ema:
     """Shadow weights: shadow <- d * shadow + (1 - d) * weights after every optimiser step.
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the random start does not dominate short runs.
+    After n updates d = min(decay, (1 + n) / (10 + n)), so that the initial weights do not dominate short runs.
 
     Args:
-        module: whose trainable weights are averaged; tensors that are not floating point are copied.
-        decay: limit of d, 0.99996 in the published training.
-        warmup: use the rising d above; otherwise d = decay from the start.
+        module: its trainable weights are averaged; tensors that are not floating point are copied.
+        decay: upper limit of d, 0..1 (1 excluded); 0.99996 in the published training.
+        warmup: let d rise as above; otherwise d = decay from the start.
     """
 
     def __init__(self, module: nn.Module, *, decay: float = 0.99996, warmup: bool = True) -> None:
@@ -89,22 +89,22 @@ class Ema:
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Inside the block the module has the averaged weights; after it, its own again."""
-        kept = {name: tensor.clone() for name, tensor in trainable_state(module).items()}
+        own = {name: tensor.clone() for name, tensor in trainable_state(module).items()}
         self.apply_to(module)
         try:
             yield
         finally:
-            load_trainable_state(module, kept, source="the kept weights")
+            load_trainable_state(module, own, source="the kept weights")
 
     def state_dict(self) -> dict[str, object]:
         """Shadow weights and the number of updates."""
         return {"shadow": self.shadow, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Continue from a saved state of the same module.
+        """Load a saved state of the same module.
 
         Raises:
-            TrainingError: the state belongs to other weights.
+            TrainingError: the state is of another module.
         """
         shadow, updates = state["shadow"], state["updates"]
         if not isinstance(shadow, dict) or not isinstance(updates, int) or shadow.keys() != self.shadow.keys():
@@ -115,10 +115,10 @@ class Ema:
 
 
 @torch.no_grad()
-def move_back(task: nn.Module, start: Mapping[str, Tensor], *, share: float) -> None:
-    """Move the tensors of a task towards where they started, by a share 0..1 of the way; counters stay."""
+def interpolate_weights(task: nn.Module, start: Mapping[str, Tensor], *, share: float) -> None:
+    """Set floating-point weights to share * start + (1 - share) * trained, share in 0..1 (see `Stage.keep`)."""
     if share:
-        now = task.state_dict()
+        trained = task.state_dict()
         for name, value in start.items():
             if value.is_floating_point():
-                now[name].lerp_(value, share)
+                trained[name].lerp_(value, share)

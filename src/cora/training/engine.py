@@ -1,8 +1,8 @@
-"""Several processes on one or more machines: PyTorch's DDP, started and kept together by Lightning Fabric.
+"""Distributed training on one or more machines: PyTorch's DDP, launched by Lightning Fabric.
 
-An engine wraps the task so that its backward pass averages gradients, and computes means and exchanges small objects
-over processes. `Engine` itself serves a single process and has no dependencies. Where one process fails, it says why
-and all end.
+An engine wraps the task, so that the backward pass averages gradients over processes, and offers the collective
+operations that training needs. `Engine` is for a single process, `FabricEngine` for one of several. If one process
+fails, all end, and the error of that process is reported.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from cora.errors import CoraError, TrainingError, needs_extra
 Result = TypeVar("Result")
 Device = Literal["auto", "cpu", "cuda"]
 
-#: The others wait for the first process while it evaluates.
-PATIENCE = timedelta(hours=6)
+#: Timeout of collective operations; long, since all processes wait while the first one evaluates.
+TIMEOUT = timedelta(hours=6)
 
-#: Seconds in which whoever started the processes ends those that are left when one has failed and said why.
-GRACE = 30.0
+#: Seconds that a process waits to be ended after it lost another one, whose own error message matters more.
+GRACE_SECONDS = 30.0
 
 
 class Engine:
-    """One process that works alone.
+    """The engine of a single process; collective operations return their input.
 
     Attributes:
-        rank: number of this process, 0 for the one that writes files and evaluates.
-        world: processes in all, of all machines.
-        device: where the task of this process belongs.
+        rank: index of this process over all machines; the process of rank 0 writes files and evaluates.
+        world: number of processes over all machines.
+        device: device for the task of this process.
     """
 
     def __init__(self, *, device: torch.device | str = "cpu") -> None:
@@ -55,19 +55,19 @@ class Engine:
         return self.rank == 0
 
     def wrap(self, task: nn.Module) -> nn.Module:
-        """The task to call in training; weights stay those of `task`."""
+        """Return the module to call in training; it shares its weights with `task`."""
         return task
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss; those of several processes are averaged."""
+        """Compute gradients of a loss, averaged over the processes."""
         loss.backward()
 
     def without_averaging(self, wrapped: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
-        """Inside the block gradients are not averaged; for all but the last batch of an accumulated step."""
+        """If enabled, do not average gradients inside the block: for all but the last batch of an accumulated step."""
         return nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over processes of a tensor of the same shape in all of them."""
+        """Mean of a tensor over the processes; it must have the same shape in all of them."""
         return values
 
     def gather(self, value: Any) -> list[Any]:
@@ -75,19 +75,19 @@ class Engine:
         return [value]
 
     def collect(self, value: Any) -> list[Any]:
-        """In the first process the value of every process, in order of rank; in the others an empty list."""
+        """As `gather` in the first process; an empty list in the others."""
         return [value]
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value."""
+        """The value of the first process."""
         return value
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
 
 
 class FabricEngine(Engine):
-    """One of several processes, kept together by Lightning Fabric.
+    """The engine of one of several processes, on Lightning Fabric.
 
     Args:
         fabric: a launched `lightning_fabric.Fabric` with a DDP strategy.
@@ -99,10 +99,10 @@ class FabricEngine(Engine):
         self.rank, self.world = int(fabric.global_rank), int(fabric.world_size)
 
     def wrap(self, task: nn.Module) -> nn.Module:
-        """DDP around the task, which must be on `device`: its optimiser and averages hold its tensors already.
+        """Wrap the task in DDP. It must be on `device` already, since optimiser and moving average hold its tensors.
 
         Raises:
-            TrainingError: the task is elsewhere.
+            TrainingError: the task is on another device.
         """
         elsewhere = {p.device for p in task.parameters() if p.device.type != self.device.type}
         if elsewhere:
@@ -114,56 +114,56 @@ class FabricEngine(Engine):
         return wrapped
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, averaged over the processes by DDP."""
+        """Compute gradients of a loss; DDP averages them over the processes."""
         self._fabric.backward(loss)
 
     def without_averaging(self, wrapped: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
-        """Fabric's block without the averaging of DDP, where enabled."""
+        """As in `Engine`, by DDP's `no_sync`."""
         block: AbstractContextManager[None] = self._fabric.no_backward_sync(wrapped, enabled=enabled)
         return block
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over processes, in a tensor of its own; all processes must call it."""
+        """Mean over the processes, as a new tensor; all processes must call it."""
         values = values.detach().clone()
-        with self._all_here():
+        with self._reporting_lost_processes():
             dist.all_reduce(values)
         return values / self.world
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, pickled, in order of rank; all processes must call it."""
         found: list[Any] = [None] * self.world
-        with self._all_here():
+        with self._reporting_lost_processes():
             dist.all_gather_object(found, value)
         return found
 
     def collect(self, value: Any) -> list[Any]:
-        """As `gather`, for the first process only; all processes must call it."""
+        """As `gather` in the first process, an empty list in the others; all processes must call it."""
         found: list[Any] = [None] * self.world if self.is_main else []
-        with self._all_here():
+        with self._reporting_lost_processes():
             dist.gather_object(value, found if self.is_main else None)
         return found
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value, pickled; all processes must call it."""
-        with self._all_here():
+        """The value of the first process, pickled; all processes must call it."""
+        with self._reporting_lost_processes():
             return self._fabric.broadcast(value)
 
     def barrier(self) -> None:
-        """Wait until all processes are here; fails where one of them is gone."""
-        with self._all_here():
+        """Wait until all processes have called this."""
+        with self._reporting_lost_processes():
             self._fabric.barrier()
 
     @contextmanager
-    def _all_here(self) -> Iterator[None]:
-        """Wait for the others inside the block.
+    def _reporting_lost_processes(self) -> Iterator[None]:
+        """Turn the failure of a collective operation inside the block into a `TrainingError`.
 
         Raises:
-            TrainingError: one of them is gone, and this process was not ended, too.
+            TrainingError: another process has ended, and the launcher did not end this one.
         """
         try:
             yield
         except RuntimeError as error:
-            time.sleep(GRACE)  # The one that failed says why.
+            time.sleep(GRACE_SECONDS)  # The launcher usually ends this process before it reports a second error.
             raise TrainingError(
                 f"expected {self.world} processes to the end, but process {self.rank} lost the others "
                 f"({str(error).strip().splitlines()[0]}); see what they say, then start all again"
@@ -179,26 +179,25 @@ def launch(
 ) -> Result | None:
     """Run ``function(engine)`` in every process and return what the first process returns.
 
-    A single process is this one. Where `torchrun` or Slurm's `srun` has started the processes, each of them calls
-    `launch` and becomes one of them; otherwise `processes` new ones are started on this machine, for which
-    `function` must be importable by name (a function of a module or `functools.partial` of one) and the calling
-    script must guard its start with ``if __name__ == "__main__":``.
+    With one process, the function runs in the current one. If `torchrun` or Slurm's `srun` has started the processes,
+    each of them calls `launch`. Otherwise `launch` starts `processes` new ones on this machine. `function` must then be
+    importable by name (a function of a module or `functools.partial` of one), and the calling script needs
+    ``if __name__ == "__main__":``.
 
     Args:
-        function: what a process does, usually ending in `cora.training.loop.train(..., engine=engine)`.
-        processes: on each machine; for GPUs one a GPU.
-        machines: in all; more than one needs `torchrun` or `srun` on each.
-        device: "auto" takes GPUs if PyTorch sees any.
+        function: runs in every process, usually ends with `cora.training.loop.train(..., engine=engine)`.
+        processes: processes on each machine; with GPUs, one per GPU.
+        machines: number of machines; several need `torchrun` or `srun` on each.
+        device: "auto" uses GPUs if PyTorch finds any.
 
     Returns:
-        The result of the first process; where others have started the processes, each gets its own.
+        The result of the first process; with `torchrun` or `srun`, each process returns its own.
 
     Raises:
         MissingExtraError: several processes without the extra `train`.
-        TrainingError: more processes than GPUs, a function that new processes cannot import, several machines and
-            nobody has started processes on them, or as many processes as were not started; one of the new processes
-            was killed.
-        CoraError: what one of the new processes raises.
+        TrainingError: more processes than GPUs; a function that new processes cannot import; several machines without
+            `torchrun` or `srun`, or another number of processes than they have started; a new process was killed.
+        CoraError: raised by one of the new processes.
     """
     if processes < 1 or machines < 1:
         raise TrainingError(f"expected at least 1 process and 1 machine, got {processes} and {machines}")
@@ -218,17 +217,17 @@ def launch(
             f"neither is set (see docs/scale_out.md)"
         )
     if not started:
-        _check_can_be_sent(function)
+        _check_picklable(function)
     with needs_extra("work in several processes", extra="train"):
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
-    # Buffers are those of frozen towers, which never change; PyTorch renamed the option that leaves them alone.
+    # All buffers belong to frozen parts and never change, so DDP need not broadcast them. PyTorch renamed the option.
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     buffers: dict[str, Any] = {
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
     }
     start_method: Literal["popen", "spawn"] = "popen" if started else "spawn"
-    strategy = DDPStrategy(start_method=start_method, timeout=PATIENCE, gradient_as_bucket_view=True, **buffers)
+    strategy = DDPStrategy(start_method=start_method, timeout=TIMEOUT, gradient_as_bucket_view=True, **buffers)
     fabric = Fabric(accelerator=kind, devices=processes, num_nodes=machines, strategy=strategy)
     failures = None if started else multiprocessing.get_context("spawn").SimpleQueue()
     try:
@@ -239,19 +238,19 @@ def launch(
 
 
 def started_by_others() -> bool:
-    """Whether `torchrun` or Slurm's `srun` has started this process, and others with it."""
+    """Whether `torchrun` or Slurm's `srun` has started this process as one of several."""
     by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     by_slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
     return by_torchrun or by_slurm
 
 
 def check_started(*, processes: int, machines: int) -> None:
-    """Refuse numbers that are not those of the processes that were started: each would take itself for another.
+    """Check that `torchrun` or Slurm has started processes * machines processes, if it has started any.
 
-    A single process inside a Slurm job is right, too: the job's script is one.
+    A single process is allowed inside a Slurm job, since the batch script is one.
 
     Raises:
-        TrainingError: they are not.
+        TrainingError: the numbers differ.
     """
     if not started_by_others():
         return
@@ -265,9 +264,13 @@ def check_started(*, processes: int, machines: int) -> None:
 
 
 def check_shared_folder(engine: Engine, folder: Path, seen: Sequence[Any]) -> None:
-    """Raise TrainingError unless every process found the same in a run folder, which all machines must share."""
-    of_all = engine.gather(list(seen))
-    different = [rank for rank, one in enumerate(of_all) if one != of_all[0]]
+    """Check that all processes found the same state, `seen`, in the run folder, which all machines must share.
+
+    Raises:
+        TrainingError: they did not.
+    """
+    gathered = engine.gather(list(seen))
+    different = [rank for rank, one in enumerate(gathered) if one != gathered[0]]
     if different:
         raise TrainingError(
             f"expected every process to see the same files in {folder}, but {len(different)} of {engine.world} see "
@@ -283,16 +286,16 @@ def _enter(function: Callable[[Engine], Result], failures: Any, fabric: Any) -> 
             failures.put(error)
         raise
     finally:
-        # Threads of the group that are left when the process ends abort it, now and then.
+        # Otherwise threads of the process group sometimes abort the process when it ends.
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _cause(error: ProcessRaisedException | ProcessExitedException, failures: Any, processes: int) -> Exception:
-    """What ended the new processes, as an error of this one."""
+    """The error that ended the new processes: their own `CoraError`, if they sent one through the queue `failures`."""
     if failures is not None and not failures.empty():
-        told: Exception = failures.get()
-        return told
+        failure: Exception = failures.get()
+        return failure
     if isinstance(error, ProcessExitedException):
         how = error.signal_name or f"exit code {error.exit_code}"
         return TrainingError(
@@ -302,7 +305,7 @@ def _cause(error: ProcessRaisedException | ProcessExitedException, failures: Any
     return error
 
 
-def _check_can_be_sent(function: Callable[[Engine], Any]) -> None:
+def _check_picklable(function: Callable[[Engine], Any]) -> None:
     try:
         ForkingPickler.dumps(function)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""What identifies a stage of a run: its settings and its seed."""
+"""The seed of a stage, and the settings that must not change when it resumes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-#: Settings that came later, and what was meant before: (part, key, value).
-_LATER: tuple[tuple[str, str, Any], ...] = (
+#: Settings that earlier versions lacked, with the value that stands for their behaviour: (part, key, value).
+_ADDED: tuple[tuple[str, str, Any], ...] = (
     ("localizer", "objectness", "keep"),
     ("localizer", "groups_file", None),
     ("localizer", "variant", "full"),
@@ -21,27 +21,27 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
 
 
 def seed_stage(seed: int, name: str) -> None:
-    """Seed torch for a stage, so that its numbers do not depend on earlier stages in the same process."""
+    """Seed torch for a stage, so that its random numbers do not depend on earlier stages in the process."""
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:6], "big"))
 
 
 def stage_settings(recipe: dict[str, Any], name: str) -> dict[str, Any]:
-    """Settings of a stage and of the data as "PART.KEY", without those that may differ when a run resumes.
+    """Settings of a stage and of the data that must be the same when a run resumes, as "PART.KEY" -> value.
 
     Args:
-        recipe: of `TrainRecipe.to_dict`; is changed.
+        recipe: from `TrainRecipe.to_dict`; is changed.
         name: of the stage.
     """
     stage, data = recipe[name], recipe["data"]
-    if stage["schedule"]["kind"] != "cosine":
+    if stage["schedule"]["kind"] != "cosine":  # only the cosine depends on the number of epochs
         del stage["epochs"]
-    if name == "localizer":  # nothing is trained after it
+    if name == "localizer":  # `keep` acts after training, and no later stage starts from the result
         del stage["keep"]
     parts = {name: stage, f"{name}.task": stage.get("task", {}), "data": data}
-    for part, key, default in _LATER:
+    for part, key, default in _ADDED:
         settings = parts.get(part, {})
         if settings.get(key, ...) == default:
-            del settings[key]  # runs of versions that did not know it resume
+            del settings[key]  # so that runs of earlier versions resume
     for key in ("workers", "cache_gigabytes"):
         data.pop(key, None)
     return {f"{part}.{key}": value for part, own in (("data", data), (name, stage)) for key, value in own.items()}

@@ -1,7 +1,7 @@
-"""The training loop. It runs any task, a module that maps a batch to a dictionary of losses.
+"""The training loop. It trains any task, a module that maps a batch to a dictionary of losses.
 
-A resumed run gives the same weights as an uninterrupted one. A checkpoint holds the trainable weights, optimiser,
-schedule, moving average, the states of all random generators and the position in the epoch; it is written atomically.
+A resumed run gives the same weights as an uninterrupted one. A checkpoint holds the trainable weights, the optimiser,
+the schedule, the moving average, the states of all random generators and the position in the epoch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from cora.training.run_state import (
     restore_random_state,
 )
 from cora.training.step import Precision, Step, Stepper
-from cora.training.terminal import bar, tell_finished
+from cora.training.terminal import bar, print_finished
 
 __all__ = ["BEST", "CONFIG", "LAST", "METRICS", "NON_FINITE", "Loader", "TrainResult", "check_config", "train"]
 
@@ -52,15 +52,15 @@ class Loader(Protocol):
     """Batches by epoch and position; the same (epoch, position) always gives the same batch."""
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches in an epoch."""
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Any]:
-        """Batches of an epoch from number `start` on."""
+        """Batches of an epoch, from batch number `start` on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """Result of `train`: total steps and epochs, and whether the run was interrupted."""
+    """Result of `train`: steps and finished epochs, those of earlier calls included, and whether it was interrupted."""
 
     steps: int
     epochs: int
@@ -91,38 +91,38 @@ def train(
 ) -> TrainResult:
     """Train until `epochs` are done. Resumes if `run_dir` has a checkpoint.
 
-    Writes `last.pt` (atomically), `metrics.jsonl` (one JSON object a line), the folder `tensorboard` and
-    `run.json` (the config) to `run_dir`. SIGINT (Ctrl-C) and SIGTERM finish the step, save and return with
-    `interrupted`; a second one stops at once. A killed run resumes from the last checkpoint.
+    Writes the checkpoint `last.pt` (atomically), `metrics.jsonl` (one JSON object per line), the folder `tensorboard`
+    and `run.json` (the config) to `run_dir`. After SIGINT (Ctrl-C) or SIGTERM it finishes the step, saves and returns
+    with `interrupted`; a second signal stops at once. A killed run resumes from its last checkpoint.
 
     Args:
-        task: batch -> losses, of which "loss" is minimised; lives on one device.
+        task: maps a batch to losses; "loss" is minimised. On one device.
         loader: batches by epoch and position.
         optimiser: over the trainable parameters.
-        schedule: advanced after every step.
-        epochs: epochs in all, those of earlier calls included.
-        run_dir: made if missing; on several machines a folder that all of them share.
-        ema: moving average, updated after every step.
-        grad_clip: bound on the norm of all gradients together; None for no bound.
-        accumulate: batches a step (see `Stepper` for what differs from one large batch); batches left over at
-            the end of an epoch are not used, so that an epoch has len(loader) // accumulate steps.
+        schedule: its `step` is called after every optimiser step.
+        epochs: number of epochs, those of earlier calls included.
+        run_dir: run folder, made if missing; with several machines it must be on a disk that all of them share.
+        ema: moving average of the weights, updated after every step and used in evaluation.
+        grad_clip: largest norm of all gradients together; None for no clipping.
+        accumulate: batches per optimiser step (`Stepper` says how this differs from one large batch). An epoch has
+            len(loader) // accumulate steps; batches left over at its end are not used.
         precision: "32", or mixed precision "bf16" or "16" (GPUs only); weights stay in float32.
-        engine: of this process, when several train together (`cora.training.engine.launch`). Every process
-            calls `train` with its own task of equal weights and its share of the batches (`EpochLoader(rank=,
-            world=)`); the first writes files, evaluates, and tells the losses other than "loss" from its share.
-        checkpoint_steps: save whenever this many steps have passed.
-        checkpoint_minutes: save whenever this much time has passed. Every epoch end is saved in any case.
-        log_steps: average the losses over this many steps for a line of metrics.
-        on_epoch_end: (epoch from 0, task in evaluation mode with averaged weights) -> numbers for the
-            metrics, or None where nothing was measured.
-        best: name of a number of `on_epoch_end`; the epoch where it is greatest is kept in `best.pt`.
-        config: what the run is made of; a run folder of another config is refused (see `check_config`).
-        progress: show a bar on stderr, if that is a terminal.
+        engine: of this process, in distributed training (`cora.training.engine.launch`). Every process calls `train`
+            with a task of equal weights and its share of the batches (`EpochLoader(rank=, world=)`). The first process
+            writes files and evaluates; its metrics other than "loss" come from its share only.
+        checkpoint_steps: steps between two checkpoints.
+        checkpoint_minutes: minutes between two checkpoints. A checkpoint is also saved after every epoch.
+        log_steps: steps over which the losses of a line of metrics are averaged.
+        on_epoch_end: called with (epoch from 0, task in evaluation mode with averaged weights); returns metrics, or
+            None if it did not evaluate.
+        best: name of a metric of `on_epoch_end`; the state with its highest value is kept in `best.pt`.
+        config: settings of the run; a run folder of another config is refused (see `check_config`).
+        progress: show progress on stderr: a bar on a terminal, otherwise lines.
         tensorboard: write for TensorBoard.
 
     Raises:
         TrainingError: the loss or its gradient is not finite (the state before the step is saved to
-            `non_finite.pt`), `run_dir` belongs to another configuration, or arguments do not go together.
+            `non_finite.pt`), `run_dir` belongs to another configuration, or arguments contradict each other.
         MissingExtraError: `tensorboard` without the extra `train`.
     """
     engine = engine or Engine()
@@ -154,11 +154,10 @@ def train(
 
     total = epochs * (len(loader) // accumulate)
     if position.epoch >= epochs and progress and engine.is_main:
-        tell_finished(run_dir, position.step)
-    left = position.epoch < epochs
-    shown = progress and engine.is_main and left
+        print_finished(run_dir, position.step)
+    show = progress and engine.is_main and position.epoch < epochs
     signals = (signal.SIGINT, signal.SIGTERM)
-    with stop_signal(*signals) as stop, bar(shown, total, position.step, title=f"training {run_dir.name}") as advance:
+    with stop_signal(*signals) as stop, bar(show, total, position.step, title=f"training {run_dir.name}") as advance:
 
         def flags() -> tuple[bool, bool]:
             overdue = checkpoint_minutes is not None and time.monotonic() - last_save > 60 * checkpoint_minutes
@@ -171,7 +170,7 @@ def train(
                 random_before = capture_random_state()
                 step = stepper.step(islice(batches, accumulate), flags=flags)
                 if not step.finite:
-                    # The optimiser has not moved: weights are those of before.
+                    # The optimiser has not updated the weights.
                     state.save(run_dir / NON_FINITE, position, random_state=random_before)
                     raise _not_finite(step, position, run_dir / NON_FINITE)
                 metrics.add(step.losses | ({"grad_norm": step.grad_norm} if math.isfinite(step.grad_norm) else {}))
@@ -198,9 +197,9 @@ def train(
                 if values:
                     metrics.write_evaluation(position, values)
             position.epoch, position.batch = position.epoch + 1, 0
-            # Not every epoch need be measured.
-            told = engine.broadcast(dict(values)) if best is not None else {}
-            if best is not None and told and state.is_best(best, told):
+            # Empty if this epoch was not evaluated.
+            shared = engine.broadcast(dict(values)) if best is not None else {}
+            if best is not None and shared and state.is_best(best, shared):
                 save(BEST)
             save()
     metrics.close()
@@ -247,12 +246,12 @@ def _check(loader: Loader, engine: Engine, *, accumulate: int, best: str | None,
 
 
 def check_config(run_dir: Path, config: Mapping[str, Any] | None) -> None:
-    """Refuse a run folder that was started with another configuration; writes nothing.
+    """Check that a run folder was started with this configuration, if it was started; writes nothing.
 
-    A key "about KEY" is not compared: it says for people what a KEY is that is a hash.
+    A key "about KEY" is not compared: it describes in words what KEY, a hash, stands for.
 
     Raises:
-        TrainingError: it was; the message says what differs.
+        TrainingError: it was started with another one; the message has the first difference.
     """
     path = run_dir / CONFIG
     if config is None or not path.exists():

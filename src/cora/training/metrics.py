@@ -1,4 +1,4 @@
-"""Metrics of a run over time, as JSON lines and for TensorBoard."""
+"""Writes the metrics of a run as JSON lines and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ TENSORBOARD = "tensorboard"
 
 
 class Metrics:
-    """Writes means over windows of steps, one line each. A resumed run removes the lines of steps that it repeats.
+    """Averages metrics over several steps and writes one line for each average.
+
+    A resumed run first removes the lines of steps that it will repeat.
 
     Args:
-        run_dir: holds `metrics.jsonl` and the folder `tensorboard`.
-        step: steps taken so far.
-        tensorboard: write for TensorBoard, too.
-        enabled: false in processes that write nothing.
+        run_dir: folder of `metrics.jsonl` and of the folder `tensorboard`.
+        step: number of steps taken so far.
+        tensorboard: also write for TensorBoard.
+        enabled: False in processes that write nothing.
 
     Raises:
         MissingExtraError: `tensorboard` without the package.
@@ -40,7 +42,7 @@ class Metrics:
             write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Count the numbers of a step."""
+        """Add the metrics of a step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
@@ -51,27 +53,27 @@ class Metrics:
             seconds = (time.monotonic() - self.started) / self.count
             means = {name: total / self.count for name, total in self.sums.items()}
             rates = {"lr": lr, "seconds_a_step": round(seconds, 4)}
-            self._line({"step": position.step, "epoch": position.epoch} | rates | means)
-            self._curves("train", position.step, rates | means)
+            self._write_line({"step": position.step, "epoch": position.epoch} | rates | means)
+            self._write_scalars("train", position.step, rates | means)
         self.sums, self.count, self.started = {}, 0, time.monotonic()
 
     def write_evaluation(self, position: Position, values: Mapping[str, float]) -> None:
-        """Write what was measured at the end of an epoch."""
-        self._line({"step": position.step, "epoch": position.epoch, "evaluation": dict(values)})
-        self._curves("evaluation", position.step, values)
+        """Write the metrics of an evaluation at the end of an epoch."""
+        self._write_line({"step": position.step, "epoch": position.epoch, "evaluation": dict(values)})
+        self._write_scalars("evaluation", position.step, values)
         self.started = time.monotonic()
 
     def close(self) -> None:
-        """End writing."""
+        """Close the TensorBoard writer."""
         if self.board is not None:
             self.board.close()
 
-    def _line(self, content: Mapping[str, Any]) -> None:
+    def _write_line(self, content: Mapping[str, Any]) -> None:
         if self.enabled:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(content) + "\n")
 
-    def _curves(self, group: str, step: int, values: Mapping[str, Any]) -> None:
+    def _write_scalars(self, group: str, step: int, values: Mapping[str, Any]) -> None:
         if self.board is None:
             return
         for name, value in values.items():
@@ -83,7 +85,7 @@ class Metrics:
 def _tensorboard(folder: Path, step: int) -> Any:
     with needs_extra("writing for TensorBoard (tensorboard=False trains without)", extra="train"):
         from torch.utils.tensorboard.writer import SummaryWriter
-    # Steps that a resumed run repeats are purged where the curves are read.
+    # TensorBoard ignores points from purge_step on that were written before: a resumed run repeats these steps.
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 

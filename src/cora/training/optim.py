@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters, with rates by name and a schedule by step."""
+"""AdamW with learning rates by parameter name, and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cora.errors import TrainingError
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW's numbers; the defaults are the published training's.
+    """Settings of AdamW; the defaults are those of the published training.
 
     Attributes:
-        lr: learning rate of everything without a factor of its own.
+        lr: base learning rate.
         weight_decay: decoupled weight decay.
-        lr_factors: parameter name prefix -> factor on `lr`; the longest matching prefix counts.
-        betas: of the running moments.
-        decay_vectors: apply weight decay to biases and norms, too.
+        lr_factors: prefix of parameter names -> factor on `lr`; the longest matching prefix applies.
+        betas: decay rates of the two moments.
+        decay_vectors: also apply weight decay to biases and norm weights.
     """
 
     lr: float = 1e-4
@@ -45,13 +45,13 @@ class ScheduleConfig:
     """Factor on the learning rate over optimiser steps.
 
     Attributes:
-        kind: "constant"; "step": times `gamma` at every milestone; "cosine": down to `final_factor` at
+        kind: "constant"; "step": multiplied by `gamma` at every milestone; "cosine": falls to `final_factor` at
             `total_steps`.
-        warmup_steps: linear rise from 0 before.
-        total_steps: of the whole run, for "cosine".
-        milestones: steps, for "step".
-        gamma: factor of each milestone.
-        final_factor: where the cosine ends.
+        warmup_steps: steps of linear warm-up from 0.
+        total_steps: steps of the whole run, warm-up included; for "cosine".
+        milestones: steps at which the rate changes; for "step".
+        gamma: factor at each milestone; for "step".
+        final_factor: factor at the end; for "cosine".
     """
 
     kind: Literal["constant", "step", "cosine"] = "constant"
@@ -82,7 +82,7 @@ class ScheduleConfig:
 
 
 def build_adamw(module: nn.Module, config: OptimizerConfig) -> AdamW:
-    """AdamW over the parameters of `module` that require a gradient, one group for each (rate, decay).
+    """AdamW over the trainable parameters of `module`, with a parameter group for each (learning rate, weight decay).
 
     Raises:
         TrainingError: nothing is trainable, or a prefix of `lr_factors` matches no trainable parameter.
@@ -109,7 +109,7 @@ def build_adamw(module: nn.Module, config: OptimizerConfig) -> AdamW:
 
 
 def build_schedule(optimiser: Optimizer, config: ScheduleConfig) -> LambdaLR:
-    """Schedule that is advanced once after every optimiser step."""
+    """Learning rate schedule; call its `step` after every optimiser step."""
     factor: Callable[[int], float] = config.factor
-    # A plain function: an object would be pickled into the scheduler's state.
+    # A lambda, since LambdaLR would store the attributes of a callable object in its state.
     return LambdaLR(optimiser, lambda step: factor(step))

@@ -29,7 +29,7 @@ from cora.errors import TrainingError
 from cora.files import write_json
 from cora.regions import Vocabulary
 from cora.training.alignment import refitting
-from cora.training.ema import Ema, move_back, trainable_state
+from cora.training.ema import Ema, interpolate_weights, trainable_state
 from cora.training.engine import Engine
 from cora.training.group_file import stage_groups
 from cora.training.identity import seed_stage, stage_settings
@@ -354,7 +354,7 @@ class TrainingPipeline:
         if average is not None:
             average.apply_to(task)
         # What the proposals' stage trained goes back with the localizer: to where the run began.
-        move_back(task, start | self._before if name == "localizer" else start, share=stage.keep)
+        interpolate_weights(task, start | self._before if name == "localizer" else start, share=stage.keep)
 
     def _config(self, name: str) -> dict[str, Any]:
         """Settings that must be the same when a run resumes.

@@ -1,4 +1,4 @@
-"""The state of a run: weights, optimiser, schedule, moving average, random states and position."""
+"""Checkpoints of a run: weights, optimiser, schedule, moving average, random states and position."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cora.training.engine import Engine
 
 @dataclasses.dataclass
 class Position:
-    """Next batch to train on and how many steps were taken."""
+    """Epoch and batch to train on next, and the number of optimiser steps taken."""
 
     epoch: int = 0
     batch: int = 0
@@ -36,11 +36,11 @@ class RunState:
 
     Args:
         task: its trainable weights are saved.
-        optimiser: of these.
-        schedule: of the optimiser's rates.
+        optimiser: over these weights.
+        schedule: learning rate schedule of the optimiser.
         ema: moving average of the weights.
-        scaler: loss scale of half precision.
-        engine: of this process; the first writes, with the random states of all.
+        scaler: loss scaler of float16 training.
+        engine: of this process; the first process writes, including the random states of all processes.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class RunState:
     ) -> None:
         self.task, self.optimiser, self.schedule, self.ema = task, optimiser, schedule, ema
         self.scaler, self.engine = scaler, engine or Engine()
-        #: Greatest value so far of the number that `is_best` is asked about.
+        #: Highest value so far of the metric given to `is_best`.
         self.best: float | None = None
 
     def start(self, path: Path) -> Position:
-        """Resume from a checkpoint, or begin if there is none.
+        """Resume from a checkpoint; without one, seed this process and return the first position.
 
         Raises:
             TrainingError: the checkpoint is damaged or of another configuration.
@@ -67,7 +67,7 @@ class RunState:
         if path.exists():
             return self.load(path)
         if self.engine.rank:
-            # Processes begin with equal states, but each is to drop and noise on its own.
+            # Processes start with equal random states, but need different dropout and noise.
             key = np.random.SeedSequence([torch.initial_seed() % 2**63, self.engine.rank])
             seed = int(key.generate_state(1)[0])
             torch.manual_seed(seed)
@@ -76,10 +76,10 @@ class RunState:
         return Position()
 
     def is_best(self, name: str, values: Mapping[str, float]) -> bool:
-        """Whether the metric of that name is the greatest so far, which is remembered; False without any metrics.
+        """Whether the metric `name` is the highest so far, which is stored in `best`; False without any metrics.
 
         Raises:
-            TrainingError: numbers, but none of that name.
+            TrainingError: there are metrics, but none of this name.
         """
         if not values:
             return False
@@ -95,7 +95,7 @@ class RunState:
         return True
 
     def save(self, path: Path, position: Position, random_state: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint atomically. All processes must call this."""
+        """Write a checkpoint atomically, with the current random state if None. All processes must call this."""
         random_states = self.engine.gather(random_state or capture_random_state())
         if not self.engine.is_main:
             return
@@ -113,7 +113,11 @@ class RunState:
         write_whole(path, lambda file: torch.save(state, file), temporary=path.with_suffix(".part"), durable=True)
 
     def load(self, path: Path) -> Position:
-        """Load a checkpoint and return its position."""
+        """Load a checkpoint and return its position.
+
+        Raises:
+            TrainingError: it is damaged, or of another configuration or number of processes.
+        """
         state = _read_checkpoint(path)
         position = Position(**state["position"])
         random_states = [state["random"], *state.get("random_of_others", [])]
@@ -169,7 +173,7 @@ def capture_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to what `capture_random_state` gave; those of GPUs only if there are as many."""
+    """Restore what `capture_random_state` returned; states of GPUs only if their number is the same."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -179,16 +183,16 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-#: Prefix of a key that explains another one; see `differing_setting`.
+#: Prefix of keys that describe another key; see `differing_setting`.
 _ABOUT = "about "
-#: Keys that run folders of earlier versions lack; those resume without the comparison.
+#: Keys that run folders of earlier versions lack; they are then not compared.
 _LATER = {"images", "about images"}
 
 
 def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:
     """Compare a configuration with the JSON file of an earlier run.
 
-    A key "about KEY" is not compared: it says in words what KEY, a hash, stands for.
+    A key "about KEY" is not compared: it describes in words what KEY, a hash, stands for.
 
     Returns:
         The first difference as "KEY was OLD, now NEW"; None if there is none.
@@ -203,6 +207,7 @@ def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The difference of a key in words, with its descriptions if it is a hash."""
     about = f"{_ABOUT}{key}"
     hashes = f"{key} was {before.get(key)}, now {now.get(key)}"
     if about not in before or about not in now:

@@ -1,4 +1,4 @@
-"""Training as a Slurm job, written and submitted by submitit (docs/scale_out.md)."""
+"""Submits training as a Slurm job, with submitit (docs/scale_out.md)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from cora.training.recipe import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """Resources of a Slurm job; None takes the cluster's default.
+    """Resources of a Slurm job; None stands for the cluster's default.
 
     Attributes:
         name: of the job.
-        machines: nodes.
-        processes: on each of them; with `device` "cuda" as many GPUs.
+        machines: number of nodes.
+        processes: processes on each node; with `device` "cuda", one GPU each.
         device: "cuda" or "cpu".
-        cpus_per_process: cores, for the process and its loading workers.
-        memory_gb: of a machine.
-        minutes: after which Slurm ends the job; it is then queued again and resumes.
-        restarts: how often that happens before it is given up; preemption is not counted.
+        cpus_per_process: cores of a process and its data loading workers.
+        memory_gb: memory of a node in GB.
+        minutes: time limit of the job; afterwards it is queued again and resumes.
+        restarts: how often it is queued again after the time limit; preemption does not count.
         partition: queue.
-        account: who is charged.
+        account: account to charge.
         qos: quality of service.
-        constraint: features of the nodes.
+        constraint: required features of the nodes.
         setup: shell commands before the start, such as "module load cuda".
-        options: any other options of sbatch, by name.
+        options: other options of sbatch, by name.
     """
 
     name: str = "cora"
@@ -54,12 +54,12 @@ class SlurmConfig:
 
 
 class ResumableTraining:
-    """The function that every process of the job runs. It runs again after a stop and resumes from the run folder.
+    """The callable of the job. submitit submits it again after the time limit, and it resumes from the run folder.
 
     Args:
-        function: what `cora.training.engine.launch` runs.
-        processes: on each machine.
-        machines: in all.
+        function: argument of `cora.training.engine.launch`.
+        processes: processes on each machine.
+        machines: number of machines.
         device: "cpu" or "cuda".
     """
 
@@ -71,7 +71,7 @@ class ResumableTraining:
         return launch(self.function, processes=self.processes, machines=self.machines, device=self.device)
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job is ended: submit the same once more."""
+        """Called by submitit before the job is ended: submit it again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -84,17 +84,16 @@ def submit_slurm(
     config: SlurmConfig,
     cluster: Literal["slurm", "local", "debug"] = "slurm",
 ) -> Any:
-    """Submit ``function(engine)``, to be run in every process of a job.
+    """Submit a job that runs ``function(engine)`` in every process.
 
-    Slurm's `srun` starts ``config.machines * config.processes`` processes. The function must be importable on the
-    machines (or `functools.partial` of such a one) and resume from its run folder, as `train` does.
+    Slurm's `srun` starts ``config.machines * config.processes`` processes. The function must be importable on the nodes
+    (or be a `functools.partial` of such a function) and resume from its run folder, as `train` does.
 
     Args:
-        function: what a process does.
-        folder: of the job's script, logs and result, on a disk that the machines share.
-        config: what to ask Slurm for.
-        cluster: "slurm"; "local" runs the job in the background of this machine, "debug" in this process, both to
-            try a job out.
+        function: runs in every process.
+        folder: for the job's script, logs and result, on a disk that the nodes share.
+        config: resources of the job.
+        cluster: "slurm"; to try a job out, "local" runs it in the background on this machine, "debug" in this process.
 
     Returns:
         submitit's job: `job_id`, `result()`, `stdout()`, `cancel()`.
@@ -117,14 +116,14 @@ def submit_slurm(
 
 
 def _submitit() -> Any:
-    """The package, imported so that it leaves logging alone: its configuration would close all handlers there are."""
+    """Import submitit without its logging configuration, which would close all existing handlers."""
     before = os.environ.get("SUBMITIT_LOG_LEVEL")
     os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
         with needs_extra("submitting to Slurm", extra="slurm"):
             import submitit
     finally:
-        # What the job inherits is not ours to change.
+        # The job inherits the environment.
         del os.environ["SUBMITIT_LOG_LEVEL"]
         if before is not None:
             os.environ["SUBMITIT_LOG_LEVEL"] = before
@@ -132,7 +131,7 @@ def _submitit() -> Any:
 
 
 def _parameters(config: SlurmConfig, cluster: str) -> dict[str, Any]:
-    # On this machine one process of submitit's runs `launch`, which starts the others.
+    # Without Slurm, submitit starts one process, in which `launch` starts the others.
     tasks = config.processes if cluster == "slurm" else 1
     common = {
         "name": config.name,
@@ -150,7 +149,7 @@ def _parameters(config: SlurmConfig, cluster: str) -> dict[str, Any]:
         "slurm_constraint": config.constraint,
         "slurm_setup": list(config.setup) or None,
         "slurm_additional_parameters": dict(config.options) or None,
-        # One failed process ends the others, which would wait for it.
+        # If one process fails, end the others, which would wait for it.
         "slurm_srun_args": ["--kill-on-bad-exit=1"],
     }
     given = {name: value for name, value in common.items() if value is not None}

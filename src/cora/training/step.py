@@ -1,4 +1,4 @@
-"""One step of the optimiser: forward and backward passes of one or several batches, clip, update."""
+"""One optimiser step: forward and backward passes of one or more batches, gradient clipping, update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cora.errors import TrainingError
 from cora.training.engine import Engine
 
 Precision = Literal["32", "bf16", "16"]
-#: Loss scales below this are no longer what makes gradients overflow.
+#: If gradients overflow with a loss scale at or below this, the scale is not the cause.
 LEAST_SCALE = 1.0
 
 
@@ -24,10 +24,11 @@ class Step:
     """Result of a step.
 
     Attributes:
-        losses: mean over the batches of the step, "loss" over all processes, too.
-        grad_norm: before clipping; infinite where half precision overflowed and the step was left out.
-        finite: if not, nothing has changed and `grad_norm` or the loss says why.
-        flags: what `Stepper` was told, true if true in any process.
+        losses: means over the batches of the step; "loss" is also the mean over all processes.
+        grad_norm: norm of all gradients before clipping; infinite if float16 overflowed, which skips the update.
+        finite: whether loss and gradient are finite; if not, the weights have not changed. An overflow of float16 that
+            a smaller loss scale can prevent counts as finite.
+        flags: the flags of `Stepper.step`, each true if it is true in any process.
     """
 
     losses: dict[str, float]
@@ -39,18 +40,18 @@ class Step:
 class Stepper:
     """Runs optimiser steps.
 
-    The loss of a step is the mean of the losses of its `accumulate` batches. One batch of all their items would
-    give the same where losses are means over items. It differs where they are divided by something else: the
-    localizer's by the matched boxes, so that a box counts more in a batch of few boxes.
+    The loss of a step is the mean of the losses of its `accumulate` batches. For losses that are means over items, this
+    equals the loss of one large batch. The localizer's losses are divided by the number of matched boxes of a batch
+    instead, so a box in a batch with few boxes has more weight than in one large batch.
 
     Args:
-        task: batch -> losses, of which "loss" is minimised.
+        task: maps a batch to losses; "loss" is minimised.
         optimiser: over the trainable parameters.
         engine: of this process.
-        grad_clip: bound on the norm of all gradients together; None for no bound.
-        accumulate: batches a step.
-        precision: "32"; "bf16": forward pass in bfloat16 autocast; "16": in float16 autocast with a loss scale
-            that adapts itself, on GPUs only. Weights, gradients and optimiser stay in float32.
+        grad_clip: largest norm of all gradients together; None for no clipping.
+        accumulate: batches per step.
+        precision: "32"; "bf16": forward pass in bfloat16 autocast; "16": in float16 autocast with dynamic loss scaling,
+            on GPUs only. Weights, gradients and optimiser state stay in float32.
 
     Raises:
         TrainingError: `accumulate` below 1, an unknown precision, or "16" without a GPU.
@@ -80,26 +81,26 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "16" else None
 
     def step(self, batches: Iterable[Any], *, flags: Callable[[], tuple[bool, ...]] = tuple) -> Step:
-        """Train on `accumulate` batches; `flags` is asked after the last one was read."""
+        """Train on `accumulate` batches; `flags()` is called after each forward pass, and the last call counts."""
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         shared: tuple[bool, ...] = ()
-        learned, count = False, 0
+        any_gradient, count = False, 0
         for count, batch in enumerate(batches, start=1):
             with self.engine.without_averaging(self.wrapped, enabled=count < self.accumulate):
                 losses = self._forward(to_device(batch, self.device))
-                numbers, has_gradient, shared = self._agree(losses, flags())
+                numbers, has_gradient, shared = self._reduce(losses, flags())
                 for name, value in numbers.items():
                     sums[name] = sums.get(name, 0.0) + value / self.accumulate
                 if not math.isfinite(numbers["loss"]):
                     self.optimiser.zero_grad(set_to_none=True)
                     return Step(losses=numbers, grad_norm=math.nan, finite=False, flags=shared)
-                learned |= has_gradient
+                any_gradient |= has_gradient
                 self._backward(losses["loss"])
         if count != self.accumulate:
             raise TrainingError(f"expected {self.accumulate} batches for a step, the loader gave {count}")
-        if not learned:
-            # Batches without any box to learn from: the step is empty, but counts.
+        if not any_gradient:
+            # No batch has a box to learn from: the step counts, but updates nothing.
             self.optimiser.zero_grad(set_to_none=True)
             return Step(losses=sums, grad_norm=0.0, finite=True, flags=shared)
         norm, finite = self._update()
@@ -110,30 +111,30 @@ class Stepper:
             losses: dict[str, Tensor] = self.wrapped(batch)
         return losses
 
-    def _agree(
+    def _reduce(
         self, losses: dict[str, Tensor], flags: tuple[bool, ...]
     ) -> tuple[dict[str, float], bool, tuple[bool, ...]]:
-        """Losses as numbers, whether any process has a gradient, and flags; the loss, mean over processes."""
+        """Losses as numbers ("loss" averaged over processes), whether any process has a gradient, and common flags."""
         loss = losses["loss"]
         values = [value.detach().float().mean() for value in losses.values()]
-        # Of fixed length, since processes may have different losses to tell: a batch without boxes has fewer.
+        # Only "loss" is averaged: processes may have different other losses, since a batch without boxes has fewer.
         signs = torch.tensor([float(loss.requires_grad), *map(float, flags)], device=loss.device)
-        common = self.engine.mean(torch.cat([loss.detach().float().reshape(1), signs]))
-        numbers = torch.cat([common, torch.stack(values)]).tolist()  # one transfer
-        own = dict(zip(losses, numbers[len(common) :], strict=True))
-        return own | {"loss": numbers[0]}, numbers[1] > 0, tuple(sign > 0 for sign in numbers[2 : len(common)])
+        shared = self.engine.mean(torch.cat([loss.detach().float().reshape(1), signs]))
+        numbers = torch.cat([shared, torch.stack(values)]).tolist()  # one transfer
+        own = dict(zip(losses, numbers[len(shared) :], strict=True))
+        return own | {"loss": numbers[0]}, numbers[1] > 0, tuple(sign > 0 for sign in numbers[2 : len(shared)])
 
     def _backward(self, loss: Tensor) -> None:
         if not loss.requires_grad:
             if self.engine.world == 1:
                 return
-            # The others wait for this process's gradients.
+            # The other processes wait for gradients of this one: give zeros.
             loss = loss + sum(0.0 * parameter.sum() for parameter in self.parameters)
         loss = loss / self.accumulate
         self.engine.backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def _update(self) -> tuple[float, bool]:
-        """Norm of the gradient, and whether it was finite or may overflow once."""
+        """Clip and update. Norm of the gradient, and whether it was finite or may be so with a smaller loss scale."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimiser)
         bound = self.grad_clip if self.grad_clip is not None else math.inf
@@ -150,7 +151,7 @@ class Stepper:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor of nested tuples, lists, dicts and dataclasses."""
+    """Copy nested tuples, lists, dicts and dataclasses with every tensor on `device`."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):

@@ -1,4 +1,4 @@
-"""Progress bar of a run, and its last line."""
+"""Progress bar of training, and the message that a run is finished."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rich.progress import (
 from cora.progress import ProgressLines
 
 
-def tell_finished(run_dir: Path, steps: int) -> None:
-    """Say that a run has nothing left to do."""
+def print_finished(run_dir: Path, steps: int) -> None:
+    """Print on stderr that a run is already finished."""
     line = f"cora: {run_dir.name}: this run is finished, with {steps} steps; to train anew, use another run folder"
     Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def bar(show: bool, total: int, done: int, *, title: str = "training") -> Iterator[Callable[[float], None]]:
-    """A bar of `total` steps on stderr, or lines where that is no terminal; yields what advances it, given the loss."""
+    """Progress bar of `total` steps on stderr, lines if that is no terminal; yields a function to call per step."""
     console = Console(stderr=True)
     if not show:
         yield lambda _loss: None
@@ -48,9 +48,9 @@ def bar(show: bool, total: int, done: int, *, title: str = "training") -> Iterat
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        shown = progress.add_task(title, total=total, completed=done, loss=float("nan"))
+        task = progress.add_task(title, total=total, completed=done, loss=float("nan"))
 
         def advance(loss: float) -> None:
-            progress.update(shown, advance=1, loss=loss)
+            progress.update(task, advance=1, loss=loss)
 
         yield advance
