@@ -132,7 +132,7 @@ def test_only_a_detector_that_has_one_is_fitted_again(
         read.append(place)
         return photos[place]
 
-    monkeypatch.setattr(alignment, "ALIGNED_PHOTOS", 3)
+    monkeypatch.setattr(alignment, "REFIT_IMAGES", 3)
     alignment.refit_alignment(detector, reading, 7, Predictor(detector).vocabulary(NAMES))
     assert read == []
     assert detector.fast_alignment is None

@@ -1,4 +1,7 @@
-"""Fit a detector's fast alignment on its own boxes: each is pooled fast and exactly. Images need no labels."""
+"""Fits fast alignment, the linear map from fast to exact embeddings, on boxes that the detector predicts.
+
+Images need no annotations.
+"""
 
 from __future__ import annotations
 
@@ -18,36 +21,36 @@ from cora.errors import TrainingError
 from cora.predictor import at_precision
 from cora.regions import AlignmentFit, FastAlignment, Vocabulary
 
-#: Boxes of an image that are pooled both ways, spread evenly from the surest to the least sure.
-BOXES_A_PHOTO = 64
-#: Images that an alignment is fitted to beside other work, at most: a minute, and more change little.
-ALIGNED_PHOTOS = 200
+#: Boxes per image, at most; evenly spaced in the order of objectness.
+BOXES_PER_IMAGE = 64
+#: Images per refit after training, at most: they take about a minute, and more improve the fit little.
+REFIT_IMAGES = 200
 
 
 @torch.no_grad()
 def fit_alignment(
     detector: Detector,
-    pictures: Iterable[Image.Image],
+    images: Iterable[Image.Image],
     vocabulary: Vocabulary,
     *,
     on_photo: Callable[[int], None] | None = None,
 ) -> None:
-    """Fit the detector's fast alignment, starting from its present one. Nothing else of the detector changes.
+    """Fit the detector's fast alignment, regularised towards its present one. Nothing else of the detector changes.
 
     Args:
         detector: changed in place.
-        pictures: images of the kind that the model will see; hundreds are enough.
-        vocabulary: names that anchors are pre-matched with.
-        on_photo: told how many images are done.
+        images: similar to those that the model will be used on; some hundreds are enough.
+        vocabulary: class names for pre-matching.
+        on_photo: called with the number of images done.
 
     Raises:
-        TrainingError: no image.
+        TrainingError: there is no image.
     """
     start = detector.fast_alignment or FastAlignment(embed_dim=detector.config.tower.embed_dim)
     fit, done = AlignmentFit(start), 0
     view = at_precision(detector, detector.precision)
-    for done, picture in enumerate(pictures, start=1):
-        fit.add(*pool_both_ways(view, picture, vocabulary))
+    for done, image in enumerate(images, start=1):
+        fit.add(*embed_both_ways(view, image, vocabulary))
         if on_photo is not None:
             on_photo(done)
     if not done:
@@ -63,42 +66,42 @@ def refit_alignment(
     *,
     report: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Fit an existing alignment again after training; does nothing for a detector without one.
+    """Fit the detector's fast alignment again after training; does nothing if it has none.
 
     Args:
         detector: changed in place.
-        read: returns the image of an index.
-        count: number of images; at most `ALIGNED_PHOTOS`, evenly spread, are read.
-        vocabulary: names that anchors are pre-matched with.
-        report: told (step, done, of all).
+        read: returns the image with the given index.
+        count: number of images; at most `REFIT_IMAGES`, evenly spread, are read.
+        vocabulary: class names for pre-matching.
+        report: called with (name of the step, images done, number of images).
     """
     if detector.fast_alignment is None:
         return
-    places = subsample(range(count), ALIGNED_PHOTOS)
-    on_photo = None if report is None else lambda done: report("alignment", done, len(places))
-    fit_alignment(detector, map(read, places), vocabulary, on_photo=on_photo)
+    indices = subsample(range(count), REFIT_IMAGES)
+    on_photo = None if report is None else lambda done: report("alignment", done, len(indices))
+    fit_alignment(detector, map(read, indices), vocabulary, on_photo=on_photo)
 
 
-def refitting(
+def alignment_refitter(
     detector: Detector,
     dataset: Dataset[tuple[Image.Image, Any, Any]],
     vocabulary: Vocabulary,
     *,
     report: Callable[[str, int, int], None] | None = None,
 ) -> Callable[[], None]:
-    """`refit_alignment` to call several times, each starting from the alignment of now.
+    """Return a function that calls `refit_alignment`, each time starting from the detector's present alignment.
 
-    So its result is a function of the detector's weights, and what was measured last is what is saved. The same weights
-    are not fitted to twice.
+    The result of a call therefore depends on the detector's other weights only: evaluating and saving the same weights
+    use the same alignment. A second call with unchanged weights reuses the fit.
 
     Args:
-        detector: changed in place by every call.
-        dataset: of images, the first part of every item.
-        vocabulary: names that anchors are pre-matched with.
-        report: told (step, done, of all).
+        detector: changed in place by every call of the returned function.
+        dataset: its items start with an image.
+        vocabulary: class names for pre-matching.
+        report: called with (name of the step, images done, number of images).
     """
     start = copy.deepcopy(detector.fast_alignment)
-    count: int = len(dataset)  # type: ignore[arg-type]  # datasets with places have a length
+    count: int = len(dataset)  # type: ignore[arg-type]  # map-style datasets have a length
     fitted: dict[str, FastAlignment | None] = {}
 
     def refit() -> None:
@@ -107,7 +110,7 @@ def refitting(
         if weights in fitted:
             detector.align_fast_pooling(copy.deepcopy(fitted[weights]))
             return
-        refit_alignment(detector, lambda place: dataset[place][0], count, vocabulary, report=report)
+        refit_alignment(detector, lambda index: dataset[index][0], count, vocabulary, report=report)
         fitted.clear()
         fitted[weights] = copy.deepcopy(detector.fast_alignment)
 
@@ -115,38 +118,41 @@ def refitting(
 
 
 @torch.no_grad()
-def pool_both_ways(detector: Detector, picture: Image.Image, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+def embed_both_ways(detector: Detector, image: Image.Image, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
     """Embed the detector's boxes in an image by fast and by exact pooling.
 
     Args:
-        detector: in evaluation mode, in the precision that it is to work in.
-        picture: the image.
-        vocabulary: names that anchors are pre-matched with.
+        detector: in evaluation mode, in its precision for inference.
+        image: the image.
+        vocabulary: class names for pre-matching.
+
+    Returns:
+        Fast embeddings [K, D], not aligned, exact embeddings [K, D], and boxes [K, 4] cxcywh, 0..1.
     """
-    c3, c4 = detector.encode(detector.preprocessor([picture]).to(detector.device))
+    c3, c4 = detector.encode(detector.preprocessor([image]).to(detector.device))
     memory, prepared = detector.encode_map(c3), detector.prepare_fast_pooling(c4)
     decoded = detector.decode(memory, detector.pre_match(prepared, detector.anchors(memory), vocabulary))
     boxes, objectness = detector.select_top_boxes(decoded)
     order = objectness[0].argsort(descending=True)
-    places = torch.linspace(0, len(order) - 1, min(BOXES_A_PHOTO, len(order)), device=order.device).round().long()
-    boxes = boxes[:, order[places]]
+    ranks = torch.linspace(0, len(order) - 1, min(BOXES_PER_IMAGE, len(order)), device=order.device).round().long()
+    boxes = boxes[:, order[ranks]]
     return detector.embed_fast(prepared, boxes)[0], detector.embed_exact(c3, boxes)[0], boxes[0]
 
 
 @torch.no_grad()
-def cosine_to_exact(detector: Detector, pictures: Iterable[Image.Image], vocabulary: Vocabulary) -> float:
-    """Mean cosine, -1..1, of fast and exact embeddings; fast ones are aligned if the detector has an alignment.
+def cosine_to_exact(detector: Detector, images: Iterable[Image.Image], vocabulary: Vocabulary) -> float:
+    """Mean cosine, -1..1, of fast and exact embeddings of the detector's boxes, with its fast alignment if it has one.
 
     Raises:
-        TrainingError: no image.
+        TrainingError: there is no image.
     """
-    found = []
+    cosines = []
     view = at_precision(detector, detector.precision)
-    for picture in pictures:
-        fast, exact, boxes = pool_both_ways(view, picture, vocabulary)
+    for image in images:
+        fast, exact, boxes = embed_both_ways(view, image, vocabulary)
         if detector.fast_alignment is not None:
             fast = detector.fast_alignment(fast, boxes)
-        found.append((fast * exact).sum(dim=-1))
-    if not found:
+        cosines.append((fast * exact).sum(dim=-1))
+    if not cosines:
         raise TrainingError("fast alignment: expected at least one image to measure on, got none")
-    return float(torch.cat(found).mean())
+    return float(torch.cat(cosines).mean())

@@ -20,18 +20,18 @@ from cora.training.recipe import (
     TrainRecipe,
 )
 
-#: Models with smaller images than this train on a CPU: from a feature cache, with denoising for small datasets.
+#: Models whose images have a shorter short side get the recipe of nano: a feature cache, and denoising for few images.
 SMALL_SIDE_PX = 512
-#: Steps of fine-tuning, and the bounds on its epochs.
+#: Steps of fine-tuning, and the smallest and largest number of epochs.
 FINETUNE_STEPS = 1200
 FINETUNE_EPOCHS = (12, 120)
-#: The same of a model with a box trunk: the trunk and its proposals learn first, so that the decoder has less to do.
+#: The same for a model with a box trunk. Trunk and proposals are trained first, so the decoder needs fewer steps.
 TRUNK_STEPS, DECODER_STEPS = 240, 180
 TRUNK_EPOCHS = (3, 80)
 
 _COSINE = StageSchedule(kind="cosine", warmup_steps=50)
 
-#: The prompt of a small model, and the localizer's losses with helps for few images.
+#: Prompt stage and localizer task of models with small images; denoising and repeated targets help with few images.
 SMALL_PROMPTS = PromptStage(
     epochs=16,
     batch=16,
@@ -45,8 +45,7 @@ SMALL_TASK = LocalizerTaskConfig(
 )
 
 
-#: The published hyper-parameters (CORA, arXiv 2303.13076, and its code); batches of 32 are 4 images on each of
-#: 8 processes.
+#: The published hyper-parameters (CORA, arXiv 2303.13076, and its code): 4 images in each of 8 processes.
 PUBLISHED_AUGMENT = AugmentConfig(
     short_sides=tuple(range(480, 801, 32)),
     long_side=1333,
@@ -69,16 +68,16 @@ PUBLISHED_LOCALIZER = LocalizerStage(
     anchors="normal",
     objectness="plain",
 )
-#: Processes of the published training, for which batches are counted.
+#: Number of processes of the published training.
 PUBLISHED_PROCESSES = 8
 
 
 def published_recipe(model: str, *, published: Mapping[str, float] | None = None) -> TrainRecipe:
-    """The published training on OV-COCO: prompts, labels by the prompted classifier, the localizer.
+    """The published training on OV-COCO: region prompt, relabelling, localizer.
 
     Args:
         model: name or path of the detector to start from.
-        published: what the paper measured, see `TrainRecipe`.
+        published: published metrics, see `TrainRecipe`.
     """
     return TrainRecipe(
         model=model,
@@ -98,7 +97,7 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
 
     Args:
         model: name or path of the detector to start from.
-        short_side: short side of an image of 4:3 as the model sees it, in pixels; below 512 it is small.
+        short_side: short side of a 4:3 image after the model's resizing, in pixels; below 512 counts as small.
 
     Examples:
         >>> from cora.training.override import override
@@ -125,16 +124,15 @@ def default_recipe(model: str, *, short_side: int) -> TrainRecipe:
 
 
 def finetune_recipe(model: str, *, short_side: int, photos: int, trunk: bool = False) -> TrainRecipe:
-    """Fine-tune a trained model on a small dataset; the prompt stays frozen.
+    """Recipe to fine-tune a trained model on a small dataset; the prompt stays frozen.
 
-    A model with a box trunk first trains this and its proposals. Then every model learns the class names, and last its
-    localizer learns the boxes.
+    The stages are: proposals, with the box trunk (only if the model has one); class names; localizer.
 
     Args:
         model: name or path of the detector to start from.
-        short_side: short side of the images as the model sees them, in pixels.
-        photos: number of training images. The epochs make about `FINETUNE_STEPS` steps of the localizer, or
-            `TRUNK_STEPS` and `DECODER_STEPS`, within bounds.
+        short_side: short side of the images after the model's resizing, in pixels.
+        photos: number of training images. It sets the epochs, so that the localizer has about `FINETUNE_STEPS` steps,
+            or `DECODER_STEPS` after `TRUNK_STEPS` of a model with a box trunk.
         trunk: whether the model's tower has a box trunk.
     """
     batch = max(1, min(4, photos))
@@ -182,7 +180,7 @@ def finetune_recipe(model: str, *, short_side: int, photos: int, trunk: bool = F
 
 
 def small_augment(short_side: int) -> AugmentConfig:
-    """Scales, flips and crops around the size at which a model sees images (its short side in pixels)."""
+    """Augmentation by scales, flips and crops for a model whose images have this short side, in pixels."""
 
     def sides(*factors: float) -> tuple[int, ...]:
         return tuple(round(short_side * factor) for factor in factors)

@@ -1,4 +1,4 @@
-"""Which classes count as alike in training: groups made here, or read from a file of here or of the published code."""
+"""Groups of similar classes for matching: computed, or read from a file of `cora groups` or of the published code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cora.training.recipe import LocalizerStage
 
 
 def stage_groups(stage: LocalizerStage, dataset: CocoDataset, vocabulary: Vocabulary) -> list[int] | None:
-    """Group of every class, in the vocabulary's order; None where the stage wants no groups.
+    """Group of every class, in the vocabulary's order; None if the stage has no groups.
 
     Raises:
         TrainingError: the stage's file cannot be read, or lacks classes.
@@ -37,12 +37,12 @@ def read_groups(path: Path, dataset: CocoDataset) -> list[int]:
     """Group of every class of a dataset, in its order, from a file.
 
     Args:
-        path: JSON of `cora groups --json`, or of class name to group; or what the published cluster_classes.py writes
-            (.pth): category id of the annotations, which are numbered from 1, to group.
-        dataset: names the classes and knows their ids.
+        path: JSON file of `cora groups --json`, or with {class name: group}; or a .pth file of the published
+            cluster_classes.py, with {category id: group}, where ids start from 1.
+        dataset: its class names and category ids are used.
 
     Raises:
-        TrainingError: no such file, another content, or classes that it lacks.
+        TrainingError: the file cannot be read, has another content, or lacks classes.
     """
     content = _read(path)
     if isinstance(content, Mapping) and isinstance(content.get("groups"), Mapping):
@@ -55,10 +55,10 @@ def read_groups(path: Path, dataset: CocoDataset) -> list[int]:
         spelled = spelled_as(dataset.class_names, [str(key) for key in content])
         by_name = {name: content.get(spelled.get(name, "")) for name in dataset.class_names}
     found = [by_name.get(name) for name in dataset.class_names]
-    lacking = [name for name, group in zip(dataset.class_names, found, strict=True) if group is None]
-    if lacking:
+    missing = [name for name, group in zip(dataset.class_names, found, strict=True) if group is None]
+    if missing:
         raise TrainingError(
-            f"{path}: expected a group of each of {len(found)} classes, got {len(lacking)} without: {listed(lacking)}"
+            f"{path}: expected a group of each of {len(found)} classes, got {len(missing)} without: {listed(missing)}"
         )
     return [group for group in found if group is not None]
 

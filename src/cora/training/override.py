@@ -1,4 +1,4 @@
-"""Settings such as "localizer.epochs=3" in place of a recipe's own, each checked against its type."""
+"""Replaces fields of a recipe by settings such as "localizer.epochs=3", and checks their types."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Settings = typing.TypeVar("Settings")
 
 
 def override(recipe: Settings, settings: Sequence[str]) -> Settings:
-    """The recipe, or any such dataclass, with settings such as "localizer.epochs=3" or "relabel=None" for its own.
+    """Copy a recipe, or another frozen dataclass, with settings such as "localizer.epochs=3" or "relabel=None".
 
     Args:
-        recipe: it stays as it is.
-        settings: "key=value" each; values are Python literals, and what is none, such as a path, is taken as text.
+        recipe: is not changed.
+        settings: "key=value" each. A value is a Python literal; anything else, such as a path, is a string.
 
     Raises:
         TrainingError: not of the form key=value, an unknown key (the known are listed), or a value that the
@@ -66,17 +66,17 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _default(hint: Any) -> Any:
-    """A part that is switched off, with its defaults; None where the hint names no dataclass."""
+    """The dataclass of a type hint with its default values, for a part that is None; None if there is no dataclass."""
     parts = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
     return parts[0]() if parts and isinstance(parts[0], type) else None
 
 
 def _fitted(hint: Any, value: Any, setting: str) -> Any:
-    """The value as one of the types that the hint allows."""
+    """Convert the value to one of the types that the hint allows."""
     for option in _options(hint):
         origin, kind = typing.get_origin(option), type(value)
         if origin is Literal:
-            # A precision of 16 is a word here.
+            # precision=16 is parsed as a number, but the literal is "16".
             if value in typing.get_args(option) or str(value) in typing.get_args(option):
                 return value if value in typing.get_args(option) else str(value)
         elif origin is tuple and isinstance(value, list | tuple):

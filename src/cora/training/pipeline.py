@@ -1,7 +1,7 @@
-"""The stages of a training run: region prompt -> proposals -> names -> CLIP-aligned labels -> localizer.
+"""Runs the stages of a recipe: region prompt -> proposals -> class names -> relabelling -> localizer.
 
-Every stage writes a file to the run folder and resumes after a stop: the same call after a kill gives the same result
-as an uninterrupted run. Towers are frozen; with `data.versions` their maps are computed once.
+Every stage writes a file to the run folder and resumes after a stop, with the same result as an uninterrupted run.
+Towers are frozen; with `data.versions` above 0, their feature maps are computed once and cached on disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cora.detector.variants import without_prompt
 from cora.errors import TrainingError
 from cora.files import write_json
 from cora.regions import Vocabulary
-from cora.training.alignment import refitting
+from cora.training.alignment import alignment_refitter
 from cora.training.ema import Ema, interpolate_weights, trainable_state
 from cora.training.engine import Engine
 from cora.training.group_file import stage_groups
@@ -49,24 +49,25 @@ PROMPTED, PROPOSED, NAMED = "prompts.safetensors", "proposals.safetensors", "nam
 MODEL = "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
 
-#: Stages that train, in their order.
+#: Stages that train, in order.
 _TRAINED = ("prompts", "proposals", "names", "localizer")
 
-#: Metrics of a detector on held-out images. The app provides it, since training does not import evaluation.
+#: Computes metrics of a detector on held-out images. The caller provides it: training must not import evaluation.
 Measure = Callable[[Detector], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What a training run calls: measuring and reporting.
+    """Callbacks of a training run, for evaluation and progress.
 
     Attributes:
-        measure_prompts: detector -> numbers by name; called every `evaluate_every` epochs of the prompt and last.
+        measure_prompts: detector -> metrics; called every `evaluate_every` epochs of the prompt and after the last.
         measure_localizer: the same for the localizer.
-        best: stage -> the measured number by which its best epoch is kept as `best.pt`.
-        report: called with (step, images done, images in all) while maps are made and boxes relabelled.
-        progress: show a bar on a terminal while training.
-        say: called with a line for people.
+        best: stage -> name of the metric whose highest value decides which epoch is kept as `best.pt`.
+        report: called with (name of the step, images done, number of images) while feature maps are computed and boxes
+            are relabelled.
+        progress: show progress on stderr while training.
+        say: called with a message for the user, one line.
     """
 
     measure_prompts: Measure | None = None
@@ -78,15 +79,15 @@ class Hooks:
 
 
 class TrainingPipeline:
-    """Runs the stages of a recipe on a detector, which they change.
+    """Runs the stages of a recipe, which change the detector in place.
 
     Args:
         recipe: stages and their settings.
-        detector: the network to start from, on the device to train on.
-        dataset: annotated images, restricted to the classes to learn (`read_dataset`).
-        run: folder of the run; made if missing.
-        hooks: measuring and reporting; None for neither.
-        engine: this process, when several train together (`launch`): the first builds maps and writes files.
+        detector: detector to start from, on the device to train on.
+        dataset: annotated images, restricted to the classes to train on (`read_dataset`).
+        run: run folder; made if missing.
+        hooks: evaluation and progress; None for neither.
+        engine: of this process, in distributed training (`launch`); the first computes maps and writes files.
     """
 
     def __init__(
@@ -109,10 +110,10 @@ class TrainingPipeline:
         run.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
-        """Refuse a folder whose first stage was another, or was started with another model, other boxes or settings.
+        """Check that the run folder, if it is not new, began with the same stage, model, boxes and settings.
 
         Raises:
-            TrainingError: it was; the message says what differs.
+            TrainingError: it did not; the message has the difference.
         """
         stages = [name for name in _TRAINED if getattr(self.recipe, name)]
         first = next(iter(stages), None)
@@ -120,18 +121,18 @@ class TrainingPipeline:
         if begun != first:
             expected = f"expected a run that began with {first}, got one that began with {begun} in {self.run_dir}"
             raise TrainingError(f"{expected}; use another run folder")
-        moved = (start := self.recipe.localizer) is not None and (start.anchors, start.objectness) != ("keep", "keep")
-        if first is None or (first == "localizer" and moved):  # whose own check comes after the start is made
+        reset = (stage := self.recipe.localizer) is not None and (stage.anchors, stage.objectness) != ("keep", "keep")
+        if first is None or (first == "localizer" and reset):  # `train` checks after weights are reset
             return
         learned = self.detector.learned_text
-        if first == "names":  # which starts from the plain ones
+        if first == "names":  # the stage removes the learned text before it trains
             self.detector.learn_text(None)
         config = self._config(first)
         self.detector.learn_text(learned)
         check_config(self.run_dir / first, config)
 
     def all(self) -> Path:
-        """Run every stage that the recipe has; returns the path of the last model file."""
+        """Run all stages of the recipe; returns the path of the last model file."""
         result = self.run_dir / MODEL
         if self.recipe.prompts is not None:
             result = self.prompts(self.recipe.prompts)
@@ -147,7 +148,7 @@ class TrainingPipeline:
 
     def prompts(self, stage: PromptStage) -> Path:
         """Train the region prompt on ground-truth boxes; returns the path of the model file."""
-        # Before the grid changes: what the run starts from, and maps that are the same for every grid.
+        # Before the pool size changes: the config describes the start of the run; the maps do not depend on the size.
         config = self._config("prompts")
         loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
         if changed := change_pool_size(self.detector, self.recipe):
@@ -165,7 +166,7 @@ class TrainingPipeline:
         return self._save(PROMPTED)
 
     def proposals(self, stage: ProposalStage) -> Path:
-        """Train what anchors are proposed by, with the tower's network for boxes if the stage says so."""
+        """Train the anchor proposals, and the box trunk if `trunk_factor` is above 0; returns the model file."""
         task = ProposalTask(detector=self.detector, trunk=stage.trunk_factor > 0)
         self._before = {key: value.clone() for key, value in trainable_state(task).items()}
         name, transform, versions = self._augmented()
@@ -174,7 +175,7 @@ class TrainingPipeline:
         return self._save(PROPOSED)
 
     def names(self) -> Path:
-        """Learn offsets of the class embeddings, for fine-tuning; returns the path of the model file."""
+        """Learn offsets of the class embeddings (fine-tuning); returns the path of the model file."""
         stage = self.recipe.names
         assert stage is not None
         task = build_names_task(self.detector, self.dataset.class_names, self.dataset.class_counts(), stage)
@@ -189,7 +190,7 @@ class TrainingPipeline:
         return self._save(NAMED)
 
     def relabel(self) -> Agreement | None:
-        """Relabel the boxes by the prompted region classifier; None if that was done before."""
+        """Relabel the boxes by the prompted region classifier; None if an earlier call has done it."""
         if self.recipe.localizer is not None and self.recipe.localizer.variant == "no-prompt":
             self.detector = without_prompt(self.detector)
         output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
@@ -213,7 +214,7 @@ class TrainingPipeline:
         return agreement
 
     def _relabelled_before(self, made_for: Mapping[str, Any]) -> bool:
-        """Whether the run has its relabelled boxes; those of another model or of other boxes are refused."""
+        """Whether the run folder has relabelled boxes; raises `TrainingError` if other inputs gave them."""
         output, notes = self.run_dir / RELABELLED, self.run_dir / AGREEMENT
         if not notes.exists():
             return False
@@ -233,7 +234,7 @@ class TrainingPipeline:
         grouped = {} if groups is None else {"class_groups": groups}
         task = variant.task(detector=self.detector, vocabulary=vocabulary, config=stage.task, **grouped)
         loader = self._loader(*self._augmented(), stage=stage, weights=self._weights())
-        refit = refitting(self.detector, self.dataset, vocabulary, report=self.hooks.report)
+        refit = alignment_refitter(self.detector, self.dataset, vocabulary, report=self.hooks.report)
         self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer, before_last=refit)
         if self.engine.is_main:
             refit()
@@ -282,7 +283,7 @@ class TrainingPipeline:
         )
 
     def _maps(self, name: str, transform: Transform, versions: int) -> FeatureCache:
-        """Maps of the frozen tower; made by the first process, for which the others wait."""
+        """Cached maps of the frozen tower; the first process computes them, the others wait and read them."""
         if not self.engine.is_main:
             self.engine.barrier()
         cache = build_feature_cache(
@@ -353,17 +354,13 @@ class TrainingPipeline:
             raise KeyboardInterrupt(f"at step {result.steps} of {name}, which is saved; the same command goes on")
         if average is not None:
             average.apply_to(task)
-        # What the proposals' stage trained goes back with the localizer: to where the run began.
+        # The localizer includes the proposals; interpolate these towards their weights before the proposal stage.
         interpolate_weights(task, start | self._before if name == "localizer" else start, share=stage.keep)
 
     def _config(self, name: str) -> dict[str, Any]:
-        """Settings that must be the same when a run resumes.
-
-        The number of epochs may change where the learning rate does not depend on it; `keep` may, since it acts after
-        training.
-        """
+        """Settings that must be the same when a run resumes, see `stage_settings`."""
         return {
-            "model": weights_fingerprint(self.detector),  # what the stage starts from, earlier stages' work included
+            "model": weights_fingerprint(self.detector),  # at the start of the stage, after the earlier ones
             **about_data(self.dataset),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,
@@ -374,7 +371,7 @@ class TrainingPipeline:
         path = self.run_dir / name
         if not self.engine.is_main:
             return path
-        # In full precision what later stages start from: resumed or not, they start from the same numbers.
+        # Float32 for files that a later stage may start from, so that it gets the same numbers as within one run.
         self.detector.save(path, dtype=torch.float16 if name == MODEL else torch.float32)
         self._say(f"Wrote {path}")
         return path

@@ -25,23 +25,23 @@ from cora.training.proposal_task import TRUNK
 from cora.training.step import Precision
 from cora.training.variants import VariantName
 
-#: How images are drawn: all alike, rare classes repeated (LVIS), every class as often, small objects oftener.
+#: How images are drawn, see `DataStage.sampling`.
 Sampling = Literal["uniform", "repeat-factor", "equal-classes", "small-objects"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataStage:
-    """How images become batches; the same for all stages.
+    """Augmentation, sampling and loading of images, for all stages.
 
     Attributes:
-        augment: multi-scale and crop policy of the localizer's images.
-        versions: augmented versions of every image whose maps are kept on disk, so that the frozen tower runs
-            once for each; 0 runs the tower in every step.
-        cache_gigabytes: largest size of those maps on disk, in GB.
-        sampling: how the localizer's images are drawn: "uniform", "repeat-factor" (images of rare classes are repeated,
-            LVIS), "equal-classes" or "small-objects".
-        repeat_threshold: for "repeat-factor", the share of images below which those of a class are repeated.
-        small_factor: for "small-objects", how much oftener an image full of small boxes is drawn.
+        augment: multi-scale and crop augmentation; the prompt stage uses none.
+        versions: number of augmented versions of every image whose feature maps are cached on disk, so that the frozen
+            tower runs once for each; 0 runs the tower in every step.
+        cache_gigabytes: largest size of the feature cache in GB.
+        sampling: how images are drawn for the localizer: "uniform"; "repeat-factor", images of rare classes are
+            repeated (LVIS); "equal-classes", all classes equally often; "small-objects", small objects more often.
+        repeat_threshold: for "repeat-factor": classes in a smaller share of the images are repeated.
+        small_factor: for "small-objects": weight of images with a small box; the others have 1.
         workers: processes that read images; 0 reads in the training process.
     """
 
@@ -63,14 +63,14 @@ class DataStage:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSchedule:
-    """Learning rate over a stage.
+    """Learning rate schedule of a stage.
 
     Attributes:
-        kind: "constant"; "step": times `gamma` after each of the `milestones`; "cosine": down to `final_factor`.
-        warmup_steps: steps of a linear rise at the start; at most a tenth of the stage.
-        milestones: epochs after which the rate falls; those that the stage does not reach have no effect.
-        gamma: factor on the rate at each milestone.
-        final_factor: share of the rate with which the cosine ends.
+        kind: "constant"; "step": multiplied by `gamma` at every milestone; "cosine": falls to `final_factor`.
+        warmup_steps: steps of linear warm-up; at most a tenth of the stage's steps are used.
+        milestones: for "step": epochs after which the rate changes.
+        gamma: for "step": factor at each milestone.
+        final_factor: for "cosine": factor at the end.
     """
 
     kind: Literal["constant", "step", "cosine"] = "constant"
@@ -90,7 +90,7 @@ class StageSchedule:
             )
 
     def config(self, *, steps_an_epoch: int, epochs: int) -> ScheduleConfig:
-        """The same in optimiser steps."""
+        """The schedule in optimiser steps."""
         total = steps_an_epoch * epochs
         return ScheduleConfig(
             kind=self.kind,
@@ -104,20 +104,20 @@ class StageSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What the training of prompt, names and localizer shares.
+    """Settings that all training stages have.
 
     Attributes:
         epochs: passes over the images.
-        batch: images in one step of one process.
+        batch: images per batch of one process.
         lr: learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         schedule: how the learning rate changes over the stage.
-        grad_clip: bound on the norm of the gradient; None for no bound.
+        grad_clip: largest norm of all gradients together; None for no clipping.
         ema: decay of the moving average of the weights; None trains without one.
-        accumulate: steps whose gradients make one step of the optimiser.
-        precision: "32", or the autocast type of mixed precision.
-        keep: share of the starting weights in the result, result = keep * start + (1 - keep) * trained; what lies
-            between forgets less than the end (Wortsman et al., 2022, arXiv 2109.01903).
+        accumulate: batches per optimiser step.
+        precision: "32", or "bf16" or "16" for mixed precision.
+        keep: weight interpolation after training, result = keep * start + (1 - keep) * trained, which forgets less than
+            the trained weights (WiSE-FT, Wortsman et al., 2022, arXiv 2109.01903); 0 keeps the trained weights.
     """
 
     epochs: int
@@ -144,15 +144,15 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptStage(Stage):
-    """Training of the region prompt; the defaults are the published training's.
+    """Training of the region prompt; the defaults are those of the published training.
 
     Attributes:
-        balance: "none"; "sqrt": a class counts in the loss by boxes^-0.5; "equal": boxes are drawn so that every
-            class is seen as often (LVIS; needs `max_boxes`).
-        max_boxes: boxes used of a batch at most.
-        classes_per_step: classes told apart in a step, those present first; None for all.
-        pool_size: S, side of the grid that a region is pooled to and so of the region prompt: the model is changed to
-            it, its prompt resampled; None for the model's own.
+        balance: "none"; "sqrt": the loss weight of a class is (number of its boxes)^-0.5; "equal": boxes are drawn so
+            that all classes occur equally often (LVIS; needs `max_boxes`).
+        max_boxes: largest number of boxes of a batch that are used; None for all.
+        classes_per_step: number of classes in a step, those present first; None for all.
+        pool_size: S, side of the grid that regions are pooled to. The region prompt is resampled to S x S. None keeps
+            the size of the model.
     """
 
     epochs: int = 5
@@ -174,11 +174,11 @@ class PromptStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalStage(Stage):
-    """Training of the proposals that anchors come from, see `ProposalTask`; for fine-tuning, not in the paper.
+    """Training of the anchor proposals, see `ProposalTask`; for fine-tuning, not in the paper.
 
     Attributes:
-        trunk_factor: factor on `lr` for the tower's network for boxes, which then learns from images; 0 keeps it
-            frozen, and the proposals learn from cached maps.
+        trunk_factor: factor on `lr` for the box trunk of the tower. The stage then reads images; with 0, the trunk is
+            frozen, and the stage can read cached feature maps.
     """
 
     epochs: int = 20
@@ -190,19 +190,20 @@ class ProposalStage(Stage):
 
     @property
     def lr_factors(self) -> Mapping[str, float]:
-        """Prefix of a parameter's name -> factor on `lr`."""
+        """Prefix of parameter names -> factor on `lr`."""
         return {TRUNK: self.trunk_factor} if self.trunk_factor else {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamesStage(Stage):
-    """Training of class names: each learns an offset of its embedding; for fine-tuning, not in the paper.
+    """Training of an offset for the embedding of each class name; for fine-tuning, not in the paper.
 
     Attributes:
-        box_noise: boxes are moved by up to this share of half their sides, since detected boxes are loose, too.
-        background: weight of the loss on boxes that hold no object.
-        prototypes: where learning starts: each class embedding is the unit mix of its text and of the mean of the
-            class's regions, which count this share; 0 starts from the text alone.
+        box_noise: each corner coordinate moves by up to this share of half the box's side, since detected boxes are
+            not exact either.
+        background: weight of the loss on random boxes without an object.
+        prototypes: 0..1, weight of a class's mean region embedding in its initial embedding; the rest is its text
+            embedding.
     """
 
     epochs: int = 20
@@ -222,7 +223,7 @@ class RelabelStage:
     """CLIP-aligned labelling: every box gets the class that the prompted region classifier predicts.
 
     Attributes:
-        plot: also draw which classes the classifier confuses.
+        plot: also draw the confusion matrix.
     """
 
     plot: bool = False
@@ -230,20 +231,21 @@ class RelabelStage:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerStage(Stage):
-    """Training of the localizer; the defaults are the published training's.
+    """Training of the localizer; the defaults are those of the published training.
 
     Attributes:
-        task: class dropout, denoising and the like.
-        groups: also let a query match boxes of its class's group, of so many (`cora groups`); None for no groups.
-        groups_file: the same with groups of a file, see `read_groups`: of `cora groups`, or of the published code.
-        anchors: "kmeans" starts them from the boxes of the set, "normal" at random, their logits from N(0, 1) (the
-            published start); "keep" from where the model has them.
-        objectness: "plain" draws the head of the objectness like any linear layer, its bias too (the published
-            start), instead of one that finds hardly anything at first; "keep" takes what the model has.
-        lr_factors: prefix of a parameter's name -> factor on `lr`.
-        architecture: changes of the localizer's `LocalizerConfig`, such as {"dec_layers": 2}; the localizer then starts
-            from new weights. With `task.proposals=False` what anchors are proposed by stays.
-        variant: train and save a row of the paper's comparisons, see `cora.training.variants`.
+        task: class dropout, denoising and other settings.
+        groups: number of groups of similar classes (`cora groups`); a query may match boxes of its class's group. None
+            for no groups.
+        groups_file: file with such groups, see `read_groups`.
+        anchors: initial learned anchors: "kmeans", centres of the dataset's boxes; "normal", logits from N(0, 1), as
+            published; "keep", those of the model.
+        objectness: initial objectness head: "plain", PyTorch's default for linear layers, as published; "keep", that of
+            the model. A fresh localizer starts with a low objectness instead.
+        lr_factors: prefix of parameter names -> factor on `lr`.
+        architecture: fields to replace in the localizer's `LocalizerConfig`, such as {"dec_layers": 2}. The localizer
+            then starts from new weights, except for the proposals if `task.proposals` is False.
+        variant: variant of CORA to train, see `cora.training.variants`.
     """
 
     epochs: int = 35
@@ -271,24 +273,24 @@ class LocalizerStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """A whole run: prompts -> proposals -> names -> relabel -> localizer. A stage that is None is skipped.
+    """Settings of a run: prompts -> proposals -> names -> relabel -> localizer. A stage that is None is left out.
 
     Attributes:
         model: name or path of the detector to start from.
-        fresh: train prompt and localizer from new weights, as far as they are trained here, not from the model's.
+        fresh: draw new weights for the prompt and the localizer, if their stage is trained, instead of the model's.
         data: augmentation, feature cache, sampling.
-        prompts: region prompting.
-        proposals: of the anchors (fine-tuning).
-        names: learned offsets of the class names (fine-tuning).
-        relabel: CLIP-aligned labels for the localizer.
-        localizer: training of the boxes.
-        seed: decides everything that is drawn at random.
-        evaluate_every: epochs between two measurements on the held-out images.
-        all_boxes: measure in the published way, every box pooled exactly, instead of in the model's.
-        processes: number that the batches are meant for, `batch` images in each; None for any number.
-        checkpoint_minutes: minutes between two saves within an epoch.
-        published: numbers of others for the same recipe, in percent, which `cora train` shows beside its own, such as
-            {"ap50_novel": 35.1}.
+        prompts: training of the region prompt.
+        proposals: training of the anchor proposals (fine-tuning).
+        names: training of offsets of the class names (fine-tuning).
+        relabel: CLIP-aligned labelling, for the localizer.
+        localizer: training of the localizer.
+        seed: of all random numbers.
+        evaluate_every: epochs between two evaluations on held-out images.
+        all_boxes: evaluate as published, with exact pooling of every box, instead of with the model's settings.
+        processes: number of processes that the recipe was made for, with `batch` images each; None for any.
+        checkpoint_minutes: minutes between two checkpoints within an epoch.
+        published: published metrics of this recipe in percent, such as {"ap50_novel": 35.1}; `cora train` shows them
+            beside its own.
     """
 
     model: str = "nano"
@@ -313,16 +315,16 @@ class TrainRecipe:
             raise TrainingError("recipe: expected prompts, proposals, names or localizer to train, got none of them")
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as they are written to a run folder."""
+        """Nested dictionary of JSON values, as it is written to a run folder."""
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return content
 
 
 def load_recipe(path: Path) -> TrainRecipe:
-    """Run a recipe file and take what its function `recipe` returns. It runs with your rights: read it first.
+    """Run a recipe file and return what its function `recipe` returns. It runs with your rights: read it first.
 
     Raises:
-        TrainingError: no such file, it fails, or it defines no such function.
+        TrainingError: there is no such file, it fails, or it has no such function.
     """
     if not path.is_file():
         raise TrainingError(f"expected a recipe file, got no file at {path}; see recipes/ for some")
@@ -331,7 +333,7 @@ def load_recipe(path: Path) -> TrainRecipe:
         found = function() if callable(function) else None
     except CoraError:
         raise
-    except Exception as error:  # the file is somebody's program: any error can come out of it
+    except Exception as error:  # the file is a program, which can raise anything
         raise TrainingError(
             f"recipe {path}: expected it to run, got {type(error).__name__}: {error}; mend the file"
         ) from error
@@ -344,10 +346,10 @@ def load_recipe(path: Path) -> TrainRecipe:
 
 
 def at_least(name: str, owner: object, **bounds: float) -> None:
-    """Refuse a field below its bound; None is none.
+    """Check that the named fields are None or not below their bounds.
 
     Raises:
-        TrainingError: one is.
+        TrainingError: one is below its bound.
     """
     for key, bound in bounds.items():
         value = getattr(owner, key)

@@ -1,4 +1,4 @@
-"""Where training starts from, apart from the weights of its model."""
+"""Initialises parts of the detector before training: fresh weights, pool size, anchors, objectness."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cora.regions import FastAlignment
 from cora.training.identity import seed_stage
 from cora.training.recipe import LocalizerStage, TrainRecipe
 
-#: What `LocalizerStage.architecture` may change; the other sizes are the tower's.
+#: Fields that `LocalizerStage.architecture` may change; the others depend on the tower.
 LOCALIZER_SIZES = (
     *("dec_layers", "cross_attention", "num_queries", "dim", "heads", "head_dim", "ff", "enc_layers"),
     *("class_hidden", "dropout"),
@@ -27,16 +27,16 @@ NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
 def start_fresh(detector: Detector, recipe: TrainRecipe) -> None:
-    """Replace what a fresh run trains by new weights, and a localizer of another architecture in any run.
+    """Draw new weights for the parts that a fresh run trains, and for a localizer whose architecture changes.
 
-    The weights depend on the run's seed only.
+    They depend on the seed of the run only.
 
     Args:
         detector: changed in place.
-        recipe: of the run.
+        recipe: recipe of the run.
 
     Raises:
-        TrainingError: an architecture that does not fit, see `fresh_localizer`.
+        TrainingError: the architecture is invalid, see `fresh_localizer`.
     """
     seed_stage(recipe.seed, "fresh")
     if recipe.fresh and recipe.prompts is not None:
@@ -49,40 +49,40 @@ def start_fresh(detector: Detector, recipe: TrainRecipe) -> None:
 
 
 def change_pool_size(detector: Detector, recipe: TrainRecipe) -> str | None:
-    """Pool regions to the grid that the prompt's stage asks for.
+    """Set the detector's pool size to that of the prompt stage.
 
     Args:
         detector: changed in place.
-        recipe: of the run.
+        recipe: recipe of the run.
 
     Returns:
-        What changed, for people; None for nothing.
+        A message for the user; None if nothing changed.
 
     Raises:
-        ModelError: the detector cannot be changed to this grid.
+        ModelError: the detector does not support this pool size.
     """
     size, own = recipe.prompts.pool_size if recipe.prompts is not None else None, detector.image_tower.pool_size
     if size is None or size == own:
         return None
     detector.set_pool_size(size)
     prompt = "starts from zero" if recipe.fresh else "is resampled"
-    said = f"Regions are pooled to {size} x {size} cells, before to {own} x {own}; the region prompt {prompt}"
+    message = f"Regions are pooled to {size} x {size} cells, before to {own} x {own}; the region prompt {prompt}"
     if detector.fast_alignment is None:
-        return said
-    again = "at the end of the localizer's training" if recipe.localizer is not None else "by 'cora align'"
-    return f"{said}. The fast alignment was fitted for the old cells and is set to zero; it is fitted again {again}"
+        return message
+    when = "at the end of the localizer's training" if recipe.localizer is not None else "by 'cora align'"
+    return f"{message}. The fast alignment was fitted for the old cells and is set to zero; it is fitted again {when}"
 
 
 def fresh_localizer(detector: Detector, *, proposals: bool, architecture: Mapping[str, Any] = NO_CHANGES) -> None:
-    """Draw the weights of the localizer anew.
+    """Replace the localizer by one with new weights.
 
     Args:
         detector: changed in place.
-        proposals: also of the parts that propose the anchors; else these stay.
-        architecture: changes of its `LocalizerConfig`.
+        proposals: also draw new weights for the modules that propose the anchors; else copy them.
+        architecture: fields to replace in its `LocalizerConfig`.
 
     Raises:
-        TrainingError: an unknown or impossible size, or one that the proposals, which stay, do not have.
+        TrainingError: an unknown or invalid size, or one that does not fit the copied proposals.
     """
     if unknown := [key for key in architecture if key not in LOCALIZER_SIZES]:
         raise TrainingError(
@@ -107,16 +107,16 @@ def fresh_localizer(detector: Detector, *, proposals: bool, architecture: Mappin
 
 
 def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerStage, *, seed: int) -> None:
-    """Set anchors and objectness as a stage wants them, the same for a seed.
+    """Initialise anchors and objectness head as the stage says; the result depends on the seed only.
 
     Args:
         detector: changed in place.
-        dataset: whose boxes anchors of k-means are taken from.
-        stage: says how, see `LocalizerStage`.
+        dataset: boxes for anchors by k-means.
+        stage: its `anchors` and `objectness` are used, see `LocalizerStage`.
         seed: of the run.
 
     Raises:
-        TrainingError: the stage starts anchors that the model does not have.
+        TrainingError: the stage sets anchors, but the model proposes its anchors.
     """
     seed_stage(seed, "start")
     if stage.anchors != "keep":
@@ -134,7 +134,7 @@ def start_localizer(detector: Detector, dataset: CocoDataset, stage: LocalizerSt
 
 
 def anchors_to_boxes(anchors: LearnedAnchors, dataset: CocoDataset) -> None:
-    """Put the anchors where boxes of the images, and of their mirror images, crowd."""
+    """Set the anchors to k-means centres of the dataset's boxes and their mirror images."""
     boxes = torch.cat([targets_of(record).boxes_cxcywh for record in dataset.records])
     mirrored = boxes * boxes.new_tensor([-1, 1, 1, 1]) + boxes.new_tensor([1, 0, 0, 0])
     anchors.start_from(kmeans_anchors(torch.cat([boxes, mirrored]), len(anchors.logits)))
