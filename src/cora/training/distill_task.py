@@ -1,7 +1,7 @@
-"""Distillation: a large detector, or any model that classifies regions, teaches a small image tower and localizer.
+"""Distillation into a small image tower and localizer. Teachers are detectors or other models that classify regions.
 
-Images need no labels. The teacher's output for an image has regions with class probabilities and embeddings. If the
-teacher finds boxes, it also says where it moves given anchors and how likely an object is there.
+Images need no annotations. For each image, the teacher gives regions with class probabilities and embeddings. A teacher
+with a localizer also refines the student's anchors, as targets for the student's boxes and objectness.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from cora.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from cora.training.losses import giou_loss
 from cora.training.proposal_loss import proposal_losses
 
-#: The student's images and whatever the teacher looks at instead: its own resizing of them, or answers stored before.
+#: Images for the student, and the teacher's input: the same images in its own size, or its stored outputs.
 DistillBatch = tuple[ImageBatch, Any]
-#: Random regions cover this share of an image, least and greatest.
+#: Smallest and largest area of random regions, as a share of the image.
 REGION_AREA = (0.01, 0.7)
-#: Classes of which a mean embedding is made (ConSE, Norouzi et al., 2014, arXiv 1312.5650).
+#: Number of classes whose embeddings `mean_embedding` averages (ConSE, Norouzi et al., 2014, arXiv 1312.5650).
 BEST_CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """What is distilled, and how much each part counts.
+    """What is distilled, and the weights of the losses.
 
     Attributes:
-        tower: train the student's image tower; its text tower and prompt stay.
-        localizer: train the student's localizer; needs a teacher that finds boxes.
-        boxes: "direct": teacher and student decode the same anchors, the student's, and each of its boxes and
-            objectness is to be the teacher's; "targets": the teacher's best boxes are ground truth for matching.
-        kl: weight of KL(teacher, student) over the classes of a vocabulary.
-        cosine: weight of 1 - cosine to the teacher's embedding, in the student's space.
-        box: weight of everything about boxes.
-        regions: regions an image.
-        least_objectness: boxes of the teacher above it are targets.
+        tower: train the student's image tower; its text tower and prompt stay frozen.
+        localizer: train the student's localizer; needs a teacher with a localizer.
+        boxes: "direct": teacher and student decode the student's anchors, and the teacher's box and objectness are the
+            targets of each query; "targets": the teacher's best boxes serve as ground truth for matching.
+        kl: weight of KL(teacher, student) over the classes of each lexicon.
+        cosine: weight of 1 - cosine to the teacher's embedding, in the student's text space.
+        box: weight of all losses of the localizer.
+        regions: regions per image.
+        least_objectness: 0..1; boxes of the teacher with a higher objectness are targets.
     """
 
     tower: bool = True
@@ -76,8 +76,8 @@ class Lexicon:
     """Class names among which regions are classified.
 
     Attributes:
-        embeddings: [C, D] unit, in the student's space.
-        weight: of its KL among those of all lexicons.
+        embeddings: [C, D] unit, in the student's text space.
+        weight: factor on the KL of this lexicon.
     """
 
     embeddings: Tensor
@@ -86,12 +86,12 @@ class Lexicon:
 
 @dataclass(frozen=True)
 class Followed:
-    """The teacher's boxes for given anchors.
+    """Anchors as the teacher's localizer refines them.
 
     Attributes:
-        classes: [B, N] int64 class that each query looked for.
-        boxes_cxcywh: [B, N, 4], 0..1.
-        objectness: [B, N] probability.
+        classes: [B, N] int64 class that the teacher pre-matched each anchor with.
+        boxes_cxcywh: [B, N, 4] refined boxes, 0..1.
+        objectness: [B, N] probability, 0..1.
     """
 
     classes: Tensor
@@ -105,10 +105,10 @@ class TeacherOutput:
 
     Attributes:
         boxes_cxcywh: [B, R, 4] regions, 0..1 of the unpadded image.
-        log_probabilities: of the classes of every lexicon [B, R, C], by its name.
-        embeddings: [B, R, D] unit, in the student's space; None if the teacher has none.
-        follow: moves anchors [B, N, 4]; None if the teacher finds no boxes.
-        targets: the teacher's best boxes of every image; empty if it finds none.
+        log_probabilities: name of a lexicon -> log probabilities [B, R, C] of its classes.
+        embeddings: [B, R, D] unit, in the student's text space; None if the teacher has none.
+        follow: refines anchors [B, N, 4] by the teacher's localizer; None if it has none.
+        targets: the teacher's best boxes of each image; empty if it has no localizer.
     """
 
     boxes_cxcywh: Tensor
@@ -122,7 +122,7 @@ class Teacher(nn.Module, ABC):
     """Base class for distillation teachers: frozen, and always in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode; `mode` is accepted because parents call this on all of their children."""
+        """Stay in evaluation mode. `mode` is ignored; parent modules pass it to their children."""
         return super().train(False)
 
     @abstractmethod
@@ -130,20 +130,20 @@ class Teacher(nn.Module, ABC):
         """Classify `regions` regions of every image, without gradients.
 
         Args:
-            seen: second part of a batch.
-            regions: how many of each image.
+            seen: the teacher's input, the second part of a `DistillBatch`.
+            regions: regions per image.
         """
 
 
 class CoraTeacher(Teacher):
-    """Teacher made of a detector, or of a CLIP tower without a trained localizer.
+    """Uses a detector as teacher, with or without its localizer.
 
     Args:
-        detector: never changed.
-        vocabulary: names, in the teacher's space.
-        student_embeddings: [C, D] of the same names in the student's space.
-        localizes: whether its localizer is worth learning from.
-        least_objectness: its boxes above it are targets.
+        detector: is frozen.
+        vocabulary: class names with embeddings in the teacher's text space.
+        student_embeddings: [C, D] embeddings of the same names in the student's text space.
+        localizes: whether its localizer is trained; False for a plain CLIP tower.
+        least_objectness: 0..1; its boxes with a higher objectness are targets.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class CoraTeacher(Teacher):
 
     @torch.no_grad()
     def lesson(self, seen: ImageBatch, regions: int) -> TeacherOutput:
-        """Classify regions: half are the teacher's own boxes, if it finds any, the others are random."""
+        """Classify regions; if the teacher has a localizer, half of them are its best boxes. The others are random."""
         detector, vocabulary = self.detector, self.vocabulary.to(seen.pixels.device)
         c3, c4 = detector.encode(seen)
         boxes = random_regions(len(seen), regions, device=seen.pixels.device)
@@ -178,18 +178,18 @@ class CoraTeacher(Teacher):
             memory = detector.encode_map(c3)
 
             @torch.no_grad()
-            def move(anchors_cxcywh: Tensor) -> Followed:
+            def refine(anchors_cxcywh: Tensor) -> Followed:
                 matched = detector.pre_match(c4, anchors_cxcywh, vocabulary)
                 decoded = detector.decode(memory, matched)
                 return Followed(matched.classes, decoded.boxes_cxcywh[-1], decoded.objectness[-1].sigmoid())
 
-            follow = move
-            own = move(detector.anchors(memory))
+            follow = refine
+            own = refine(detector.anchors(memory))
             best = own.objectness.topk(min(regions // 2, own.objectness.shape[1]), dim=1).indices
             boxes[:, : best.shape[1]] = own.boxes_cxcywh.gather(1, best[..., None].expand(-1, -1, 4))
             targets = tuple(
-                Targets(boxes_cxcywh=moved[sure], classes=classes[sure])
-                for moved, classes, sure in zip(
+                Targets(boxes_cxcywh=refined[likely], classes=classes[likely])
+                for refined, classes, likely in zip(
                     own.boxes_cxcywh, own.classes, own.objectness > self.least_objectness, strict=True
                 )
             )
@@ -212,7 +212,7 @@ def mean_embedding(log_probabilities: Tensor, class_embeddings: Tensor) -> Tenso
 
 
 def random_regions(images: int, count: int, *, device: torch.device | None = None) -> Tensor:
-    """Boxes [images, count, 4] cxcywh in 0..1 inside the image: areas even in their logarithm, sides up to 1 : 2."""
+    """Random boxes [images, count, 4] cxcywh, 0..1, inside the image: log-uniform areas, ratios of sides up to 2."""
     least, greatest = (torch.tensor(area).log() for area in REGION_AREA)
     area = (least + (greatest - least) * torch.rand(images, count)).exp()
     ratio = (torch.rand(images, count) - 0.5).mul(torch.tensor(2.0).log()).exp()
@@ -224,18 +224,18 @@ def random_regions(images: int, count: int, *, device: torch.device | None = Non
 class DistillTask(nn.Module):
     """Losses of a student against a teacher's outputs; `DistillConfig` lists the parts.
 
-    The tower's BatchNorm statistics are learned too. The student's text tower and prompt and the whole teacher stay
-    bit-identical.
+    The BatchNorm statistics of the student's tower are updated, too. Its text tower, its prompt and the teacher are
+    frozen.
 
     Args:
-        student: learns, as far as the configuration says.
-        teacher: stays bit-identical.
-        lexicons: by name; those of the teacher's outputs.
+        student: detector to train.
+        teacher: is frozen.
+        lexicons: name -> lexicon, for the names in the teacher's outputs.
         config: what is distilled.
 
     Raises:
-        ModelError: the tower is to learn and is no CLIP ResNet.
-        ValueError: the localizer is to learn and there is no lexicon "names" for its queries.
+        ModelError: the tower is to be trained, but is not a CLIP ResNet.
+        ValueError: the localizer is to be trained, but there is no lexicon "names" for its queries.
     """
 
     def __init__(
@@ -270,15 +270,15 @@ class DistillTask(nn.Module):
         teacher.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode of the parts that learn. Called with False it returns the tower to evaluation mode."""
+        """Set the mode of the parts that learn; the teacher stays in evaluation mode."""
         super().train(mode)
-        # The tower itself refuses, since it is frozen everywhere else.
+        # Directly on the network: `train` of the tower does nothing, since towers are frozen everywhere else.
         if self.config.tower:
             resnet_of(self.student.image_tower, "distillation into a tower").net.train(mode)
         return self
 
     def forward(self, batch: DistillBatch) -> dict[str, Tensor]:
-        """Losses of a batch; "loss" is the one to minimise."""
+        """Losses of a batch; minimise "loss"."""
         images, seen = batch
         with torch.no_grad():
             lesson = self.teacher.lesson(seen, self.config.regions)
@@ -292,12 +292,12 @@ class DistillTask(nn.Module):
         return losses | {"loss": torch.stack([value for value in losses.values()]).sum()}
 
     def _region_losses(self, c3: FeatureMap, lesson: TeacherOutput) -> dict[str, Tensor]:
-        """KL over every lexicon, and the cosine, of the teacher's regions."""
+        """KL of every lexicon and cosine loss, on the teacher's regions."""
         regions = self.student.embed_exact(c3, lesson.boxes_cxcywh)
         losses = {}
-        for name, wanted in lesson.log_probabilities.items():
+        for name, target in lesson.log_probabilities.items():
             logits = self.student.classifier.logits(regions, self._lexicon(name))
-            divergence = F.kl_div(logits.log_softmax(dim=-1), wanted, log_target=True, reduction="none").sum(dim=-1)
+            divergence = F.kl_div(logits.log_softmax(dim=-1), target, log_target=True, reduction="none").sum(dim=-1)
             losses[f"kl_{name}"] = self.config.kl * self.weights[name] * divergence.mean()
         if lesson.embeddings is not None:
             losses["cosine"] = self.config.cosine * (1 - (regions * lesson.embeddings).sum(dim=-1)).mean()
@@ -305,14 +305,14 @@ class DistillTask(nn.Module):
 
     def _matched(self, memory: Memory, c4: FeatureMap, lesson: TeacherOutput) -> dict[str, Tensor]:
         assert self.matching is not None
-        _wanted(lesson)
+        _require_localizer(lesson)
         return {"boxes": self.matching.learn(memory, c4, lesson.targets)["total"]}
 
     def _direct(self, memory: Memory, lesson: TeacherOutput) -> dict[str, Tensor]:
-        """Query by query, after every layer of the student: its box and objectness against the teacher's last."""
+        """For each query and student layer: box and objectness against those of the teacher's last layer."""
         localizer = self.student.localizer
         anchors = localizer.anchors(memory)
-        followed = _wanted(lesson)(anchors.detach())
+        followed = _require_localizer(lesson)(anchors.detach())
         content = localizer.query_content(self._lexicon("names"), followed.classes)
         output = localizer.decode(memory, anchors, content)
         losses = direct_losses(output.boxes_cxcywh, output.objectness, followed)
@@ -324,25 +324,28 @@ class DistillTask(nn.Module):
         return self.get_buffer(f"lexicon_{name}")
 
 
-def _wanted(lesson: TeacherOutput) -> Callable[[Tensor], Followed]:
+def _require_localizer(lesson: TeacherOutput) -> Callable[[Tensor], Followed]:
     if lesson.follow is None:
         raise ValueError("distillation of the localizer: expected a teacher that finds boxes, got one that does not")
     return lesson.follow
 
 
 def direct_losses(boxes_cxcywh: Tensor, objectness: Tensor, followed: Followed) -> dict[str, Tensor]:
-    """Boxes [L, B, N, 4] and objectness logits [L, B, N] against one teacher's: weights 5, 2 and 2 as in matching.
+    """Losses of the student's boxes [L, B, N, 4] and objectness logits [L, B, N] against the teacher's.
 
-    A query's box counts by the teacher's objectness; objectness is taught by the quality focal loss (Li et al., 2020).
-    All is divided by the sum of the teacher's objectness, at least 1, and averaged over the layers.
+    The box losses of a query are weighted by the teacher's objectness. The objectness has a quality focal loss (Li et
+    al., 2020). All losses are divided by the sum of the teacher's objectness, at least 1, and averaged over the layers.
+
+    Returns:
+        Scalars `l1`, `giou` and `objectness`, with the weights 5, 2 and 2 of the localizer's losses.
     """
-    sure = followed.objectness.expand(len(boxes_cxcywh), -1, -1)
-    wanted = followed.boxes_cxcywh.expand_as(boxes_cxcywh)
+    quality = followed.objectness.expand(len(boxes_cxcywh), -1, -1)
+    targets = followed.boxes_cxcywh.expand_as(boxes_cxcywh)
     boxes, logits = boxes_cxcywh.float(), objectness.float()
     count = followed.objectness.sum().clamp(min=1) * len(boxes)
-    entropy = F.binary_cross_entropy_with_logits(logits, sure, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
     return {
-        "l1": 5 * (sure[..., None] * (boxes - wanted).abs()).sum() / count,
-        "giou": 2 * (sure * giou_loss(boxes, wanted)).sum() / count,
-        "objectness": 2 * ((sure - logits.sigmoid()).abs().square() * entropy).sum() / count,
+        "l1": 5 * (quality[..., None] * (boxes - targets).abs()).sum() / count,
+        "giou": 2 * (quality * giou_loss(boxes, targets)).sum() / count,
+        "objectness": 2 * ((quality - logits.sigmoid()).abs().square() * entropy).sum() / count,
     }

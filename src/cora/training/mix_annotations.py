@@ -1,4 +1,4 @@
-"""Merge real and pseudo boxes into one annotation file. Classes that only pseudo boxes have become extra classes."""
+"""Merges real annotations and pseudo labels into one COCO file; names that only pseudo labels have become classes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from cora.data.problems import of_kind
 from cora.errors import DataError
 from cora.training.pseudo_boxes import real_photos
 
-#: What happens to names of the evaluation's novel classes: an error, left out, or used and counted.
+#: What to do with pseudo boxes of novel classes: raise an error, leave them out, or use and count them.
 NovelNames = Literal["refuse", "drop", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """Which pseudo boxes join the real ones.
+    """Which pseudo boxes are added to the real ones.
 
     Attributes:
-        score: least score.
-        max_per_class: at most so many boxes of a class, the best ones; None: all.
+        score: score threshold, 0..1.
+        max_per_class: largest number of boxes per class, those of highest score; None for all.
         min_per_class: classes with fewer boxes are left out.
-        known_classes: also take boxes of classes that real boxes have.
-        real_iou: boxes that overlap a real one by as much are left out.
-        novel: what to do with names of novel classes.
+        known_classes: also add boxes of classes that are in the real annotations.
+        real_iou: boxes with at least this IoU with a real box are left out; above 0, at most 1.
+        novel: what to do with boxes of novel classes.
     """
 
     score: float = 0.0
@@ -57,16 +57,16 @@ class MixConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed:
-    """A mixture and what went into it.
+    """Merged annotations, and counts.
 
     Attributes:
-        content: COCO content: the real one, pseudo boxes (with `score` and `source`) after its own.
-        class_names: base names in the real order, then the extra ones, those with most boxes first.
-        extra: of them, names without a real category.
-        pseudo_boxes: pseudo boxes that joined, by name.
-        new_photos: images that the real annotations do not have.
-        left_out: pseudo boxes that did not join, by reason.
-        novel: pseudo boxes of novel names, by name, whether dropped or kept.
+        content: COCO content of the real annotations, followed by the pseudo boxes (with `score` and `source`).
+        class_names: names of the real categories in their order, then the extra ones, those with most boxes first.
+        extra: names of pseudo boxes that are not real categories.
+        pseudo_boxes: name -> number of pseudo boxes added.
+        new_photos: number of images that are not in the real annotations.
+        left_out: reason -> number of pseudo boxes left out.
+        novel: name -> number of pseudo boxes of novel classes, added or not.
     """
 
     content: dict[str, Any]
@@ -80,7 +80,7 @@ class Mixed:
 
 @dataclass
 class _Chosen:
-    """Pseudo annotations, with the name each has in the mixture."""
+    """Pseudo annotations to add, each with its class name in the merged file, and counts of the others."""
 
     entries: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -92,22 +92,22 @@ def mix_annotations(
 ) -> Mixed:
     """Add pseudo boxes to real ones.
 
-    Images are the same if their file names are, classes if their names are (whatever the case and number: "Dogs" joins
-    "dog"). Real ids stay; colliding ids of new images change. Neither argument is changed.
+    Images with the same file name are merged, and so are classes whose names differ only in case or number ("Dogs" and
+    "dog"). Real ids are kept; a new image whose id is taken gets another one. The arguments are not changed.
 
     Args:
         real: COCO content, e.g. `dataset.to_coco()`.
-        pseudo: COCO content of pseudo boxes; an annotation without `score` counts as certain.
-        config: limits.
-        novel: names of the classes that are evaluated as unseen (the open-vocabulary protocol).
+        pseudo: COCO content of pseudo boxes; an annotation without `score` has the score 1.
+        config: which pseudo boxes are added.
+        novel: names of the novel classes.
 
     Raises:
-        DataError: pseudo boxes of novel names while `config.novel` refuses them; or an image whose sizes differ.
+        DataError: there are boxes of novel classes and `config.novel` is "refuse"; or the sizes of an image differ.
     """
     config = MixConfig() if config is None else config
     fold = english_nouns().fold
     known = {fold(category["name"]): category["name"] for category in real["categories"]}
-    unseen = {fold(name) for name in novel}
+    folded_novel = {fold(name) for name in novel}
     file_of = {image["id"]: image for image in pseudo["images"]}
     name_of = {category["id"]: category["name"] for category in pseudo["categories"]}
     chosen = _Chosen()
@@ -115,9 +115,9 @@ def mix_annotations(
     for entry in pseudo["annotations"]:
         folded = fold(name_of[entry["category_id"]])
         name = spelling.setdefault(folded, name_of[entry["category_id"]])
-        if folded in unseen:
+        if folded in folded_novel:
             chosen.novel[name] += 1
-        if folded in unseen and config.novel != "keep":
+        if folded in folded_novel and config.novel != "keep":
             chosen.left_out["of novel classes"] += 1
         elif folded in known and not config.known_classes:
             chosen.left_out["of classes with real boxes"] += 1
@@ -127,7 +127,7 @@ def mix_annotations(
             chosen.entries.append((name, entry))
     if chosen.novel and config.novel == "refuse":
         raise DataError(novel_message(chosen.novel, "boxes"))
-    _leave_overlaps(chosen, real, file_of, config.real_iou)
+    _remove_overlaps(chosen, real, file_of, config.real_iou)
     _limit(chosen, config)
     counts = Counter(name for name, _ in chosen.entries)
     extra = tuple(sorted(counts.keys() - set(known.values()), key=lambda name: (-counts[name], name)))
@@ -147,17 +147,17 @@ def mix_annotations(
 def without_novel(
     photos: Sequence[NamedPhoto], novel: Sequence[str], policy: NovelNames
 ) -> tuple[tuple[NamedPhoto, ...], Counter[str]]:
-    """Apply the open-vocabulary protocol to the names of images before any of them is labelled.
+    """Apply the policy for novel class names to images before they are pseudo-labelled.
 
     Returns:
-        The images that still have a name, and in how many images each novel name was.
+        The images that still have a name, and novel name -> number of its images.
 
     Raises:
-        DataError: there are novel names and the policy refuses them, or no image is left.
+        DataError: there are novel names and the policy is "refuse", or no image is left.
     """
     fold = english_nouns().fold
-    unseen = {fold(name) for name in novel}
-    found = Counter(name for photo in photos for name in photo.names if fold(name) in unseen)
+    folded_novel = {fold(name) for name in novel}
+    found = Counter(name for photo in photos for name in photo.names if fold(name) in folded_novel)
     if not found or policy == "keep":
         return tuple(photos), found
     if policy == "refuse":
@@ -178,11 +178,10 @@ def without_novel(
 
 
 def photo_weights(content: Mapping[str, Any], records: Sequence[CocoImage], *, pseudo: float) -> Tensor:
-    """How often an image is drawn, for a loader that samples by weight.
+    """Sampling weight of each image.
 
     Returns:
-        [n] float64 in the order of the records: 1 for images of the real annotations, `pseudo` for those that have
-        pseudo boxes only.
+        [n] float64 in the order of the records: `pseudo` for images with pseudo boxes only, 1 for all others.
     """
     if not 0 < pseudo < float("inf"):
         raise ValueError(f"pseudo: expected a weight above 0, got {pseudo}")
@@ -193,7 +192,7 @@ def photo_weights(content: Mapping[str, Any], records: Sequence[CocoImage], *, p
 
 
 def novel_message(found: Counter[str], unit: str) -> str:
-    """What an error says about novel names: how many there are and what to choose."""
+    """Error message about novel names: their number, and the options to choose from."""
     first = ", ".join(f"{name} ({of_kind(n, unit)})" for name, n in found.most_common(5))
     return (
         f"expected no names of the split's novel classes, got {len(found)}: {first}; leave them out "
@@ -201,7 +200,7 @@ def novel_message(found: Counter[str], unit: str) -> str:
     )
 
 
-def _leave_overlaps(
+def _remove_overlaps(
     chosen: _Chosen, real: Mapping[str, Any], file_of: Mapping[int, Mapping[str, Any]], real_iou: float
 ) -> None:
     photos = real_photos(real)

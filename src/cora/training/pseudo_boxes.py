@@ -1,7 +1,7 @@
 """CORA+ (arXiv 2303.13076): a trained detector labels images whose captions, tags or class lists name the objects.
 
-A teacher searches each image for the image's own names. Boxes above a score threshold that overlap no better box of
-their class and no real box are written to a COCO annotation file, with the source of every box.
+A teacher searches each image for the names of that image. A COCO annotation file receives the boxes above a score
+threshold, after NMS, that overlap no real (annotated) box. Each box is stored with its source.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class PseudoBoxConfig:
     """Which of a teacher's boxes are kept.
 
     Attributes:
-        score: least score of a box.
-        class_scores: least score of the boxes of some names, in place of `score`.
-        nms_iou: a box that overlaps a better one of its name by more is dropped.
-        class_agnostic: a box is also dropped for a better one of another name, so that one object has one name.
-        real_iou: a box that overlaps a real box of its image by as much, whatever the class, is dropped.
-        min_side_px: boxes with a shorter side are dropped.
+        score: score threshold, 0..1.
+        class_scores: name -> score threshold in place of `score`.
+        nms_iou: IoU threshold of NMS, 0..1.
+        class_agnostic: boxes of different names suppress each other, too, so that an object gets only one name.
+        real_iou: boxes with at least this IoU with a real box of any class are left out; above 0, at most 1.
+        min_side_px: boxes with a shorter side are left out.
         max_per_photo: boxes kept per image, best first.
     """
 
@@ -73,12 +73,12 @@ class PseudoBoxConfig:
 
     @property
     def lowest_threshold(self) -> float:
-        """The lowest of all score thresholds; a teacher returns all boxes above it."""
+        """The lowest of all score thresholds, with which the teacher is called."""
         return min([self.score, *self.class_scores.values()])
 
 
 class BoxTeacher(Protocol):
-    """Finds boxes of an image's own names. `model` describes it in the source of every box."""
+    """Finds boxes of the names of an image. `model` is its name in the source of every box."""
 
     model: str
 
@@ -87,13 +87,13 @@ class BoxTeacher(Protocol):
 
 
 class DetectorTeacher:
-    """Teacher that is a detector of this package.
+    """Uses a detector of this package as teacher.
 
     Args:
         detector: trained, on its device.
-        model: name that goes into the provenance.
-        distractors: names of other things that compete; None for the model's own choice, which keeps a caption with a
-            single noun from claiming every object of its image.
+        model: its name in the source of every box.
+        distractors: None for the default distractors. Without any, an image with a single name would get this name for
+            every object.
     """
 
     def __init__(self, *, detector: Predictor | Detector, model: str, distractors: Sequence[str] | None = None) -> None:
@@ -110,12 +110,12 @@ class PseudoReport:
     """Counts of a labelling run.
 
     Attributes:
-        photos: images that were looked at.
-        labelled: of them, images with a box.
-        boxes: boxes kept, by name.
-        on_real: boxes dropped because they overlap a real one.
+        photos: number of images.
+        labelled: number of these with a box.
+        boxes: name -> number of boxes kept.
+        on_real: number of boxes left out because they overlap a real one.
         problems: images that could not be used, by kind.
-        resumed: images that an earlier, interrupted run had done.
+        resumed: number of images that an earlier, interrupted run had finished.
     """
 
     photos: int = 0
@@ -136,7 +136,7 @@ class RealPhoto:
 
 
 def real_photos(content: Mapping[str, Any]) -> dict[str, RealPhoto]:
-    """Real boxes of COCO content by file name."""
+    """File name -> real boxes, from COCO content."""
     boxes: dict[int, list[list[float]]] = {}
     for annotation in content["annotations"]:
         boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
@@ -162,21 +162,21 @@ def pseudo_label(
 ) -> PseudoReport:
     """Write the teacher's boxes as a COCO annotation file. Resumes an interrupted run with the same settings.
 
-    Every image done is a line of `OUTPUT.part`, so a stop costs one image; images are read one at a time. The file has
-    the images with a box; those that the real annotations know keep their image ids, as names keep category ids.
+    Each finished image becomes a line of `OUTPUT.part`, so a stop loses one image at most. The output has only images
+    with a box. Images and names that are in the real annotations keep their ids.
 
     Args:
         photos: images and their names; file names must differ.
         teacher: finds the boxes.
-        output: new file, there only when everything is done.
+        output: new file, written at the end.
         config: which boxes are kept.
-        real: COCO content whose boxes must not be overlapped.
-        made_by: more about how the file was made, for its `info`; part of what makes a run the same.
-        on_progress: called with (images done, images in all).
+        real: COCO content of the real annotations.
+        made_by: further entries of the file's `info`; a run resumes only if they are the same.
+        on_progress: called with (images done, number of images).
 
     Raises:
         TrainingError: the partial file belongs to another run.
-        DataError: names with a threshold are in no image, file names repeat, or no image can be used.
+        DataError: a name with a threshold is in no image, a file name occurs twice, or no image can be used.
     """
     known = real_photos(real) if real is not None else {}
     _check(photos, config)
@@ -209,16 +209,21 @@ def pseudo_label(
 def keep_boxes(
     found: Detections, config: PseudoBoxConfig, real_xyxy_px: Tensor
 ) -> tuple[list[list[float]], list[float], list[int], int]:
-    """The boxes worth keeping, best first.
+    """The boxes to keep, highest score first.
+
+    Args:
+        found: detections of an image.
+        config: which boxes are kept.
+        real_xyxy_px: [T, 4] real boxes of the image.
 
     Returns:
-        Boxes as x, y, width, height in pixels, rounded as they are written; their scores; their labels; and the number
-        of boxes that fell to the real ones [T, 4].
+        Boxes as x, y, width, height in pixels, rounded for the file; their scores; their labels; and the number of
+        boxes left out because they overlap real ones.
     """
-    least = torch.tensor([config.score_of(name) for name in found.class_names])
+    thresholds = torch.tensor([config.score_of(name) for name in found.class_names])
     boxes = clip_to_image(found.boxes_xyxy_px, found.image_size)
     wide = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= config.min_side_px
-    chosen = ((found.scores >= least[found.labels]) & wide).nonzero().flatten()
+    chosen = ((found.scores >= thresholds[found.labels]) & wide).nonzero().flatten()
     chosen = chosen[
         nms_indices(
             boxes[chosen],
@@ -264,7 +269,7 @@ def _info(teacher: BoxTeacher, config: PseudoBoxConfig, made_by: Mapping[str, An
 
 
 def _resume(partial: Path, header: Mapping[str, str]) -> int:
-    """Number of images in the partial file, begun if there is none; a last line without an end is cut off."""
+    """Number of images in the partial file; starts the file if it is missing, and removes an incomplete last line."""
     if not partial.exists():
         partial.write_text(json.dumps(header) + "\n", encoding="utf-8")
         return 0
@@ -319,7 +324,7 @@ def _assemble(
     real: Mapping[str, Any] | None,
     report: PseudoReport,
 ) -> dict[str, Any]:
-    """Images, annotations and categories of the lines, counted in `report`."""
+    """Images, annotations and categories from the lines of the partial file; also counts them in `report`."""
     ids = _image_ids(photos, known)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -361,7 +366,7 @@ def _assemble(
 
 
 def _image_ids(photos: Sequence[NamedPhoto], known: Mapping[str, RealPhoto]) -> list[int]:
-    """Ids of the real annotations where they know the image, else the image's own if it is free, else a new one."""
+    """Id of each image: that of the real annotations if it is in them, else its own if unused, else a new one."""
     taken = {photo.image_id for photo in known.values()}
     following = max([0, *taken, *(photo.image_id for photo in photos)]) + 1
     ids = []
@@ -378,7 +383,7 @@ def _image_ids(photos: Sequence[NamedPhoto], known: Mapping[str, RealPhoto]) -> 
 
 
 def _category_ids(names: Sequence[str], real: Mapping[str, Any] | None) -> dict[str, int]:
-    """Ids of the real annotations for their names, however they are spelled; new ones after them."""
+    """Id of each name: that of the real annotations if they have the name in any spelling, else a new one."""
     known = {name_key(category["name"]): category["id"] for category in (real["categories"] if real else ())}
     following = max([0, *known.values()]) + 1
     ids: dict[str, int] = {}

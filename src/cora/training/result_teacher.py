@@ -1,4 +1,4 @@
-"""Boxes of any other detector as a teacher, read from COCO results and the list of their images."""
+"""A teacher that returns the boxes of another detector, read from a COCO results file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MAX_BYTES = 4 * 2**30
 
 
 class ResultTeacher:
-    """Teacher that returns stored boxes.
+    """Returns stored boxes; a `BoxTeacher`.
 
     Args:
-        model: name of what found them, for the provenance.
-        sizes: (height, width) of every image by image id.
-        boxes: (name, x, y, width, height in pixels, score) of every image by image id.
+        model: name of the detector that found them, for the source of every box.
+        sizes: image id -> (height, width) in pixels.
+        boxes: image id -> list of (name, [x, y, width, height] in pixels, score).
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class ResultTeacher:
         self.model, self._sizes, self._boxes = model, sizes, boxes
 
     def label(self, photo: NamedPhoto, score_threshold: float) -> Detections:
-        """The image's boxes of its names, best first; see `cora.training.pseudo_boxes.BoxTeacher`."""
+        """The stored boxes of an image, highest score first; see `cora.training.pseudo_boxes.BoxTeacher`."""
         found = [box for box in self._boxes[photo.image_id] if box[2] >= score_threshold and box[0] in photo.names]
         found.sort(key=lambda box: -box[2])
         names = tuple(photo.names)
-        place = {name: i for i, name in enumerate(names)}
+        label_of = {name: i for i, name in enumerate(names)}
         return Detections(
             boxes_xyxy_px=xywh_to_xyxy([box[1] for box in found]).float(),
             scores=torch.tensor([box[2] for box in found], dtype=torch.float32),
-            labels=torch.tensor([place[box[0]] for box in found], dtype=torch.int64),
+            labels=torch.tensor([label_of[box[0]] for box in found], dtype=torch.int64),
             class_names=names,
             image_size=self._sizes[photo.image_id],
         )
@@ -64,16 +64,17 @@ def read_results(
         results: a COCO results list (`image_id`, `category_id`, `bbox`, `score`), or a COCO file with the lists images,
             categories and annotations, each annotation with a `score`.
         images: folder that file names are relative to.
-        image_list: COCO JSON with the images and categories that a results list speaks of.
+        image_list: COCO file with the images and categories of a results list.
         model: name of the detector; the file's name if None.
-        skip_bad: leave out what cannot be used instead of failing.
+        skip_bad: skip unusable entries instead of raising an error.
 
     Returns:
-        The images that have a box, and the teacher that knows the boxes.
+        The images that have a box, and the teacher with their boxes.
 
     Raises:
-        DataError: unreadable files; entries that are incomplete, of unknown images or categories, without a usable box
-            or a score in 0..1; missing images (each kind counted in one message); or no box at all.
+        DataError: a file cannot be read, or there is no box; without `skip_bad` also for entries that are incomplete,
+            of unknown images or categories, or without a usable box or a score in 0..1, and for missing images. One
+            message has the counts of all kinds.
     """
     content = _read(results)
     if isinstance(content, list):
@@ -87,15 +88,15 @@ def read_results(
     else:
         listing = content
         entries = content.get("annotations") if isinstance(content.get("annotations"), list) else []
-    place = results if listing is content else image_list
+    source = results if listing is content else image_list
     if not isinstance(listing, dict) or not all(isinstance(listing.get(key), list) for key in ("images", "categories")):
-        raise DataError(f"{place}: expected a COCO object with the lists images and categories")
+        raise DataError(f"{source}: expected a COCO object with the lists images and categories")
     bad, repairs = Problems(), Problems()
     names = _categories(listing["categories"], bad)
     folder = PhotoFolder(images, (entry.get("file_name") for entry in listing["images"] if isinstance(entry, dict)))
     photos, sizes = _photos(listing["images"], folder, bad, repairs)
     if repairs:
-        logger.warning("%s: %s", place, repairs)
+        logger.warning("%s: %s", source, repairs)
     boxes = _boxes(entries, photos, {entry["id"] for entry in listing["images"] if _has_id(entry)}, names, bad)
     if bad and not skip_bad:
         raise DataError(

@@ -1,9 +1,8 @@
-"""Learned text on boxes of base classes; everything but the learned part stays frozen.
+"""Trains class embeddings (learned text) on regions of base classes; the detector stays frozen.
 
-The loss is the cross-entropy over the base classes of scale * cos(region, class embedding), as in region prompting, but
-the class embeddings learn. A second term keeps all embeddings, also those of names without boxes, near the hand-written
-ones, so that other names still work (KgCoOp, Yao et
-al., 2023): loss = cross-entropy + keep * mean(1 - cos(learned, hand-written)).
+As in region prompting, the loss is the cross-entropy of scale * cos(region, class embedding) over the base classes. A
+second loss keeps all embeddings, also those of names without boxes, near those of the hand-written templates, so that
+other names still work (KgCoOp, Yao et al., 2023): loss = cross-entropy + keep * mean(1 - cos(learned, hand-written)).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from cora.training.region_embeddings import RegionBatch
 
 
 class TextParts(TypedDict, total=False):
-    """What the three text tasks share, as of `TextTask`."""
+    """Keyword arguments of `TextTask`, for its subclasses."""
 
     detector: Required[Detector]
     names: Required[Sequence[str]]
@@ -42,9 +41,9 @@ class TextTask(nn.Module, ABC):
     Args:
         detector: its text tower, templates and classifier are used; all of it is frozen.
         names: base classes, in the order of the labels.
-        kept_names: names without boxes that the second loss holds in place; those among `names` are left out.
-        keep: factor of the second loss.
-        loss_weights: [C] weight of each class in the cross-entropy, 1 by default.
+        kept_names: names without boxes for the second loss; those among `names` are left out.
+        keep: weight of the second loss.
+        loss_weights: [C] weight of each class in the cross-entropy; None: 1.
 
     Raises:
         TrainingError: the detector has learned text already.
@@ -81,7 +80,7 @@ class TextTask(nn.Module, ABC):
         self.loss_weights: Tensor | None
 
     def forward(self, batch: RegionBatch) -> dict[str, Tensor]:
-        """Losses of a batch of region embeddings; "loss" is the one to minimise."""
+        """Losses and accuracy (0..1) of a batch of region embeddings; minimise "loss"."""
         embeddings = self.class_embeddings()
         logits = self.detector.classifier.logits(batch.regions, embeddings[: self.classes])
         entropy = F.cross_entropy(logits, batch.labels, weight=self.loss_weights)
@@ -95,16 +94,15 @@ class TextTask(nn.Module, ABC):
 
     @abstractmethod
     def artefact(self, notes: Mapping[str, str] | None = None) -> TextArtefact:
-        """What was learned, to be written or applied to a detector."""
+        """The learned text, to be saved or applied to a detector; `notes` are stored with it."""
 
 
 class ContextTask(TextTask):
     """Learned context vectors before the class name, through the frozen text tower (CoOp, Zhou et al., 2022).
 
     Args:
-        context: text whose words the context starts from; its number of tokens is that of the vectors. None takes
-            the words before the name of a detector's only template, "a photo of a" where it has several.
-        **parts: what every text task takes, as of `TextTask`.
+        context: initial text; its tokens become the context vectors. None for `default_context` of the detector.
+        **parts: arguments of `TextTask`.
     """
 
     def __init__(self, *, context: str | None = None, **parts: Unpack[TextParts]) -> None:
@@ -114,7 +112,7 @@ class ContextTask(TextTask):
         self.context = LearnedContext.from_text(detector.text_tower, text)
 
     def class_embeddings(self) -> Tensor:
-        """Of [context, name], [C + M, D]."""
+        """Embeddings [C + M, D] of "context name"."""
         return self.context.encode(self.detector.text_tower, self.names)
 
     def artefact(self, notes: Mapping[str, str] | None = None) -> TextArtefact:
@@ -123,13 +121,13 @@ class ContextTask(TextTask):
 
 
 class OffsetsTask(TextTask):
-    """Class-prototype offsets after the tower: a map for any name, and one offset for each base class.
+    """Learned offsets of text embeddings (`LearnedOffsets`): a low-rank map for all names, an offset per base class.
 
     Args:
-        rank: of the map; 0 leaves a shift that all names share.
-        own: let every base class have an offset of its own, too.
-        own_dropout: share of those offsets that a step goes without, so that the map learns what it can.
-        **parts: what every text task takes, as of `TextTask`.
+        rank: rank of the map; with 0 only a common shift is learned.
+        own: also learn an offset for each base class.
+        own_dropout: 0..1, share of these offsets that a step leaves out, so that the map learns, too.
+        **parts: arguments of `TextTask`.
     """
 
     def __init__(
@@ -144,7 +142,7 @@ class OffsetsTask(TextTask):
         self.offsets = offsets.to(self.handwritten.device)
 
     def class_embeddings(self) -> Tensor:
-        """Hand-written embeddings, moved: [C + M, D]."""
+        """Hand-written embeddings plus offsets, [C + M, D]."""
         kept = None
         if self.training and self.own_dropout:
             kept = (torch.rand(len(self.names), device=self.handwritten.device) >= self.own_dropout).float()
@@ -157,12 +155,12 @@ class OffsetsTask(TextTask):
 
 
 class TextTowerTask(TextTask):
-    """Fine-tune a copy of the text tower's last blocks; token and position tables stay, for all names share them.
+    """Fine-tunes the last blocks of a copy of the text tower; token and position embeddings stay frozen.
 
     Args:
-        layers: blocks that learn, counted from the last; the last norm and the projection learn with them.
-        templates_per_step: sentences of the template set that a step takes, drawn at random.
-        **parts: what every text task takes, as of `TextTask`.
+        layers: number of last blocks to train; the final norm and the projection are always trained.
+        templates_per_step: number of templates in a step, drawn at random.
+        **parts: arguments of `TextTask`.
     """
 
     def __init__(self, *, layers: int = 1, templates_per_step: int = 4, **parts: Unpack[TextParts]) -> None:
@@ -183,11 +181,11 @@ class TextTowerTask(TextTask):
             part.requires_grad_(True)
 
     def class_embeddings(self) -> Tensor:
-        """Mean over templates by the tuned tower: [C + M, D]; over some of them in training."""
+        """Mean embeddings over the templates by the tuned tower, [C + M, D]; in training over a random subset."""
         sentences = self.templates
         if self.training and len(sentences) > self.templates_per_step:
             drawn = torch.randperm(len(sentences))[: self.templates_per_step].tolist()
-            sentences = tuple(sentences[place] for place in drawn)
+            sentences = tuple(sentences[index] for index in drawn)
         texts = [sentence.replace(PLACEHOLDER, name) for name in self.names for sentence in sentences]
         embeddings = self.tuned.encode(texts).unflatten(0, (len(self.names), len(sentences)))
         return F.normalize(embeddings.mean(dim=1), dim=-1)
@@ -198,7 +196,7 @@ class TextTowerTask(TextTask):
 
 
 def default_context(templates: str | Sequence[str]) -> str:
-    """Default text that a context starts from: the words of the detector's only template, else "a photo of a"."""
+    """Initial text of a context: the words before the name in the detector's only template, else "a photo of a"."""
     sentences = clean_templates(templates)
     words = sentences[0].removesuffix(PLACEHOLDER).strip()
     return words if len(sentences) == 1 and words and PLACEHOLDER not in words else "a photo of a"

@@ -1,4 +1,4 @@
-"""Train a text task on region embeddings. It takes seconds to minutes, since only texts pass through a network."""
+"""Trains a text task on region embeddings. It takes seconds to minutes, since no images are encoded."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ METHODS: tuple[Method, ...] = ("context", "offsets", "tower")
 
 @dataclass(frozen=True, kw_only=True)
 class TextTrainConfig:
-    """How a text task is trained.
+    """Settings of the training of a text task.
 
     Attributes:
         epochs: passes over the regions.
-        batch_size: regions a step.
-        lr: AdamW's rate, cosine to a hundredth.
-        weight_decay: pulls offsets to zero; on a context or a tower it pulls away from the start, hence 0 there.
-        keep: factor of the loss that holds embeddings near the hand-written ones.
-        balance: 0..1, power of the inverse class count by which classes are weighed; 0 weighs boxes alike.
-        seed: of the order of regions.
+        batch_size: regions per step.
+        lr: learning rate of AdamW; a cosine schedule lowers it to a hundredth.
+        weight_decay: pulls offsets to zero. For a context or a tower it should be 0, since zero is not their start.
+        keep: weight of the loss that keeps embeddings near the hand-written ones.
+        balance: 0..1, classes have the loss weight count^-balance; with 0 all boxes have the same weight.
+        seed: of the order of the regions.
     """
 
     epochs: int = 30
@@ -54,8 +54,8 @@ class TextTrainConfig:
             )
 
 
-#: Chosen on base classes alone, some of them held out (benchmarks/text_side.py --held-out). Offsets and a tower gain
-#: most on base classes with little `keep` and then lose as much on others; a context hardly can.
+#: Chosen on base classes only, with some of them held out (benchmarks/text_side.py --held-out). With a small `keep`,
+#: offsets and a tower gain most on the trained classes and lose as much on others; a context hardly does either.
 DEFAULTS: dict[Method, TextTrainConfig] = {
     "context": TextTrainConfig(epochs=20, lr=2e-3, keep=1.0),
     "offsets": TextTrainConfig(epochs=30, lr=1e-3, keep=1000.0, weight_decay=1e-2),
@@ -73,7 +73,7 @@ def build_text_task(
     context: str | None = None,
     layers: int = 1,
 ) -> TextTask:
-    """The task of a method for the classes of `data`.
+    """Build the task of a method for the classes of `data`.
 
     Raises:
         TrainingError: an unknown method, or the detector has learned text already.
@@ -102,7 +102,7 @@ def class_balance(counts: Tensor, power: float) -> Tensor:
 
 
 def train_text(task: TextTask, data: RegionEmbeddings, config: TextTrainConfig, run_dir: Path) -> TrainResult:
-    """Train until the epochs are done. `run_dir` gets metrics and checkpoints; a stopped run resumes there.
+    """Train a text task. Metrics and checkpoints go to `run_dir`, from which a stopped run resumes.
 
     Raises:
         TrainingError: the loss is not finite, or `run_dir` belongs to another run.
@@ -120,11 +120,11 @@ def train_text(task: TextTask, data: RegionEmbeddings, config: TextTrainConfig, 
         run_dir=run_dir,
         grad_clip=1.0,
         log_steps=20,
-        tensorboard=False,  # such a run is over before a board is open; metrics.jsonl has the curve
+        tensorboard=False,  # the run is too short for it; metrics.jsonl has the losses
         config={"task": type(task).__name__, **vars(config)},
     )
 
 
 def kept_names(split: ClassSplit) -> tuple[str, ...]:
-    """Everyday names that training holds in place; novel classes stay unseen, even as words."""
+    """The everyday names without novel class names, which training must not see."""
     return tuple(names_without(EVERYDAY_NAMES, split.novel))
