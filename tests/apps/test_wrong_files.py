@@ -92,8 +92,16 @@ def files(folder: Path) -> Path:
         ([*MODEL, "half.safetensors"], "expected a model file of cora, got a part of one; get it again"),
         ([*MODEL, "half.pth"], "expected a model file of cora, got a ZIP archive or a PyTorch file; name"),
         ([*MODEL, "photos"], "model photos: expected a file, got a folder; name a file in it"),
-        ([*MODEL, "image.onnx"], "expected an ONNX file, got a PNG image; export it again"),
-        ([*MODEL, "text.onnx"], "expected an ONNX file, got a damaged file or one of another kind; export it again"),
+        pytest.param(
+            [*MODEL, "image.onnx"],
+            "expected an ONNX file, got a PNG image; export it again",
+            marks=pytest.mark.integration,  # needs onnx
+        ),
+        pytest.param(
+            [*MODEL, "text.onnx"],
+            "expected an ONNX file, got a damaged file or one of another kind; export it again",
+            marks=pytest.mark.integration,
+        ),
         ([*MODEL, "note.xml"], "expected a graph of OpenVINO that `cora export` wrote, got a file of another kind"),
         ([*MODEL, "zip.tflite"], "expected a LiteRT file that `cora export` wrote, got a ZIP archive"),
         (["models", "photos"], "photos: expected a file, got a folder; name a file in it"),
@@ -162,8 +170,6 @@ def files(folder: Path) -> Path:
 def test_the_message_says_what_the_file_is(
     files: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    if arguments[-1].endswith(".onnx"):
-        pytest.importorskip("onnx")
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert message in err, err
