@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cora.console import counted
 from cora.errors import DataError, needs_extra
 from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.matching import (
@@ -162,8 +163,9 @@ def _match(
     unknown = {int(result["image_id"]) for result in results} - places.keys()
     if unknown:
         raise DataError(
-            f"expected results of the {len(places)} annotated images, got {len(unknown)} other image ids "
-            f"(first: {min(unknown)}); evaluate with the annotation file that the results were made for"
+            f"expected results of the {len(places)} annotated images, got "
+            f"{counted(len(unknown), 'other image id')} (first: {min(unknown)}); "
+            "evaluate with the annotation file that the results were made for"
         )
     limit = detection_limit(ground_truth) if max_detections is None else max_detections
     labels = {category: place for place, category in enumerate(classes.values())}
