@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 
 
+class StoppedError(Exception):
+    """Raised in a worker process: nobody wants its results any more."""
+
+
 @contextmanager
 def ctrl_c_waits() -> Iterator[None]:
     """Hold Ctrl-C back until the end of the block; processes that are started in it never hear it.

@@ -12,35 +12,11 @@ from cora.detector import Detector, DetectorConfig, load, load_checkpoint, read_
 from cora.detector.skip_init import SkipInit
 from cora.localizer import LocalizerConfig
 from cora.regions import LearnedTextConfig
-from cora.towers import TowerConfig
 from cora.towers.weights import load_checked
 from tests import toys
 from tests.detector.conftest import tiny_config
 from tests.detector.test_sharing import header
-
-
-def timm_config() -> DetectorConfig:
-    levels = ((8, 96), (16, 96), (32, 96), (64, 96))
-    tiny = tiny_config()
-    tower = TowerConfig(
-        embed_dim=32,
-        text_width=32,
-        text_heads=1,
-        text_layers=1,
-        context_length=16,
-        vocab_size=1000,
-        templates="plain",
-        pool_size=2,
-        backbone="tf_efficientnet_lite0",
-        labels=10,
-        text_space_hidden=16,
-        detector="nanodet",
-    )
-    packed = sum(channels * max(32 // stride, 1) ** 2 for stride, channels in levels)
-    localizer = replace(tiny.localizer, c3_channels=packed + 320, levels=levels, anchors="proposed")
-    return DetectorConfig(
-        tower=tower, localizer=localizer, preprocess=replace(tiny.preprocess, multiple=32, whole=True)
-    )
+from tests.toy_nano import nano_config
 
 
 def learned_config() -> DetectorConfig:
@@ -60,7 +36,7 @@ def convnext_config() -> DetectorConfig:
 CONFIGS = {
     "resnet": tiny_config,
     "convnext": convnext_config,
-    "timm": timm_config,
+    "timm": nano_config,
     "learned": learned_config,
     "proposed": proposed_config,
 }
@@ -90,7 +66,7 @@ def test_the_same_as_built_and_loaded_over(kind: str, dtype: torch.dtype, tmp_pa
 
 
 def test_no_number_is_drawn(tmp_path: Path) -> None:
-    Detector.build(timm_config(), cache_dir=tmp_path).save(tmp_path / "model.safetensors")
+    Detector.build(nano_config(), cache_dir=tmp_path).save(tmp_path / "model.safetensors")
     before = torch.get_rng_state()
     load_checkpoint(tmp_path / "model.safetensors")
     assert torch.equal(torch.get_rng_state(), before)

@@ -20,7 +20,7 @@ from cora.batch.items import Item
 from cora.batch.job import Job
 from cora.batch.labeller import Labeller, Model, Work
 from cora.errors import CoraError, needs_extra
-from cora.workers import ctrl_c_waits, obey_parent
+from cora.workers import StoppedError, ctrl_c_waits, obey_parent
 
 #: (part, lines)
 Done = Iterator[tuple[int, str]]
@@ -177,10 +177,6 @@ def _check_room(resources: dict[str, float], count: int, gpus: float) -> None:
             )
 
 
-class _StoppedError(Exception):
-    """The process that wants the results has gone on to something else."""
-
-
 #: What `_start` received, in a worker process: work, number of the worker, what all share.
 _received: list[Any] = []
 _labeller: list[Labeller] = []
@@ -204,6 +200,6 @@ def _label(items: list[Item]) -> str:
         with done.get_lock():
             done.value += 1
         if stop.is_set():
-            raise _StoppedError
+            raise StoppedError
 
     return _labeller[0](items, count)

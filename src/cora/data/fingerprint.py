@@ -15,14 +15,24 @@ def about_boxes(dataset: CocoDataset) -> str:
     return f"{counts}, classes {shorten(', '.join(dataset.class_names), 200)}"
 
 
-def about_data(dataset: CocoDataset) -> dict[str, str]:
-    """What a run remembers of its boxes and images, as hashes and in words."""
+def about_data(dataset: CocoDataset, images: str | None = None) -> dict[str, str]:
+    """What a run remembers of its boxes and images, as hashes and in words.
+
+    Args:
+        dataset: annotated images.
+        images: their `images_hash` where it is known, since it reads every file.
+    """
     return {
         "boxes": boxes_hash(dataset),
         "about boxes": about_boxes(dataset),
-        "images": files_hash(record.path for record in dataset.records),
+        "images": images or images_hash(dataset),
         "about images": f"{len(dataset.records)} files",
     }
+
+
+def images_hash(dataset: CocoDataset) -> str:
+    """`files_hash` of the images."""
+    return files_hash(record.path for record in dataset.records)
 
 
 def boxes_hash(dataset: CocoDataset) -> str:

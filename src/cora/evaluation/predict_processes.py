@@ -21,7 +21,7 @@ from cora.evaluation.oracles import AS_IT_IS, predict_oracles
 from cora.evaluation.predict import Predictions, Progress, predict_dataset
 from cora.predictor import Predictor, Tiles
 from cora.regions import ClassPrompts
-from cora.workers import ctrl_c_waits, obey_parent
+from cora.workers import StoppedError, ctrl_c_waits, obey_parent
 
 #: (indices, title) -> the indices, shown as they are done.
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -243,10 +243,6 @@ _loaded: list[Any] = []
 _stop: list[Any] = []
 
 
-class _StoppedError(Exception):
-    """Nobody wants the results any more."""
-
-
 def _start(work: bytes, threads: int, device: str, started: Any, stop: Any) -> None:
     obey_parent()
     _stop[:] = [stop]
@@ -272,5 +268,5 @@ def _predict(request: Request, indices: Sequence[int]) -> dict[str, Predictions]
 def _until_stopped(indices: Sequence[int]) -> Iterator[int]:
     for index in indices:
         if _stop and _stop[0].is_set():
-            raise _StoppedError
+            raise StoppedError
         yield index

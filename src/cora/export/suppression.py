@@ -18,7 +18,7 @@ Suppress = Callable[[Tensor, Tensor, float, float], Tensor]
 #: Scores of padded cells are below it, all others above.
 LOWEST = -1e30
 
-#: Steps of `kept_boxes_in_steps`: twice what the proposals of photos need at most (tests/export/test_kit.py).
+#: Steps of `kept_boxes_in_steps`: twice what the proposals of images need at most (tests/export/test_kit.py).
 STEPS = 32
 
 # Boxes lie in -0.5..1.5; groups that are this far apart never overlap.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from cora.data.coco import CocoDataset
 from cora.data.feature_cache import FeatureCache, build_feature_cache, collate_features
-from cora.data.fingerprint import about_data, boxes_hash
+from cora.data.fingerprint import about_data, boxes_hash, images_hash
 from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transform
 from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
 from cora.data.shards import ShardDataset
@@ -357,11 +358,15 @@ class TrainingPipeline:
         # The localizer includes the proposals; interpolate these towards their weights before the proposal stage.
         interpolate_weights(task, start | self._before if name == "localizer" else start, share=stage.keep)
 
+    @cached_property
+    def _images(self) -> str:
+        return images_hash(self.dataset)  # once for all stages: it reads from every file
+
     def _config(self, name: str) -> dict[str, Any]:
         """Settings that must be the same when a run resumes, see `stage_settings`."""
         return {
             "model": weights_fingerprint(self.detector),  # at the start of the stage, after the earlier ones
-            **about_data(self.dataset),
+            **about_data(self.dataset, self._images),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,
             **stage_settings(self.recipe.to_dict(), name),
