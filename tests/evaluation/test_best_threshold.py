@@ -105,7 +105,7 @@ def test_coco_results_are_matched_and_crowds_do_not_count() -> None:
     assert (answer.precision, answer.recall) == (pytest.approx(2 / 3), 1.0)
     assert LOWEST <= answer.threshold < 0.5
     assert best_of_results(truth, [], classes=classes) is None
-    with pytest.raises(DataError, match="other image ids"):
+    with pytest.raises(DataError, match=r"got 1 other image id \(first: 8\)"):
         best_of_results(truth, [{**results[0], "image_id": 8}], classes=classes)
 
 
