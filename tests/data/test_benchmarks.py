@@ -108,6 +108,17 @@ def test_lvis_is_tested_on_every_image(lvis: Path) -> None:
     assert images_tested(read_truth(lvis / "all.json", class_names=LVIS.all), LVIS)[0] == {1, 2, 3}
 
 
+def test_lvis_needs_no_frequencies(lvis: Path) -> None:
+    content = json.loads((lvis / "all.json").read_text())
+    for entry in content["categories"]:
+        del entry["frequency"]
+    (lvis / "all.json").write_text(json.dumps(content))
+    dataset = read_dataset(images=lvis, annotations=lvis / "all.json", class_names=LVIS.all)
+    kept, _ = image_set(dataset, LVIS, training=False)
+    tested, _ = images_tested(read_truth(lvis / "all.json", class_names=LVIS.all), LVIS)
+    assert {record.image_id for record in kept.records} == tested == {1, 2, 3}
+
+
 @pytest.mark.parametrize(
     ("part", "images", "boxes", "classes"),
     [("base", [1, 3], 2, 48), ("basetarget", [1, 2, 3], 4, 65), ("all", [1, 2, 3], 4, 65), ("target", [1, 2], 2, 17)],

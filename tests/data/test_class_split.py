@@ -9,10 +9,11 @@ from cora.errors import DataError
 
 def test_reads_both_parts_in_order(tmp_path: Path) -> None:
     path = tmp_path / "split.json"
-    path.write_text(json.dumps({"base": ["dog", "ant"], "novel": ["cat"]}))
-    split = read_class_split(path)
-    assert split == ClassSplit(base=("dog", "ant"), novel=("cat",))
-    assert split.all == ("dog", "ant", "cat")
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text(json.dumps({"base": ["dog", "ant"], "novel": ["cat"]}), encoding=encoding)
+        split = read_class_split(path)
+        assert split == ClassSplit(base=("dog", "ant"), novel=("cat",))
+        assert split.all == ("dog", "ant", "cat")
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,10 @@ SAME: dict[str, tuple[Change, dict[str, int]]] = {
         lambda c: ids(c, float),
         {"image ids that are no whole numbers, numbered": 2, "category ids that are no whole numbers, numbered": 3},
     ),
+    "points in the boxes alone": (
+        all_of("annotations", lambda e: e.update(image_id=float(e["image_id"]), category_id=float(e["category_id"]))),
+        {},
+    ),
     "quotes in the boxes alone": (all_of("annotations", lambda e: e.update(image_id=str(e["image_id"]))), {}),
     "no crowds, as text": (all_of("annotations", lambda e: e.update(iscrowd="0")), {}),
     "no crowds, as words": (all_of("annotations", lambda e: e.update(iscrowd="false")), {}),

@@ -113,3 +113,10 @@ def test_a_name_that_no_result_can_hold_is_reported(tmp_path: Path) -> None:
         assert [problem.encode() for problem in found.problems]
         assert r"expected a file name in UTF-8, got '" in found.problems[0]
         assert found.problems[0].endswith(r"b\udcffd.jpg'; rename it")
+
+
+def test_a_source_longer_than_a_file_name_may_be_is_reported(tmp_path: Path) -> None:
+    fill(tmp_path, ["a.jpg"])
+    found = find_images([str(tmp_path), "x" * 5000])
+    assert [path.name for path in found.paths] == ["a.jpg"]
+    assert found.problems[0].startswith("expected an image file, got no file at xxx")

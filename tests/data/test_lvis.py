@@ -38,6 +38,14 @@ def test_negative_and_not_exhaustive_classes(tmp_path: Path) -> None:
     assert dataset.frequencies == {"cat": "f", "dog": "c", "traffic light": "r"}
 
 
+def test_blanks_around_a_class_name_lose_no_frequency(tmp_path: Path) -> None:
+    content = lvis_content()
+    content["categories"][0]["name"] += " "
+    folder, path = write_coco(tmp_path, two_photos(), content)
+    dataset = read_dataset(images=folder, annotations=path)
+    assert dataset.frequencies == {"cat": "f", "dog": "c", "traffic light": "r"}
+
+
 def test_lists_follow_the_names_asked_for(tmp_path: Path) -> None:
     folder, path = write_coco(tmp_path, two_photos(), lvis_content())
     dataset = read_dataset(images=folder, annotations=path, class_names=["traffic light", "dog"])

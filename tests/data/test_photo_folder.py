@@ -135,6 +135,16 @@ def test_two_names_never_stand_for_one_image(tmp_path: Path) -> None:
     assert dict(bad.counts) == {"file names that more than one image fits, or that fit one image together": 3}
 
 
+def test_the_most_folders_in_common_count_in_a_relative_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("z", "z/y/z"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert PhotoFolder(Path("z")).find("/data/x/y/z/A.jpg", Problems(), Problems()) == Path("z/y/z/a.jpg")
+
+
 def test_the_folder_above_is_named_where_it_would_fit(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "other").mkdir()

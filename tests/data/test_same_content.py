@@ -1,6 +1,8 @@
 """The same image under several names: found by its bytes, kept on one side of a hold-out."""
 
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,14 @@ def test_images_on_both_sides_are_told(tmp_path: Path, caplog: pytest.LogCapture
     second = read_dataset(images=folder, annotations=path)
     tell_shared(first, second)
     assert "1 of 1 images to measure on are learned from, too (first: a.png)" in caplog.text
+    caplog.clear()
+    for name in ("copy.png", "third.png"):
+        shutil.copy(first.images / "a.png", first.images / name)
+    copies = [replace(first.records[0], path=first.images / name) for name in ("a.png", "copy.png", "third.png")]
+    tell_shared(first.with_records(copies), second)
+    assert "1 of 1 images to measure on" in caplog.text  # not 3 of 1
+    tell_shared(second, first.with_records(copies))
+    assert "3 of 3 images to measure on are learned from, too (first: z.png)" in caplog.text
     caplog.clear()
     (folder / "z.png").write_bytes((folder / "z.png").read_bytes() + b"\n")
     tell_shared(first, second)

@@ -1,6 +1,7 @@
 """`--class-weights` of the commands that look for names: the boxes of `predict`, and bad input in one line."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,17 @@ def test_weights_of_names_that_come_later(tmp_path: Path) -> None:
 def test_weights_by_name() -> None:
     assert weights_of_names(None, NAMES) == {}
     assert weights_of_names("Red_Square = 2, blue square=0.5", NAMES) == {"red square": 2.0, "blue square": 0.5}
+
+
+@pytest.mark.parametrize("read", [any_weights, lambda given: weights_of_names(given, NAMES)])
+def test_a_path_may_contain_an_equals_sign(tmp_path: Path, read: Callable[[str], dict[str, float]]) -> None:
+    file = tmp_path / "lr=0.1" / "weights.json"
+    file.parent.mkdir()
+    file.write_text('{"red_square": 8}', encoding="utf-8-sig")
+    assert {name.replace("_", " "): weight for name, weight in read(str(file)).items()} == {"red square": 8.0}
+
+
+def test_more_weights_than_a_file_name_has_letters() -> None:
+    names = [f"class {number}" for number in range(60)]
+    given = ",".join(f"{name}=2" for name in names)
+    assert weights_of_names(given, names) == any_weights(given) == dict.fromkeys(names, 2.0)

@@ -169,6 +169,21 @@ def test_sizes_that_the_file_lacks_are_those_measured(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("form", [str, float])
+def test_sizes_in_another_form_are_no_obstacle(tmp_path, form):
+    path = small(tmp_path, only={"images": {"width": form(64), "height": form(48)}})
+    expected = [{"id": 1, "height": 48, "width": 64, "file_name": "a.jpg"}]
+    assert read_truth(path, sizes={1: (48, 64)})["images"] == expected
+    if form is float:
+        assert read_truth(path)["images"] == expected
+
+
+@pytest.mark.parametrize(("key", "what"), [("image_id", "image"), ("category_id", "category")])
+def test_a_list_as_an_id_is_counted(tmp_path, key, what):
+    with pytest.raises(DataError, match=rf"1 annotation of an unknown {what} \(first: 1\)"):
+        read_truth(small(tmp_path, only={"annotations": {key: [1]}}))
+
+
 def test_an_image_listed_twice_counts_once(tmp_path, caplog):
     path = small(tmp_path, images={"id": 2, "file_name": "a.jpg", "width": 64, "height": 48})
     content = json.loads(path.read_text())
@@ -260,7 +275,7 @@ def test_a_file_that_lists_images_and_classes_has_ids_of_its_own(tmp_path, texts
     truth = read_truth(written(tmp_path, content, "truth.json"))
     classes = [{"id": 1, "name": "tea spoon"}, {"id": 2, "name": "cup"}, {"id": 3, "name": "tree"}]
     boxes = [
-        result(image_id=5, category_id=1, bbox=[1, 1, 5, 5]),
+        result(image_id=5.0, category_id=1.0, bbox=[1, 1, 5, 5]),
         result(image_id=6, category_id=2, bbox=[2, 2, 5, 5]),
         result(image_id=6, category_id=3, bbox=[3, 3, 5, 5]),
     ]

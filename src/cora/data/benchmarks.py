@@ -72,7 +72,7 @@ def image_set(dataset: _AnyDataset, split: ClassSplit | None, *, training: bool)
         return dataset, None
     kept = dataset
     counts = [len(record.classes) + len(record.crowd_classes) for record in dataset.records]
-    if training or not dataset.frequencies:
+    if training or dataset.format != "lvis":
         kept = dataset.with_records(record for record, count in zip(dataset.records, counts, strict=True) if count)
     if not kept.records:
         raise DataError(f"{dataset.annotations}: expected images with a box of the split {split.benchmark}, got none")

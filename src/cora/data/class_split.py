@@ -16,13 +16,13 @@ KNOWN_SPLITS = ("coco", "lvis")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSplit:
-    """Base and novel class names, each in a fixed order.
-
-    Both lists are non-empty unless the split says otherwise.
+    """Base and novel class names, each in a fixed order; there may be no novel ones.
 
     Attributes:
-        base, novel: names.
-        benchmark: of a split that papers report on its name, whose image sets commands follow, else "".
+        base: names of the base classes.
+        novel: names of the novel classes.
+        benchmark: "coco" or "lvis" for the split of a published benchmark, which also decides which images take part;
+            otherwise "".
 
     Raises:
         DataError: a name is blank, appears twice, or belongs to both parts; or there is no base class.
@@ -51,13 +51,13 @@ class ClassSplit:
 
 
 def known_split(name: str) -> ClassSplit:
-    """A split that papers report on, by class names as the annotation files have them.
+    """The split of a published benchmark, its class names as the annotation files spell them.
 
     - coco: OV-COCO (Bansal et al., 2018), 48 base and 17 novel classes; the other 15 of COCO take no part.
     - lvis: OV-LVIS (Gu et al., 2022) on LVIS v1, 866 frequent and common classes as base, 337 rare ones as novel.
 
     Raises:
-        DataError: another name.
+        DataError: there is no such benchmark.
     """
     if name not in KNOWN_SPLITS:
         raise DataError(
@@ -68,7 +68,7 @@ def known_split(name: str) -> ClassSplit:
 
 
 def open_split(source: str | Path) -> ClassSplit:
-    """A known split by its name, unless a file has that name, or one from a file, as `read_class_split` reads it.
+    """The split of a file (`read_class_split`) or, where no file has that name, of a benchmark (`known_split`).
 
     Raises:
         DataError: no such file, or it holds no split.
@@ -84,7 +84,7 @@ def read_class_split(path: Path) -> ClassSplit:
         DataError: the file is missing, not JSON, of another form, or names classes twice.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(f"no class split at {path}; expected a JSON file with the lists base and novel") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -14,14 +15,14 @@ _SHOWN_NAMES = 10
 
 
 def any_weights(given: str | None) -> dict[str, float]:
-    """`weights_of_names` where the names that are looked for come later: those that the weights name.
+    """Class name -> weight as in `weights_of_names`, for a vocabulary that is not known yet: any name is valid.
 
     Raises:
         DataError: as `weights_of_names`.
     """
     if given is None:
         return {}
-    if "=" not in given or Path(given).exists():
+    if _is_path(given):
         return {name: float(weight) for name, weight in _read(Path(given)).items()}
     return weights_of_names(given, list(dict.fromkeys(part.partition("=")[0].strip() for part in given.split(","))))
 
@@ -31,30 +32,29 @@ def weights_of_names(given: str | None, names: Sequence[str]) -> dict[str, float
 
     Args:
         given: as on the command line.
-        names: that are looked for.
+        names: the vocabulary.
 
     Raises:
-        DataError: as `read_class_weights`, or a name twice.
+        DataError: as `read_class_weights`, or a name has two weights.
     """
     if given is None:
         return {}
     if not names:
         raise DataError("--class-weights: expected names to weight, got a model whose names were fixed; leave it out")
-    parts = given.split(",") if "=" in given and not Path(given).exists() else [given]
+    if _is_path(given):
+        return _weights_in_file(Path(given), names)
     spelled = {name_key(name): name for name in names}
-    groups = {name: (name,) for name in names}
     found: dict[str, float] = {}
-    for part in parts:
-        name, separator, weight = part.strip().partition("=")
-        if separator and name_key(name) not in spelled:
+    for part in given.split(","):
+        name, _, weight = part.strip().partition("=")
+        known = spelled.get(name_key(name))
+        if known is None:
             more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
             shown = ", ".join(names[:_SHOWN_NAMES]) + more
             raise DataError(f"--class-weights: expected NAME=WEIGHT for one of {shown}, or a file, got {part.strip()}")
-        known = spelled.get(name_key(name), name)
-        one = read_class_weights(f"{known}={weight.strip()}" if separator else part, groups)
-        if twice := found.keys() & one.keys():
-            raise DataError(f"--class-weights: expected one weight a class, got two of {sorted(twice)[0]!r}")
-        found |= one
+        if known in found:
+            raise DataError(f"--class-weights: expected one weight a class, got two of {known!r}")
+        found[known] = _weight(weight.strip())
     return found
 
 
@@ -73,18 +73,26 @@ def read_class_weights(given: str | None, groups: Mapping[str, Collection[str]])
     group, separator, weight = given.partition("=")
     if separator and group in groups:
         return dict.fromkeys(groups[group], _weight(weight))
-    path = Path(given)
-    if separator and not path.exists():
+    if not _is_path(given):
         raise DataError(
             f"--class-weights: expected GROUP=WEIGHT for one of the groups {', '.join(groups)}, or a file, got {given}"
         )
+    return _weights_in_file(Path(given), {name for members in groups.values() for name in members})
+
+
+def _is_path(given: str) -> bool:
+    """Whether the value of the option is a path; a path may contain "=", too."""
+    # os.path.exists, since Path.exists raises for a text that is longer than a file name may be.
+    return "=" not in given or os.path.exists(given)
+
+
+def _weights_in_file(path: Path, names: Collection[str]) -> dict[str, float]:
     content = _read(path)
-    names = {name for members in groups.values() for name in members}
-    strangers = names_without(content, names)
-    if strangers:
+    unknown = names_without(content, names)
+    if unknown:
         raise DataError(
-            f"expected weights of the {len(names)} classes, got {len(strangers)} unknown names in {path}: "
-            f"{', '.join(strangers[:5])}; remove them"
+            f"expected weights of the {len(names)} classes, got {len(unknown)} unknown names in {path}: "
+            f"{', '.join(unknown[:5])}; remove them"
         )
     spelled = spelled_as(tuple(content), names)
     return {spelled[name]: float(weight) for name, weight in content.items()}
@@ -102,7 +110,7 @@ def _weight(text: str) -> float:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"expected NAME=WEIGHT or JSON of class name to weight, cannot read {path}: {found_instead(path, error)}"

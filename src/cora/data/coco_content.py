@@ -1,6 +1,6 @@
-"""The content of a COCO file, brought into one form.
+"""The content of a COCO file, normalised.
 
-Ids are whole numbers, every object that has an outline has a box, a class has one name.
+Ids become whole numbers, an object that has only an outline gets the box around it, and a class has one name.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from cora.names import name_key
 #: LVIS v1 has 1.1 GB, the largest public sets twice that.
 MAX_JSON_BYTES = 4 * 2**30
 
-#: What has to be there.
+#: Lists that every COCO file has.
 LISTS = ("images", "annotations", "categories")
 
+#: Marks an annotation, while the file is read, whose box was computed from its outline.
 _OUTLINED = "box of its outline"
-#: What stands in for a parent where there is none.
+#: Values of `supercategory` that mean that a category has no parent.
 _NO_PARENT = ("", "none", "null")
 
 
@@ -30,9 +31,9 @@ class CocoContent(dict[str, Any]):
     """The object of a COCO file.
 
     Attributes:
-        repairs: what was brought into another form, counted.
-        image_numbers: id of the file as text -> number, where the file's ids are texts.
-        category_numbers: likewise.
+        repairs: what was normalised, counted by kind.
+        image_numbers: image id of the file, as text -> number; empty where all ids are whole numbers already.
+        category_numbers: the same for category ids.
     """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
@@ -44,12 +45,13 @@ class CocoContent(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of a file.
+    """The usable classes of a file.
 
     Attributes:
-        names: id -> name; ids of names that differ in case or blanks only have the same name.
-        unused_parents: names that group others and have no box: no classes unless they are asked for.
-        merged: id -> id of the class of the same name that comes first.
+        names: id -> name. Classes whose names differ only in case and blanks share the name of the first of them.
+        unused_parents: names of categories that have no box and only group others. They are no classes unless the
+            caller asks for them.
+        merged: id of a class that repeats the name of another -> id of the first class of that name.
     """
 
     names: dict[int, str]
@@ -60,25 +62,25 @@ class Classes:
 def read_json(path: Path) -> CocoContent:
     """The content of a COCO or LVIS file.
 
-    Masks are dropped while it is read, after their boxes are taken where there are no others.
+    Masks are dropped during parsing to save memory. An annotation without a box first gets the box around its mask.
 
     Raises:
-        DataError: no such file, too large, no JSON, or without one of the three lists.
+        DataError: there is no such file, it is too large, is no JSON, or lacks one of the three lists.
     """
     text = read_text(path, max_bytes=MAX_JSON_BYTES, expected="annotation file")
     content = parse_json(text, path, "a COCO annotation file", object_hook=_without_mask)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in LISTS):
         raise DataError(f"{path}: expected a COCO object with the lists {', '.join(LISTS)}")
-    answer = CocoContent(content)
-    for position, entry in enumerate(answer["annotations"]):
+    coco = CocoContent(content)
+    for position, entry in enumerate(coco["annotations"]):
         if isinstance(entry, dict) and entry.pop(_OUTLINED, False):
-            answer.repairs.add("objects without a box, given that of their outline", f"entry {position}")
-    _number(answer)
-    return answer
+            coco.repairs.add("objects without a box, given that of their outline", f"entry {position}")
+    _number_ids(coco)
+    return coco
 
 
 def classes_of(entries: Sequence[Any], annotations: Sequence[Any], faults: Problems, repairs: Problems) -> Classes:
-    """The classes of a file's categories; those that cannot be used are counted in `faults`."""
+    """The classes of a file's categories; unusable categories are counted in `faults`."""
     found: dict[int, tuple[str, str]] = {}
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or not is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
@@ -90,7 +92,7 @@ def classes_of(entries: Sequence[Any], annotations: Sequence[Any], faults: Probl
         else:
             found[entry["id"]] = entry["name"].strip(), name_key(str(entry.get("supercategory") or ""))
     ids = (entry.get("category_id") for entry in annotations if isinstance(entry, dict))
-    used = {int(number) for number in ids if number is not None and is_whole(number)}
+    used = {number for number in ids if is_whole(number)}
     parents = _unused_parents(found, used) if used else []
     kept = {name_key(name) for number, (name, _) in found.items() if number not in parents}
     for number in parents:
@@ -103,20 +105,24 @@ def classes_of(entries: Sequence[Any], annotations: Sequence[Any], faults: Probl
 
 
 def merge_names(names: Mapping[int, str], repairs: Problems) -> tuple[dict[int, str], dict[int, int]]:
-    """Number -> name where names of one normal form become the first of them; and number -> the first's number."""
+    """Give classes whose names differ only in case and blanks the same name, that of the first of them.
+
+    Returns:
+        Number -> name for all classes, and number -> number of the first for the classes that were merged into another.
+    """
     first: dict[str, int] = {}
     merged: dict[int, int] = {}
     for number, name in names.items():
         other = first.setdefault(name_key(name), number)
         if other != number:
             merged[number] = other
-            told = f"{name!r} and {names[other]!r}"
-            repairs.add("classes named like another but for case and blanks, merged into it", told)
+            example = f"{name!r} and {names[other]!r}"
+            repairs.add("classes named like another but for case and blanks, merged into it", example)
     return {number: names[merged.get(number, number)] for number in names}, merged
 
 
 def whole_id(value: object, numbers: Mapping[str, int]) -> int | None:
-    """An id as a number: its own, or that which `numbers` has for its text; None if it is none."""
+    """An id as a whole number: the one that `numbers` gives its text, else the id itself; None for an unusable id."""
     key = _key(value)
     if key is None:
         return None
@@ -134,30 +140,27 @@ def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _number(content: CocoContent) -> None:
-    """Put numbers in place of ids that are texts, in all three lists."""
-    for part, key, of_boxes, what in (
-        ("images", "id", "image_id", "image ids"),
-        ("categories", "id", "category_id", "category ids"),
-    ):
+def _number_ids(content: CocoContent) -> None:
+    """Replace ids that are texts or floats by whole numbers, in all three lists."""
+    annotations = [entry for entry in content["annotations"] if isinstance(entry, dict)]
+    for part, reference, kind in (("images", "image_id", "image ids"), ("categories", "category_id", "category ids")):
         entries = [entry for entry in content[part] if isinstance(entry, dict)]
-        if all(type(entry.get(key)) is int for entry in entries):
-            given = {entry[key] for entry in entries}
-            odd = (entry.get(of_boxes) for entry in content["annotations"] if isinstance(entry, dict))
-            if all(not isinstance(value, str | float) or value in given for value in odd):
-                continue
-        numbers = _numbers(entry.get(key) for entry in entries)
+        if all(type(entry.get("id")) is int for entry in entries) and not any(
+            isinstance(entry.get(reference), str | float) for entry in annotations
+        ):
+            continue
+        numbers = _numbers_of_ids(entry.get("id") for entry in entries)
         if part == "images":
             content.image_numbers = numbers
         else:
             content.category_numbers = numbers
         for entry in entries:
-            if not is_whole(entry.get(key)) and (number := whole_id(entry.get(key), numbers)) is not None:
-                content.repairs.add(f"{what} that are no whole numbers, numbered", repr(entry[key]))
-                entry[key] = number
-        for entry in content["annotations"]:
-            if isinstance(entry, dict) and (number := whole_id(entry.get(of_boxes), numbers)) is not None:
-                entry[of_boxes] = number
+            if not is_whole(entry.get("id")) and (number := whole_id(entry.get("id"), numbers)) is not None:
+                content.repairs.add(f"{kind} that are no whole numbers, numbered", repr(entry["id"]))
+                entry["id"] = number
+        for entry in annotations:
+            if (number := whole_id(entry.get(reference), numbers)) is not None:
+                entry[reference] = number
     for entry in content["images"]:
         if isinstance(entry, dict) and content.category_numbers:
             for key in ("neg_category_ids", "not_exhaustive_category_ids"):
@@ -166,14 +169,14 @@ def _number(content: CocoContent) -> None:
                     entry[key] = [old if new is None else new for old, new in zip(entry[key], numbered, strict=True)]
 
 
-def _numbers(ids: Iterable[object]) -> dict[str, int]:
-    """Text of an id -> number: that which it says, else the next that is free."""
+def _numbers_of_ids(ids: Iterable[object]) -> dict[str, int]:
+    """Text of an id -> number: the number that the text spells, else the next free one."""
     keys = [key for key in dict.fromkeys(map(_key, ids)) if key is not None]
-    said = [int(key) for key in keys if _says_number(key)]
-    if len(set(said)) == len(keys):
-        return dict(zip(keys, said, strict=True))
-    # Texts like 007 and 7 are two ids.
-    numbers = {key: int(key) for key in keys if _says_number(key) and str(int(key)) == key}
+    spelled = [int(key) for key in keys if _spells_number(key)]
+    if len(set(spelled)) == len(keys):
+        return dict(zip(keys, spelled, strict=True))
+    # Texts like 007 and 7 are two ids, and only the second keeps its number.
+    numbers = {key: int(key) for key in keys if _spells_number(key) and str(int(key)) == key}
     taken, next_number = set(numbers.values()), 1
     for key in keys:
         if key not in numbers:
@@ -185,6 +188,7 @@ def _numbers(ids: Iterable[object]) -> dict[str, int]:
 
 
 def _key(value: object) -> str | None:
+    """The text of an id, the same for 3, 3.0 and "3"; None for what cannot be an id."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, float):
@@ -192,23 +196,27 @@ def _key(value: object) -> str | None:
     return str(value) if isinstance(value, str) or is_whole(value) else None
 
 
-def _says_number(key: str) -> bool:
+def _spells_number(key: str) -> bool:
     return key.isascii() and key.removeprefix("-").isdecimal() and is_whole(int(key[:30]))
 
 
 def _unused_parents(found: Mapping[int, tuple[str, str]], used: set[int]) -> list[int]:
-    """Categories without a box that others name as theirs, and that belong to no class: Roboflow writes them."""
+    """Ids of categories that have no box and only group others, as Roboflow writes them.
+
+    Such a category is the supercategory of others. Its own supercategory is none, itself, or such a category.
+
+    Args:
+        found: id -> name and normalised supercategory.
+        used: ids of categories that have a box.
+    """
     parents: dict[int, str] = {}
-    for _ in found:
-        more = {
-            number: name_key(name)
-            for number, (name, parent) in found.items()
-            if number not in used
-            and number not in parents
-            and parent in (*_NO_PARENT, name_key(name), *parents.values())
-            and any(other != number and of == name_key(name) for other, (_, of) in found.items())
-        }
-        if not more:
-            break
+    while more := {
+        number: name_key(name)
+        for number, (name, parent) in found.items()
+        if number not in used
+        and number not in parents
+        and parent in (*_NO_PARENT, name_key(name), *parents.values())
+        and any(other != number and of == name_key(name) for other, (_, of) in found.items())
+    }:
         parents |= more
     return list(parents)

@@ -13,7 +13,7 @@ from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import ImageError
 from cora.images import read_size
 
-#: (image entry, folder of the images) -> the file name to look for there.
+#: (entry of an image, folder of the images) -> the file name to look for in the folder.
 NameOfImage = Callable[[dict[str, Any], PhotoFolder], object]
 
 
@@ -25,7 +25,7 @@ def read_coco(
     findings: Findings,
     name_of_image: NameOfImage = lambda entry, _: entry.get("file_name"),
 ) -> RawAnnotations:
-    """Images and boxes of a file's content; what cannot be used is counted in `findings` and left out.
+    """Images and boxes of a COCO file; unusable entries are counted in `findings` and left out.
 
     Raises:
         DataError: there is no image folder.
@@ -49,12 +49,16 @@ def read_coco(
 def _images(
     entries: list[Any], folder: Path, name_of_image: NameOfImage, findings: Findings
 ) -> tuple[dict[int, RawImage], set[int], dict[int, int]]:
-    """Usable images by id, the ids of all, and those of images that are listed again."""
-    photos = PhotoFolder(folder)
-    names = [name_of_image(entry, photos) if isinstance(entry, dict) else None for entry in entries]
-    photos.settle(names)
+    """The images of a file, each file once.
+
+    Returns:
+        Id -> usable image; all ids, those of unusable images included; and id of a repeated image -> id of the first.
+    """
+    files = PhotoFolder(folder)
+    names = [name_of_image(entry, files) if isinstance(entry, dict) else None for entry in entries]
+    files.settle(names)
     images: dict[int, RawImage] = {}
-    of_path: dict[Path, RawImage] = {}
+    by_path: dict[Path, RawImage] = {}
     known: set[int] = set()
     again: dict[int, int] = {}
     for position, (entry, name) in enumerate(zip(entries, names, strict=True)):
@@ -69,10 +73,10 @@ def _images(
             findings.bad.add("duplicate image ids", image_id)
             continue
         known.add(image_id)
-        image = _image(entry, name, photos, findings)
+        image = _image(entry, name, files, findings)
         if image is None:
             continue
-        first = of_path.setdefault(image.path, image)
+        first = by_path.setdefault(image.path, image)
         if first.size != image.size:
             findings.bad.add("images listed twice, with different sizes", f"{name}: ids {first.image_id}, {image_id}")
             continue
@@ -83,14 +87,15 @@ def _images(
     return images, known, again
 
 
-def _image(entry: dict[str, Any], name: object, photos: PhotoFolder, findings: Findings) -> RawImage | None:
+def _image(entry: dict[str, Any], name: object, files: PhotoFolder, findings: Findings) -> RawImage | None:
+    """One image, measured where its entry lacks a size; None after an unusable one was counted."""
     sides = entry.get("height"), entry.get("width")
     measured = any(side is None or isinstance(side, str) for side in sides)
-    area = measured or all(is_number(side) and side >= 1 for side in sides)
-    if not area:
+    has_area = measured or all(is_number(side) and side >= 1 for side in sides)
+    if not has_area:
         findings.bad.add("images without an area", name)
-    path = photos.find(name, findings.bad, findings.repairs)
-    if path is None or not area:
+    path = files.find(name, findings.bad, findings.repairs)
+    if path is None or not has_area:
         return None
     if not measured:
         return RawImage(image_id=entry["id"], path=path, size=(int(entry["height"]), int(entry["width"])))
@@ -106,6 +111,7 @@ def _image(entry: dict[str, Any], name: object, photos: PhotoFolder, findings: F
 def _add_boxes(
     entries: list[Any], images: dict[int, RawImage], known: set[int], names: dict[int, str], findings: Findings
 ) -> None:
+    """Add the usable boxes to their images; `known`: ids of all images, `names`: category id -> class name."""
     seen: set[object] = set()
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or not {"image_id", "category_id"} <= entry.keys() or not entry.get("bbox"):

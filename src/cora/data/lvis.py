@@ -1,7 +1,8 @@
-"""LVIS annotation files, v1 and v0.5 (Gupta et al., 2019): COCO files with lists of what was not searched for.
+"""LVIS annotation files, v1 and v0.5 (Gupta et al., 2019): COCO files that say which classes were looked for.
 
-Only a few classes are annotated in each image: those with boxes, the negative ones (looked for, absent) and, among
-those with boxes, the not exhaustive ones (some objects without a box). Of every other class nothing is known.
+Each image is annotated with a few classes only: those that have boxes, and the negative ones, which were looked for and
+are absent. Some of those with boxes are not exhaustive: further objects of them may have no box. Nothing is known of
+all other classes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from cora.data.problems import Findings, is_whole
 from cora.data.raw import RawAnnotations
 from cora.errors import DataError
 
-#: Frequent, common, rare: in more than 100, in 11 to 100, in at most 10 images of the training part.
+#: Frequent, common and rare classes: in more than 100, in 11 to 100, and in at most 10 images of the training set.
 FREQUENCIES = ("f", "c", "r")
 
 
 def is_lvis(content: dict[str, Any]) -> bool:
-    """Whether a COCO object has what only LVIS has: negative lists or frequencies."""
+    """Whether the content of a COCO file has what only LVIS has: negative lists or frequencies."""
     return any(
         isinstance(entry, dict) and key in entry
         for part, key in (("images", "neg_category_ids"), ("categories", "frequency"))
@@ -31,7 +32,7 @@ def is_lvis(content: dict[str, Any]) -> bool:
 
 
 def read_lvis(content: CocoContent, *, source: Path, folder: Path, findings: Findings) -> RawAnnotations:
-    """Images, boxes and lists of a file's content; what cannot be used is counted in `findings` and left out.
+    """Images, boxes and class lists of a file; unusable entries are counted in `findings` and left out.
 
     Raises:
         DataError: there is no image folder, or the file has nothing of LVIS.
@@ -53,18 +54,22 @@ def read_lvis(content: CocoContent, *, source: Path, folder: Path, findings: Fin
             image.negative += _names(entry, "neg_category_ids", name_of, findings)
             image.not_exhaustive += _names(entry, "not_exhaustive_category_ids", name_of, findings)
     frequencies = {
-        entry["name"]: entry["frequency"]
+        name_of[entry["id"]]: entry["frequency"]
         for entry in content["categories"]
-        if isinstance(entry, dict) and entry.get("frequency") in FREQUENCIES and isinstance(entry.get("name"), str)
+        if isinstance(entry, dict)
+        and is_whole(entry.get("id"))
+        and entry["id"] in name_of
+        and entry.get("frequency") in FREQUENCIES
     }
     return replace(raw, format="lvis", frequencies=frequencies)
 
 
 def _file_name(entry: dict[str, Any], folder: PhotoFolder) -> object:
-    """The name under which the image lies in `folder`, or the name to complain about.
+    """The name of an image in `folder`, by its URL; where none of the candidates exists, the name for the message.
 
-    v1 has only URLs, since its images come from two parts of COCO; the file names of v0.5 are partly those of COCO
-    2014. So the URL counts: its part and name (train2017/000000000009.jpg), else the name alone.
+    Files of v1 have URLs alone, since their images come from two parts of COCO, and some file names of v0.5 are those
+    of COCO 2014. The candidates are the last two parts of the URL (train2017/000000000009.jpg), the last one alone,
+    and the `file_name`.
     """
     url = entry.get("coco_url")
     if not isinstance(url, str) or not url:
@@ -75,6 +80,7 @@ def _file_name(entry: dict[str, Any], folder: PhotoFolder) -> object:
 
 
 def _names(entry: dict[str, Any], key: str, name_of: dict[int, str], findings: Findings) -> tuple[str, ...]:
+    """Class names of one of an image's lists of category ids."""
     numbers = entry.get(key, [])
     if not isinstance(numbers, list):
         findings.bad.add(f"{key} that are no lists", f"image {entry['id']}")

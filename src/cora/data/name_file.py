@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +82,7 @@ def parse_classes(text: str) -> list[str]:
     """
     if text.startswith("@"):
         return read_name_file(Path(text[1:].strip()))
-    if text.strip().lower().endswith(_SUFFIXES) and Path(text.strip()).is_file():
+    if text.strip().lower().endswith(_SUFFIXES) and os.path.isfile(text.strip()):
         raise VocabularyError(f"expected class names, got the name of a file: {text}; for its names write @{text}")
     if "\n" in text.strip():  # "$(cat names.txt)"
         return _of_list(text)

@@ -1,4 +1,4 @@
-"""Where the images lie that an annotation file names: under that name, or under another that only one image fits."""
+"""Finds the images that an annotation file names, also where a file's name on the disk differs from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -14,24 +15,24 @@ from cora.data.listing import walk_images
 from cora.data.problems import Problems, check_folder, listed
 from cora.images import IMAGE_SUFFIXES
 
-#: What tools put before the name of a file that is sent to them: some hexadecimal digits.
+#: What annotation tools put before the name of an uploaded file: hexadecimal digits.
 _UPLOAD = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{4,36}-(?=.)")
-#: What Roboflow makes of a.jpg: a_jpg.rf.0123456789abcdef.jpg.
+#: How Roboflow renames a.jpg: a_jpg.rf.0123456789abcdef.jpg.
 _ROBOFLOW = re.compile(r"(.+)_(?:jpe?g|png|bmp|webp|tiff?|heic|avif|mpo)\.rf\.[0-9a-z]{6,}")
-#: Parts of a set: an image of one is none of another, though they be called the same.
+#: Folders of the parts of a set: images of two parts differ, even where they have one name.
 _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class PhotoFolder:
-    """The folder that file names of an annotation file are relative to; nothing outside it is reached by a name.
+    """The folder that the file names of an annotation file are relative to; no name reaches a file outside it.
 
-    A name that is not there stands for an image below the folder that it nearly is: in another folder, as other systems
-    or addresses write it, with or without what an upload put before it, in other case, or with another ending. Only
-    one image may fit, and no other name may fit that one.
+    A name without a file of exactly that name may stand for an image with a similar one: in another folder, written as
+    a path of another system or as an address, with or without the prefix of an upload, in other case, or with another
+    ending. It is found where it fits one image only, and no other name fits that image.
 
     Args:
-        folder: read once, so that the images directly in it cost no further look at the disk.
-        names: all that will be looked for, as far as they are known.
+        folder: of the images. It is listed once, so that looking up an image directly in it needs no disk access.
+        names: names that will be looked up, as far as they are known.
 
     Raises:
         DataError: there is no such folder.
@@ -51,7 +52,7 @@ class PhotoFolder:
         return isinstance(name, str) and self._exact(name) is not None
 
     def path(self, name: str) -> Path | None:
-        """Where an image of this name lies or would lie; None if the name points outside the folder."""
+        """The path of a file of this name, existing or not; None for a name that leaves the folder."""
         # Windows' rules know both slashes and drive letters, and files travel between systems.
         parts = PureWindowsPath(name)
         if not parts.parts or parts.drive or parts.root or ".." in parts.parts or "\0" in name:
@@ -59,9 +60,9 @@ class PhotoFolder:
         return self.folder.joinpath(*parts.parts)
 
     def find(self, name: object, bad: Problems, repairs: Problems) -> Path | None:
-        """The path of the image called `name`, or None after counting in `bad` why there is none.
+        """The path of the image that `name` stands for, or None after its problem was counted in `bad`.
 
-        One that lies under another name is counted in `repairs`.
+        An image whose file has another name is counted in `repairs`.
         """
         if not isinstance(name, str):
             bad.add("file names that are no text", name)
@@ -77,7 +78,7 @@ class PhotoFolder:
         return found
 
     def _missing(self, name: str, why: str) -> tuple[str, str]:
-        """Kind and example of a problem."""
+        """Kind and example of the problem of a name without an image; `why`: images that it may stand for, listed."""
         if why:
             return "file names that more than one image fits, or that fit one image together", f"{name}: {why}"
         path = self.path(name)
@@ -89,7 +90,7 @@ class PhotoFolder:
         return "missing image files", name
 
     def settle(self, names: Iterable[object]) -> None:
-        """Find all of these names: first those that are there, then what others stand for."""
+        """Look up names together: first those of existing files, then what images the others may stand for."""
         texts = [name for name in dict.fromkeys(n for n in names if isinstance(n, str)) if name not in self._paths]
         others = []
         for name in texts:
@@ -112,7 +113,7 @@ class PhotoFolder:
         return path if path is not None and (name in self.names or _is_file(path)) else None
 
     def _nearly(self, name: str) -> list[Path]:
-        """Images that the name may stand for; one where that is sure."""
+        """Images that a name without a file may stand for."""
         parts = _plain_parts(name)
         if not parts or "\0" in name:
             return []
@@ -125,15 +126,15 @@ class PhotoFolder:
         return []
 
     def _other_part(self, parts: Sequence[str], path: Path) -> bool:
-        """Whether an image is of the validation part of a set where the name is of the training part, or the like."""
+        """Whether the folders of an image and of a name belong to different parts of a set, say train and val."""
         named = {_PARTS[part.lower()] for part in parts[:-1] if part.lower() in _PARTS}
         there = (self.folder.absolute().name, *path.relative_to(self.folder).parts[:-1])
-        lies = {_PARTS[part.lower()] for part in there if part.lower() in _PARTS}
-        return bool(named and lies) and not named & lies
+        found = {_PARTS[part.lower()] for part in there if part.lower() in _PARTS}
+        return bool(named and found) and not named & found
 
 
 class _Index:
-    """Images in all levels of a folder by their names."""
+    """All images of a folder and its subfolders, by their names."""
 
     def __init__(self, folder: Path) -> None:
         entries = walk_images(str(folder), passed_over=Problems())
@@ -145,9 +146,9 @@ class _Index:
             self.by_stem[name_of_file(path.stem)].append(path)
 
     def candidates(self, name: str) -> Iterable[list[Path]]:
-        """Images that may be meant, likeliest first."""
+        """Lists of images that `name` may stand for, the likeliest list first."""
         yield self.by_name.get(name_of_file(name), [])
-        # What tools added is either in the name or on the disk: two different additions are two images.
+        # Either the name or the file has an addition of a tool: two different additions belong to two images.
         bare = bare_name(name)
         yield self.by_name.get(bare, []) if bare != name_of_file(name) else []
         yield [
@@ -160,7 +161,7 @@ class _Index:
 
 
 def _plain_parts(name: str) -> list[str]:
-    """Folders and file that a path of any system, or an address, ends with."""
+    """The parts of a path of any system, or of an address."""
     if "://" in name:
         address = urlsplit(name)
         # Label Studio's local files: /data/local-files/?d=folder/a.jpg
@@ -172,11 +173,11 @@ def _plain_parts(name: str) -> list[str]:
 
 
 def _most_alike(paths: list[Path], parts: Sequence[str]) -> list[Path]:
-    """Those that share most of their last folders with a name."""
+    """The paths that share the most folders with a name, counted from the file upwards."""
 
     def shared(path: Path) -> int:
         pairs = zip(reversed(path.parts[:-1]), reversed(parts[:-1]), strict=False)
-        return next((n for n, (a, b) in enumerate(pairs) if name_of_file(a) != name_of_file(b)), len(parts) - 1)
+        return sum(1 for _ in takewhile(lambda pair: name_of_file(pair[0]) == name_of_file(pair[1]), pairs))
 
     most = max(map(shared, paths))
     best = [path for path in paths if shared(path) == most]
@@ -185,18 +186,18 @@ def _most_alike(paths: list[Path], parts: Sequence[str]) -> list[Path]:
 
 
 def name_of_file(name: str) -> str:
-    """A name in one case and one form: macOS writes an accent as a character of its own."""
+    """A file name for comparison: case-folded, and composed, since macOS stores an accent as a separate character."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def original_name(name: str) -> str | None:
-    """Name, without an ending, of the image that Roboflow made this one of; None where it did not."""
+    """Name, without its ending, of the image that Roboflow made this file from; None for a file of another origin."""
     found = _ROBOFLOW.fullmatch(PurePosixPath(name_of_file(name)).stem)
     return None if found is None else found[1]
 
 
 def bare_name(name: str) -> str:
-    """The key of a name without what an upload added to it."""
+    """A file name for comparison, without what an upload or Roboflow added to it."""
     path = PurePosixPath(name_of_file(name))
     stem = _UPLOAD.sub("", path.stem, count=1) if _UPLOAD.match(path.stem) else path.stem
     found = _ROBOFLOW.fullmatch(stem)

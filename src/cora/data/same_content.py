@@ -1,4 +1,4 @@
-"""Images that are there more than once: the same bytes under several names, or what Roboflow made of one."""
+"""Copies of images: files of the same bytes, and the versions that Roboflow made from one image."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _TAIL_BYTES = 4096
 
 
 def first_of_same(paths: Sequence[Path]) -> list[int]:
-    """For every file the place of the first one with the same bytes; its own where there is none before.
+    """For every file the index of the first file with the same bytes; its own index where it is the first.
 
-    Only files of one size, and of one end, are read as a whole. One that cannot be read is like no other.
+    Only files of equal size and equal last bytes are read as a whole. A file that cannot be read equals no other.
     """
     first = list(range(len(paths)))
     for of_size in _alike(range(len(paths)), lambda place: os.stat(paths[place]).st_size):
@@ -34,7 +34,10 @@ def first_of_same(paths: Sequence[Path]) -> list[int]:
 
 
 def image_groups(paths: Sequence[Path]) -> list[list[int]]:
-    """Places of images that belong together, in order of the first: copies, and what Roboflow made of one image."""
+    """Indices of images, grouped: copies and versions that Roboflow made from one image are in one group.
+
+    Groups are in the order of their first image.
+    """
     leader = first_of_same(paths)
 
     def leader_of(place: int) -> int:
@@ -55,10 +58,10 @@ def image_groups(paths: Sequence[Path]) -> list[list[int]]:
 
 
 def files_hash(paths: Iterable[Path]) -> str:
-    """First 16 hex digits of the SHA-256 over names, sizes and ends of files.
+    """First 16 hex digits of the SHA-256 over the names, sizes and last bytes of files.
 
-    Whoever changes an image changes its size or its end, and nothing larger is read. One that cannot be read counts
-    with its name alone, as images in shards do.
+    A change of an image nearly always changes its size or its last bytes, so the rest is not read. A file that cannot
+    be read counts with its name alone, as images in shards do.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -69,7 +72,7 @@ def files_hash(paths: Iterable[Path]) -> str:
 
 
 def tell_copies(source: Path, paths: Sequence[Path]) -> None:
-    """A line in the log where images of a set have the bytes of another of it."""
+    """Warn where images of a set are copies of other images of it."""
     copies = Problems()
     for place, first in enumerate(first_of_same(paths)):
         if first != place:
@@ -79,22 +82,22 @@ def tell_copies(source: Path, paths: Sequence[Path]) -> None:
 
 
 def tell_shared(learned: CocoDataset, measured: CocoDataset) -> None:
-    """A line in the log where images to learn from are among those to measure on."""
-    ours, theirs = ([record.path for record in one.records] for one in (learned, measured))
-    first = first_of_same([*theirs, *ours])
-    shared = [path for path, leader in zip(ours, first[len(theirs) :], strict=True) if leader < len(theirs)]
+    """Warn where images to measure on are also among those to learn from."""
+    training, held_out = ([record.path for record in one.records] for one in (learned, measured))
+    first = first_of_same([*training, *held_out])
+    shared = [leader for leader in first[len(training) :] if leader < len(training)]
     if shared:
         logger.warning(
             "%s: %d of %d images to measure on are learned from, too (first: %s): new ones will give less",
             measured.images,
             len(shared),
-            len(theirs),
-            shared[0].name,
+            len(held_out),
+            training[shared[0]].name,
         )
 
 
 def _alike(places: Iterable[int], key_of: Callable[[int], Hashable]) -> list[list[int]]:
-    """Places that have a key in common with others, together."""
+    """Places grouped by their key; those that share it with no other are left out."""
     found: dict[Hashable, list[int]] = defaultdict(list)
     for place in places:
         try:

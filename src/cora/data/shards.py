@@ -224,8 +224,9 @@ def _members(shard: Path, findings: Findings) -> Iterator[tuple[_Place, str, Any
                     findings.bad.add("members that are too large or there twice", f"{shard.name}/{member.name}")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{shard} cannot be read as an uncompressed tar file ({error}); write it anew") from error
-    for name in contents.keys() - photos.keys():
-        findings.bad.add("annotations without an image", name)
+    for name in contents:
+        if name not in photos:
+            findings.bad.add("annotations without an image", name)
     for name, place in photos.items():
         if name not in contents:
             findings.bad.add("images without an annotation", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,13 @@ def find_images(sources: Iterable[str], *, beside: int = 0) -> Sources:
     problems: list[str] = []
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        # os.path, since Path's methods raise for a text that is longer than a file name may be.
+        if os.path.isdir(source):
             found, unreadable = list_images(path, deep=False)
             problem = (
                 "; ".join(unreadable) or f"expected a folder with images, got none directly in {source}; name the files"
             )
-        elif path.exists():
+        elif os.path.exists(source):
             found, problem = [path], ""
         elif glob.has_magic(source):
             found = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())

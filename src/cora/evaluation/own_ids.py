@@ -1,6 +1,7 @@
-"""Detections whose file numbers images and classes in its own way, as `cora detect` and `cora batch` write it.
+"""Detections with ids of their own, as `cora detect` and `cora batch` write them.
 
-What the numbers stand for is then said by file names and class names.
+Such a file numbers images and classes in its own way, and lists them. File names and class names then relate its ids to
+those of the ground truth.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from cora.names import name_key
 
 logger = logging.getLogger(__name__)
 
-#: An id of a file -> that of the truth; None where the truth lacks what it stands for.
+#: Id in the file of detections -> id in the ground truth; None where the ground truth lacks the image or class.
 _Ids = Mapping[object, object]
 
 
 def in_ids_of_truth(path: Path, content: Mapping[str, Any], truth: Mapping[str, Any]) -> list[Any]:
-    """The detections of a COCO file with the ids of the truth, as far as the file names what its own stand for.
+    """The detections of a COCO file, with their ids translated to those of the ground truth.
 
-    Those in images and of classes that the truth lacks are left out, with a warning.
+    Image ids are translated if the file lists its images, category ids if it lists its categories. Detections in images
+    and of classes that the ground truth lacks are skipped with a warning.
 
     Args:
         path: of the file, for messages.
@@ -33,7 +35,7 @@ def in_ids_of_truth(path: Path, content: Mapping[str, Any], truth: Mapping[str, 
         truth: of `truth.read_truth`.
 
     Raises:
-        DataError: the truth lacks all of them.
+        DataError: the ground truth lacks the image or the class of every detection.
     """
     entries: list[Any] = content["annotations"]
     named = all("file_name" in image for image in truth["images"])
@@ -56,12 +58,13 @@ def in_ids_of_truth(path: Path, content: Mapping[str, Any], truth: Mapping[str, 
 
 
 def _translated(entry: Any, maps: Mapping[str, tuple[_Ids, Mapping[object, str]]], lacking: Problems) -> Any:
+    """The detection with ids of the ground truth; None after an untranslatable one was counted in `lacking`."""
     if not isinstance(entry, dict):
         return entry
     changed = dict(entry)
     for key, (ids, names) in maps.items():
         given = entry.get(key)
-        if not ids or not isinstance(given, int | str):
+        if not ids or not isinstance(given, int | float | str):
             continue
         changed[key] = ids.get(given)
         if changed[key] is None:
@@ -75,7 +78,14 @@ def _translated(entry: Any, maps: Mapping[str, tuple[_Ids, Mapping[object, str]]
 def _ids(
     entries: Any, field: str, known: Callable[[str], object], texts: Mapping[object, str]
 ) -> tuple[_Ids, Mapping[object, str]]:
-    """Ids of a list of images or classes in the truth, and their names; empty where not every entry has a name."""
+    """How to translate the ids of a list of images or classes, and their names; empty unless every entry has a name.
+
+    Args:
+        entries: the list.
+        field: that holds the name of an entry.
+        known: name -> id in the ground truth.
+        texts: id in the ground truth -> the text that the file of the ground truth has for it.
+    """
     listed = entries if isinstance(entries, list) else []
     if not all(
         isinstance(one, dict) and isinstance(one.get("id"), int | str) and isinstance(one.get(field), str)
@@ -84,21 +94,22 @@ def _ids(
         return {}, {}
     names = {one["id"]: one[field] for one in listed}
     found = {number: known(name) for number, name in names.items()}
-    return {number: texts.get(place, place) for number, place in found.items()}, names
+    return {number: texts.get(own, own) for number, own in found.items()}, names
 
 
 def _texts(truth: Mapping[str, Any], key: str) -> dict[object, str]:
-    """Number -> the text that the truth's file has for it."""
+    """Number -> the text that the file of the ground truth has for it."""
     return {number: text for text, number in truth.get(key, {}).items()}
 
 
 def _class_of(truth: Mapping[str, Any]) -> Callable[[str], object]:
-    places = {name_key(one["name"]): one.get("source_id", one["id"]) for one in truth["categories"]}
-    return lambda name: places.get(name_key(name))
+    """A function from a class name to its id in the ground truth."""
+    ids = {name_key(one["name"]): one.get("source_id", one["id"]) for one in truth["categories"]}
+    return lambda name: ids.get(name_key(name))
 
 
 def _image_of(truth: Mapping[str, Any]) -> Callable[[str], object]:
-    """The image of a file name: of several called the same, the one whose folders fit, too."""
+    """A function from a file name to its image id in the ground truth; folders tell files of one name apart."""
     by_name: defaultdict[str, list[tuple[str, object]]] = defaultdict(list)
     for image in truth["images"]:
         plain = _plain(str(image.get("file_name", "")))

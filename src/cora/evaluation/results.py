@@ -1,4 +1,4 @@
-"""Detections of other tools: a COCO results file, checked against the ground truth."""
+"""COCO results files, which any detector can write, checked against the ground truth."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ForeignResults:
-    """Results with category id = place in the class list + 1.
+    """The results of a file.
 
-    other_classes: how many were of classes that are annotated but not measured; reaching_over: how many boxes reach
-    over the border of their image by more than a pixel (they count as they are); again: how many were of images that
-    the truth lists a second time (they do not count).
+    Attributes:
+        results: with the category ids of the ground truth, which count the measured classes from 1.
+        other_classes: number of skipped results of classes that are annotated but not measured.
+        reaching_over: number of boxes that reach over the border of their image by more than a pixel; they count as
+            they are.
+        again: number of skipped results of images that the ground truth lists a second time.
     """
 
     results: list[dict[str, Any]]
@@ -35,16 +38,17 @@ class ForeignResults:
 def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
     """Read COCO results.
 
-    They are a list of image_id, category_id, bbox (xywh in pixels) and score, or an object with such a list as
-    `annotations`; see `in_ids_of_truth` for ids of such an object.
+    The file is a list of objects with image_id, category_id, bbox (xywh in pixels) and score, or an object that has
+    such a list under `annotations`; `in_ids_of_truth` then translates its ids.
 
     Args:
         path: the file.
         truth: of `truth.read_truth`.
 
     Raises:
-        DataError: the file cannot be read; image or category ids that the truth lacks, scores that are no
-            number in 0..1, boxes that are no four numbers or lie off their image; each kind is counted in one message.
+        DataError: the file cannot be read, or there are image or category ids that the ground truth lacks, scores that
+            are no number in 0..1, or boxes that are no four numbers or lie off their image; one message counts all
+            kinds.
     """
     entries = _entries(path, truth)
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
@@ -62,7 +66,7 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
             problems.add("entries that are no objects", where)
             continue
         image, category, bbox, score = (entry.get(key) for key in ("image_id", "category_id", "bbox", "score"))
-        # Where the truth has texts for ids, so have the results.
+        # Where ids are texts in the file of the ground truth, they are texts in the results, too.
         image, category = (
             whole_id(given, known) if known else _whole(given)
             for given, known in zip((image, category), numbers, strict=True)
@@ -82,17 +86,18 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         elif not is_sized_box(bbox):
             problems.add("boxes that are no four finite numbers with sides of 0 or more", f"{bbox} in {where}")
         else:
-            over = _reach(bbox, *sizes[image])
-            if over is None:
+            excess = _excess(bbox, *sizes[image])
+            if excess is None:
                 problems.add(
                     "boxes off their image", f"{bbox} in image {image}, {sizes[image][0]}x{sizes[image][1]} px"
                 )
             elif category in others:
                 other_classes += 1
             else:
-                reaching_over += over > 1
-                chosen = {"image_id": image, "category_id": place_of[category], "bbox": bbox, "score": float(score)}
-                results.append(chosen)
+                reaching_over += excess > 1
+                results.append(
+                    {"image_id": image, "category_id": place_of[category], "bbox": bbox, "score": float(score)}
+                )
     if all(max(x + w, y + h) <= 1 for x, y, w, h in (result["bbox"] for result in results)):
         for result in results:
             problems.add("boxes that do not reach over the first pixel, in fractions perhaps", result["bbox"])
@@ -115,12 +120,13 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         kind = "results given twice, counted twice, the second time as wrong"
         logger.warning("%s: %s", path, of_kind(twice, kind))
     if again:
-        logger.warning("%s: %d results of images that the annotations list a second time do not count", path, again)
+        kind = "results of images that the annotations list a second time do not count"
+        logger.warning("%s: %s", path, of_kind(again, kind))
     return ForeignResults(results, other_classes, reaching_over, again)
 
 
 def _whole(number: object) -> object:
-    """An id as a number without a fraction: tables write 3.0 for 3."""
+    """An id of 3.0 as 3, since tools that write tables turn whole numbers into floats."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -134,7 +140,7 @@ def _entries(path: Path, truth: Mapping[str, Any]) -> list[Any]:
     return content
 
 
-def _reach(bbox: list[float], width: int, height: int) -> float | None:
+def _excess(bbox: list[float], width: int, height: int) -> float | None:
     """Pixels by which a box reaches over the border, None if it lies wholly outside."""
     x, y, w, h = bbox
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:

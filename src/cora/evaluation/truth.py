@@ -1,6 +1,7 @@
-"""Ground truth with the boxes and areas of the file itself, so that metrics equal those of the benchmark's tools.
+"""Ground truth exactly as its COCO file has it, so that metrics equal those of the benchmark's own tools.
 
-`predict.ground_truth` gives the same for a dataset of any format, with boxes clipped and areas of boxes.
+`predict.ground_truth` makes the same dictionary from a dataset of any format. Its boxes are clipped, and its areas are
+those of the boxes, not of masks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cora.names import names_without, spelled_as
 
 logger = logging.getLogger(__name__)
 
-#: What an image of LVIS says besides its boxes: lists of category ids.
+#: Keys of an LVIS image that hold lists of category ids.
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
@@ -28,19 +29,22 @@ def read_truth(
     class_names: Sequence[str] | None = None,
     sizes: Mapping[int, tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
-    """Read a COCO or LVIS file as a COCO dictionary; category id = place in the class list + 1.
+    """Read a COCO or LVIS file as a COCO dictionary whose category ids count the kept classes from 1.
 
     Args:
         annotations: the file.
-        class_names: classes to keep, in this order; all, in the file's order, if None.
-        sizes: image id -> (height, width) in pixels, measured, for images whose size the file lacks.
+        class_names: classes to keep, in this order; None keeps all, in the file's order.
+        sizes: image id -> (height, width) in pixels of images that were read; otherwise the file has to say it.
 
     Returns:
-        images with id, width, height and file_name, those of LVIS with `neg_category_ids` and
-        `not_exhaustive_category_ids`; annotations with image_id, category_id, bbox, area and iscrowd; categories
-        with id, name, `source_id` (the file's) and, of LVIS, frequency; `other_category_ids`, the file's ids of
-        classes that are not kept; `merged_category_ids` and `again`, ids of classes and images that are there twice
-        -> the first's; `image_numbers` and `category_numbers`, text of the file's ids -> number, where they are texts.
+        A dictionary with these keys:
+
+        - `images`: id, width, height and file_name; for LVIS also `neg_category_ids` and `not_exhaustive_category_ids`.
+        - `annotations`: image_id, category_id, bbox, area and iscrowd.
+        - `categories`: id, name, `source_id` (the id in the file) and, for LVIS, frequency.
+        - `other_category_ids`: ids, in the file, of the classes that are not kept.
+        - `merged_category_ids`, `again`: id of a repeated class or image -> id of the first one.
+        - `image_numbers`, `category_numbers`: id in the file as text -> number, where the file's ids are texts.
 
     Raises:
         DataError: the file cannot be read, lacks classes, or has entries that cannot be used, counted by kind.
@@ -107,7 +111,7 @@ def frequencies_of(truth: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _categories(entries: Sequence[Any], classes: Classes) -> dict[str, dict[str, Any]]:
-    """Name -> id, name and frequency of the classes that were found usable, each once."""
+    """Name -> id, name and frequency of each usable class."""
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
         number = entry.get("id") if isinstance(entry, dict) else None
@@ -125,27 +129,28 @@ def _images(
     problems: Problems,
     repairs: Problems,
 ) -> tuple[dict[int, dict[str, Any]], dict[int, int]]:
-    """Images by id, and ids of those that are listed again -> the first's."""
+    """Id -> image, and id of a repeated image -> id of the first one of that file name."""
     found: dict[int, dict[str, Any]] = {}
     again: dict[int, int] = {}
-    of_name: dict[str, int] = {}
+    first_of_name: dict[str, int] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not is_whole(entry.get("id")):
             problems.add("images without id", entry)
             continue
         number, name = entry["id"], entry.get("file_name")
-        first = of_name.setdefault(name, number) if isinstance(name, str) else number
-        size = dict(zip(("height", "width"), sizes.get(first, (None, None)), strict=True))
-        size |= {side: entry[side] for side in size if entry.get(side) is not None}
+        first = first_of_name.setdefault(name, number) if isinstance(name, str) else number
+        height, width = sizes.get(first) or (entry.get("height"), entry.get("width"))
         if number in found or number in again:
             problems.add("duplicate image ids", number)
-        elif not all(is_whole(side) for side in size.values()):
+        elif not (is_number(height) and is_number(width)):
             problems.add("images without width or height, which can be measured (--images)", name or number)
         elif first != number:
             again[number] = first
             repairs.add("images listed twice, merged", f"{name}: ids {first}, {number}")
         else:
-            image = {"id": number, **size, **({"file_name": entry["file_name"]} if "file_name" in entry else {})}
+            image = {"id": number, "height": int(height), "width": int(width)}
+            if "file_name" in entry:
+                image["file_name"] = entry["file_name"]
             for key in FEDERATED:
                 if isinstance(entry.get(key), list):
                     image[key] = [place_of[number] for number in entry[key] if number in place_of]
@@ -160,31 +165,32 @@ def _boxes(
     problems: Problems,
     repairs: Problems,
 ) -> list[dict[str, Any]]:
+    """The annotations of the given image and category ids; all others are counted in `problems`."""
     found = []
     seen: set[tuple[object, ...]] = set()
     for place, entry in enumerate(entries):
         where = entry.get("id", f"entry {place}") if isinstance(entry, dict) else f"entry {place}"
         if not isinstance(entry, dict) or not is_sized_box(entry.get("bbox")):
             problems.add("annotations without a box of four numbers, sides 0 or more, or an outline", where)
-        elif entry.get("image_id") not in images:
+        elif not is_whole(image_id := entry.get("image_id")) or image_id not in images:
             problems.add("annotations of an unknown image", where)
-        elif entry.get("category_id") not in categories:
+        elif not is_whole(category_id := entry.get("category_id")) or category_id not in categories:
             problems.add("annotations of an unknown category", where)
         elif not is_number(area := entry.get("area", entry["bbox"][2] * entry["bbox"][3])):
             problems.add("annotations whose area is no number", where)
         elif (crowd := truth_value(entry.get("iscrowd"))) is None:
             problems.add("values of iscrowd that are neither 0 nor 1", f"{where}: {entry['iscrowd']}")
         else:
-            plain = {key: entry[key] for key in ("image_id", "category_id", "bbox")}
-            found.append({**plain, "area": area, "iscrowd": int(crowd)})
-            one = (entry["image_id"], entry["category_id"], *entry["bbox"], crowd)
-            if one in seen:
-                # COCO's own tools count both; so do the numbers of this file elsewhere.
+            box = {"image_id": image_id, "category_id": category_id, "bbox": entry["bbox"]}
+            found.append({**box, "area": area, "iscrowd": int(crowd)})
+            identity = (image_id, category_id, *entry["bbox"], crowd)
+            if identity in seen:
+                # Both stay, since COCO's own tools, which published numbers come from, count both.
                 repairs.add("boxes given twice, counted twice", where)
-            seen.add(one)
+            seen.add(identity)
     return found
 
 
 def is_sized_box(value: object) -> TypeGuard[list[float]]:
-    """Whether `value` is x, y, width, height: four finite numbers, the sides 0 or more."""
+    """Whether `value` is [x, y, width, height]: four finite numbers, width and height 0 or more."""
     return is_box(value) and min(value[2:]) >= 0
