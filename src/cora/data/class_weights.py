@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cora.errors import DataError
 from cora.files import found_instead
-from cora.names import name_key, names_without, spelled_as
+from cora.names import name_key, names_without, repeated_names, spelled_as
 
 _SHOWN_NAMES = 10
 
@@ -31,7 +31,7 @@ def weights_of_names(given: str | None, names: Sequence[str]) -> dict[str, float
     """Class name -> weight, from "NAME=WEIGHT,..." or a JSON file; empty where none are given.
 
     Args:
-        given: as on the command line.
+        given: value of `--class-weights`.
         names: the vocabulary.
 
     Raises:
@@ -62,11 +62,11 @@ def read_class_weights(given: str | None, groups: Mapping[str, Collection[str]])
     """Class name -> weight in pre-matching, from a JSON file or "GROUP=WEIGHT"; empty where none are given.
 
     Args:
-        given: as on the command line.
-        groups: group -> its classes.
+        given: value of `--class-weights`.
+        groups: group -> its class names.
 
     Raises:
-        DataError: an unknown group, a file that cannot be read, weights that are not above 0, or unknown names.
+        DataError: an unknown group, a file that cannot be read, weights that are not above 0, or unknown class names.
     """
     if given is None:
         return {}
@@ -117,4 +117,6 @@ def _read(path: Path) -> dict[str, float]:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
         raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
+    if repeated := repeated_names(content):
+        raise DataError(f"--class-weights: expected one weight a class, got two of {repeated[0]!r} in {path}")
     return content
