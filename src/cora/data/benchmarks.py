@@ -1,8 +1,8 @@
 """The open-vocabulary benchmarks OV-COCO and OV-LVIS: which images take part, and their annotation files.
 
-Trained on is every image that has a box of a base class (OV-COCO: 107,761 of train2017). Tested on is, of COCO, every
-image that has a box of one of the 65 classes (4,836 of val2017); of LVIS every image, since its lists of absent classes
-count. Boxes around crowds are boxes, too.
+Training uses the images that have a box of a base class (OV-COCO: 107,761 of train2017). Testing on OV-COCO uses the
+images that have a box of one of the 65 classes (4,836 of val2017). Testing on OV-LVIS uses every image, since its lists
+of absent classes count as well. Boxes around crowds count as boxes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from cora.console import output_console, say
 from cora.data.class_split import ClassSplit
 from cora.data.coco import CocoDataset
-from cora.data.coco_content import LISTS
+from cora.data.coco_content import FEDERATED, LISTS
 from cora.data.lvis import is_lvis
 from cora.data.problems import listed
 from cora.errors import DataError
@@ -23,22 +23,22 @@ from cora.names import name_key, names_without
 
 Part = Literal["base", "novel", "all"]
 
-#: Where the split is recorded in a written file.
+#: Key of `info` under which a written file records its split.
 MARK = "class_split"
 _AnyDataset = TypeVar("_AnyDataset", bound=CocoDataset)
-_LISTS_OF_CLASSES = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """How many images of a file take part, and how many boxes they have.
+    """How many images of a file take part in a benchmark, and how many boxes they have.
 
     Attributes:
-        benchmark: name of the split.
-        training: whether they are trained on.
-        images, images_before: that take part, and of the file.
-        boxes: of the classes concerned, those of crowds included.
-        classes: how many these are.
+        benchmark: name of its split.
+        training: whether the images are for training; otherwise for testing.
+        images: number of images that take part.
+        images_before: number of images in the file.
+        boxes: number of boxes of the classes concerned, those of crowds included.
+        classes: number of these classes.
     """
 
     benchmark: str
@@ -49,21 +49,24 @@ class ImageSet:
     classes: int
 
     def __str__(self) -> str:
-        use, which = ("train on", f"a box of the {self.classes} base classes")
-        if not self.training:
-            use, which = "test on", f"a box of the {self.classes} classes"
+        use, classes = ("train on", "base classes") if self.training else ("test on", "classes")
+        why = f"those with a box of the {self.classes} {classes}"
+        if self.benchmark == "lvis" and not self.training:
+            why = "every image counts"
         counts = f"{self.images} of {self.images_before} images"
-        why = "every image counts" if self.benchmark == "lvis" and not self.training else f"those with {which}"
         return f"OV-{self.benchmark.upper()}: {counts} to {use} ({why}), {self.boxes} boxes"
 
 
 def image_set(dataset: _AnyDataset, split: ClassSplit | None, *, training: bool) -> tuple[_AnyDataset, ImageSet | None]:
-    """The images of a set that take part in a benchmark, and their number; all, and None, for another split.
+    """The images of a dataset that take part in a benchmark, and their number.
 
     Args:
-        dataset: restricted to the base classes for training, to all for testing.
-        split: of which a benchmark's is known by its name.
-        training: whether the images are trained on.
+        dataset: restricted to the base classes for training, to all classes of the split for testing.
+        split: a split that belongs to no benchmark, or None, keeps all images.
+        training: whether the images are for training; otherwise for testing.
+
+    Returns:
+        The dataset with these images, and their number; None as the number where there is no benchmark.
 
     Raises:
         DataError: no image takes part.
@@ -87,35 +90,35 @@ def image_set(dataset: _AnyDataset, split: ClassSplit | None, *, training: bool)
 
 
 def training_images(dataset: _AnyDataset, split: ClassSplit | None) -> _AnyDataset:
-    """The images of `image_set` to train on, their number printed.
+    """The images of `image_set` for training; their number is printed.
 
     Raises:
         DataError: no image takes part.
     """
-    return _told(*image_set(dataset, split, training=True))
+    return _printed(*image_set(dataset, split, training=True))
 
 
 def testing_images(dataset: _AnyDataset, split: ClassSplit | None) -> _AnyDataset:
-    """The images of `image_set` to test on, their number printed.
+    """The images of `image_set` for testing; their number is printed.
 
     Raises:
         DataError: no image takes part.
     """
-    return _told(*image_set(dataset, split, training=False))
+    return _printed(*image_set(dataset, split, training=False))
 
 
-def _told(kept: _AnyDataset, counts: ImageSet | None) -> _AnyDataset:
+def _printed(kept: _AnyDataset, counts: ImageSet | None) -> _AnyDataset:
     if counts is not None:
         say(output_console(), str(counts))
     return kept
 
 
 def images_tested(truth: Mapping[str, Any], split: ClassSplit | None) -> tuple[frozenset[int], ImageSet | None]:
-    """Ids of the images that a benchmark is tested on, and their number; all, and None, for another split.
+    """Ids of the images that a benchmark is tested on, and their number.
 
     Args:
-        truth: ground truth, restricted to the split's classes.
-        split: of which a benchmark's is known by its name.
+        truth: ground truth as a COCO dictionary, restricted to the classes of the split.
+        split: a split that belongs to no benchmark, or None, keeps all images; their number is then None.
     """
     chosen = frozenset(image["id"] for image in truth["images"])
     if split is None or not split.benchmark:
@@ -133,26 +136,25 @@ def images_tested(truth: Mapping[str, Any], split: ClassSplit | None) -> tuple[f
 
 
 def _check_entries(content: Mapping[str, Any], source: Path) -> None:
-    wanted = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
-    for key, ids in wanted.items():
-        for place, entry in enumerate(content[key], start=1):
-            if not isinstance(entry, dict) or any(one not in entry for one in ids):
+    required = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
+    for part, keys in required.items():
+        for place, entry in enumerate(content[part], start=1):
+            if not isinstance(entry, dict) or any(key not in entry for key in keys):
                 raise DataError(
-                    f"{source}: expected entries of {key} with {' and '.join(ids)}, got none at place {place}"
+                    f"{source}: expected entries of {part} with {' and '.join(keys)}, got none at place {place}"
                 )
 
 
 def split_annotations(content: Mapping[str, Any], split: ClassSplit, part: Part, *, source: Path) -> dict[str, Any]:
     """The content of an annotation file, restricted to one part of a split and to the images that take part.
 
-    Everything else that the file says of its categories, images and boxes is kept. Of an LVIS file all images stay for
-    testing.
+    The remaining categories, images and annotations keep all their fields. For testing, an LVIS file keeps all images.
 
     Args:
-        content: of a COCO or LVIS file.
+        content: content of a COCO or LVIS file.
         split: base and novel classes.
-        part: "base" for training; "all" for testing, or "novel" for that of the novel classes alone.
-        source: of the content, for messages.
+        part: "base" for training, "all" for testing, or "novel" for testing on the novel classes alone.
+        source: file of the content, for messages.
 
     Raises:
         DataError: lists or classes are missing, or no box is left.
@@ -171,8 +173,8 @@ def split_annotations(content: Mapping[str, Any], split: ClassSplit, part: Part,
     if not boxes:
         raise DataError(f"{source}: expected boxes of {len(names)} classes, got none")
     with_box = {entry["image_id"] for entry in boxes}
-    every = is_lvis(dict(content)) and part != "base"
-    images = [_listing(entry, ids) for entry in content["images"] if every or entry.get("id") in with_box]
+    keep_all = is_lvis(dict(content)) and part != "base"
+    images = [_with_lists_of(entry, ids) for entry in content["images"] if keep_all or entry["id"] in with_box]
     info = content.get("info")
     return {
         **content,
@@ -183,7 +185,6 @@ def split_annotations(content: Mapping[str, Any], split: ClassSplit, part: Part,
     }
 
 
-def _listing(image: dict[str, Any], ids: Collection[int]) -> dict[str, Any]:
-    """An image whose lists of classes name none that the file lacks."""
-    found = {key: [number for number in image[key] if number in ids] for key in _LISTS_OF_CLASSES if key in image}
-    return image | found
+def _with_lists_of(image: dict[str, Any], ids: Collection[int]) -> dict[str, Any]:
+    """An image whose lists of classes (LVIS) are restricted to these category ids."""
+    return image | {key: [number for number in image[key] if number in ids] for key in FEDERATED if key in image}

@@ -1,9 +1,12 @@
-"""The names of the built-in vocabulary: everyday things, for those who only want to look.
+"""The built-in vocabulary: names of everyday things, for use where nobody gives class names.
 
-They are the categories of LVIS v1 (Gupta, Dollar and Girshick, 2019), whose list `splits/lvis.json` holds. They are
-written as people say them: without the remark in brackets that LVIS adds where a name needs none, and by COCO's name
-where both have a class of their own for it. A few names stand for kinds whose members are in the list; they are left
-out, since they would compete with those. A few things that COCO has and LVIS lacks are added.
+They are the categories of LVIS v1 (Gupta, Dollar and Girshick, 2019), which `splits/lvis.json` lists, with these
+changes:
+
+- LVIS adds a remark in brackets to some names. It stays only where two names would be equal without it.
+- A class that COCO has, too, has COCO's name.
+- A name of a kind of things whose members are in the list is left out, since it would compete with them.
+- A few classes that COCO has and LVIS lacks are added.
 """
 
 from __future__ import annotations
@@ -23,14 +26,14 @@ _REMARK = re.compile(r"\s*\(.*?\)")
 @cache
 def builtin_names() -> tuple[str, ...]:
     """The names, distinct, in the order of LVIS's file; the added ones come last."""
-    spoken = [spoken_name(name) for name in known_split("lvis").all]
-    bare = Counter(name_key(_REMARK.sub("", name)) for name in spoken)
-    # spoken: name of LVIS -> that of the list; kinds: names whose members the list has; added: what LVIS lacks.
+    names = [spoken_name(name) for name in known_split("lvis").all]
+    short_names = {name: _REMARK.sub("", name) for name in names}
+    counts = Counter(map(name_key, short_names.values()))
+    # spoken: name in LVIS -> name to use; kinds: LVIS's names to leave out; added: names that LVIS lacks.
     lists = json.loads(shipped_text("data/nouns/builtin.json"))
-    names = [lists["spoken"].get(name) or _shown(name, bare) for name in spoken if name not in lists["kinds"]]
-    return (*names, *lists["added"])
-
-
-def _shown(name: str, bare: Counter[str]) -> str:
-    short = _REMARK.sub("", name)
-    return short if bare[name_key(short)] == 1 else name
+    kept = [
+        lists["spoken"].get(name) or (short if counts[name_key(short)] == 1 else name)
+        for name, short in short_names.items()
+        if name not in lists["kinds"]
+    ]
+    return (*kept, *lists["added"])

@@ -1,8 +1,8 @@
-"""Nouns of a caption: names of the things that a detector can be asked for (docs/pseudo_labels.md).
+"""Finds the nouns of an image caption, which become the class names of the image (docs/pseudo_labels.md).
 
-A list of English nouns is shipped; the few words around a candidate tell whether a thing is meant ("a bat", "bats a
-ball"). That is no parser: it needs no package and no download, reads thousands of captions a second on one core, and
-errs on the side of leaving a word out.
+A list of English nouns is shipped. The words next to a listed noun decide whether it is one in this caption ("a bat")
+or a verb ("bats a ball"). These rules are no parser: they need no package and no download, and read thousands of
+captions a second on one core. In case of doubt they leave a word out.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from cora.errors import VocabularyError
 from cora.files import shipped_text
 from cora.regions.class_names import clean_names
 
+#: Words of the longest listed noun.
 _LONGEST = 3
-#: A word with inner apostrophes or hyphens, a possessive ending, a number, or a mark that ends a phrase.
+#: Tokens: a word with inner apostrophes or hyphens, a possessive ending, a number, or a mark that ends a phrase.
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-](?!s\b)[^\W\d_]+)*|'s\b|\d+|[.,;:!?()\"/]")
 _BE = frozenset(("is", "are", "was", "were", "be", "being", "been", "am"))
-#: What follows these may be a verb in any form: "they park", "a sign that shows".
+#: After these a listed noun may be a verb in any form: "they park", "a sign that shows".
 _SUBJECTS = frozenset(("i", "you", "he", "she", "it", "we", "they", "who", "which", "that"))
-#: What follows these is a verb if it has no ending: "trying to watch", but "close to trees".
+#: After these a listed noun is a verb if it has no ending: "trying to watch", but "close to trees".
 _BEFORE_STEMS = frozenset(
     (
         *("to", "not", "n't", "can", "could", "will", "would", "may", "might", "must", "shall", "should"),
         *("do", "does", "did"),
     )
 )
-#: "next to", "close to": no verb follows.
+#: After these words, "to" comes before a noun: "next to", "close to".
 _NEAR = frozenset(("next", "close", "up", "down", "over", "on", "back", "out", "attached", "tied", "adjacent"))
 _DENIALS = frozenset(("no", "without", "not"))
 #: Between a denial and its noun: "without a helmet".
@@ -39,7 +40,7 @@ _ARTICLES = frozenset(("a", "an", "any", "the"))
 
 @dataclass(frozen=True)
 class _Match:
-    """Words start..end of a caption that a listed noun covers."""
+    """A listed noun in a caption: words `start` to `end` (exclusive), and whether they are its plural."""
 
     start: int
     end: int
@@ -52,14 +53,16 @@ class NounFinder:
 
     Args:
         nouns: lower-case singular names of one to three words.
-        verbs: those of them that are verbs as well; they count only where the words around allow a noun.
-        living: those of them that act: "a man watches" has a verb, "two wine glasses" a noun after a noun.
-        silent: those of them that are no things but may head a compound: a "skate park" is no skate.
-        plurals: irregular plural to singular.
-        wanted: report these names only, as they are spelled here; they need not be among `nouns`. None reports all.
+        verbs: those of the nouns that are verbs, too; they count only where the words next to them allow a noun.
+        living: those of the nouns that can be the subject of an action. After them a noun in the form of a verb is a
+            verb: "a man watches", but "two wine glasses".
+        silent: those of the nouns that are never reported. They keep a compound from being reported by another of its
+            words: a "skate park" is no skate.
+        plurals: irregular plural -> singular.
+        wanted: names to report, in this spelling; they need not be among `nouns`. None reports all nouns.
 
     Raises:
-        VocabularyError: wanted names are blank, or the same but for case and number.
+        VocabularyError: wanted names are blank, or differ only in case and number.
 
     Examples:
         >>> english_nouns().find("A man in front of two fire hydrants, behind a dog")
@@ -79,17 +82,17 @@ class NounFinder:
         self._plurals = dict(plurals or {})
         self._verbs, self._living = frozenset(verbs), frozenset(living)
         self._nouns, self._silent = frozenset(nouns), frozenset(silent)
-        # Only now can names be folded: the plural of a listed noun is known by the list.
+        # After the lists are set: `fold` needs them to find singulars.
         self._spelling = None if wanted is None else self._spellings(clean_names(tuple(wanted)))
         if self._spelling is not None:
             self._nouns |= self._spelling.keys()
         self._longest = max([_LONGEST, *(len(noun.split()) for noun in self._spelling or ())])
 
     def find(self, caption: str) -> tuple[str, ...]:
-        """Names of the things that a caption mentions, singular, each once, in the order of their appearance.
+        """The nouns of a caption, singular, each once, in the order of their appearance.
 
-        Of nouns in a row the last counts ("garden table" is a table) unless together they are listed ("fire hydrant").
-        What the caption denies ("without a helmet") is left out.
+        Of several nouns in a row only the last counts ("garden table" is a table), unless they are listed together
+        ("fire hydrant"). Nouns that the caption denies ("without a helmet") are left out.
         """
         words = _words(caption, self._nouns)
         found: dict[str, None] = {}
@@ -103,23 +106,28 @@ class NounFinder:
         return tuple(found)
 
     def fold(self, name: str) -> str:
-        """A name in lower case, singular, with single blanks: "Fire_Hydrants" is "fire hydrant"."""
+        """A name in lower case, singular, with single blanks: "Fire_Hydrants" becomes "fire hydrant"."""
         words = name.replace("_", " ").casefold().split()
         whole = " ".join(words)
         if not words or whole in self._nouns:
             return whole
         forms = [" ".join([*words[:-1], form]) for form in self._singulars(words[-1])]
-        # "traffic lights" is listed, "garden chairs" only by its last word.
+        # "traffic light" is listed as a whole, "garden chair" only by its last word.
         return next((form for form in forms if {form, form.split()[-1]} & self._nouns), whole)
 
     def name_of_tag(self, tag: str) -> str | None:
-        """A tag as a name: as wanted names are spelled, None if it is not wanted; else singular if it is listed."""
+        """The name that a tag stands for.
+
+        With wanted names it is the wanted name, or None if there is none. Without, it is the singular of a listed noun,
+        or the tag as it is.
+        """
         folded = self.fold(tag)
         if self._spelling is not None:
             return self._spelling.get(folded)
         return folded if folded in self._nouns else " ".join(tag.split())
 
     def _spellings(self, wanted: tuple[str, ...]) -> dict[str, str]:
+        """Folded name -> the wanted name."""
         spelling: dict[str, str] = {}
         for name in wanted:
             other = spelling.setdefault(self.fold(name), name)
@@ -128,6 +136,7 @@ class NounFinder:
         return spelling
 
     def _matches(self, words: list[str]) -> Iterator[_Match]:
+        """The listed nouns of a caption from left to right, the longest first, without overlaps."""
         start = 0
         while start < len(words):
             match = self._match(words, start)
@@ -150,10 +159,10 @@ class NounFinder:
         return None
 
     def _things(self, run: list[_Match], words: list[str]) -> Iterator[str]:
-        """The nouns of adjacent matches that stand for things: heads of compounds, no verbs."""
-        before, earlier = ["", "", *words[: run[0].start]][-1:-3:-1]
+        """The nouns of adjacent matches that stand for things: the last of a compound, and no verbs."""
+        earlier, before = ["", "", *words[: run[0].start]][-2:]
         if before == "to" and earlier in _NEAR:
-            before = "near"
+            before = "near"  # any preposition that no verb follows
         denied = _denied(words, run[0].start)
         head: _Match | None = None
         for match in run:
@@ -169,6 +178,7 @@ class NounFinder:
             yield head.noun
 
     def _is_verb(self, match: _Match, previous: _Match | None, before: str) -> bool:
+        """Whether a listed noun is a verb after the noun `previous` of its run, or as its first one after `before`."""
         if match.noun not in self._verbs or match.end - match.start > 1:
             return False
         if match.noun.endswith("ing"):
@@ -181,7 +191,7 @@ class NounFinder:
         return match.plural and previous.noun in self._living
 
     def _singulars(self, word: str) -> Iterator[str]:
-        """Singulars that a plural can have."""
+        """Words that `word` may be the plural of."""
         if word in self._plurals:
             yield self._plurals[word]
         for ending, other in _ENDINGS:
@@ -200,11 +210,12 @@ _ENDINGS = (
 
 
 def _words(caption: str, known: frozenset[str]) -> list[str]:
+    """The tokens of a caption; `known`: listed nouns."""
     words: list[str] = []
     for token in _TOKEN.findall(caption.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")):
         if "-" in token and token not in known:
             spaced = token.replace("-", " ")
-            # "teddy-bear" is a listed noun; "snow-covered" must not show its snow.
+            # "teddy-bear" is a listed noun in two words; "snow-covered" stays one word, so that no snow is found.
             words += spaced.split() if spaced in known else [token]
         else:
             words.append(token)
@@ -212,6 +223,7 @@ def _words(caption: str, known: frozenset[str]) -> list[str]:
 
 
 def _runs(matches: Iterable[_Match]) -> Iterator[list[_Match]]:
+    """Matches in groups without another word between them."""
     run: list[_Match] = []
     for match in matches:
         if run and run[-1].end != match.start:
@@ -223,6 +235,7 @@ def _runs(matches: Iterable[_Match]) -> Iterator[list[_Match]]:
 
 
 def _denied(words: list[str], start: int) -> bool:
+    """Whether a denial comes before the words from `start` on, perhaps with an article between."""
     while start and words[start - 1] in _ARTICLES:
         start -= 1
     return start > 0 and words[start - 1] in _DENIALS
@@ -246,7 +259,7 @@ def _english() -> dict[str, Any]:
 
 
 def english_nouns(wanted: Iterable[str] | None = None) -> NounFinder:
-    """A finder with the shipped English nouns; `wanted` limits it to a list of class names."""
+    """A finder of the shipped English nouns; with `wanted` it finds these class names only."""
     return _all_nouns() if wanted is None else NounFinder(**_english(), wanted=wanted)
 
 

@@ -1,8 +1,8 @@
 """Images with captions or tags instead of boxes (docs/pseudo_labels.md).
 
-The nouns of an image become a vocabulary of its own.
-Two kinds of file: COCO captions (a JSON object with the lists images and annotations, each with a `caption`), and
-tables of `file,text` or `file,tag;tag` (CSV, or TSV by its name), with or without a header.
+The nouns of its captions, or its tags, become the vocabulary of an image. Files are COCO captions (a JSON object with
+the lists images and annotations, each annotation with a `caption`), or tables of `file,text` or `file,tag;tag` (CSV, or
+TSV by its ending), with or without a header.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ logger = logging.getLogger(__name__)
 TextKind = Literal["auto", "captions", "tags"]
 
 MAX_BYTES = 4 * 2**30
-#: Longer "tags" are sentences; none has a name of that length in any published set.
+#: A tag of more words is taken for a sentence and counted as bad; no published set has so long a class name.
 MAX_TAG_WORDS = 8
 _FILE_COLUMNS = frozenset(("file", "file_name", "filename", "image", "path", "photo"))
 _CAPTION_COLUMNS = frozenset(("text", "caption", "captions", "title", "description"))
 _TAG_COLUMNS = frozenset(("tag", "tags", "label", "labels", "class", "classes", "keywords"))
-#: Without a header: a table with semicolons between texts of at most so many words is one of tags.
+#: A table without a header holds tags if it has semicolons and at most so many words between them.
 _AUTO_TAG_WORDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedPhoto:
-    """An image and the names of what may be in it.
+    """An image and the class names that its captions mention.
 
     Attributes:
-        image_id: of the file, or the image's place in the table, from 1.
-        path: of the image.
-        file_name: as its file names it, relative to the image folder.
-        names: name -> ids of the captions that mention it (of a table: line numbers); none for a class list.
+        image_id: id in the caption file; for a table, the number of the image in order of appearance, from 1.
+        path: path of the image.
+        file_name: its name in the caption file, relative to the image folder.
+        names: class name -> ids of the captions that mention it (line numbers for a table; empty for a class list).
     """
 
     image_id: int
@@ -54,13 +54,13 @@ class NamedPhoto:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedPhotos:
-    """What a caption file gave.
+    """The images of a caption file.
 
     Attributes:
-        photos: images with at least one name, in the file's order.
-        captions: captions or lines of tags that were read.
-        nameless: images whose captions mention nothing that is known, left out.
-        left_out: with `skip_bad`, the counts of what could not be used, by kind.
+        photos: images with at least one class name, in the file's order.
+        captions: number of captions, or lines of tags, that were read.
+        nameless: number of skipped images whose captions mention no known noun.
+        left_out: with `skip_bad`, kind -> number of skipped entries.
     """
 
     photos: tuple[NamedPhoto, ...]
@@ -69,7 +69,7 @@ class NamedPhotos:
     left_out: dict[str, int]
 
     def name_counts(self) -> Counter[str]:
-        """Number of images of every name."""
+        """Class name -> number of images."""
         return Counter(name for photo in self.photos for name in photo.names)
 
 
@@ -91,16 +91,16 @@ def read_captions(
     """Read captions or tags of images.
 
     Args:
-        source: COCO captions JSON, or a table (CSV; TSV if its name ends so) in UTF-8.
+        source: COCO captions JSON, or a table (CSV; TSV by its ending) in UTF-8.
         images: folder that the file names are relative to.
-        nouns: finds the names in a caption; the shipped English nouns by default. Tags are names by themselves, limited
-            to the finder's wanted names if it has such.
-        kind: what the texts are; "auto" goes by the header of a table, or else by semicolons between short texts.
-        skip_bad: leave out what cannot be used, and count it, instead of failing.
+        nouns: finds the class names in a caption; by default the shipped English nouns. A tag is a class name by
+            itself, unless the finder has wanted names and it is none of them.
+        kind: what the texts are; "auto" decides by the header of a table, or by semicolons between short texts.
+        skip_bad: skip and count unusable entries instead of raising an error.
 
     Raises:
         DataError: missing or unreadable file, other bytes than UTF-8, another form; missing images, empty captions,
-            unknown or repeated ids (each kind counted in one message); no image with a name is left.
+            unknown or repeated ids (one message counts all kinds); or no image with a class name is left.
     """
     finder = english_nouns() if nouns is None else nouns
     bad, repairs = Problems(), Problems()
@@ -125,10 +125,10 @@ def read_captions(
 
 
 def folder_photos(images: Path, files: Sequence[Path], names: Sequence[str]) -> tuple[NamedPhoto, ...]:
-    """All images with the same class list, for self-training; ids count from 1."""
-    none: dict[str, tuple[int, ...]] = {name: () for name in names}
+    """Images that share one list of class names, for self-training; ids count from 1."""
+    unmentioned: dict[str, tuple[int, ...]] = {name: () for name in names}
     return tuple(
-        NamedPhoto(image_id=number, path=path, file_name=path.relative_to(images).as_posix(), names=none)
+        NamedPhoto(image_id=number, path=path, file_name=path.relative_to(images).as_posix(), names=unmentioned)
         for number, path in enumerate(files, start=1)
     )
 
@@ -141,6 +141,7 @@ def _named_photos(
     bad: Problems,
     repairs: Problems,
 ) -> tuple[list[NamedPhoto], int]:
+    """The images with class names, and the number of images without any; an image may have several captions."""
     names: dict[str, dict[str, list[int]]] = {}
     paths: dict[str, Path] = {}
     ids: dict[str, int] = {}
@@ -169,6 +170,7 @@ def _named_photos(
 
 
 def _tags(caption: _Caption, finder: NounFinder, bad: Problems) -> tuple[str, ...]:
+    """The class names of a line of tags, which semicolons or commas divide."""
     found: dict[str, None] = {}
     for tag in caption.text.replace(",", ";").split(";"):
         words = tag.split()
@@ -212,6 +214,7 @@ def _coco_captions(text: str, source: Path, bad: Problems) -> Iterator[_Caption]
 
 
 def _coco_files(entries: Sequence[Any], bad: Problems) -> dict[int, str]:
+    """Image id -> file name."""
     files: dict[int, str] = {}
     taken: set[str] = set()
     for position, entry in enumerate(entries):
@@ -229,6 +232,7 @@ def _coco_files(entries: Sequence[Any], bad: Problems) -> dict[int, str]:
 
 
 def _table(text: str, source: Path, kind: TextKind, bad: Problems) -> tuple[list[_Caption], bool]:
+    """The lines of a table, and whether their texts are tags."""
     delimiter = "\t" if source.suffix.lower() in (".tsv", ".tab") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
@@ -241,19 +245,19 @@ def _table(text: str, source: Path, kind: TextKind, bad: Problems) -> tuple[list
         raise DataError(f"{source}: expected lines of file{delimiter}text, got an empty file")
     header = [cell.strip().casefold() for cell in rows[0][1]]
     columns = _columns(header)
-    if columns is None and (only := sum(len(row) < 2 for _, row in rows)) == len(rows):
+    if columns is None and all(len(row) < 2 for _, row in rows):
         raise DataError(
-            f"{source}: expected lines of file{delimiter}text, got one column in all {only} lines; "
+            f"{source}: expected lines of file{delimiter}text, got one column in all {len(rows)} lines; "
             "put a comma between them (a tab in a .tsv file)"
         )
     if columns is not None:
         rows = rows[1:]
     file_column, text_column = columns or (0, 1)
-    last = text_column == (len(header) - 1 if columns is not None else 1)
+    text_is_last = text_column == (len(header) - 1 if columns is not None else 1)
     captions = []
     for line, row in rows:
-        # A comma in a caption without quotes is the commonest flaw of such tables, and does no harm in the last column.
-        cells = [*row[:text_column], delimiter.join(row[text_column:])] if last else row
+        # Captions with commas often lack quotes; in the last column the parts can be joined again.
+        cells = [*row[:text_column], delimiter.join(row[text_column:])] if text_is_last else row
         if len(cells) <= max(file_column, text_column):
             bad.add("lines without file and text", f"line {line}")
         elif not cells[file_column].strip():
@@ -268,7 +272,7 @@ def _table(text: str, source: Path, kind: TextKind, bad: Problems) -> tuple[list
 
 
 def _columns(header: Sequence[str]) -> tuple[int, int] | None:
-    """Columns of file and text if the first line is a header."""
+    """Indices of the columns of files and of texts; None where the first line is no header."""
     files = [i for i, name in enumerate(header) if name in _FILE_COLUMNS]
     texts = [i for i, name in enumerate(header) if name in _CAPTION_COLUMNS | _TAG_COLUMNS]
     return (files[0], texts[0]) if files and texts else None

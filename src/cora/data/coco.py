@@ -1,6 +1,6 @@
-"""Images with boxes: the form that every annotation format is read into, COCO files directly.
+"""Datasets of images with boxes. Every annotation format is read into a `CocoDataset`.
 
-The images stay on disk until an item is asked for; only boxes and paths are kept in memory.
+Boxes and paths are kept in memory. Images stay on disk until an item is asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cora.structures import Targets
 
 logger = logging.getLogger(__name__)
 
-#: Boxes thinner than this many pixels after clipping hold no object that a detector could find.
+#: Boxes with a side below this many pixels, after clipping to the image, count as empty.
 MIN_BOX_SIDE_PX = 1e-3
 
 
@@ -37,15 +37,14 @@ class CocoImage:
     """One image of an annotation file.
 
     Attributes:
-        image_id: of the file.
-        path: of the image.
-        size: (height, width) in pixels as the file says.
+        image_id: id in the annotation file.
+        path: path of the image.
+        size: (height, width) in pixels, as the annotation file says.
         boxes_xyxy_px: [T, 4] corners, clipped to the image.
-        classes: [T] int64 index into the class names.
-        entries: [T] int64 where the boxes stand among all boxes of the source, in a COCO file its list of
-            annotations.
-        crowd_boxes_xyxy_px: [U, 4] boxes around crowds, or marked as too difficult.
-        crowd_classes: [U] int64.
+        classes: [T] int64 indices into the class names.
+        entries: [T] int64 indices of the boxes among all boxes of the source; for a COCO file, in its `annotations`.
+        crowd_boxes_xyxy_px: [U, 4] boxes around crowds, or marked as difficult (VOC).
+        crowd_classes: [U] int64 indices into the class names.
         negative_classes: indices of classes that were looked for and are absent (LVIS).
         not_exhaustive_classes: indices of classes of which some objects may have no box (LVIS).
     """
@@ -62,7 +61,7 @@ class CocoImage:
     not_exhaustive_classes: tuple[int, ...] = ()
 
     def every_box(self) -> Iterator[tuple[list[float], int, int]]:
-        """Corners in pixels, class and iscrowd (0 or 1) of each box: first those of `classes`, then the crowds'."""
+        """Corners in pixels, class index and iscrowd (0 or 1) of each box; crowd boxes come last."""
         for crowd, boxes, classes in (
             (0, self.boxes_xyxy_px, self.classes),
             (1, self.crowd_boxes_xyxy_px, self.crowd_classes),
@@ -72,34 +71,36 @@ class CocoImage:
 
 
 class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
-    """Items (image RGB, Targets, image id) of annotated images, restricted to the classes named.
+    """Annotated images, restricted to the given classes; an item is (RGB image, Targets, image id).
 
-    The constructor reads COCO JSON; `cora.data.read.read_dataset` reads the other formats too and checks more
-    strictly. Boxes that leave the image are clipped and boxes without an area are dropped; both are counted in
-    `repairs` and logged. Crowd boxes are kept apart: they are no training targets, evaluation ignores
-    detections on them.
+    The constructor reads COCO JSON as its evaluators do; `cora.data.read.read_dataset` reads all formats and checks
+    more strictly. Boxes that leave the image are clipped, and boxes without an area are dropped; both are counted in
+    `repairs` and logged. Crowd boxes are kept apart: they are no training targets, and an evaluation ignores detections
+    on them.
 
     Args:
         annotations: COCO JSON with images, annotations and categories.
         images: folder that the file names are relative to.
-        class_names: classes to keep, in the order that target indices follow; None keeps all, in the file's
-            order.
+        class_names: classes to keep; targets are indices into them. None keeps all, in the file's order.
         strict: refuse boxes that need repair, too.
-        keep_empty: keep images without a box of these classes (they teach what is background).
-        skip_bad: leave out what cannot be used instead of refusing the file; counted in `dropped` and logged.
+        keep_empty: keep images without a box of these classes; they teach what is background.
+        skip_bad: skip unusable entries instead of refusing the file; they are counted in `dropped` and logged.
 
     Attributes:
+        annotations: file or folder of the annotations.
+        images: folder of the images.
         format: coco, lvis, voc or yolo.
-        category_ids: class name -> id of the source, for the classes kept.
-        frequencies: class name -> f, c or r (frequent, common, rare), where the source says so (LVIS).
-        repairs: kind -> boxes, images or names mended.
-        own_ids: whether ids are numbers in place of the source's texts.
-        dropped: kind -> images, boxes or lines left out; one with two faults counts under both kinds.
+        class_names: the classes kept.
+        category_ids: class name -> id in the source.
+        frequencies: class name -> f, c or r (frequent, common or rare), where the source says so (LVIS).
+        repairs: kind -> number of repaired boxes, images or names.
+        own_ids: whether the ids of the source are no whole numbers and were replaced by numbers.
+        dropped: kind -> number of skipped images, boxes or lines; one with two faults counts under both kinds.
         records: the images.
 
     Raises:
-        DataError: unreadable file, unknown or duplicate ids, missing image files, classes that the file
-            lacks; each kind is counted in one message.
+        DataError: unreadable file, unknown or duplicate ids, missing image files, or classes that the file lacks; one
+            message counts all kinds.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
     ) -> None:
         findings = Findings()
         raw = read_coco(read_json(annotations), source=annotations, folder=images, findings=findings)
-        self._build(raw, findings, class_names, strict, keep_empty, skip_bad, empty_boxes="drop")
+        self._build(raw, findings, class_names, strict=strict, keep_empty=keep_empty, skip_bad=skip_bad)
 
     @classmethod
     def from_raw(
@@ -126,13 +127,22 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         keep_empty: bool = True,
         skip_bad: bool = False,
     ) -> CocoDataset:
-        """The dataset of what a reader read and found wrong; boxes without an area inside the image are bad.
+        """The dataset of annotations that were read from any format.
+
+        Unlike the constructor, it counts boxes without an area inside the image as bad.
+
+        Args:
+            raw: the annotations.
+            findings: the faults that their reader found.
+            class_names: as for the constructor.
+            keep_empty: as for the constructor.
+            skip_bad: as for the constructor.
 
         Raises:
             DataError: as the constructor.
         """
         dataset = cls.__new__(cls)
-        dataset._build(raw, findings, class_names, False, keep_empty, skip_bad, empty_boxes="refuse")
+        dataset._build(raw, findings, class_names, keep_empty=keep_empty, skip_bad=skip_bad, empty_boxes="refuse")
         return dataset
 
     def _build(
@@ -140,24 +150,24 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         raw: RawAnnotations,
         findings: Findings,
         class_names: Sequence[str] | None,
-        strict: bool,
+        *,
+        strict: bool = False,
         keep_empty: bool,
         skip_bad: bool,
-        *,
-        empty_boxes: Literal["drop", "refuse"],
+        empty_boxes: Literal["drop", "refuse"] = "drop",
     ) -> None:
         self.annotations, self.images, self.format = raw.source, raw.folder, raw.format
         _refuse(raw, findings.faults)
         self.own_ids = raw.own_ids
-        named = [name for name in raw.category_ids if name not in raw.unused_parents]
-        self.class_names = tuple(named if class_names is None else class_names)
+        all_names = [name for name in raw.category_ids if name not in raw.unused_parents]
+        self.class_names = tuple(all_names if class_names is None else class_names)
         if repeated := repeated_names(self.class_names):
             raise DataError(f"class names must differ, got {len(repeated)} repeated: {', '.join(repeated[:5])}")
         if class_names is not None or raw.declared:
             _check_class_names(self.class_names, raw)
         empty = findings.repairs if empty_boxes == "drop" else findings.bad
-        given = spelled_as(self.class_names, raw.category_ids)
-        index_of = {given.get(name, name): index for index, name in enumerate(self.class_names)}
+        spelling = spelled_as(self.class_names, raw.category_ids)
+        index_of = {spelling.get(name, name): index for index, name in enumerate(self.class_names)}
         self.records = [_record(image, index_of, findings.repairs, empty) for image in raw.images]
         if not skip_bad:
             _refuse(raw, findings.bad, SKIP_BAD)
@@ -168,10 +178,12 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
                 logger.warning("%s: %s", raw.source, f"{kind}: {found}" if kind else found)
         self.repairs: dict[str, int] = dict(findings.repairs.counts)
         self.dropped: dict[str, int] = dict(findings.bad.counts + findings.lost.counts)
-        self.category_ids = {name: raw.category_ids[spelled] for name, spelled in given.items()}
+        self.category_ids = {name: raw.category_ids[spelled] for name, spelled in spelling.items()}
         for name in self.class_names:
             self.category_ids.setdefault(name, max(self.category_ids.values(), default=0) + 1)
-        self.frequencies = {n: raw.frequencies[given[n]] for n in given if given[n] in raw.frequencies}
+        self.frequencies = {
+            name: raw.frequencies[spelled] for name, spelled in spelling.items() if spelled in raw.frequencies
+        }
         if not keep_empty:
             self.records = [record for record in self.records if len(record.classes)]
 
@@ -189,24 +201,23 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
         return image, targets_of(record), record.image_id
 
     def with_records(self, records: Iterable[CocoImage]) -> Self:
-        """The same classes with other images."""
+        """A copy of the dataset with other images."""
         other = copy.copy(self)
         other.records = list(records)
         return other
 
     def class_counts(self) -> Tensor:
-        """Number of boxes of each class: [C] int64."""
+        """Number of boxes of each class, crowd boxes excepted: [C] int64."""
         classes = [record.classes for record in self.records]
         joined = torch.cat(classes) if classes else torch.zeros(0, dtype=torch.int64)
         return torch.bincount(joined, minlength=len(self.class_names))
 
     def to_coco(self) -> dict[str, Any]:
-        """The dataset as the content of a COCO file, whatever it was read from.
+        """The dataset as the content of a COCO file.
 
-        Category and image ids are the source's. Annotations follow `records`: of each image first `classes`,
-        then `crowd_classes` with iscrowd 1, numbered from 1. Boxes are the clipped ones in pixels, rounded to
-        1e-4; the area is the box's. Of LVIS the lists of negative and not exhaustive categories and the
-        frequencies are kept.
+        Category and image ids are those of the source. Annotations are numbered from 1, image by image in the order of
+        `records`; crowd boxes come last in their image and have iscrowd 1. Boxes are clipped and rounded to 1e-4
+        pixels, and areas are those of the boxes. LVIS keeps its class lists and frequencies.
         """
         return {
             "images": [self._image_entry(record) for record in self.records],
@@ -254,16 +265,16 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
 
 
 def targets_of(record: CocoImage) -> Targets:
-    """Boxes of a record as fractions of its image (cxcywh in 0..1)."""
+    """The training targets of an image: its boxes, crowd boxes excepted, as fractions of the image."""
     height, width = record.size
     x0, y0, x1, y1 = record.boxes_xyxy_px.unbind(-1)
     cxcywh = torch.stack([(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height], -1)
     return Targets(boxes_cxcywh=cxcywh, classes=record.classes)
 
 
-def _refuse(raw: RawAnnotations, problems: Problems, otherwise: str = "") -> None:
+def _refuse(raw: RawAnnotations, problems: Problems, advice: str = "") -> None:
     if problems:
-        raise DataError(f"{raw.source}: {problems}; mend the file or the image folder {raw.folder}{otherwise}")
+        raise DataError(f"{raw.source}: {problems}; mend the file or the image folder {raw.folder}{advice}")
 
 
 def _check_class_names(class_names: Sequence[str], raw: RawAnnotations) -> None:
@@ -275,12 +286,13 @@ def _check_class_names(class_names: Sequence[str], raw: RawAnnotations) -> None:
     message = f"{raw.source} lacks {len(absent)} of the {len(class_names)} classes asked for: {', '.join(absent[:5])}"
     if raw.declared:
         raise DataError(f"{message}; it has: {listed(raw.category_ids, 10)}")
-    # Where the classes are only those of the boxes, a part of a set may well lack some.
+    # A format without a list of classes has those of its boxes, and a part of a set may lack boxes of some.
     logger.warning("%s", message)
 
 
 def _record(image: RawImage, index_of: dict[str, int], repairs: Problems, empty: Problems) -> CocoImage:
-    kept = _once(
+    """The image with its usable boxes of the classes in `index_of`; boxes without an area are counted in `empty`."""
+    kept = _deduplicated(
         [
             box._replace(xyxy_px=clipped)
             for box in image.boxes
@@ -304,12 +316,12 @@ def _record(image: RawImage, index_of: dict[str, int], repairs: Problems, empty:
     )
 
 
-def _once(boxes: list[RawBox], repairs: Problems) -> list[RawBox]:
-    """Each box of a class once: those with the same corners, to a hundredth of a pixel, are one."""
+def _deduplicated(boxes: list[RawBox], repairs: Problems) -> list[RawBox]:
+    """The boxes without repetitions: the same class, and the same corners to a hundredth of a pixel."""
     kept: dict[tuple[object, ...], RawBox] = {}
     for box in boxes:
-        place = (box.class_name, box.crowd, *(round(corner, 2) for corner in box.xyxy_px))
-        if kept.setdefault(place, box) is not box:
+        identity = (box.class_name, box.crowd, *(round(corner, 2) for corner in box.xyxy_px))
+        if kept.setdefault(identity, box) is not box:
             repairs.add("boxes given twice, kept once", box.where)
     return list(kept.values())
 
@@ -317,6 +329,7 @@ def _once(boxes: list[RawBox], repairs: Problems) -> list[RawBox]:
 def _clipped(
     box: RawBox, image: RawImage, repairs: Problems, empty: Problems
 ) -> tuple[float, float, float, float] | None:
+    """The corners clipped to the image; None after a box without an area inside it was counted in `empty`."""
     x0, y0, x1, y1 = box.xyxy_px
     inner = max(x0, 0.0), max(y0, 0.0), min(x1, float(image.size[1])), min(y1, float(image.size[0]))
     if min(x1 - x0, y1 - y0) < MIN_BOX_SIDE_PX:

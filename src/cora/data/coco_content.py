@@ -20,6 +20,8 @@ MAX_JSON_BYTES = 4 * 2**30
 
 #: Lists that every COCO file has.
 LISTS = ("images", "annotations", "categories")
+#: Keys of an LVIS image that hold lists of category ids.
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 #: Marks an annotation, while the file is read, whose box was computed from its outline.
 _OUTLINED = "box of its outline"
@@ -163,7 +165,7 @@ def _number_ids(content: CocoContent) -> None:
                 entry[reference] = number
     for entry in content["images"]:
         if isinstance(entry, dict) and content.category_numbers:
-            for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            for key in FEDERATED:
                 if isinstance(entry.get(key), list):
                     numbered = (whole_id(value, content.category_numbers) for value in entry[key])
                     entry[key] = [old if new is None else new for old, new in zip(entry[key], numbered, strict=True)]

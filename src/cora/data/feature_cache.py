@@ -1,9 +1,9 @@
-"""Features of a frozen tower, computed once for several augmented versions of every image.
+"""A cache of image features: a frozen tower encodes several augmented versions of every image once.
 
-A frozen tower gives the same maps in every epoch; on a CPU it is most of a training step. The cache keeps C3
-and C4 of K versions (flip, scale, crop) in half precision on disk, once where both are one map, one file a version of
-an image, so that it can be built in pieces and read in any order. Epoch e reads version (e + an offset of the image)
-modulo K.
+On a CPU the image tower takes most of the time of a training step, and a frozen one computes the same for the same
+input in every epoch. The cache keeps the feature maps C3 and C4 of K augmented versions of each image on disk, in half
+precision; where both are one map, it is stored once. Each version is a file of its own, so that the cache can be built
+in parts and read in any order. Epoch e reads version (e + offset of the image) modulo K.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from cora.files import whole_file, write_json
 from cora.structures import FeatureMap, ImageBatch, Targets
 
 INDEX = "cache.json"
-#: Files written before the size of the whole cache is estimated.
+#: Number of written files after which the size of the whole cache is estimated.
 SIZE_SAMPLE = 16
 
 FeatureBatch = tuple[FeatureMap, FeatureMap, tuple[Targets, ...]]
 
 
 class Tower(Protocol):
-    """What the cache needs of an image tower."""
+    """The part of an image tower that the cache uses."""
 
     def features(self, batch: ImageBatch) -> tuple[FeatureMap, FeatureMap]:
-        """C3 and C4 of a batch."""
+        """Feature maps C3 and C4 of a batch."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, to notice when the cache belongs to another tower."""
+        """Weights, by which the cache notices another tower."""
 
 
 class CachedItem(NamedTuple):
-    """One version of one image: c3 [C3, h, w] and c4 [C4, h', w'] float16, without padding; perhaps one tensor."""
+    """One version of an image: float16 c3 [C3, h, w] and c4 [C4, h', w'] without padding, maybe one and the same."""
 
     c3: Tensor
     c4: Tensor
@@ -53,10 +53,13 @@ class CachedItem(NamedTuple):
 
 
 class FeatureCache(Dataset[CachedItem]):
-    """Reads a finished cache; indexed by (epoch, index) like every dataset of an `EpochLoader`.
+    """The items of a finished cache, indexed by (epoch, index) like every dataset of an `EpochLoader`.
+
+    Args:
+        folder: folder of the cache.
 
     Raises:
-        DataError: no cache in the folder, or one that was never finished.
+        DataError: the folder holds no cache, or an unfinished one.
     """
 
     def __init__(self, *, folder: Path) -> None:
@@ -73,11 +76,11 @@ class FeatureCache(Dataset[CachedItem]):
         return len(self.shapes)
 
     def version(self, epoch: int, index: int) -> int:
-        """Which of the K versions of an image an epoch sees."""
+        """Which of the K versions of an image an epoch reads."""
         return int((epoch + self.offsets[index]) % self.versions)
 
     def aspect(self, epoch: int, index: int) -> float:
-        """Height over width of the map: like ones need little padding in one batch (`shape_key`)."""
+        """Height over width of C3, for `EpochLoader(shape_key=...)`: similar maps need little padding in a batch."""
         height, width = self.shapes[index][self.version(epoch, index)]
         return height / width
 
@@ -89,7 +92,7 @@ class FeatureCache(Dataset[CachedItem]):
 
 
 def collate_features(items: Sequence[CachedItem]) -> FeatureBatch:
-    """Pad maps to the largest of the batch: (C3, C4, targets), features float32."""
+    """A batch (C3, C4, targets): float32 maps, padded to the largest of the batch."""
     c3 = _pad([item.c3 for item in items])
     c4 = c3 if all(item.c4 is item.c3 for item in items) else _pad([item.c4 for item in items])
     return c3, c4, tuple(item.targets for item in items)
@@ -109,38 +112,34 @@ def build_feature_cache(
     workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FeatureCache:
-    """Compute what is missing of a cache and open it.
+    """Compute the missing files of a cache and open it.
 
     Args:
         dataset: items (image, Targets, id) with `class_names`.
-        transform: augmentation, seeded by (seed, version, index); its repr is part of what the cache was
-            made for.
+        transform: augmentation, seeded by (seed, version, index). Its repr is stored, so that another one is noticed.
         tower: frozen image tower, already on `device`.
         to_batch: normalises and pads a list of images without resizing them.
-        folder: where the files go; an interrupted build goes on there.
-        versions: K, augmented versions of each image.
-        seed: of the augmentation and of the order in which epochs see the versions.
-        max_gigabytes: bound on the whole cache on disk: refused when the first files tell that it would be
-            larger, and never passed.
-        device: where the tower computes.
+        folder: folder of the cache; an interrupted build resumes from its files.
+        versions: K, the number of augmented versions of each image.
+        seed: seed of the augmentation, and of the order in which epochs read the versions.
+        max_gigabytes: greatest size of the whole cache on disk. The build stops as soon as the first files show that
+            the cache would be larger.
+        device: device of the tower.
         workers: processes that read and augment images.
         on_progress: called with (files done, files in all).
 
     Raises:
-        DataError: the folder holds a cache of other data, weights or settings, or the cache would be too
-            large.
+        DataError: the folder holds a cache of other data, weights or settings, or the cache would be too large.
     """
     if versions < 1:
         raise DataError(f"a feature cache needs at least one version of each image, got {versions}")
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(dataset, transform, tower)
     header = {
-        "fingerprint": fingerprint,
+        "fingerprint": _fingerprint(dataset, transform, tower),
         "versions": versions,
         "seed": seed,
-        "class_names": dataset.class_names,
+        "class_names": list(dataset.class_names),
     }
-    header = json.loads(json.dumps(header))
     existing = _read_index(folder)
     if existing is None:
         write_json(folder / INDEX, header, indent=None)
@@ -224,7 +223,7 @@ def _compute(
 
 
 def _half(single: FeatureMap, key: tuple[int, int]) -> Tensor:
-    """The one map of a batch of one, without the cells that are padding."""
+    """The map of a batch of one image in half precision, without padding; `key`: version and index of the image."""
     height, width = (int(extent) for extent in single.extents_hw[0])
     half = single.features[0, :, :height, :width].to("cpu", torch.float16).contiguous()
     if not bool(half.isfinite().all()):
@@ -247,7 +246,7 @@ def _item_path(folder: Path, version: int, index: int) -> Path:
 
 
 def _shape(path: Path) -> tuple[int, int]:
-    """Height and width of C3, from the file's header alone (its first 8 bytes are the header's length)."""
+    """Height and width of C3 from the header of a safetensors file, whose first 8 bytes are the header's length."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     height, width = header["c3"]["shape"][-2:]
@@ -261,7 +260,7 @@ def _fingerprint(dataset: Any, transform: Transform, tower: Tower) -> dict[str, 
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     boxes = hashlib.sha256()
     for record in getattr(dataset, "records", range(len(dataset))):
-        # The name alone: the same images reached by another path are the same images.
+        # The file name alone, so that a moved folder of images keeps its cache.
         boxes.update((record.path.name if isinstance(record, CocoImage) else str(record)).encode())
         if isinstance(record, CocoImage):
             boxes.update(record.boxes_xyxy_px.numpy().tobytes() + record.classes.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What identifies a dataset: hashes of its boxes and of its image files."""
+"""Hashes of the boxes and of the image files of a dataset, by which a run notices that its data changed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cora.regions.templates import shorten
 
 
 def about_boxes(dataset: CocoDataset) -> str:
-    """What `boxes_hash` is of, for people."""
+    """A description of what `boxes_hash` covers, for messages."""
     counts = f"{int(dataset.class_counts().sum())} boxes in {len(dataset.records)} images"
     return f"{counts}, classes {shorten(', '.join(dataset.class_names), 200)}"
 
 
 def about_data(dataset: CocoDataset, images: str | None = None) -> dict[str, str]:
-    """What a run remembers of its boxes and images, as hashes and in words.
+    """What a run stores about its boxes and images: their hashes, and a description of each for messages.
 
     Args:
         dataset: annotated images.
-        images: their `images_hash` where it is known, since it reads every file.
+        images: their `images_hash`, if it is known already; computing it reads every file.
     """
     return {
         "boxes": boxes_hash(dataset),

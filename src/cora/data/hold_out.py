@@ -1,4 +1,4 @@
-"""The hold-out of a fine-tuning run: drawn, written to the run's folder, and read again to measure on it."""
+"""The held-out images of a fine-tuning run: chosen, written to the run folder, and read again to measure on them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cora.errors import DataError
 from cora.files import write_json
 
 HELD_OUT = "held_out.json"
-#: Random divisions, of which the one that keeps the classes' shares best is taken.
+#: Random divisions that are compared.
 _DRAWS = 64
 
 
 def write_hold_out(run: Path, dataset: CocoDataset) -> Path:
-    """Write the held-out images and boxes as a COCO file; not of shards, whose images are no files."""
+    """Write the held-out images and boxes as a COCO file. Shards are not supported, since their images are no files."""
     path = run / HELD_OUT
     info = {"held_out": len(dataset), "images": str(dataset.images.resolve())}
     write_json(path, {"info": info, **dataset.to_coco()}, indent=None)
@@ -26,10 +26,10 @@ def write_hold_out(run: Path, dataset: CocoDataset) -> Path:
 
 
 def read_hold_out(run: Path) -> tuple[Path, Path]:
-    """Folder of the images and file of the boxes that a fine-tuning run held out.
+    """Image folder and annotation file of the images that a fine-tuning run held out.
 
     Raises:
-        DataError: it is no such run, or it held nothing out.
+        DataError: the folder is no such run, or the run held nothing out.
     """
     file = run / HELD_OUT
     if not file.is_file():
@@ -45,30 +45,33 @@ def read_hold_out(run: Path) -> tuple[Path, Path]:
 
 
 def divide_images(classes: Sequence[Sequence[int]], *, share: float, seed: int) -> list[int]:
-    """Which images to hold out: about `share` of them and of the boxes of every class, at random by `seed`.
+    """Choose images to hold out: about `share` of the images, and of the boxes of every class.
+
+    Of some random divisions, the one is taken that leaves the fewest classes without a box among the other images, and
+    of those the one that is closest to `share` in every class.
 
     Args:
-        classes: for every image the classes of its boxes.
-        share: 0..1; at least one image is held out and one left.
-        seed: of the draws.
+        classes: for every one of at least two images, the class indices of its boxes.
+        share: 0..1; at least one image is held out, and one is not.
+        seed: seed of the divisions.
 
     Returns:
-        Sorted indices; a class that more than one image has stays in at least one of the others.
+        Sorted indices of the images to hold out.
     """
-    count = len(classes)
-    wanted = min(max(1, round(share * count)), count - 1)
-    number = 1 + max((c for one in classes for c in one), default=0)
-    boxes = torch.zeros(count, number)
-    for photo, one in enumerate(classes):
-        boxes[photo] = torch.bincount(torch.tensor(one, dtype=torch.int64), minlength=number).float()
-    total, present = boxes.sum(dim=0).clamp(min=1), (boxes > 0).sum(dim=0)
+    images = len(classes)
+    wanted = min(max(1, round(share * images)), images - 1)
+    number = 1 + max((label for labels in classes for label in labels), default=0)
+    boxes = torch.zeros(images, number)
+    for image, labels in enumerate(classes):
+        boxes[image] = torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=number).float()
+    total, images_with = boxes.sum(dim=0).clamp(min=1), (boxes > 0).sum(dim=0)
     random = torch.Generator().manual_seed(seed)
     best, least = torch.arange(wanted), float("inf")
     for _ in range(_DRAWS):
-        drawn = torch.randperm(count, generator=random)[:wanted]
-        away = ((boxes[drawn].sum(dim=0) / total - wanted / count).abs() * (present > 0)).sum()
-        lost = ((boxes[drawn] > 0).sum(dim=0) == present) & (present > 0)
-        cost = float(away) + number * float(lost.sum())
+        drawn = torch.randperm(images, generator=random)[:wanted]
+        deviation = ((boxes[drawn].sum(dim=0) / total - wanted / images).abs() * (images_with > 0)).sum()
+        lost = ((boxes[drawn] > 0).sum(dim=0) == images_with) & (images_with > 0)
+        cost = float(deviation) + number * float(lost.sum())
         if cost < least:
             best, least = drawn, cost
     return sorted(best.tolist())

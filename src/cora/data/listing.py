@@ -1,4 +1,4 @@
-"""The images of a folder: one way to list them for all commands, which tells what it passes over."""
+"""Lists the images of a folder, in the same way for all commands, and reports what it skips."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from cora.images import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-#: Endings of images that nothing here can read.
+#: Endings of image files of formats that cannot be read.
 OTHER_IMAGES = frozenset(
     (
         *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw"),
         *(".ai", ".dcm", ".eps", ".exr", ".hdr", ".jxl", ".pdf", ".psd", ".svg", ".xcf"),
     )
 )
-
-
 _VIDEOS = frozenset((".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"))
 
 
 class Entry(NamedTuple):
-    """An image file, or a folder that cannot be looked into, and why."""
+    """An image file, or a folder that cannot be read, with the reason in `problem`."""
 
     path: str
     problem: str = ""
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file of this name is one that systems make for themselves (`._a.jpg`, `.DS_Store`)."""
+    """Whether a name is that of a hidden file, as operating systems create them (`._a.jpg`, `.DS_Store`)."""
     return name.startswith(".")
 
 
 def name_problem(name: str) -> str:
-    """Why a file of this name cannot be listed in a result: other bytes than UTF-8 come as surrogates; "" if it can."""
+    """Why a result cannot hold this file name, which is not in UTF-8; "" if it can."""
+    # Python reads bytes that are no UTF-8 as surrogates.
     odd = any("\ud800" <= letter <= "\udfff" for letter in name)
     return f"expected a file name in UTF-8, got {name!a}; rename it" if odd else ""
 
@@ -51,14 +50,14 @@ def walk_images(
     exclude: str = "",
     passed_over: Problems,
 ) -> Iterator[Entry]:
-    """The images in a folder, by name; linked files count, linked folders do not.
+    """The images of a folder, sorted by name. Symbolic links to files are followed, those to folders are not.
 
     Args:
-        folder: to look into.
-        deep: also in all folders below.
-        suffixes: endings that count, in lower case.
-        exclude: path of a folder that is left out.
-        passed_over: counts images that are hidden or of kinds that cannot be read, videos, and folders.
+        folder: folder to list.
+        deep: whether to list its subfolders, too.
+        suffixes: endings of image files, in lower case.
+        exclude: path of a folder to leave out.
+        passed_over: counts what is skipped: hidden files and folders, images that cannot be read, videos, folders.
     """
     try:
         with os.scandir(folder) as entries:
@@ -74,9 +73,7 @@ def walk_images(
             if is_hidden(entry.name) or entry.is_symlink():
                 passed_over.add("hidden folders" if is_hidden(entry.name) else "linked folders", entry.name)
             elif deep:
-                yield from walk_images(
-                    entry.path, suffixes=suffixes, exclude=exclude, passed_over=passed_over
-                )  # fmt: skip
+                yield from walk_images(entry.path, suffixes=suffixes, exclude=exclude, passed_over=passed_over)
             else:
                 passed_over.add("folders, whose images have to be named", entry.name)
         elif suffix in suffixes:
@@ -91,9 +88,9 @@ def walk_images(
 
 
 def list_images(folder: Path, *, deep: bool = True, tell: bool = True) -> tuple[list[Path], list[str]]:
-    """The images of a folder, and a line for every folder in it that cannot be looked into.
+    """The images of a folder, and a message for every folder that cannot be read.
 
-    With `tell` a line of the log says what is passed over.
+    With `tell`, a warning reports what is skipped.
     """
     passed_over = Problems()
     entries = list(walk_images(str(folder), deep=deep, passed_over=passed_over))
@@ -103,12 +100,12 @@ def list_images(folder: Path, *, deep: bool = True, tell: bool = True) -> tuple[
 
 
 def files_ending(folder: Path, suffix: str, *, deep: bool = False) -> list[Path]:
-    """Files of a folder with this ending in small letters or capitals, by name; hidden ones are passed over."""
+    """Files of a folder with this ending, in any case, sorted by name; hidden files are left out."""
     found = folder.rglob("*") if deep else folder.glob("*")
     return sorted(p for p in found if p.suffix.lower() == suffix and not is_hidden(p.name) and p.is_file())
 
 
 def tell_passed_over(folder: object, passed_over: Problems) -> None:
-    """One line in the log, if anything was passed over."""
+    """Warn about what was skipped in a folder, if anything was."""
     if passed_over:
         logger.warning("%s: skipped %s", folder, passed_over)

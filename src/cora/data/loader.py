@@ -1,7 +1,7 @@
-"""Batches in an order that depends only on (seed, epoch), so that a run can go on at any batch of any epoch.
+"""Batches in an order that depends only on (seed, epoch), so that a run can resume at any batch of any epoch.
 
-Every item's augmentation is seeded by (seed, epoch, index): neither the number of workers nor where a run was
-interrupted changes what an epoch contains, and several processes together see what one would.
+The augmentation of an item is seeded by (seed, epoch, index). So neither the number of workers nor an interruption
+changes what an epoch contains, and several processes together see the same as one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Transform = Callable[[Image.Image, Targets], tuple[Image.Image, Targets]]
 
 
 class EpochDataset(Protocol):
-    """Items that may differ from epoch to epoch: indexed by (epoch, index)."""
+    """A dataset indexed by (epoch, index), whose items may differ from epoch to epoch."""
 
     def __len__(self) -> int: ...
 
@@ -34,7 +34,13 @@ class EpochDataset(Protocol):
 
 
 class AugmentedDataset(Dataset[tuple[Image.Image, Targets]]):
-    """Items (image, Targets) of a dataset of (image, Targets, id), transformed anew in every epoch."""
+    """Transforms the items of a dataset anew in every epoch.
+
+    Args:
+        dataset: items (image, Targets, id).
+        transform: (image, Targets) -> (image, Targets), random or not.
+        seed: seed of the transform, together with epoch and index.
+    """
 
     def __init__(self, *, dataset: Any, transform: Transform, seed: int = 0) -> None:
         self.dataset, self.transform, self.seed = dataset, transform, seed
@@ -50,45 +56,47 @@ class AugmentedDataset(Dataset[tuple[Image.Image, Targets]]):
 
 
 class ImageCollate:
-    """Images already at their training size -> (ImageBatch, tuple[Targets]).
+    """Collates images that have their training size already into (ImageBatch, tuple[Targets]).
 
     Args:
-        to_batch: normalises and pads, that is `Preprocessor.collate`.
+        to_batch: normalises and pads images, as `Preprocessor.collate` does.
     """
 
     def __init__(self, *, to_batch: Callable[[list[Image.Image]], ImageBatch]) -> None:
         self.to_batch = to_batch
 
     def __call__(self, items: Sequence[tuple[Image.Image, Targets]]) -> tuple[ImageBatch, tuple[Targets, ...]]:
-        """Images of a list of items as one batch, and their targets, in the same order."""
+        """The images of a list of items as one batch, and their targets, in the same order."""
         return self.to_batch([image for image, _ in items]), tuple(targets for _, targets in items)
 
 
 class EpochLoader(Generic[Batch]):
-    """Batches of an epoch from any position: ``loader.epoch(3, start=17)``; ``len(loader)`` batches an epoch.
+    """Loads the batches of an epoch from any position on: ``loader.epoch(3, start=17)``.
+
+    Its length is the number of batches in an epoch.
 
     Args:
         dataset: indexed by (epoch, index).
-        batch_size: items a batch of this process; a last smaller batch is dropped unless it is the only one.
+        batch_size: items in a batch of this process; a smaller last batch is dropped unless it is the only one.
         collate: list of items -> batch.
-        seed: of the order.
-        shuffle: in file order otherwise.
-        workers: processes that load; 0 loads in this one.
-        shape_key: (epoch, index) -> number by which items of like shape can be grouped (less padding); the
-            order stays random across groups.
-        pin_memory: for faster copies to a GPU.
-        weights: [n] how often each item is to appear in an epoch (`cora.data.sampling`); None for once each.
-        blocks: sizes of the runs of consecutive items that are stored together (shards); items are then read
-            nearly block after block, in random order of the blocks.
-        rank: of this process.
-        world: processes that train together. Batch number i of all ranks, one after the other, is batch number
-            i of a single process with `world` times the batch size (and as many `lanes`).
-        lanes: parts of the order that are read side by side, each from blocks of its own; only of interest with
-            `blocks`. Default: `world`, so that every rank reads shards of its own.
+        seed: seed of the order.
+        shuffle: whether to shuffle the items in every epoch; otherwise they come in file order.
+        workers: processes that load items; with 0, this process loads them.
+        shape_key: (epoch, index) -> number that is similar for items of similar shape. Batches then hold similar items,
+            which need less padding; the batches are in random order.
+        pin_memory: whether to pin the memory of batches, for faster copies to a GPU.
+        weights: [n] expected number of appearances of each item in an epoch (`cora.data.sampling`); None for 1 each.
+        blocks: sizes of the runs of consecutive items that are stored together (shards). Items are then read nearly
+            block by block, the blocks in random order.
+        rank: rank of this process.
+        world: number of processes that train together. Batch i of all ranks, joined in order of rank, is batch i of a
+            single process with `world` times the batch size and the same `lanes`.
+        lanes: with `blocks`, number of parts of the order that are read side by side, each from blocks of its own. The
+            default is `world`, so that every rank reads shards of its own.
 
     Raises:
-        DataError: weights that do not fit, an order that these options cannot give, fewer items an epoch than
-            the processes need for one batch.
+        DataError: the weights are unusable, the options exclude each other, or an epoch has fewer items than the
+            processes need for one batch.
     """
 
     def __init__(
@@ -139,7 +147,7 @@ class EpochLoader(Generic[Batch]):
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             worker_init_fn=_one_thread if workers else None,
-            # Of its own, since making an iterator draws a base seed, which must not move the global stream.
+            # A generator of its own: every iterator draws a base seed, which must not advance the global generator.
             generator=torch.Generator().manual_seed(seed),
         )
 
@@ -153,7 +161,7 @@ class EpochLoader(Generic[Batch]):
 
 
 class _Share(Sampler[list[tuple[int, int]]]):
-    """This rank's part of every batch of an `EpochOrder`, from batch number `start` on."""
+    """The part of this rank in every batch of an `EpochOrder`, from batch number `start` on."""
 
     def __init__(self, *, order: EpochOrder, rank: int, world: int) -> None:
         self.order, self.rank, self.world = order, rank, world
@@ -172,7 +180,7 @@ class _Share(Sampler[list[tuple[int, int]]]):
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed torch's, numpy's and Python's global generators by `key` and put them back afterwards."""
+    """Seed the global generators of torch, numpy and Python by `key`, and restore them afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     seed = int(np.random.SeedSequence([abs(part) for part in key]).generate_state(1)[0])
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Class names as people write them: on a command line, or in files, as lists, JSON, data.yaml, label maps."""
+"""Reads class names as people write them: on a command line, or in lists, tables, JSON, data.yaml and label maps."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from cora.files import HEAD_BYTES, content_of, found_instead, json_fault, not_fe
 from cora.names import names_in
 from cora.regions import by_themselves, class_prompts, clean_names, names_alone, written_classes
 
-#: Endings of files that are no names themselves.
+#: A class name with one of these endings is probably the name of a file.
 _SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".names", ".pbtxt", ".csv", ".tsv")
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 _BULLET = re.compile(r"[-*•]\s+(.+)")
-#: "1. cat", "1) cat", "(1) cat", "1: cat", "1, cat"; or only a blank between.
+#: "1. cat", "1) cat", "(1) cat", "1: cat", "1, cat" or "1 cat".
 _NUMBER = re.compile(r"\(?(\d{1,6})(?:\s*[.):,\t]\s*|\s+)(.+)")
-#: "0: cat, 1: cup", as a dictionary of names is printed.
+#: Start of a name in "0: cat, 1: cup", as Python prints a dictionary of names.
 _NUMBERED = re.compile(r"\d+\s*[.):]")
 _MARKED_NUMBER = re.compile(r"\(?\d+\s*[.):,\t]")
-#: `CLASSES = ("cat", "cup")`, as a program or a TOML file says it.
+#: `CLASSES = ("cat", "cup")`, as in a program or a TOML file.
 _ASSIGNED = re.compile(r"""\A\s*\w+\s*=\s*[\[(](\s*["'].*)[\])]\s*\Z""", re.DOTALL)
 #: Identifiers of WordNet and of Open Images before a name: "n02084071 dog", "/m/011k07,Tortoise".
 _IDENTIFIED = re.compile(r"(?:n\d{8}|/[mgt]/\w+)[\s,]+(.+)")
-#: Keys of a JSON object that hold names; the last one is that of a model's configuration.
+#: Keys of a JSON object that may hold names; the last one occurs in the configuration of a model.
 _NAME_KEYS = ("names", "categories", "classes", "class_names", "labels", "id2label")
-#: Headings of a table's column of names.
+#: Headings of the column of a table that holds names.
 _HEADINGS = frozenset(("name", "names", "class", "class_name", "class name", "classes", "category", "label", "labels"))
 _LABEL_MAP = re.compile(r"item\s*\{([^}]*)\}")
 _LABEL = re.compile(r"""\b(display_name|name)\s*:\s*["']([^"']*)["']""")
 
 
 def read_classes(text: str) -> dict[str, tuple[str, ...]]:
-    """Classes of `--classes`, each with its prompts: divided by commas, or @FILE with one a line.
+    """The classes of `--classes`, each with its prompts: divided by commas, or @FILE with one on each line.
 
     Raises:
         VocabularyError: the file cannot be read, or the names or prompts cannot be used: none, blank ones, one twice.
@@ -62,7 +62,7 @@ def read_names(text: str, option: str = "--classes") -> tuple[str, ...]:
 
 
 def read_distractors(text: str | None) -> tuple[str, ...] | None:
-    """Names of `--distractors`, as the predictor takes them: () for 'none', None, its own choice, for no option.
+    """The names of `--distractors` for the predictor: () for 'none'; None, its own choice, where the option is absent.
 
     Raises:
         VocabularyError: as `read_names`.
@@ -75,7 +75,7 @@ def read_distractors(text: str | None) -> tuple[str, ...] | None:
 
 
 def parse_classes(text: str) -> list[str]:
-    """Names from "cat, remote control" (also divided by semicolons, `|` or " . ") or from @FILE in any usual form.
+    """Names from "cat, remote control" (other dividers: see `names_in`), or from @FILE (see `read_name_file`).
 
     Raises:
         VocabularyError: the file cannot be read, there is no name in it, or the text is a file's name without @.
@@ -84,7 +84,7 @@ def parse_classes(text: str) -> list[str]:
         return read_name_file(Path(text[1:].strip()))
     if text.strip().lower().endswith(_SUFFIXES) and os.path.isfile(text.strip()):
         raise VocabularyError(f"expected class names, got the name of a file: {text}; for its names write @{text}")
-    if "\n" in text.strip():  # "$(cat names.txt)"
+    if "\n" in text.strip():  # as from "$(cat names.txt)"
         return _of_list(text)
     names = names_in(text)
     if files := [name for name in names if name.startswith("@")]:
@@ -97,9 +97,13 @@ def parse_classes(text: str) -> list[str]:
 def read_name_file(path: Path) -> list[str]:
     """The class names of a file.
 
-    It may have one on each line, or several divided as in `names_in`, numbered, with `#` comments. Of a table it is the
-    column that is headed by a word for names; of JSON a list or an object, or the categories of a COCO file; of a
-    data.yaml its `names`; of a label map (pbtxt) its entries.
+    Supported are:
+
+    - Text with one name on each line, or several divided as in `names_in`; maybe numbered, maybe with `#` comments.
+    - A table, of which the column with a heading such as "name" or "class" is read.
+    - JSON: a list, an object of names and numbers, or a COCO file with its categories.
+    - A data.yaml with `names`.
+    - A label map (pbtxt).
 
     Raises:
         VocabularyError: the file cannot be read, or there is no name in it.
@@ -132,9 +136,9 @@ def _text(path: Path) -> str:
     if data and (not_there := not_fetched(data[:HEAD_BYTES])):
         raise VocabularyError(f"expected a file of class names, {not_there}: {path}")
     try:
-        # PowerShell writes UTF-16, and says so in the first two bytes.
+        # PowerShell writes UTF-16 and marks it by the first two bytes.
         text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
-        if "\0" in text:  # UTF-16 that does not say so, or no text at all
+        if "\0" in text:  # UTF-16 without those bytes, or no text at all
             raise VocabularyError(f"expected class names in UTF-8, got zeros in {path}; save it as UTF-8")
         return text
     except UnicodeDecodeError:
@@ -144,6 +148,7 @@ def _text(path: Path) -> str:
 
 
 def _of_list(text: str) -> list[str]:
+    """The names of a text with one or more on each line."""
     text = _ASSIGNED.sub(r"[\1]", text)
     if text.lstrip().startswith("["):
         return names_in(" ".join(_COMMENT.sub("", line) for line in text.splitlines()))
@@ -152,9 +157,9 @@ def _of_list(text: str) -> list[str]:
 
 
 def _of_column(text: str) -> list[str]:
-    """The names of a table whose first line has a heading of names, among others or alone; none of another text."""
+    """The names of a table, by the heading of their column; none where no heading is one for names."""
     lines = [line for line in text.splitlines() if line.strip()]
-    # Where the comma stands in numbers, tables are divided by semicolons.
+    # Where a country writes numbers with a comma, its tables are divided by semicolons.
     delimiter = next((one for one in "\t;" if lines and one in lines[0]), ",")
     rows = list(csv.reader(lines, delimiter=delimiter)) if len(lines) > 1 else []
     heads = [head.strip().casefold() for head in rows[0]] if rows else []
@@ -165,7 +170,7 @@ def _of_column(text: str) -> list[str]:
 
 
 def _without_marks(lines: list[str]) -> list[str]:
-    """Lines without bullets, numbers or identifiers, where all have them; numbers have to count up."""
+    """Lines without their bullets, numbers or identifiers, if all lines have them and the numbers count up."""
     identified = [_IDENTIFIED.fullmatch(line) for line in lines]
     if all(identified):
         return [found[1] for found in identified if found is not None]
@@ -175,7 +180,7 @@ def _without_marks(lines: list[str]) -> list[str]:
     numbered = [_NUMBER.fullmatch(line) for line in lines]
     numbers = [int(found[1]) for found in numbered if found is not None]
     counts_up = len(numbers) == len(lines) and all(b == a + 1 for a, b in pairwise(numbers))
-    # "7 up" alone may be a name, and so may "1 cent" and "2 euro"; "1. cat" and what counts from 0 is none.
+    # "7 up" alone may be a name, and so may "1 cent" and "2 euro"; "1. cat" is none, nor are lines that count from 0.
     marked = all(map(_MARKED_NUMBER.match, lines))
     names = [found[2] for found in numbered if found is not None]
     counted = len(lines) > 2 or (len(lines) == 2 and numbers[:1] == [0])
@@ -212,7 +217,7 @@ def _of_json(path: Path, text: str) -> list[str]:
 
 
 def _in_order(content: dict[str, Any]) -> list[Any] | None:
-    """Names of {"0": "cat"} or {"cat": 0}, by number; None for anything else."""
+    """The names of {"0": "cat"} or {"cat": 0} in the order of the numbers; None for another object."""
     if all(key.isdecimal() for key in content):
         return [content[key] for key in sorted(content, key=int)]
     if all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
@@ -221,5 +226,6 @@ def _in_order(content: dict[str, Any]) -> list[Any] | None:
 
 
 def _label(item: str) -> str:
+    """The name of an entry of a label map; the display name, if any, since `name` may be an identifier."""
     found: dict[str, str] = dict(_LABEL.findall(item))
     return found.get("display_name") or found.get("name", "")

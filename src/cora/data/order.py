@@ -1,4 +1,4 @@
-"""Which items make the batches of an epoch, a function of (seed, epoch) alone; and which few stand for all."""
+"""The order of the items in an epoch, which depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from torch import Tensor
 from cora.data.sampling import check_weights, draw, epoch_length
 from cora.errors import DataError
 
-#: Batches are made of items of similar shape drawn from windows of this many batches.
+#: Items are grouped by shape within windows of this many batches, so that the order stays random beyond them.
 WINDOW = 16
-#: Items are shuffled among this many blocks (shards) that follow each other.
+#: Items are shuffled among this many consecutive blocks (shards).
 OPEN_BLOCKS = 4
 
 Item = TypeVar("Item")
 
 
 def subsample(items: Sequence[Item], most: int) -> Sequence[Item]:
-    """At most `most`, from all over the list: neighbours in a folder are often alike."""
+    """At most `most` items, evenly spaced over the list, since neighbours in a folder are often alike."""
     if len(items) <= most:
         return items
     return [items[place * len(items) // most] for place in range(most)]
 
 
 class EpochOrder:
-    """Batches of item numbers for every epoch.
+    """The batches of item indices of every epoch.
 
     Args:
-        size: items in all.
-        batch_size: items a batch; a last smaller batch is dropped unless it is the only one.
-        seed: of the order, together with the epoch.
-        shuffle: in file order otherwise.
+        size: number of items.
+        batch_size: items in a batch of all processes; a smaller last batch is dropped unless it is the only one.
+        seed: seed of the order, together with the epoch.
+        shuffle: as for `EpochLoader`, as are the other arguments.
         shape_key: (epoch, index) -> number by which items are grouped into batches.
-        weights: [size] how often each item is to appear; None for once each.
+        weights: [size] expected number of appearances of each item; None for 1 each.
         blocks: sizes of the runs of consecutive items that are stored together.
         lanes: parts of the order that are read side by side; 1 without `blocks`.
 
     Raises:
-        DataError: options that do not go together.
+        DataError: the weights are unusable, or the options exclude each other.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class EpochOrder:
             )
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
         self.shape_key, self.weights, self.blocks, self.lanes = shape_key, weights, blocks, lanes
-        #: Items an epoch, those that are left over from the last batch included.
+        #: Number of items in an epoch, including those that fill no last batch.
         self.length = size if weights is None else epoch_length(weights)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches in an epoch."""
         return max(1, self.length // self.lanes // (self.batch_size // self.lanes))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Item numbers of every batch of an epoch."""
-        # numpy's streams keyed by (seed, epoch): independent of the global generators.
+        """Item indices of every batch of an epoch."""
+        # A generator of its own, keyed by (seed, epoch), so that the order is independent of the global generators.
         random = np.random.default_rng((self.seed, epoch))
         order = self._order(random)
         if self.shape_key is not None and self.shuffle:
@@ -101,7 +101,7 @@ class EpochOrder:
         return random.permutation(self.size)
 
     def _side_by_side(self, order: np.ndarray) -> np.ndarray:
-        """Cut the order into `lanes` equal parts; every batch takes the same number from each, lane after lane."""
+        """Cut the order into `lanes` equal parts, of which every batch takes the same number of items, lane by lane."""
         if self.lanes == 1:
             return order
         share = self.batch_size // self.lanes
@@ -121,7 +121,7 @@ class EpochOrder:
 
 
 def _block_after_block(blocks: Sequence[int], random: np.random.Generator) -> np.ndarray:
-    """Blocks in random order, items shuffled among `OPEN_BLOCKS` neighbours: few files are open at a time."""
+    """Blocks in random order, items shuffled among `OPEN_BLOCKS` neighbours, so that few files are open at a time."""
     starts = np.concatenate([[0], np.cumsum(blocks)])
     shuffled = random.permutation(len(blocks))
     parts: list[np.ndarray] = []

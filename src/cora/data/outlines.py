@@ -1,4 +1,4 @@
-"""Boxes around outlines: polygons, and masks as COCO writes them (run lengths, as numbers or packed into a text)."""
+"""Boxes around the outlines of COCO files: polygons and masks (run-length encoded, as numbers or compressed text)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from cora.data.problems import is_number
 
 XYWH = tuple[float, float, float, float]
 
-#: Runs of the most complicated mask that is looked at.
+#: Masks of more runs are ignored.
 _MAX_RUNS = 10_000_000
 
 
 def box_of_outline(outline: object) -> XYWH | None:
-    """(x, y, width, height) in pixels around an outline; None where it is none that can be used.
+    """The box (x, y, width, height) in pixels around an outline; None for an unusable outline.
 
     Args:
         outline: polygons [[x, y, x, y, ...], ...], one such polygon, or {"size": [height, width], "counts": ...}.
@@ -43,7 +43,7 @@ def _box_of_mask(size: object, counts: object) -> XYWH | None:
         return None
     xs: list[float] = []
     ys: list[float] = []
-    # Runs go down the columns, first one outside the mask.
+    # Pixels are counted down the columns; a run that spans two columns has the full height.
     for start, length in _inside(runs):
         first, last = divmod(start, height), divmod(start + length - 1, height)
         xs += [first[0], last[0] + 1]
@@ -52,6 +52,7 @@ def _box_of_mask(size: object, counts: object) -> XYWH | None:
 
 
 def _inside(runs: Iterable[int]) -> Iterable[tuple[int, int]]:
+    """First pixel and length of each run inside the mask; runs alternate, and the first is outside."""
     start, inside = 0, False
     for length in runs:
         if inside and length:
@@ -60,7 +61,11 @@ def _inside(runs: Iterable[int]) -> Iterable[tuple[int, int]]:
 
 
 def _unpacked(text: str) -> list[int] | None:
-    """Runs of a packed mask: groups of 5 bits with a sign, from the third on as differences to the last but one."""
+    """Run lengths of COCO's compressed text, which pycocotools calls `rleFrString`; None for another text.
+
+    A number is a sequence of characters with 5 bits each, the lowest first. A sixth bit says that another follows; the
+    highest bit of the last one is the sign. From the fourth number on it is the difference to the last but one.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text:

@@ -1,4 +1,4 @@
-"""What is wrong with a set of annotated images, counted by kind; and reading, within limits, what strangers wrote."""
+"""Counts of the problems of annotation files by kind, and checks for reading files that cannot be trusted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, TypeGuard
 from cora.errors import DataError
 from cora.files import HEAD_BYTES, content_of, found_instead, json_fault, not_fetched
 
-#: Characters of an example in a message: a file of a stranger shall not fill the screen.
+#: Greatest length of an example in a message, so that no file can fill the screen.
 EXAMPLE_LENGTH = 240
-#: Greatest number that passes for a coordinate, a side or an id; also keeps conversions to float finite.
+#: Greatest number that is valid as a coordinate, a side or an id; it also keeps conversions to float finite.
 GREATEST = 2**53
 
-#: What `Problems` counts, for one of it; the first of these words is changed.
+#: Plural -> singular of the words that `Problems` counts; `of_kind` changes the first of them in a kind.
 _SINGULARS = {
     "annotations": "annotation",
     "boxes": "box",
@@ -42,7 +42,7 @@ _SINGULARS = {
     "values": "value",
     "videos": "video",
 }
-#: What follows it.
+#: Plural -> singular of the words after it.
 _FOLLOWING = {
     "no numbers": "no number",
     "no whole numbers": "no whole number",
@@ -64,19 +64,24 @@ _FOLLOWING = {
 
 @dataclass
 class Problems:
-    """Counts by kind with a first example each, so that one message tells how bad a file is."""
+    """Problems counted by kind, with the first example of each, so that one message says how bad a file is.
+
+    Attributes:
+        counts: kind -> number of problems.
+        examples: kind -> text of the first one.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, example: object) -> None:
-        """Count one problem; `kind` is a plural that follows a number, with one of `_SINGULARS` in it."""
+        """Count one problem; `kind` is a phrase that can follow a number above 1, with a word of `_SINGULARS` in it."""
         self.counts[kind] += 1
         if kind not in self.examples:
             self.examples[kind] = shown(example)
 
     def update(self, others: Problems) -> None:
-        """Count those of others, too."""
+        """Add the counts of others."""
         self.counts.update(others.counts)
         self.examples = {**others.examples, **self.examples}
 
@@ -88,27 +93,26 @@ class Problems:
 
 
 def of_kind(count: int, kind: str) -> str:
-    """A count with its kind: "1 image that cannot be read", "2 images that cannot be read"."""
+    """A count with its kind, in the singular for one: "1 image that cannot be read", "2 images that cannot be read"."""
     if count != 1:
         return f"{count} {kind}"
     noun = re.search(rf"\b({'|'.join(_SINGULARS)})\b", kind)
     if noun is not None:
         kind = kind[: noun.start()] + _SINGULARS[noun[0]] + kind[noun.end() :]
-    for several, one in _FOLLOWING.items():
-        kind = re.sub(rf"\b{several}\b", one, kind)
+    for plural, singular in _FOLLOWING.items():
+        kind = re.sub(rf"\b{plural}\b", singular, kind)
     return f"1 {kind}"
 
 
 @dataclass
 class Findings:
-    """What a reader found wrong.
+    """The problems that a reader of annotations found.
 
     Attributes:
-        faults: of the set as a whole (its classes); leaving something out does not mend them.
-        bad: single images, boxes or lines that cannot be used; they can be left out. One with two faults
-            counts under both.
-        lost: sound boxes that go with an image that is left out.
-        repairs: what was mended on the way.
+        faults: problems of the set as a whole, such as its classes; skipping entries does not remove them.
+        bad: unusable images, boxes or lines, which can be skipped. One with two faults counts under both.
+        lost: usable boxes of images that are skipped.
+        repairs: problems that were repaired.
     """
 
     faults: Problems = field(default_factory=Problems)
@@ -118,24 +122,24 @@ class Findings:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise DataError where there is no such folder of images."""
+    """Raise DataError unless `folder` is a folder; the message calls it a folder of images."""
     if not folder.is_dir():
         found = f"a file: {folder}" if folder.exists() else f"no folder at {folder}"
         raise DataError(f"expected a folder of images, got {found}; check the path")
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether `value` is a finite int or float of a usable size; True and False are no numbers here."""
+    """Whether `value` is a finite int or float of at most `GREATEST`; True and False are no numbers here."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether `value` is an int of a usable size, as ids have to be."""
+    """Whether `value` is an int of at most `GREATEST`, as ids have to be."""
     return isinstance(value, int) and is_number(value)
 
 
 def is_box(value: object) -> TypeGuard[list[float]]:
-    """Whether `value` is a list of four such numbers."""
+    """Whether `value` is a list of four numbers, as `is_number` defines them."""
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
@@ -143,8 +147,8 @@ def read_text(path: Path, *, max_bytes: int, expected: str) -> str:
     """The UTF-8 text of a file of at most `max_bytes` bytes.
 
     Raises:
-        DataError: there is no such file, it cannot be read, is larger or no UTF-8; `expected` says what it was
-            to be.
+        DataError: there is no such file, it cannot be read, is larger, or is no UTF-8. The message calls the file that
+            should be there `expected`.
     """
     if path.is_dir():
         raise DataError(f"expected {with_article(expected)}, got a folder: {path}; name a file in it")
@@ -176,10 +180,10 @@ def with_article(noun: str) -> str:
 
 
 def parse_json(text: str, path: Path, expected: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """The content of a JSON file, of its text.
+    """The content of a JSON file, parsed from its text.
 
     Raises:
-        DataError: it is no JSON; `expected` says what it was to be.
+        DataError: the text is no JSON. The message calls what should be there `expected`.
     """
     try:
         return json.loads(text, object_hook=object_hook)
@@ -188,7 +192,7 @@ def parse_json(text: str, path: Path, expected: str, object_hook: Callable[[dict
 
 
 def truth_value(value: object) -> bool | None:
-    """What a file says by 0, 1, false, true, or one of these as text; False for nothing, None for anything else."""
+    """The truth value of 0, 1, false, true or one of these as text; False for an absent one, None for anything else."""
     text = "" if value is None else str(value).strip().casefold()
     if text in ("", "0", "0.0", "false", "no"):
         return False
@@ -203,13 +207,13 @@ def check_names(names: Sequence[str], faults: Problems) -> None:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first names for a message, and how many more there are."""
-    every = list(names)
-    first = ", ".join(shown(name) for name in every[:most])
-    return f"{first} and {len(every) - most} more" if len(every) > most else first
+    """The first `most` names for a message, and the number of further ones."""
+    names = list(names)
+    first = ", ".join(map(shown, names[:most]))
+    return f"{first} and {len(names) - most} more" if len(names) > most else first
 
 
 def shown(value: object) -> str:
-    """Text of a stranger's file for a message: one short line without control characters."""
+    """A value of a file for a message: one short line without control characters."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(value)[: 2 * EXAMPLE_LENGTH].split()))
     return text if len(text) <= EXAMPLE_LENGTH else f"{text[:EXAMPLE_LENGTH]}..."

@@ -1,4 +1,4 @@
-"""What an annotation file says, in one form for all formats: read, but not yet checked against classes and images."""
+"""Annotations as read from a file of any format, before they are checked against class names and images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 
 class RawBox(NamedTuple):
-    """One box as its file says it.
+    """One box.
 
     Attributes:
-        class_name: of the file.
-        xyxy_px: corners in pixels; may leave the image or have no area.
-        crowd: marks a group or a box that is too hard: no target, and no false alarm where it is found.
-        entry: place among the boxes of the file or folder, from 0.
-        where: what a message calls it.
+        class_name: class name in the file.
+        xyxy_px: corners in pixels; they may leave the image or enclose no area.
+        crowd: whether it is around a crowd, or marked as difficult. Such a box is no training target, and a detection
+            on it is neither right nor wrong.
+        entry: index among all boxes of the file or folder.
+        where: its name in messages.
     """
 
     class_name: str
@@ -31,13 +32,13 @@ class RawImage:
     """One image of an annotation file.
 
     Attributes:
-        image_id: of the file, or its number from 1.
-        path: of a file that exists.
+        image_id: id in the file, or its number from 1.
+        path: path of an existing file.
         size: (height, width) in pixels.
-        measured: whether `size` comes from the image itself.
+        measured: whether `size` was read from the image; otherwise it is what the annotations say.
         boxes: in the file's order.
-        negative: classes known to be absent (LVIS).
-        not_exhaustive: classes of which more may be there than have boxes (LVIS).
+        negative: names of classes that were looked for and are absent (LVIS).
+        not_exhaustive: names of classes of which some objects may have no box (LVIS).
     """
 
     image_id: int
@@ -51,19 +52,19 @@ class RawImage:
 
 @dataclass(frozen=True, kw_only=True)
 class RawAnnotations:
-    """All that a set says.
+    """The annotations of a set of images.
 
     Attributes:
         format: coco, lvis, voc or yolo.
-        source: file or folder that it was read from.
-        folder: of the images.
+        source: file or folder of the annotations.
+        folder: folder of the images.
         category_ids: class name -> id, in the file's order.
-        declared: whether the file lists its classes; otherwise they are those of its boxes.
         images: in the file's order.
+        declared: whether the file lists its classes; otherwise they are those of its boxes.
         frequencies: class name -> f, c or r: frequent, common or rare in training (LVIS).
-        unused_parents: names of `category_ids` that only group others: no classes unless they are asked for.
-        again: id of an image that the file lists again -> the id that it is kept under.
-        own_ids: whether ids are numbers in place of the file's texts.
+        unused_parents: names in `category_ids` that only group others; they are classes only if a caller asks for them.
+        again: id of a repeated image -> id of the first one.
+        own_ids: whether the ids of the file are no whole numbers and were replaced by numbers.
     """
 
     format: str

@@ -1,4 +1,4 @@
-"""Annotated images of any supported format, recognised by what is given: COCO, LVIS, Pascal VOC, YOLO, shards.
+"""Reads annotated images of any supported format and recognises it: COCO, LVIS, Pascal VOC, YOLO or shards.
 
 Examples:
     >>> dataset = read_dataset(images=Path("images"), annotations=Path("boxes.json"))
@@ -36,15 +36,15 @@ logger = logging.getLogger(__name__)
 
 Format = Literal["auto", "coco", "lvis", "voc", "yolo", "shards"]
 
-#: What is recognised by files alone; COCO and LVIS differ inside the JSON file.
+#: What the names of files tell; COCO and LVIS differ only inside their JSON file.
 _Kind = Literal["json", "voc", "yolo"]
 
 _KIND_OF: dict[str, _Kind] = {"coco": "json", "lvis": "json", "voc": "voc", "yolo": "yolo"}
 
-#: JSON files up to this size are looked into before they are taken for annotations.
+#: JSON files up to this size are parsed to find out whether they are annotations.
 _SMALL_BYTES = 2**20
 
-#: Of an image so large no box of a set is smaller than a pixel unless it is in fractions.
+#: If all images have sides of this many pixels or more, boxes below one pixel are probably fractions.
 _LARGE_PX = 64
 
 _WANTED = {
@@ -64,26 +64,27 @@ def read_dataset(
     keep_empty: bool = True,
     check_photos: bool = True,
 ) -> CocoDataset:
-    """Read a set of annotated images and check it, so that training does not stop over it hours later.
+    """Read annotated images and check them, so that no training stops after hours over a bad file.
 
-    Refused, with the number of each kind and a first example: missing, unreadable or wrongly sized images, file names
-    that leave the folder, boxes outside their image or without an area, malformed entries, unknown categories,
-    duplicate ids and names, classes that the source lacks, and sets without any box of the classes. Boxes that reach
+    It refuses missing, unreadable or wrongly sized images, file names that leave the folder, boxes outside their image
+    or without an area, malformed entries, unknown categories, duplicate ids and names, classes that the source lacks,
+    and sets without any box of the classes. The message counts each kind and gives its first example. Boxes that reach
     over the border are clipped and counted.
 
     Args:
-        images: folder of the images, or of shards (`write_shards`), which hold their boxes.
-        annotations: COCO or LVIS JSON; folder of VOC XML; data.yaml, classes.txt or label folder of YOLO; None looks
-            in and around `images`.
-        class_names: classes to keep, in the order of the target indices; all of the source by default.
-        format: by name, or recognised.
-        skip_bad: leave out bad images, boxes and lines; `dropped` of the dataset counts them, a warning names them.
+        images: folder of the images, or of shards (`write_shards`), which contain their annotations.
+        annotations: COCO or LVIS JSON; folder of VOC XML; data.yaml, classes.txt or label folder of YOLO. None looks
+            for them in and around `images`.
+        class_names: classes to keep; targets are indices into them. By default all classes of the source.
+        format: format of the annotations; "auto" recognises it.
+        skip_bad: skip bad images, boxes and lines. They are counted in `dropped` of the dataset and in a warning.
         keep_empty: keep images without a box of these classes.
-        check_photos: read the header and the end of every image (a millisecond or less each; those that may have been
-            cut are decoded); without it, missing files are still noticed, damaged ones when they are loaded.
+        check_photos: read the header and the end of every image, in a millisecond or less each; images that may be
+            truncated are decoded. Otherwise damaged images are noticed only when they are loaded; missing ones are
+            noticed in any case.
 
     Raises:
-        DataError: as above, or the format cannot be told.
+        DataError: the set is refused as above, or its format cannot be recognised.
     """
     if format == "shards" or (format == "auto" and annotations is None and files_ending(images, ".tar")):
         return _read_shards(images, annotations, class_names, skip_bad=skip_bad, keep_empty=keep_empty)
@@ -130,7 +131,7 @@ def _locate(images: Path, annotations: Path | None, format: Format) -> tuple[_Ki
     if format == "auto":
         return _recognise(images, annotations)
     kind = _KIND_OF[format]
-    # The labels of YOLO are found by their reader, which says what is missing.
+    # The reader of YOLO finds the labels itself and reports what is missing.
     if annotations is not None or kind == "yolo":
         return kind, annotations
     return _only({kind: _look_around(images)[kind]}, f"in or beside {images}")
@@ -158,7 +159,7 @@ def _recognise(images: Path, annotations: Path | None) -> tuple[_Kind, Path]:
 
 
 def _look_around(images: Path) -> dict[_Kind, list[Path]]:
-    """Kind -> where its annotations are, in or beside the folder of images."""
+    """Kind -> files or folders in or beside the folder of images that may be annotations of this kind."""
     check_folder(images)
     xml = [folder for folder in (images, images.parent / "Annotations") if files_ending(folder, ".xml")]
     labels = [
@@ -173,27 +174,27 @@ def _look_around(images: Path) -> dict[_Kind, list[Path]]:
         "yolo": labels[:1],
     }
     if sum(map(len, found.values())) > 1:
-        # Label Studio writes its notes beside the labels.
+        # Label Studio writes a notes.json beside the labels.
         found["json"] = [path for path in found["json"] if _may_be_coco(path)]
     return found
 
 
 def _may_be_coco(path: Path) -> bool:
-    """False for small JSON files of another form."""
+    """False for a small JSON file that is no COCO object."""
     try:
         if path.stat().st_size > _SMALL_BYTES:
             return True
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return True  # it is named with what is wrong with it
+        return True  # its reader reports what is wrong with it
     return isinstance(content, dict) and any(isinstance(content.get(key), list) for key in ("images", "annotations"))
 
 
 def _only(found: Mapping[_Kind, Sequence[Path]], where: str) -> tuple[_Kind, Path]:
-    """The one place that was found.
+    """The kind and path of the only annotations that were found.
 
     Raises:
-        DataError: there is none, or more than one.
+        DataError: there are none, or several.
     """
     places = [(kind, path) for kind, paths in found.items() for path in paths]
     if len(places) == 1:
@@ -206,8 +207,8 @@ def _only(found: Mapping[_Kind, Sequence[Path]], where: str) -> tuple[_Kind, Pat
 
 
 def _tell_unlisted(raw: RawAnnotations) -> None:
-    """A line in the log where the folder has images that the annotations do not name."""
-    if raw.format == "yolo":  # takes all there are
+    """Warn where the folder has images that the annotations do not list."""
+    if raw.format == "yolo":  # uses all images of the folder
         return
     known = {image.path for image in raw.images}
     others = [path for path in list_images(raw.folder)[0] if path not in known]
@@ -218,7 +219,7 @@ def _tell_unlisted(raw: RawAnnotations) -> None:
 
 
 def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:
-    """Refuse a set that teaches and measures nothing."""
+    """Refuse a set without boxes to learn from or to measure on."""
     if int(dataset.class_counts().sum()):
         _check_pixels(dataset)
         return
@@ -236,7 +237,7 @@ def _check_boxes(dataset: CocoDataset, raw: RawAnnotations) -> None:
 
 
 def _check_pixels(dataset: CocoDataset) -> None:
-    """Refuse boxes in fractions of their image where pixels belong: none would be as large as one."""
+    """Refuse COCO boxes that seem to be fractions of their image: none reaches over the first pixel."""
     if dataset.format not in ("coco", "lvis"):
         return
     corners = torch.cat([record.boxes_xyxy_px.reshape(-1) for record in dataset.records])
@@ -249,7 +250,7 @@ def _check_pixels(dataset: CocoDataset) -> None:
 
 
 def _without_unreadable(raw: RawAnnotations, findings: Findings) -> RawAnnotations:
-    """The same without images whose header cannot be read or tells another size than the file; they are counted."""
+    """Skip and count images that cannot be read, or have another size than their annotation says."""
     images: list[RawImage] = []
     for image in raw.images:
         try:
@@ -261,8 +262,9 @@ def _without_unreadable(raw: RawAnnotations, findings: Findings) -> RawAnnotatio
             if size == image.size:
                 images.append(image)
                 continue
-            told, found = (f"{width}x{height}" for height, width in (image.size, size))
-            findings.bad.add("images of another size than their file says", f"{image.path.name}: {told}, is {found}")
+            expected, found = (f"{width}x{height}" for height, width in (image.size, size))
+            example = f"{image.path.name}: {expected}, is {found}"
+            findings.bad.add("images of another size than their file says", example)
         for box in image.boxes:
             findings.lost.add("boxes of images left out", box.where)
     return replace(raw, images=images)
@@ -271,7 +273,7 @@ def _without_unreadable(raw: RawAnnotations, findings: Findings) -> RawAnnotatio
 def read_annotated(images: Path, annotations: Path, names: Sequence[str] | None) -> CocoDataset:
     """Annotated images to measure on.
 
-    COCO files are read as their evaluators read them: boxes that need mending are mended, not refused.
+    COCO files are read as their evaluators read them: bad boxes are repaired or dropped, not refused.
     """
     if annotations.suffix.lower() == ".json" and not (annotations.is_file() and is_lvis(read_json(annotations))):
         return CocoDataset(annotations=annotations, images=images, class_names=names)
@@ -281,10 +283,16 @@ def read_annotated(images: Path, annotations: Path, names: Sequence[str] | None)
 def read_held_out(
     images: Path | None, annotations: Path | None, names: Sequence[str] | None, *, option: str = "val"
 ) -> CocoDataset | None:
-    """Images with boxes to measure on, of --val-images and --val-annotations, or --OPTION-...; None without both.
+    """Held-out images of the options --val-images and --val-annotations; None where both are absent.
+
+    Args:
+        images: folder of the images.
+        annotations: their annotations.
+        names: class names to keep; None keeps all.
+        option: start of the names of both options, for messages.
 
     Raises:
-        DataError: one without the other, or a file that cannot be used.
+        DataError: one of both is absent, or a file cannot be used.
     """
     if (images is None) != (annotations is None):
         raise DataError(f"expected --{option}-images and --{option}-annotations together, got one of them")

@@ -1,7 +1,7 @@
-"""How often an image appears in an epoch: one weight an image, the number of times it is expected.
+"""Sampling weights: the expected number of appearances of each image in an epoch.
 
-`EpochLoader(weights=...)` draws an epoch of round(sum of the weights) images, so that weights of 1 or more make
-an epoch longer and weights of mean 1 keep its length. Weights of several kinds may be multiplied.
+`EpochLoader(weights=...)` draws an epoch of round(sum of the weights) images. So weights of 1 or more make an epoch
+longer, and weights of mean 1 keep its length. Weights of several kinds may be multiplied.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from cora.errors import DataError
 
 
 class SampledRecord(Protocol):
-    """What sampling reads of an image; `cora.data.coco.CocoImage` has it."""
+    """The part of an image's annotations that sampling uses, as in `cora.data.coco.CocoImage`."""
 
     @property
     def classes(self) -> Tensor:
-        """[T] int64 class of each box."""
+        """[T] int64 class index of each box."""
 
     @property
     def boxes_xyxy_px(self) -> Tensor:
@@ -31,37 +31,38 @@ class SampledRecord(Protocol):
 
 
 def repeat_factors(records: Sequence[SampledRecord], threshold: float = 0.001) -> Tensor:
-    """Repeat-factor sampling: images of rare classes several times an epoch (Gupta et al., LVIS, 2019, section 4).
+    """Repeat-factor sampling: images with rare classes appear several times (Gupta et al., LVIS, 2019, section 4).
 
-    r(image) = max over its classes c of max(1, sqrt(threshold / f(c))), f(c) the share of images that hold c.
+    r(image) = max over its classes c of max(1, sqrt(threshold / f(c))), where f(c) is the share of images with class c.
 
     Args:
         records: images; one without boxes has the factor 1.
-        threshold: t; classes in a larger share of the images are not repeated. 0.001 for LVIS.
+        threshold: classes in a larger share of the images are not repeated; 0.001 for LVIS.
 
     Returns:
         [n] float64, each at least 1.
 
     Raises:
-        DataError: no images, or a threshold that is no share.
+        DataError: no images, or a threshold outside 0..1.
     """
     if not 0 < threshold <= 1:
         raise DataError(f"repeat_factors: expected a threshold in 0..1 (0 excluded), got {threshold}")
-    held = _classes_held(records)
-    photos = Counter(c for one in held for c in one)
-    factor_of = {c: max(1.0, (threshold * len(held) / count) ** 0.5) for c, count in photos.items()}
-    return torch.tensor([max((factor_of[c] for c in one), default=1.0) for one in held], dtype=torch.float64)
+    classes_of = _classes_of(records)
+    images_with = Counter(label for labels in classes_of for label in labels)
+    factors = {label: max(1.0, (threshold * len(records) / count) ** 0.5) for label, count in images_with.items()}
+    return torch.tensor([max((factors[i] for i in labels), default=1.0) for labels in classes_of], dtype=torch.float64)
 
 
 def equal_class_weights(records: Sequence[SampledRecord], classes: Sequence[int]) -> Tensor:
-    """Weights as if a class were drawn first, each with the same chance, and then one of the images that hold it.
+    """Weights as if a class were drawn first, all with the same chance, and then one of the images with it.
 
-    w(image) = n / C * sum over its classes c of 1 / images(c), C the number of `classes` that any image holds.
+    w(image) = n / C * sum over its classes c of 1 / images(c), where images(c) is the number of images with class c,
+    and C the number of `classes` that occur.
 
     Args:
         records: n images.
-        classes: indices of the classes that are to be seen equally; those in no image are left out. Images
-            without any of them have the weight 0.
+        classes: indices of the classes to balance; those in no image are left out. An image without any of them has the
+            weight 0.
 
     Returns:
         [n] float64 of mean 1.
@@ -70,12 +71,13 @@ def equal_class_weights(records: Sequence[SampledRecord], classes: Sequence[int]
         DataError: no images, or none of the classes in any of them.
     """
     wanted = {int(c) for c in classes}
-    held = [one & wanted for one in _classes_held(records)]
-    photos = Counter(c for one in held for c in one)
-    if not photos:
+    classes_of = [labels & wanted for labels in _classes_of(records)]
+    images_with = Counter(label for labels in classes_of for label in labels)
+    if not images_with:
         raise DataError(f"equal_class_weights: expected images of the {len(wanted)} classes given, got none")
-    each = len(held) / len(photos)
-    return torch.tensor([sum(each / photos[c] for c in sorted(one)) for one in held], dtype=torch.float64)
+    share = len(records) / len(images_with)
+    weights = [sum(share / images_with[label] for label in sorted(labels)) for labels in classes_of]
+    return torch.tensor(weights, dtype=torch.float64)
 
 
 def small_object_weights(
@@ -89,9 +91,9 @@ def small_object_weights(
 
     Args:
         records: n images.
-        area: boxes of less than so many square pixels of the stored image are small; COCO's 32 x 32.
-        factor: how often images with a small box are seen; 1 or more.
-        classes: look at boxes of these class indices only; None for all.
+        area: a box of a smaller area is small; in square pixels of the stored image, by default COCO's 32 x 32.
+        factor: weight of an image with a small box; 1 or more.
+        classes: consider only boxes of these class indices; None for all.
 
     Returns:
         [n] float64.
@@ -114,21 +116,20 @@ def small_object_weights(
 
 
 def epoch_length(weights: Tensor) -> int:
-    """Images of an epoch that is drawn with these weights: their sum, rounded, at least 1."""
+    """Number of images in an epoch that is drawn with these weights: their rounded sum, at least 1."""
     return max(1, round(float(weights.sum())))
 
 
 def draw(weights: Tensor, random: np.random.Generator) -> np.ndarray:
-    """Indices of one epoch in random order, each as often as its weight says.
+    """Draw the indices of one epoch, in random order, by systematic sampling.
 
-    Systematic sampling: images in random order take intervals as long as their weights, and a comb of unit
-    distance with a random start picks from them. So image i is drawn floor(w) or ceil(w) times, w on average,
-    where w is its weight times `epoch_length` / sum of the weights: repeat factors are rounded at random, and
-    no image is left to luck as when drawing with replacement.
+    Images in random order are laid out as intervals, each as long as its weight, and points at equal distances with a
+    random start pick from them. With w as the weight of image i, times `epoch_length` / sum of the weights, image i is
+    drawn floor(w) or ceil(w) times, and w times on average. Drawing with replacement would vary much more.
 
     Args:
         weights: [n], checked by `check_weights`.
-        random: the only source of randomness.
+        random: the source of randomness.
 
     Returns:
         [`epoch_length`] int64.
@@ -136,15 +137,15 @@ def draw(weights: Tensor, random: np.random.Generator) -> np.ndarray:
     count = epoch_length(weights)
     order = random.permutation(len(weights))
     ends = np.cumsum(weights.double().numpy()[order])
-    comb = (np.arange(count) + random.random()) * (ends[-1] / count)
-    # Rounding may push the last tooth past the last end, or onto images of weight 0 behind it.
+    points = (np.arange(count) + random.random()) * (ends[-1] / count)
+    # Rounding may push the last point past the last end, or onto images of weight 0 behind it.
     last = int(np.flatnonzero(np.diff(ends, prepend=0.0) > 0)[-1])
-    picked = np.minimum(np.searchsorted(ends, comb, side="right"), last)
+    picked = np.minimum(np.searchsorted(ends, points, side="right"), last)
     return random.permutation(order[picked])
 
 
 def check_weights(weights: Tensor, size: int) -> None:
-    """Raise DataError unless these are finite weights >= 0 of `size` images, not all of them 0."""
+    """Raise DataError unless these are weights of `size` images, finite, at least 0, and not all 0."""
     if weights.shape != (size,):
         raise DataError(f"weights: expected one for each of {size} images, got shape {list(weights.shape)}")
     bad = int((~weights.isfinite() | (weights < 0)).sum())
@@ -155,7 +156,7 @@ def check_weights(weights: Tensor, size: int) -> None:
         )
 
 
-def _classes_held(records: Sequence[SampledRecord]) -> list[set[int]]:
+def _classes_of(records: Sequence[SampledRecord]) -> list[set[int]]:
     _check_any(records)
     return [set(record.classes.tolist()) for record in records]
 

@@ -1,8 +1,9 @@
-"""Images and boxes in tar files: few large files in place of many small ones, read piece by piece.
+"""Shards: tar files of images and their annotations, a few large files in place of many small ones.
 
-Shards follow webdataset's convention: members of one name belong together, ``000000042.jpg`` and
-``000000042.json``. Python's tarfile reads and writes them: the library webdataset shuffles in buffers, which cannot
-resume at a given batch, and its decoders unpickle. Nothing is unpacked or unpickled here, and sizes are bounded.
+Shards follow the convention of webdataset: members of one name, such as ``000000042.jpg`` and ``000000042.json``,
+belong together. Python's tarfile reads and writes them, not the webdataset library, which shuffles in buffers and so
+cannot resume at a given batch, and whose decoders unpickle. Nothing is unpacked or unpickled here, and sizes are
+bounded.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from cora.files import whole_file, write_text
 from cora.images import read_image
 from cora.structures import Targets
 
-#: What holds for all shards of a folder: classes and their ids.
+#: File beside the shards with what they have in common: the format, and the classes with their ids.
 INDEX = "shards.json"
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")
-#: Larger members are refused.
+#: Bounds on the size of an image, of its annotation and of the index.
 MAX_PHOTO_BYTES, MAX_RECORD_BYTES, MAX_INDEX_BYTES = 256 * 2**20, 16 * 2**20, 256 * 2**20
 
 
 class _Place(NamedTuple):
-    """Where an image lies: shard, and the first byte and number of bytes in it."""
+    """Where the file of an image lies: its shard, the offset in it and the size, in bytes."""
 
     shard: Path
     start: int
@@ -46,19 +47,19 @@ class _Place(NamedTuple):
 
 
 class ShardDataset(CocoDataset):
-    """Items (image RGB, Targets, image id) of the shards ``*.tar`` of a folder; otherwise like any `CocoDataset`.
+    """A `CocoDataset` of the shards ``*.tar`` of a folder.
 
-    Opening reads the headers and the small annotation members of every shard; images are read when asked for.
-    Give `EpochLoader` `blocks` for an order that goes shard by shard.
+    Opening reads the headers and the annotations of every shard; images are read when an item is asked for. With its
+    `blocks`, an `EpochLoader` reads shard by shard.
 
     Args:
-        folder: of the shards, which are taken in order of their names.
-        class_names: as for `CocoDataset`; None takes all, those of `shards.json` or, without it, of the boxes.
-        keep_empty: keep images without a box of these classes.
-        skip_bad: leave out what cannot be used instead of refusing the folder.
+        folder: folder of the shards, which are read in the order of their names.
+        class_names: as for `CocoDataset`; None keeps all classes of `shards.json` or, without it, of the boxes.
+        keep_empty: as for `CocoDataset`.
+        skip_bad: as for `CocoDataset`.
 
     Raises:
-        DataError: no shards, or some of what they hold cannot be used; each kind is counted.
+        DataError: there are no shards, or some of their members cannot be used; one message counts all kinds.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class ShardDataset(CocoDataset):
                 entries += len(image.boxes)
                 images.append(image)
         raw = _annotations(folder, images)
-        self._build(raw, findings, class_names, False, keep_empty, skip_bad, empty_boxes="drop")
+        self._build(raw, findings, class_names, keep_empty=keep_empty, skip_bad=skip_bad)
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Items of each shard that has any, in order: for `EpochLoader(blocks=...)`."""
+        """Number of items of each shard that has any, in order, for `EpochLoader(blocks=...)`."""
         shards = (self._places[record.image_id].shard for record in self.records)
         return tuple(len(list(items)) for _, items in groupby(shards))
 
@@ -126,16 +127,16 @@ def write_shards(
 
     Args:
         dataset: read from any format. JPEG, PNG and WebP files are copied as they are, others become PNG.
-        folder: made if missing, must hold no shards.
-        max_bytes: a shard is closed when the next image would make it larger.
-        seed: images are shuffled, since an epoch mixes neighbouring shards only; None keeps their order.
-        on_progress: called with (images written, in all).
+        folder: made if it is missing; must hold no shards.
+        max_bytes: greatest size of a shard, except of one that holds a single larger image.
+        seed: seed for shuffling the images, since an epoch mixes only few shards at a time; None keeps their order.
+        on_progress: called with (images written, images in all).
 
     Returns:
-        The shards.
+        Paths of the shards.
 
     Raises:
-        DataError: there are shards in the folder, an image cannot be read or is too large.
+        DataError: there are shards in the folder, or an image cannot be read or is too large.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.tar")):
@@ -170,6 +171,8 @@ def write_shards(
 
 
 def _members_of(dataset: CocoDataset, record: CocoImage, number: int) -> list[tuple[str, bytes]]:
+    """Name and content of the two members of an image: its file and its annotation."""
+
     def names(indices: Sequence[int]) -> list[str]:
         return [dataset.class_names[index] for index in indices]
 
@@ -201,13 +204,13 @@ def _members_of(dataset: CocoDataset, record: CocoImage, number: int) -> list[tu
 
 
 def _members(shard: Path, findings: Findings) -> Iterator[tuple[_Place, str, Any]]:
-    """Place, name and annotation of every image of a shard that has one."""
+    """Place, name and annotation of every image of a shard that has an annotation."""
     photos: dict[str, _Place] = {}
     contents: dict[str, Any] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                # What belongs together has the same name up to the first dot behind the folder.
+                # Members belong together that have the same folder and the same name up to its first dot.
                 folder, slash, base = member.name.rpartition("/")
                 key, _, suffix = base.partition(".")
                 name, suffix = f"{shard.name}/{folder}{slash}{key}", suffix.lower()
@@ -242,6 +245,7 @@ def _json(content: bytes) -> Any:
 
 
 def _raw_image(content: Any, photos: PhotoFolder, entries: int, name: str, findings: Findings) -> RawImage | None:
+    """The image of an annotation, its boxes numbered from `entries`; None after an unusable one was counted."""
     numbers = [content.get(side) for side in ("height", "width", "image_id")] if isinstance(content, dict) else [None]
     if not all(map(is_whole, numbers)) or min(content["height"], content["width"]) < 1:
         findings.bad.add("annotations without image_id, height and width", name)
@@ -273,6 +277,7 @@ def _raw_image(content: Any, photos: PhotoFolder, entries: int, name: str, findi
 
 
 def _annotations(folder: Path, images: list[RawImage]) -> RawAnnotations:
+    """The images with the classes of the index or, without an index, those of the boxes."""
     path = folder / INDEX
     common: Any = {}
     if path.exists():

@@ -1,4 +1,4 @@
-"""Images by paths, folders and patterns, and the files that results of each go to."""
+"""Finds images by paths, folders and patterns, and chooses output files for them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cora.data.listing import list_images, name_problem
 from cora.errors import ImageError
 from cora.files import drawn_by_cora
 
-#: Letters of a file's name that come from an address; those of signed links are longer than a disk takes.
+#: Greatest length of a file name made from an address; signed links are longer than a file name may be.
 _LONGEST_STEM = 100
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a list of sources stands for.
+    """The images of a list of sources.
 
     Attributes:
-        paths: the images, each once, in the order given.
-        problems: one message for every source that stands for nothing, and every folder that cannot be looked into.
+        paths: paths of the images, each once, in the order of the sources.
+        problems: a message for every source without an image, and for every folder that cannot be read.
     """
 
     paths: tuple[Path, ...]
@@ -31,16 +31,16 @@ class Sources:
 
 
 def find_images(sources: Iterable[str], *, beside: int = 0) -> Sources:
-    """Files as they are, folders for the images directly in them, patterns for the files that match.
+    """Find the images of sources: files, the images directly in folders, and the files that match patterns.
 
-    The log reports what is skipped in a folder.
+    A warning reports what is skipped in a folder.
 
     Args:
         sources: paths and patterns.
-        beside: number of images that the command has besides; with some, no source needs to stand for anything.
+        beside: number of images that the command has from elsewhere. With some, all sources may be without an image.
 
     Raises:
-        ImageError: there is only one source, or none of them stands for anything.
+        ImageError: no source has an image, and there is none from elsewhere.
     """
     paths: list[Path] = []
     problems: list[str] = []
@@ -59,16 +59,16 @@ def find_images(sources: Iterable[str], *, beside: int = 0) -> Sources:
             problem = f"expected files, got none that match {source}; check the pattern"
         else:
             found, problem = [], f"expected an image file, got no file at {source}; check the path"
-        odd = [named for path in found if (named := name_problem(str(path)))]
-        paths += [path for path in found if not name_problem(str(path))]
-        problems += odd or ([] if found else [problem])
+        name_problems = {path: name_problem(str(path)) for path in found}
+        paths += [path for path in found if not name_problems[path]]
+        problems += [text for text in name_problems.values() if text] if found else [problem]
     if problems and not paths and not beside:
         raise ImageError(problems[0])
     return Sources(tuple(dict.fromkeys(paths)), tuple(problems))
 
 
 def output_names(sources: Sequence[Path | str], folder: Path, suffix: str) -> dict[Path | str, Path]:
-    """A file in `folder` for every path or URL: never the same twice, never a source, never an image of others."""
+    """Choose a file in `folder` for every path or URL: none twice, no source, and no image that others made."""
     taken = {source.resolve() for source in sources if isinstance(source, Path)}
     targets: dict[Path | str, Path] = {}
     for source in sources:
@@ -85,5 +85,5 @@ def output_names(sources: Sequence[Path | str], folder: Path, suffix: str) -> di
 def _stem_of_url(url: str) -> str:
     try:
         return Path(urlsplit(url).path).stem[:_LONGEST_STEM] or "image"
-    except ValueError:  # no address at all, which reading it says
+    except ValueError:  # not an address, which is reported when it is read
         return "image"

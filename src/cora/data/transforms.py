@@ -1,4 +1,4 @@
-"""Augmentation of images and their boxes; randomness comes from torch's global generator."""
+"""Augmentation of images and their boxes; randomness comes from the global generator of torch."""
 
 from dataclasses import dataclass
 
@@ -14,24 +14,24 @@ from cora.errors import DataError
 from cora.images import Preprocessor
 from cora.structures import Targets
 
-#: Extremely long and thin images are widened to this, since a tower halves its input five times.
+#: Least side of a resized image: very thin images are widened to it, since a tower halves its input five times.
 MIN_SIDE_PX = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Sizes in pixels; the defaults are the published training's (DETR's multi-scale policy).
+    """Settings of `TrainTransform`, with sizes in pixels; the defaults are those of DETR and the published training.
 
     Attributes:
-        short_sides: the short side is drawn from these.
+        short_sides: lengths of the short side after the final resize, one of which is drawn.
         long_side: upper bound of the long side.
         flip: probability of a horizontal flip.
-        crop: probability of cropping before the final resize.
-        crop_short_sides: short sides to resize to before cropping.
+        crop: probability of a crop before the final resize.
+        crop_short_sides: lengths of the short side before a crop, one of which is drawn.
         crop_sides: least and greatest side of the crop.
-        min_box_side: boxes with a side below this after all steps are removed.
-        min_visible: boxes of which less than this share of the area survives the crop are removed; 0 keeps
-            slivers like the published training.
+        min_box_side: boxes with a smaller side after all steps are removed.
+        min_visible: boxes with a smaller share of their area inside the crop are removed; 0 keeps all, as the published
+            training does.
     """
 
     short_sides: tuple[int, ...] = tuple(range(480, 801, 32))
@@ -57,7 +57,11 @@ class AugmentConfig:
 
 
 class TrainTransform:
-    """Flip, sometimes resize and crop, resize to a random short side: (image, Targets) -> the same."""
+    """Flips, crops and resizes an image and its boxes at random.
+
+    Args:
+        config: probabilities and sizes.
+    """
 
     def __init__(self, *, config: AugmentConfig) -> None:
         self.config = config
@@ -67,7 +71,7 @@ class TrainTransform:
         return f"TrainTransform({self.config})"
 
     def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-        """Flip, perhaps crop, and resize an image and its boxes; what is drawn depends on torch's random state."""
+        """The transformed image and its targets, by the random state of torch."""
         config = self.config
         boxes, classes = _boxes_of(image, targets), targets.classes
         image, boxes = self.flip(image, boxes)
@@ -93,12 +97,12 @@ class ResizeTransform:
         self.preprocessor = preprocessor
 
     def __repr__(self) -> str:
-        # Feature caches of earlier runs name it so.
+        # Feature caches store this text, so that a change of it would invalidate those of earlier runs.
         config = self.preprocessor.config
         return f"ResizeTransform(short_side={config.short_side}, long_side={config.long_side})"
 
     def __call__(self, image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-        """Resize an image as for predicting; its boxes, as fractions of the image, follow."""
+        """The resized image and its targets."""
         image = self.preprocessor.resize(image)
         return image, _targets_of(image, _boxes_of(image, targets), targets.classes, min_side=0.0)
 
@@ -115,7 +119,7 @@ def _boxes_of(image: Image.Image, targets: Targets) -> tv_tensors.BoundingBoxes:
 
 
 def _targets_of(image: Image.Image, boxes: Tensor, classes: Tensor, *, min_side: float) -> Targets:
-    """Back to fractions of the image; boxes are cut at its border, degenerate ones removed."""
+    """Targets of boxes in pixels, clipped to the image; boxes with too small a side, or an empty one, are removed."""
     inside = clip_to_image(boxes.as_subclass(Tensor), (image.height, image.width))
     sides = inside[:, 2:] - inside[:, :2]
     keep = (sides >= min_side).all(dim=1) & (sides > 0).all(dim=1)
@@ -137,7 +141,7 @@ def _resize(
 def _random_crop(
     image: Image.Image, boxes: tv_tensors.BoundingBoxes, *, least: int, greatest: int
 ) -> tuple[Image.Image, tv_tensors.BoundingBoxes, Tensor]:
-    """Crop of random sides and place; also the share of every box's area still inside: [T] in 0..1."""
+    """A crop of random size and position, its boxes, and the share of each box's area inside it: [T] in 0..1."""
     width, height = (
         int(torch.randint(min(least, side), min(greatest, side) + 1, ())) for side in (image.width, image.height)
     )

@@ -1,4 +1,4 @@
-"""Pascal VOC annotations (Everingham et al., 2010): a folder with one XML file an image, boxes counted from pixel 1."""
+"""Pascal VOC annotations (Everingham et al., 2010): a folder with one XML file per image, pixels counted from 1."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from xml.etree import ElementTree
 from cora.data.coco_content import merge_names
 from cora.data.listing import files_ending, is_hidden
 from cora.data.photo_folder import PhotoFolder, name_of_file
-from cora.data.problems import Findings, check_names, is_number, read_text, truth_value
+from cora.data.problems import Findings, is_number, read_text, truth_value
 from cora.data.raw import RawAnnotations, RawBox, RawImage
 from cora.errors import DataError, ImageError
 from cora.images import IMAGE_SUFFIXES, read_size
 
-#: An image with ten thousand boxes takes 3 MB.
+#: Greatest size of an XML file; one with ten thousand boxes has 3 MB.
 MAX_XML_BYTES = 16 * 2**20
 
-#: Coordinates of an outline's points: x1, y1, x2, ... or x, y in each point.
+#: Tags of the coordinates of an outline: x1, y1, x2, ..., or x and y inside each point.
 _COORDINATE = re.compile(r"[xy]\d*")
 
 
 def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnotations:
-    """Images and boxes of all XML files directly in `annotations`; what cannot be used is counted in `findings`.
+    """Images and boxes of all XML files directly in `annotations`; unusable entries are counted in `findings`.
 
-    A pixel has its number's place: a box from 1 to 1 covers the first pixel, 0..1 in continuous coordinates.
-    Boxes marked `difficult` become crowd boxes: no targets, and no false alarms where they are found. An object with
-    an outline alone has the box around it. Classes are those of the boxes, in alphabetical order; images without a
-    file are no part of the set. The image is the one called `filename`, or that of the XML file's own name.
+    - VOC counts pixels from 1 and includes the last one: a box from 1 to 1 covers the first pixel, which is 0..1 in
+      continuous coordinates.
+    - Boxes marked `difficult` become crowd boxes: no training targets, and detections on them are not wrong.
+    - An object with an outline alone gets the box around it.
+    - Classes are those of the boxes, in alphabetical order.
+    - An XML file belongs to the image that it names under `filename`, or else to the image of its own name. Images
+      without an XML file are no part of the set.
 
     Raises:
         DataError: there is no image folder, or no XML file.
@@ -39,27 +42,26 @@ def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnot
     files = files_ending(annotations, ".xml")
     if not files:
         raise DataError(f"expected a folder of XML files, got none in {annotations}; name the folder they lie in")
-    told = list(_read_files(files, findings))
-    photos = PhotoFolder(folder, (one.name for one in told))
+    parsed = list(_read_files(files, findings))
+    photos = PhotoFolder(folder, (xml.image_name for xml in parsed))
     by_stem = {
         name_of_file(Path(name).stem): name
         for name in sorted(photos.names, reverse=True)
         if Path(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)
     }
     images: dict[Path, RawImage] = {}
-    for one in told:
-        image = _image(one, photos, by_stem, findings)
+    for xml in parsed:
+        image = _image(xml, photos, by_stem, findings)
         if image is not None and image.path in images:
-            findings.bad.add("images with two XML files", f"{one.xml.name}: {image.path.name}")
+            findings.bad.add("images with two XML files", f"{xml.path.name}: {image.path.name}")
             image = None
         if image is None:
-            for box in one.boxes:
+            for box in xml.boxes:
                 findings.lost.add("boxes of images left out", box.where)
             continue
-        image.boxes, image.image_id = one.boxes, len(images) + 1
+        image.boxes, image.image_id = xml.boxes, len(images) + 1
         images[image.path] = image
     names = _one_spelling(list(images.values()), findings)
-    check_names(names, findings.faults)
     return RawAnnotations(
         format="voc",
         source=annotations,
@@ -71,16 +73,17 @@ def read_voc(annotations: Path, *, folder: Path, findings: Findings) -> RawAnnot
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a file says: `name` of the image, `size` (height, width) where that is told."""
+class _XmlFile:
+    """The content of an XML file: name of its image, (height, width) in pixels where the file says it, and boxes."""
 
-    xml: Path
-    name: str
+    path: Path
+    image_name: str
     size: tuple[int, int] | None
     boxes: list[RawBox]
 
 
-def _read_files(files: Sequence[Path], findings: Findings) -> Iterator[_Told]:
+def _read_files(files: Sequence[Path], findings: Findings) -> Iterator[_XmlFile]:
+    """The files that can be read; their boxes are numbered through all files."""
     entries = 0
     for path in files:
         root = _parse(path, findings)
@@ -93,12 +96,12 @@ def _read_files(files: Sequence[Path], findings: Findings) -> Iterator[_Told]:
             boxes += [box] if box is not None else []
         name = (root.findtext("filename") or "").strip() or path.stem
         height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
-        told = height is not None and width is not None and min(height, width) >= 1
-        yield _Told(path, name, (int(height or 0), int(width or 0)) if told else None, boxes)
+        has_size = height is not None and width is not None and min(height, width) >= 1
+        yield _XmlFile(path, name, (int(height or 0), int(width or 0)) if has_size else None, boxes)
 
 
 def _one_spelling(images: Sequence[RawImage], findings: Findings) -> list[str]:
-    """Give every class its commonest spelling; returns the names in alphabetical order."""
+    """Give every class its most frequent spelling; returns the class names in alphabetical order."""
     counts = Counter(box.class_name for image in images for box in image.boxes)
     names = sorted(counts, key=lambda name: (-counts[name], name))
     spelled, merged = merge_names(dict(enumerate(names)), findings.repairs)
@@ -110,10 +113,11 @@ def _one_spelling(images: Sequence[RawImage], findings: Findings) -> list[str]:
 
 
 def _parse(path: Path, findings: Findings) -> ElementTree.Element | None:
+    """The root element of an XML file; None after an unusable file was counted."""
     try:
         text = read_text(path, max_bytes=MAX_XML_BYTES, expected="VOC annotation file")
-        # Without a document type there are no entities: none that grow, none that read other files. Text, not bytes,
-        # is parsed, so that no declared encoding can hide one; zeros would make the parser guess UTF-16.
+        # Without a document type there are no entities, which could expand without end or include other files. The
+        # parser gets text, not bytes, since a declared encoding could hide one, and zeros would make it guess UTF-16.
         if "<!DOCTYPE" in text or "<!ENTITY" in text or "\0" in text:
             findings.bad.add("XML files with a document type or zeros, which may hide entities", path.name)
             return None
@@ -127,16 +131,17 @@ def _parse(path: Path, findings: Findings) -> ElementTree.Element | None:
     return root
 
 
-def _image(told: _Told, photos: PhotoFolder, by_stem: dict[str, str], findings: Findings) -> RawImage | None:
-    name = told.name
+def _image(xml: _XmlFile, photos: PhotoFolder, by_stem: dict[str, str], findings: Findings) -> RawImage | None:
+    """The image of an XML file, still without boxes; None after a missing or unreadable image was counted."""
+    name = xml.image_name
     if name not in photos and photos.path(name) is not None:
-        # Tools write names without an ending, or keep that of an image converted since.
-        name = by_stem.get(name_of_file(told.xml.stem), name)
+        # Some tools write names without an ending, or keep the ending of an image that was converted later.
+        name = by_stem.get(name_of_file(xml.path.stem), name)
     path = photos.find(name, findings.bad, findings.repairs)
     if path is None:
         return None
-    if told.size is not None:
-        return RawImage(image_id=0, path=path, size=told.size)
+    if xml.size is not None:
+        return RawImage(image_id=0, path=path, size=xml.size)
     try:
         return RawImage(image_id=0, path=path, size=read_size(path), measured=True)
     except ImageError as error:
@@ -145,6 +150,7 @@ def _image(told: _Told, photos: PhotoFolder, by_stem: dict[str, str], findings: 
 
 
 def _box(element: ElementTree.Element, where: str, entry: int, findings: Findings) -> RawBox | None:
+    """The box of an object; None after an unusable one was counted."""
     name = (element.findtext("name") or "").strip()
     if not name:
         findings.bad.add("objects without a name", where)
@@ -162,15 +168,15 @@ def _box(element: ElementTree.Element, where: str, entry: int, findings: Finding
 
 
 def _corners(element: ElementTree.Element) -> tuple[float, float, float, float] | None:
-    """First and last pixel of an object, across and down: of its box, else around its turned box or its outline."""
+    """First column, first row, last column and last row of an object: of its box, rotated box or outline."""
     sides = [_number(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
     known = [side for side in sides if side is not None]
     if len(known) == 4:
         return known[0], known[1], known[2], known[3]
     if element.find("bndbox") is not None:
         return None
-    turned = [_number(element.findtext(f"robndbox/{side}")) for side in ("cx", "cy", "w", "h", "angle")]
-    known = [side for side in turned if side is not None]
+    rotated = [_number(element.findtext(f"robndbox/{side}")) for side in ("cx", "cy", "w", "h", "angle")]
+    known = [side for side in rotated if side is not None]
     if len(known) == 5:
         cx, cy, w, h, angle = known
         sine, cosine = abs(math.sin(angle)), abs(math.cos(angle))

@@ -1,7 +1,7 @@
-"""YOLO labels: beside images/ a folder labels/ with one text file an image, each line one object in fractions of it.
+"""YOLO labels: a folder labels/ beside images/ with one text file per image and one object per line.
 
-A line is `class cx cy w h`, or `class x y x y x y ...` for an outline, of which the enclosing box is taken. The class
-is a place in the names of data.yaml or classes.txt.
+A line is `class cx cy w h` in fractions of the image, or `class x y x y x y ...` for an outline, which becomes the box
+around it. The class is an index into the names of data.yaml or classes.txt.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from cora.errors import DataError, ImageError
 from cora.images import read_size
 
 MAX_LABEL_BYTES = 16 * 2**20
-#: Rounded coordinates pass the border a little; what passes it by more is not in fractions.
+#: Rounding may put coordinates this far outside the image; what lies farther outside is not in fractions.
 BORDER = 0.01
 
+#: Text files among the labels that are no labels.
 _NO_LABELS = frozenset(("classes.txt", "train.txt", "val.txt", "test.txt"))
 
 
 def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> RawAnnotations:
-    """Images anywhere below `folder` and their boxes; what cannot be used is counted in `findings`.
+    """Images of `folder` and its subfolders, with their boxes; unusable entries are counted in `findings`.
 
-    Images without a label file, or with an empty one, show nothing but background.
+    An image without a label file, or with an empty one, is background.
 
     Args:
         annotations: data.yaml, classes.txt, or the folder of labels; None looks for all of them around `folder`.
-            Folders that a data.yaml names are not followed: `folder` says which images are meant.
-        folder: of the images; labels lie in the same places below the folder of labels, which is that of the same
-            path with labels instead of images, or `labels` beside or in the folder, or the folder itself.
-        findings: filled.
+            Folders that a data.yaml names are ignored, since `folder` says which images are meant.
+        folder: folder of the images. The folder of labels has the same path with labels instead of images, or is
+            `labels` beside or in the folder, or the folder itself; labels lie there in the same subfolders.
+        findings: collects the problems.
 
     Raises:
-        DataError: there are no images, no names, or no label files.
+        DataError: there are no images, no class names, or no label files.
     """
     check_folder(folder)
     photos, problems = list_images(folder)
@@ -89,7 +90,7 @@ def read_yolo(annotations: Path | None, *, folder: Path, findings: Findings) -> 
 
 
 def labels_beside(folder: Path) -> list[Path]:
-    """Folders where the labels of the images in `folder` may lie, likeliest first; those that exist."""
+    """Existing folders where the labels of the images in `folder` may lie, the likeliest first."""
     parts = list(folder.absolute().parts)
     candidates = [folder.parent / "labels", folder / "labels", folder]
     if "images" in parts:
@@ -99,10 +100,15 @@ def labels_beside(folder: Path) -> list[Path]:
 
 
 class _Labels:
-    """Label files below a folder, by their paths in it without the ending.
+    """The label files of a folder and its subfolders.
 
-    An image's is in the same place below the folder of images, be it called `images` or `labels` on the way; a single
-    one is also told by what its name has in common with an image's but for what an upload put before it.
+    A label file belongs to the image of the same relative path, apart from the ending; a folder `images` on the way may
+    be called `labels` or be missing. Otherwise it belongs to an image of a similar name, without what an upload added,
+    if only one label file and one image have that name.
+
+    Args:
+        root: folder of the labels.
+        folder: folder of the images.
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
@@ -116,32 +122,32 @@ class _Labels:
                 self._in_any_case[name_of_file(name)].append(path)
 
     def fit(self, photos: Sequence[Path], *, alike: bool) -> bool:
-        """Whether an image has a label file, with `alike` under a like name."""
+        """Whether any image has a label file here; with `alike`, whether one has a similar name."""
         if alike:
-            names = {_like(path) for path in photos}
-            return any(_like(path) in names for path in self.files.values())
+            names = {_bare_stem(path) for path in photos}
+            return any(_bare_stem(path) in names for path in self.files.values())
         return any(self._same_place(photo) for photo in photos)
 
     def of_photos(self, photos: Sequence[Path], findings: Findings) -> dict[Path, Path | None]:
-        """Image -> its label file, if it has one; those under a like name are counted."""
+        """Image -> its label file or None; label files of a similar name are counted as repairs."""
         found = {photo: self._same_place(photo) for photo in photos}
         used = set(found.values())
-        lonely, left = defaultdict(list), defaultdict(list)
+        unlabelled, unused = defaultdict(list), defaultdict(list)
         for photo, label in found.items():
             if label is None:
-                lonely[_like(photo)].append(photo)
+                unlabelled[_bare_stem(photo)].append(photo)
         for label in self.files.values():
             if label not in used:
-                left[_like(label)].append(label)
-        for name, labels in left.items():
-            if len(labels) == len(lonely.get(name, ())) == 1:
-                found[lonely[name][0]] = labels[0]
-                findings.repairs.add(
-                    "label files found under another name", f"{lonely[name][0].name}: {labels[0].name}"
-                )
+                unused[_bare_stem(label)].append(label)
+        for name, labels in unused.items():
+            if len(labels) == len(unlabelled.get(name, ())) == 1:
+                photo, label = unlabelled[name][0], labels[0]
+                found[photo] = label
+                findings.repairs.add("label files found under another name", f"{photo.name}: {label.name}")
         return found
 
     def _same_place(self, photo: Path) -> Path | None:
+        """The label file of the same relative path as an image."""
         parts = photo.relative_to(self.folder).with_suffix("").parts
         swapped = tuple("labels" if part == "images" else part for part in parts[:-1])
         without = tuple(part for part in parts[:-1] if part != "images")
@@ -151,18 +157,20 @@ class _Labels:
         return exact or next((found[0] for found in alike if len(found) == 1), None)
 
 
-def _like(path: Path) -> str:
+def _bare_stem(path: Path) -> str:
+    """A file name for comparison, without its ending and what an upload added."""
     return bare_name(unquote(path.stem))
 
 
 def _labels(annotations: Path | None, folder: Path, photos: Sequence[Path]) -> _Labels:
+    """The first folder of labels that fits the images: by the same names, else by similar ones."""
     candidates = labels_beside(folder)
     if annotations is not None and annotations.is_dir():
-        # The folder of the whole set, with its list of names, is as good as that list.
+        # A folder with a list of names may be that of the whole set; its labels may then lie elsewhere.
         candidates = [annotations, *(candidates if find_names(annotations) else [])]
-    looked = [_Labels(candidate, folder) for candidate in candidates]
+    every = [_Labels(candidate, folder) for candidate in candidates]
     for alike in (False, True):
-        for labels in looked:
+        for labels in every:
             if labels.fit(photos, alike=alike):
                 return labels
     where = ", ".join(str(candidate) for candidate in candidates)
@@ -199,7 +207,7 @@ def _image(path: Path, image_id: int, findings: Findings) -> RawImage | None:
 def _lines(
     path: Path, names: NumberedNames, findings: Findings
 ) -> Iterator[tuple[str, str, tuple[float, float, float, float]]]:
-    """(what to call it, class name, corners in fractions of the image) of every sound line."""
+    """Name in messages, class name and corners in fractions of the image, of every usable line."""
     try:
         text = read_text(path, max_bytes=MAX_LABEL_BYTES, expected="label file")
     except DataError as error:

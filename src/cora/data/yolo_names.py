@@ -1,4 +1,4 @@
-"""Numbered class names: data.yaml, or a list with one a line (classes.txt)."""
+"""Numbered class names: a data.yaml, or a list with one name on each line (classes.txt)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from cora.errors import DataError
 
 MAX_NAMES_BYTES = 2**20
 
-#: Where names are looked for if nobody says.
+#: Files of class names that are looked for.
 NAMES_FILES = ("data.yaml", "data.yml", "classes.txt")
 
 
 @dataclass(frozen=True)
 class NumberedNames:
-    """Class names by the number that labels have, and whether key points follow the box on every line."""
+    """Class names by the index that label files use.
+
+    Attributes:
+        names: class index -> name.
+        pose: whether key points follow the box on every line of a label file.
+    """
 
     names: dict[int, str]
     pose: bool = False
 
 
 def find_names(*folders: Path) -> Path | None:
-    """The first data.yaml, data.yml or classes.txt in these folders."""
+    """The first existing data.yaml, data.yml or classes.txt in these folders."""
     return next((f / name for f in folders for name in NAMES_FILES if (f / name).is_file()), None)
 
 
 def read_numbered_names(path: Path, findings: Findings) -> NumberedNames:
-    """The names of a data.yaml or of a list; those that cannot be used are counted in `findings`.
+    """The names of a data.yaml or of a list; unusable names are counted in `findings`.
 
     Raises:
         DataError: the file cannot be read, or has no names.
@@ -43,11 +48,11 @@ def read_yaml_names(path: Path, findings: Findings) -> NumberedNames:
     Raises:
         DataError: the file cannot be read, or has no names.
     """
-    import yaml  # type: ignore[import-untyped]  # here, since only this format needs it
+    import yaml  # type: ignore[import-untyped]  # lazily, since only this format needs it
 
     text = read_text(path, max_bytes=MAX_NAMES_BYTES, expected="YAML file with class names")
     try:
-        # The base loader knows text, lists and mappings only: nothing is built or expanded, and `no` is a name.
+        # The base loader makes only texts, lists and mappings: no other objects are built, and `no` stays a name.
         content: Any = yaml.BaseLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as YAML ({shown(error)}); expected names: [...]") from error
