@@ -1,8 +1,7 @@
-"""Base, novel and all: group means with equal weight per class, and their bootstrap intervals over images.
+"""Scores of groups of classes: means over their classes, with bootstrap intervals over images.
 
-The open-vocabulary benchmark (OV-COCO: 48 base and 17 novel classes) reports AP50 of each group;
-`all` is the mean over the classes of both. A class without a ground-truth box has no AP: it is left out and
-counted.
+The open-vocabulary benchmarks report the AP50 of base, novel and all classes (OV-COCO: 48 base, 17 novel). A class
+without a ground-truth box has no AP: it is left out of the means and counted.
 """
 
 from __future__ import annotations
@@ -19,16 +18,20 @@ from cora.names import repeated_names
 
 GROUPS = ("novel", "base", "all")
 
-#: LVIS's name -> letter in its files: APr, APc and APf are the means over these.
+#: Group of LVIS -> letter in its files. APr, APc and APf are the means over these groups.
 FREQUENCY_GROUPS = {"rare": "r", "common": "c", "frequent": "f"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScore(Scores):
-    """The mean of one group over its classes that have ground truth; every number in 0..1.
+    """Mean scores of a group over its classes with ground truth, each in 0..1.
 
-    Those of a size are over the classes that have a box of that size. classes: how many the mean is over; absent: how
-    many of the group have no ground-truth box.
+    The mean of a score of one size is over the classes that have a box of that size.
+
+    Attributes:
+        ap50: AP at IoU 0.5, with its interval.
+        classes: number of classes that the means are over.
+        absent: number of classes of the group without a ground-truth box.
     """
 
     ap50: Estimate
@@ -37,22 +40,23 @@ class GroupScore(Scores):
 
 
 def class_groups(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Group name -> class names, `all` being both.
+    """Group -> class names, for the groups novel, base and all.
 
-    Raises: DataError for names that are both base and novel, or listed twice, with their number.
+    Raises:
+        DataError: a class is both base and novel, or is listed twice.
     """
-    listed = [*base, *novel]
-    repeated = sorted(repeated_names(listed))
+    names = [*base, *novel]
+    repeated = sorted(repeated_names(names))
     if repeated:
         raise DataError(
             f"expected every class of the split once, as base or as novel, got {len(repeated)} repeated: "
             f"{', '.join(repeated[:5])}; remove the repetitions"
         )
-    return {"novel": tuple(novel), "base": tuple(base), "all": tuple(listed)}
+    return {"novel": tuple(novel), "base": tuple(base), "all": tuple(names)}
 
 
 def frequency_groups(frequencies: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Rare, common and frequent -> class names, from class name -> letter (LVIS); empty where no class has one."""
+    """Rare, common and frequent -> class names, of class name -> letter (LVIS); groups without a class are left out."""
     groups = {
         group: tuple(name for name, found in frequencies.items() if found == letter)
         for group, letter in FREQUENCY_GROUPS.items()
@@ -61,9 +65,9 @@ def frequency_groups(frequencies: Mapping[str, str]) -> dict[str, tuple[str, ...
 
 
 def mean_curve(evaluation: BoxEvaluation, names: Collection[str]) -> FloatArray | None:
-    """Precision [101] in 0..1 at recalls 0, 0.01, ..., 1 and IoU 0.5, the mean over the named classes.
+    """Mean precision of the named classes at recalls 0, 0.01, ..., 1 and IoU 0.5: [101] in 0..1.
 
-    None where no class has a box. Its mean is the group's AP50.
+    None where no class has a box. The mean of the curve is the AP50 of the group.
     """
     once = np.ones(evaluation.images, dtype=np.int64)
     curves = [
@@ -75,7 +79,12 @@ def mean_curve(evaluation: BoxEvaluation, names: Collection[str]) -> FloatArray 
 
 
 def resampled_ap50(evaluation: BoxEvaluation, counts: IntArray) -> FloatArray:
-    """AP50 of every class in every resample: [R, classes], NaN where a resample has no box of the class."""
+    """AP50 of every class in every resample: [R, C], NaN where a resample has no box of the class.
+
+    Args:
+        evaluation: matches of C classes.
+        counts: [R, images] multiplicities (`bootstrap.resample_counts`).
+    """
     if not evaluation.matches:
         return np.empty((len(counts), 0))
     return np.stack([match.ap50(counts) for match in evaluation.matches], axis=1)
@@ -86,9 +95,12 @@ def group_scores(
     resampled: FloatArray,
     groups: Mapping[str, Collection[str]],
 ) -> dict[str, GroupScore]:
-    """Group means of a box evaluation; `resampled` comes from `resampled_ap50`.
+    """Mean scores of every group; groups without a class of the evaluation are left out.
 
-    Groups without classes are left out.
+    Args:
+        evaluation: scores of C classes.
+        resampled: [R, C] AP50, of `resampled_ap50`.
+        groups: group -> class names.
     """
     answer = {}
     for group, names in groups.items():
@@ -117,9 +129,10 @@ def group_ratios(
     other_resampled: FloatArray,
     groups: Mapping[str, Collection[str]],
 ) -> dict[str, Estimate]:
-    """AP50 of `other` over AP50 of `plain`, per group, paired: both resampled with the same counts.
+    """AP50 of `other` divided by AP50 of `plain`, for every group; None where the plain AP50 is 0.
 
-    Both evaluations hold the same classes in the same order. None where the plain AP50 is 0.
+    Both evaluations have the same classes in the same order. Both were resampled with the same counts, so that the
+    intervals are those of paired resamples.
     """
     answer = {}
     for group, names in groups.items():

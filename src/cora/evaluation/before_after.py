@@ -1,4 +1,4 @@
-"""AP50 of sets of images before a training and after it: measured, kept for a resumed run, shown and compared."""
+"""AP50 of sets of images before and after a training: measured, stored for a resumed run, compared and shown."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from cora.files import write_json
 #: Classes in the table by class.
 _SHOWN_CLASSES = 30
 
-#: Group -> the numbers of a `GroupScore`, as JSON.
+#: Group -> `GroupScore.as_dict()`.
 Scores = dict[str, dict[str, Any]]
 
 
 def evaluate_sets(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, BoxEvaluation]:
-    """What a model finds in each set that there is, with progress on standard error."""
+    """Evaluate a model on each set that is not None, with progress on standard error."""
     return {
         name: one.evaluate(detector, progress=partial(tracked, title=f"measuring {name}"))
         for name, one in sets.items()
@@ -39,7 +39,7 @@ def evaluate_sets(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dic
 
 
 def scores_by_group(found: Mapping[str, BoxEvaluation], sets: Mapping[str, HeldOut | None]) -> dict[str, Scores]:
-    """Set -> group -> AP50 with its interval, AP and recall."""
+    """Set -> group -> scores of the evaluations that `evaluate_sets` gave."""
     return {
         name: {group: score.as_dict() for group, score in one.of_groups(found[name]).items()}
         for name, one in sets.items()
@@ -48,13 +48,13 @@ def scores_by_group(found: Mapping[str, BoxEvaluation], sets: Mapping[str, HeldO
 
 
 def key_of_sets(detector: Detector, sets: Mapping[str, HeldOut | None]) -> dict[str, Any]:
-    """What the numbers of `measure_once` depend on: the weights, the images and their boxes."""
+    """What the scores of a model depend on: its weights, the images and their boxes; a key for `measure_once`."""
     photos = {name: about_data(one.dataset) for name, one in sets.items() if one is not None}
     return {"model": weights_fingerprint(detector), "photos": photos}
 
 
 def measure_once(path: Path, key: dict[str, Any], measure: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:
-    """What was measured before the run was interrupted, or measured now."""
+    """The scores of `measure()`, stored in `path`, so that a resumed run with the same `key` only reads them."""
     if path.exists():
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("key") == key:
@@ -66,7 +66,7 @@ def measure_once(path: Path, key: dict[str, Any], measure: Callable[[], dict[str
 
 
 def forgotten(before: Scores, after: Scores) -> str:
-    """Groups whose AP50 fell below the interval that it had before, in words; empty where none did."""
+    """A text that lists the groups whose AP50 fell below its earlier interval; empty where none did."""
     return ", ".join(
         f"AP50 of {group} fell from {Estimate(**score['ap50']).text()} to {100 * now:.1f}"
         for group, score in before.items()
@@ -77,7 +77,7 @@ def forgotten(before: Scores, after: Scores) -> str:
 
 
 def before_after_table(before: Mapping[str, Scores], after: Mapping[str, Scores]) -> Table:
-    """AP50 of every set and group, before and after."""
+    """AP50 of every set and group before and after the training."""
     table = number_table("", "classes", "before", "after", title="AP50, % (95 % interval)")
     for name, groups in after.items():
         for group, score in groups.items():
@@ -87,7 +87,7 @@ def before_after_table(before: Mapping[str, Scores], after: Mapping[str, Scores]
 
 
 def classes_table(by_class: Mapping[str, GroupScore], dataset: CocoDataset) -> Table:
-    """AP50 of every class of the hold-out, the worst first."""
+    """AP50 of the classes of the held-out images, the worst first."""
     counts = dict(zip(dataset.class_names, dataset.class_counts().tolist(), strict=True))
     table = number_table("class", "boxes", "AP50, % (95 % interval)", title="Held-out images, by class")
     worst = sorted(by_class.items(), key=lambda item: item[1].ap50.value or 0.0)

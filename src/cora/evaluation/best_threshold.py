@@ -1,8 +1,8 @@
-"""The score threshold of the greatest F1 over all classes together; stored in a model, and said in words.
+"""The score threshold with the greatest F1 over all classes together, which a model can store.
 
-F1 = 2 TP / (detections above the threshold + true boxes), micro-averaged: all detections have the same weight. Matching
-is greedy in order of score, so matches above a threshold do not depend on detections below it: one matching serves all
-thresholds.
+F1 = 2 TP / (detections above the threshold + ground-truth boxes), micro-averaged: every detection has the same weight.
+Matching is greedy in order of score, so matches above a threshold do not depend on detections below it: one matching
+serves all thresholds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from cora.evaluation.bootstrap import BoolArray, FloatArray
 from cora.evaluation.coco_ap import match_boxes
 from cora.evaluation.matching import Matched
 
-#: Bounds on the threshold: lower ones would let noise through, higher ones would let nothing through.
+#: Bounds on the threshold: a lower one would report noise, a higher one nothing at all.
 LOWEST, HIGHEST = 0.05, 0.9
 
-#: Where the search found nothing.
+#: Part of a message that no detection is right.
 NOTHING_RIGHT = f"at any score threshold from {LOWEST:g} to {HIGHEST:g}"
 
+#: Digits behind the point that distinguish all floats below 1.
 _MOST_DIGITS = 17
 
 
@@ -32,9 +33,9 @@ class BestThreshold:
     """A score threshold and the metrics of the detections above it.
 
     Attributes:
-        threshold: only detections above it count, 0..1.
-        precision: share of them that are right, 0..1.
-        recall: share of the true boxes that they find, 0..1.
+        threshold: only detections with a higher score count, 0..1.
+        precision: share of these detections that are right, 0..1.
+        recall: share of the ground-truth boxes that they find, 0..1.
         f1: harmonic mean of both.
     """
 
@@ -51,24 +52,24 @@ class BestThreshold:
 def best_threshold(
     scores: FloatArray, right: BoolArray, positives: int, *, lowest: float = LOWEST, highest: float = HIGHEST
 ) -> BestThreshold | None:
-    """The threshold of the greatest F1; among equal ones, of the highest range.
+    """The threshold with the greatest F1; of several, the highest.
 
-    All thresholds between two neighbouring scores are equal. The result is the shortest number near the middle of its
-    range, so that rounding differences between machines do not change it.
+    All thresholds between two neighbouring scores give the same F1. The result is the shortest number near the middle
+    of this range, so that rounding differences between machines do not change it.
 
     Args:
-        scores: [N] of the detections, 0..1, in any order; those that are neither right nor wrong left out.
-        right: [N] which of them match a true box.
-        positives: true boxes.
-        lowest: of the thresholds that are looked at.
-        highest: of them.
+        scores: [N] scores of the detections, 0..1, in any order, without those that are neither right nor wrong.
+        right: [N] whether a detection matches a ground-truth box.
+        positives: number of ground-truth boxes.
+        lowest: lower bound on the threshold.
+        highest: upper bound on the threshold.
 
     Returns:
-        None where no detection above any threshold is right, so that no threshold is better than another.
+        The threshold; None where no detection above any threshold is right, so that none is better than another.
     """
     order = np.argsort(-scores, kind="stable")
     ordered, hits = scores[order], np.cumsum(right[order])
-    # One candidate at the lower end of every range of equal thresholds.
+    # One candidate for each range of thresholds with the same F1: its lower end.
     inside = ordered[(ordered > lowest) & (ordered <= highest)]
     candidates = np.unique(np.append(inside, lowest))
     above = np.searchsorted(-ordered, -candidates, side="left")  # detections whose score is higher
@@ -87,7 +88,7 @@ def best_threshold(
 
 
 def best_of_matches(matched: Matched) -> BestThreshold | None:
-    """`best_threshold` of detections that were matched to true boxes; crowd boxes and their detections do not count."""
+    """`best_threshold` of matched detections; crowd boxes and detections on them do not count."""
     counted = ~matched.ignored
     positives = int((~matched.truth.crowd).sum())
     return best_threshold(matched.found.score[counted], matched.true[counted], positives)
@@ -96,21 +97,21 @@ def best_of_matches(matched: Matched) -> BestThreshold | None:
 def best_of_results(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, classes: Mapping[str, int]
 ) -> BestThreshold | None:
-    """`best_threshold` of COCO results for COCO annotations, at IoU 0.5.
+    """`best_threshold` of COCO results, matched to COCO annotations at IoU 0.5.
 
     Args:
-        ground_truth: COCO dictionary; by the rules of LVIS where it says which classes were looked for.
-        results: COCO results style, with all scores above the lowest threshold.
-        classes: class name -> category id, the classes that count.
+        ground_truth: COCO dictionary; the rules of LVIS hold where it says which classes were looked for.
+        results: COCO results, including all with scores above the lowest threshold.
+        classes: class name -> category id of the classes that count.
 
     Raises:
-        DataError: results of images that the ground truth does not hold.
+        DataError: there are results of images that the ground truth lacks.
     """
     return best_of_matches(match_boxes(ground_truth, results, classes=classes))
 
 
 def _between(low: float, high: float) -> float:
-    """The shortest decimal near the middle of low <= t < high; `low` where there is nothing between."""
+    """The shortest decimal near the middle of low <= t < high; `low` where there is none."""
     middle = (low + high) / 2
     for digits in range(2, _MOST_DIGITS):
         if low <= (value := round(middle, digits)) < high:
@@ -119,7 +120,7 @@ def _between(low: float, high: float) -> float:
 
 
 def store(detector: Detector, best: BestThreshold | None, *, distractors: Literal["none", "everyday"]) -> None:
-    """Give a detector its score threshold, where one was found, and what competes with the classes of a call."""
+    """Store in a detector its default distractors and, if one was found, its score threshold."""
     postprocess = replace(detector.config.postprocess, distractors=distractors)
     if best is not None:
         postprocess = replace(postprocess, score_threshold=best.threshold)
@@ -127,7 +128,7 @@ def store(detector: Detector, best: BestThreshold | None, *, distractors: Litera
 
 
 def described(best: BestThreshold) -> str:
-    """Threshold and what is above it, for people."""
+    """The threshold with its F1, precision and recall, as a sentence."""
     precision, recall = 100 * best.precision, 100 * best.recall
     return (
         f"Score threshold {best.threshold:g}, for the best F1: {100 * best.f1:.1f} % "

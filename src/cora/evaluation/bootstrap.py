@@ -1,10 +1,11 @@
-"""Percentile bootstrap over images: how much a metric varies between samples of images.
+"""Percentile bootstrap over images: how much a metric varies between samples of images (Efron & Tibshirani, 1993).
 
-A resample is a vector of counts, how often each image was drawn (Efron & Tibshirani, 1993). Metrics that take a weight
-per image are evaluated with these counts; nothing is matched again.
-AP of classes with few boxes rises a little in resamples (repeated images repeat lucky hits), so a low AP tends to lie
-in the lower half of its interval; intervals are not corrected for this.
-Two metrics with the same counts are compared in pairs, so their ratio has a meaningful interval.
+A resample is a vector of counts: how often each image was drawn. Metrics take these counts as weights of the images, so
+that nothing is matched again. Two metrics with the same counts are paired, so that their difference or ratio has a
+meaningful interval.
+
+The AP of classes with few boxes rises a little in resamples, since repeated images repeat lucky hits. So a low AP tends
+to lie in the lower half of its interval; the intervals are not corrected for this.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its bootstrap interval; all three are None where the data cannot say (no ground truth)."""
+    """A number and the bounds of its bootstrap interval; None where it cannot be computed, as without ground truth."""
 
     value: float | None
     low: float | None
@@ -47,8 +48,8 @@ class Estimate:
 def resample_counts(images: int, *, resamples: int = RESAMPLES, seed: int = 0) -> IntArray:
     """Draw `resamples` samples of `images` images with replacement.
 
-    Returns: [R, images] int64 multiplicities, each row summing to `images`. The same arguments give the same
-    rows.
+    Returns:
+        [R, images] int64 multiplicities, each row with the sum `images`. Equal arguments give equal rows.
     """
     if images < 1 or resamples < 1:
         raise ValueError(f"expected at least one image and one resample, got {images} and {resamples}")
@@ -57,7 +58,7 @@ def resample_counts(images: int, *, resamples: int = RESAMPLES, seed: int = 0) -
 
 
 def estimate(value: float, resampled: FloatArray) -> Estimate:
-    """Value with the 2.5 and 97.5 percentiles of `resampled` [R], NaN ones left out."""
+    """The value with the 2.5 and 97.5 percentiles of `resampled` [R], of which NaN are left out."""
     if not np.isfinite(value):
         return Estimate(value=None, low=None, high=None)
     known = resampled[np.isfinite(resampled)]
@@ -68,23 +69,24 @@ def estimate(value: float, resampled: FloatArray) -> Estimate:
 
 
 def whole_first(counts: IntArray) -> IntArray:
-    """Counts [R, images] behind a row that takes every image once, so that the measured value is the first of 1 + R."""
+    """Counts [1 + R, images]: `counts`, after a first row that takes every image once and gives the measured value."""
     return np.concatenate([np.ones_like(counts[:1]), counts])
 
 
 def estimate_of(values: FloatArray) -> Estimate:
-    """The estimate of what was measured with the counts of `whole_first`: [1 + R]."""
+    """The estimate of values [1 + R] that were computed with the counts of `whole_first`."""
     return estimate(float(values[0]), values[1:])
 
 
 def mean_of_known(values: FloatArray) -> FloatArray:
-    """Mean over the last axis without the NaN entries; NaN where all are (numpy's nanmean warns there)."""
+    """Mean over the last axis without NaN; NaN where all are NaN."""
+    # numpy's nanmean warns where all are NaN.
     known = np.isfinite(values)
     return divided(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
 
 
 def divided(part: FloatArray, whole: FloatArray | IntArray) -> FloatArray:
-    """`part / whole`, NaN where the whole is 0."""
+    """`part / whole`; NaN where the whole is 0."""
     share: FloatArray = np.full(np.shape(part), np.nan)
     np.divide(part, whole, out=share, where=whole > 0)
     return share

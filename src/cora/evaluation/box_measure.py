@@ -1,4 +1,4 @@
-"""Detections of a set of images, scored: of a model, of its oracles, with other class names, or from a file."""
+"""Scores detections of a set of images: of a model, of its oracles, with other class names, or from a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from cora.regions import ClassPrompts
 
 @dataclass(frozen=True)
 class Measured:
-    """Detections, scored: predictions is None where they came from a file."""
+    """Scored detections.
+
+    Attributes:
+        evaluation: scores and matches of every class.
+        resampled: [R, C] AP50 of every class in every resample.
+        scores: group -> mean scores.
+        predictions: the detections; None where they came from a file.
+    """
 
     evaluation: BoxEvaluation
     resampled: FloatArray
@@ -34,11 +41,11 @@ class Measured:
 
 
 def measure_all(predictor: DatasetPredictor, request: Request, setting: Setting, title: str) -> dict[str, Measured]:
-    """What a model finds, scored, by the name of the oracle; `title` of the progress."""
+    """Name of the oracle -> scored detections of a model; `title` is shown with the progress."""
     answers = predictor.predict(request, title, tracked)
     measured = {}
     for name, found in answers.items():
-        # The best box of every object is no list of detections that a limit should cut.
+        # The best-box oracles give one box for each object, which no limit may cut.
         limit = len(setting.truth["annotations"]) + 1 if name in CEILINGS else None
         measured[name] = measure_results(setting, found.results, found, limit)
     return measured
@@ -50,14 +57,23 @@ def measure_results(
     predictions: Predictions | None = None,
     max_detections: int | None = None,
 ) -> Measured:
-    """Detections in COCO form, scored against a setting; those of an image beyond `max_detections` are dropped."""
+    """Score COCO results; of each image only the best `max_detections` count, by default the limit of the benchmark."""
     evaluation = evaluate_boxes(setting.truth, results, classes=setting.classes, max_detections=max_detections)
     resampled = resampled_ap50(evaluation, setting.counts)
     return Measured(evaluation, resampled, group_scores(evaluation, resampled, setting.groups), predictions)
 
 
 def measure_file(path: Path, setting: Setting, *, score: float | None) -> tuple[Measured, dict[str, Any]]:
-    """Predictions that were made elsewhere, scored, and what a report says of them; `score`: lowest that counts."""
+    """Score a file of detections.
+
+    Args:
+        path: COCO results.
+        setting: what is measured on.
+        score: the lowest score that counts; None counts all.
+
+    Returns:
+        The scored detections, and what a report says about the file.
+    """
     given = read_results(path, setting.whole_truth)
     measured_images = {image["id"] for image in setting.truth["images"]}
     lowest = -math.inf if score is None else score
@@ -73,14 +89,17 @@ def measure_file(path: Path, setting: Setting, *, score: float | None) -> tuple[
 def measure_synonyms(
     setting: Setting, predictor: DatasetPredictor, plain: Measured, renamed: ClassPrompts, changed: Sequence[str]
 ) -> tuple[Table, dict[str, Any]]:
-    """What other names for the same classes give: as a table, and for the report.
+    """Measure a model with other names for the same classes.
 
     Args:
         setting: what is measured on.
         predictor: the model.
-        plain: what the classes' own names gave.
+        plain: scored detections with the classes' own names.
         renamed: a name for every class, with its prompts.
-        changed: classes whose name is another.
+        changed: names of the classes whose name was changed.
+
+    Returns:
+        A table, and the numbers for the report.
     """
     other = measure_all(predictor, Request(classes=renamed), setting, "synonyms")[AS_IT_IS]
     groups = {group: tuple(n for n in members if n in set(changed)) for group, members in setting.groups.items()}
@@ -101,7 +120,7 @@ def measure_synonyms(
 
 
 def numbers_of(measured: Measured) -> dict[str, Any]:
-    """What a report says of scored detections."""
+    """What a report says about scored detections."""
     evaluation = measured.evaluation
     return {
         "detections": evaluation.detections,

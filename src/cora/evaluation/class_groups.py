@@ -1,4 +1,4 @@
-"""Classes in groups of similar embeddings, and which of them are confused."""
+"""Groups of classes with similar embeddings, and which classes the model confuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from cora.regions.groups import TwoLevels
 
 @dataclass(frozen=True)
 class GroupedClasses:
-    """Classes in the order of their groups; `cosine` and `confusion` [C, C] follow that order."""
+    """C classes in the order of their groups.
+
+    Attributes:
+        names: class names.
+        groups: group of each class.
+        subgroups: subgroup of each class.
+        cosine: [C, C] cosine of the class embeddings.
+        confusion: [C, C] boxes by annotated and chosen class; None where it was not measured.
+    """
 
     names: tuple[str, ...]
     groups: tuple[int, ...]
@@ -25,17 +33,17 @@ class GroupedClasses:
 
     @property
     def breaks(self) -> list[int]:
-        """Where a new group begins."""
+        """Indices of the classes at which a new group begins."""
         return [i for i in range(1, len(self.names)) if self.groups[i] != self.groups[i - 1]]
 
     def alike(self, count: int) -> list[tuple[str, str, float]]:
-        """Pairs of names of highest cosine, best first."""
+        """The `count` pairs of names with the highest cosine, the highest first."""
         size = len(self.names)
         pairs = [(float(self.cosine[i, j]), i, j) for i in range(size) for j in range(i + 1, size)]
         return [(self.names[i], self.names[j], c) for c, i, j in sorted(pairs, reverse=True)[:count]]
 
     def confused(self, count: int) -> list[tuple[str, str, int, float]]:
-        """(annotated, chosen, boxes, share of the annotated class's boxes), most boxes first."""
+        """The `count` most frequent confusions: annotated class, chosen class, boxes, share of the annotated class."""
         if self.confusion is None:
             return []
         boxes = self.confusion.sum(dim=1)
@@ -49,7 +57,7 @@ class GroupedClasses:
         ]
 
     def within_group(self) -> tuple[int, int]:
-        """Boxes that were named wrong, and those of them that got a name of their own group."""
+        """Number of boxes with a wrong class, and of those whose wrong class is of the same group."""
         if self.confusion is None:
             return 0, 0
         wrong = self.confusion.clone().fill_diagonal_(0)
@@ -58,12 +66,12 @@ class GroupedClasses:
 
 
 def group_in_order(vocabulary: Vocabulary, levels: TwoLevels, confusion: Tensor | None) -> GroupedClasses:
-    """Subgroups one after the other, group by group; in each, those nearest to its centre first.
+    """Sort classes by group and subgroup; within a subgroup, the classes nearest to its centre come first.
 
     Args:
         vocabulary: of C classes.
         levels: groups and subgroups of their embeddings.
-        confusion: [C, C] of `region_confusion`, if it was measured.
+        confusion: [C, C] of `region_confusion`; None where it was not measured.
     """
     directions = F.normalize(vocabulary.embeddings.detach().double().cpu(), dim=-1)
     subgroups = levels.fine.labels
@@ -80,7 +88,7 @@ def group_in_order(vocabulary: Vocabulary, levels: TwoLevels, confusion: Tensor 
 
 
 def draw_groups(found: GroupedClasses, model: str) -> Image.Image:
-    """What a model, by its name, finds alike, and beside it what it confuses, if that was measured."""
+    """Draw the cosines of the classes and, if measured, their confusion; `model` is the name in the titles."""
     cosine = found.cosine.clone()
     off_diagonal = [float(cosine[i, j]) for i in range(len(cosine)) for j in range(len(cosine)) if i != j]
     pictures = [

@@ -1,10 +1,10 @@
 """COCO and LVIS box AP by hotcoco, and the matches at IoU 0.5 for resampling and diagnosis.
 
-The metric is COCO's (Lin et al., 2014): 101 recall thresholds, greedy matching in order of score, crowd boxes
-ignored; for LVIS (Gupta et al., 2019) classes that were not looked for in an image do not count there.
-`AP` is the mean over IoU 0.50:0.05:0.95, `AP50` and `AP75` are at one IoU, `AR` is the mean recall over the same IoUs;
-small, medium and large are by area (limits 32² and 96² px²). Of the evaluators that agree with pycocotools hotcoco is
-the fastest; `benchmarks/evaluation.py` compares them.
+The metric is COCO's (Lin et al., 2014): 101 recall thresholds, greedy matching in order of score, crowd boxes ignored.
+By the rules of LVIS (Gupta et al., 2019), classes that were not looked for in an image do not count there. `AP` is the
+mean over IoU 0.50:0.05:0.95, `AP50` and `AP75` are at one IoU, and `AR` is the mean recall over the same IoUs. Small,
+medium and large boxes are divided at areas of 32² and 96² px². Of the evaluators that agree with pycocotools, hotcoco
+is the fastest; `benchmarks/evaluation.py` compares them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.matching import (
     ClassMatches,
     Federation,
-    FoundBoxes,
     Matched,
-    TrueBoxes,
     found_boxes,
     keep_best,
     keep_known,
@@ -32,16 +30,16 @@ from cora.evaluation.matching import (
 )
 
 MAX_DETECTIONS = 100
-#: LVIS allows more, since an image may hold objects of many classes.
+#: LVIS allows more detections, since an image may have objects of many classes.
 MAX_DETECTIONS_LVIS = 300
 
-#: Names of the area ranges, in the evaluator's order.
+#: Names of the area ranges, in the order of the evaluator.
 AREAS = ("all", "small", "medium", "large")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Metrics of a class, or their mean over a group of classes: each in 0..1, None without a box (of that size)."""
+    """Metrics of a class, or their means over a group of classes: each in 0..1; None without a box of that size."""
 
     ap: float | None
     ar: float | None
@@ -60,7 +58,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScores(Scores):
-    """The numbers of one class; boxes: how many boxes of it count."""
+    """Metrics of one class, and its number of ground-truth boxes that count."""
 
     name: str
     ap50: float | None
@@ -69,10 +67,16 @@ class ClassScores(Scores):
 
 @dataclass(frozen=True)
 class BoxEvaluation:
-    """Scores and matches of every class, in the order the classes were given.
+    """Scores and matches of every class, in the order in which the classes were given.
 
-    images: how many; detections: how many were matched; dropped_detections: beyond the limit of their image;
-    unknown_detections: of classes that were not looked for in their image (LVIS); matched: all detections in columns.
+    Attributes:
+        scores: metrics of every class.
+        matches: matches of every class at IoU 0.5.
+        images: number of images.
+        detections: number of detections that count.
+        dropped_detections: number of detections beyond the limit of their image.
+        unknown_detections: number of detections of classes that were not looked for in their image (LVIS).
+        matched: the matches of all classes, in columns.
     """
 
     scores: tuple[ClassScores, ...]
@@ -90,7 +94,7 @@ def is_federated(ground_truth: Mapping[str, Any]) -> bool:
 
 
 def detection_limit(ground_truth: Mapping[str, Any]) -> int:
-    """Detections that count in an image by the rules of the benchmark."""
+    """Number of detections of an image that count by the rules of the benchmark."""
     return MAX_DETECTIONS_LVIS if is_federated(ground_truth) else MAX_DETECTIONS
 
 
@@ -101,20 +105,23 @@ def evaluate_boxes(
     classes: Mapping[str, int],
     max_detections: int | None = None,
 ) -> BoxEvaluation:
-    """Match COCO results to COCO annotations.
+    """Match COCO results to COCO annotations and score every class.
 
-    ground_truth: COCO dictionary (`images`, `annotations` with `bbox` xywh in pixels); images with
-    `neg_category_ids` are scored by the rules of LVIS; results: COCO results style; classes: class name -> category
-    id, the classes to score (others, in truth and results, are ignored); max_detections: that count in an image, best
-    first, over all classes; 100 if None, 300 for LVIS.
-    Raises: DataError for results of images that the ground truth does not hold; MissingExtraError without
-    hotcoco.
+    Args:
+        ground_truth: COCO dictionary with `images`, and `annotations` with `bbox` (xywh in pixels). The rules of LVIS
+            hold if images have `neg_category_ids`.
+        results: COCO results.
+        classes: class name -> category id of the classes to score; other classes are ignored.
+        max_detections: number of detections of an image that count, over all classes, the best first; None for 100, or
+            300 by the rules of LVIS.
+
+    Raises:
+        DataError: there are results of images that the ground truth lacks.
+        MissingExtraError: hotcoco is not installed.
     """
-    made = _match(ground_truth, results, classes, max_detections)
-    matched, known = made.matched, made.matched.found
-    precision, recall = _precision_and_recall(
-        matched.truth, known, made.federation, matched.images, len(classes), made.limit
-    )
+    found = _match(ground_truth, results, classes, max_detections)
+    matched = found.matched
+    precision, recall = _precision_and_recall(matched, found.federation, found.limit)
     matches = matched.by_class()
     return BoxEvaluation(
         scores=tuple(
@@ -123,9 +130,9 @@ def evaluate_boxes(
         ),
         matches=matches,
         images=matched.images,
-        detections=len(known),
-        dropped_detections=made.dropped,
-        unknown_detections=made.unknown,
+        detections=len(matched.found),
+        dropped_detections=found.dropped,
+        unknown_detections=found.unknown,
         matched=matched,
     )
 
@@ -133,17 +140,25 @@ def evaluate_boxes(
 def match_boxes(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, classes: Mapping[str, int]
 ) -> Matched:
-    """The matches of `evaluate_boxes` at IoU 0.5 alone; needs no hotcoco.
+    """The matches of `evaluate_boxes` at IoU 0.5, without the scores and so without hotcoco.
 
     Raises:
-        DataError: results of images that the ground truth does not hold.
+        DataError: there are results of images that the ground truth lacks.
     """
     return _match(ground_truth, results, classes, None).matched
 
 
 @dataclass(frozen=True)
 class _Match:
-    """Matches, with what was left out: dropped beyond the limit of an image, unknown of classes not looked for."""
+    """Matches, and what was left out.
+
+    Attributes:
+        matched: the matches.
+        federation: what LVIS says besides boxes; None for other ground truth.
+        limit: number of detections of an image that count.
+        dropped: number of detections beyond this limit.
+        unknown: number of detections of classes that were not looked for in their image.
+    """
 
     matched: Matched
     federation: Federation | None
@@ -168,14 +183,14 @@ def _match(
             "evaluate with the annotation file that the results were made for"
         )
     limit = detection_limit(ground_truth) if max_detections is None else max_detections
-    labels = {category: place for place, category in enumerate(classes.values())}
+    labels = {category: label for label, category in enumerate(classes.values())}
     truth = true_boxes(ground_truth["annotations"], places, labels)
-    made = found_boxes(results, places, labels)
-    kept = keep_best(made, limit)
+    found = found_boxes(results, places, labels)
+    kept = keep_best(found, limit)
     federation = _federation(ground_truth, places, labels) if is_federated(ground_truth) else None
     known = kept if federation is None else keep_known(kept, truth, federation, len(classes))
     matched = match(known, truth, images=len(places), classes=len(classes), federation=federation)
-    return _Match(matched, federation, limit, len(made) - len(kept), len(kept) - len(known))
+    return _Match(matched, federation, limit, len(found) - len(kept), len(kept) - len(known))
 
 
 def _federation(ground_truth: Mapping[str, Any], places: Mapping[int, int], labels: Mapping[int, int]) -> Federation:
@@ -188,7 +203,7 @@ def _federation(ground_truth: Mapping[str, Any], places: Mapping[int, int], labe
 
 
 def _scores(name: str, precision: FloatArray, recall: FloatArray, boxes: int) -> ClassScores:
-    """precision: [IoUs, recalls, areas], recall: [IoUs, areas]; -1 where there is no box of that size."""
+    """Metrics of precision [IoUs, recalls, areas] and recall [IoUs, areas], both -1 where no box has that size."""
     ap = [_known(precision[..., area]) for area in range(len(AREAS))]
     ar = [_known(recall[..., area]) for area in range(len(AREAS))]
     return ClassScores(
@@ -211,10 +226,12 @@ def _known(values: FloatArray) -> float | None:
     return None if values.flat[0] < 0 else float(values.mean())
 
 
-def _precision_and_recall(
-    truth: TrueBoxes, found: FoundBoxes, federation: Federation | None, images: int, classes: int, limit: int
-) -> tuple[FloatArray, FloatArray]:
-    """[10 IoUs, 101 recalls, classes, 4 areas] and [10 IoUs, classes, 4 areas] in 0..1, -1 without a box."""
+def _precision_and_recall(matched: Matched, federation: Federation | None, limit: int) -> tuple[FloatArray, FloatArray]:
+    """[10 IoUs, 101 recalls, classes, 4 areas] and [10 IoUs, classes, 4 areas] in 0..1, -1 without a box.
+
+    The evaluator matches anew, since it needs all IoUs. Its ids count from 1.
+    """
+    truth, found = matched.truth, matched.found
     with needs_extra("average precision", extra="evaluate"):
         from hotcoco import COCO, COCOeval
 
@@ -232,13 +249,13 @@ def _precision_and_recall(
             start=1,
         )
     ]
-    frame: list[dict[str, Any]] = [{"id": number, "width": 1, "height": 1} for number in range(1, images + 1)]
+    images: list[dict[str, Any]] = [{"id": number, "width": 1, "height": 1} for number in range(1, matched.images + 1)]
     if federation is not None:
-        for image, negative, loose in zip(frame, federation.negative, federation.not_exhaustive, strict=True):
+        for image, negative, not_exhaustive in zip(images, federation.negative, federation.not_exhaustive, strict=True):
             image["neg_category_ids"] = [label + 1 for label in sorted(negative)]
-            image["not_exhaustive_category_ids"] = [label + 1 for label in sorted(loose)]
-    categories = [{"id": number, "name": str(number), "frequency": "f"} for number in range(1, classes + 1)]
-    annotated = COCO({"images": frame, "annotations": annotations, "categories": categories})
+            image["not_exhaustive_category_ids"] = [label + 1 for label in sorted(not_exhaustive)]
+    categories = [{"id": number, "name": str(number), "frequency": "f"} for number in range(1, matched.classes + 1)]
+    annotated = COCO({"images": images, "annotations": annotations, "categories": categories})
     columns = (found.image + 1, found.xywh, found.score, found.label + 1)
     detected = annotated.load_res(np.column_stack(columns)) if len(found) else annotated.load_res([])
     evaluator = COCOeval(annotated, detected, "bbox", lvis_style=federation is not None)

@@ -11,17 +11,17 @@ from cora.regions import Vocabulary
 
 
 def region_confusion(regions: EmbeddedRegions, vocabulary: Vocabulary) -> Tensor:
-    """Count for every ground-truth box its class and the one that exact pooling with the prompt chooses.
+    """Count ground-truth boxes by their class and the class that exact pooling with the region prompt chooses.
 
     Args:
         regions: the boxes.
-        vocabulary: of the classes of their dataset, in its order.
+        vocabulary: the C classes of their dataset, in its order.
 
     Returns:
-        [C, C] int64: annotated class by chosen class.
+        [C, C] int64: boxes by annotated and chosen class.
 
     Raises:
-        DataError: other classes than the dataset's.
+        DataError: the vocabulary has other classes than the dataset.
     """
     if vocabulary.names != regions.class_names:
         raise DataError(
@@ -35,5 +35,5 @@ def region_confusion(regions: EmbeddedRegions, vocabulary: Vocabulary) -> Tensor
 
 
 def nearest_class(regions: Tensor, embeddings: Tensor) -> Tensor:
-    """The class [n] int64 whose embedding [C, D] has the highest cosine with each of unit regions [n, D]."""
+    """The class [n] int64 whose embedding in [C, D] has the highest cosine with each of the unit regions [n, D]."""
     return (regions @ embeddings.to(regions).T).argmax(dim=1)

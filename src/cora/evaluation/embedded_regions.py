@@ -1,4 +1,4 @@
-"""Embeddings of ground-truth boxes with and without the region prompt: what the image tower makes of each object."""
+"""Region embeddings of ground-truth boxes, with and without the region prompt."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cora.evaluation.region_accuracy import no_prompt
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedRegions:
-    """Every ground-truth box of some images, crowds excepted.
+    """The ground-truth boxes of some images, crowds excepted.
 
     Attributes:
-        prompted: [n, D] float32 on the CPU, unit norm, by exact pooling with the prompt.
-        plain: [n, D], the same without it.
-        classes: [n] int64 into `class_names`.
-        image_index: [n] int64 in 0..images-1.
-        images: how many images, those without a box included.
-        class_names: of the dataset.
+        prompted: [n, D] float32 unit embeddings by exact pooling with the region prompt, on the CPU.
+        plain: [n, D] the same without the region prompt.
+        classes: [n] int64 indices into `class_names`.
+        image_index: [n] int64 image of each box, in 0..images-1.
+        images: number of images, including those without a box.
+        class_names: class names of the dataset.
     """
 
     prompted: Tensor
@@ -42,12 +42,12 @@ class EmbeddedRegions:
 def embed_both_ways(
     detector: Detector, dataset: CocoDataset, *, indices: Sequence[int] | None = None, progress: Progress = iter
 ) -> EmbeddedRegions:
-    """Embed all ground-truth boxes with and without the prompt.
+    """Embed all ground-truth boxes with and without the region prompt.
 
     Args:
-        detector: towers and prompt are used, the localizer is not.
+        detector: its image tower and region prompt are used.
         dataset: annotated images.
-        indices: which images, all by default.
+        indices: indices of the images, by default of all.
         progress: wraps the indices.
     """
     chosen = range(len(dataset)) if indices is None else indices

@@ -1,4 +1,4 @@
-"""Example images of an evaluation, drawn: what it found, what it missed, what it took for something else."""
+"""Draws example images of an evaluation: objects that were found, missed, or taken for something else."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cora.evaluation.tide import Errors, find_errors
 from cora.files import write_picture
 from cora.images import read_image
 
-#: Kind of a `Example` -> file of its sheet.
+#: Kind of an `Example` -> file name of the contact sheet of this kind.
 SHEETS = {"best": "found.jpg", "missed": "missed.jpg", "confused": "confused.jpg"}
 _EACH, _COLUMNS, _CELL_PX = 6, 2, 480
-#: Height of the letters on the images.
+#: Height of the letters in the captions of boxes.
 _LETTERS_PX = 17
 
 
 def example_colours(errors: Errors, examples: Sequence[Example], names: Sequence[str]) -> dict[str, Colour]:
-    """RGB of every class that is drawn on examples, by name; those of one image differ clearly."""
+    """Class name -> colour of all classes that the examples show; colours on one image differ clearly."""
     return colours_together(_classes(errors, example, names) for example in examples)
 
 
@@ -41,12 +41,12 @@ def draw_example(
     """Draw the boxes of an example on its image, shrunk to the size that a report shows.
 
     Args:
-        errors: of the evaluation that the example was chosen from.
+        errors: errors of the evaluation that the example was chosen from.
         example: the image and the boxes to draw.
-        dataset: that has the image.
-        ids: of the images of the evaluation, in order.
-        names: of the classes.
-        colours: of `example_colours`.
+        dataset: dataset with the image.
+        ids: ids of the images of the evaluation, in its order.
+        names: class names.
+        colours: colours of `example_colours`.
 
     Returns:
         The path of the image, and the drawing.
@@ -73,7 +73,7 @@ def draw_example(
 
 
 def _classes(errors: Errors, example: Example, names: Sequence[str]) -> list[str]:
-    """The class of every box on an example: of the detections, then of the missed ones."""
+    """The class name of every box of an example: of the detections, then of the missed ground truth."""
     found, truth = errors.matched.found, errors.matched.truth
     return [names[found.label[place]] for place in example.found.tolist()] + [
         names[truth.label[place]] for place in example.missed.tolist()
@@ -81,7 +81,10 @@ def _classes(errors: Errors, example: Example, names: Sequence[str]) -> list[str
 
 
 def write_sheets(folder: Path, evaluation: BoxEvaluation, dataset: CocoDataset) -> list[Path]:
-    """Write a sheet of images for every kind that there is, and remove those of an earlier run; gives the files."""
+    """Write a contact sheet for every kind of example and return the files.
+
+    The sheet of an earlier run is removed where there is no example of its kind.
+    """
     errors, names = find_errors(evaluation.matched), dataset.class_names
     ids = sorted(record.image_id for record in dataset.records)
     chosen = choose_examples(errors, names, each=_EACH)

@@ -1,7 +1,7 @@
-"""Example images for a report: well found, missed and confused objects.
+"""Chooses example images for a report: with objects that were found, missed or confused.
 
-An image is judged by its best detections, as many as it has ground-truth boxes (at least three). More would only add
-detections of low score.
+Only the best detections of each image count: as many as it has ground-truth boxes, but at least three. More would only
+add detections of low score.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cora.evaluation.tide import KINDS, Errors
 
 Kind = Literal["best", "missed", "confused"]
 
-#: Detections of an image that are looked at, at least.
+#: Detections of an image that count in any case.
 _FEWEST = 3
 _CLASSIFICATION = KINDS.index("classification")
 
@@ -26,8 +26,12 @@ _CLASSIFICATION = KINDS.index("classification")
 class Example:
     """One image and the boxes to draw on it.
 
-    image: place among the images; kind; found: indices of detections; missed: indices of true boxes; caption: one
-    line.
+    Attributes:
+        image: index of the image.
+        kind: what it is an example of.
+        found: indices of the detections to draw.
+        missed: indices of the ground-truth boxes to draw.
+        caption: one line.
     """
 
     image: int
@@ -39,10 +43,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Confusion:
-    """The classes that boxes of one class were confused with, among the best detections.
+    """What the boxes of one class were taken for, among the best detections of each image.
 
-    name; boxes: true boxes; found: of them found under their own name; taken_for: (other name, how often), most
-    frequent first.
+    Attributes:
+        name: class name.
+        boxes: number of its ground-truth boxes.
+        found: number of these that were found with the right class.
+        taken_for: other class names and how often each was chosen, the most frequent first.
     """
 
     name: str
@@ -52,17 +59,18 @@ class Confusion:
 
 
 def looked_at(errors: Errors) -> BoolArray:
-    """[N] bool: the best detections of each image, as many as it has true boxes but at least three."""
+    """[N] bool: whether a detection is among the best of its image, as many as it has boxes, but at least three."""
     found, truth = errors.matched.found, errors.matched.truth
     limit = np.maximum(np.bincount(truth.image[~truth.crowd], minlength=errors.matched.images), _FEWEST)
     return found.places() < limit[found.image]
 
 
 def choose_examples(errors: Errors, class_names: Sequence[str], *, each: int = 8) -> list[Example]:
-    """Up to `each` images of every kind, none twice.
+    """Choose up to `each` images of every kind, none twice.
 
-    confused: most score lost on objects of another class; best: most true boxes found among the detections looked at,
-    by share, then number; missed: most true boxes not found.
+    - confused: the greatest sum of scores of detections with a wrong class.
+    - best: the greatest share of ground-truth boxes found; of equal shares, the most boxes.
+    - missed: the most ground-truth boxes that were not found.
     """
     matched = errors.matched
     found, truth = matched.found, matched.truth
@@ -103,9 +111,13 @@ def choose_examples(errors: Errors, class_names: Sequence[str], *, each: int = 8
 def worst_confusions(
     errors: Errors, class_names: Sequence[str], ap50: Sequence[float | None], *, most: int = 12
 ) -> list[Confusion]:
-    """The classes of lowest AP50, at equal AP50 those with most boxes, and what they were taken for.
+    """The classes with the lowest AP50 and what they were taken for; of equal AP50, those with the most boxes first.
 
-    ap50: of every class, None for those without a box, which are left out.
+    Args:
+        errors: errors of the evaluation.
+        class_names: class names in the order of the labels.
+        ap50: AP50 of every class; None for a class without a box, which is left out.
+        most: greatest number of classes.
     """
     matched = errors.matched
     seen = looked_at(errors)
@@ -133,6 +145,7 @@ def worst_confusions(
 
 
 def _mistakes(errors: Errors, detections: IntArray, class_names: Sequence[str]) -> list[str]:
+    """Descriptions of detections with a wrong class, each once."""
     labels = errors.matched.truth.label
     pairs = [
         f"{class_names[labels[errors.target[place]]]} taken for {class_names[errors.matched.found.label[place]]}"

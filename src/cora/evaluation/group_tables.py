@@ -1,4 +1,4 @@
-"""Tables of groups of regions: their classes, how clearly these lie apart, and what choosing a group first gives."""
+"""Tables of groups of regions: their classes, the separation of these, and coarse-to-fine classification."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from cora.evaluation.bootstrap import Estimate
 from cora.evaluation.region_groups import RegionGroups
 from cora.evaluation.tables import percent, plain, table
 
-#: Classes of one group that are named.
+#: Number of classes of a group that a table shows.
 _NAMED = 4
 
 
 def region_group_table(found: RegionGroups) -> Table:
-    """One row for each subgroup of regions with the prompt."""
+    """One row for each subgroup of regions with the region prompt."""
     answer = table("", "subgroup", "boxes", "annotated classes", "nearest class names")
     answer.columns[0].header = "group"
     for column in answer.columns[3:]:
@@ -27,7 +27,7 @@ def region_group_table(found: RegionGroups) -> Table:
 
 
 def agreement_table(found: RegionGroups) -> Table:
-    """Purity and the two indices of both levels, without and with the prompt."""
+    """Agreement of groups and of subgroups with the classes, without and with the region prompt."""
     answer = table("", "number", "purity, %", "mutual information, %", "adjusted Rand, %")
     for level, *ways in found.levels():
         for way, clusters in zip(("no prompt", "prompt"), ways, strict=True):
@@ -38,7 +38,7 @@ def agreement_table(found: RegionGroups) -> Table:
 
 
 def class_table(found: RegionGroups, most: int) -> Table:
-    """The least separated classes, at most so many."""
+    """The least separated classes, at most `most` of them."""
     answer = table("", "boxes", "main subgroup", "of its boxes, %", "silhouette, no prompt", "prompt")
     for row in found.by_class()[:most]:
         silhouettes = [f"{value:+.3f}" for value in (row.silhouette_plain, row.silhouette_prompted)]
@@ -47,7 +47,7 @@ def class_table(found: RegionGroups, most: int) -> Table:
 
 
 def separation_table(found: RegionGroups) -> Table:
-    """Mean silhouettes without and with the prompt, of classes and of groups of names."""
+    """Mean silhouettes of classes and of groups of names, without and with the region prompt."""
     answer = table("", "no prompt", "prompt", "change")
     for name, change in (("classes", found.of_classes), ("groups of names", found.of_name_groups)):
         cells = [_signed(one) for one in (change.before, change.after, change.difference)]
@@ -56,7 +56,7 @@ def separation_table(found: RegionGroups) -> Table:
 
 
 def coarse_to_fine_table(found: RegionGroups) -> Table:
-    """Top-1 of both ways: by names of all boxes, and of those of each group of names; by examples."""
+    """Top-1 accuracy of both ways: by names for all boxes and for each group of names, and by examples."""
     answer = table("", "boxes", "group right, %", "flat top-1, %", "coarse to fine", "change")
     for row in found.coarse_to_fine:
         name = f"by {row.by}" if row.group is None else f"by {row.by}, group {row.group}"

@@ -1,4 +1,4 @@
-"""Annotated images that a model is measured on while it is trained, and before and after."""
+"""Held-out images that a model is measured on during a training, and before and after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cora.evaluation.predict import Progress as OverImages
 from cora.evaluation.region_accuracy import accuracy, rank_regions
 from cora.predictor import scoring_all_boxes
 
-#: Group -> what LVIS calls its AP.
+#: Group -> name of its AP in LVIS.
 _LVIS_NUMBERS = {"rare": "apr", "common": "apc", "frequent": "apf", "all": "ap"}
 
 
@@ -33,9 +33,9 @@ class HeldOut:
 
     Attributes:
         dataset: images with boxes of all classes that are measured.
-        groups: group -> its class names; every number is given for each group.
-        resamples: of the images, for the intervals.
-        all_boxes: whether every box is pooled exactly, the published way.
+        groups: group -> class names; every score is given for each group.
+        resamples: number of resamples of the images, for the intervals.
+        all_boxes: whether every box is pooled exactly, as published.
     """
 
     dataset: CocoDataset
@@ -53,17 +53,17 @@ class HeldOut:
         limit: int | None = None,
         option: str = "val",
     ) -> HeldOut | None:
-        """The images of --val-images, --val-annotations and their split, or of --OPTION-...; None without both.
+        """Read the images of the options --val-images, --val-annotations and their split; None without both.
 
         Args:
-            images: folder, or None.
-            annotations: their boxes, or None.
-            split: class split, JSON or the name of a benchmark; None makes all classes one group.
-            limit: the first so many images.
-            option: name of the options, for messages.
+            images: folder of the images, or None.
+            annotations: their annotations, or None.
+            split: file of a class split, or name of a benchmark; None makes all classes one group.
+            limit: number of images to use, the first ones; None for all.
+            option: start of the names of these options, for messages.
 
         Raises:
-            DataError: one of images and annotations without the other, or a file that cannot be used.
+            DataError: only one of images and annotations is given, or a file cannot be used.
         """
         known = None if split is None else open_split(split)
         dataset = read_held_out(images, annotations, None if known is None else known.all, option=option)
@@ -74,7 +74,7 @@ class HeldOut:
         return cls(dataset=dataset, groups=groups_of_split(known, dataset.class_names))
 
     def ap50(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
-        """AP50 of every group in 0..1, and of LVIS its own numbers, AP of rare, common, frequent and all classes.
+        """AP50 of every group in 0..1, and for LVIS the AP of rare, common, frequent and all classes.
 
         Groups without a box are left out.
         """
@@ -85,11 +85,11 @@ class HeldOut:
         return {name: value for name, value in found.items() if value is not None}
 
     def scores(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, GroupScore]:
-        """AP50 with intervals, AP and recall of every group; `progress` wraps the images."""
+        """Scores of every group; `progress` wraps the indices of the images."""
         return self.of_groups(self.evaluate(detector, progress=progress))
 
     def evaluate(self, detector: Detector, *, progress: OverImages = iter) -> BoxEvaluation:
-        """Find the classes in all images and match what is found with the boxes."""
+        """Detect the classes in all images and match the detections to the ground truth."""
         names = self.dataset.class_names
         if self.all_boxes:
             detector = scoring_all_boxes(detector)
@@ -100,13 +100,13 @@ class HeldOut:
     def of_groups(
         self, evaluation: BoxEvaluation, groups: Mapping[str, tuple[str, ...]] | None = None
     ) -> dict[str, GroupScore]:
-        """Numbers of an evaluation for each group, by default of those that are measured."""
+        """Scores of an evaluation for each of `groups`, by default for the groups that are measured."""
         counts = resample_counts(len(self.dataset), resamples=self.resamples)
         measured = {**self.groups, **frequency_groups(self.dataset.frequencies)} if groups is None else groups
         return group_scores(evaluation, resampled_ap50(evaluation, counts), measured)
 
     def of_classes(self, evaluation: BoxEvaluation) -> dict[str, GroupScore]:
-        """Numbers of an evaluation for each class that has boxes."""
+        """Scores of an evaluation for each class that has boxes."""
         found = self.of_groups(evaluation, {name: (name,) for name in self.dataset.class_names})
         return {name: score for name, score in found.items() if score.ap50.value is not None}
 
@@ -120,31 +120,37 @@ class HeldOut:
         evaluation: BoxEvaluation | None = None,
         progress: OverImages = iter,
     ) -> BestThreshold | None:
-        """The score threshold of the greatest F1 at IoU 0.5, classes pooled; None where no detection is right.
+        """The score threshold with the greatest F1 at IoU 0.5 over all classes; None where no detection is right.
 
         Args:
-            detector: its own overlap for suppression and number of detections hold.
+            detector: the detector; its own IoU threshold of the suppression and limit of detections are used.
             distractors: names that compete with the classes.
-            at_once: classes that are looked for at a time, drawn once at random; None for all.
-            class_agnostic: suppress between the classes that are looked for at a time, too.
-            evaluation: what `evaluate` gave of this detector: nothing is detected again where that would find the same.
-            progress: wraps the images of every pass.
+            at_once: number of classes to detect in one pass over the images; the classes of a pass are drawn at random,
+                always the same. None detects all in one pass.
+            class_agnostic: whether boxes of different classes of a pass suppress each other, too.
+            evaluation: result of `evaluate` for this detector. It is used again where detecting would find the same.
+            progress: wraps the indices of the images in every pass.
         """
         config, names, truth = detector.config.postprocess, self.dataset.class_names, ground_truth(self.dataset)
-        as_evaluated = not distractors and at_once is None and not class_agnostic and not self.all_boxes
-        # Which boxes are pooled exactly depends on the least score; where all are, it only leaves boxes out.
-        limits = (config.exact_boxes, config.nms_iou, config.max_detections) == (0, NMS_IOU, detection_limit(truth))
-        if evaluation is not None and as_evaluated and limits:
+        same_options = not distractors and at_once is None and not class_agnostic and not self.all_boxes
+        # `evaluate` keeps lower scores. With a limit on the boxes that are pooled exactly, these depend on the lowest
+        # score; without one, a lower score only adds detections.
+        same_limits = (config.exact_boxes, config.nms_iou, config.max_detections) == (
+            0,
+            NMS_IOU,
+            detection_limit(truth),
+        )
+        if evaluation is not None and same_options and same_limits:
             return best_of_matches(evaluation.matched)
-        number = {name: i for i, name in enumerate(names, start=1)}
-        drawn = list(names) if at_once is None else random.Random(0).sample(names, len(names))
+        category_ids = {name: i for i, name in enumerate(names, start=1)}
+        shuffled = list(names) if at_once is None else random.Random(0).sample(names, len(names))
         results = []
-        for start in range(0, len(drawn), at_once or len(drawn)):
-            asked = drawn[start : start + (at_once or len(drawn))]
+        for start in range(0, len(shuffled), at_once or len(shuffled)):
+            classes = shuffled[start : start + (at_once or len(shuffled))]
             found = predict_dataset(
                 detector,
                 self.dataset,
-                asked,
+                classes,
                 score=LOWEST,
                 nms_iou=config.nms_iou,
                 max_detections=config.max_detections,
@@ -152,11 +158,11 @@ class HeldOut:
                 distractors=distractors,
                 progress=progress,
             )
-            results += [{**one, "category_id": number[asked[one["category_id"] - 1]]} for one in found.results]
-        return best_of_results(truth, results, classes=number)
+            results += [{**one, "category_id": category_ids[classes[one["category_id"] - 1]]} for one in found.results]
+        return best_of_results(truth, results, classes=category_ids)
 
     def region_accuracy(self, detector: Detector, *, progress: OverImages = iter) -> dict[str, float]:
-        """Share of ground-truth boxes named right among all classes, and its mean over classes, by group."""
+        """Region accuracy of every group: top-1 share of the ground-truth boxes, and its mean over classes."""
         ranks = rank_regions(detector, self.dataset, progress=progress)
         counts = resample_counts(len(self.dataset), resamples=2)
         answer: dict[str, float] = {}
@@ -169,7 +175,7 @@ class HeldOut:
 
 
 def check_extras(feature: str, *, measures: bool) -> None:
-    """Raise MissingExtraError now instead of after an hour: what training, and measuring, will import."""
+    """Raise MissingExtraError at once, not after an hour, if an extra of training, or of measuring, is missing."""
     if find_spec("scipy") is None or find_spec("tensorboard") is None:
         raise MissingExtraError(feature, extra="train")
     if measures and find_spec("hotcoco") is None:
@@ -177,12 +183,12 @@ def check_extras(feature: str, *, measures: bool) -> None:
 
 
 def groups_of(base: Sequence[str], novel: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Groups to measure: base, novel and all, or all alone where nothing is novel."""
+    """The groups to measure: base, novel and all; or all alone where there is no novel class."""
     if not novel:
         return {"all": tuple(base)}
     return {"base": tuple(base), "novel": tuple(novel), "all": (*base, *novel)}
 
 
 def groups_of_split(split: ClassSplit | None, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Groups to measure of a split; without one all of these class names."""
+    """The groups to measure of a split; without a split, all of these class names as one group."""
     return groups_of(names, ()) if split is None else groups_of(split.base, split.novel)

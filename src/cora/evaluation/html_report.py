@@ -1,4 +1,4 @@
-"""What was measured of boxes as one HTML file with plots and images."""
+"""The report of `cora evaluate`: one HTML file with tables, plots and example images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from cora.evaluation.tables import box_table, ceiling_table, gain_table, plain
 from cora.evaluation.tide import KINDS, Errors, ErrorShares
 from cora.files import write_text
 
-_KINDS = {
+#: Kind of an `Example` -> title and note of its section.
+_EXAMPLE_SECTIONS = {
     "best": ("Found", "Images of which the greatest share was found. Drawn: the right detections."),
     "missed": ("Missed", "Images with most objects that were not found. Drawn: those, and the right detections."),
     "confused": ("Confused", "Objects that were found and named wrong. Drawn: those detections, with what they are."),
@@ -39,7 +40,20 @@ def write_report(
     shares: Mapping[str, ErrorShares],
     study: Section | None = None,
 ) -> Path:
-    """Write `report.html` into the folder and return its path; images are left out where there are no images."""
+    """Write `report.html` into the folder and return its path.
+
+    Args:
+        folder: folder of the report.
+        setting: what was measured on; without images the report has no examples.
+        facts: the numbers of the JSON report, which begin with those of `setting.header`.
+        evaluation: scores and matches of every class.
+        scores: group -> mean scores.
+        weighted: the same with class weights, if any.
+        oracles: oracle -> group -> mean scores; empty without oracles.
+        errors: the kind of every error.
+        shares: group -> cost of each kind of error.
+        study: a section about `cora study`, if any.
+    """
     sections = [
         Section(
             "Average precision",
@@ -71,6 +85,7 @@ def write_report(
 
 
 def _facts(report: Mapping[str, Any]) -> dict[str, str]:
+    """The lines at the top of the report, name -> text."""
     model = report["model"]
     answer = {
         "Model": report.get("predictions", "") if model is None else f"{model['name']} ({model['fingerprint']})",
@@ -156,7 +171,7 @@ def _picture_sections(setting: Setting, errors: Errors) -> list[Section]:
     chosen = choose_examples(errors, setting.class_names)
     colours = example_colours(errors, chosen, setting.class_names)
     sections = []
-    for kind, (title, note) in _KINDS.items():
+    for kind, (title, note) in _EXAMPLE_SECTIONS.items():
         drawn = [_drawn(setting, errors, example, colours) for example in chosen if example.kind == kind]
         if drawn:
             sections.append(Section(title, note, gallery(drawn)))

@@ -1,9 +1,9 @@
-"""Boxes as columns, and COCO's greedy matching of detections to true boxes at one overlap.
+"""COCO's greedy matching of detections to ground-truth boxes at one IoU, on boxes in columns.
 
-The rules are pycocotools': detections take turns by falling score; each takes the free true box of its class that it
-overlaps most, a crowd box only where no other is left; crowd boxes take any number. Of LVIS (Gupta et al., 2019) two
-more: detections of classes that were not looked for in an image do not count, nor do unmatched ones of classes of
-which some objects have no box.
+The rules are those of pycocotools. Detections take turns in order of falling score. Each is matched to the free box of
+its class that it overlaps most; to a crowd box only where no other is left. A crowd box can be matched to any number of
+detections. LVIS (Gupta et al., 2019) adds two rules: detections of classes that were not looked for in an image do not
+count, nor do unmatched detections of classes that are not exhaustive there.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from cora.evaluation.bootstrap import BoolArray, FloatArray, IntArray
 
 RECALL_THRESHOLDS: FloatArray = np.linspace(0.0, 1.0, 101)
 
-#: Detections that are compared with the true boxes of their image at once; bounds the memory.
+#: Detections that are compared with the boxes of their images at a time; bounds the memory.
 _CHUNK = 100_000
 
 
 @dataclass(frozen=True)
 class TrueBoxes:
-    """Ground truth in columns.
+    """Ground-truth boxes in columns.
 
-    image: [T] int64 place among the images; label: [T] int64 place among the classes; xywh: [T, 4] pixels; area: [T]
-    px², of the mask where the file says so; crowd: [T] bool.
+    Attributes:
+        image: [T] int64 index of the image.
+        label: [T] int64 index of the class.
+        xywh: [T, 4] pixels.
+        area: [T] px², that of the mask where the file says it.
+        crowd: [T] bool.
     """
 
     image: IntArray
@@ -39,7 +43,14 @@ class TrueBoxes:
 
 @dataclass(frozen=True)
 class FoundBoxes:
-    """Detections in columns: image and label [N] int64 as in `TrueBoxes`, xywh [N, 4] pixels, score [N]."""
+    """Detections in columns.
+
+    Attributes:
+        image: [N] int64 index of the image.
+        label: [N] int64 index of the class.
+        xywh: [N, 4] pixels.
+        score: [N] in 0..1.
+    """
 
     image: IntArray
     label: IntArray
@@ -50,15 +61,15 @@ class FoundBoxes:
         return len(self.score)
 
     def at(self, chosen: IntArray | BoolArray) -> FoundBoxes:
-        """The chosen ones, in the order of the indices."""
+        """The chosen detections, by indices or by a mask."""
         return FoundBoxes(self.image[chosen], self.label[chosen], self.xywh[chosen], self.score[chosen])
 
     def by_score(self) -> IntArray:
-        """[N] indices by falling score; equal scores by image, then as they came (pycocotools sorts like this)."""
+        """[N] indices in order of falling score; equal scores by image, then in their order, as in pycocotools."""
         return np.lexsort((self.image, -self.score))
 
     def places(self) -> IntArray:
-        """Place [N] of each detection among those of its image, 0 for the best; of equal scores the first is better."""
+        """[N] rank of each detection among those of its image, 0 for the best; of equal scores, the first is better."""
         order = np.lexsort((-self.score, self.image))
         image, places = self.image[order], np.empty(len(order), dtype=np.int64)
         places[order] = np.arange(len(order)) - np.searchsorted(image, image, side="left")
@@ -67,9 +78,11 @@ class FoundBoxes:
 
 @dataclass(frozen=True)
 class Federation:
-    """What is known of an image besides its boxes (LVIS): one pair of sets for each image, of places of classes.
+    """What LVIS says about each image besides its boxes.
 
-    negative: looked for and absent; not_exhaustive: some objects have no box.
+    Attributes:
+        negative: for each image, the indices of classes that were looked for and are absent.
+        not_exhaustive: for each image, the indices of classes of which some objects may have no box.
     """
 
     negative: Sequence[frozenset[int]]
@@ -78,11 +91,13 @@ class Federation:
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """The detections of one class, matched at IoU 0.5, by falling score.
+    """The detections of one class in order of falling score, matched at IoU 0.5.
 
-    true: [D] bool, matched a box that counts; counted: [D] bool, neither matched to a crowd box nor otherwise
-    ignored; image_index: [D] int64 into the images; positives: [I] int64, ground-truth boxes that count in
-    each image.
+    Attributes:
+        true: [D] bool, whether a detection is matched to a box that counts.
+        counted: [D] bool, whether a detection counts: those on crowd boxes, and others that are ignored, do not.
+        image_index: [D] int64 index of the image.
+        positives: [I] int64 number of ground-truth boxes that count in each image.
     """
 
     true: BoolArray
@@ -91,10 +106,10 @@ class ClassMatches:
     positives: IntArray
 
     def ap50(self, counts: IntArray) -> FloatArray:
-        """AP50 under image multiplicities `counts` [R, I]: [R] in 0..1, NaN where no such box was drawn.
+        """AP50 for image multiplicities `counts` [R, I]: [R] in 0..1, NaN where no image with a box was drawn.
 
-        A detection of an image drawn twice counts twice. That equals repeating it in the list: the precision
-        envelope hides the points between equal scores.
+        A detection of an image that was drawn twice has the weight 2. That equals listing it twice, since the envelope
+        of the precision does not depend on the points between equal scores.
         """
         positives = counts @ self.positives
         average: FloatArray = np.full(len(counts), np.nan)
@@ -103,12 +118,14 @@ class ClassMatches:
         return average
 
     def curve(self, weights: IntArray, positives: float) -> FloatArray:
-        """Precision [101] in 0..1 at recalls 0, 0.01, ..., 1, of images weighted by `weights` [I].
+        """Precision [101] in 0..1 at recalls 0, 0.01, ..., 1.
 
-        positives: weighted number of boxes that count, above 0.
+        Args:
+            weights: [I] weights of the images.
+            positives: weighted number of boxes that count, above 0.
         """
         hits = self.true & self.counted
-        # What comes after the last hit changes no precision at a recall that is reached.
+        # Detections after the last hit change no precision at a recall that is reached.
         end = int(np.flatnonzero(hits)[-1]) + 1 if hits.any() else 0
         weight = weights[self.image_index[:end]]
         true = np.cumsum(weight * hits[:end], dtype=np.float64)
@@ -116,16 +133,21 @@ class ClassMatches:
         precision = true / (true + false + np.spacing(1))
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         reached = np.searchsorted(true / positives, RECALL_THRESHOLDS, side="left")
-        # Recall thresholds that are never reached have precision 0: the appended entry.
+        # The appended entry is the precision 0 of recalls that are never reached.
         return np.append(envelope, 0.0)[reached]
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Detections and true boxes, matched at IoU 0.5.
+    """Detections and ground-truth boxes, matched at one IoU.
 
-    truth: T boxes; found: N detections; partner: [N] int64 true box of each detection, -1 for none; ignored: [N] bool,
-    neither right nor wrong; images, classes: how many there are.
+    Attributes:
+        truth: T ground-truth boxes.
+        found: N detections.
+        partner: [N] int64 index of the box that a detection is matched to, -1 for none.
+        ignored: [N] bool, whether a detection is neither right nor wrong.
+        images: number of images.
+        classes: number of classes.
     """
 
     truth: TrueBoxes
@@ -137,7 +159,7 @@ class Matched:
 
     @property
     def true(self) -> BoolArray:
-        """[N] bool: matched to a box that counts."""
+        """[N] bool: whether a detection is matched to a box that counts."""
         return (self.partner >= 0) & ~self.ignored
 
     def by_class(self) -> tuple[ClassMatches, ...]:
@@ -165,10 +187,17 @@ def class_matches(
     classes: int,
     missing: BoolArray | None = None,
 ) -> tuple[ClassMatches, ...]:
-    """Divide detections that are sorted by falling score into classes.
+    """The matches of every class.
 
-    label, true, counted, image: [N] of each detection; truth: all true boxes; missing: [T] bool, true boxes that are
-    not to count.
+    Args:
+        label: [N] class indices of detections in order of falling score, as for the next three.
+        true: [N] as in `ClassMatches`.
+        counted: [N] as in `ClassMatches`.
+        image: [N] image indices.
+        truth: all ground-truth boxes.
+        images: number of images.
+        classes: number of classes.
+        missing: [T] bool, ground-truth boxes that shall not count; None for none.
     """
     positive = ~truth.crowd if missing is None else ~truth.crowd & ~missing
     answer = []
@@ -186,7 +215,13 @@ def class_matches(
 def true_boxes(
     annotations: Iterable[Mapping[str, Any]], places: Mapping[int, int], labels: Mapping[int, int]
 ) -> TrueBoxes:
-    """Columns of COCO annotations; image id -> place and category id -> place tell which count."""
+    """COCO annotations in columns.
+
+    Args:
+        annotations: those of other images and categories are left out.
+        places: image id -> index of the image.
+        labels: category id -> index of the class.
+    """
     chosen = [a for a in annotations if a["image_id"] in places and a["category_id"] in labels]
     xywh = np.array([a["bbox"] for a in chosen], dtype=np.float64).reshape(-1, 4)
     return TrueBoxes(
@@ -201,7 +236,7 @@ def true_boxes(
 def found_boxes(
     results: Iterable[Mapping[str, Any]], places: Mapping[int, int], labels: Mapping[int, int]
 ) -> FoundBoxes:
-    """Columns of COCO results, those of other categories left out."""
+    """COCO results in columns, with `places` and `labels` as for `true_boxes`; other categories are left out."""
     chosen = [r for r in results if r["category_id"] in labels]
     return FoundBoxes(
         image=np.array([places[r["image_id"]] for r in chosen], dtype=np.int64),
@@ -212,24 +247,26 @@ def found_boxes(
 
 
 def keep_best(found: FoundBoxes, limit: int) -> FoundBoxes:
-    """The `limit` best-scored detections of each image over all classes, in the order they came.
+    """The `limit` detections of each image with the highest scores over all classes, in their order.
 
-    pycocotools limits the detections per image *and class*, which is more generous than the benchmark's rule.
+    pycocotools limits the detections of an image *and class*, which is more generous than the rule of the benchmark.
     """
     return found.at(found.places() < limit)
 
 
 def keep_known(found: FoundBoxes, truth: TrueBoxes, federation: Federation, classes: int) -> FoundBoxes:
-    """Without detections of classes that were not looked for in their image."""
+    """The detections of classes that were looked for in their image: those with boxes, and the negative ones."""
     looked_for = [image * classes + label for image, labels in enumerate(federation.negative) for label in labels]
     keys = np.union1d(truth.image * classes + truth.label, np.array(looked_for, dtype=np.int64))
     return found.at(np.isin(found.image * classes + found.label, keys))
 
 
 def overlaps(found: FoundBoxes, truth: TrueBoxes, *, at_least: float) -> tuple[IntArray, IntArray, FloatArray]:
-    """Pairs of detections and true boxes of the same image, of any classes, that overlap by `at_least` (above 0).
+    """Pairs of a detection and a ground-truth box of one image, of any classes, with an IoU of `at_least` (above 0).
 
-    Returns: index of the detection, of the true box, and IoU (over a crowd box, the share of the detection), each [P].
+    Returns:
+        Index of the detection, index of the box, and IoU, each [P]. For a crowd box, the share of the detection inside
+        it takes the place of the IoU.
     """
     by_image = np.argsort(truth.image, kind="stable")
     image = truth.image[by_image]
@@ -251,7 +288,7 @@ def overlaps(found: FoundBoxes, truth: TrueBoxes, *, at_least: float) -> tuple[I
 
 
 def _iou(found: FloatArray, truth: FloatArray, crowd: BoolArray) -> FloatArray:
-    """Overlap of row i with row i, in the order of operations of pycocotools, so that equal means equal."""
+    """IoU of row i with row i, in the order of operations of pycocotools, so that equal IoUs are exactly equal."""
     end = np.minimum(found[:, :2] + found[:, 2:], truth[:, :2] + truth[:, 2:])
     sides = np.maximum(end - np.maximum(found[:, :2], truth[:, :2]), 0.0)
     shared = sides[:, 0] * sides[:, 1]
@@ -271,13 +308,13 @@ def match(
     federation: Federation | None = None,
     iou: float = 0.5,
 ) -> Matched:
-    """Match at one overlap, in 0..1 without its ends."""
+    """Match detections to ground-truth boxes at an IoU between 0 and 1."""
     detections, boxes, shares = overlaps(found, truth, at_least=iou)
     same = found.label[detections] == truth.label[boxes]
     detections, boxes, shares = detections[same], boxes[same], shares[same]
     rank = np.empty(len(found), dtype=np.int64)
     rank[found.by_score()] = np.arange(len(found))
-    # Of equal overlaps the later box wins, as in pycocotools; crowd boxes come last.
+    # Of equal IoUs the later box wins, as in pycocotools; crowd boxes come last.
     order = np.lexsort((-boxes, -shares, truth.crowd[boxes], rank[detections]))
     partner = np.full(len(found), -1, dtype=np.int64)
     free = np.ones(len(truth.image), dtype=bool).tolist()

@@ -1,14 +1,15 @@
-"""Oracles: detections with one perfect step. They use the ground truth for it and the detector for the rest.
+"""Oracles: detections with one step answered from the ground truth, and all others by the detector.
 
-Each is a list of COCO results for the same evaluator, made from the public steps of the detector:
+Each oracle gives COCO results for the same evaluator, so that scores show what each step costs:
 
 - `AS_IT_IS`: the detector itself.
-- `TRUE_PRE_MATCHING`: anchors know the class of the true box that they overlap most; the rest is predicted.
-- `TRUE_BOXES`: the true boxes, named and scored by the region classifier; what is lost is the classifier's.
-- `TRUE_CLASSES`: predicted boxes that overlap a true box by 0.5 or more get its class with probability 1; the others
-  stay as they are. What is lost is the localizer's, and the ranking's.
-- `BEST_OF_100`, `BEST_OF_300`: for every object the box that fits best among the best 100 or 300 by objectness, with
-  its class: the recall that no classifier can exceed with these boxes. Other boxes may still beat the best 100.
+- `TRUE_PRE_MATCHING`: each anchor is pre-matched to the class of the ground-truth box that it overlaps most.
+- `TRUE_BOXES`: the ground-truth boxes, classified and scored by the region classifier. The remaining errors are those
+  of the classifier.
+- `TRUE_CLASSES`: a predicted box with an IoU of 0.5 or more with a ground-truth box has its class with probability 1;
+  the others stay as they are. The remaining errors are those of the localizer and of the ranking.
+- `BEST_OF_100`, `BEST_OF_300`: for each object the best-fitting of the 100 or 300 boxes with the highest objectness,
+  with the class of the object. No classifier can exceed their recall with these boxes.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ BEST_OF_100 = "best of 100 boxes an object"
 BEST_OF_300 = "best of 300 boxes an object"
 
 ORACLES = (AS_IT_IS, TRUE_PRE_MATCHING, TRUE_BOXES, TRUE_CLASSES, BEST_OF_100, BEST_OF_300)
-#: Oracles that answer with the best boxes -> how many of an image.
+#: Best-box oracle -> number of boxes of an image that it chooses from.
 CEILINGS = {BEST_OF_100: 100, BEST_OF_300: 300}
 
-#: Overlap from which a predicted box is of an object.
+#: IoU from which a predicted box belongs to an object.
 _OBJECT_IOU = 0.5
-#: Logit whose sigmoid is 1 in every floating type: a true box is an object.
+#: Objectness logit of a ground-truth box; its sigmoid is 1 in every floating type.
 _CERTAIN = 100.0
 
 
@@ -65,39 +66,40 @@ def predict_oracles(
     max_detections: int = MAX_DETECTIONS,
     progress: Progress = iter,
 ) -> dict[str, Predictions]:
-    """Results of all `ORACLES` in one pass over the images; `AS_IT_IS` is what `predict_dataset` finds.
+    """Results of all `ORACLES` in one pass over the images; those of `AS_IT_IS` equal those of `predict_dataset`.
 
     Args:
-        detector: the model; it stays as it is.
+        detector: the model.
         dataset: annotated images.
-        classes: names to search for, one for each class of the dataset.
-        indices: which images, all by default.
-        score: lowest score kept.
-        nms_iou: per-class suppression; true boxes are not suppressed.
-        max_detections: kept in an image, except by the best-box oracles, which give one box for each object.
+        classes: names to look for, one for each class of the dataset.
+        indices: indices of the images, by default of all.
+        score: the lowest score to keep.
+        nms_iou: IoU threshold of the suppression; ground-truth boxes are not suppressed.
+        max_detections: greatest number of detections of an image; the best-box oracles ignore it, since they give one
+            box for each object.
         progress: wraps the indices.
 
     Raises:
-        DataError: not as many names as the dataset has classes.
+        DataError: the number of names differs from the number of the dataset's classes.
     """
     vocabulary = _vocabulary(detector, dataset, classes, None)
 
-    def answer(photo: _Photo) -> dict[str, list[dict[str, Any]]]:
-        plain = photo.finish(photo.matched)
+    def answer(image: _EncodedImage) -> dict[str, list[dict[str, Any]]]:
+        plain = image.finish(image.matched)
         outputs = {
             AS_IT_IS: plain,
-            TRUE_PRE_MATCHING: photo.finish(_with_true_classes(photo.matched, photo.targets)),
-            TRUE_CLASSES: _named_right(photo.detector, plain, photo.targets),
+            TRUE_PRE_MATCHING: image.finish(_with_true_classes(image.matched, image.targets)),
+            TRUE_CLASSES: _classified_right(image.detector, plain, image.targets),
         }
-        if len(photo.targets):
-            outputs[TRUE_BOXES] = _at_true_boxes(photo.detector, photo.c3, photo.targets, vocabulary)
+        if len(image.targets):
+            outputs[TRUE_BOXES] = _at_true_boxes(image.detector, image.c3, image.targets, vocabulary)
         found = {
-            oracle: photo.kept(output, score, 1.0 if oracle == TRUE_BOXES else nms_iou, max_detections)
+            oracle: image.kept(output, score, 1.0 if oracle == TRUE_BOXES else nms_iou, max_detections)
             for oracle, output in outputs.items()
         }
         for oracle, count in CEILINGS.items():
-            boxes, shares = _best_boxes(plain, photo.targets, photo.size, count)
-            found[oracle] = photo.results(boxes, shares, photo.targets.classes)
+            boxes, ious = _best_boxes(plain, image.targets, image.size, count)
+            found[oracle] = image.results(boxes, ious, image.targets.classes)
         return found
 
     return _predict(detector, dataset, vocabulary, answer, ORACLES, indices, progress)
@@ -116,27 +118,27 @@ def predict_with_true_classes(
     class_weights: Mapping[str, float] | None = None,
     progress: Progress = iter,
 ) -> Predictions:
-    """As `predict_dataset`, but anchors know the class of the true box that they overlap most.
+    """As `predict_dataset`, but each anchor is pre-matched to the class of the ground-truth box that it overlaps most.
 
-    Anchors over no true box are pre-matched as usual, and final boxes are scored by the region classifier as usual:
-    the difference to `predict_dataset` is what wrong classes at pre-matching cost.
+    Anchors over no ground-truth box are pre-matched as usual, and the region classifier scores the final boxes as
+    usual. So the difference to `predict_dataset` is the cost of wrong classes at pre-matching.
 
     Raises:
-        DataError: not as many names as the dataset has classes.
+        DataError: the number of names differs from the number of the dataset's classes.
     """
     vocabulary = _vocabulary(detector, dataset, classes, class_weights)
 
-    def answer(photo: _Photo) -> dict[str, list[dict[str, Any]]]:
-        output = photo.finish(_with_true_classes(photo.matched, photo.targets))
-        return {TRUE_PRE_MATCHING: photo.kept(output, score, nms_iou, max_detections)}
+    def answer(image: _EncodedImage) -> dict[str, list[dict[str, Any]]]:
+        output = image.finish(_with_true_classes(image.matched, image.targets))
+        return {TRUE_PRE_MATCHING: image.kept(output, score, nms_iou, max_detections)}
 
     oracles = (TRUE_PRE_MATCHING,)
     return _predict(detector, dataset, vocabulary, answer, oracles, indices, progress)[TRUE_PRE_MATCHING]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Photo:
-    """An image on its way through the detector, up to pre-matching, and its true boxes; size: (height, width)."""
+class _EncodedImage:
+    """An image of (height, width) `size`, its ground truth, and what the detector computes up to pre-matching."""
 
     detector: Detector
     vocabulary: Vocabulary
@@ -157,7 +159,7 @@ class _Photo:
         return DetectorOutput(boxes, objectness, probabilities, scores)
 
     def kept(self, output: DetectorOutput, score: float, nms_iou: float, max_detections: int) -> list[dict[str, Any]]:
-        """COCO results of what suppression leaves."""
+        """COCO results of the boxes that remain after suppression."""
         ((boxes, scores, labels),) = suppress(
             output.boxes_cxcywh,
             output.scores,
@@ -185,12 +187,12 @@ def _predict(
     given: Predictor | Detector,
     dataset: CocoDataset,
     vocabulary: Vocabulary,
-    answer: Callable[[_Photo], dict[str, list[dict[str, Any]]]],
+    answer: Callable[[_EncodedImage], dict[str, list[dict[str, Any]]]],
     oracles: Sequence[str],
     indices: Sequence[int] | None,
     progress: Progress,
 ) -> dict[str, Predictions]:
-    """Results of the oracles for every image."""
+    """Run the detector up to pre-matching on every image and collect the results of `answer`: oracle -> results."""
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
@@ -202,7 +204,7 @@ def _predict(
         batch = preprocessor([image]).to(detector.device)
         c3, c4 = detector.encode(batch)
         memory, prepared = detector.encode_map(c3), detector.prepare_fast_pooling(c4)
-        photo = _Photo(
+        encoded = _EncodedImage(
             detector=detector,
             vocabulary=vocabulary,
             image_id=image_id,
@@ -213,7 +215,7 @@ def _predict(
             memory=memory,
             matched=detector.pre_match(prepared, detector.anchors(memory), vocabulary),
         )
-        for oracle, found in answer(photo).items():
+        for oracle, found in answer(encoded).items():
             results[oracle] += found
         seconds += time.perf_counter() - start
     return {oracle: Predictions(results=results[oracle], images=len(chosen), seconds=seconds) for oracle in oracles}
@@ -237,8 +239,8 @@ def _with_true_classes(matched: PreMatched, targets: Targets) -> PreMatched:
     return replace(matched, classes=classes_of_boxes(matched.anchors_cxcywh, [targets], matched.classes))
 
 
-def _named_right(detector: Detector, output: DetectorOutput, targets: Targets) -> DetectorOutput:
-    """The same boxes, those of objects with the class of the object."""
+def _classified_right(detector: Detector, output: DetectorOutput, targets: Targets) -> DetectorOutput:
+    """The same boxes, those that belong to an object with its class."""
     if not len(targets):
         return output
     overlap = pairwise_iou(cxcywh_to_xyxy(output.boxes_cxcywh[0]), cxcywh_to_xyxy(targets.boxes_cxcywh))
@@ -258,7 +260,10 @@ def _at_true_boxes(detector: Detector, c3: FeatureMap, targets: Targets, vocabul
 
 
 def _best_boxes(output: DetectorOutput, targets: Targets, size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
-    """For every true box the box that fits best, [T, 4] corners in pixels, and their IoU [T]."""
+    """For each object the box with the highest IoU, [T, 4] corners in pixels, and this IoU [T].
+
+    Only the `count` boxes with the highest objectness take part.
+    """
     order = output.objectness[0].argsort(descending=True)[:count]
     boxes = clip_to_image(scale_to_pixels(output.boxes_cxcywh[0, order], size), size)
     best = pairwise_iou(scale_to_pixels(targets.boxes_cxcywh, size), boxes).max(dim=1)

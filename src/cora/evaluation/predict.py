@@ -1,4 +1,4 @@
-"""Detections of a whole COCO-format set, as COCO results, with the time they took."""
+"""Detects classes in all images of a dataset, as COCO results, and makes COCO ground truth of the dataset."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from cora.evaluation.coco_ap import MAX_DETECTIONS
 from cora.predictor import Predictor, Tiles
 from cora.regions import ClassPrompts, Vocabulary, by_themselves
 
-#: Wraps an iterable of image indices of known length to show progress; the identity shows none.
+#: Wraps the indices of the images to show progress; `iter` shows none.
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
-#: Average precision needs the low scores too; both numbers are the published code's.
+#: Score threshold and IoU threshold of the suppression, as published; average precision needs low scores, too.
 MIN_SCORE, NMS_IOU = 0.001, 0.5
 
-
-#: Place among the images, image, its id.
-_Waiting = tuple[int, "Image.Image", int]
+#: An image that waits for its batch: its position among the chosen images, the image, its id.
+_Waiting = tuple[int, Image.Image, int]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """COCO results (category id = place in the class list + 1) and the seconds spent inside the detector."""
+    """Detections of a number of images.
+
+    Attributes:
+        results: COCO results; category ids count the classes from 1.
+        images: number of images.
+        seconds: time spent in the detector.
+    """
 
     results: list[dict[str, Any]]
     images: int
@@ -36,7 +41,7 @@ class Predictions:
 
     @property
     def seconds_per_image(self) -> float:
-        """Mean seconds per image, without reading the file."""
+        """Mean seconds per image, without those for reading its file."""
         return self.seconds / max(1, self.images)
 
 
@@ -56,23 +61,35 @@ def predict_dataset(
     distractors: Sequence[str] | None = (),
     progress: Progress = iter,
 ) -> Predictions:
-    """Detect `classes` in the images of `dataset`.
+    """Detect `classes` in the images of a dataset.
 
-    classes: names to search for, as they are, with prompts, or encoded before; the i-th stands for category id i,
-    whatever it is called, so that a renamed list is scored against the same ground truth. indices: which images, all
-    by default.
-    class_agnostic: suppress between classes, too. class_weights: by these names. batch_size: images in one pass, at
-    most; only those that have the same size after resizing are put together, since padding changes what a tower sees
-    near the border. tiles: parts of an image that are looked at, too. distractors: other names that compete; none by
-    default, since the classes of a benchmark compete with each other alone, and None for the model's own choice.
-    Raises: DataError where an image has another size than its annotation says.
+    Args:
+        detector: the model.
+        dataset: images; their annotations are not used.
+        classes: names, names with prompts, or a vocabulary. The i-th class has category id i, whatever its name, so
+            that renamed classes are scored against the same ground truth.
+        indices: indices of the images, by default of all.
+        score: the lowest score to keep.
+        nms_iou: IoU threshold of the suppression.
+        max_detections: greatest number of detections of an image.
+        class_agnostic: whether boxes of different classes suppress each other, too.
+        class_weights: class name -> weight in pre-matching.
+        batch_size: greatest number of images in one pass. Only images of the same size after resizing share a pass,
+            since padding changes what a tower sees near the border.
+        tiles: parts of each image on which the detector runs, too.
+        distractors: names that compete with the classes; None for the model's own. By default there are none, since the
+            classes of a benchmark compete with each other alone.
+        progress: wraps the indices.
+
+    Raises:
+        DataError: an image has another size than its annotation says.
     """
     predictor = Predictor.of(detector)
-    asked = classes if isinstance(classes, Mapping | Vocabulary) else by_themselves(classes)
-    vocabulary = predictor.vocabulary(asked, class_weights=class_weights, distractors=distractors)
+    prompts = classes if isinstance(classes, Mapping | Vocabulary) else by_themselves(classes)
+    vocabulary = predictor.vocabulary(prompts, class_weights=class_weights, distractors=distractors)
     seconds = 0.0
     chosen = range(len(dataset)) if indices is None else indices
-    answers: dict[int, list[dict[str, Any]]] = {}
+    results_of: dict[int, list[dict[str, Any]]] = {}
     waiting: dict[tuple[int, int] | None, list[_Waiting]] = {}
 
     def predict(group: list[_Waiting]) -> float:
@@ -89,7 +106,7 @@ def predict_dataset(
         )
         took = time.perf_counter() - start
         for detections, (place, _, image_id) in zip(found, group, strict=True):
-            answers[place] = detections.to_coco(image_id)
+            results_of[place] = detections.to_coco(image_id)
         return took
 
     for place, index in enumerate(progress(chosen)):
@@ -100,15 +117,14 @@ def predict_dataset(
         if len(group) == batch_size:
             seconds += predict(waiting.pop(size))
     seconds += sum(predict(group) for group in waiting.values())
-    results = [result for place in range(len(chosen)) for result in answers[place]]
+    results = [result for place in range(len(chosen)) for result in results_of[place]]
     return Predictions(results=results, images=len(chosen), seconds=seconds)
 
 
 def ground_truth(dataset: CocoDataset, *, indices: Sequence[int] | None = None) -> dict[str, Any]:
-    """The dataset's boxes as a COCO dictionary; category id = place in `dataset.class_names` + 1.
+    """The annotations of a dataset as a COCO dictionary whose category ids count `dataset.class_names` from 1.
 
-    Boxes are those that the dataset kept: clipped to the image, without empty ones, crowd boxes
-    marked. Of LVIS the lists of negative and not exhaustive classes come with it.
+    Boxes are clipped to the image, empty ones are left out, and crowd boxes are marked. LVIS keeps its class lists.
     """
     chosen = range(len(dataset)) if indices is None else indices
     records = [dataset.records[index] for index in chosen]
@@ -131,7 +147,7 @@ def ground_truth(dataset: CocoDataset, *, indices: Sequence[int] | None = None) 
                 "height": record.size[0],
                 "width": record.size[1],
                 "file_name": record.path.name,
-                **(_lists(record) if dataset.format == "lvis" else {}),
+                **(_class_lists(record) if dataset.format == "lvis" else {}),
             }
             for record in records
         ],
@@ -140,7 +156,7 @@ def ground_truth(dataset: CocoDataset, *, indices: Sequence[int] | None = None) 
     }
 
 
-def _lists(record: CocoImage) -> dict[str, list[int]]:
+def _class_lists(record: CocoImage) -> dict[str, list[int]]:
     return {
         "neg_category_ids": [label + 1 for label in record.negative_classes],
         "not_exhaustive_category_ids": [label + 1 for label in record.not_exhaustive_classes],

@@ -1,6 +1,6 @@
-"""Predictions of a set of images by one process or by several, with the same numbers whatever their count.
+"""Detects classes in a dataset with one process or several; the results do not depend on their number.
 
-The processes are those of a pool on this machine, or those that torchrun or Slurm has started on some.
+The processes are a pool on this machine, or those that torchrun or Slurm has started, perhaps on several machines.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from cora.predictor import Predictor, Tiles
 from cora.regions import ClassPrompts
 from cora.workers import StoppedError, ctrl_c_waits, obey_parent
 
-#: (indices, title) -> the indices, shown as they are done.
+#: (indices, title) -> the indices, with their progress shown under the title.
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
-#: Parts of the work for each process: enough for a balance, few enough to cost nothing.
+#: Parts of the work per process: enough to balance the load, and few enough to cost no time.
 _PARTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One pass over the images.
+    """What to detect in one pass over the images.
 
-    classes: names to search for, one for each class of the dataset, maybe with prompts; class_weights: by these names;
-    oracles: whether to answer with all oracles instead of the detector's own results alone.
+    Attributes:
+        classes: names to look for, one for each class of the dataset, maybe with prompts.
+        class_weights: class name -> weight in pre-matching.
+        oracles: whether to give the results of all oracles, or those of the detector alone.
     """
 
     classes: tuple[str, ...] | ClassPrompts
@@ -44,24 +46,24 @@ class Request:
 
 
 class Engine(Protocol):
-    """What is needed of the processes that torchrun or Slurm has started; see `cora.training.engine`."""
+    """The communication between processes that torchrun or Slurm has started, as in `cora.training.engine`."""
 
     rank: int
     world: int
     device: torch.device
 
     def collect(self, value: Any) -> list[Any]:
-        """In the first process the value of every process, in order of rank; in the others an empty list."""
+        """The values of all processes in order of rank, in the first process; an empty list in the others."""
 
     def broadcast(self, value: Any) -> Any:
         """The value of the first process."""
 
 
 class Helpers:
-    """The processes that torchrun or Slurm has started: the first asks for predictions, all of them predict a share.
+    """The processes that torchrun or Slurm has started: the first sends requests, and each detects in a share.
 
     Args:
-        engine: of this process.
+        engine: communication of this process.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -79,33 +81,48 @@ class Helpers:
         parts: Sequence[Sequence[int]],
         mine: Iterable[dict[str, Predictions]],
     ) -> list[dict[str, Predictions]]:
-        """In the first process: the answers of all, one a part; `mine` gives those of its own share."""
+        """In the first process: the predictions of all processes, one for each part.
+
+        Args:
+            work: gives the pickled model and dataset, which are sent once.
+            request: what to detect.
+            parts: the images in parts; each process takes its `share`.
+            mine: predictions of this process's share.
+        """
         self._engine.broadcast((None if self._sent else work(), request, parts))
         self._sent = True
         found = self._engine.collect(list(mine))
         return [found[place % self.world][place // self.world] for place in range(len(parts))]
 
     def help(self) -> None:
-        """In the others: predict what the first asks for, until it asks no more."""
-        while (asked := self._engine.broadcast(None)) is not None:
-            work, request, parts = asked
+        """In the other processes: serve the requests of the first until it has no more."""
+        while (message := self._engine.broadcast(None)) is not None:
+            work, request, parts = message
             if work is not None:
                 _loaded[:] = _unpacked(work, str(self._engine.device))
             self._engine.collect([_predict(request, part) for part in self.share(parts)])
 
     def done(self) -> None:
-        """In the first process: let the others end."""
+        """In the first process: end `help` in the others."""
         self._engine.broadcast(None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPredictor:
-    """A model and the images it is measured on.
+    """A model and the images that it is measured on.
 
-    detector: the model; open_model: opens the same on a device, for other processes, which can import it; score: lowest
-    kept; max_detections: kept in an image; batch_size: images in one pass; class_agnostic: suppress between classes,
-    too; tiles: parts of an image that are looked at, too; processes: of a pool on this machine; helpers: the processes
-    that others have started, instead of a pool.
+    Attributes:
+        detector: the model.
+        open_model: opens the same model on a device, in other processes; it has to be picklable.
+        dataset: annotated images.
+        indices: indices of the images.
+        score: the lowest score to keep.
+        max_detections: greatest number of detections of an image.
+        batch_size: greatest number of images in one pass.
+        class_agnostic: whether boxes of different classes suppress each other, too.
+        tiles: parts of each image on which the detector runs, too.
+        processes: number of processes of a pool on this machine.
+        helpers: processes that torchrun or Slurm has started, to use instead of a pool.
     """
 
     detector: Predictor
@@ -121,7 +138,7 @@ class DatasetPredictor:
     helpers: Helpers | None = None
 
     def predict(self, request: Request, title: str, track: Track) -> dict[str, Predictions]:
-        """Name -> results in the order of the images; without oracles the only name is `AS_IT_IS`."""
+        """Oracle -> results in the order of the images; without oracles, `AS_IT_IS` alone."""
         helpers = self.helpers if self.helpers is not None and self.helpers.world > 1 else None
         processes = self.processes if helpers is None else helpers.world
         if processes == 1 or len(self.indices) == 1:
@@ -135,16 +152,16 @@ class DatasetPredictor:
         return {name: self._joined([answer[name] for answer in answers]) for name in answers[0]}
 
     def _parts(self, processes: int) -> list[list[int]]:
-        """The work in shares of whole batches: which images share a pass does not depend on the processes."""
+        """The indices in parts of whole batches, so that the images of a batch do not depend on the processes."""
         batches: list[list[int]] = []
-        open_ones: dict[tuple[int, int], list[int]] = {}
+        incomplete: dict[tuple[int, int], list[int]] = {}
         for index in self.indices:
             size = self.detector.preprocessor.resized_size(*self.dataset.records[index].size)
-            batch = open_ones.setdefault(size, [])
+            batch = incomplete.setdefault(size, [])
             batch.append(index)
             if len(batch) == self.batch_size:
-                batches.append(open_ones.pop(size))
-        batches += open_ones.values()
+                batches.append(incomplete.pop(size))
+        batches += incomplete.values()
         step = max(1, len(batches) // (processes * _PARTS))
         shares = [batches[start : start + step] for start in range(0, len(batches), step)]
         return [[index for batch in share for index in batch] for share in shares]
@@ -173,12 +190,12 @@ class DatasetPredictor:
                 ) from None
             except BaseException:
                 shared[-1].set()
-                # Waits: a worker that still imports needs what is shared.
+                # Wait, since a worker that is still importing needs the shared objects.
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
     def _work(self) -> bytes:
-        """What another process needs: pickled, since a pool would pass each of thousands of tensors as a file."""
+        """Model, dataset and options, pickled here since a pool would pass each of thousands of tensors as a file."""
         return pickle.dumps((self.open_model, self.dataset, self._options()))
 
     def _joined(self, parts: Sequence[Predictions]) -> Predictions:
@@ -237,13 +254,14 @@ def _gather(
     return [answers[place] for place in range(len(futures))]
 
 
-#: What `_start` loaded, in a worker process: detector, dataset, options.
+#: In a worker process: model, dataset and options.
 _loaded: list[Any] = []
-#: Set when nobody wants the results of a pool any more.
+#: In a worker of a pool: the event that tells it to stop.
 _stop: list[Any] = []
 
 
 def _start(work: bytes, threads: int, device: str, started: Any, stop: Any) -> None:
+    """Prepare a worker of a pool; `started` counts the workers, which take turns on the GPUs."""
     obey_parent()
     _stop[:] = [stop]
     torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
-"""Region accuracy: how often ground-truth boxes get the right class. It measures classification alone.
+"""Region accuracy: how often the region classifier chooses the right class for ground-truth boxes.
 
-Every ground-truth box (crowds excepted) is pooled exactly and compared with all classes. The metrics
-are top-1 and top-5, over boxes and as a mean over classes, with and without the region prompt, and for comparison of
-crops that are encoded as separate images. The intervals resample images, since boxes of one image are not independent.
+Every ground-truth box (crowds excepted) is pooled exactly and compared with all classes. The metrics are top-1 and
+top-5 accuracy, over boxes and as a mean over classes, with and without the region prompt. For comparison, crops can be
+encoded as images of their own. The intervals resample images, since boxes of one image are not independent.
 """
 
 from __future__ import annotations
@@ -32,19 +32,25 @@ from cora.evaluation.bootstrap import (
 )
 from cora.evaluation.predict import Progress
 
-#: COCO's area limits, px² of the original image: small < 32², medium < 96², large.
+#: Size -> area in px² of the original image, from the first limit to below the second, as in COCO.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 
-#: How a box is named: with the region prompt, without it, or cut out as an image of its own.
+#: How a box is encoded: with the region prompt, without it, or as a crop.
 Way = Literal["prompt", "no prompt", "crops"]
 
 
 @dataclass(frozen=True)
 class RegionRanks:
-    """The rank of the true class of every box: 0 is right at first place.
+    """The rank of the right class of every box among C classes; 0 is the first.
 
-    with_prompt, without_prompt: [M] int64 in 0..C-1; classes: [M] int64 into the class list; areas_px: [M]
-    box areas; image_index: [M] int64 in 0..images-1; crops: [M] as the first two, None where they were not asked for.
+    Attributes:
+        with_prompt: [M] int64 ranks with the region prompt, in 0..C-1.
+        without_prompt: [M] int64 ranks without it.
+        classes: [M] int64 indices of the right classes.
+        areas_px: [M] areas of the boxes in px².
+        image_index: [M] int64 image of each box, in 0..images-1.
+        images: number of images.
+        crops: [M] int64 ranks of crops; None where these were not encoded.
     """
 
     with_prompt: IntArray
@@ -58,7 +64,7 @@ class RegionRanks:
 
 @contextmanager
 def no_prompt(detector: Detector) -> Iterator[None]:
-    """Zero the prompt's offset inside the block, leaving the tower's own pool; afterwards it is as before."""
+    """Set the region prompt to zero inside the block and restore it afterwards."""
     offset: Tensor = detector.prompt.offset
     kept = offset.detach().clone()
     with torch.no_grad():
@@ -71,9 +77,9 @@ def no_prompt(detector: Detector) -> Iterator[None]:
 
 
 def ranks(scores: Tensor, classes: Tensor) -> IntArray:
-    """Rank of `classes` [M] in `scores` [M, C]: [M], 0 the best.
+    """Rank of the right classes [M] in scores [M, C]: [M] int64, 0 for the highest score.
 
-    Equal scores and NaN rank before the true class, so a constant classifier is never right.
+    Equal scores and NaN rank before the right class, so that a constant classifier is never right.
     """
     below = (scores < scores.gather(1, classes[:, None])).sum(dim=1)
     return (scores.shape[1] - 1 - below).cpu().numpy().astype(np.int64)
@@ -88,13 +94,18 @@ def rank_regions(
     crops: bool = False,
     progress: Progress = iter,
 ) -> RegionRanks:
-    """Rank the true class of every ground-truth box of `dataset` among all of `dataset.class_names`.
+    """Rank the right class of every ground-truth box among all classes of the dataset.
 
-    crops: also of the boxes as crops of the image, without prompt, which costs one pass of the tower per box.
+    Args:
+        detector: the detector; its localizer is not used.
+        dataset: annotated images.
+        indices: indices of the images, by default of all.
+        crops: whether to encode crops, too, which takes one pass of the image tower per box.
+        progress: wraps the indices.
     """
     vocabulary = detector.vocabulary_encoder.encode(dataset.class_names).to(detector.device)
     chosen = range(len(dataset)) if indices is None else indices
-    prompted, plain, cut, classes, areas, image_index = [], [], [], [], [], []
+    prompted, plain, cropped, classes, areas, image_index = [], [], [], [], [], []
     cropping = CropDetector.of(detector) if crops else None
     for position, index in enumerate(progress(chosen)):
         record = dataset.records[index]
@@ -107,7 +118,7 @@ def rank_regions(
         with no_prompt(detector):
             plain.append(ranks(detector.classify(c3, boxes, vocabulary)[0], labels))
         if cropping is not None:
-            cut.append(ranks(cropping.classify(c3, boxes, vocabulary)[0], labels))
+            cropped.append(ranks(cropping.classify(c3, boxes, vocabulary)[0], labels))
         classes.append(targets.classes.numpy())
         areas.append(box_area(record.boxes_xyxy_px).double().numpy())
         image_index.append(np.full(len(targets), position))
@@ -118,7 +129,7 @@ def rank_regions(
         areas_px=np.concatenate([np.empty(0), *areas]),
         image_index=_joined(image_index),
         images=len(chosen),
-        crops=_joined(cut) if crops else None,
+        crops=_joined(cropped) if crops else None,
     )
 
 
@@ -128,7 +139,7 @@ def _joined(parts: Sequence[IntArray]) -> IntArray:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares in 0..1 over `boxes` boxes of `classes` classes: per box, and the mean over classes."""
+    """Top-1 and top-5 accuracy in 0..1, over boxes and as means over classes, and the numbers of boxes and classes."""
 
     top1: Estimate
     top5: Estimate
@@ -150,10 +161,17 @@ def accuracy(
     *,
     way: Way = "prompt",
 ) -> dict[str, Accuracy]:
-    """Accuracy of the boxes of the `chosen` classes: under "all" sizes, "small", "medium" and "large".
+    """Accuracy on the boxes of some classes, under the sizes "all", "small", "medium" and "large".
 
-    counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`).
-    Raises: ValueError for crops that were not ranked.
+    Args:
+        measured: ranks of all boxes.
+        class_names: all classes.
+        chosen: names of the classes whose boxes count.
+        counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`).
+        way: how boxes are encoded.
+
+    Raises:
+        ValueError: crops were not ranked.
     """
     rank = {"prompt": measured.with_prompt, "no prompt": measured.without_prompt, "crops": measured.crops}[way]
     if rank is None:
@@ -169,7 +187,7 @@ def accuracy(
 
 
 def by_class(measured: RegionRanks, class_names: Sequence[str]) -> dict[str, Mapping[str, float | int | None]]:
-    """Top-1 and top-5 of each class with the prompt, None where it has no box, and its number of boxes."""
+    """Class name -> top-1 and top-5 accuracy with the region prompt (None without a box), and number of boxes."""
     answer: dict[str, Mapping[str, float | int | None]] = {}
     for index, name in enumerate(class_names):
         rank = measured.with_prompt[measured.classes == index]
@@ -190,11 +208,16 @@ def _accuracy(rank: IntArray, classes: IntArray, images: IntArray, number: int, 
 def right_shares(
     right: BoolArray | FloatArray, classes: IntArray, images: IntArray, number: int, counts: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Share of right boxes (or mean number of a box), and its mean over classes, in every resample: [R] and [R].
+    """Share of right boxes, and mean of the shares of the classes, in every resample: [R] and [R], NaN without a box.
 
-    NaN without a box.
+    Args:
+        right: [M] whether a box is right, or any number of each box, whose means are then computed.
+        classes: [M] class index of each box.
+        images: [M] image index of each box.
+        number: number of classes.
+        counts: [R, images] multiplicities.
     """
-    # One table of boxes and one of right boxes per (image, class): a resample is then one matrix product.
+    # With the boxes, and the right ones, counted by image and class, each resample is one matrix product.
     boxes: FloatArray = np.zeros((counts.shape[1], number))
     hits = np.zeros_like(boxes)
     np.add.at(boxes, (images, classes), 1.0)

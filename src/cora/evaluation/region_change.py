@@ -1,4 +1,4 @@
-"""Effect of changed class embeddings on region accuracy, paired: same boxes, same resamples."""
+"""Effect of changed class embeddings on region accuracy, measured on the same boxes and resamples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cora.evaluation.region_accuracy import ranks, right_shares
 
 @dataclass(frozen=True)
 class Change:
-    """Top-1 shares in 0..1 before and after, and after - before with the interval of paired resamples."""
+    """A measured value before and after, and the difference after - before with the interval of paired resamples."""
 
     before: Estimate
     after: Estimate
@@ -27,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True)
 class RegionChange:
-    """The change over boxes, and of the mean over classes, for a group of `boxes` boxes."""
+    """The change of top-1 accuracy over a number of boxes, and of its mean over classes."""
 
     per_box: Change
     per_class: Change
@@ -45,23 +45,23 @@ def region_change(
     chosen: Collection[str],
     counts: IntArray,
 ) -> RegionChange:
-    """Compare two embeddings of the same classes on the boxes of the `chosen` ones, all classes competing.
+    """Compare two embeddings of the same classes on the boxes of some classes, with all classes competing.
 
     Args:
         regions: [n, D] unit embeddings of ground-truth boxes.
         labels: [n] int64 into `class_names`.
         image_index: [n] int64, the image of each box.
         before: [C, D] unit embeddings of `class_names`.
-        after: [C, D] others of the same names.
-        class_names: the C classes.
-        chosen: those whose boxes count.
+        after: [C, D] other unit embeddings of `class_names`.
+        class_names: names of the C classes.
+        chosen: names of the classes whose boxes count.
         counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`).
     """
     wanted = np.isin(labels.numpy(), [place for place, name in enumerate(class_names) if name in chosen])
-    photos, classes = image_index.numpy()[wanted], labels.numpy()[wanted]
+    images, classes = image_index.numpy()[wanted], labels.numpy()[wanted]
     all_counts = whole_first(counts)
     shares = [
-        right_shares(ranks(regions @ embeddings.T, labels)[wanted] == 0, classes, photos, len(class_names), all_counts)
+        right_shares(ranks(regions @ embeddings.T, labels)[wanted] == 0, classes, images, len(class_names), all_counts)
         for embeddings in (before, after)
     ]
     (box_before, class_before), (box_after, class_after) = shares
@@ -73,5 +73,5 @@ def region_change(
 
 
 def change_of(before: FloatArray, after: FloatArray) -> Change:
-    """The change between two rows [1 + R] of numbers: first the measured one, then those of R paired resamples."""
+    """The change between two rows of values [1 + R]: first the measured one, then those of R paired resamples."""
     return Change(*map(estimate_of, (before, after, after - before)))

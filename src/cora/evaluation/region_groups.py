@@ -1,4 +1,4 @@
-"""Groups of regions, as the image tower sees them, beside the classes and the groups of their names."""
+"""Groups of regions with similar embeddings, compared with the classes and with the groups of the class names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cora.plots import Points, draw_points
 from cora.regions import Vocabulary
 from cora.regions.groups import Clusters, TwoLevels, two_levels
 
-#: Class names that name a group of regions.
+#: Number of class names that describe a group of regions.
 _NAMES = 2
 
 
@@ -30,10 +30,11 @@ class RegionGroup:
     """One group or subgroup of regions.
 
     Attributes:
-        boxes: how many.
-        classes: annotated class -> its boxes here, most first.
-        nearest: the class names nearest to its centre, the nearest first. Where there are several clusters, both sides
-            count from their own mean: regions and names may lie apart as a whole, which says nothing of one cluster.
+        boxes: number of boxes.
+        classes: annotated class -> number of its boxes in the group, most first.
+        nearest: the class names nearest to the centre of the group, the nearest first. With several groups, the mean
+            is subtracted from the centres and from the names: a distance between all regions and all names says nothing
+            about one group.
     """
 
     boxes: int
@@ -43,15 +44,15 @@ class RegionGroup:
 
 @dataclass(frozen=True)
 class ClassRegions:
-    """Where the boxes of a class lie.
+    """How the boxes of a class are grouped.
 
     Attributes:
-        name: of the class.
-        boxes: how many.
-        subgroup: that of regions, with the prompt, which holds most of them.
-        share: of the boxes that are there, 0..1.
-        silhouette_plain: mean of its boxes without the prompt, -1..1, NaN where there is one class only.
-        silhouette_prompted: the same with the prompt.
+        name: class name.
+        boxes: number of its boxes.
+        subgroup: the subgroup of regions, with the region prompt, that has most of its boxes.
+        share: share of its boxes in this subgroup, 0..1.
+        silhouette_plain: mean silhouette of its boxes without the region prompt, -1..1; NaN where there is one class.
+        silhouette_prompted: the same with the region prompt.
     """
 
     name: str
@@ -64,17 +65,17 @@ class ClassRegions:
 
 @dataclass(frozen=True)
 class RegionGroups:
-    """Groups of regions and what they show.
+    """Groups of regions and the measurements on them.
 
     Attributes:
-        regions: the boxes, in the order of all labels here.
+        regions: the boxes; all labels are in their order.
         vocabulary: their classes.
         names: groups and subgroups of the class names.
-        prompted: groups and subgroups of the regions with the prompt.
-        plain: the same without it.
-        of_classes: separation of the classes, without (before) and with the prompt (after).
-        of_name_groups: separation of the groups of names.
-        coarse_to_fine: by names for all boxes and for those of each group of names; by examples for all boxes.
+        prompted: groups and subgroups of the regions with the region prompt.
+        plain: groups and subgroups of the regions without it.
+        of_classes: separation of the classes without (before) and with the region prompt (after).
+        of_name_groups: separation of the groups of names, likewise.
+        coarse_to_fine: comparisons by names for all boxes and for each group of names, and by examples for all boxes.
     """
 
     regions: EmbeddedRegions
@@ -87,12 +88,12 @@ class RegionGroups:
     coarse_to_fine: list[CoarseToFine]
 
     def agreement(self, clusters: Clusters) -> Agreement:
-        """Clusters of these regions beside their classes."""
+        """Agreement of clusters of the regions with their classes."""
         shape = (len(self.vocabulary), len(clusters.centres))
         return Agreement.of(self.regions.classes, clusters.labels, shape)
 
     def described(self, clusters: Clusters) -> list[RegionGroup]:
-        """Every cluster by its boxes, their classes and the names nearest to it."""
+        """The boxes of every cluster, their classes, and the class names nearest to it."""
         names, boxes = self.vocabulary.names, self.agreement(clusters).boxes.T
         centres, embeddings = clusters.centres, self.vocabulary.embeddings.to(clusters.centres)
         if len(centres) > 1:
@@ -118,7 +119,7 @@ class RegionGroups:
         return sorted(rows, key=lambda row: row.silhouette_prompted)
 
     def levels(self) -> Iterator[tuple[str, Clusters, Clusters]]:
-        """Each level by its name, first without the prompt, then with it."""
+        """Name of each level, with its clusters without the region prompt and with it."""
         yield "groups", self.plain.coarse, self.prompted.coarse
         yield "subgroups", self.plain.fine, self.prompted.fine
 
@@ -153,18 +154,18 @@ class RegionGroups:
 def group_regions(
     regions: EmbeddedRegions, vocabulary: Vocabulary, names: TwoLevels, *, count: int, subgroups: int, seed: int = 0
 ) -> RegionGroups:
-    """Divide regions, with and without the prompt, as their class names are divided, and measure both.
+    """Divide regions into groups, with and without the region prompt, and compare these with the classes.
 
     Args:
         regions: at least `count` boxes of the vocabulary's classes.
         vocabulary: C classes.
         names: groups and subgroups of their embeddings.
-        count: groups of regions.
-        subgroups: of each.
-        seed: of the grouping.
+        count: number of groups of regions.
+        subgroups: number of subgroups of each group.
+        seed: seed of the grouping.
 
     Raises:
-        VocabularyError: fewer boxes than groups.
+        VocabularyError: there are fewer boxes than groups.
     """
     counts = resample_counts(regions.images)
     prompted, plain = (two_levels(way, count, subgroups, seed=seed) for way in (regions.prompted, regions.plain))
@@ -185,9 +186,9 @@ def group_regions(
 
 
 def draw_regions(found: RegionGroups, model: str) -> Image.Image:
-    """All regions in a plane, without the prompt and with it, as a model, by its name, sees them."""
+    """Draw all regions in a plane, without the region prompt and with it; `model` is the name in the title."""
     plane = main_plane(found.regions)
-    # Both ways around their own mean: a shift of all regions together changes no distance.
+    # Each way minus its mean, since a shift of all regions changes no distance.
     places = [way - way.mean(dim=0) for way in (found.regions.plain.double(), found.regions.prompted.double())]
     headings = (("without the region prompt", found.of_classes.before), ("with it", found.of_classes.after))
     panels = {
@@ -211,11 +212,11 @@ def draw_regions(found: RegionGroups, model: str) -> Image.Image:
 
 
 def main_plane(regions: EmbeddedRegions) -> Tensor:
-    """Two orthogonal directions [D, 2] in which the embeddings of regions, with and without the prompt, differ most."""
+    """The two main directions [D, 2] of the embeddings of regions, with and without the region prompt."""
     ways = [way.double() - way.double().mean(dim=0) for way in (regions.plain, regions.prompted)]
     _, _, directions = torch.linalg.svd(torch.cat(ways), full_matrices=False)
     plane: Tensor = directions[:2].T
-    # Signs of singular vectors are free; the largest entry is positive.
+    # The sign of a singular vector is arbitrary; here its largest entry is positive.
     return plane * plane.gather(0, plane.abs().argmax(dim=0, keepdim=True)).sign()
 
 
@@ -228,5 +229,5 @@ def _numbers(agreement: Agreement) -> dict[str, float]:
 
 
 def _known(row: dict[str, Any]) -> dict[str, Any]:
-    """NaN is no JSON."""
+    """The row with None in place of NaN, which JSON lacks."""
     return {key: None if value != value else value for key, value in row.items()}

@@ -1,6 +1,7 @@
-"""A self-contained HTML report: tables, plots as inline SVG, embedded images, light and dark mode, any width.
+"""The parts of a self-contained HTML report: tables, plots as inline SVG, embedded images, in light and dark mode.
 
-Only text that is passed as `html` is trusted; everything else, such as class and file names, is escaped.
+Only arguments called `html`, and the sections and images made here, are inserted as they are. All other text, such as
+class and file names, is escaped.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from cora.evaluation.bootstrap import FloatArray
 from cora.evaluation.matching import RECALL_THRESHOLDS
 from cora.files import shipped_text
 
-#: Colours of series that are no groups, in the order in which they are given out.
+#: CSS classes of the colours of series in a histogram, in the order of the series.
 _COLOURS = ("base", "novel", "all", "other")
-#: Longest side of an embedded image in pixels, and its JPEG quality. It is shown at about 0.7 of its size.
+#: Longest side of an embedded image in pixels, of which a page shows about 0.7, and its JPEG quality.
 PICTURE_SIDE, _QUALITY = 480, 72
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, lines on how to read it, and its content, which is HTML made by the functions here."""
+    """A section of a report: its heading, a note on how to read it, and its content as HTML."""
 
     title: str
     note: str
@@ -37,7 +38,7 @@ class Section:
 
 
 def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> str:
-    """The whole file; `facts` say what was measured, name -> text."""
+    """The whole file; `facts` (name -> text) stand at its top."""
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{_whole_options(text)}</dd>" for name, text in facts.items())
     body = "".join(
         f'<section><h2>{escape(part.title)}</h2><p class="note">{escape(part.note)}</p>{part.html}</section>'
@@ -51,12 +52,12 @@ def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> s
 
 
 def _whole_options(text: str) -> str:
-    """The text escaped, without line breaks behind the hyphens of a command's options."""
+    """The escaped text, in which options of a command stay in one line."""
     return re.sub(r"(?<!\S)-\S+", lambda option: f'<span class="option">{option[0]}</span>', escape(text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: Sequence[int] = ()) -> str:
-    """A table whose first column names the rows; `text_columns` hold words, not numbers, and may wrap."""
+    """A table whose first column names the rows; `text_columns`, indices from 0, hold words and may wrap."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         kind = (' class="text"' if place in text_columns else "" for place in range(len(row)))
@@ -68,13 +69,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: S
 
 
 def of_table(shown: Table) -> str:
-    """A table that a command prints, as HTML."""
+    """A table of rich, which commands print, as HTML."""
     columns = [[str(cell) for cell in column.cells] for column in shown.columns]
     return table([str(column.header) for column in shown.columns], list(zip(*columns, strict=True)))
 
 
 def curves(lines: Mapping[str, FloatArray]) -> str:
-    """Precision [101] over recall, a line for each group."""
+    """A plot of precision over recall; `lines`: group -> precision [101]."""
     left, top, width, height = 66, 12, 560, 300
     parts = []
     for step in range(6):
@@ -94,7 +95,12 @@ def curves(lines: Mapping[str, FloatArray]) -> str:
 
 
 def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
-    """A bar for each class, 0..1, coloured by its group, in the order given."""
+    """A horizontal bar for each class, in the given order and coloured by its group.
+
+    Args:
+        values: class name -> value in 0..1.
+        group_of: class name -> group; "all" for classes without one.
+    """
     left, width, row = 190, 230, 18
     parts = []
     for place, (name, value) in enumerate(values.items()):
@@ -110,9 +116,14 @@ def bars(values: Mapping[str, float], group_of: Mapping[str, str]) -> str:
 
 
 def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
-    """Shares in percent over equal bins of 0..1, beside each other: up to four series, one colour each."""
+    """Histograms of up to four series, side by side, over equal bins of 0..1.
+
+    Args:
+        shares: name of a series -> share in percent of each bin.
+        label: label of the horizontal axis.
+    """
     left, top, width, height = 44, 12, 560, 220
-    # Five steps of whole percents, so that the labels say where their lines are.
+    # A multiple of 5, so that the labels of the 5 steps are whole numbers.
     highest = 5 * max(1, math.ceil(max((max(values) for values in shares.values()), default=0) / 5))
     parts = []
     for step in range(6):
@@ -138,7 +149,7 @@ def histogram(shares: Mapping[str, Sequence[float]], *, label: str) -> str:
 
 
 def picture(image: Image.Image, caption: str) -> str:
-    """An image as small JPEG inside the file, with its caption."""
+    """An image, embedded as a small JPEG, with its caption."""
     small = image.convert("RGB")
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     buffer = io.BytesIO()
@@ -150,12 +161,12 @@ def picture(image: Image.Image, caption: str) -> str:
 
 
 def folded(summary: str, html: str) -> str:
-    """Content that is folded behind its summary."""
+    """Content that shows only its summary until a reader opens it."""
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 
 def gallery(pictures: Sequence[str]) -> str:
-    """Images of `image` in as many columns as there is room for."""
+    """Images made by `picture`, in as many columns as fit."""
     return f'<div class="pictures">{"".join(pictures)}</div>'
 
 

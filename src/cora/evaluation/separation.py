@@ -1,4 +1,4 @@
-"""How clearly labelled regions lie apart: the silhouette (Rousseeuw, 1987) with 1 - cosine as the distance."""
+"""Separation of labelled regions: the silhouette (Rousseeuw, 1987) with 1 - cosine as the distance."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from cora.evaluation.region_change import Change, change_of
 
 
 def silhouette(regions: Tensor, labels: Tensor) -> Tensor:
-    """(b - a) / max(a, b) of every region: a its mean distance to its own label's others, b to the nearest other label.
+    """Silhouette (b - a) / max(a, b) of every region.
 
-    1 is far from all others, 0 on the border, negative nearer to another label than to its own. Distances are
-    1 - cosine, whose mean follows from the sum of a label's directions: n regions of L labels cost n L D steps.
+    a is its mean distance to the other regions of its label, and b that to the regions of the nearest other label. The
+    silhouette is 1 for a region far from all other labels, 0 on the border, and negative for one nearer to another
+    label than to its own. Since the mean of 1 - cosine follows from the sum of the directions, n regions of L labels
+    take n L D steps.
 
     Args:
-        regions: [n, D] of any length but 0.
+        regions: [n, D], none of length 0.
         labels: [n] int64.
 
     Returns:
-        [n] float64 in -1..1; 0 for a region that is alone under its label, NaN where all have one label.
+        [n] float64 in -1..1; 0 for the only region of a label, NaN where all regions have one label.
     """
     kinds, own = labels.unique(return_inverse=True)
     if len(kinds) < 2:
@@ -36,20 +38,20 @@ def silhouette(regions: Tensor, labels: Tensor) -> Tensor:
     others = (1 - similar / sizes).scatter(1, own[:, None], torch.inf).amin(dim=1)
     alone = sizes[own] == 1
     mine = 1 - (similar.gather(1, own[:, None])[:, 0] - 1) / (sizes[own] - 1).clamp(min=1)
-    # Equal directions have a distance of 0 but for rounding.
+    # Rounding may make the distance of equal directions negative.
     mine, others = mine.clamp(min=0), others.clamp(min=0)
     larger = torch.maximum(mine, others)
     return torch.where(alone | (larger < 1e-12), 0.0, (others - mine) / larger.clamp(min=1e-12))
 
 
 def separation(regions: EmbeddedRegions, labels: Tensor, counts: IntArray) -> Change:
-    """Mean silhouette without the prompt, with it, and the change, over boxes.
+    """Mean silhouette of the boxes without the region prompt (before) and with it (after).
 
     Args:
-        regions: both ways embedded.
+        regions: embeddings of the boxes without and with the region prompt.
         labels: [n] int64, such as their classes, or the groups of these.
-        counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`). A resample weighs the
-            silhouettes of the boxes; the regions that they are compared with stay the same.
+        counts: [R, images] multiplicities for the intervals (`bootstrap.resample_counts`). They weight the silhouettes,
+            which are computed once, from all regions.
     """
     classes, images = np.zeros(len(regions), dtype=np.int64), regions.image_index.numpy()
     before, after = (

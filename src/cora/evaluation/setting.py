@@ -1,4 +1,4 @@
-"""What a model is measured on, read and checked before any waiting, and what a report says about a run."""
+"""What a model is measured on, read and checked before anything slow starts, and the header of a report."""
 
 from __future__ import annotations
 
@@ -27,11 +27,16 @@ from cora.regions.sentences import Sentences
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is measured on.
+    """What a model is measured on.
 
-    whole_truth, truth: ground truth as a COCO dictionary, of all images and of those that are measured; class_names:
-    in the order of its category ids 1, 2, ...; groups: group -> class names; counts: [R, images] multiplicities of
-    resamples; images: None where only finished predictions are measured; indices: into the images.
+    Attributes:
+        whole_truth: ground truth of all images, as a COCO dictionary.
+        truth: ground truth of the images that are measured.
+        class_names: class names in the order of the category ids, which count from 1.
+        groups: group -> class names.
+        counts: [R, images] multiplicities of resamples.
+        photos: the images; None where detections come from a file and no images were given.
+        indices: indices of the images that are measured.
     """
 
     whole_truth: dict[str, Any]
@@ -52,7 +57,7 @@ class Setting:
         """The images.
 
         Raises:
-            DataError: there are none.
+            DataError: no images were given.
         """
         if self.photos is None:
             raise DataError("expected a folder of images, got none; name it with --images")
@@ -67,17 +72,17 @@ def read_setting(
     limit: int | None = None,
     resamples: int = 200,
 ) -> Setting:
-    """Read what is measured on; the number of a benchmark's images is printed.
+    """Read what a model is measured on; for a benchmark, the number of its images is printed.
 
     Args:
-        images: their folder; None where only finished predictions are measured.
-        annotations: their boxes.
-        split: of the classes: a file, or the name of a benchmark.
-        limit: only the first so many images.
-        resamples: of the images, for intervals.
+        images: folder of the images; None where detections come from a file.
+        annotations: annotations of the images.
+        split: file of a class split, or name of a benchmark.
+        limit: number of images to measure on, the first ones; None for all.
+        resamples: number of resamples of the images, for the intervals.
 
     Raises:
-        DataError: an input cannot be read, or there is nothing to measure on.
+        DataError: an input cannot be read, or there is no image to measure on.
     """
     parts = None if split is None else open_split(split)
     names = parts.all if parts is not None else None
@@ -94,7 +99,7 @@ def read_setting(
     if photos is not None:
         photos = photos.with_records(record for record in photos.records if record.image_id in tested)
     class_names = tuple(category["name"] for category in whole["categories"])
-    # Images of a file are in its order, and so are those of the truth.
+    # Both lists are in the order of the file.
     ids = [image["id"] for image in whole["images"]] if photos is None else [r.image_id for r in photos.records]
     if not ids:
         raise DataError(
@@ -122,14 +127,14 @@ def header(
     model: tuple[str, torch.nn.Module] | None,
     sentences: Sentences,
 ) -> dict[str, Any]:
-    """What a reader needs to repeat the run.
+    """The start of a report, with what a reader needs to repeat the run.
 
     Args:
         setting: what was measured on.
-        command: the words of the command line.
-        annotations: the file or folder of the setting's boxes.
-        model: its name and itself; None where predictions came from a file.
-        sentences: around and about class names.
+        command: arguments of the command line.
+        annotations: file or folder of the annotations.
+        model: the model after its name; None where detections came from a file.
+        sentences: templates and descriptions of the class names.
     """
     boxes = [box["iscrowd"] for box in setting.truth["annotations"]]
     return {
@@ -153,6 +158,6 @@ def header(
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """`weights_fingerprint`, of an exported file that of the model it was made of."""
+    """`weights_fingerprint` of a model; of an exported model, the one of the model that it was made from."""
     manifest = getattr(model, "manifest", None)
     return weights_fingerprint(model) if manifest is None else str(manifest.fingerprint)

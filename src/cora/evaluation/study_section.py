@@ -1,4 +1,4 @@
-"""What `cora study` wrote, as a section of the report: how well boxes fit when the class is given."""
+"""The result of `cora study` as a section of the report: how well boxes fit when the class is given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cora.files import found_instead
 
 
 def read_study(path: Path) -> Section:
-    """The verdict, shares and histogram of a study's `report.json`.
+    """The conclusions, histogram and table of the `report.json` of a study.
 
     Raises:
         DataError: the file cannot be read, or is not a report of `cora study`.

@@ -1,7 +1,7 @@
-"""Synonyms of class names: a test of whether a detector understands names or has learned a fixed list.
+"""Synonyms of class names, which test whether a detector understands names or has learned a fixed list.
 
-The shipped file `data/coco_synonyms.json` maps COCO class names to one everyday word of the same look (couch
--> sofa, cat -> kitten). A model that claims open vocabulary must not have seen those words in training.
+The shipped file `data/coco_synonyms.json` maps COCO class names to everyday words for things that look the same (couch
+-> sofa, cat -> kitten). For the test to be fair, the words must not occur among the class names of the training.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ _FORM = 'such as {"couch": "sofa"}, or {"couch": ["sofa", "settee"]} for several
 
 
 def load_synonyms() -> dict[str, str]:
-    """The shipped list: plain name -> its one synonym."""
+    """The shipped list: class name -> its one synonym."""
     return {name: others[0] for name, others in read_synonyms(SHIPPED).items()}
 
 
 def read_synonyms(source: str | Path) -> dict[str, tuple[str, ...]]:
-    """Read plain name -> synonyms: the shipped COCO file for "coco", else a JSON file.
+    """Read class name -> synonyms.
 
-    A text may list several, as `--classes` does; in a list every text is one.
+    Args:
+        source: "coco" for the shipped file, else a JSON file with an object of class name to synonyms. These are a
+            text, divided as in `--classes`, or a list.
 
-    Raises: DataError when the file is missing, not JSON, or not an object of text to texts.
+    Raises:
+        DataError: the file is missing, is no JSON, or is no such object.
     """
     if source == SHIPPED:
         text = shipped_text("evaluation/data/coco_synonyms.json")
@@ -59,12 +62,15 @@ def _names(plain: str, given: object, source: str | Path) -> tuple[str, ...]:
 
 
 def rename(names: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> tuple[ClassPrompts, list[str]]:
-    """Replace the names that have synonyms; the order stays.
+    """Replace the class names that have synonyms; the order stays.
 
-    Returns: all names after the replacement, each with what is looked for: where there are several synonyms, all of
-        them, under the first one's name; and those plain names that changed.
-    Raises: DataError when no name changes, or when two classes end up with one name; VocabularyError for a synonym that
-        is given twice.
+    Returns:
+        The new names with their prompts, and the old names that changed. A class with several synonyms has the first as
+        its name and all of them as its prompts.
+
+    Raises:
+        DataError: no name changes, or two classes have one name afterwards.
+        VocabularyError: a synonym is given twice.
     """
     by_key = {name_key(name): tuple(others) for name, others in synonyms.items()}
     renamed = [by_key.get(name_key(name), (name,)) for name in names]

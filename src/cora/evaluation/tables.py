@@ -1,4 +1,4 @@
-"""Tables of what was measured: numbers in percent, intervals in brackets."""
+"""Tables of scores, which commands print and reports show: in percent, with intervals in brackets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cora.evaluation.tide import KINDS, ErrorShares
 
 
 def box_table(title: str, scores: Mapping[str, GroupScore]) -> Table:
-    """One row for each group of classes."""
+    """The scores of each group of classes."""
     answer = table(title, "classes", "AP50 (95 % interval)", "AP", "AP75", "AP S / M / L", "AR", "AR S / M / L")
     for group, score in scores.items():
         answer.add_row(
@@ -34,7 +34,7 @@ def box_table(title: str, scores: Mapping[str, GroupScore]) -> Table:
 def synonym_table(
     scores: Mapping[str, GroupScore], other: Mapping[str, GroupScore], ratios: Mapping[str, Estimate]
 ) -> Table:
-    """Classes that were renamed, under both names."""
+    """The scores of renamed classes under their own names and under synonyms."""
     answer = table("renamed classes only", "classes", "AP50 plain", "AP50 synonyms", "kept")
     for group, score in scores.items():
         kept = percent(ratios[group], unit=" %")
@@ -43,7 +43,12 @@ def synonym_table(
 
 
 def gain_table(oracles: Mapping[str, Mapping[str, GroupScore]], errors: Mapping[str, ErrorShares] | None) -> Table:
-    """What each oracle, and mending each kind of error, gives back; oracle -> group -> scores."""
+    """AP50 with each oracle, and without each kind of error, and its gain over the detector as it is.
+
+    Args:
+        oracles: oracle -> group -> scores.
+        errors: group -> cost of each kind of error; None leaves these rows out.
+    """
     groups = list(next(iter(oracles.values())))
     answer = table("AP50, and what one perfect step would give back", *(f"{group} (gain)" for group in groups))
     before = oracles[AS_IT_IS]
@@ -55,12 +60,12 @@ def gain_table(oracles: Mapping[str, Mapping[str, GroupScore]], errors: Mapping[
             cells.append(f"{plain(value)}{gain}")
         answer.add_row(oracle, *cells)
     for kind in KINDS if errors is not None else ():
-        answer.add_row(f"no {kind} errors", *(_mended(errors, group, kind) for group in groups))
+        answer.add_row(f"no {kind} errors", *(_corrected(errors, group, kind) for group in groups))
     return answer
 
 
 def error_table(errors: Mapping[str, ErrorShares]) -> Table:
-    """Error shares of every group, with counts."""
+    """Gain, share and number of each kind of error, for every group."""
     answer = table("errors: AP50 that mending one kind gives back, its share of all kinds, how many", *errors)
     for kind in KINDS:
         cells = [f"{100 * e.gains[kind]:+.1f}, {plain(e.shares[kind])} %, {e.counts[kind]}" for e in errors.values()]
@@ -69,7 +74,12 @@ def error_table(errors: Mapping[str, ErrorShares]) -> Table:
 
 
 def ceiling_table(oracles: Mapping[str, Mapping[str, GroupScore]], limits: Mapping[str, int]) -> Table:
-    """Recall that the boxes allow, by size; limits: oracle -> boxes in an image."""
+    """The highest recall that the boxes allow, by size.
+
+    Args:
+        oracles: oracle -> group -> scores.
+        limits: best-box oracle -> number of boxes of an image that it chooses from.
+    """
     answer = table("recall ceiling of the boxes: best box of every object", "IoU 0.5", "IoU 0.5-0.95", "S / M / L")
     for oracle, limit in limits.items():
         for group, score in oracles[oracle].items():
@@ -79,7 +89,12 @@ def ceiling_table(oracles: Mapping[str, Mapping[str, GroupScore]], limits: Mappi
 
 
 def region_table(answers: Mapping[str, Mapping[str, Mapping[str, Accuracy]]], number: int) -> Table:
-    """Region accuracy: label -> group -> size; number: of classes."""
+    """Region accuracy.
+
+    Args:
+        answers: label of the rows -> group -> size -> accuracy.
+        number: number of classes.
+    """
     title = f"ground-truth boxes named among {number} classes, %"
     answer = table(title, "boxes", "top-1", "top-5", "class mean top-1", "S / M / L top-1")
     for label, groups in answers.items():
@@ -92,7 +107,7 @@ def region_table(answers: Mapping[str, Mapping[str, Mapping[str, Accuracy]]], nu
 
 
 def change_table(changes: Mapping[str, RegionChange], title: str) -> Table:
-    """Top-1 of every group before and after, and the change."""
+    """Top-1 accuracy of every group before and after, and the change."""
     answer = table(title, "boxes", "top-1 before", "after", "change", "class mean before", "after", "change")
     for group, change in changes.items():
         cells = [
@@ -110,7 +125,7 @@ def table(title: str, *columns: str) -> Table:
 
 
 def classes(score: GroupScore) -> str:
-    """How many classes a mean is over."""
+    """The number of classes that a mean is over, and of those that are absent."""
     return f"{score.classes}" + (f" ({score.absent} absent)" if score.absent else "")
 
 
@@ -125,7 +140,7 @@ def plain(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _mended(errors: Mapping[str, ErrorShares] | None, group: str, kind: str) -> str:
+def _corrected(errors: Mapping[str, ErrorShares] | None, group: str, kind: str) -> str:
     if errors is None or group not in errors:
         return "-"
     found = errors[group]

@@ -1,15 +1,21 @@
-"""What kinds of errors cost AP, from predictions and ground truth alone.
+"""The kinds of errors of a detector and what each costs in AP50, by the method TIDE.
 
-This is TIDE (Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, ECCV 2020).
-Every false positive has exactly one kind, the first that fits:
-*localization* (overlaps a box of its class by 0.1 to 0.5), *classification* (overlaps a box of another class by 0.5 or
-more), *duplicate* (overlaps a box of its class that a better one has taken), *background* (overlaps no box by more than
-0.1), and *both* (what remains: wrong class and loose). A true box that no detection matches, and none of the first two
-kinds would match once corrected, is *missed*. The cost of a kind is the AP50 gained by correcting it alone:
-classification and localization errors become right (or are removed, if their box is matched already or a better
-detection is corrected to it), other false positives are removed, missed boxes no longer count.
+TIDE is from Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, ECCV 2020. Every false
+positive has one kind, the first that fits (overlaps are IoUs):
 
-Shares are of the sum over the kinds. Kinds interact, so the sum is not the gain of correcting all of them.
+- *localization*: it overlaps a box of its class by 0.1 to 0.5.
+- *classification*: it overlaps a box of another class by 0.5 or more.
+- *duplicate*: it overlaps a box of its class that a better detection has taken.
+- *background*: it overlaps no box by more than 0.1.
+- *both*: the rest, with a wrong class and a low overlap.
+
+A ground-truth box is *missed* if no detection is matched to it, and no localization or classification error would be
+once it is corrected.
+
+The cost of a kind is the gain in AP50 from correcting it alone. A classification or localization error becomes right;
+it is removed if its box has a match already, or a better error is corrected to it. Other false positives are removed,
+and missed boxes no longer count. The shares of the kinds are those of the sum of their gains. Since kinds interact,
+this sum is not the gain from correcting all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ KINDS = ("classification", "localization", "both", "duplicate", "background", "m
 
 _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
 
-#: Overlap below which a detection lies on background.
+#: IoU up to which a detection lies on background.
 BACKGROUND_IOU = 0.1
 _MATCH_IOU = 0.5
 
@@ -36,9 +42,12 @@ _MATCH_IOU = 0.5
 class Errors:
     """The kind of every error.
 
-    matched: what was sorted; kind: [N] int64 place in `KINDS` of each detection, -1 for right and ignored ones;
-    target: [N] int64 the true box that a classification or localization error is about, -1 for others; missed: [T]
-    bool.
+    Attributes:
+        matched: N detections and T ground-truth boxes.
+        kind: [N] int64 index into `KINDS` of each detection, -1 for right and ignored ones.
+        target: [N] int64 index of the box that a classification or localization error belongs to, -1 for other
+            detections.
+        missed: [T] bool, whether a box is missed.
     """
 
     matched: Matched
@@ -47,7 +56,7 @@ class Errors:
     missed: BoolArray
 
     def counts(self, labels: Collection[int]) -> dict[str, int]:
-        """Errors by kind, of detections and true boxes of these classes."""
+        """Number of errors of each kind, on detections and ground-truth boxes of these classes."""
         wanted = np.isin(self.matched.found.label, list(labels))
         of_truth = np.isin(self.matched.truth.label, list(labels))
         detections = {name: int((wanted & (self.kind == place)).sum()) for place, name in enumerate(KINDS[:-1])}
@@ -56,10 +65,13 @@ class Errors:
 
 @dataclass(frozen=True)
 class ErrorShares:
-    """AP50 gained by correcting each kind of error, for a group of classes.
+    """The cost of each kind of error, for a group of classes.
 
-    ap50: as it is, 0..1; gains: kind -> AP50 gained, 0..1; shares: kind -> part of the sum of gains, summing to 1,
-    or all 0 where nothing would gain; counts: kind -> number of errors, in classes without a true box, too.
+    Attributes:
+        ap50: AP50 without corrections, 0..1.
+        gains: kind -> gain in AP50 from correcting it; may be negative.
+        shares: kind -> share in the sum of the positive gains; all 0 where there is none.
+        counts: kind -> number of errors, including those of classes without a ground-truth box.
     """
 
     ap50: float
@@ -73,7 +85,7 @@ class ErrorShares:
 
 
 def find_errors(matched: Matched) -> Errors:
-    """Sort every false positive and every unmatched true box into one kind."""
+    """Find the kind of every false positive, and the missed boxes."""
     found, truth = matched.found, matched.truth
     detection, box, iou = overlaps(found, truth, at_least=BACKGROUND_IOU)
     real = ~truth.crowd[box]
@@ -86,7 +98,7 @@ def find_errors(matched: Matched) -> Errors:
     wrong = (matched.partner < 0) & ~matched.ignored
     localization = wrong & (own >= BACKGROUND_IOU) & (own < _MATCH_IOU)
     classification = wrong & ~localization & (other >= _MATCH_IOU)
-    # A false positive over a box of its class by 0.5 or more lost it to a better one.
+    # A false positive that overlaps a box of its class by 0.5 or more lost it to a better detection.
     duplicate = wrong & ~localization & ~classification & (own >= _MATCH_IOU)
     background = wrong & ~localization & ~classification & ~duplicate & (overlap <= BACKGROUND_IOU)
     kind = np.full(len(found), -1, dtype=np.int64)
@@ -111,24 +123,27 @@ def find_errors(matched: Matched) -> Errors:
 def error_shares(
     errors: Errors, class_names: Sequence[str], groups: Mapping[str, Collection[str]]
 ) -> dict[str, ErrorShares]:
-    """What each kind costs, as means over the classes of every group that have a true box; groups without are left out.
+    """The cost of each kind, as a mean over those classes of a group that have ground truth.
 
-    class_names: in the order of the labels.
+    Args:
+        errors: the kind of every error.
+        class_names: class names in the order of the labels.
+        groups: group -> class names; groups without ground truth are left out.
     """
     plain = _ap50(errors.matched.by_class())
-    mended = {name: _ap50(_mended(errors, place)) for place, name in enumerate(KINDS)}
+    corrected = {name: _ap50(_corrected(errors, place)) for place, name in enumerate(KINDS)}
     answer = {}
     for group, names in groups.items():
         labels = [place for place, name in enumerate(class_names) if name in names and np.isfinite(plain[place])]
         if not labels:
             continue
         before = float(plain[labels].mean())
-        # A class all of whose boxes are missed has nothing left to find: nothing is known to be gained or lost there.
+        # A class whose boxes are all missed has none left after the correction, and so no AP: its AP50 stays.
         gains = {
             name: float(np.where(np.isfinite(after[labels]), after[labels], plain[labels]).mean()) - before
-            for name, after in mended.items()
+            for name, after in corrected.items()
         }
-        # Mending the class of a detection may bring a false alarm into a better class: a loss, and no share of it.
+        # A corrected class may bring a false alarm into another class: such a loss has no share.
         costs = {name: max(gain, 0.0) for name, gain in gains.items()}
         total = sum(costs.values())
         shares = {name: cost / total if total else 0.0 for name, cost in costs.items()}
@@ -138,17 +153,17 @@ def error_shares(
 
 
 def _best(count: int, detection: IntArray, box: IntArray, iou: FloatArray) -> tuple[FloatArray, IntArray]:
-    """Highest overlap of each of `count` detections and its box: 0 and -1 for none."""
+    """Highest IoU of each of `count` detections, and the box that it is with; 0 and -1 without a box."""
     order = np.lexsort((-box, iou, detection))
     best, best_box = np.zeros(count), np.full(count, -1, dtype=np.int64)
-    # The last of repeated indices is what numpy keeps.
+    # For repeated indices, numpy keeps the last value, which is the highest.
     best[detection[order]] = iou[order]
     best_box[detection[order]] = box[order]
     return best, best_box
 
 
-def _mended(errors: Errors, place: int) -> tuple[ClassMatches, ...]:
-    """The matches with all errors of one kind corrected."""
+def _corrected(errors: Errors, place: int) -> tuple[ClassMatches, ...]:
+    """The matches after all errors of one kind, by its index in `KINDS`, are corrected."""
     matched = errors.matched
     order = matched.found.by_score()
     label, true, keep = matched.found.label.copy(), matched.true.copy(), np.ones(len(order), dtype=bool)
@@ -178,7 +193,7 @@ def _mended(errors: Errors, place: int) -> tuple[ClassMatches, ...]:
 
 
 def _ap50(matches: Sequence[ClassMatches]) -> FloatArray:
-    """AP50 of every class, [classes], NaN without a box."""
+    """AP50 of every class: [classes], NaN without a box."""
     if not matches:
         return np.empty(0)
     once = np.ones((1, len(matches[0].positives)), dtype=np.int64)

@@ -11,16 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from cora.data.coco_content import Classes, classes_of, read_json
+from cora.data.coco_content import FEDERATED, Classes, classes_of, read_json
 from cora.data.lvis import FREQUENCIES
 from cora.data.problems import Problems, is_box, is_number, is_whole, listed, truth_value
 from cora.errors import DataError
 from cora.names import names_without, spelled_as
 
 logger = logging.getLogger(__name__)
-
-#: Keys of an LVIS image that hold lists of category ids.
-FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def read_truth(
@@ -117,8 +114,8 @@ def _categories(entries: Sequence[Any], classes: Classes) -> dict[str, dict[str,
         number = entry.get("id") if isinstance(entry, dict) else None
         if is_whole(number) and number in classes.names and number not in classes.merged:
             name = classes.names[number]
-            kept = {key: entry[key] for key in ("frequency",) if key in entry}
-            found.setdefault(name, {"id": number, "name": name, **kept})
+            frequency = {"frequency": entry["frequency"]} if "frequency" in entry else {}
+            found[name] = {"id": number, "name": name, **frequency}
     return found
 
 
