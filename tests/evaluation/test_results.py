@@ -199,6 +199,7 @@ def test_an_image_listed_twice_counts_once(tmp_path, caplog):
         written(tmp_path, [result(image_id=1, category_id=1), result(image_id=2, category_id=1)]), truth
     )
     assert (len(found.results), found.again) == (1, 1)
+    assert "1 result of images that the annotations list a second time does not count" in caplog.text
 
 
 def test_classes_of_one_name_and_parents(tmp_path):

@@ -135,11 +135,8 @@ class HeldOut:
         same_options = not distractors and at_once is None and not class_agnostic and not self.all_boxes
         # `evaluate` keeps lower scores. With a limit on the boxes that are pooled exactly, these depend on the lowest
         # score; without one, a lower score only adds detections.
-        same_limits = (config.exact_boxes, config.nms_iou, config.max_detections) == (
-            0,
-            NMS_IOU,
-            detection_limit(truth),
-        )
+        limits = (0, NMS_IOU, detection_limit(truth))
+        same_limits = (config.exact_boxes, config.nms_iou, config.max_detections) == limits
         if evaluation is not None and same_options and same_limits:
             return best_of_matches(evaluation.matched)
         category_ids = {name: i for i, name in enumerate(names, start=1)}

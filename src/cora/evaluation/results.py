@@ -108,21 +108,28 @@ def read_results(path: Path, truth: Mapping[str, Any]) -> ForeignResults:
         )
     if not entries:
         logger.warning("%s: holds no result, so that every box counts as missed", path)
-    if reaching_over:
+    found = ForeignResults(results, other_classes, reaching_over, again)
+    _warn(path, found)
+    return found
+
+
+def _warn(path: Path, found: ForeignResults) -> None:
+    """Warn about results that are valid but look like mistakes."""
+    results = found.results
+    if found.reaching_over:
         logger.warning(
             "%s: %d of %d boxes reach over the border of their image; bbox is x, y, width, height, not two corners",
             path,
-            reaching_over,
+            found.reaching_over,
             len(results),
         )
     twice = len(results) - len({(r["image_id"], r["category_id"], *r["bbox"], r["score"]) for r in results})
     if twice:
         kind = "results given twice, counted twice, the second time as wrong"
         logger.warning("%s: %s", path, of_kind(twice, kind))
-    if again:
+    if found.again:
         kind = "results of images that the annotations list a second time do not count"
-        logger.warning("%s: %s", path, of_kind(again, kind))
-    return ForeignResults(results, other_classes, reaching_over, again)
+        logger.warning("%s: %s", path, of_kind(found.again, kind))
 
 
 def _whole(number: object) -> object:
