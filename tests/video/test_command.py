@@ -76,6 +76,16 @@ def test_tables_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Written" not in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_sound_that_nobody_writes_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clip(Path("a.mp4"), sound="aac")
+    opened: list[VideoReader] = []
+    enter = VideoReader.__enter__
+    monkeypatch.setattr(VideoReader, "__enter__", lambda self: opened.append(self) or enter(self))
+    assert main(["video", "a.mp4", *CLASSES, "--no-video"]) == 0
+    assert opened[0].sound is not None
+    assert opened[0].take_sound() == []
+
+
 @pytest.mark.parametrize("options", [[], ["--smooth", "0"], ["--smooth", "1"]])
 def test_results_say_whether_boxes_are_smoothed(options: list[str]) -> None:
     make_clip(Path("a.mp4"))

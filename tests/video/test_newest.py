@@ -39,6 +39,16 @@ def test_error_of_the_source_is_raised() -> None:
         list(newest)
 
 
+def test_error_of_closing_ends_the_iteration() -> None:
+    def close() -> None:
+        raise OSError("device gone")
+
+    items = iter(Newest([1], close=close))
+    assert next(items) == 1
+    with pytest.raises(OSError, match="device gone"):
+        next(items)
+
+
 def test_stop_ends_an_endless_source() -> None:
     closed = threading.Event()
 

@@ -41,6 +41,19 @@ def test_times_count_from_the_start_of_the_video(tmp_path: Path) -> None:
     assert [round(frame.seconds, 3) for frame in frames] == [0, 0.1, 0.2, 0.3]
 
 
+def test_images_without_times_follow_each_other_from_zero(tmp_path: Path) -> None:
+    path = tmp_path / "a.h264"  # a stream without a container, and so without times
+    with av.open(str(make_clip(tmp_path / "a.mp4"))) as clip, av.open(str(path), "w", format="h264") as bare:
+        copied = bare.add_stream_from_template(clip.streams.video[0])
+        for packet in clip.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copied
+                bare.mux(packet)
+    with VideoReader(path) as video:
+        step = 1 / float(video.rate)
+        assert [frame.seconds for frame in video] == pytest.approx([number * step for number in range(10)])
+
+
 def test_part_and_every(tmp_path: Path) -> None:
     path = make_clip(
         tmp_path / "a.mp4", times=[STEP * n for n in range(40)], pictures=[scene(0)] * 40, sound="aac", sound_seconds=4

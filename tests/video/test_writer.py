@@ -105,6 +105,16 @@ def test_gif(tmp_path: Path) -> None:
     assert np.abs(last[35, 35] - (240, 220, 10)).max() < 40
 
 
+@pytest.mark.parametrize("name", ["b.mp4", "b.gif"])
+def test_images_of_another_size_get_that_of_the_first(tmp_path: Path, name: str) -> None:
+    with VideoReader(make_clip(tmp_path / "a.mp4")) as video, VideoWriter(tmp_path / name, like=video) as writer:
+        for number, frame in enumerate(video):
+            image = Image.fromarray(frame.pixels)
+            writer.write(frame, image.resize((32, 24)) if number % 2 else image)
+    with VideoReader(tmp_path / name) as video:
+        assert {frame.pixels.shape for frame in video} == {(48, 64, 3)}
+
+
 def test_noise_does_not_change_a_gif_and_what_moves_does(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(-2, 3, (48, 64, 3))
     still = np.full((48, 64, 3), 120)

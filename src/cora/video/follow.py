@@ -105,6 +105,8 @@ def follow(
                         writer.write(frame, picture)
                     if window is not None:
                         done.closed = not window.show(picture)
+                if writer is None:
+                    video.take_sound()  # or the sound of a long video would pile up in memory
                 advance(float(frame.pts * video.time_base), done.frames)
                 if stop.is_set() or done.closed:
                     break

@@ -30,16 +30,18 @@ class Newest(Generic[_Item]):
 
     def _read(self) -> None:
         try:
-            for item in self._items:
-                with self._changed:
-                    self._waiting = [item]
-                    self._changed.notify()
-                if self._stopped:
-                    break
+            try:
+                for item in self._items:
+                    with self._changed:
+                        self._waiting = [item]
+                        self._changed.notify()
+                    if self._stopped:
+                        break
+            finally:
+                self._close()
         except BaseException as error:
             self._error = error
-        finally:
-            self._close()
+        finally:  # also where closing fails: the caller waits for this
             with self._changed:
                 self._ended = True
                 self._changed.notify()

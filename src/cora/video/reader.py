@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-#: Sound may lie this many seconds behind the images in a file.
+#: Seconds by which sound may lie behind the images in a file.
 _SOUND_LAG = 2
+
+#: Packets of sound that are kept of a live source where nobody takes them: minutes, in some megabytes.
+_LIVE_SOUND_PACKETS = 10_000
 
 #: A file that ends earlier than it declares, by more than this share and by more than a second, is cut off.
 _CUT_OFF = 0.05
@@ -106,7 +110,7 @@ class VideoReader:
         self._start, self._end = start, None if seconds is None else start + seconds
         self._every = every
         self._packets: Iterator[Packet[Stream]] = self._container.demux(*self._read_streams())
-        self._sound: list[Packet[AudioStream]] = []
+        self._sound: deque[Packet[AudioStream]] = deque(maxlen=_LIVE_SOUND_PACKETS if self.live else None)
         self._damaged = 0
         self._problem = ""
         self._reached = 0.0
@@ -166,9 +170,8 @@ class VideoReader:
         return key is not None and key * self.time_base <= by
 
     def _explain_nothing(self, name: str, start: Fraction) -> None:
-        length = self._reached or float(
-            self._declared() or 0
-        )  # some formats go nowhere where a start is beyond the end
+        # Where the start is beyond the end, some formats cannot seek: nothing is reached then.
+        length = self._reached or float(self._declared() or 0)
         if 0 < length <= start:
             raise VideoError(f"expected a start within the video of {length:.1f} s, got {float(start):g} s: {name}")
         if self._damaged or self._problem:
@@ -227,7 +230,7 @@ class VideoReader:
     def _pts(self, picture: VideoFrame, last: int) -> int:
         """Ticks since `start`, always growing; an image without a time follows the last one by the usual step."""
         if picture.pts is None:
-            return last + max(1, int(1 / (self.rate * self.time_base)))
+            return 0 if last < 0 else last + max(1, int(1 / (self.rate * self.time_base)))
         shown = picture.pts * self.time_base
         if self._origin is None or (last < 0 and self._start == 0 and shown < self._origin):
             self._origin = shown  # what a file says of its start may be wrong
@@ -305,14 +308,17 @@ class VideoReader:
 
     def take_sound(self) -> list[Packet[AudioStream]]:
         """Packets of sound that were read since the last call, with times from `start` on."""
-        taken, self._sound = self._sound, []
-        for packet in taken:
+        taken = []
+        # One by one: of a live source another thread appends meanwhile.
+        while self._sound:
+            packet = self._sound.popleft()
             assert packet.pts is not None
             assert packet.dts is not None
             assert packet.time_base is not None
             shift = round(((self._origin or 0) + self._start) / packet.time_base)
             packet.pts -= shift
             packet.dts -= shift
+            taken.append(packet)
         return taken
 
     @property

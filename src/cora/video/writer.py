@@ -113,6 +113,7 @@ class VideoWriter:
             )
         self._stack = ExitStack()
         self._target: _Target | None = None
+        self._size_wh = (0, 0)  # of the first image
         self._temporary = self._stack.enter_context(whole_file(self.path, keep_interrupted=True))
 
     def __enter__(self) -> Self:
@@ -142,8 +143,9 @@ class VideoWriter:
         """
         with self._refusals():
             if self._target is None:
+                self._size_wh = picture.size
                 self._target = self._open(picture.size)
-            self._target.write(frame, picture)
+            self._target.write(frame, picture if picture.size == self._size_wh else picture.resize(self._size_wh))
             self._target.copy_sound(self._source.take_sound())
 
     def _open(self, size_wh: tuple[int, int]) -> _Target:
@@ -170,7 +172,6 @@ class _VideoFile:
         import av
 
         kind, codec, options = _KINDS[path.suffix.lower()]
-        self._size_wh = size_wh
         self._container: OutputContainer = av.open(str(path), "w", format=kind)
         self._time_base = source.time_base
         stream = self._container.add_stream(codec, rate=source.rate, options=dict(options))
@@ -195,8 +196,6 @@ class _VideoFile:
     def write(self, frame: Frame, picture: Image.Image) -> None:
         import av
 
-        if picture.size != self._size_wh:
-            picture = picture.resize(self._size_wh)
         pixels = np.asarray(picture)
         height, width = pixels.shape[:2]
         if height % 2 or width % 2:
