@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from cora.detector import Detector
-from cora.errors import CoraError, ModelError
+from cora.errors import CoraError, ImageError, ModelError
 from cora.service.limits import Limits
 from cora.service.security import check_token
+from cora.service.server import bind, names_of
 from tests.service.conftest import busy, image_file, live, make_app, make_service, upload, wait_until
 
 PICTURE = image_file()
@@ -122,6 +124,49 @@ def test_work_for_clients_that_have_gone_is_given_up(tiny: Detector) -> None:
             wait_until(lambda: service.worker.waiting == 1)
         wait_until(lambda: service.worker.waiting == 0)
         wait_until(lambda: service.admission.taken == 0)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_a_client_that_goes_while_it_sends_is_no_error_of_the_service(tiny: Detector, kind: str) -> None:
+    service = make_service(tiny)
+    head = HEAD.replace(b"application/json", kind.encode())
+    with live(make_app(service)) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(head % 99 + b"--x\r\n")
+            wait_until(lambda: service.admission.taken == 1)
+        wait_until(lambda: b'path="/detect"' in service.metrics.text())
+    assert b'cora_requests_total{path="/detect",status="499"} 1.0' in service.metrics.text()
+
+
+def test_images_behind_a_bad_one_are_not_decoded(tiny: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make_service(tiny, max_images=16)
+    go, opened = threading.Event(), []
+
+    def slow_open(data: bytes, *, max_pixels: int) -> Image.Image:
+        opened.append(data)
+        if data == b"bad":
+            raise ImageError("expected an image, got something that is none")
+        assert go.wait(30)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("cora.service.service.open_picture", slow_open)
+    with TestClient(make_app(service)) as client:
+        refused = client.post("/detect", files=upload(b"bad", *[PICTURE] * 15), data={"classes": "cat"})
+        assert refused.status_code == 422
+        assert "image 1: expected an image" in refused.json()["detail"]
+        go.set()
+    # Two threads decode: besides the bad one they may have begun with one image each.
+    assert len(opened) <= 3
+
+
+@pytest.mark.parametrize("name", ["http://cora.example", "cora.example:8000", "cora*.example", "*", "*.example", "::1"])
+def test_names_that_the_service_is_called_by(name: str) -> None:
+    with bind("127.0.0.1", 0) as bound:
+        if name in ("*", "*.example", "::1"):
+            assert names_of(bound, "localhost", [name])[-1] == name
+        else:
+            with pytest.raises(CoraError, match="--allow-host: expected the name of a host without port"):
+                names_of(bound, "localhost", [name])
 
 
 def test_stopped_model_is_unhealthy(tiny: Detector) -> None:

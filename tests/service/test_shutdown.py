@@ -90,6 +90,7 @@ def test_token_comes_from_the_environment(model: str) -> None:
         (["--token-file", "short.txt"], "at least 16 ASCII characters"),
         (["--max-images", "80"], "max_images: expected at most max_waiting (64)"),
         (["--host", "no such host"], "expected a free address of this machine, got no such host"),
+        (["--host", "a..b"], "expected a free address of this machine, got a..b"),
         (["--port", "70000"], "expected a port, 0 to 65535, got '70000'"),
         (["--max-batch", "0"], "expected a whole number of 1 or more"),
     ],

@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from cora import __version__
 from cora.errors import ImageError, ModelError, VocabularyError
@@ -255,13 +256,16 @@ def _region(hit: Hit, thumbnail: str | None) -> Region:
 
 
 async def _read(reading: Awaitable[_T], deadline: float) -> _T:
-    """What a request says.
+    """The content of a request.
 
     Raises:
-        RefusedError: 408, it did not come in time.
+        RefusedError: 408, it did not come in time; 499, the client went away while it was sending.
     """
     slow = RefusedError(408, "expected the whole request in time, got a part of it; send less at once")
-    return await before(deadline, reading, lambda: slow)
+    try:
+        return await before(deadline, reading, lambda: slow)
+    except ClientDisconnect:
+        raise _client_gone() from None
 
 
 async def _unless_gone(request: Request, answering: Awaitable[_T]) -> _T:
@@ -271,7 +275,7 @@ async def _unless_gone(request: Request, answering: Awaitable[_T]) -> _T:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise RefusedError(499, "expected a client that waits for the answer, got one that has gone")
+            raise _client_gone()
         return task.result()
     finally:
         task.cancel()
@@ -282,6 +286,11 @@ async def _unless_gone(request: Request, answering: Awaitable[_T]) -> _T:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _client_gone() -> RefusedError:
+    """Nobody reads it; the metrics count its status."""
+    return RefusedError(499, "expected a client that waits for the answer, got one that has gone")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

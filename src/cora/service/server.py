@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -15,6 +16,10 @@ from cora.errors import CoraError
 
 _CONNECTIONS = 512
 """More than that get a 503 at once: connections that send nothing cost memory, too."""
+
+
+#: A name, "*." and a domain for all names below it, or an IPv6 address.
+_HOST = re.compile(r"(\*\.)?[^\s*/:@]+|\[?[0-9a-f:.]+\]?", re.IGNORECASE)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -38,9 +43,10 @@ def bind(host: str, port: int) -> socket.socket:
         except OSError:
             bound.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no name at all, "a..b" for instance
+        reason = getattr(error, "strerror", None) or error
         raise CoraError(
-            f"expected a free address of this machine, got {host} port {port}: {error.strerror or error}; "
+            f"expected a free address of this machine, got {host} port {port}: {reason}; "
             "choose another --host or --port"
         ) from None
     return bound
@@ -64,7 +70,16 @@ def names_of(bound: socket.socket, host: str, allowed: Sequence[str]) -> list[st
         bound: of `bind`.
         host: as it was asked for.
         allowed: further names, which are then the only ones elsewhere, too.
+
+    Raises:
+        CoraError: one of `allowed` is no name.
     """
+    for name in allowed:
+        if name != "*" and not _HOST.fullmatch(name):
+            raise CoraError(
+                f"--allow-host: expected the name of a host without port, or '*.' and a domain, got {name!r}; "
+                "write it as in an address, between '//' and the next ':' or '/'"
+            )
     # Elsewhere the names of the service are not known here.
     known = ["localhost", "127.0.0.1", "::1", "[::1]", host, *allowed]
     return [name.lower() for name in known] if is_local(bound) or allowed else ["*"]

@@ -170,7 +170,13 @@ class Service:
 
     async def _in_threads(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
         loop = asyncio.get_running_loop()
-        return await asyncio.gather(*(loop.run_in_executor(self._decoders, call) for call in calls))
+        results = [loop.run_in_executor(self._decoders, call) for call in calls]
+        try:
+            return await asyncio.gather(*results)
+        finally:
+            # Where one failed, `gather` leaves the others in the queue, though their request has given back its place.
+            for result in results:
+                result.cancel()
 
     async def _run(self, jobs: Sequence[Job], deadline: float) -> list[Any]:
         self.worker.submit(jobs)
