@@ -113,6 +113,7 @@ def test_thresholds_in_a_file(tmp_path: Path, content: str, mark: str) -> None:
         ("cat=1.5", "got 1.5"),
         ("cat=nan", "got nan"),
         ("cat=0.1,cat=0.2", "got 'cat' twice"),
+        ("traffic_light=0.1,Traffic light=0.2", "got 'traffic_light' twice"),
         ("=0.1", "expected name=score, got '=0.1'"),
         ("cat=0.1,dog", "expected name=score, got 'dog'"),
     ],

@@ -274,12 +274,23 @@ def die(worker: int) -> FakeModel:
 @pytest.mark.integration
 def test_an_error_in_a_worker_arrives(tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 9)
-    with pytest.raises(DataError, match="no such model"):
-        label(tmp_path / "in", tmp_path / "out", open_model=fail, processes=2)
+    for open_model in (fail, Unknown()):
+        with pytest.raises(DataError, match="no such model"):
+            label(tmp_path / "in", tmp_path / "out", open_model=open_model, processes=2)
 
 
 def fail(worker: int) -> FakeModel:
     raise DataError("no such model")
+
+
+class Unknown:
+    """Opens a model, but cannot be unpickled in another process."""
+
+    def __call__(self, worker: int) -> FakeModel:
+        return FakeModel()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return fail, (0,)
 
 
 boxes = st.builds(

@@ -67,8 +67,9 @@ def in_processes(job: Job, work: Work, parts: Sequence[int], *, count: int, on_p
             if not waiting:
                 break
             finished, _ = wait(waiting, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
-            told, more = done.value, done.value - told
-            on_progress(more)
+            now = done.value  # read once: workers count on meanwhile
+            on_progress(now - told)
+            told = now
             for future in finished:
                 yield waiting.pop(future), future.result()
         on_progress(done.value - told)
@@ -177,7 +178,7 @@ def _check_room(resources: dict[str, float], count: int, gpus: float) -> None:
             )
 
 
-#: What `_start` received, in a worker process: work, number of the worker, what all share.
+#: What `_start` received, in a worker process: pickled work, number of the worker, what all share.
 _received: list[Any] = []
 _labeller: list[Labeller] = []
 
@@ -188,13 +189,13 @@ def _start(work: bytes, threads: int, done: Any, started: Any, stop: Any) -> Non
     with started.get_lock():
         number = started.value
         started.value += 1
-    _received[:] = [pickle.loads(work), number, done, stop]
+    _received[:] = [work, number, done, stop]
 
 
 def _label(items: list[Item]) -> str:
     work, number, done, stop = _received
     if not _labeller:  # here and not at the start, so that an error reaches the user as what it is
-        _labeller.append(Labeller(work, worker=number))
+        _labeller.append(Labeller(pickle.loads(work), worker=number))
 
     def count() -> None:
         with done.get_lock():

@@ -12,7 +12,7 @@ from cora.data.problems import shown
 from cora.detector.postprocess import SCORE_THRESHOLD
 from cora.errors import DataError
 from cora.files import json_fault
-from cora.names import name_key, names_without
+from cora.names import name_key, names_without, repeated_names
 
 Format = Literal["parquet", "coco", "yolo", "voc"]
 Photos = Literal["none", "link", "copy"]
@@ -197,9 +197,9 @@ def parse_thresholds(text: str, *, usual: float) -> Thresholds:
             raise DataError(
                 f"thresholds: expected a score in 0..1 for {shown(name)!r}, got {shown(repr(value))}; write name=0.3"
             )
-        if name in by_class:
-            raise DataError(f"thresholds: expected every name once, got {name!r} twice; remove one")
         by_class[name] = float(value)
+    if repeated := repeated_names(name for name, _ in pairs):
+        raise DataError(f"thresholds: expected every name once, got {repeated[0]!r} twice; remove one")
     return Thresholds(usual=usual, by_class=by_class)
 
 
