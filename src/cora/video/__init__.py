@@ -1,4 +1,4 @@
-"""Video: frames in, tracks out.
+"""Video: read frames, track objects through them, write the result.
 
 Examples:
     >>> tracker = ObjectTracker(cora.load("nano"), ["cup"])

@@ -1,4 +1,4 @@
-"""Which boxes of successive frames are one object: ByteTrack (Zhang et al., ECCV 2022) of the package `trackers`."""
+"""Joins the boxes of successive frames to tracks: ByteTrack (Zhang et al., ECCV 2022), from the package `trackers`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 from cora.errors import needs_extra
 
-#: The package counts its patience in frames of this rate.
-_RATE_OF_PATIENCE = 30.0
+#: Frames a second that `lost_track_buffer` is counted in, whatever the rate of the video.
+_BUFFER_RATE = 30.0
 
 
 class ByteTrack:
-    """Joins boxes to tracks by overlap with where a track should be by now.
+    """Joins each box to the track whose predicted box it overlaps most.
 
-    Boxes above `start_score` are joined first and start new tracks; weaker ones only continue tracks that would
-    otherwise be lost. Classes play no role, so a wavering class does not tear a track apart.
+    Boxes above `start_score` are joined first, and start new tracks; weaker ones only continue tracks that would
+    otherwise be lost. Classes play no role, so a track stays whole where its class wavers.
 
     Args:
-        start_score: 0..1.
-        rate: usual number of images in a second; the times decide where they differ from it.
-        lost_seconds: how long a track waits for its object to appear again.
-        confirm: images in a row in which an object must be seen before it gets a number.
-        least_iou: 0..1, a box that overlaps the expected place by less is another object.
+        start_score: score, 0..1, above which a box may start a track.
+        rate: usual number of frames a second; where the times of frames say otherwise, they count.
+        lost_seconds: seconds for which a track waits for its object to appear again.
+        confirm: consecutive frames in which an object must be seen before its track gets a number.
+        least_iou: IoU, 0..1, with the predicted box below which a box belongs to another object.
 
     Raises:
         MissingExtraError: the extra `video` is not installed.
@@ -40,7 +40,7 @@ class ByteTrack:
         with needs_extra("tracking", extra="video"):
             from trackers import ByteTrackTracker
         self._tracker = ByteTrackTracker(
-            lost_track_buffer=round(lost_seconds * _RATE_OF_PATIENCE),
+            lost_track_buffer=round(lost_seconds * _BUFFER_RATE),
             frame_rate=rate,
             track_activation_threshold=start_score,
             high_conf_det_threshold=start_score,
@@ -49,12 +49,15 @@ class ByteTrack:
         )
 
     def update(self, boxes_xyxy_px: Tensor, scores: Tensor, seconds: float) -> list[int]:
-        """Numbers of the tracks of K boxes, from 1; 0 for boxes that are in no confirmed track.
+        """Join the boxes of the next frame to tracks.
 
         Args:
-            boxes_xyxy_px: [K, 4].
+            boxes_xyxy_px: [K, 4] corners in pixels.
             scores: [K] in 0..1.
-            seconds: time of the image, after that of the last.
+            seconds: time of the frame, later than that of the last one.
+
+        Returns:
+            The track number of each of the K boxes, from 1; 0 for a box that is in no confirmed track.
         """
         import supervision
 

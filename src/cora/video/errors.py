@@ -1,4 +1,4 @@
-"""What can be wrong with a video."""
+"""The error of videos."""
 
 from cora.errors import CoraError
 

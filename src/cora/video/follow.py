@@ -1,4 +1,4 @@
-"""Objects followed through a whole video: every image is tracked, recorded, drawn, and counted."""
+"""Follows objects through a whole video: tracks, records, draws and counts every frame."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ _MOST_ROWS = 30
 
 @dataclass
 class Followed:
-    """What was done with a video.
+    """The result of following objects through a video.
 
     Attributes:
         summaries: of all tracks.
-        frames: images that were looked at, and of these `reused`, those like an earlier one.
-        seconds: time of the last of them.
-        interrupted: whether Ctrl-C ended it; closed: whether the user closed the window.
+        frames: number of frames that were done.
+        reused: how many of them looked like an earlier one, whose objects were reused.
+        seconds: time of the last frame.
+        interrupted: whether Ctrl-C ended the run.
+        closed: whether the user ended it by closing the window.
     """
 
     summaries: TrackSummaries = field(default_factory=TrackSummaries)
@@ -43,7 +45,7 @@ class Followed:
     closed: bool = False
 
     def table(self) -> Table:
-        """The tracks that are longest, in the order of their numbers."""
+        """A table of the longest tracks, in the order of their numbers."""
         table = Table("track", "class", "from s", "to s", "images", "best score", "label switches: by image, shown")
         longest = sorted(self.summaries.tracks, key=lambda track: -track.frames)[:_MOST_ROWS]
         for track in sorted(longest, key=lambda track: track.track):
@@ -55,7 +57,7 @@ class Followed:
         return table
 
     def sentence(self, score: float) -> str:
-        """The number of tracks in words; `score`: the least one that starts a track."""
+        """The number of tracks in words; `score` is the one that starts a track."""
         tracks = self.summaries.tracks
         images = counted(self.frames, "image")
         if self.reused:
@@ -78,17 +80,17 @@ def follow(
     window: LiveWindow | None = None,
     records: Sequence[CsvRecords | JsonRecords] = (),
 ) -> Followed:
-    """Track the objects of every image; the first Ctrl-C or the window's end stops after the present image.
+    """Track the objects of every frame; Ctrl-C or closing the window stops after the current one.
 
     Args:
-        video: to read.
-        tracker: finds the objects.
-        writer: of a video with boxes, if one is wanted.
-        window: that shows the images meanwhile, if there is one.
-        records: tables that get every image.
+        video: what to read.
+        tracker: finds and tracks the objects.
+        writer: writes the frames with boxes as a video.
+        window: shows the frames with boxes.
+        records: files that get the objects of every frame.
     """
     done = Followed()
-    # The first Ctrl-C ends the run after the present image, so that no file is torn; the second ends it at once.
+    # The first Ctrl-C ends the run after the current frame, so that all files are whole; the second ends it at once.
     with stop_signal(signal.SIGINT) as stop, _progress(video.length) as advance:
         try:
             for frame in video:
@@ -111,7 +113,7 @@ def follow(
                 if stop.is_set() or done.closed:
                     break
             done.interrupted = stop.is_set()
-        except KeyboardInterrupt:  # the second one, from a source that gives no more images
+        except KeyboardInterrupt:  # the second one, while a source was silent
             done.interrupted = True
     complete = not (done.interrupted or done.closed or video.problems)
     for record in records:
@@ -121,10 +123,10 @@ def follow(
 
 @contextmanager
 def _progress(length: float | None) -> Iterator[Callable[[float, int], object]]:
-    """A bar over the seconds of the video, or lines in a log; gives a function of (seconds, images)."""
+    """A bar over the seconds of the video, or lines in a log; gives a function of (seconds, frames) that moves it."""
     console = error_console()
     if not console.is_terminal:
-        # In whole seconds: how many images a video has is rarely known.
+        # In seconds of the video, since the number of its frames is rarely known.
         lines = ProgressLines("following, seconds of the video", None if length is None else round(length))
         try:
             yield lambda seconds, _: lines.update(round(seconds))

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from av.packet import Packet
 
 _COLOURS = 96
-#: Hundredths of a second; browsers slow down what is faster.
+#: Shortest duration of a frame in hundredths of a second; browsers slow down GIFs that are faster.
 _SHORTEST = 2
-#: Of 255; what changes by no more from the image before is noise of the camera, which would make up most of the file.
+#: Levels of 255; smaller changes from one frame to the next are noise of the camera, which would fill most of the file.
 _NOISE = 5
 
 
 class GifFile:
-    """Collects images with one palette for all, so that what stands still costs nothing, and writes them at the end.
+    """Collects frames and writes them at the end; one palette for all lets pixels that stand still cost nothing.
 
     Args:
         path: file to write.
-        time_base: seconds of one tick of the frames' times.
+        time_base: seconds in one tick of the frames' times.
     """
 
     def __init__(self, path: Path, time_base: Fraction) -> None:
@@ -42,17 +42,17 @@ class GifFile:
         self._end = 0
 
     def write(self, frame: Frame, picture: Image.Image) -> None:
-        """Append an image; all are kept in memory, a byte a pixel."""
-        # Dither would move from frame to frame, and let no pixel stand still.
+        """Append an image; all are kept in memory, one byte a pixel."""
         if self._palette is None:
             self._palette = _palette(picture)
         picture = self._without_noise(picture)
+        # No dithering: its pattern would change from frame to frame where the image stands still.
         self._pictures.append(picture.quantize(palette=self._palette, dither=Image.Dither.NONE))
         self._starts.append(round(frame.pts * self._time_base * 100))
         self._end = round((frame.pts + frame.duration) * self._time_base * 100)
 
     def _without_noise(self, picture: Image.Image) -> Image.Image:
-        """The image, with the pixels of the one before it wherever they are about the same."""
+        """The image, with the pixels of the previous one wherever they are about the same."""
         pixels = np.array(picture, dtype=np.int16)
         if self._shown is not None:
             same = np.abs(pixels - self._shown).max(axis=2) <= _NOISE
@@ -74,7 +74,7 @@ class GifFile:
 
 
 def _palette(picture: Image.Image) -> Image.Image:
-    """An image with the palette: the colours of the first image, and some of every kind for what comes later."""
+    """An image with the palette: colours of the first frame, and 64 evenly spaced ones for later frames."""
     levels = (0, 85, 170, 255)
     own = (picture.quantize(_COLOURS).getpalette() or [])[: 3 * _COLOURS]
     palette = Image.new("P", (1, 1))

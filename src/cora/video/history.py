@@ -1,4 +1,4 @@
-"""The class of a track by its history: what it was seen as until now counts, so that labels do not flicker."""
+"""Chooses the class of a track from all of its frames so far, so that its label does not flicker."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class ClassHistory:
-    """Sums the class scores of a track; older ones count less, by half after every `half_life` seconds.
+    """Sums the class scores of a track; scores lose half their weight every `half_life` seconds.
 
-    A detector that wavers between two classes from frame to frame wavers around some mean, and the sum shows that mean.
-    Fading lets a track that was wrong at first, or that went over to another object, still change its class; the margin
-    keeps two classes that are about equal from taking turns.
+    A detector that wavers between two classes from frame to frame wavers around a mean, and the sum shows that mean.
+    Since old scores fade, a track can still change its class if that was wrong at first or if the track went over to
+    another object. The margin keeps two classes with about equal sums from taking turns.
 
     Args:
-        classes: how many.
+        classes: number of classes.
         half_life: seconds.
-        margin: 1 or more; another class takes over when its sum is more than so many times that of the present one.
+        margin: 1 or more; another class takes over when its sum exceeds that of the current one by this factor.
 
     Attributes:
         label: index of the class of the track.
@@ -33,11 +33,11 @@ class ClassHistory:
         self.label = 0
 
     def add(self, class_scores: Tensor, seconds: float) -> None:
-        """Count one sighting.
+        """Add the scores of one frame.
 
         Args:
             class_scores: [C], 0 or more.
-            seconds: its time, not before that of the last.
+            seconds: time of the frame, not before that of the last one.
         """
         if self._seen_at is not None:
             self._recent *= 0.5 ** ((seconds - self._seen_at) / self.half_life)

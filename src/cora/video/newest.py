@@ -1,4 +1,4 @@
-"""Frames of a camera or a live stream: the newest one, whatever was missed while the caller was busy."""
+"""Gives the newest frame of a camera or live stream, and drops those that came while the caller was busy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _Item = TypeVar("_Item")
 
 
 class Newest(Generic[_Item]):
-    """Iterates over what a source yields in a thread, of which only the latest item is kept.
+    """Reads a source in a thread and iterates over its items; of several that wait, only the newest is kept.
 
-    Without it a detector slower than the camera falls behind for as long as buffers last.
+    Without it, a detector that is slower than the camera falls ever further behind.
 
     Args:
-        items: the source; its errors are raised here.
-        close: called in the thread when the source is left, at its end or early.
+        items: the source; the iteration raises its errors.
+        close: closes the source; called in the thread at its end, or after `stop`.
     """
 
     def __init__(self, items: Iterable[_Item], *, close: Callable[[], None]) -> None:
@@ -50,7 +50,7 @@ class Newest(Generic[_Item]):
         while True:
             with self._changed:
                 while not self._waiting and not self._ended:
-                    # With a time limit, since an endless wait keeps Ctrl-C out on some systems.
+                    # With a timeout, since on some systems Ctrl-C does not end a wait without one.
                     self._changed.wait(timeout=0.5)
                 if not self._waiting:
                     break
@@ -60,7 +60,7 @@ class Newest(Generic[_Item]):
             raise self._error
 
     def stop(self, patience: float) -> bool:
-        """Let the thread end; False if it did not within `patience` seconds."""
+        """Ask the thread to end; returns whether it did within `patience` seconds."""
         self._stopped = True
         self._thread.join(patience)
         return not self._thread.is_alive()

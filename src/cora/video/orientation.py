@@ -1,4 +1,4 @@
-"""Which way up a frame is: the display matrix that cameras and phones write into videos."""
+"""Turns frames upright, as the display matrix says that cameras and phones write into videos."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class Orientation:
 
     @classmethod
     def from_matrix(cls, matrix: bytes) -> Orientation:
-        """From the first five of nine numbers a, b, u, c, d, ... of 32 bits: (x, y) goes to (ax + cy, bx + dy).
+        """The orientation that is nearest to a display matrix; a matrix of zeros means upright.
 
-        Angles between quarter turns count as the nearest quarter; a matrix of zeros counts as upright.
+        Args:
+            matrix: nine 32-bit integers a, b, u, c, d, ..., which map (x, y) to (ax + cy, bx + dy).
         """
         a, b, _, c, d = struct.unpack("=5i", matrix[:20])
         if abs(b) + abs(c) > abs(a) + abs(d):
@@ -35,7 +36,7 @@ class Orientation:
         return cls(mirror=a < 0, flip=d < 0)
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The image upright: [H, W, 3] to [H, W, 3], or [W, H, 3] after a quarter turn."""
+        """The image turned upright: [H, W, 3], or [W, H, 3] after a quarter turn."""
         if self.swap:
             pixels = pixels.transpose(1, 0, 2)
         if self.mirror:

@@ -1,4 +1,4 @@
-"""Frames of a video: upright RGB images with their times, and the packets of its sound."""
+"""Reads videos: upright RGB frames with their times, and the packets of their sound."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,19 +35,19 @@ _SOUND_LAG = 2
 #: Packets of sound that are kept of a live source where nobody takes them: minutes, in some megabytes.
 _LIVE_SOUND_PACKETS = 10_000
 
-#: A file that ends earlier than it declares, by more than this share and by more than a second, is cut off.
-_CUT_OFF = 0.05
+#: A file that ends before its declared end, by more than this share of it and more than a second, counts as cut off.
+_CUT_OFF_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a video.
+    """One frame of a video.
 
     Attributes:
-        index: number of the image, from 0 at the first one at or after `start`; skipped ones count.
-        seconds: its time in the video, from the video's own start.
-        pts: its time from `start` on, in the video's time base.
-        duration: until the next image that is looked at, in the video's time base, as far as the file says.
+        index: number of the frame, 0 for the first one at or after `start`; frames that `every` skips count.
+        seconds: time since the beginning of the video.
+        pts: time since `start`, in ticks of the video's time base.
+        duration: ticks until the next frame that `every` does not skip, as far as the file declares them.
         pixels: [H, W, 3] uint8, RGB, upright.
     """
 
@@ -60,17 +61,18 @@ class Frame:
 class VideoReader:
     """Reads a file, camera or stream; iterate over it once.
 
-    Images are turned upright as the video's metadata says, and scaled to the size of the first one where the size
-    changes in between. Of cameras and live streams the newest image is given, whatever was missed meanwhile.
+    Frames are turned upright as the video's metadata says. Where their size changes within a video, they are scaled to
+    that of the first one. Cameras and live streams give the newest frame; those that came while the caller was busy are
+    dropped.
 
     Args:
         source: path; number of a camera, or `camera:NAME`; or an address such as `rtsp://...`.
-        start: seconds into a file to start at.
-        seconds: length that is read; None for all of it.
-        every: 5 gives each fifth image and skips the others.
+        start: seconds into a file at which to start.
+        seconds: seconds to read; None reads to the end.
+        every: 5 gives every fifth frame and skips the others.
 
     Raises:
-        VideoError: there is no such source, it is no video, has no images, or none from `start` on.
+        VideoError: there is no such source, it is not a video, or it has no frames from `start` on.
         MissingExtraError: the extra `video` is not installed.
 
     Examples:
@@ -95,7 +97,7 @@ class VideoReader:
     def _open(self, start: Fraction, seconds: Fraction | None, every: int) -> None:
         name = self.source.target
         self._container = self._stack.enter_context(open_container(self.source))
-        self._stream = self._pictures(name)
+        self._stream = self._image_stream(name)
         self.live = self.source.kind == "camera" or (
             self.source.kind == "stream" and (self._container.duration is None or self._container.format.name == "rtsp")
         )
@@ -105,7 +107,7 @@ class VideoReader:
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 90_000)
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         starts = [s.start_time * s.time_base for s in self._read_streams() if s.start_time is not None and s.time_base]
-        # Sound may start a little before zero, which is no reason to move the images.
+        # Sound may start a little before zero, which does not move the images.
         self._origin: Fraction | None = max(Fraction(0), min(starts)) if starts else None
         self._start, self._end = start, None if seconds is None else start + seconds
         self._every = every
@@ -121,13 +123,12 @@ class VideoReader:
         self._frames = self._read()
         first = next(self._frames, None)
         if first is None:
-            self._explain_nothing(name, start)
-        else:
-            self._first: Frame | None = first
-            self.size: tuple[int, int] = (first.pixels.shape[0], first.pixels.shape[1])
+            self._fail_without_frames(name, start)
+        self._first: Frame | None = first
+        self.size: tuple[int, int] = (first.pixels.shape[0], first.pixels.shape[1])
 
-    def _pictures(self, name: str) -> VideoStream:
-        """The stream of moving images; the cover of a music file is none."""
+    def _image_stream(self, name: str) -> VideoStream:
+        """The first stream of moving images; the cover of a music file does not count."""
         from av.stream import Disposition
 
         found = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -149,27 +150,27 @@ class VideoReader:
         return [self._stream] if self.sound is None else [self._stream, self.sound]
 
     def _seek(self, start: Fraction) -> None:
-        """Go to the last image at or before `start` from which decoding can begin, or to one before it."""
+        """Seek to a frame at or before `start` from which decoding can begin, to the last one where possible."""
         import av
 
         origin, earlier = self._origin or Fraction(0), Fraction(0)
-        with suppress(OSError, av.error.FFmpegError):  # formats that cannot are decoded from their beginning
+        with suppress(OSError, av.error.FFmpegError):  # a format that cannot seek is decoded from its beginning
             while True:
                 ticks = int((start - earlier + origin) / self.time_base)
                 self._container.seek(ticks, stream=self._stream)
-                # Transport streams have no index: they go anywhere, and nothing can be decoded up to the next key.
-                if earlier >= start or self._key_comes(by=start + origin):
+                # Transport streams have no index: they seek to anywhere, and decoding begins at the next key frame.
+                if earlier >= start or self._key_frame_comes(by=start + origin):
                     break
                 earlier = 2 * earlier or Fraction(1)
             self._container.seek(ticks, stream=self._stream)
 
-    def _key_comes(self, *, by: Fraction) -> bool:
-        """Whether the next packet from which decoding can begin is of this time or before it."""
+    def _key_frame_comes(self, *, by: Fraction) -> bool:
+        """Whether the next packet from which decoding can begin is at or before this time in seconds."""
         packets = self._container.demux(self._stream)
         key = next((packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None), None)
         return key is not None and key * self.time_base <= by
 
-    def _explain_nothing(self, name: str, start: Fraction) -> None:
+    def _fail_without_frames(self, name: str, start: Fraction) -> NoReturn:
         # Where the start is beyond the end, some formats cannot seek: nothing is reached then.
         length = self._reached or float(self._declared() or 0)
         if 0 < length <= start:
@@ -187,27 +188,23 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the source."""
-        # A thread that still waits for a silent source closes it by itself, later: nobody else may meanwhile.
+        """Close the source."""
+        # A thread that still waits for a silent source closes it by itself later; until then nobody else may.
         if self._newest is None or self._newest.stop(PATIENCE):
             self._stack.close()
 
     def __iter__(self) -> Iterator[Frame]:
         if self._first is None:
             raise ValueError("expected to iterate over a video once; open it again")
-        frames, self._first = self._all(self._first), None
+        frames, self._first = chain([self._first], self._frames), None
         if not self.live:
             yield from frames
             return
         self._newest = Newest(frames, close=self._stack.close)
         yield from self._newest
 
-    def _all(self, first: Frame) -> Iterator[Frame]:
-        yield first
-        yield from self._frames
-
     def _read(self) -> Iterator[Frame]:
-        """Frames from `start` to the end, with the right index, time and side up."""
+        """Frames from `start` to the end, upright, with their index and time."""
         last, number = -1, 0
         for picture in self._decode():
             pts = self._pts(picture, last)
@@ -228,17 +225,17 @@ class VideoReader:
         self._note_early_end()
 
     def _pts(self, picture: VideoFrame, last: int) -> int:
-        """Ticks since `start`, always growing; an image without a time follows the last one by the usual step."""
+        """Ticks since `start`, always growing; an image without a time comes one usual step after the last one."""
         if picture.pts is None:
             return 0 if last < 0 else last + max(1, int(1 / (self.rate * self.time_base)))
         shown = picture.pts * self.time_base
         if self._origin is None or (last < 0 and self._start == 0 and shown < self._origin):
-            self._origin = shown  # what a file says of its start may be wrong
+            self._origin = shown  # the declared start of a file may be wrong
         pts = picture.pts - round((self._origin + self._start) / self.time_base)
         return pts if pts < 0 and last < 0 else max(pts, last + 1)
 
     def _decode(self) -> Iterator[VideoFrame]:
-        """Images in order, and sound put aside; packets that cannot be decoded are counted."""
+        """Decoded images in order; keeps the packets of sound, and counts packets that cannot be decoded."""
         import av
 
         while True:
@@ -254,7 +251,7 @@ class VideoReader:
             if packet.stream.type == "audio":
                 self._keep_sound(cast("Packet[AudioStream]", packet))
                 continue
-            self._damaged += packet.is_corrupt  # bytes are missing, with whole images perhaps
+            self._damaged += packet.is_corrupt  # bytes are missing, and perhaps whole images with them
             try:
                 pictures = self._stream.decode(cast("Packet[VideoStream]", packet))
             except av.error.FFmpegError:
@@ -273,7 +270,7 @@ class VideoReader:
 
     def _keep_sound(self, packet: Packet[AudioStream]) -> None:
         if packet.pts is None or packet.dts is None or not packet.size or packet.time_base is None:
-            return  # the end of the stream
+            return  # the empty packet that marks the end of the stream
         base = packet.time_base
         shift = round(((self._origin or 0) + self._start) / base)
         before = self._start > 0 and packet.pts < shift
@@ -282,7 +279,7 @@ class VideoReader:
         self._sound.append(packet)
 
     def _read_last_sound(self) -> None:
-        """Sound up to the end may lie behind the first image after it."""
+        """Read on after the last image: the sound up to its end may come later in the file."""
         assert self._end is not None
         if self.live or self.sound is None:
             return
@@ -296,9 +293,9 @@ class VideoReader:
                 self._keep_sound(cast("Packet[AudioStream]", packet))
 
     def _note_early_end(self) -> None:
-        # Only files with a table of their images know how long they are; others guess.
+        # Only files with a table of their images know their length; others estimate it.
         declared = float((self._stream.duration or 0) * self.time_base) if self._stream.frames else 0.0
-        if not self._problem and self._reached < declared - max(1.0, _CUT_OFF * declared):
+        if not self._problem and self._reached < declared - max(1.0, _CUT_OFF_SHARE * declared):
             self._problem = f"it breaks off after {self._reached:.1f} of {declared:.1f} s"
         if not self._problem and self._is_cut():
             self._problem = f"it breaks off after {self._reached:.1f} s: the file was cut short"
@@ -307,7 +304,7 @@ class VideoReader:
         return self.source.kind == "file" and is_cut(Path(self.source.target))
 
     def take_sound(self) -> list[Packet[AudioStream]]:
-        """Packets of sound that were read since the last call, with times from `start` on."""
+        """Packets of sound that were read since the last call; their times count from `start`."""
         taken = []
         # One by one: of a live source another thread appends meanwhile.
         while self._sound:
@@ -323,7 +320,7 @@ class VideoReader:
 
     @property
     def look(self) -> tuple[int, int, int, Fraction | None]:
-        """Matrix, primaries and transfer of the colours by their numbers in H.273, and width/height of a pixel."""
+        """Matrix, primaries and transfer of the colours (codes of H.273), and the aspect ratio of a pixel."""
         context = self._stream.codec_context
         aspect = self._stream.sample_aspect_ratio
         if aspect and self._orientation is not None and self._orientation.swap:
@@ -332,14 +329,14 @@ class VideoReader:
 
     @property
     def length(self) -> float | None:
-        """Seconds that are read, as far as the source declares them."""
+        """Seconds that will be read, as far as the source declares its length."""
         if self.live:
             return None if self._end is None else float(self._end)
         ends = [end for end in (self._declared(), self._end) if end is not None]
         return max(0.0, float(min(ends) - self._start)) if ends else None
 
     def _declared(self) -> Fraction | None:
-        """Seconds from the start of the video to its end, as far as the source says."""
+        """Length of the whole video in seconds, as far as the source declares it."""
         if self._stream.duration:
             return self._stream.duration * self.time_base
         whole = self._container.duration
@@ -347,7 +344,7 @@ class VideoReader:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What was wrong with what has been read so far, for people."""
+        """What was wrong with the part that has been read so far, as texts for the user."""
         damaged = f"{self._damaged} damaged images or packets" if self._damaged else ""
         return tuple(filter(None, (damaged, self._problem)))
 
@@ -357,5 +354,5 @@ def _undecodable(name: str) -> VideoError:
 
 
 def _exact(seconds: float) -> Fraction:
-    """What was meant: 0.2 is a fifth, not the nearest binary fraction."""
+    """The decimal number that was meant: 0.2 is a fifth, not the nearest binary fraction."""
     return Fraction(seconds).limit_denominator(1_000_000)

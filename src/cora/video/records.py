@@ -1,4 +1,4 @@
-"""Tracks as CSV and JSON, written frame by frame, so that their length costs no memory."""
+"""Writes tracks as CSV and JSON, frame by frame, so that long videos need no more memory than short ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cora.video.summary import TrackSummary
 from cora.video.tracker import TrackedFrame, TrackedObject
 
 CSV_COLUMNS = ("frame", "seconds", "track", "class", "score", "left", "top", "right", "bottom", "frame_class")
-#: Beside them where boxes are smoothed: the box by the frame alone.
+#: Further columns where boxes are smoothed: the box in this frame before smoothing.
 FRAME_COLUMNS = ("frame_left", "frame_top", "frame_right", "frame_bottom")
 
 
 class CsvRecords:
-    """A row for every object in every frame; corners in pixels.
+    """Writes a row for every object in every frame; corners in pixels.
 
     Args:
         file: open for writing.
-        smoothed: whether boxes are; the boxes of single frames are then written, too.
+        smoothed: whether boxes are smoothed; if so, those before smoothing are written, too.
     """
 
     def __init__(self, file: TextIO, *, smoothed: bool = False) -> None:
@@ -42,17 +42,18 @@ class CsvRecords:
             self._rows.writerow((frame.index, round(frame.seconds, 6), *what))
 
     def finish(self, tracks: Sequence[TrackSummary], *, complete: bool) -> None:
-        """A table of rows has no room for more."""
+        """Does nothing: the table has no place for tracks."""
 
 
 class JsonRecords:
-    """One object: `video`, `classes`, `frames` (each with its `objects`; boxes are x, y, width, height), `tracks`.
+    """Writes one JSON object: the keys of the header, `frames` (each with its `objects`), `tracks` and `complete`.
 
-    Objects whose boxes are smoothed have a `frame_bbox`, the box by the frame alone.
+    Boxes are x, y, width, height in pixels. Objects whose boxes are smoothed also have a `frame_bbox`, the box in this
+    frame before smoothing.
 
     Args:
         file: open for writing.
-        header: what stands first.
+        header: keys and values that come first, such as `video` and `classes`.
     """
 
     def __init__(self, file: TextIO, header: Mapping[str, Any]) -> None:
@@ -72,7 +73,7 @@ class JsonRecords:
         self._separator = ",\n"
 
     def finish(self, tracks: Sequence[TrackSummary], *, complete: bool) -> None:
-        """Append the tracks, and whether the source was read to its end."""
+        """Append the tracks, and whether the source was read to its end without problems."""
         lines = ",\n".join(json.dumps(_track(track)) for track in tracks)
         self._file.write(f'\n],\n"tracks": [\n{lines}\n],\n"complete": {json.dumps(complete)}}}\n')
 

@@ -1,4 +1,4 @@
-"""When a frame is so much like an earlier one that looking at it again would find the same."""
+"""Detects frames that hardly differ from an earlier one, whose objects can then be reused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _CELLS = 64
 
 
 class ChangeGate:
-    """Says whether a frame differs from the last one that was looked at.
+    """Compares each frame with the last one on which the detector ran.
 
     Both are averaged to a grid of grey cells, 64 on the longer side, and the cell that changed most decides: a small
-    object that moves counts as much as a large one. Comparing with the last frame *looked at*, not with the last frame,
-    lets slow changes add up.
+    object that moves counts as much as a large one. Since the comparison is not with the previous frame, slow changes
+    add up.
 
     Args:
-        threshold: grey levels, 0..255; a change of more counts. 0 or less: every frame counts as changed.
+        threshold: grey levels, 0..255; larger changes count. With 0 or less, every frame counts as changed.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -26,7 +26,7 @@ class ChangeGate:
         self._known: NDArray[np.float32] | None = None
 
     def changed(self, picture: Image.Image) -> bool:
-        """Whether to look at this image; if so it is what later ones are compared with."""
+        """Whether to run the detector on this image; if so, later images are compared with it."""
         if self.threshold <= 0:
             return True
         cells = grey_cells(picture)
@@ -44,5 +44,5 @@ def grey_cells(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def largest_change(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Largest difference of two grids [h, w] in a cell; infinite where their sizes differ."""
+    """The largest difference between cells of two grids [h, w]; infinite if their sizes differ."""
     return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")

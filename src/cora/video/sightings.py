@@ -1,4 +1,4 @@
-"""What is seen in one frame: boxes, each with a score for every class, whatever its best class is."""
+"""The objects of one frame as the tracker needs them: one box for each, with a score for every class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from cora.boxes import pairwise_iou
 from cora.structures import Detections
 
-#: Boxes of different objects seldom overlap by so much (IoU).
+#: IoU from which on two boxes count as one object; those of different objects seldom overlap as much.
 SAME_OBJECT = 0.7
 
 
@@ -20,7 +20,7 @@ class Sightings:
 
     Attributes:
         boxes_xyxy_px: [K, 4] float32, corners in pixels.
-        class_scores: [K, C] float32 in 0..1; 0 for classes that the detector did not report there.
+        class_scores: [K, C] float32 in 0..1; 0 for classes that the detector did not report for this box.
     """
 
     boxes_xyxy_px: Tensor
@@ -31,18 +31,19 @@ class Sightings:
 
     @property
     def scores(self) -> Tensor:
-        """[K] of the best class of each box."""
+        """[K] score of the best class of each box."""
         return self.class_scores.amax(dim=1)
 
 
 def merge_classes(detections: Detections, *, same_object: float = SAME_OBJECT) -> Sightings:
-    """One box for what a detector reports as several classes in one place.
+    """Merge boxes of several classes that show the same object.
 
-    The best of boxes that overlap by `same_object` (IoU) or more stays, with the highest score of each class of them.
+    Of boxes that overlap by `same_object` or more, the best one stays. Its score for each class is the highest score of
+    that class among them.
 
     Args:
         detections: best first, suppressed within each class only.
-        same_object: 0..1.
+        same_object: IoU, 0..1.
     """
     count, classes = len(detections), len(detections.class_names)
     boxes, scores = detections.boxes_xyxy_px, detections.scores

@@ -1,4 +1,4 @@
-"""The box of a track by its history: what a detector wavers by from frame to frame is no motion."""
+"""Smooths the boxes of a track, so that they do not tremble with the detector's error in single frames."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-#: Share of a box's side that a corner lags behind a motion that goes on, at most.
+#: Largest lag of a corner behind a steady motion, as a share of the box's side.
 LAG = 0.03
-#: Seconds over which speeds are averaged, those of the corners apart from each other; 1 Hz in the paper.
+#: Seconds over which the speed of each corner is averaged; the paper's cutoff of 1 Hz.
 _SPEED_SECONDS = 1 / (2 * math.pi)
 
 Corners = tuple[float, float, float, float]
@@ -18,15 +18,15 @@ Corners = tuple[float, float, float, float]
 class BoxSmoother:
     """The one-euro filter (Casiez, Roussel, Vogel: "1 € Filter", CHI 2012) over the corners of a track.
 
-    A mean of the past that forgets: in `seconds` for a side that stands still, in less the faster it moves,
+    A running mean of each coordinate, over `seconds` where it stands still and over less time the faster it moves:
 
-        tau = seconds / (1 + seconds * speed / LAG),  share of the new corner = dt / (dt + tau),
+        tau = seconds / (1 + seconds * speed / LAG),  weight of the new value = dt / (dt + tau),
 
-    with the speed in sides of the box a second. A corner that moves on evenly thus lags by `speed * tau < LAG` sides.
-    In the paper's terms: a least cutoff of 1 / (2 pi seconds), and beta = 1 / (2 pi LAG).
+    with the speed in sides of the box per second. A corner that moves steadily thus lags by `speed * tau < LAG` sides.
+    In the paper's terms, the minimum cutoff is 1 / (2 pi seconds), and beta is 1 / (2 pi LAG).
 
     Args:
-        seconds: for boxes that stand still, above 0.
+        seconds: time constant for boxes that stand still, above 0.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -38,11 +38,14 @@ class BoxSmoother:
         self._corners = self._speeds = np.zeros(4)
 
     def add(self, box_xyxy_px: Corners, seconds: float) -> Corners:
-        """The smoothed box.
+        """Add the box of one frame.
 
         Args:
-            box_xyxy_px: corners in this frame, in pixels.
-            seconds: its time, after that of the last.
+            box_xyxy_px: corners in pixels.
+            seconds: time of the frame, later than that of the last one.
+
+        Returns:
+            The smoothed box.
         """
         seen = np.array(box_xyxy_px, dtype=np.float64)
         passed = seconds - self._seen_at

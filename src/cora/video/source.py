@@ -1,4 +1,4 @@
-"""Where a video comes from: a file, a camera or a stream; nothing is opened but what was named."""
+"""Opens video files, cameras and streams, and nothing else that these may refer to."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cora.video.errors import VideoError
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-#: Protocols of streams. A playlist may name further addresses of these kinds, never a file of this machine.
+#: Protocols of streams. A playlist may refer to further addresses of these protocols, never to a local file.
 STREAM_PROTOCOLS = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
-_BELOW_STREAMS = (*STREAM_PROTOCOLS, "crypto", "hls", "httpproxy", "srtp", "tls", "udplite")
+_ALLOWED_IN_STREAMS = (*STREAM_PROTOCOLS, "crypto", "hls", "httpproxy", "srtp", "tls", "udplite")
 
-#: Seconds that a camera or stream may be silent, when it is opened and between two images.
+#: Seconds for which a camera or stream may be silent, when it is opened and between two frames.
 PATIENCE = 10.0
 
 _CAMERA_FORMATS = {"Linux": "video4linux2", "Darwin": "avfoundation", "Windows": "dshow"}
@@ -30,11 +30,11 @@ _CAMERA_FORMATS = {"Linux": "video4linux2", "Darwin": "avfoundation", "Windows":
 
 @dataclass(frozen=True)
 class VideoSource:
-    """What was named.
+    """A source by its kind.
 
     Attributes:
-        kind: what it is.
-        target: path, address, or name of the device.
+        kind: "file", "camera" or "stream".
+        target: path of the file, name of the camera's device, or address of the stream.
     """
 
     kind: Literal["file", "camera", "stream"]
@@ -42,15 +42,15 @@ class VideoSource:
 
     @property
     def stem(self) -> str:
-        """A name for files about it."""
+        """The stem for names of result files."""
         return Path(self.target).stem if self.kind == "file" else self.kind
 
 
 def parse_source(source: str | Path) -> VideoSource:
-    """A number or `camera:NAME` is a camera, `PROTOCOL://...` a stream, all else a file.
+    """The source that a text names: a number or `camera:NAME` is a camera, `PROTOCOL://...` a stream, all else a file.
 
     Raises:
-        VideoError: an unknown protocol, or a camera that is named in another way on this system.
+        VideoError: an unknown protocol, or a number of a camera on Windows, where cameras have names.
     """
     text = str(source)
     if isinstance(source, str):
@@ -82,13 +82,13 @@ def _device(name: str) -> str:
 
 @contextmanager
 def open_container(source: VideoSource) -> Iterator[InputContainer]:
-    """Open a source for reading; closed with the context.
+    """Open a source for reading; the context closes it.
 
-    A file is handed over as an open file, and no protocol is allowed: what a file (a playlist, say) refers to stays
-    closed.
+    FFmpeg gets a file already open and may use no protocol, so it cannot open what the file refers to (a playlist's
+    entries, say).
 
     Raises:
-        VideoError: it cannot be opened.
+        VideoError: the source cannot be opened.
         MissingExtraError: the extra `video` is not installed.
     """
     with needs_extra("video", extra="video"):
@@ -111,12 +111,12 @@ def _open_live(source: VideoSource) -> InputContainer:
 
     if source.kind == "camera":
         return av.open(source.target, format=camera_format(), timeout=PATIENCE)
-    options = {"protocol_whitelist": ",".join(_BELOW_STREAMS)}
+    options = {"protocol_whitelist": ",".join(_ALLOWED_IN_STREAMS)}
     return av.open(source.target, options=options, timeout=PATIENCE)
 
 
 def camera_format() -> str:
-    """The library's name for the cameras of this system."""
+    """FFmpeg's name for the camera interface of this system."""
     return _CAMERA_FORMATS.get(platform.system(), "video4linux2")
 
 
@@ -126,7 +126,7 @@ def _open_file(path: str, stack: ExitStack) -> InputContainer:
     file = stack.enter_context(_file(path))
     try:
         container = stack.enter_context(av.open(file, "r", options={"protocol_whitelist": "none"}))
-    except (OSError, av.error.FFmpegError):  # damaged numbers may ask for a place before the file's start
+    except (OSError, av.error.FFmpegError):  # damaged files may make FFmpeg seek to before their start
         raise VideoError(f"expected a video (MP4, MKV, WebM, MOV, GIF, ...), {_instead(file)}: {path}") from None
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
         raise VideoError(f"expected a video, got an image: {path}; use 'cora detect' for images")

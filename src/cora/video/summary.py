@@ -1,4 +1,4 @@
-"""What is left of each track at the end: its class, when it was there, and how often its label changed."""
+"""Summarizes each track: its class, when it was seen, and how often its class changed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from cora.video.tracker import TrackedObject
 
 @dataclass
 class TrackSummary:
-    """One track.
+    """The summary of one track.
 
     Attributes:
         track: its number.
-        first_seconds, last_seconds: times of the first and last frame that it is in.
-        frames: number of frames that it is in.
-        best_score: 0..1.
-        names: class -> frames in which the track bore that name.
-        switches: how often its name changed from one frame to the next.
-        frame_switches: the same for names by single frames.
+        first_seconds: time of its first frame.
+        last_seconds: time of its last frame.
+        frames: number of its frames.
+        best_score: the highest score in any frame, 0..1.
+        names: class name -> number of frames in which the track had this class.
+        switches: how often its class changed from one of its frames to the next.
+        frame_switches: how often the best class of single frames changed.
     """
 
     track: int
@@ -35,11 +36,11 @@ class TrackSummary:
 
     @property
     def name(self) -> str:
-        """The class that the track bore in most frames."""
+        """The class that the track had in most frames."""
         return self.names.most_common(1)[0][0]
 
     def add(self, found: TrackedObject, seconds: float) -> None:
-        """Count a frame."""
+        """Add the object of one frame."""
         if self._last is not None:
             self.switches += found.name != self._last.name
             self.frame_switches += found.frame_name != self._last.frame_name
@@ -57,18 +58,18 @@ class TrackSummaries:
         self._tracks: dict[int, TrackSummary] = {}
 
     def add(self, objects: Iterable[TrackedObject], seconds: float) -> None:
-        """Count the objects of a frame."""
+        """Add the objects of one frame."""
         for found in objects:
             track = self._tracks.setdefault(found.track, TrackSummary(found.track, seconds, seconds))
             track.add(found, seconds)
 
     @property
     def tracks(self) -> tuple[TrackSummary, ...]:
-        """In order of their numbers."""
+        """All summaries, in the order of the tracks' numbers."""
         return tuple(self._tracks[number] for number in sorted(self._tracks))
 
     def switches_per_track(self) -> tuple[float, float]:
-        """Mean number of label changes of a track: by single frames, and by its history; 0 without tracks."""
+        """Mean number of class changes of a track: of single frames, and of the track; 0 without tracks."""
         count = max(1, len(self._tracks))
         tracks = self._tracks.values()
         return sum(t.frame_switches for t in tracks) / count, sum(t.switches for t in tracks) / count

@@ -1,4 +1,4 @@
-"""From images to tracks: detect, join, name by history, and spare what an earlier frame has told already."""
+"""Tracks objects through images: detects them, joins boxes to tracks, smooths classes and boxes along each track."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from cora.video.reuse import ChangeGate
 from cora.video.sightings import SAME_OBJECT, Sightings, merge_classes
 from cora.video.smoothing import BoxSmoother, Corners
 
-#: Boxes with this share of the wanted score may continue a track, not start one.
-_WEAK = 0.5
-_MOST_BOXES = 300
+#: Boxes with at least this share of the score that starts a track can continue one.
+_WEAK_SHARE = 0.5
+_MAX_BOXES = 300
 #: Chosen by benchmarks/flicker.py; the numbers are in docs/video.md.
 SMOOTH_SECONDS = 0.2
 
@@ -32,11 +32,11 @@ class TrackedObject:
 
     Attributes:
         track: number of its track, from 1.
-        name: its class by the history of the track.
-        score: 0..1, of its best class in this frame.
-        box_xyxy_px: corners in pixels; smoothed along the track where `frame_box_xyxy_px` is given.
-        frame_name: its class by this frame alone.
-        frame_box_xyxy_px: its box by this frame alone; None where boxes are not smoothed.
+        name: class of the track, from all of its frames so far.
+        score: score of the best class in this frame, 0..1.
+        box_xyxy_px: corners in pixels; smoothed along the track unless `frame_box_xyxy_px` is None.
+        frame_name: best class in this frame alone.
+        frame_box_xyxy_px: corners in this frame before smoothing; None where boxes are not smoothed.
     """
 
     track: int
@@ -49,7 +49,7 @@ class TrackedObject:
 
 @dataclass
 class _Track:
-    """What is remembered of a track: its classes, its box, and the time and number of the frame it was last seen in."""
+    """State of a track; `seconds` and `frame` are the time and number of the last frame in which it was seen."""
 
     history: ClassHistory
     smoother: BoxSmoother | None = None
@@ -59,11 +59,11 @@ class _Track:
 
 @dataclass(frozen=True)
 class TrackedFrame:
-    """What is in one frame.
+    """The tracked objects of one frame.
 
     Attributes:
         objects: best first.
-        reused: whether they were found in an earlier frame that looked the same.
+        reused: whether they are those of an earlier frame that looked the same.
     """
 
     objects: tuple[TrackedObject, ...]
@@ -73,31 +73,30 @@ class TrackedFrame:
 class ObjectTracker:
     """Finds named objects in successive images and follows them.
 
-    Class names are encoded once, here.
+    The constructor encodes the class names; updates do not.
 
     Args:
-        detector: what finds the objects.
+        detector: finds the objects.
         classes: names to look for, or a vocabulary that was encoded before; as in `Predictor.predict`.
-        score: only objects that were seen with a higher score, 0..1, start a track; None takes the model's own
-            threshold.
-        rate: images in a second, about.
-        reuse: grey levels, 0..255; where no part of an image differs by more from the last one that was looked at,
-            what was found there holds. 0 looks at every image.
-        half_life: seconds after which a sighting counts half for the class of its track.
-        margin: a track changes its class when the sightings of another one sum up to this many times those of its own.
+        score: score, 0..1, above which an object starts a track; None takes the model's own threshold.
+        rate: approximate number of images a second.
+        reuse: grey levels, 0..255; an image of which no part differs by more from the last one on which the detector
+            ran gets the objects of that one. 0 runs the detector on every image.
+        half_life: seconds after which the scores of an image count half for the class of a track.
+        margin: factor by which the sum of another class's scores must exceed that of the track's class to replace it.
         lost_seconds: seconds for which a track waits for its object to appear again.
-        smooth: seconds over which the box of an object that stands still is averaged, less for one that moves; 0 for
+        smooth: seconds over which the box of an object that stands still is averaged; less for one that moves. 0 leaves
             boxes as the detector gives them.
-        class_agnostic: boxes of different classes are one object where they overlap by more than the model's own
-            suppression threshold; else only where they nearly coincide. None for the built-in vocabulary only.
+        class_agnostic: boxes of different classes count as one object where they overlap by more than the model's own
+            suppression threshold, and not only where they nearly coincide. None does so for the built-in vocabulary.
         distractors: names of other things that compete with the classes; None takes the model's own choice.
-        class_weights: factor by name on a class's score in anchor pre-matching.
-        exemplars: images of classes by name; of classes among the names, or of further ones.
-        tiles: overlapping parts of an image that are looked at, too, for small objects.
+        class_weights: class name -> factor on its score in anchor pre-matching.
+        exemplars: class name -> images that define the class, alone or beside its name.
+        tiles: overlapping parts of an image on which the detector runs, too, for small objects.
 
     Raises:
         VocabularyError: the names are unusable.
-        ImageError: an image of an exemplar cannot be read.
+        ImageError: an exemplar cannot be read.
         MissingExtraError: the extra `video` is not installed.
 
     Examples:
@@ -133,93 +132,97 @@ class ObjectTracker:
             classes, distractors=distractors, class_weights=class_weights, exemplars=exemplars
         )
         self.score = self._detector.score_of(score, built_in=self._vocabulary.built_in)
-        self._tracks = ByteTrack(start_score=self.score, rate=rate, lost_seconds=lost_seconds)
+        self._byte_track = ByteTrack(start_score=self.score, rate=rate, lost_seconds=lost_seconds)
         self._gate = ChangeGate(reuse)
         self._half_life, self._margin, self._lost_seconds = half_life, margin, lost_seconds
         self._smooth = smooth
         self.class_agnostic = self._vocabulary.built_in if class_agnostic is None else class_agnostic
         self._same_object = self._detector.config.postprocess.nms_iou if self.class_agnostic else SAME_OBJECT
-        self._most = getattr(self._detector, "fixed_max_detections", None) or _MOST_BOXES
+        self._max_detections = getattr(self._detector, "fixed_max_detections", None) or _MAX_BOXES
         self._sightings: Sightings | None = None
         self._frame = 0
         self._known: dict[int, _Track] = {}
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The names that are looked for, encoded."""
+        """The class names to look for, encoded."""
         return self._vocabulary
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names that are looked for."""
+        """The class names to look for."""
         return self._vocabulary.names
 
     def update(self, picture: ImageSource, seconds: float) -> TrackedFrame:
-        """Objects of the next image.
+        """Track the objects of the next image.
 
         Args:
-            picture: path, Pillow image or uint8 RGB array, of the same size each time.
-            seconds: its time in the video, later than that of the last.
+            picture: path, Pillow image or uint8 RGB array; all of one size.
+            seconds: time of the image in the video, later than that of the last one.
 
         Returns:
-            The objects that are tracked in this image, boxes in its pixels.
+            The tracked objects of this image, with boxes in its pixels.
         """
         image = read_image(picture)
         self._frame += 1
-        looked = self._gate.changed(image) or self._sightings is None
-        if looked:
+        fresh = self._gate.changed(image) or self._sightings is None
+        if fresh:
             self._sightings = self.look(image)
         assert self._sightings is not None
         seen = self._sightings
-        numbers = self._tracks.update(seen.boxes_xyxy_px, seen.scores, seconds)
-        objects = [self._object(row, number, seconds, fresh=looked) for row, number in enumerate(numbers) if number > 0]
-        self._forget(seconds)
-        return TrackedFrame(tuple(objects), reused=not looked)
+        numbers = self._byte_track.update(seen.boxes_xyxy_px, seen.scores, seconds)
+        objects = [self._object(row, number, seconds, fresh=fresh) for row, number in enumerate(numbers) if number > 0]
+        self._drop_ended(seconds)
+        return TrackedFrame(tuple(objects), reused=not fresh)
 
     def look(self, picture: ImageSource) -> Sightings:
-        """Boxes of one image with the scores of all classes, by itself."""
+        """Detect the objects of one image, without tracking: one box for each, with the scores of all classes."""
         found = self._detector.predict(
-            picture, self._vocabulary, score=_WEAK * self.score, max_detections=self._most, tiles=self._tiles
+            picture,
+            self._vocabulary,
+            score=_WEAK_SHARE * self.score,
+            max_detections=self._max_detections,
+            tiles=self._tiles,
         )
         return merge_classes(found, same_object=self._same_object)
 
     def _object(self, row: int, number: int, seconds: float, *, fresh: bool) -> TrackedObject:
         assert self._sightings is not None
         scores = self._sightings.class_scores[row]
-        known = self._known.get(number)
-        if known is None or fresh:  # what was counted once is no second sighting
-            known = known or _Track(ClassHistory(len(scores), half_life=self._half_life, margin=self._margin))
-            known.history.add(scores, seconds)
+        track = self._known.get(number)
+        if track is None or fresh:  # reused scores must not count twice
+            track = track or _Track(ClassHistory(len(scores), half_life=self._half_life, margin=self._margin))
+            track.history.add(scores, seconds)
         left, top, right, bottom = self._sightings.boxes_xyxy_px[row].tolist()
         seen = left, top, right, bottom
-        if self._smooth and known.frame != self._frame - 1:  # new, or not seen in the last frame: no mean over a gap
-            known.smoother = BoxSmoother(self._smooth)
-        box = seen if known.smoother is None else known.smoother.add(seen, seconds)
-        known.seconds, known.frame = seconds, self._frame
-        self._known[number] = known
+        if self._smooth and track.frame != self._frame - 1:  # new, or not seen in the last frame: no mean over a gap
+            track.smoother = BoxSmoother(self._smooth)
+        box = seen if track.smoother is None else track.smoother.add(seen, seconds)
+        track.seconds, track.frame = seconds, self._frame
+        self._known[number] = track
         names = self.class_names
         return TrackedObject(
             track=number,
-            name=names[known.history.label],
+            name=names[track.history.label],
             score=float(scores.max()),
             box_xyxy_px=box,
             frame_name=names[int(scores.argmax())],
-            frame_box_xyxy_px=None if known.smoother is None else seen,
+            frame_box_xyxy_px=None if track.smoother is None else seen,
         )
 
-    def _forget(self, seconds: float) -> None:
-        """Tracks that have ended: a camera runs for days."""
+    def _drop_ended(self, seconds: float) -> None:
+        """Drop tracks that have ended, since a camera may run for days."""
         ended = [n for n, track in self._known.items() if seconds - track.seconds > 2 * self._lost_seconds + 1]
         for number in ended:
             del self._known[number]
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[TrackedObject], *, fill: float = 0.0) -> Image.Image:
-    """A copy of an image with boxes in the colours of their tracks; labels say number of the track, class and score.
+    """A copy of an image with boxes in the colours of their tracks; captions give track number, class and score.
 
     Args:
         picture: RGB image.
-        objects: of this image.
+        objects: tracked objects of this image.
         fill: opacity 0..1 of the track's colour inside the boxes.
     """
     return draw_boxes(

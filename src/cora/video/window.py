@@ -1,4 +1,4 @@
-"""A window that shows frames as they are done."""
+"""A window that shows frames as soon as they are done."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SCREEN_SHARE = 0.9
 
 
 class LiveWindow:
-    """Opens with the first use of the context; Escape, Q or its close button end it.
+    """A window that stays open until its context ends, or until the user presses Escape, Q or its close button.
 
     Args:
-        title: of the window.
+        title: title of the window.
 
     Raises:
         VideoError: there is no display, or Python came without tkinter.
@@ -38,20 +38,20 @@ class LiveWindow:
         self._label = tkinter.Label(self._root, borderwidth=0)
         self._label.pack()
         for key in ("<Escape>", "q"):
-            self._root.bind(key, lambda event: self._end())
-        self._root.protocol("WM_DELETE_WINDOW", self._end)
+            self._root.bind(key, lambda event: self._close())
+        self._root.protocol("WM_DELETE_WINDOW", self._close)
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         self._open = False
 
     def show(self, picture: Image.Image) -> bool:
-        """Show an image, made smaller where the screen asks for it; False once the user has ended the window."""
+        """Show an image, shrunk to fit the screen; returns False once the user has closed the window."""
         from PIL import ImageTk
 
         if not self._open:
             return False
-        room = self._root.winfo_screenwidth(), self._root.winfo_screenheight()
-        factor = min(1.0, *(_SCREEN_SHARE * most / side for most, side in zip(room, picture.size, strict=True)))
+        screen = self._root.winfo_screenwidth(), self._root.winfo_screenheight()
+        factor = min(1.0, *(_SCREEN_SHARE * room / side for room, side in zip(screen, picture.size, strict=True)))
         if factor < 1:
             picture = picture.resize((int(picture.width * factor), int(picture.height * factor)))
         self._shown = ImageTk.PhotoImage(picture, master=self._root)  # tkinter keeps no reference of its own

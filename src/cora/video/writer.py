@@ -1,4 +1,4 @@
-"""Videos out: images with their own times, and the original sound, copied packet by packet."""
+"""Writes videos: frames with the times of the source, and its sound, copied packet by packet."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-# Without B-frames images are stored in the order they are shown in, so that uneven times stay exact in MP4.
+# Without B-frames, frames are stored in the order in which they are shown: uneven times stay exact in MP4.
 _H264 = ("h264", {"preset": "veryfast", "crf": "23", "bf": "0"})
 _VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"})
 
-#: Ending -> container, codec and its settings.
-_KINDS = {
+#: Ending -> container, codec and its options.
+_FORMATS = {
     ".mp4": ("mp4", *_H264),
     ".m4v": ("mp4", *_H264),
     ".mov": ("mov", *_H264),
@@ -37,10 +37,10 @@ _KINDS = {
     ".webm": ("webm", *_VP9),
 }
 
-VIDEO_SUFFIXES = (*_KINDS, ".gif")
-"""Endings of files that can be written; AVI is none of them, since it knows no variable frame rate."""
+VIDEO_SUFFIXES = (*_FORMATS, ".gif")
+"""Endings of files that can be written; AVI is missing, since it has no variable frame rate."""
 
-#: Matrices from RGB that the library converts with, by their number in the standard; others count as unspecified.
+#: Code of a colour matrix in H.273 -> PyAV's name; colours of other matrices are written as unspecified.
 _MATRICES = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020"}
 
 
@@ -53,23 +53,23 @@ class _Target(Protocol):
 
 
 def check_video_path(path: Path) -> None:
-    """Fail for a file name whose ending is none of those that can be written.
+    """Check that a video can be written under a file name, by its ending.
 
     Raises:
-        VideoError: the ending is another.
+        VideoError: the ending is not one of `VIDEO_SUFFIXES`.
     """
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(f"expected the name of a video that ends in {', '.join(VIDEO_SUFFIXES)}, got {path}")
 
 
 def can_hold(path: Path, sound: AudioStream) -> bool:
-    """Whether this kind of file can hold the sound as it is; a GIF drops it."""
+    """Whether this kind of file can hold the sound as it is; True for a GIF, which drops it."""
     import av
 
     if path.suffix.lower() == ".gif":
         return True
     try:
-        with av.open(BytesIO(), "w", format=_KINDS[path.suffix.lower()][0]) as container:
+        with av.open(BytesIO(), "w", format=_FORMATS[path.suffix.lower()][0]) as container:
             container.add_stream_from_template(sound)
             container.start_encoding()
     except (ValueError, av.error.FFmpegError):
@@ -78,19 +78,19 @@ def can_hold(path: Path, sound: AudioStream) -> bool:
 
 
 class VideoWriter:
-    """Writes images with the times of the frames they were made from; the file appears when all is written.
+    """Writes images at the times of the frames they were made from; the file appears when all is written.
 
-    The time base is the source's, so a variable frame rate stays. Sound is copied, not encoded again. Images of odd
-    width or height get one more column or row, a copy of the last one, since the codecs need even sizes. A GIF has no
-    sound and times in hundredths of a second.
+    The time base is that of the source, so a variable frame rate is kept. Sound is copied, not encoded again. Images of
+    odd width or height get one more column or row, a copy of the last one, since the codecs need even sizes. A GIF has
+    no sound, and its times are rounded to hundredths of a second.
 
     Args:
-        path: file to write; its ending says which kind.
-        like: the source: its time base, rate, size, colours and sound.
+        path: file to write; its ending determines the format.
+        like: the source, whose time base, rate, colours and sound are used.
         sound: whether to copy the sound.
 
     Raises:
-        VideoError: the kind of file is unknown, or cannot hold the sound.
+        VideoError: the format is unknown, or cannot hold the sound.
         CoraError: the file cannot be written.
 
     Examples:
@@ -124,7 +124,7 @@ class VideoWriter:
     ) -> None:
         try:
             if self._target is not None and (kind is None or issubclass(kind, KeyboardInterrupt)):
-                with self._refusals():
+                with self._write_errors():
                     self._target.copy_sound(self._source.take_sound())
                     self._target.finish()
         except BaseException as failure:
@@ -136,12 +136,12 @@ class VideoWriter:
             self._stack.__exit__(kind, error, trace)
 
     def write(self, frame: Frame, picture: Image.Image) -> None:
-        """Append an RGB image of the source's size (as the first image's, if that is another) at a frame's time.
+        """Append an RGB image at the time of a frame; it is resized to the size of the first image if it differs.
 
         Raises:
-            CoraError: the disk refuses.
+            CoraError: the file cannot be written (full disk).
         """
-        with self._refusals():
+        with self._write_errors():
             if self._target is None:
                 self._size_wh = picture.size
                 self._target = self._open(picture.size)
@@ -154,7 +154,8 @@ class VideoWriter:
         return _VideoFile(self._temporary, size_wh, self._source, self._sound)
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
+        """Turn errors of the disk and of FFmpeg into a `CoraError`."""
         import av
 
         try:
@@ -171,8 +172,8 @@ class _VideoFile:
     def __init__(self, path: Path, size_wh: tuple[int, int], source: VideoReader, sound: AudioStream | None) -> None:
         import av
 
-        kind, codec, options = _KINDS[path.suffix.lower()]
-        self._container: OutputContainer = av.open(str(path), "w", format=kind)
+        format, codec, options = _FORMATS[path.suffix.lower()]
+        self._container: OutputContainer = av.open(str(path), "w", format=format)
         self._time_base = source.time_base
         stream = self._container.add_stream(codec, rate=source.rate, options=dict(options))
         self._stream: VideoStream = stream  # type: ignore[assignment]  # the codec is one of images
@@ -210,7 +211,7 @@ class _VideoFile:
         if self._copied is None:
             return
         for packet in packets:
-            # Without a length, players leave the last packet out.
+            # Players skip the last packet if it has no duration.
             if not packet.duration and self._last_sound is not None and packet.dts is not None:
                 packet.duration = max(0, packet.dts - self._last_sound)
             self._last_sound = packet.dts
@@ -222,7 +223,7 @@ class _VideoFile:
         self._container.close()
 
     def close(self) -> None:
-        """Let go of the file, finished or not; it may be one that cannot be written to."""
+        """Close the file, finished or not; errors are ignored, since writing to it may have failed before."""
         import av
 
         with suppress(OSError, av.error.FFmpegError):
@@ -230,7 +231,7 @@ class _VideoFile:
 
     def _mux(self, packets: Iterable[Packet[VideoStream]]) -> None:
         for packet in packets:
-            # Encoders assume the usual rate, which would give the last image a wrong length.
+            # Encoders assume a constant rate, which would give the last frame a wrong duration.
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
             self._container.mux(packet)
