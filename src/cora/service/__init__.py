@@ -1,1 +1,1 @@
-"""The HTTP service: requests gathered into batches, and the page."""
+"""The HTTP service and its web page; requests that come at the same time share batches."""

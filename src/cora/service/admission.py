@@ -1,4 +1,4 @@
-"""How much work is accepted: a bound on the images that are waiting, so that memory and waiting time have one."""
+"""Limits how many images may wait, and with them memory and waiting time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from cora.service.refusal import RefusedError
 
 
 class Admission:
-    """Counts accepted images that are not answered yet; used by one event loop only, hence without a lock.
+    """Counts the images that are accepted and not answered yet.
 
-    `note` alone is called from another thread: it has one writer, and a late value harms nobody.
+    One event loop uses it, so it needs no lock. Only `note` is called from another thread: it is the only writer of its
+    value, and nothing breaks if the loop reads an old one.
 
     Args:
-        capacity: the largest count.
+        capacity: largest number of waiting images.
+
+    Attributes:
+        taken: current number of waiting images.
     """
 
     def __init__(self, *, capacity: int) -> None:
@@ -24,7 +28,7 @@ class Admission:
 
     @contextmanager
     def request(self) -> Iterator[Place]:
-        """A place for a request of one image; `Place.grow` makes room for more. Given back at the end.
+        """Hold a place for one image while a request lasts; `Place.grow` takes more.
 
         Raises:
             RefusedError: 429, all places are taken.
@@ -37,27 +41,27 @@ class Admission:
             self.taken -= place.size
 
     def note(self, pictures: int, seconds: float) -> None:
-        """Learn from a finished batch how long an image takes."""
+        """Update the mean time of an image with that of a finished batch."""
         self._seconds_per_picture += 0.2 * (seconds / pictures - self._seconds_per_picture)
 
     @property
     def retry_after_s(self) -> int:
-        """Seconds until about half of what waits is done, 1..60."""
+        """Seconds, 1..60, until about half of the waiting images are done."""
         return max(1, min(60, round(self.taken * self._seconds_per_picture / 2)))
 
 
 class Place:
-    """What one request occupies."""
+    """The places that one request has taken."""
 
     def __init__(self, admission: Admission) -> None:
         self.size = 0
         self._admission = admission
 
     def grow(self, size: int) -> None:
-        """Occupy `size` places in all.
+        """Take further places, up to `size` in all.
 
         Raises:
-            RefusedError: 429, there are not as many.
+            RefusedError: 429, not enough places are free.
         """
         admission, more = self._admission, max(0, size - self.size)
         if admission.taken + more > admission.capacity:

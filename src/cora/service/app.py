@@ -1,4 +1,4 @@
-"""The HTTP side: paths, statuses, OpenAPI."""
+"""The HTTP application: paths, status codes, OpenAPI."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 def create_app(
     service: Service, *, model_name: str, token: str | None = None, hosts: Sequence[str] = ("*",)
 ) -> FastAPI:
-    """The application of a service.
+    """Make the ASGI application of a service.
 
     Args:
-        service: started and closed with the application.
-        model_name: told by `/health`.
-        token: that requests must bring; None asks for none.
-        hosts: names that the service may be called by, without ports; "*" stands for all. A page from elsewhere
-            whose name suddenly stands for this machine has another, and its browser sends it.
+        service: starts and closes with the application.
+        model_name: name that `/health` reports.
+        token: bearer token that requests must send; None lets everybody in.
+        hosts: host names, without ports, under which the service answers; "*" allows all. A list protects against DNS
+            rebinding: a foreign page whose name is made to point at this machine still sends its own host name.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
         yield
-        # Blocks the loop; by then all responses are sent and nothing is left to wait for.
+        # Blocks the event loop, which has nothing left to do: all responses are sent.
         service.close()
 
     page = read_page()
@@ -86,7 +86,7 @@ def create_app(
         version=__version__,
         description="Open-vocabulary detection: name the objects, get the boxes.",
         lifespan=lifespan,
-        docs_url=None,  # both load their scripts from elsewhere, which the page's policy forbids
+        docs_url=None,  # both load scripts from other hosts, which the Content-Security-Policy forbids
         redoc_url=None,
         middleware=[
             Middleware(
@@ -98,9 +98,9 @@ def create_app(
         ],
         exception_handlers={
             RefusedError: _refused,
-            ImageError: _unusable,
-            VocabularyError: _unusable,
-            ModelError: _impossible,
+            ImageError: _bad_content,
+            VocabularyError: _bad_content,
+            ModelError: _fixed_in_export,
             HTTPException: _http_error,
             Exception: _failed,
         },
@@ -112,7 +112,7 @@ def create_app(
     return app
 
 
-def _allowed(token: str | None) -> Any:
+def _needs_token(token: str | None) -> Any:
     def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         authorize(None if given is None else given.credentials, token)
 
@@ -154,7 +154,7 @@ def _add_state(app: FastAPI, service: Service, *, model_name: str, token: str | 
 
     @app.get(
         "/metrics",
-        dependencies=[_allowed(token)],
+        dependencies=[_needs_token(token)],
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _PROBLEMS[401]},
     )
@@ -168,7 +168,7 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
 
     @app.post(
         "/detect",
-        dependencies=[_allowed(token)],
+        dependencies=[_needs_token(token)],
         responses=_PROBLEMS,
         openapi_extra=request_body(DetectRequest, DetectOptions, files, required=["images"]),
     )
@@ -176,8 +176,8 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
         """Find named objects in images, sent as files of a form or as base64 in JSON."""
         with service.admission.request() as place:
             deadline = service.deadline()
-            asked = bodies.read_detect(bodies.limited(request, service.limits), service.limits)
-            options, images = await _read(asked, deadline)
+            reading = bodies.read_detect(bodies.limited(request, service.limits), service.limits)
+            options, images = await _read(reading, deadline)
             place.grow(len(images))
             classes = None if options.classes is None else class_prompts(options.classes)
             query = Query(
@@ -190,10 +190,10 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
             )
             found = await _unless_gone(request, service.detect(images, query, deadline))
             names = service.usual_names if classes is None else tuple(classes)
-            drawn = classes or dict.fromkeys(name for detections in found for name in detections.names)
+            coloured = classes or dict.fromkeys(name for detections in found for name in detections.names)
             return DetectResponse(
                 images=[_described(detections) for detections in found],
-                colours=ClassColour.of(drawn),
+                colours=ClassColour.of(coloured),
                 score=query.score,
                 usual_score=service.score(None, query.classes),
                 classes=len(names),
@@ -207,7 +207,7 @@ def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
 
     @app.post(
         "/search",
-        dependencies=[_allowed(token)],
+        dependencies=[_needs_token(token)],
         responses=_PROBLEMS | missing,
         openapi_extra=request_body(SearchRequest, SearchOptions, {"image": _FILE}),
     )
@@ -218,15 +218,15 @@ def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
             raise RefusedError(404, "expected a service with an index, got none; start it with --db")
         with service.admission.request():
             deadline = service.deadline()
-            asked = bodies.read_search(bodies.limited(request, service.limits), service.limits)
-            options, image = await _read(asked, deadline)
+            reading = bodies.read_search(bodies.limited(request, service.limits), service.limits)
+            options, image = await _read(reading, deadline)
             hits = await _unless_gone(request, service.search(index, options, image, deadline))
             small = await service.thumbnails(index, hits, deadline) if options.thumbnails else [None] * len(hits)
             return SearchResponse(regions=[_region(hit, thumbnail) for hit, thumbnail in zip(hits, small, strict=True)])
 
 
 def _distractors(asked: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The names that a request lets compete; None for the model's own choice."""
+    """The distractors of a request, which may be a word for a list of ours; None for the model's own choice."""
     if isinstance(asked, str):
         return EVERYDAY_NAMES if asked == "everyday" else ()
     return None if asked is None else tuple(name.strip() for name in asked)
@@ -269,7 +269,11 @@ async def _read(reading: Awaitable[_T], deadline: float) -> _T:
 
 
 async def _unless_gone(request: Request, answering: Awaitable[_T]) -> _T:
-    """The answer; it is given up when the client, whose request was read to the end, goes away."""
+    """The answer, given up if the client goes away first; the request must have been read to its end.
+
+    Raises:
+        RefusedError: 499, the client has gone.
+    """
     task = asyncio.ensure_future(answering)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
@@ -289,7 +293,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _client_gone() -> RefusedError:
-    """Nobody reads it; the metrics count its status."""
+    """The error for a client that nobody can answer any more; only the metrics show its status."""
     return RefusedError(499, "expected a client that waits for the answer, got one that has gone")
 
 
@@ -299,12 +303,12 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, status_code=error.status, headers=headers)
 
 
-async def _unusable(request: Request, error: Exception) -> Response:
+async def _bad_content(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, status_code=422)
 
 
-async def _impossible(request: Request, error: Exception) -> Response:
-    # The error's own words name the model's place on this machine.
+async def _fixed_in_export(request: Request, error: Exception) -> Response:
+    # Not the error's own text, which contains the path of the model on this machine.
     detail = (
         "expected options that the exported model was made with, got others; leave out nms_iou, max_detections, score"
     )
@@ -317,6 +321,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    # Logged with its traceback by the server; the client gets none of it.
+    # The server logs the traceback; the client gets none of it.
     detail = "something went wrong inside the service; its log tells what"
     return JSONResponse({"detail": detail}, status_code=500, headers=HEADERS)

@@ -1,4 +1,4 @@
-"""Reads requests: JSON or forms, never more than the limits, nothing but what was sent."""
+"""Reads and checks the bodies of requests, JSON or forms, within the limits; opens no path or address in them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from cora.service.pictures import from_base64
 from cora.service.refusal import RefusedError
 from cora.service.schemas import DetectOptions, DetectRequest, SearchOptions, SearchRequest, check_search
 
-_NAMES = ("classes", "distractors")
-_WORDS_FOR_NAMES = (["everyday"], ["none"])
+_NAME_FIELDS = ("classes", "distractors")
+#: Values of the field `distractors` that stand for a list, as a form's text is read.
+_KEYWORDS = (["everyday"], ["none"])
 _Model = TypeVar("_Model", bound=BaseModel)
 
-# For the mistakes made most, in the words of all other messages; pydantic's own for the rest.
-_WORDS = {
+#: Kind of error -> message in the style of all others, for the most frequent mistakes; the rest have pydantic's.
+_MESSAGES = {
     "missing": "expected this field, got none",
     "extra_forbidden": "expected no such field, got one; /openapi.json names those there are",
     "too_short": "expected at least {min_length}, got {actual_length}",
@@ -33,11 +34,11 @@ _WORDS = {
 
 
 async def read_detect(request: Request, limits: Limits) -> tuple[DetectOptions, list[bytes]]:
-    """Options and image files of a request to detect.
+    """Read a request to `/detect`: its options and image files.
 
     Raises:
-        RefusedError: 400, 413, 415 or 422, the body is not what is expected.
-        ImageError: text that should be base64 is not.
+        RefusedError: 400, 413, 415 or 422, the body is not as expected.
+        ImageError: an image of a JSON body is not base64.
         VocabularyError: the names are unusable.
     """
     options: DetectOptions
@@ -52,17 +53,17 @@ async def read_detect(request: Request, limits: Limits) -> tuple[DetectOptions, 
             raise RefusedError(422, "images: expected at least one file, got none")
     _check_names(options.classes, options.distractors, limits)
     for what, names in (("class names", options.classes), ("distractors", options.distractors)):
-        if in_json and isinstance(names, list):  # those of a form are taken apart
+        if in_json and isinstance(names, list):  # those of a form were split before
             as_names(what, names)
     return options, images
 
 
 async def read_search(request: Request, limits: Limits) -> tuple[SearchOptions, bytes | None]:
-    """Options of a request to search, and the image file if it is by image.
+    """Read a request to `/search`: its options, and the image file if it has one.
 
     Raises:
-        RefusedError: 400, 413, 415 or 422, the body is not what is expected.
-        ImageError: text that should be base64 is not.
+        RefusedError: 400, 413, 415 or 422, the body is not as expected.
+        ImageError: the image of a JSON body is not base64.
     """
     options: SearchOptions
     if _is_json(request):
@@ -79,10 +80,10 @@ async def read_search(request: Request, limits: Limits) -> tuple[SearchOptions, 
 
 
 def limited(request: Request, limits: Limits) -> Request:
-    """The same request, whose body cannot be read beyond the limit.
+    """The same request, except that reading more than `max_body_bytes` of its body raises.
 
     Raises:
-        RefusedError: 413, the header announces more.
+        RefusedError: 413, its header announces more.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limits.max_body_bytes:
@@ -91,7 +92,7 @@ def limited(request: Request, limits: Limits) -> Request:
 
 
 class _Limited:
-    """Counts the bytes of a body as they come; what a header announces need not be true."""
+    """Counts the bytes of a body as they arrive, since the header may announce too few or none."""
 
     def __init__(self, receive: Receive, limits: Limits) -> None:
         self._receive = receive
@@ -123,7 +124,7 @@ async def _form(request: Request, limits: Limits, *, file_field: str) -> tuple[d
             max_files=limits.max_images + 1, max_fields=2 * limits.max_classes + 20, max_part_size=limits.max_body_bytes
         )
     except HTTPException as error:
-        # The parser's only words for too many parts; they are limits of ours.
+        # Only the parser's text tells that there are too many parts, which is a limit of ours.
         status = 413 if "Too many" in error.detail else 400
         raise RefusedError(
             status, f"expected a multipart form, got a broken or too large one: {error.detail}"
@@ -135,7 +136,7 @@ async def _form(request: Request, limits: Limits, *, file_field: str) -> tuple[d
                     raise RefusedError(422, f"expected files in the field {file_field!r}, got one in {name[:50]!r}")
                 images.append(await value.read())
                 _check_count(len(images), limits)
-            elif name in _NAMES:
+            elif name in _NAME_FIELDS:
                 fields.setdefault(name, []).extend(_names(name, value, limits))
             elif name == "box":
                 fields.setdefault(name, []).extend(value.split(",") if value.strip() else [])
@@ -145,13 +146,13 @@ async def _form(request: Request, limits: Limits, *, file_field: str) -> tuple[d
                 fields[name] = value
     finally:
         await form.close()
-    if fields.get("distractors") in _WORDS_FOR_NAMES:
+    if fields.get("distractors") in _KEYWORDS:
         (fields["distractors"],) = fields["distractors"]
     return fields, images
 
 
 def _names(field: str, text: str, limits: Limits) -> list[str]:
-    """The names of a form's field, written as on the command line; what is too long is not even taken apart."""
+    """The names in a field of a form, written as on the command line; text that is too long is not even split."""
     most = limits.max_name_length * limits.max_classes
     if len(text) > most:
         raise _too_long(field, text, most)
@@ -172,15 +173,15 @@ def _checked(read: Callable[[Any], _Model], content: Any) -> _Model:
     try:
         return read(content)
     except ValidationError as error:
-        told = []
+        messages = []
         for problem in error.errors(include_url=False, include_input=False)[:3]:
             place = ".".join(str(part)[:50] for part in problem["loc"])
-            known = _WORDS.get(problem["type"])
+            known = _MESSAGES.get(problem["type"])
             words = problem["msg"] if known is None else known.format(**problem.get("ctx", {}))
             if place == "classes" and problem["type"] == "too_short":
                 words += "; leave it out for the built-in vocabulary"
-            told.append(f"{place}: {words}" if place else words)
-        raise RefusedError(422, "; ".join(told)) from None
+            messages.append(f"{place}: {words}" if place else words)
+        raise RefusedError(422, "; ".join(messages)) from None
 
 
 def _checked_search(*, has_image: bool) -> Callable[[Any], SearchOptions]:
@@ -204,11 +205,11 @@ def _check_count(images: int, limits: Limits) -> None:
 
 def _check_names(classes: Sequence[str] | None, distractors: Sequence[str] | None, limits: Limits) -> None:
     if isinstance(distractors, str):
-        distractors = None  # a word for names of ours
+        distractors = None  # a keyword for a list of ours
     given = (*(classes or ()), *(distractors or ()))
     _check_name_count(len(given), limits)
     for text in given:
-        # A class may have as many prompts as there may be names; what is longer is not even taken apart.
+        # A class may have as many prompts as there may be names; text that is longer is not even split.
         most = limits.max_name_length * (limits.max_classes if "=" in text else 1)
         if len(text) > most:
             raise _too_long("classes", text, most)

@@ -1,4 +1,4 @@
-"""The last images, as the network sees them before it knows any name: other names for one of them are quick."""
+"""Keeps the encodings of recent images, so that other class names for the same image are fast."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cora.images import read_image
 from cora.predictor import EncodedImage, Predictor, TorchModel
 
 #: Bytes that are kept at most.
-_ROOM = 64 << 20
+_ROOM = 64 * 2**20
 
 
 class EncodedImages:
-    """The most recently used encoded images of a detector; used by the thread that owns the detector only.
+    """A cache of the most recently used image encodings; only the thread that owns the detector may use it.
 
     Args:
-        detector: encodes them; of an exported file nothing is kept, since it is one graph of images and names.
-        room: bytes that the kept ones take at most, with their pixels.
+        detector: encodes the images. An exported model is one graph of images and names, so nothing is kept for it.
+        room: bytes that the kept encodings and their pixels may take.
     """
 
     def __init__(self, *, detector: Predictor, room: int = _ROOM) -> None:
@@ -33,7 +33,7 @@ class EncodedImages:
         return len(self._kept)
 
     def get(self, image: Image.Image) -> EncodedImage | Image.Image:
-        """What `predict` is given for an image: its encoding, of the last time or of now, or the image itself.
+        """What to give to `predict` for an image: its encoding, or the image itself where nothing is kept.
 
         Args:
             image: RGB.

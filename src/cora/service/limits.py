@@ -1,4 +1,4 @@
-"""What a client may send, and how long it may take."""
+"""Limits on what a client may send, and on how long a request may take."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the service; together they bound its memory.
+    """Limits of the service; together they bound its memory.
 
     Attributes:
         max_body_bytes: largest request body in bytes.
         max_pixels: largest image in pixels, checked before it is decoded.
-        max_images: images in one request.
-        max_classes: names in one request, distractors included.
-        max_name_length: characters of a name.
-        max_waiting: images that are accepted and not answered yet; what comes then is refused (429).
-        timeout_s: seconds for a request from its first byte to the answer.
+        max_images: largest number of images in a request.
+        max_classes: largest number of names in a request, prompts and distractors included.
+        max_name_length: largest number of characters in a name.
+        max_waiting: largest number of images that are accepted and not answered yet; more are refused (429).
+        timeout_s: seconds from the start of a request to its answer.
     """
 
     max_body_bytes: int = 32 * 2**20

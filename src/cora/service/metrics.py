@@ -1,4 +1,4 @@
-"""Numbers for Prometheus."""
+"""The metrics of the service in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Metrics:
     """Counts requests, images and passes of the model; one registry for each service.
 
     Args:
-        waiting: gives the number of images that are accepted and not answered yet.
+        waiting: returns the number of images that are accepted and not answered yet.
     """
 
-    #: Of what `text` returns.
+    #: Media type of what `text` returns.
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self, *, waiting: Callable[[], float]) -> None:
@@ -36,7 +36,7 @@ class Metrics:
         gauge.set_function(waiting)
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        """Count a finished request; `path` is one of the service's own, not the client's text."""
+        """Count a finished request; `path` must be one of the service's, since every new one takes memory."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
@@ -46,5 +46,5 @@ class Metrics:
         self._model.inc(seconds)
 
     def text(self) -> bytes:
-        """All numbers in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The files of the web page, read once; no path of a client's is ever looked up on the disk."""
+"""The files of the web page, read once at the start, so that no client's path is ever looked up on the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TYPES = {
 
 
 class PageFile(NamedTuple):
-    """A file as it is sent."""
+    """A file of the page as it is sent."""
 
     content: bytes
     media_type: str

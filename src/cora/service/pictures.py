@@ -1,4 +1,4 @@
-"""Bytes from a client to images of the size that the network takes."""
+"""Decodes the image files of clients, and shrinks them to the size that the network takes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from cora.service.refusal import RefusedError
 
 _LOG = logging.getLogger(__name__)
 
-#: Letters of base64 for URLs to those of base64; line breaks go.
-_ONE_ALPHABET = str.maketrans("-_", "+/", "\r\n")
+#: Turns the alphabet of base64 for URLs into that of base64, and drops line breaks.
+_TO_BASE64 = str.maketrans("-_", "+/", "\r\n")
 
-# Fewer than a user's own files may have: every decoder is something that strangers can attack.
+# Fewer than `read_image` takes, since every decoder may have holes that a client could use.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image, waiting for the network.
+    """A decoded image that waits for the network.
 
     Attributes:
-        image: RGB, already of the size that the network takes: waiting images cost little memory.
-        size_hw: (height, width) in pixels of the image as it was sent, upright.
+        image: RGB, already shrunk to the size that the network takes, so that waiting images need little memory.
+        size_hw: (height, width) in pixels of the upright image before it was shrunk.
     """
 
     image: Image.Image
@@ -42,16 +42,16 @@ def open_picture(data: bytes, *, max_pixels: int) -> Image.Image:
     """Decode an image file as upright RGB.
 
     Args:
-        data: the file.
+        data: content of the file.
         max_pixels: larger images are refused before they are decoded.
 
     Raises:
-        ImageError: no image, or a damaged one.
-        RefusedError: 413, more than `max_pixels`.
+        ImageError: it is not an image, or a damaged one.
+        RefusedError: 413, it has more than `max_pixels`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides instead
             with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
                 if image.width * image.height > max_pixels:
                     raise _too_large(f"{image.width} x {image.height}", max_pixels)
@@ -62,31 +62,31 @@ def open_picture(data: bytes, *, max_pixels: int) -> Image.Image:
         found = "something that is none" if data else "nothing"
         raise ImageError(f"expected an image (JPEG, PNG, WebP, GIF, AVIF, BMP or TIFF), got {found}") from None
     except Image.DecompressionBombError:
-        # Pillow gives no size here: it refuses at twice its own limit, while reading the header.
+        # Pillow refuses at twice its own limit, while it reads the header; its error has no size.
         raise _too_large("more than can be opened", max_pixels) from None
     except Exception as error:
-        # Whatever a decoder stumbles over in a stranger's bytes is wrong with the bytes, not with this program.
+        # Decoders raise errors of any type on damaged files; the fault is the file's, not the service's.
         _LOG.info("an image cannot be decoded", exc_info=True)
         raise ImageError(f"expected a whole image, got a damaged one ({type(error).__name__}); send it again") from None
 
 
 def shrink(image: Image.Image, resize: Callable[[Image.Image], Image.Image]) -> Picture:
-    """The image as `resize` (a preprocessor's) makes it, with the size that its boxes are to have."""
+    """Shrink an image with a preprocessor's `resize`, and note the size that its boxes are to be scaled back to."""
     return Picture(resize(image), (image.height, image.width))
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes of base64 text, with or without "data:image/...;base64," before it.
+    """Decode base64, with or without "data:image/...;base64," before it.
 
-    Lines may be broken, as `base64 FILE` and MIME do, and the letters may be those for URLs ("-" and "_").
+    The text may have line breaks, as `base64 FILE` and MIME write them, and the alphabet for URLs ("-" and "_").
 
     Raises:
-        ImageError: it is something else, a path or an address for instance. Such are never opened.
+        ImageError: it is other text. A path or an address is never opened.
     """
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text.strip().translate(_ONE_ALPHABET), validate=True)
+        return base64.b64decode(text.strip().translate(_TO_BASE64), validate=True)
     except (binascii.Error, ValueError):
         raise ImageError("expected an image file in base64, got other text; paths and addresses are not read") from None
 

@@ -1,4 +1,4 @@
-"""Requests that are refused: a status for the program at the other end, a sentence for its user."""
+"""The error of a request that is refused: a status code for the client, a message for its user."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from cora.errors import CoraError
 
 
 class RefusedError(CoraError):
-    """The service does not answer a request.
+    """The service refuses a request.
 
     Args:
         status: HTTP status code.
         message: one line: expected, got, what to do.
-        retry_after_s: seconds after which trying again makes sense, if it does.
+        retry_after_s: seconds after which the client may try again; None where that would not help.
     """
 
     def __init__(self, status: int, message: str, *, retry_after_s: int | None = None) -> None:
@@ -21,8 +21,8 @@ class RefusedError(CoraError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the response."""
+        """Headers of the response that the error asks for."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        # The rest of a request that came too slowly need not be waited for. Bodies that are too large are read to their
-        # end and dropped instead, since a client that is still sending would not see the answer.
+        # After 408 nobody waits for the rest of the request. After 413 the rest of the body is read and dropped, since
+        # otherwise a client that is still sending would not see the answer.
         return headers | ({"Connection": "close"} if self.status == 408 else {})

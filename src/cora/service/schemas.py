@@ -1,4 +1,4 @@
-"""What clients send and get, as the OpenAPI description shows it."""
+"""The bodies of requests and responses, as the OpenAPI description shows them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Box = Annotated[
     Field(min_length=4, max_length=4, description="left, top, right, bottom in pixels of the upright image"),
 ]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_TOP = 200
+_MAX_TOP = 200
 
 
-class _Asked(BaseModel):
-    # A misspelt option that is silently ignored would be worse than an error.
+class _RequestModel(BaseModel):
+    # A misspelt option is an error, since ignoring it would give an answer to another question.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-class DetectOptions(_Asked):
+class DetectOptions(_RequestModel):
     """What to look for, and how."""
 
     classes: list[str] | None = Field(
@@ -51,13 +51,13 @@ class DetectRequest(DetectOptions):
     images: list[str] = Field(min_length=1, description="image files in base64")
 
 
-class SearchOptions(_Asked):
+class SearchOptions(_RequestModel):
     """How many results, and of what kind."""
 
     text: str | None = Field(None, min_length=1, description="what to search for in words")
     box: Box | None = Field(None, description="the region of the image to search for; none: all of it")
-    top: int = Field(20, ge=1, le=_TOP, description="number of results")
-    per_picture: int | None = Field(None, ge=1, le=_TOP, description="results of one image; none: no limit")
+    top: int = Field(20, ge=1, le=_MAX_TOP, description="number of results")
+    per_picture: int | None = Field(None, ge=1, le=_MAX_TOP, description="results of one image; none: no limit")
     thumbnails: bool = Field(False, description="with small images of the results")
 
 
@@ -73,7 +73,11 @@ class SearchRequest(SearchOptions):
 
 
 def check_search(asked: SearchOptions, *, has_image: bool) -> None:
-    """Raise ValueError unless there are words or an image, and a box only beside an image."""
+    """Check that there is either a text or an image, and a box only with an image.
+
+    Raises:
+        ValueError: there is not; the message is for the client.
+    """
     if has_image == (asked.text is not None):
         raise ValueError("expected either text or an image, got " + ("both" if has_image else "neither"))
     if asked.box is not None:
@@ -108,7 +112,7 @@ class ClassColour(BaseModel):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> dict[str, Self]:
-        """The colours of classes, by name."""
+        """Class name -> its colours."""
         return {name: cls(box=_hex(box), text=_hex(text_colour(box))) for name, box in class_colours(names).items()}
 
 
@@ -182,13 +186,13 @@ def _hex(colour: Colour) -> str:
 def request_body(
     model: type[BaseModel], options: type[BaseModel], files: dict[str, Any], required: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """OpenAPI of a body that comes as JSON or as a form.
+    """The OpenAPI description of a body that may be JSON or a form.
 
     Args:
-        model: of the JSON.
-        options: fields of the form.
-        files: name -> schema of the form's files.
-        required: names of files that must be there.
+        model: the JSON body.
+        options: the fields of the form that are no files.
+        files: name -> schema of the file fields of the form.
+        required: names of the file fields that must be there.
     """
     form = options.model_json_schema()
     form["properties"] = files | form["properties"]

@@ -1,4 +1,4 @@
-"""Who may ask, and the headers that tell browsers what the page may do."""
+"""The bearer token, and the headers that tell browsers what the page may do."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cora.files import found_instead
 from cora.service.metrics import Metrics
 from cora.service.refusal import RefusedError
 
-#: Of the environment, where no file holds the token.
+#: Environment variable with the token, used where no file is given.
 TOKEN_VARIABLE = "CORA_TOKEN"
 _MIN_TOKEN = 16
 
 HEADERS = {
-    # The page is three kinds of files from here; images that the user chose are blobs, results are data.
+    # All files of the page are the service's own; images that the user chose are blobs, thumbnails are data URLs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -35,10 +35,10 @@ HEADERS = {
 
 
 def check_token(token: str) -> str:
-    """The token without the space around it.
+    """Check a token, and strip the blanks around it.
 
     Raises:
-        CoraError: it is too short to be a secret, or does not fit into a header.
+        CoraError: it is too short to be a secret, or has characters that a header cannot carry.
     """
     stripped = token.strip()
     if len(stripped) < _MIN_TOKEN or not (stripped.isascii() and stripped.isprintable()) or " " in stripped:
@@ -50,7 +50,7 @@ def check_token(token: str) -> str:
 
 
 def read_token(file: Path | None) -> str | None:
-    """The token in a file, else that of the environment, else None.
+    """Read the token from a file, or where none is given from the environment; None where neither has one.
 
     Raises:
         CoraError: the file cannot be read, or the token cannot be used.
@@ -66,14 +66,14 @@ def read_token(file: Path | None) -> str | None:
 
 
 def authorize(given: str | None, token: str | None) -> None:
-    """Compare a bearer token with the service's, in a time that tells nothing about it.
+    """Compare a client's bearer token with the service's, in a time that reveals nothing about it.
 
     Args:
-        given: what the client sent, without "Bearer".
-        token: the service's; None lets everybody in.
+        given: token that the client sent, without "Bearer"; None if it sent none.
+        token: token of the service; None lets everybody in.
 
     Raises:
-        RefusedError: 401.
+        RefusedError: 401, the tokens differ.
     """
     if token is not None and not hmac.compare_digest((given or "").encode(), token.encode()):
         got = "none" if given is None else "another"
@@ -83,12 +83,12 @@ def authorize(given: str | None, token: str | None) -> None:
 
 
 class Observe:
-    """Puts the headers on every response and counts it.
+    """ASGI middleware that adds `HEADERS` to every response and counts it in the metrics.
 
     Args:
-        app: answers.
-        metrics: counts.
-        paths: that are counted by name; a client can invent others without end.
+        app: the application behind it.
+        metrics: counts the requests.
+        paths: paths that are counted by name; all others, of which a client can invent any number, count as "other".
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, paths: Collection[str]) -> None:
@@ -97,7 +97,7 @@ class Observe:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with the headers added; count it, with its time, by path and status."""
+        """Pass a request on; add the headers to its response, and count it with its path, status and time."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

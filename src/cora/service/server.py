@@ -1,4 +1,4 @@
-"""Runs the application: one address, one process, an orderly end."""
+"""Runs the application on one address, in one process, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import uvicorn
 
 from cora.errors import CoraError
 
-_CONNECTIONS = 512
-"""More than that get a 503 at once: connections that send nothing cost memory, too."""
+#: Largest number of connections, since even idle ones take memory; further ones get a 503 at once.
+_MAX_CONNECTIONS = 512
 
 
 #: A name, "*." and a domain for all names below it, or an IPv6 address.
@@ -23,14 +23,14 @@ _HOST = re.compile(r"(\*\.)?[^\s*/:@]+|\[?[0-9a-f:.]+\]?", re.IGNORECASE)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket with the address, not yet listening: whoever connects before the model is there is refused.
+    """Reserve an address: the socket is bound but does not listen, so clients are refused until the model is loaded.
 
     Args:
         host: name or address of this machine.
         port: 0 takes any free one.
 
     Raises:
-        CoraError: the address is not this machine's, or is taken.
+        CoraError: the address does not belong to this machine, or is in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -53,26 +53,29 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url_of(bound: socket.socket) -> str:
-    """The address of a bound socket as a browser takes it."""
+    """The URL of a bound socket."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def is_local(bound: socket.socket) -> bool:
-    """Whether only this machine reaches a bound socket."""
+    """Whether only this machine can reach a bound socket."""
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
 def names_of(bound: socket.socket, host: str, allowed: Sequence[str]) -> list[str]:
-    """Names that the service may be called by: those of this machine where it alone is served; else any, "*".
+    """Host names under which the service answers, without ports.
+
+    On an address that only this machine can reach, these are its local names. On others every name is allowed ("*"),
+    since the names of the service are not known here, unless some are given.
 
     Args:
-        bound: of `bind`.
-        host: as it was asked for.
-        allowed: further names, which are then the only ones elsewhere, too.
+        bound: socket of `bind`.
+        host: host as the user gave it.
+        allowed: further names.
 
     Raises:
-        CoraError: one of `allowed` is no name.
+        CoraError: one of `allowed` is not a host name.
     """
     for name in allowed:
         if name != "*" and not _HOST.fullmatch(name):
@@ -80,21 +83,20 @@ def names_of(bound: socket.socket, host: str, allowed: Sequence[str]) -> list[st
                 f"--allow-host: expected the name of a host without port, or '*.' and a domain, got {name!r}; "
                 "write it as in an address, between '//' and the next ':' or '/'"
             )
-    # Elsewhere the names of the service are not known here.
     known = ["localhost", "127.0.0.1", "::1", "[::1]", host, *allowed]
     return [name.lower() for name in known] if is_local(bound) or allowed else ["*"]
 
 
 def serve(app: Any, bound: socket.socket, *, grace_s: float, on_start: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; then take no more and answer what was accepted.
+    """Serve until SIGTERM or SIGINT; then refuse new requests and answer those that were accepted.
 
     It returns after SIGTERM and raises KeyboardInterrupt after SIGINT. A second signal ends it at once.
 
     Args:
         app: an ASGI application.
-        bound: of `bind`; closed at the end.
-        grace_s: seconds that accepted requests may still take.
-        on_start: called when connections are taken.
+        bound: socket of `bind`; closed at the end.
+        grace_s: seconds that accepted requests may still take after the signal.
+        on_start: called when the service accepts connections.
     """
     config = uvicorn.Config(
         app,
@@ -104,12 +106,12 @@ def serve(app: Any, bound: socket.socket, *, grace_s: float, on_start: Callable[
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )
-    # After an orderly end the signal is raised once more, for the handler that was there before: the process has
-    # done what SIGTERM asked for, so this one lets it go on to its exit code.
-    previous = signal.signal(signal.SIGTERM, _ended)
+    # After it has shut down, uvicorn raises the signal again for the handler that was there before. The default handler
+    # would kill the process; this one lets it end with its own exit code.
+    previous = signal.signal(signal.SIGTERM, _ignore)
     try:
         _Server(config, on_start).run(sockets=[bound])
     finally:
@@ -127,5 +129,5 @@ class _Server(uvicorn.Server):
             self._on_start()
 
 
-def _ended(number: int, frame: FrameType | None) -> None:
+def _ignore(number: int, frame: FrameType | None) -> None:
     pass

@@ -1,4 +1,4 @@
-"""What the service does with a request that has been read; knows no HTTP."""
+"""Answers requests that have been read and checked; knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ from cora.structures import Detections
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+#: Threads that decode images. Few, since each holds an image of full size, and more would take cores from the model.
 _DECODERS = 2
-"""Threads that decode: each holds an image of full size, so few; more would only take cores from the model."""
 _THUMBNAIL_PX = 160
 
 
 async def before(deadline: float, awaitable: Awaitable[_T], refuse: Callable[[], RefusedError]) -> _T:
-    """What is awaited, or the refusal if it does not come before a time of the running loop."""
+    """Await something until a deadline in the event loop's time.
+
+    Raises:
+        RefusedError: it was not done in time; the error is made by `refuse`.
+    """
     try:
         async with asyncio.timeout_at(deadline):
             return await awaitable
@@ -46,15 +50,15 @@ async def before(deadline: float, awaitable: Awaitable[_T], refuse: Callable[[],
 
 
 class Service:
-    """A detector, an index if there is one, and the queue before them.
+    """Detects and searches for the clients of the HTTP application.
 
     Args:
-        detector: in evaluation mode, on its device; nothing else may use it while the service runs.
-        limits: of requests.
-        max_batch: images in one pass.
-        gather_s: seconds that an image waits for others of its kind.
-        index: searched by `search`.
-        class_weights: factors on classes in pre-matching, of those that a request names.
+        detector: the model, on its device; nothing else may use it while the service runs.
+        limits: limits of requests.
+        max_batch: largest number of images in one pass of the model.
+        gather_s: seconds for which an image waits for others that can share its batch.
+        index: the index for `search`, if there is one.
+        class_weights: class name -> factor on its score in pre-matching, for the classes that a request names.
     """
 
     def __init__(
@@ -76,51 +80,54 @@ class Service:
             detector=detector,
             max_batch=max_batch,
             gather_s=gather_s,
-            on_batch=self._passed,
+            on_batch=self._count_batch,
             class_weights=class_weights,
         )
-        self._detector = detector  # for its settings; to compute with it is the worker's
+        self._detector = detector  # for its settings only; the worker computes with it
         self._resize = detector.preprocessor.resize
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="cora-decode")
 
     @property
     def usual_names(self) -> tuple[str, ...]:
-        """Names that are looked for where a request gives none: the model's own, or the built-in vocabulary."""
+        """Class names for requests that give none: the model's own, or the built-in vocabulary."""
         return self._detector.usual_names
 
     def is_built_in(self, classes: Sequence[str] | None) -> bool:
-        """Whether the built-in vocabulary stands for the classes of a request."""
+        """Whether a request with these classes uses the built-in vocabulary."""
         return classes is None and not self._detector.own_names
 
     def score(self, asked: float | None, classes: Sequence[str] | None) -> float:
-        """Score above which detections are reported: as asked, or the model's own threshold for the classes."""
+        """The score threshold of a request: the one that it asks for, or the model's own for the classes."""
         return self._detector.score_of(asked, built_in=self.is_built_in(classes))
 
     def distractors(self, classes: Sequence[str], asked: Sequence[str] | None) -> int:
-        """How many names compete with the classes and their prompts; `asked` is None for the model's own choice."""
+        """Number of distractors beside the classes and their prompts; `asked` is None for the model's own choice."""
         return count_distractors(self._detector, classes, asked)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the model's thread."""
         self.worker.start()
 
     def close(self) -> None:
-        """Finish what was accepted, then stop."""
+        """Finish the accepted work, then end all threads."""
         self.worker.close()
         self._decoders.shutdown()
 
     def deadline(self) -> float:
-        """When a request that comes now has to be answered, in the running loop's time."""
+        """Time of the event loop by which a request that comes now must be answered."""
         return asyncio.get_running_loop().time() + self.limits.timeout_s
 
     async def detect(self, images: Sequence[bytes], query: Query, deadline: float) -> list[Detections]:
-        """Detections in image files, in their order, in pixels of the images as sent.
+        """Detect objects in image files.
+
+        Returns:
+            The detections of each image, with boxes in pixels of the upright image as it was sent.
 
         Raises:
-            ImageError: one is no image; the message tells which.
+            ImageError: a file is not an image; the message says which.
             VocabularyError: the names are unusable.
-            RefusedError: 413, one has too many pixels; 503, the service is stopping or too busy; 504, the model is
-                too slow.
+            RefusedError: 413, an image has too many pixels; 503, the service is stopping or too busy; 504, the model
+                is too slow.
         """
         pictures = await self._decode(images, lambda picture: shrink(picture, self._resize), deadline)
         return await self._run([DetectJob(picture=picture, query=query) for picture in pictures], deadline)
@@ -128,11 +135,11 @@ class Service:
     async def search(
         self, index: RegionIndex, asked: SearchOptions, image_file: bytes | None, deadline: float
     ) -> list[Hit]:
-        """Regions of the index like a text or like (a box in) an image, best first.
+        """Regions of the index that look like a text, an image or a box in an image, best first.
 
         Raises:
             VocabularyError: the text is unusable.
-            ImageError: it is no image, or the box is not in it.
+            ImageError: the file is not an image, or the box does not lie in it.
             RefusedError: as in `detect`.
         """
         image = None
@@ -148,10 +155,10 @@ class Service:
         return list(hits)
 
     async def thumbnails(self, index: RegionIndex, hits: Sequence[Hit], deadline: float) -> list[str | None]:
-        """Small images of regions as data URLs; None for those whose file cannot be read any more.
+        """Small images of regions as data URLs; None where the file can no longer be read.
 
         Raises:
-            RefusedError: 503, there is too much to decode.
+            RefusedError: 503, decoding took too long.
         """
         calls = [partial(_thumbnail, index.folder, hit, self.limits.max_pixels) for hit in hits]
         return await before(deadline, self._in_threads(calls), self._busy)
@@ -184,7 +191,7 @@ class Service:
         try:
             return await before(deadline, results, lambda: self._too_slow(jobs))
         finally:
-            # Where one failed, or the client has gone or waited too long, the others are wanted no more.
+            # Where one failed, or the client has gone or waited too long, nobody wants the others.
             self.worker.withdraw(jobs)
 
     def _too_slow(self, jobs: Sequence[Job]) -> RefusedError:
@@ -201,7 +208,7 @@ class Service:
             retry_after_s=self.admission.retry_after_s,
         )
 
-    def _passed(self, pictures: int, seconds: float) -> None:
+    def _count_batch(self, pictures: int, seconds: float) -> None:
         self.admission.note(pictures, seconds)
         self.metrics.batch(pictures, seconds)
 
@@ -218,7 +225,7 @@ def _thumbnail(folder: Path, hit: Hit, max_pixels: int) -> str | None:
     except ImageError as error:
         _LOG.warning("no thumbnail: %s", error)
         return None
-    cell.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))  # all of a file that got smaller, where the region is gone
+    cell.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))  # `framed` gives a whole image where the region lies outside it
     buffer = io.BytesIO()
     cell.save(buffer, format="JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

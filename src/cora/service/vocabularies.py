@@ -1,4 +1,4 @@
-"""Encoded class lists, kept while they are in use."""
+"""Keeps the encoded vocabularies of recent requests."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _Key = tuple[tuple[str, ...] | None, tuple[str, ...] | None]
 
 
 class VocabularyCache:
-    """The most recently used class lists of a detector; used by the thread that owns the detector only.
+    """A cache of the most recently used vocabularies; only the thread that owns the detector may use it.
 
-    Clients name what they like, for weeks. So both this cache and the memory of the detector's own encoder are
+    A service may run for weeks, with ever new names. So this cache and the memory of the detector's own encoder are
     bounded, and nothing is written to the disk.
 
     Args:
         detector: encodes the names.
-        max_names: class names and prompts kept in all; their embeddings take a few kilobytes each.
-        class_weights: factors on classes in pre-matching, of those that a request names.
+        max_names: largest number of names and prompts to keep; the embedding of each takes a few kilobytes.
+        class_weights: class name -> factor on its score in pre-matching, for the classes that a request names.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class VocabularyCache:
         self.max_names = max_names
         self._detector = detector
         encoder = detector.vocabulary_encoder
-        # The names of an exported model may be fixed: then nothing is encoded, and nothing can grow.
+        # An exported model with fixed names has no encoder whose memory could grow.
         self._encoder = encoder if isinstance(encoder, VocabularyEncoder) else None
         if self._encoder is not None:
             self._encoder.cache_dir = None
@@ -44,11 +44,11 @@ class VocabularyCache:
         return len(self._kept)
 
     def get(self, classes: Sequence[str] | None, distractors: Sequence[str] | None) -> Vocabulary:
-        """The vocabulary of these names, encoded on the detector's device, from the cache where it is there.
+        """The vocabulary of these names on the detector's device, from the cache if it is there.
 
         Args:
             classes: names to look for, with prompts or without; None for the model's own, or the built-in vocabulary.
-            distractors: names that compete with them; None for the model's own.
+            distractors: names that compete with the classes; None for the model's own choice.
 
         Raises:
             VocabularyError: the names are unusable.
@@ -68,7 +68,7 @@ class VocabularyCache:
         return vocabulary
 
     def count(self, names: int) -> None:
-        """Account for names that are about to be encoded; the encoder's memory is emptied when it got too many."""
+        """Count names that are about to be encoded, and empty the encoder's memory when it would hold too many."""
         self._encoded += names
         if self._encoded > self.max_names and self._encoder is not None:
             self._encoder.forget()

@@ -1,4 +1,4 @@
-"""One thread owns the model; what many clients ask for at the same time goes through it in batches."""
+"""The thread that owns the model: it runs the jobs of all clients, in batches where they can share one."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for; images with equal queries may share a batch.
+    """Class names and options of a detection; images with equal queries can share a batch.
 
     Attributes:
-        classes: the names, with prompts (`cora.regions.written_classes`) or without; None for the model's own, or the
-            built-in vocabulary.
-        score: only detections above it. Part of the query, since a detector spends more on what can reach it.
-        distractors: names that compete with them; None for the model's own.
+        classes: names to look for, with prompts (`cora.regions.written_classes`) or without; None for the model's own,
+            or the built-in vocabulary.
+        score: only detections above it are reported. Part of the query, since a detector spends less on regions that
+            cannot reach it.
+        distractors: names that compete with the classes; None for the model's own choice.
         nms_iou: per-class suppression threshold; None for the model's own.
-        max_detections: boxes kept of an image; None for the model's own.
-        class_agnostic: suppress between classes, too; None with the built-in vocabulary only.
+        max_detections: boxes kept per image; None for the model's own limit.
+        class_agnostic: suppress boxes of different classes, too; None for the built-in vocabulary only.
     """
 
     classes: tuple[str, ...] | None
@@ -48,12 +49,12 @@ class Query:
 
 @dataclass(eq=False)
 class Job:
-    """Work for the model: an image with a query, or a call that runs alone.
+    """Work for the model: a `DetectJob` or a `CallJob`.
 
     Attributes:
-        future: gets the result, or the exception.
-        started: whether the model has begun with it.
-        arrived: when it came, in seconds of the monotonic clock.
+        future: gets the result or the exception.
+        started: whether the worker has begun with it.
+        arrived: time of its arrival, in seconds of the monotonic clock.
     """
 
     future: Future[Any] = field(default_factory=Future)
@@ -63,7 +64,7 @@ class Job:
 
 @dataclass(eq=False)
 class DetectJob(Job):
-    """Find `query` in `image`: gives `Detections` in pixels of the image as it was sent."""
+    """Detects the classes of `query` in `picture`; gives `Detections` in pixels of the image before it was shrunk."""
 
     picture: Picture = field(kw_only=True)
     query: Query = field(kw_only=True)
@@ -71,7 +72,7 @@ class DetectJob(Job):
 
 @dataclass(eq=False)
 class CallJob(Job):
-    """Call a function of the detector, with nothing else running on it."""
+    """Calls a function with the detector, while nothing else runs on it; gives what the function returns."""
 
     function: Callable[[Any], Any] = field(kw_only=True)
 
@@ -79,15 +80,15 @@ class CallJob(Job):
 class ModelWorker:
     """Runs jobs, oldest first, in a thread of its own.
 
-    An image takes along those with the same query and padded size that arrive within `gather_s` of it, up to
-    `max_batch`. While the model is busy jobs pile up by themselves, so under load nobody waits for company.
+    A batch holds the oldest image and those with the same query and padded size, up to `max_batch`. An image waits for
+    others until `gather_s` after its arrival. Under load, jobs pile up while the model is busy, so none has to wait.
 
     Args:
         detector: the model.
-        max_batch: images in one pass.
+        max_batch: largest number of images in one pass of the model.
         gather_s: seconds.
-        on_batch: told the number of images and the seconds of every pass, in the worker's thread.
-        class_weights: factors on classes in pre-matching, of those that a query names.
+        on_batch: called with the number of images and the seconds of every pass, in the worker's thread.
+        class_weights: class name -> factor on its score in pre-matching, for the classes that a query names.
     """
 
     def __init__(
@@ -108,25 +109,25 @@ class ModelWorker:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        # A daemon, since a second Ctrl-C must end the program in the middle of a pass.
+        # A daemon, so that a second Ctrl-C ends the program in the middle of a pass.
         self._thread = threading.Thread(target=self._run, name="cora-model", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are taken."""
+        """Whether the worker accepts jobs."""
         return self._thread.is_alive() and not self._closing
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not started."""
+        """Number of jobs that have not started."""
         return len(self._jobs)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs; their futures tell how they ended.
+        """Queue jobs; their futures get the results.
 
         Raises:
             RefusedError: 503, the worker is closing.
@@ -138,7 +139,7 @@ class ModelWorker:
             self._changed.notify()
 
     def withdraw(self, jobs: Sequence[Job]) -> None:
-        """Take back those of the jobs that have not started: nobody waits for them any more."""
+        """Cancel those of the jobs that have not started."""
         unwanted = set(jobs)
         with self._changed:
             kept = [job for job in self._jobs if job not in unwanted]
@@ -158,17 +159,17 @@ class ModelWorker:
     def _run(self) -> None:
         while jobs := self._next():
             self._work(jobs)
-            # Until the next jobs nobody refers to these, or their images and results would outlive their answers.
+            # Or the list would keep images and results in memory until the next jobs come.
             jobs.clear()
 
     def _next(self) -> list[Job]:
-        """The next jobs to run together; none when there will be no more."""
+        """The next jobs to run together; an empty list ends the worker."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._jobs or self._closing)
                 if not self._jobs:
                     return []
-                jobs = self._gathered()
+                jobs = self._first_batch()
                 left = jobs[0].arrived + self.gather_s - time.monotonic()
                 if self._closing or left <= 0 or len(jobs) >= self.max_batch or isinstance(jobs[0], CallJob):
                     break
@@ -179,19 +180,20 @@ class ModelWorker:
             self._jobs.extend(rest)
         for job in jobs:
             job.started = job.future.set_running_or_notify_cancel()
-        # All of them cancelled: an empty list would mean the end.
+        # Where all of them were cancelled, an empty list would end the worker.
         return [job for job in jobs if job.started] or self._next()
 
-    def _gathered(self) -> list[Job]:
+    def _first_batch(self) -> list[Job]:
+        """The oldest job, and those that can share its batch."""
         first = self._jobs[0]
         if not isinstance(first, DetectJob):
             return [first]
-        kind = self._kind(first)
-        alike = [job for job in self._jobs if isinstance(job, DetectJob) and self._kind(job) == kind]
+        key = self._batch_key(first)
+        alike = [job for job in self._jobs if isinstance(job, DetectJob) and self._batch_key(job) == key]
         return list(alike[: self.max_batch])
 
-    def _kind(self, job: DetectJob) -> tuple[Query, tuple[int, int]]:
-        """Equal for jobs that share a pass: one query, one size of the batch."""
+    def _batch_key(self, job: DetectJob) -> tuple[Query, tuple[int, int]]:
+        """Query and padded size, which are equal for jobs that can share a batch."""
         image = job.picture.image
         return job.query, self._detector.preprocessor.padded_size(image.height, image.width)
 
@@ -200,7 +202,7 @@ class ModelWorker:
             results = self._results(jobs)
         except Exception as error:
             if len(jobs) > 1:
-                # One of them may be at fault (or all together too large); the others get their answer.
+                # One by one: a single job may be at fault, or all of them together too large.
                 for job in jobs:
                     self._work([job])
                 return
@@ -213,7 +215,7 @@ class ModelWorker:
 
     def _results(self, jobs: Sequence[Job]) -> list[Any]:
         if isinstance(jobs[0], CallJob):
-            self._vocabularies.count(1)  # a search by text encodes it
+            self._vocabularies.count(1)  # a search by text encodes one name
             return [jobs[0].function(self._detector)]
         return list(self._detect([job for job in jobs if isinstance(job, DetectJob)]))
 
@@ -228,16 +230,16 @@ class ModelWorker:
             "class_agnostic": query.class_agnostic,
             "batch_size": len(jobs),
         }
-        if len(jobs) == 1:  # somebody who tries names on an image; under load, passes of several images count
+        if len(jobs) == 1:  # perhaps somebody who tries several names on one image
             found = [self._detector.predict(self._images.get(jobs[0].picture.image), vocabulary, **options)]
         else:
             found = self._detector.predict([job.picture.image for job in jobs], vocabulary, **options)
         self._on_batch(len(jobs), time.perf_counter() - start)
-        return [_enlarged(detections, job.picture.size_hw) for detections, job in zip(found, jobs, strict=True)]
+        return [_scaled_back(detections, job.picture.size_hw) for detections, job in zip(found, jobs, strict=True)]
 
 
-def _enlarged(detections: Detections, size_hw: tuple[int, int]) -> Detections:
-    """The same with boxes in pixels of the image as it was sent, without the image."""
+def _scaled_back(detections: Detections, size_hw: tuple[int, int]) -> Detections:
+    """The same detections with boxes in pixels of the image before it was shrunk, without the image itself."""
     (height, width), (new_height, new_width) = detections.image_size, size_hw
     factors = detections.boxes_xyxy_px.new_tensor([new_width / width, new_height / height] * 2)
     return replace(detections, boxes_xyxy_px=detections.boxes_xyxy_px * factors, image_size=size_hw, image=None)
