@@ -1,4 +1,4 @@
-"""Many images: sharded, resumable, each exactly once.
+"""Labels many images, each exactly once: in parts, in several processes, resumable.
 
 Examples:
     >>> def open_nano(worker):

@@ -1,6 +1,6 @@
-"""Who computes the parts of a batch: this process, several on this machine, or Ray on a cluster.
+"""The engines that compute the parts of a batch: this process, several on this machine, or Ray on a cluster.
 
-An engine is a generator of (number of a part, its lines), in any order; the caller writes them.
+An engine is a generator of (number of a part, lines of its results), in any order; the caller writes them.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from cora.batch.labeller import Labeller, Model, Work
 from cora.errors import CoraError, needs_extra
 from cora.workers import StoppedError, ctrl_c_waits, obey_parent
 
-#: (part, lines)
+#: Yields (number of a part, lines of its results).
 Done = Iterator[tuple[int, str]]
-#: Told how many more images are done.
+#: Called with the number of images that are done since the last call.
 OnProgress = Callable[[int], object]
 
-#: Parts that wait for each process: enough that none stands idle, few enough that a million fit.
-_AHEAD = 2
-_SECONDS_BETWEEN_LOOKS = 0.25
-#: Parts that are handed to Ray at a time; their items are in its memory.
+#: Parts that are queued for each process: enough to keep it busy, and few, since their items are in memory.
+_QUEUED_PARTS = 2
+_PROGRESS_SECONDS = 0.25
+#: Parts that Ray gets at a time, since it keeps their items in memory.
 _WAVE = 2048
 
 
 def in_this_process(
     job: Job, work: Work, parts: Sequence[int], *, model: Model | None = None, on_progress: OnProgress
 ) -> Done:
-    """One part after the other; `model` is the model where it is loaded already."""
+    """Compute one part after the other; `model` is the model if it is loaded already."""
     labeller = Labeller(work, model=model)
     for part in parts:
         yield part, labeller(job.items(part), lambda: on_progress(1))
 
 
 def in_processes(job: Job, work: Work, parts: Sequence[int], *, count: int, on_progress: OnProgress) -> Done:
-    """Parts in `count` processes of this machine, each with a model of its own.
+    """Compute parts in `count` processes of this machine, each with a model of its own.
 
     Raises:
-        CoraError: a process ended by itself, most likely for want of memory.
+        CoraError: a process ended by itself, most likely because memory ran out.
     """
     context = multiprocessing.get_context("spawn")
     shared = (context.Value("q", 0), context.Value("i", 0), context.Event())
     threads = max(1, torch.get_num_threads() // count)
-    # Pickled here, since the pool would pass tensors in it through files of their own.
+    # Pickled here: the pool would pass tensors through files of their own.
     pool = ProcessPoolExecutor(
         count, mp_context=context, initializer=_start, initargs=(pickle.dumps(work), threads, *shared)
     )
@@ -61,12 +61,12 @@ def in_processes(job: Job, work: Work, parts: Sequence[int], *, count: int, on_p
     waiting: dict[Future[str], int] = {}
     try:
         while True:
-            with ctrl_c_waits():  # a process starts when a part is submitted
-                while len(waiting) < count * _AHEAD and (part := next(left, None)) is not None:
+            with ctrl_c_waits():  # the pool starts its processes when parts are submitted
+                while len(waiting) < count * _QUEUED_PARTS and (part := next(left, None)) is not None:
                     waiting[pool.submit(_label, job.items(part))] = part
             if not waiting:
                 break
-            finished, _ = wait(waiting, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+            finished, _ = wait(waiting, timeout=_PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
             now = done.value  # read once: workers count on meanwhile
             on_progress(now - told)
             told = now
@@ -86,25 +86,25 @@ def in_processes(job: Job, work: Work, parts: Sequence[int], *, count: int, on_p
 def on_ray(
     job: Job, work: Work, parts: Sequence[int], *, count: int, gpus: float = 0.0, on_progress: OnProgress
 ) -> Done:
-    """Parts in `count` workers of Ray Data, each with a model of its own.
+    """Compute parts in `count` workers of Ray Data, each with a model of its own.
 
-    The cluster is that of `RAY_ADDRESS`, or one that is started on this machine. Workers read the images, so these
-    must lie where all machines see them; results come back to this process, which writes them.
+    The cluster is that of `RAY_ADDRESS`, or one that is started on this machine. Workers read the images, so all
+    machines must see these under the same paths. Results come back to this process, which writes them.
 
     Args:
-        job: what is to be done.
-        work: sent to the workers, where cora must be installed.
-        parts: to do.
-        count: of workers.
-        gpus: of each worker.
-        on_progress: told after each part.
+        job: the batch.
+        work: what the workers need; cora must be installed where they run.
+        parts: numbers of the parts to compute.
+        count: number of workers.
+        gpus: GPUs for each worker.
+        on_progress: called after each part.
 
     Raises:
         MissingExtraError: Ray is not installed.
         CoraError: the cluster is too small, or a worker failed.
     """
     with needs_extra("the engine ray", extra="ray"):
-        # Nothing about a run leaves the machine.
+        # Ray reports its usage to its makers by default.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
         import ray.data
@@ -154,13 +154,20 @@ def _ray_wave(ray: Any, job: Job, work: Work, parts: Sequence[int], count: int, 
 
 
 class RayLabeller:
-    """A worker of Ray Data: rows of `part`, `first` (number of its first item) and `items` to rows with `lines`."""
+    """A worker of Ray Data.
+
+    It turns rows of `part` (number of a part), `first` (number of its first image) and `items` (lines of `Item`) into
+    rows of `part` and `lines`.
+
+    Args:
+        work: a pickled `Work`.
+    """
 
     def __init__(self, work: bytes) -> None:
         self._labeller = Labeller(pickle.loads(work))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Label the images of a block of Ray Data: for each part its number and the lines of its results."""
+        """Label the images of the parts in a batch of rows."""
         lines = []
         for first, text in zip(batch["first"].tolist(), batch["items"].tolist(), strict=True):
             items = [Item.from_line(line, first + place) for place, line in enumerate(text.splitlines())]
@@ -169,7 +176,7 @@ class RayLabeller:
 
 
 def _check_room(resources: dict[str, float], count: int, gpus: float) -> None:
-    """Ray would wait for ever for what the cluster does not have."""
+    """Refuse what the cluster does not have, since Ray would wait for it forever."""
     for kind, needed in (("CPU", float(count)), ("GPU", count * gpus)):
         if resources.get(kind, 0.0) < needed:
             raise CoraError(
@@ -194,7 +201,7 @@ def _start(work: bytes, threads: int, done: Any, started: Any, stop: Any) -> Non
 
 def _label(items: list[Item]) -> str:
     work, number, done, stop = _received
-    if not _labeller:  # here and not at the start, so that an error reaches the user as what it is
+    if not _labeller:  # not in `_start`, whose errors the pool reports as a process that has died
         _labeller.append(Labeller(pickle.loads(work), worker=number))
 
     def count() -> None:

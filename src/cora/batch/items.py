@@ -1,4 +1,4 @@
-"""One image of a batch: what it is called, where its bytes lie, how it is read."""
+"""One image of a batch: its name, the place of its bytes, and how to read it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from cora.data.shards import MAX_PHOTO_BYTES
 from cora.errors import ImageError
 from cora.images import read_image
 
-#: Images in shards come from elsewhere; only what every tool writes there is decoded.
+#: Shards often come from other people, so only the formats that are usual in them are decoded.
 _FORMATS_IN_SHARDS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """An image that a batch has to do.
+    """An image of a batch.
 
     Attributes:
-        number: 1, 2, ... in the order of the inputs; the image id of everything that is written.
-        name: path below the batch's root, with slashes; of an image in a shard `SHARD.tar/MEMBER`.
-        stem: name of label files, without an ending; no two images have the same, also with "/" written as "__".
-        size: bytes; None where nothing was found.
-        shard: path of the shard below the root, "" for a file.
-        start: first byte in the shard.
-        problem: why it cannot be read, where that is known already; else "".
+        number: 1, 2, ... in the order of the inputs; the image id in everything that is written.
+        name: path below the batch's root, with forward slashes; `SHARD.tar/MEMBER` for an image in a shard.
+        stem: name of its label file without the ending; unique, also with "/" written as "__".
+        size: size in bytes; None where there is no file.
+        shard: path of the shard below the root; "" for a file.
+        start: position of the first byte in the shard.
+        problem: why the image cannot be read, where that is known beforehand; else "".
     """
 
     number: int
@@ -43,29 +43,29 @@ class Item:
 
     @property
     def flat_stem(self) -> str:
-        """The stem without folders."""
+        """The stem with "__" for "/"."""
         return flat(self.stem)
 
     @property
     def target(self) -> str:
-        """Path that a copy of the image gets: the stem with the image's own ending."""
+        """Path of a copy of the image: its stem with its own ending."""
         return self.stem + PurePosixPath(self.name).suffix
 
     def to_line(self) -> str:
-        """One line of JSON, without the number, which is that of the line."""
+        """One line of JSON without the number, which is the number of the line."""
         content = {key: value for key, value in vars(self).items() if key != "number" and value not in ("", 0)}
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     @classmethod
     def from_line(cls, line: str | bytes, number: int) -> Item:
-        """What `to_line` wrote."""
+        """The item of a line that `to_line` wrote."""
         return cls(**({"size": 0} | json.loads(line)), number=number)
 
     def read(self, root: Path) -> Image.Image:
-        """The image, upright RGB.
+        """Read the image as upright RGB.
 
         Args:
-            root: of the batch.
+            root: folder that names are relative to.
 
         Raises:
             ImageError: it cannot be read.
@@ -75,7 +75,7 @@ class Item:
         try:
             return self._decode(self.content(root)) if self.shard else read_image(root / self.name)
         except ImageError as error:
-            # Names as in the results, and true also where the inputs are moved.
+            # The name as in the results, which stays right where the inputs are moved.
             raise ImageError(str(error).replace(str(root / self.name), self.name)) from None
 
     def content(self, root: Path) -> bytes:
@@ -98,7 +98,7 @@ class Item:
     def _decode(self, content: bytes) -> Image.Image:
         try:
             with warnings.catch_warnings():
-                # Pillow warns below the limit of `read_image` and only fails at twice its own.
+                # Pillow would warn of images that `read_image` allows.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 return read_image(Image.open(io.BytesIO(content), formats=_FORMATS_IN_SHARDS))
         except ImageError as error:
@@ -113,12 +113,12 @@ class Item:
 
 
 def flat(stem: str) -> str:
-    """A stem without folders, for formats that keep all labels in one."""
+    """A stem with "__" for "/", for formats that keep all labels in one folder."""
     return stem.replace("/", "__")
 
 
 def name_problem(name: str) -> str:
-    """Why an image of this name cannot be labelled; "" if it can."""
+    """Why an image of this name cannot be labelled, or ""."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         return f"expected a file name in UTF-8 without control characters, got {name!a}; rename it"
     parts = PurePosixPath(name)

@@ -1,10 +1,11 @@
-"""The folder of a batch: what is to be done, what is done, and under which settings.
+"""The run folder of a batch: its inputs, its settings, and the results of the parts that are done.
 
     batch/manifest.json   settings and a hash of the list of inputs
-    batch/inputs.jsonl    the inputs, one a line (`Item`)
-    batch/0000000.jsonl   what was found in the first part of them, one image a line (`Record`)
+    batch/inputs.jsonl    the inputs, one image a line (`Item`)
+    batch/0000000.jsonl   results of the first part, one image a line (`Record`)
 
-A part is there whole or not at all, so what is missing is what is to be done. One process writes, whoever computes.
+The file of a part is there whole or not at all, so a run that resumes computes the parts whose files are missing. One
+process writes all files, whichever engine computes.
 """
 
 from __future__ import annotations
@@ -28,21 +29,22 @@ from cora.files import lock
 
 _VERSION = 1
 _MANIFEST, _INPUTS, _LOCK = "manifest.json", "inputs.jsonl", "lock"
-#: A stop loses at most one part for each process; a part costs a file.
+#: Images of a part at least and at most, and the number of parts to aim at between these. A stopped run loses one part
+#: for each process at most, so parts are small; but each is a file.
 _SMALLEST_PART, _LARGEST_PART, _USUAL_PARTS = 4, 128, 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """An open folder; see `open_job`.
+    """A batch whose folder is open; see `open_job`.
 
     Attributes:
-        folder: of all results.
+        folder: folder of the results.
         root: folder that the names of images are relative to.
-        count: images.
-        part_size: images of a part.
-        settings: of detection.
-        starts: byte in the list of inputs at which each part begins.
+        count: number of images.
+        part_size: images of a part; the last one may have fewer.
+        settings: settings of detection.
+        starts: byte position in the list of inputs at which each part begins.
     """
 
     folder: ResultFolder
@@ -53,12 +55,12 @@ class Job:
     starts: tuple[int, ...]
 
     def missing(self) -> list[int]:
-        """Numbers of the parts that are still to be done."""
+        """Numbers of the parts that are not done yet, from 0."""
         done = {entry.name for entry in os.scandir(self.folder.parts)}
         return [part for part in range(len(self.starts)) if _part_name(part) not in done]
 
     def size_of(self, part: int) -> int:
-        """Images of a part."""
+        """Number of images of a part."""
         return min(self.part_size, self.count - part * self.part_size)
 
     def items(self, part: int) -> list[Item]:
@@ -69,12 +71,12 @@ class Job:
             return [Item.from_line(file.readline(), first + place) for place in range(self.size_of(part))]
 
     def item(self, number: int) -> Item:
-        """The image of this number, 1, 2, ..."""
+        """The image with this number, from 1."""
         part, place = divmod(number - 1, self.part_size)
         return self.items(part)[place]
 
     def save(self, part: int, lines: str) -> None:
-        """Write a part that was done, whole or not at all.
+        """Write the results of a part, whole or not at all.
 
         Raises:
             CoraError: it cannot be written.
@@ -82,10 +84,10 @@ class Job:
         self.folder.write_text(f"{self.folder.parts.name}/{_part_name(part)}", lines)
 
     def results(self) -> Iterator[tuple[Item, Record]]:
-        """Every image with what was found, in the order of the inputs; one part is in memory at a time.
+        """Every image with its record, in the order of the inputs; one part at a time is in memory.
 
         Raises:
-            DataError: a part is missing or not whole.
+            DataError: a part is missing or damaged.
         """
         for part in range(len(self.starts)):
             path = self.folder.parts / _part_name(part)
@@ -104,19 +106,19 @@ class Job:
 
 @contextmanager
 def open_job(folder: Path, sources: Sequence[str], settings: DetectSettings) -> Iterator[Job]:
-    """List the inputs and begin a batch in a folder, or go on with the one that is there; one process at a time.
+    """List the inputs, and begin a batch in a folder or resume the one that is there; for one process at a time.
 
     Args:
-        folder: new, empty, or of an earlier run with the same inputs and settings.
-        sources: see `list_inputs`.
-        settings: of detection; `keep` may be higher than that of a run that is there, whose own counts then.
+        folder: a new or empty folder, or that of an earlier run with the same inputs and settings.
+        sources: the inputs; see `list_inputs`.
+        settings: settings of detection; where a run is resumed, `keep` may be higher than its own, which is used.
 
     Raises:
-        DataError: nothing to do, the folder is of other inputs or settings, or it is no batch's.
-        CoraError: another process works on it.
+        DataError: there are no inputs, the folder belongs to other inputs or settings, or it is not that of a batch.
+        CoraError: another process works on the batch.
     """
     _check_folder(folder)
-    made = not folder.exists()
+    new = not folder.exists()
     results = ResultFolder(folder)
     results.parts.mkdir(parents=True, exist_ok=True)
     with lock(results.parts / _LOCK) as held:
@@ -136,11 +138,11 @@ def open_job(folder: Path, sources: Sequence[str], settings: DetectSettings) -> 
                 results.write_text(f"{results.parts.name}/{_MANIFEST}", json.dumps(content, indent=1) + "\n")
             else:
                 part_size = manifest["inputs"]["pictures_a_part"]
-                settings = _agreed(manifest, listing, settings, folder)
+                settings = _resumed_settings(manifest, listing, settings, folder)
         finally:
             fresh.unlink(missing_ok=True)
             if not (results.parts / _MANIFEST).exists():
-                _clear(results, made=made)
+                _clear(results, remove_folder=new)
         starts = _starts(results.parts / _INPUTS, part_size)
         yield Job(
             folder=results,
@@ -153,10 +155,10 @@ def open_job(folder: Path, sources: Sequence[str], settings: DetectSettings) -> 
 
 
 def kept_score(folder: Path) -> float | None:
-    """The least score that the batch of a folder keeps; None if there is none yet.
+    """The lowest score that the batch in a folder keeps; None if there is no batch yet.
 
     Raises:
-        DataError: what is there is no batch's manifest.
+        DataError: the manifest in the folder is not that of a batch.
     """
     manifest = _read_manifest(folder)
     return None if manifest is None else float(manifest["settings"]["keep"])
@@ -166,7 +168,7 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"expected a folder for the results, got a file: {folder}; name another")
     if folder.is_dir() and _read_manifest(folder) is None:
-        # A run that was killed while it listed its inputs leaves no more than its parts.
+        # A run that was killed while it listed its inputs leaves nothing but the folder of its parts.
         others = [entry.name for entry in os.scandir(folder) if entry.name != ResultFolder(folder).parts.name]
         if others:
             raise DataError(
@@ -175,13 +177,13 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _clear(folder: ResultFolder, *, made: bool) -> None:
-    """Bad inputs leave nothing behind that was made for them."""
+def _clear(folder: ResultFolder, *, remove_folder: bool) -> None:
+    """Remove what was made for a batch that cannot begin."""
     for name in (_LOCK, _INPUTS):
         (folder.parts / name).unlink(missing_ok=True)
     if not any(folder.parts.iterdir()):
         folder.parts.rmdir()
-        if made:
+        if remove_folder:
             folder.path.rmdir()
 
 
@@ -220,24 +222,30 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return content  # type: ignore[no-any-return]
 
 
-def _agreed(manifest: Mapping[str, Any], listing: Listing, settings: DetectSettings, folder: Path) -> DetectSettings:
-    """The settings of the run that is there, if these are the same."""
-    there, here = dict(manifest["settings"]), settings.to_json()
-    kept = there.pop("keep")
-    if here.pop("keep") < kept:
+def _resumed_settings(
+    manifest: Mapping[str, Any], listing: Listing, settings: DetectSettings, folder: Path
+) -> DetectSettings:
+    """The settings of the batch that is resumed.
+
+    Raises:
+        DataError: the batch began with other settings or inputs.
+    """
+    before, now = dict(manifest["settings"]), settings.to_json()
+    kept = before.pop("keep")
+    if now.pop("keep") < kept:
         raise DataError(
             f"{folder}: expected scores of {kept:g} or more, which is what this batch keeps, got {settings.keep:g}; "
             "raise the thresholds, or begin in another folder"
         )
-    for name, said in _different(there, here):
+    for name, difference in _differences(before, now):
         other = "other" if name.endswith("s") and " " not in name else "another"
         raise DataError(
-            f"{folder}: expected the settings that its batch began with, got {other} {name} ({said}); "
+            f"{folder}: expected the settings that its batch began with, got {other} {name} ({difference}); "
             "repeat that command, or begin in another folder"
         )
     if manifest["inputs"]["sha256"] != listing.digest:
-        before, now = manifest["inputs"]["pictures"], listing.count
-        what = f"{now} images instead of {before}" if now != before else "other names or sizes"
+        count = manifest["inputs"]["pictures"]
+        what = f"{listing.count} images instead of {count}" if listing.count != count else "other names or sizes"
         raise DataError(
             f"{folder}: expected the inputs that its batch began with, got {what}; "
             "give the same inputs, or begin in another folder"
@@ -245,13 +253,14 @@ def _agreed(manifest: Mapping[str, Any], listing: Listing, settings: DetectSetti
     return DetectSettings(**{**vars(settings), "keep": kept})
 
 
-def _different(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in [*there, *(name for name in here if name not in there)]:
-        one, other = there.get(name), here.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            yield from _different(one, other)
-        elif one != other:
-            yield name, f"{_short(other)}, it has {_short(one)}"
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, description) of every setting that differs, also of those in mappings."""
+    for name in before | now:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif old != new:
+            yield name, f"{_short(new)}, it has {_short(old)}"
 
 
 def _short(value: object) -> str:

@@ -1,10 +1,12 @@
-"""Detection of one part of a batch: items in, one line an image out."""
+"""Detects the objects of one part of a batch: takes its items, gives one line for each image."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack
 
@@ -16,12 +18,12 @@ from cora.batch.settings import DetectSettings
 from cora.errors import DataError, ImageError
 from cora.structures import Detections
 
-#: Groups of one size that wait to be filled hold at most this many times a batch.
+#: Batches' worth of images that may wait, in all, for others of their size.
 _WAITING_BATCHES = 4
 
 
 class PredictOptions(TypedDict):
-    """Options of `Model.predict`, those of `cora.Predictor.predict`."""
+    """Options of `Model.predict`; see `cora.Predictor.predict`."""
 
     score: float
     nms_iou: float | None
@@ -30,16 +32,16 @@ class PredictOptions(TypedDict):
 
 
 class Model(Protocol):
-    """What a batch needs of a detector; `cora.Predictor` is one."""
+    """The part of a detector that a batch needs; `cora.Predictor` has it."""
 
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Any:
-        """Names, encoded once."""
+        """Encode class names, once for all images."""
 
     def predict(self, images: list[Image.Image], classes: Any, **options: Unpack[PredictOptions]) -> list[Detections]:
         """Detections of each image."""
 
 
-#: Loads the model; given the worker's number, so that several may take a device each. Must be picklable.
+#: Loads the model in the worker of this number, from 0, so that each can take a device of its own. Must be picklable.
 OpenModel = Callable[[int], Model]
 
 
@@ -47,7 +49,10 @@ OpenModel = Callable[[int], Model]
 class Work:
     """What a worker needs to begin; it is sent to other processes and machines.
 
-    open_model: loads the model; settings: of detection; root: folder that the names of items are relative to.
+    Attributes:
+        open_model: loads the model.
+        settings: settings of detection.
+        root: folder that the names of items are relative to.
     """
 
     open_model: OpenModel
@@ -56,15 +61,15 @@ class Work:
 
 
 class Labeller:
-    """A loaded model with its encoded vocabulary.
+    """Detects objects in images with a loaded model and an encoded vocabulary.
 
     Args:
-        work: what to do.
-        worker: number of this worker.
+        work: model, settings and root.
+        worker: number of this worker, from 0.
         model: the model, if it is loaded already.
 
     Raises:
-        DataError: the model reports a class by another name than the settings.
+        DataError: the model reports a class under another name than the settings have.
     """
 
     def __init__(self, work: Work, *, worker: int = 0, model: Model | None = None) -> None:
@@ -73,18 +78,21 @@ class Labeller:
         settings = work.settings
         self._vocabulary = self._model.vocabulary(settings.classes, distractors=settings.distractors)
         for asked, name in zip(settings.classes, self._vocabulary.names, strict=True):
-            if asked.strip() != name:  # results would have two names for it
+            if asked.strip() != name:  # or the results would have two names for one class
                 raise DataError(
                     f"classes: expected the names that the model reports, got {asked!r} for {name!r}; "
                     "let the model's own `vocabulary` know the prompts of a class"
                 )
 
     def __call__(self, items: Sequence[Item], on_picture: Callable[[], object] = lambda: None) -> str:
-        """The lines of these images, in their order.
+        """Detect the objects of images.
 
         Args:
             items: the images.
-            on_picture: called after each.
+            on_picture: called after each image.
+
+        Returns:
+            One line (`Record.to_line`) for each image, in their order.
         """
         records: dict[int, Record] = {}
         for group in self._groups(items, records, on_picture):
@@ -108,8 +116,11 @@ class Labeller:
     def _groups(
         self, items: Sequence[Item], records: dict[int, Record], on_picture: Callable[[], object]
     ) -> Iterator[list[tuple[int, Image.Image]]]:
-        """Images of one size, since padding to another size changes what a model sees near the border."""
-        most = self._work.settings.batch_size
+        """Batches of (number, image) of one size each: padding to a larger size changes the results near the border.
+
+        Images that cannot be read go into `records` instead.
+        """
+        batch_size = self._work.settings.batch_size
         waiting: dict[tuple[int, int], list[tuple[int, Image.Image]]] = {}
         for item, picture in self._pictures(items):
             if isinstance(picture, ImageError):
@@ -118,14 +129,14 @@ class Labeller:
                 continue
             group = waiting.setdefault(picture.size, [])
             group.append((item.number, picture))
-            if len(group) == most:
+            if len(group) == batch_size:
                 yield waiting.pop(picture.size)
-            elif sum(map(len, waiting.values())) > _WAITING_BATCHES * most:
+            elif sum(map(len, waiting.values())) > _WAITING_BATCHES * batch_size:
                 yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
         yield from waiting.values()
 
     def _pictures(self, items: Sequence[Item]) -> Iterator[tuple[Item, Image.Image | ImageError]]:
-        """Images in order, the next ones read in a thread while the model runs: decoding releases Python's lock."""
+        """Images in order; a thread reads ahead while the model runs, since decoding releases Python's lock."""
 
         def read(item: Item) -> Image.Image | ImageError:
             try:
@@ -133,9 +144,10 @@ class Labeller:
             except ImageError as error:
                 return error
 
-        ahead = self._work.settings.batch_size
+        left = iter(items)
         with ThreadPoolExecutor(max_workers=1) as reader:
-            waiting = [reader.submit(read, item) for item in items[:ahead]]
-            for place, item in enumerate(items):
-                waiting += [reader.submit(read, next_item) for next_item in items[place + ahead : place + ahead + 1]]
-                yield item, waiting.pop(0).result()
+            waiting = deque((item, reader.submit(read, item)) for item in islice(left, self._work.settings.batch_size))
+            while waiting:
+                item, picture = waiting.popleft()
+                waiting.extend((following, reader.submit(read, following)) for following in islice(left, 1))
+                yield item, picture.result()

@@ -1,7 +1,7 @@
-"""What a batch has to do: folders, lists and shards, written down as one file with a line an image.
+"""Lists the inputs of a batch (folders, lists and shards) in one file with a line for each image.
 
-Nothing here keeps a list of all images in memory: the names pass through a temporary database on disk, which finds
-those that are given twice and label files that would have one name.
+The list of all images is never in memory. Names pass through a temporary database on disk, which finds images that are
+given twice and label files that would have the same name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_LIST_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class _Found:
-    """An image, or something that should have been one; paths are absolute."""
+    """An image, or a file that should have been one; the path is absolute."""
 
     path: str
     member: str = ""
@@ -38,13 +38,13 @@ class _Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The images of a batch, in a file.
+    """The list of a batch's images, in a file.
 
     Attributes:
-        file: one `Item.to_line` an image.
+        file: the list, with one `Item.to_line` for each image.
         root: folder that the names are relative to.
-        count: images.
-        digest: SHA-256 of the file: names, sizes and places in shards, not the root, so that inputs may be moved.
+        count: number of images.
+        digest: SHA-256 of the file. It covers names, sizes and positions in shards, but not the root, which may move.
     """
 
     file: Path
@@ -54,18 +54,18 @@ class Listing:
 
 
 def list_inputs(sources: Iterable[str], *, file: Path, exclude: Path) -> Listing:
-    """Write down every image that the sources stand for, once, in their order; in a folder by name.
+    """List every image of the sources once, in the order of the sources; those of a folder are sorted by name.
 
     Args:
-        sources: images, folders (searched with all below them; hidden files and linked folders are passed over),
-            shards (`*.tar`, also those in folders) and `@FILE` with a path a line.
-        file: written.
-        exclude: folder that is passed over, where the results go.
+        sources: images, folders (searched at all levels; hidden files and linked folders are skipped), shards (`*.tar`,
+            also inside folders) and `@FILE` with a path a line.
+        file: the file to write.
+        exclude: folder that is skipped, since the results go there.
 
     Raises:
-        DataError: a source or a list is not there or cannot be read, or there is no image at all.
+        DataError: a source or list is missing or cannot be read, or there is no image at all.
     """
-    with closing(sqlite3.connect("")) as table:  # no name: a file of its own that ends with the connection
+    with closing(sqlite3.connect("")) as table:  # a database without a name is a temporary file
         table.execute("CREATE TABLE found (path BLOB, member BLOB, size, start, problem, UNIQUE (path, member))")
         table.execute("CREATE TABLE stems (stem BLOB UNIQUE)")
         passed_over = Problems()
@@ -84,7 +84,7 @@ def list_inputs(sources: Iterable[str], *, file: Path, exclude: Path) -> Listing
 
 
 def _collect(sources: Iterable[str], table: sqlite3.Connection, exclude: str, passed_over: Problems) -> str:
-    """Fill the table; returns the folder that all lie in."""
+    """Fill the table; returns the folder that all images lie in."""
     root = ""
     for source in sources:
         for home, found in _of_source(source, exclude, passed_over):
@@ -96,7 +96,7 @@ def _collect(sources: Iterable[str], table: sqlite3.Connection, exclude: str, pa
 
 
 def _of_source(source: str, exclude: str, passed_over: Problems) -> Iterator[tuple[str, _Found]]:
-    """(folder that names should be relative to, image) of one input."""
+    """Yield (folder that names should be relative to, image) for the images of one source."""
     if source.startswith("@"):
         for line in _lines(Path(source[1:])):
             yield from _of_path(os.path.abspath(line), exclude, passed_over)
@@ -148,12 +148,12 @@ def _file(path: str) -> Iterator[_Found]:
 
 
 def _members(path: str) -> Iterator[_Found]:
-    """The images of a shard; of one that is damaged those before the damage, which is told as an image's."""
+    """The images of a shard; where it is damaged, those before the damage, and an item whose problem is the damage."""
     seen: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it remembers every member; a shard may have a million
+                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep up to a million members in memory
                 name = member.name.removeprefix("./")
                 if member.isdir() or PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
                     continue
@@ -172,7 +172,7 @@ def _members(path: str) -> Iterator[_Found]:
 
 
 def _check_end(path: str, offset: int) -> None:
-    """Refuse a tar file that was cut: `tarfile` takes anything that is no member for the end, which zeros mark."""
+    """Refuse a tar file that was cut: its end is marked by zeros, but `tarfile` also takes other bytes for the end."""
     with open(path, "rb") as file:
         file.seek(offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -200,7 +200,7 @@ def _item(found: _Found, root: str, table: sqlite3.Connection, number: int) -> I
 
 
 def _stem(name: str, table: sqlite3.Connection) -> str:
-    """The name without its ending, or, if another image has that one, with it, or with a number."""
+    """A unique stem: the name without its ending, else with its ending, else with a number, too."""
     plain = name[: len(name) - len(PurePosixPath(name).suffix)]
     candidate, count = plain, 0
     while True:

@@ -1,4 +1,4 @@
-"""The model of a batch with all options that belong to it: opened in any process, named in the manifest."""
+"""The model of a batch with all of its options: opened by each worker, identified in the manifest."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from cora.structures import Detections
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """The model of a batch and everything that decides what it finds; it is sent to other processes.
+    """The model of a batch with all options that change its results; it is sent to other processes.
 
     Attributes:
-        load: gives the predictor of (model, device, text_model=...); a function of a module.
-        model: name or file.
+        load: called with (model, device, text_model=...), gives the predictor; a function of a module, since other
+            processes must find it.
+        model: name or file of the model.
         device: name of a torch device, or "auto".
-        text_model: of an exported file.
+        text_model: model that encodes the class names for an exported file.
         text: templates and descriptions.
-        words: classes that are looked for by words, with their prompts; None for the model's own, or the built-in
-            vocabulary.
-        exemplars: images of classes, by name; paths.
-        tiles: parts of images that are looked at, too.
-        short_side: pixels that images are resized to.
-        class_weights: factors on classes in pre-matching, by name.
-        class_agnostic: suppress between classes, too; None for the built-in vocabulary only.
+        words: class name -> prompts of the classes that are given in words; None for the model's own classes, or the
+            built-in vocabulary.
+        exemplars: class name -> paths of images that define the class.
+        tiles: overlapping parts of an image on which the detector runs, too.
+        short_side: pixels of the short side to which images are resized; None for the model's own.
+        class_weights: class name -> factor on its score in pre-matching.
+        class_agnostic: suppress boxes of different classes, too; None for the built-in vocabulary only.
     """
 
     load: Callable[..., Predictor]
@@ -54,7 +55,7 @@ class ModelChoice:
     class_agnostic: bool | None = None
 
     def open(self, worker: int) -> BatchModel:
-        """The model, on a GPU of its own where there are several and none is named.
+        """Open the model; where there are several GPUs and none is named, each worker takes the next one.
 
         Args:
             worker: number of the worker, from 0.
@@ -68,9 +69,9 @@ class ModelChoice:
         return BatchModel(detector, self)
 
     def made_with(self, detector: Predictor) -> dict[str, str]:
-        """What binds results to the model and its options: hashes, and what was asked for besides."""
+        """Name -> hash or value of everything about the model that changes results; a run that resumes must match."""
         words = self.words or {}
-        said = {
+        parts = {
             "model": _files_hash(self.model) or f"{weights_fingerprint(detector)}-{_hash(_settings(detector))}",
             "text model": self.text_model,
             "text around names": _hash(asdict(self.text)) if self.text != Sentences() else None,
@@ -82,7 +83,7 @@ class ModelChoice:
             "suppression": {True: "between classes, too", False: "within classes", None: None}[self.class_agnostic],
             "vocabulary": "built-in" if self.words is None and not detector.own_names else None,
         }
-        return {name: value for name, value in said.items() if value is not None}
+        return {name: value for name, value in parts.items() if value is not None}
 
     def _exemplar_hashes(self) -> list[Any]:
         found = []
@@ -98,14 +99,14 @@ class ModelChoice:
 
 
 class BatchModel:
-    """A detector that looks for the exemplars, too, and at tiles; see `cora.batch.labeller.Model`."""
+    """A `cora.batch.labeller.Model` with the exemplars, tiles and other options of a `ModelChoice`."""
 
     def __init__(self, detector: Predictor, choice: ModelChoice) -> None:
         self.detector, self._choice = detector, choice
 
     def vocabulary(self, classes: Sequence[str], *, distractors: Sequence[str] | None = None) -> Vocabulary:
-        """Names and exemplars, encoded once; a name in both is a class by words and images."""
-        # Classes by images alone are among the names of a batch, and no words stand for them.
+        """Encode the names and exemplars; a name in both is a class by words and images."""
+        # The names of a batch include those of classes by images alone, which are not encoded as words.
         words = self._choice.words
         by_words = None if words is None else {name: words[name] for name in classes if name in words}
         return self.detector.vocabulary(
@@ -116,7 +117,7 @@ class BatchModel:
         )
 
     def predict(self, images: list[Image.Image], classes: Any, **options: Unpack[PredictOptions]) -> list[Detections]:
-        """Detections of each image, above the score."""
+        """Detections of each image above the score."""
         choice = self._choice
         return self.detector.predict(
             images, classes, tiles=choice.tiles, class_agnostic=choice.class_agnostic, **options
@@ -124,7 +125,7 @@ class BatchModel:
 
 
 def _files_hash(model: str) -> str | None:
-    """Hash of a file, and of the weights that OpenVINO keeps beside it; None where there is no such file."""
+    """Hash of a file, with the weights that OpenVINO keeps beside it; None if there is no such file."""
     path = Path(model)
     if not path.is_file():
         return None
@@ -136,7 +137,7 @@ def _files_hash(model: str) -> str | None:
 
 
 def _settings(detector: Predictor) -> dict[str, Any]:
-    """The configuration without score thresholds and names: which boxes are kept is the batch's own affair."""
+    """The configuration without score thresholds and names, which the settings of the batch replace."""
     values = asdict(detector.config)
     del values["postprocess"]["score_threshold"], values["postprocess"]["builtin_threshold"], values["class_names"]
     return values

@@ -1,4 +1,4 @@
-"""Images beside their labels, linked or copied, for formats whose readers look for them there."""
+"""Links or copies images beside their labels, for formats whose readers look for them there."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cora.errors import CoraError
 
 
 def place_photo(item: Item, *, root: Path, folder: ResultFolder, within: str, how: Photos) -> None:
-    """Put an image into a folder under the name of its labels; what is there already stays.
+    """Put an image into a folder under the stem of its label file; a copy or link that is there already stays.
 
     Args:
-        item: the image; one in a shard is always written out.
-        root: that its name is relative to.
-        folder: of the results.
-        within: folder in it for the images.
-        how: "link" (symbolic, by its absolute path) or "copy".
+        item: the image; one in a shard is always copied.
+        root: folder that its name is relative to.
+        folder: folder of the results.
+        within: folder for the images, below that of the results.
+        how: "link" (symbolic, to the absolute path) or "copy".
 
     Raises:
         CoraError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What is known of an image after detection: one line of JSON, in files that are written whole."""
+"""The results of one image: the line of JSON that the file of a part has for it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ import torch
 from cora.boxes import pairwise_iou
 from cora.structures import Detections
 
-#: Boxes that overlap this much show one object: their classes compete for it.
+#: IoU from which on boxes of different classes count as one object.
 _SAME_OBJECT_IOU = 0.7
 _BOX_DIGITS, _SCORE_DIGITS = 2, 6
-#: What stands for "no other class".
+#: Index that means "no other class".
 NONE = -1
 
 
 class Box(NamedTuple):
     """A detected box.
 
-    label: index of its class; score: 0..1; left, top, right, bottom: pixels of the upright image; other: index of
-    the best other class of the same object that has no higher score, or `NONE`; other_score: its score, else 0.
+    Attributes:
+        label: index of its class.
+        score: 0..1.
+        left: in pixels of the upright image, as are the other sides.
+        top: y of the upper side.
+        right: x of the right side.
+        bottom: y of the lower side.
+        other: index of the best other class of the same object with no higher score, or `NONE`.
+        other_score: score of that class, or 0.
     """
 
     label: int
@@ -47,7 +54,14 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """An image that was done; boxes best first. error: why it could not be read, else "" and the size is known."""
+    """The results of one image.
+
+    Attributes:
+        number: number of the image.
+        size: (height, width) in pixels; (0, 0) if it could not be read.
+        boxes: best first.
+        error: why the image could not be read, or "".
+    """
 
     number: int
     size: tuple[int, int] = (0, 0)
@@ -65,7 +79,7 @@ class Record:
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Record:
-        """What `to_line` wrote."""
+        """The record of a line that `to_line` wrote."""
         number, *content = json.loads(line)
         if len(content) == 1:
             return cls(number=number, error=content[0])
@@ -74,11 +88,11 @@ class Record:
 
 
 def record_of(number: int, detections: Detections) -> Record:
-    """What is kept of an image's detections: pixels to 1/100, without boxes that are thinner."""
+    """The record of an image's detections: pixels are rounded to 1/100, and boxes that are thinner are left out."""
     scores = detections.scores.float()
     rivals = pairwise_iou(detections.boxes_xyxy_px, detections.boxes_xyxy_px) >= _SAME_OBJECT_IOU
     rivals &= detections.labels[:, None] != detections.labels[None, :]
-    # Of two classes of one object the better one is the first; it alone has a second.
+    # Of two classes of one object, only the better one has the other as its rival.
     rivals &= torch.ones_like(rivals).triu(diagonal=1)
     best, other = torch.where(rivals, scores[None, :], torch.zeros(())).max(dim=1) if len(scores) else (scores, scores)
     boxes = []

@@ -1,4 +1,4 @@
-"""The folder of a batch's results: files are there whole or not at all, whenever the process is killed."""
+"""The folder of a batch's results, in which files are whole or missing, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from cora.files import write_whole
 class ResultFolder:
     """A folder that one process at a time writes to.
 
-    Unfinished files have one name, in a folder of their own: the next process replaces what a killed one left there.
+    Unfinished files always have the same name, in the run folder, so that the next process replaces what a killed one
+    left.
     """
 
     path: Path
 
     @property
     def parts(self) -> Path:
-        """Folder of what is no result for the user: inputs, finished parts, unfinished files."""
+        """The run folder: inputs, finished parts, unfinished files."""
         return self.path / "batch"
 
     def write(self, name: str, fill: Callable[[Path], object]) -> Path:
-        """Let `fill` write an unfinished file, then move it to its place.
+        """Let `fill` write a temporary file, then rename it.
 
         Args:
-            name: path in the folder, with slashes.
-            fill: writes the file that it is given.
+            name: path below the folder, with forward slashes.
+            fill: writes the file at the path that it is given.
 
         Returns:
-            The place.
+            The path of the file.
 
         Raises:
             CoraError: the file cannot be written (permission, full disk).
@@ -41,10 +42,10 @@ class ResultFolder:
         return place
 
     def write_text(self, name: str, content: str) -> Path:
-        """The same for a text in UTF-8."""
+        """Write a text file in UTF-8, as `write` does."""
         return self.write(name, lambda file: file.write_text(content, encoding="utf-8", newline=""))
 
     def remove(self, *names: str) -> None:
-        """Remove files of an earlier run, where they are."""
+        """Remove files of an earlier run, if they are there."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Boxes that a person should look at, the most uncertain ones first."""
+"""The review list: boxes that a person should check, the most uncertain ones first."""
 
 from __future__ import annotations
 
@@ -18,24 +18,29 @@ from cora.batch.result_folder import ResultFolder
 from cora.batch.settings import ReviewSettings
 from cora.draw import Colour, class_colours, contact_sheet
 
-#: Surroundings of a box on the sheet, as a share of its longer side, and pixels at least.
+#: Margin around a box on the sheet, as a share of its longer side, and the smallest margin in pixels.
 _CONTEXT, _LEAST_CONTEXT_PX = 0.4, 12
 
 
 @dataclass(frozen=True)
 class Uncertain:
-    """A line of the review list.
+    """A row of the review list.
 
     Attributes:
         image_id: number of the image.
         file: its name.
-        uncertainty: 1 where the decision might as well be the other, 0 at the ends of what is asked for.
+        uncertainty: 1 where the decision could as well be the other one, down to 0 at the limits of the settings.
         reason: "score", "margin" or "score and margin".
-        class_name, score: of the box.
-        threshold: of its class; a box with at least this score is a label.
-        label: whether it is one.
-        other_class, other_score: the best other class of the same object; "" and 0 where none was seen.
-        left, top, right, bottom: pixels of the upright image.
+        class_name: class of the box.
+        score: score of the box, 0..1.
+        threshold: score threshold of its class; a box with at least this score is a label.
+        label: whether the box is a label.
+        other_class: best other class of the same object, or "".
+        other_score: score of that class, or 0.
+        left: in pixels of the upright image, as are the other sides.
+        top: y of the upper side.
+        right: x of the right side.
+        bottom: y of the lower side.
     """
 
     image_id: int
@@ -54,15 +59,17 @@ class Uncertain:
     bottom: float
 
 
-#: Column -> kind, for SQLite.
 _COLUMNS = [field.name for field in fields(Uncertain)]
 
 
 def uncertainty(box: Box, threshold: float, settings: ReviewSettings) -> tuple[float, str]:
-    """How uncertain a box is, 0..1, and why; ("", 0) with no reason if nobody needs to look at it.
+    """How uncertain a box is, and why.
 
-    By score: 1 at the threshold of the class, falling to 0 at the farther end of low..high. By margin: 1 where both
-    classes have the same score, falling to 0 at the margin asked for. The greater of the two counts.
+    By score, it is 1 at the threshold of the class and falls to 0 at the farther end of `low`..`high`. By margin, it is
+    1 where both classes have the same score and falls to 0 at `margin`. The larger one counts.
+
+    Returns:
+        The uncertainty, 0..1, and the reason; 0 and "" for a box that nobody needs to check.
     """
     reasons: dict[str, float] = {}
     if settings.low is not None and settings.high is not None and settings.low <= box.score < settings.high:
@@ -74,12 +81,12 @@ def uncertainty(box: Box, threshold: float, settings: ReviewSettings) -> tuple[f
 
 
 class ReviewList:
-    """Collects uncertain boxes and sorts them, in a temporary database on disk instead of in memory.
+    """Collects and sorts uncertain boxes, in a temporary database on disk instead of in memory.
 
     Args:
-        classes: names that labels are indices of.
-        thresholds: of each class.
-        settings: what is uncertain.
+        classes: class names, in the order of their indices.
+        thresholds: score threshold of each class.
+        settings: which boxes are uncertain.
     """
 
     def __init__(self, *, classes: Sequence[str], thresholds: Sequence[float], settings: ReviewSettings) -> None:
@@ -95,7 +102,7 @@ class ReviewList:
         self._table.close()
 
     def add(self, number: int, file_name: str, boxes: Sequence[Box]) -> None:
-        """Look at the boxes of an image, those that are no labels too."""
+        """Add those boxes of an image that are uncertain, whether they are labels or not."""
         for box in boxes:
             threshold = self._thresholds[box.label]
             value, reason = uncertainty(box, threshold, self._settings)
@@ -122,7 +129,7 @@ class ReviewList:
             self.count += 1
 
     def rows(self, most: int | None = None) -> Iterator[Uncertain]:
-        """The most uncertain ones first, all of them unless `most` is given."""
+        """The rows, the most uncertain ones first: all of them, or at most `most`."""
         query = "SELECT * FROM uncertain ORDER BY uncertainty DESC, rowid LIMIT ?"
         with closing(self._table.execute(query, (-1 if most is None else most,))) as found:
             for row in found:
@@ -130,7 +137,7 @@ class ReviewList:
                 yield Uncertain(**content | {"label": bool(content["label"])})
 
     def write(self, folder: ResultFolder) -> Path:
-        """`review/boxes.csv` or `.json`, as the settings say."""
+        """Write `review/boxes.csv` or `review/boxes.json`, as the settings say."""
         write = self._write_json if self._settings.format == "json" else self._write_csv
 
         def fill(file: Path) -> None:
@@ -156,11 +163,11 @@ def draw_sheet(rows: Sequence[Uncertain], read: Callable[[int], Image.Image]) ->
     """A contact sheet of regions, each with its class, the other class and the file.
 
     Args:
-        rows: regions, in the order of the sheet; at least one.
-        read: number of an image -> image.
+        rows: at least one, in the order of the sheet.
+        read: called with the number of an image, gives the image.
 
     Raises:
-        ImageError: an image cannot be read any more.
+        ImageError: an image can no longer be read.
     """
     captions = []
     for row in rows:
@@ -171,12 +178,12 @@ def draw_sheet(rows: Sequence[Uncertain], read: Callable[[int], Image.Image]) ->
 
 
 def _region(picture: Image.Image, row: Uncertain, colour: Colour) -> Image.Image:
-    """The box with its surroundings, framed."""
+    """The region of a box with some of its surroundings, and the box drawn in it."""
     around = max(_LEAST_CONTEXT_PX, _CONTEXT * max(row.right - row.left, row.bottom - row.top))
     left, top = max(0, round(row.left - around)), max(0, round(row.top - around))
     right, bottom = min(picture.width, round(row.right + around)), min(picture.height, round(row.bottom + around))
     region = picture.crop((left, top, right, bottom))
     frame = [round(row.left) - left, round(row.top) - top, round(row.right) - left, round(row.bottom) - top]
-    line = max(1, round(max(region.size) / 80))  # as thick on the sheet, however small the region
+    line = max(1, round(max(region.size) / 80))  # the sheet scales regions to one size: lines are equally thick there
     ImageDraw.Draw(region).rectangle(frame, outline=colour, width=line)
     return region

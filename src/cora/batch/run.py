@@ -1,4 +1,4 @@
-"""A batch from its inputs to its labels: detect what is missing, then write everything anew from what was found."""
+"""Runs a batch: detects in the parts that are missing, then writes all labels from the results of all parts."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ Engine = Literal["local", "ray"]
 
 UNREADABLE = "unreadable.csv"
 
+#: Reasons and classes that a report shows; the files have all of them.
+_SHOWN, _SHOWN_CLASSES = 5, 10
+_QUALITY = 88
+
 
 @dataclass(kw_only=True)
 class BatchReport:
-    """What a batch gave.
+    """The counts of a batch, and what it wrote.
 
     Attributes:
-        pictures: images of the inputs, each counted once.
-        earlier: of them, images that an earlier run had done.
-        unreadable: images that could not be read; `unreadable.csv` has their names and reasons.
-        first_unreadable: reasons of the first of them.
-        boxes: labels by class name.
-        reviewed: boxes on the review list.
-        root: folder that file names are relative to where images are neither linked nor copied.
-        written: what was written.
+        pictures: number of images of the inputs, each counted once.
+        earlier: how many of them an earlier run had done.
+        unreadable: number of images that could not be read; `unreadable.csv` has their names and the reasons.
+        first_unreadable: reasons of the first few of them.
+        boxes: class name -> number of labels.
+        reviewed: number of boxes on the review list.
+        root: folder that file names are relative to, where images are neither linked nor copied.
+        written: paths of the results.
     """
 
     pictures: int = 0
@@ -54,7 +58,7 @@ class BatchReport:
     written: list[Path] = field(default_factory=list)
 
     def lines(self, export: ExportSettings, *, resumed: bool) -> Iterator[str]:
-        """The report in words; `resumed`: say how many images an earlier run had done."""
+        """The report in words; with `resumed`, it begins with the number of images that an earlier run had done."""
         if resumed:
             yield f"{self.earlier} of {counted(self.pictures, 'image', WAS)} done by an earlier run."
         total, readable = sum(self.boxes.values()), self.pictures - self.unreadable
@@ -73,9 +77,12 @@ class BatchReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Told how far a batch is: `detecting` and `writing` are called with how many more images are done.
+    """Callbacks that follow the progress of a batch.
 
-    begin: called once with the number of images and of those that were done before.
+    Attributes:
+        begin: called once, with the number of images and of those that an earlier run had done.
+        detecting: called with the number of images that were detected since its last call.
+        writing: called with the number of images whose results were written since its last call.
     """
 
     begin: Callable[[int, int], object] = lambda count, earlier: None
@@ -84,7 +91,7 @@ class Watch:
 
     @classmethod
     def on(cls, bars: Bars) -> Watch:
-        """Shows both on bars."""
+        """Callbacks that show detecting and writing on bars."""
         count = earlier = 0
         done = {"detecting": 0, "writing": 0}
 
@@ -98,11 +105,6 @@ class Watch:
             bars.update(title, done[title], count, earlier=earlier if title == "detecting" else 0)
 
         return cls(begin=begin, detecting=partial(add, "detecting"), writing=partial(add, "writing"))
-
-
-#: Reasons that are shown; the others are in the file.
-_SHOWN, _SHOWN_CLASSES = 5, 10
-_QUALITY = 88
 
 
 def run_batch(
@@ -122,21 +124,21 @@ def run_batch(
 
     Args:
         sources: folders, images, shards (`*.tar`) and lists (`@FILE` with a path a line).
-        folder: folder of the results: new, empty, or of an earlier run with the same inputs and settings.
-        settings: class names and whatever else the boxes depend on.
+        folder: folder of the results: new, empty, or that of an earlier run with the same inputs and settings.
+        settings: class names, and everything else that the boxes depend on.
         open_model: loads the model in a worker; a function of a module, since other processes must find it.
-        export: format of the annotations and what lies beside them; may differ from that of an earlier run.
+        export: format of the annotations, and what is written beside them; may differ from that of an earlier run.
         model: the model, if it is loaded already; used where this process computes.
         engine: "local" for this machine, "ray" for Ray Data.
         processes: number of workers.
         gpus: GPUs, or the share of one, for each worker of Ray.
-        watch: called with the progress.
+        watch: follows the progress.
 
     Returns:
         Counts of images and boxes, and the paths of what was written.
 
     Raises:
-        CoraError: bad inputs, or a folder, settings or machine that do not allow it.
+        CoraError: the inputs, the folder, the settings or the machine do not allow the run.
     """
     export, watch = export or ExportSettings(), watch or Watch()
     check_export(settings, export)
@@ -153,11 +155,11 @@ def run_batch(
 
 
 def check_export(settings: DetectSettings, export: ExportSettings) -> None:
-    """What must be known before any work.
+    """Check before any work that the results can be exported.
 
     Raises:
-        DataError: the thresholds need scores that are not kept, or are for other names.
-        MissingExtraError: the format needs a package that is not there.
+        DataError: the thresholds need scores that are not kept, or name unknown classes.
+        MissingExtraError: the format needs a package that is not installed.
     """
     needed = export.lowest_score(settings.classes)
     if settings.keep > needed:
@@ -172,11 +174,11 @@ def check_export(settings: DetectSettings, export: ExportSettings) -> None:
 def write_results(
     job: Job, export: ExportSettings, report: BatchReport, on_progress: OnProgress = lambda more: None
 ) -> None:
-    """Write labels, review list and unreadable images of a batch that is done; fills the report.
+    """Write the labels, the review list and the list of unreadable images of a finished batch; fills in the report.
 
     Raises:
         DataError: a part is missing or damaged.
-        CoraError: something cannot be written.
+        CoraError: a file cannot be written.
     """
     classes = job.settings.classes
     thresholds = export.thresholds.of(classes)
@@ -203,7 +205,7 @@ def write_results(
 
 
 class _Unreadable:
-    """The list of images that could not be read; names that are no text are written with escapes."""
+    """The list of images that could not be read; bytes of names that are not UTF-8 are written as escapes."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
@@ -224,7 +226,7 @@ class _Unreadable:
             self.first.append(reason)
 
     def finish(self, folder: ResultFolder) -> list[Path]:
-        """Write the list, or remove an earlier one if it is empty."""
+        """Write the list; if it is empty, remove that of an earlier run."""
         if not self.count:
             folder.remove(UNREADABLE)
             return []
@@ -238,7 +240,7 @@ class _Unreadable:
 
 
 def _write_review(job: Job, export: ExportSettings, review: ReviewList) -> list[Path]:
-    """The list and its sheet; what an earlier run wrote about other thresholds is removed."""
+    """Write the review list and its sheet; those of an earlier run are removed, since its thresholds may differ."""
     job.folder.remove("review/boxes.csv", "review/boxes.json", "review/sheet.jpg")
     if not export.review:
         return []

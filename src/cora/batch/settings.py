@@ -1,4 +1,4 @@
-"""What decides about the boxes of a batch, and what is only about writing them."""
+"""The settings of a batch: those that its boxes depend on, and those of writing them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cora.names import name_key, names_without, repeated_names
 Format = Literal["parquet", "coco", "yolo", "voc"]
 Photos = Literal["none", "link", "copy"]
 
-#: Lower scores are noise, and keeping them would fill the disk.
+#: Lowest score that can be kept; boxes below it are noise, and would fill the disk.
 LEAST_SCORE = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSettings:
-    """What the boxes depend on; a run that goes on must have the same.
+    """The settings that the boxes depend on; a run that resumes must have the same.
 
     Attributes:
         classes: names to look for.
-        keep: least score that is kept, 0..1; thresholds can be changed later, down to this one.
-        distractors: names of things that compete and are never reported; None takes the model's choice.
-        nms_iou: per-class suppression threshold; None takes the model's.
-        max_detections: boxes kept per image; None takes the model's.
-        batch_size: images of one size in one pass, at most.
-        made_with: everything else that decides: model, templates and so on, by name, as text for the manifest.
+        keep: lowest score that is kept, 0..1; thresholds can be changed later, down to this one.
+        distractors: names that compete with the classes and are never reported; None takes the model's own choice.
+        nms_iou: per-class suppression threshold; None takes the model's own.
+        max_detections: boxes kept per image; None takes the model's own limit.
+        batch_size: largest number of images, all of one size, in one pass of the model.
+        made_with: name -> value of everything else that changes results, such as the model and its templates.
     """
 
     classes: tuple[str, ...]
@@ -52,17 +52,17 @@ class DetectSettings:
             raise ValueError(f"batch_size: expected at least 1, got {self.batch_size}")
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The settings as the manifest has them."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]  # tuples become lists, as when read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """From which score on a box is a label.
+    """The score from which on a box is a label.
 
     Attributes:
-        usual: for classes without one of their own, 0..1.
-        by_class: class name -> its own.
+        usual: threshold of classes without one of their own, 0..1.
+        by_class: class name -> its own threshold.
     """
 
     usual: float = SCORE_THRESHOLD
@@ -77,11 +77,11 @@ class Thresholds:
         """The threshold of each class.
 
         Raises:
-            DataError: there is one for a name that is not among `names`.
+            DataError: there is a threshold for a name that is not among `names`.
         """
-        if strangers := names_without(self.by_class, names):
+        if unknown := names_without(self.by_class, names):
             raise DataError(
-                f"thresholds: expected names among the classes ({', '.join(names[:5])}), got {strangers[0]!r}; "
+                f"thresholds: expected names among the classes ({', '.join(names[:5])}), got {unknown[0]!r}; "
                 "spell it as in the classes"
             )
         by_key = {name_key(name): value for name, value in self.by_class.items()}
@@ -90,13 +90,14 @@ class Thresholds:
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewSettings:
-    """Which boxes a person should look at.
+    """Which boxes a person should check.
 
     Attributes:
-        low, high: boxes with a score of at least `low` and below `high`, 0..1; None for none of them.
-        margin: boxes that are labels, but whose best other class has a score less than this lower; 0 for none.
-        format: of the list.
-        sheet: regions on the contact sheet, the most uncertain ones; 0 for no sheet.
+        low: boxes with a score of at least `low` and below `high` are listed; 0..1, None for none of them.
+        high: see `low`.
+        margin: labels whose best other class scores lower by less than this are listed; 0 for none of them.
+        format: format of the list.
+        sheet: number of boxes on the contact sheet, the most uncertain ones; 0 for no sheet.
     """
 
     low: float | None = None
@@ -119,13 +120,13 @@ class ReviewSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """How results are written; another choice needs no new detection.
+    """How results are written; a run with other choices needs no new detection.
 
     Attributes:
-        format: of the annotations.
-        thresholds: from which score on a box is one.
+        format: format of the annotations.
+        thresholds: the score from which on a box is an annotation.
         photos: whether images are linked or copied beside the annotations.
-        review: which boxes a person should look at.
+        review: which boxes a person should check.
     """
 
     format: Format = "coco"
@@ -139,13 +140,13 @@ class ExportSettings:
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(known))}, got {value!r}")
 
     def lowest_score(self, classes: Sequence[str]) -> float:
-        """The lowest score that any of this looks at; `DetectSettings.keep` must not be higher.
+        """The lowest score that the export needs; `DetectSettings.keep` must not be higher.
 
         Raises:
-            DataError: a threshold for a name that is not among the classes.
+            DataError: there is a threshold for a name that is not among the classes.
         """
         needed = min(self.thresholds.of(classes))
-        # The other class of a box that is just a label may have as much less as the margin.
+        # The score of a label's other class may be lower by the margin.
         needed = min(needed - self.review.margin, needed if self.review.low is None else self.review.low)
         return max(LEAST_SCORE, round(needed, 6))
 
@@ -153,10 +154,10 @@ class ExportSettings:
 
 
 def parse_review(text: str) -> tuple[float, float]:
-    """The two scores of "LOW,HIGH".
+    """Parse the two scores of "LOW,HIGH".
 
     Raises:
-        DataError: it is something else.
+        DataError: the text is not of this form.
     """
     try:
         low, high = (float(part) for part in text.split(","))
@@ -168,14 +169,15 @@ def parse_review(text: str) -> tuple[float, float]:
 
 
 def parse_thresholds(text: str, *, usual: float) -> Thresholds:
-    """Thresholds by class from "cat=0.3,dog=0.2", or from a file: JSON of name to score, or such text by lines.
+    """Parse thresholds by class, from a text such as "cat=0.3,dog=0.2" or from a file.
 
     Args:
-        text: the thresholds; a path, with or without @ before it, if there is no "=" in it.
-        usual: for all other classes.
+        text: the thresholds, or the path of a file if the text has no "=" or begins with "@". The file is JSON of name
+            to score, or has lines of such texts.
+        usual: threshold of all other classes.
 
     Raises:
-        DataError: the file cannot be read, or something is no name with a score in 0..1.
+        DataError: the file cannot be read, an entry is not a name with a score in 0..1, or a name comes twice.
     """
     path = Path(text[1:] if text.startswith("@") else text)
     if "=" in text and not text.startswith("@"):

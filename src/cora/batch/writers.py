@@ -1,7 +1,7 @@
-"""Labels in the formats that other tools read; images come one after the other and none is kept in memory.
+"""Writes labels in the formats that other tools read, image after image, so that memory stays small.
 
-Each writer makes its files anew and gives them their names when it is finished, except for YOLO and VOC, which have a
-file an image: there each of these is whole or not at all, and `data.yaml` comes last.
+A writer's files get their names when all images are done. YOLO and VOC have a file for each image: each of these is
+whole or missing, and `data.yaml` is written last.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _DIGITS = 2
 
 
 class Writer(ABC):
-    """Takes the labels of one image after the other; leaving its context drops what is not finished.
+    """Writes the labels of one image after the other; the end of its context drops what is not finished.
 
     Args:
-        folder: of the results.
-        classes: the names that labels are indices of.
+        folder: folder of the results.
+        classes: class names, in the order of their indices.
 
     Attributes:
-        photo_folder: where images lie that are linked or copied, below the folder of results.
+        photo_folder: folder for linked or copied images, below that of the results.
     """
 
     photo_folder = "images"
@@ -50,30 +50,30 @@ class Writer(ABC):
 
     @abstractmethod
     def add(self, item: Item, file_name: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
-        """Labels of one image.
+        """Write the labels of one image.
 
         Args:
             item: the image.
-            file_name: path by which the labels call it.
+            file_name: path of the image in the annotations.
             size: (height, width) in pixels.
-            boxes: that are labels, best first; may be empty.
+            boxes: its labels, best first; may be empty.
         """
 
     @abstractmethod
     def finish(self) -> list[Path]:
-        """Give the files their names; returns what a user should look at."""
+        """Complete the files and give them their names; returns the paths to report."""
 
 
 def open_writer(format: Format, folder: ResultFolder, classes: Sequence[str]) -> Writer:
-    """The writer of a format.
+    """Open the writer of a format.
 
     Args:
-        format: by name.
-        folder: of the results.
-        classes: the names that labels are indices of.
+        format: name of the format.
+        folder: folder of the results.
+        classes: class names, in the order of their indices.
 
     Raises:
-        MissingExtraError: Parquet without pyarrow.
+        MissingExtraError: the format is Parquet and pyarrow is not installed.
     """
     kinds: dict[Format, type[Writer]] = {
         "coco": CocoWriter,
@@ -85,7 +85,7 @@ def open_writer(format: Format, folder: ResultFolder, classes: Sequence[str]) ->
 
 
 def load_pyarrow() -> Any:
-    """The package, with `parquet`.
+    """The package pyarrow, with `pyarrow.parquet`.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -101,7 +101,7 @@ class CocoWriter(Writer):
 
     def __init__(self, *, folder: ResultFolder, classes: Sequence[str]) -> None:
         super().__init__(folder=folder, classes=classes)
-        # Without names: where the process is killed nothing of them is left.
+        # Files without names, of which a process that is killed leaves nothing.
         self._images, self._annotations = (
             self._open.enter_context(tempfile.TemporaryFile("w+", dir=folder.parts, encoding="utf-8"))  # noqa: SIM115
             for _ in range(2)
@@ -162,7 +162,7 @@ class YoloWriter(Writer):
 
     def finish(self) -> list[Path]:
         """Write `data.yaml`."""
-        # JSON's strings are YAML's, so that no name needs rules of its own.
+        # A string of JSON is one of YAML, so any name is quoted correctly.
         names = "".join(
             f"  {label}: {json.dumps(name, ensure_ascii=False)}\n" for label, name in enumerate(self._classes)
         )
@@ -202,9 +202,9 @@ class VocWriter(Writer):
         self._folder.write_text(f"Annotations/{item.flat_stem}.xml", text + "\n")
 
     def finish(self) -> list[Path]:
-        """Make sure that there is a folder `Annotations`, where no image could be read, too."""
+        """Make sure that the folder `Annotations` exists even if no image could be read."""
         place = self._folder.path / "Annotations"
-        place.mkdir(exist_ok=True)  # where no image could be read
+        place.mkdir(exist_ok=True)
         return [place]
 
 
@@ -216,9 +216,9 @@ def _element(parent: ElementTree.Element, name: str, text: object = None) -> Ele
 
 
 class ParquetWriter(Writer):
-    """`images.parquet`, a row an image, and `boxes.parquet`, a row a box; both have the column `image_id`."""
+    """`images.parquet`, a row for each image, and `boxes.parquet`, a row for each box; `image_id` joins them."""
 
-    #: Rows that are collected before they are written.
+    #: Rows that are written together.
     _ROWS = 65536
 
     def __init__(self, *, folder: ResultFolder, classes: Sequence[str]) -> None:
