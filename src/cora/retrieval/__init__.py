@@ -1,4 +1,4 @@
-"""Search: regions of a folder of images, found again by words or by an image."""
+"""Search: finds regions in a folder of images by words or by an image."""
 
 from cora.retrieval.index import Hit, RegionIndex
 from cora.retrieval.manifest import RegionSettings, RetrievalError

@@ -1,4 +1,4 @@
-"""Which model made an embedding: those of two models must never be compared."""
+"""Identifies the model that made embeddings, since those of different models must never be compared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cora.detector.fingerprint import weights_fingerprint
 
 
 def model_identity(detector: Detector) -> str:
-    """16 hex digits of all weights and of how images are prepared; the same for the same checkpoint anywhere."""
+    """A hash (16 hex digits) of all weights and of the preprocessing; equal for the same checkpoint on any machine."""
     settings = {"tower": asdict(detector.config.tower), "preprocess": asdict(detector.config.preprocess)}
-    # Templates are the text query's affair: the stored regions do not depend on them.
+    # Templates change text queries, not the stored regions.
     del settings["tower"]["templates"]
-    # Stored regions are pooled exactly.
+    # Fast alignment does not change them either: they are pooled exactly.
     content = [weights_fingerprint(detector, without=("fast_alignment.",)), settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

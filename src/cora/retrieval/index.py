@@ -1,4 +1,4 @@
-"""An index of regions as people use it: make it, bring it up to date, search it by words or by an image."""
+"""The region index: build it, update it, search it by words or by an image."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from cora.retrieval.regions import RegionFinder
 from cora.retrieval.store import RegionStore, StoredRegion, check_free
 from cora.retrieval.update import Progress, UpdateReport, list_pictures, no_pictures, only_writer, update
 
-_ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)  # the templates bring their own
+_ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)  # the templates have their own
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A region that was found.
+    """A region that a search found.
 
     Attributes:
         file: path below the indexed folder, with forward slashes.
         box_xyxy_px: corners in pixels of the upright image.
-        similarity: cosine of its embedding and the query's, -1..1.
-        score: the detector's, 0..1.
-        label: the class that it was detected as; None in an index without classes.
-        copies: other files of the same content.
+        similarity: cosine between its embedding and the query's, -1..1.
+        score: score of the detection, 0..1.
+        label: class name of the detection; None in an index without classes.
+        copies: other files with the same content.
     """
 
     file: str
@@ -64,13 +64,13 @@ class RegionIndex:
 
     @classmethod
     def open(cls, path: str | Path) -> RegionIndex:
-        """The index in a folder.
+        """Open an index.
 
         Args:
             path: folder of the index.
 
         Raises:
-            RetrievalError: there is none, or it is damaged.
+            RetrievalError: there is no index, or it is damaged.
             MissingExtraError: LanceDB is not installed.
         """
         return cls(store=RegionStore.open(Path(path)))
@@ -87,21 +87,24 @@ class RegionIndex:
         rehash: bool = False,
         progress: Progress = iter,
     ) -> tuple[RegionIndex, UpdateReport]:
-        """Make the index of a folder, or bring it up to date.
+        """Make the index of a folder, or update it.
 
         Args:
             path: folder of the index.
-            folder: folder of the images, all levels of it.
+            folder: folder of the images, which are searched for at all levels.
             detector: finds and embeds regions.
             settings: which regions are kept; None for those of the index, or the defaults for a new one.
             model_name: name or file of the model, for messages and as the default of searches.
-            rehash: hash every file, also those of unchanged size and time.
-            progress: wraps the list of files.
+            rehash: hash every file, also those with the same size and time of change.
+            progress: wraps the list of files; called once.
+
+        Returns:
+            The index, and the counts of files.
 
         Raises:
             ImageError: there is no image in the folder.
-            RetrievalError: the index is of another model, folder or settings, or cannot be read or written.
-            VocabularyError: unusable names in `settings`.
+            RetrievalError: the index belongs to another model, folder or settings, or cannot be read or written.
+            VocabularyError: the names in `settings` are unusable.
             MissingExtraError: LanceDB is not installed.
         """
         detector = network_of(detector)
@@ -129,7 +132,7 @@ class RegionIndex:
         return cls(store=store), report
 
     def __len__(self) -> int:
-        """Regions that are stored."""
+        """Number of stored regions."""
         return self._store.count()
 
     @property
@@ -139,7 +142,7 @@ class RegionIndex:
 
     @property
     def settings(self) -> RegionSettings:
-        """Which regions were kept."""
+        """Which regions are kept."""
         return self._store.manifest.settings
 
     @property
@@ -169,7 +172,7 @@ class RegionIndex:
             raise VocabularyError(f"expected a text to search for, got {text!r}; name a thing")
         encoder = detector.vocabulary_encoder
         query = encoder.encode(class_prompts([words])).embeddings[0]
-        # Some regions are near to every word; what counts is how much nearer they are to this one.
+        # Some regions are near to every word. Without the mean of many words, only what is special to this one counts.
         return self.search(query - encoder.encode(EVERYDAY_NAMES).embeddings.mean(dim=0), top, per_picture=per_picture)
 
     def search_image(
@@ -203,10 +206,10 @@ class RegionIndex:
         """Regions of highest cosine with an embedding, best first.
 
         Args:
-            embedding: [D] of the index's model, of any length but zero.
+            embedding: [D], made with the index's model; of any length above 0.
             top: number of regions, at most.
             per_picture: number of regions of one image, at most; None for no limit.
-            exact: compare with every region, in a large index, too.
+            exact: compare with every region, also in a large index.
 
         Raises:
             RetrievalError: the index is damaged.
@@ -221,16 +224,16 @@ class RegionIndex:
         while True:
             rows = self._store.nearest(query, wanted, exact=exact)
             hits = self._hits(rows, per_picture)
-            # Regions over the limit, or without a file after an interrupted run, may have taken places.
+            # Regions beyond `per_picture`, or without a file after an interrupted run, may have taken places.
             if len(hits) >= top or len(rows) < wanted:
                 return hits[:top]
             wanted *= 4
 
     def check_model(self, detector: Predictor | Detector) -> None:
-        """Refuse a model that did not make the index: its embeddings mean something else.
+        """Check that a model made the index, since embeddings of another cannot be compared with its own.
 
         Raises:
-            RetrievalError: it is another one.
+            RetrievalError: it is another model.
         """
         detector = network_of(detector)
         if self._accepted is not None and self._accepted() is detector:
@@ -260,7 +263,7 @@ def _check_identity(store: RegionStore, identity: str) -> None:
 
 
 def _check_same(store: RegionStore, identity: str, folder: Path, settings: RegionSettings | None) -> None:
-    """An index stays one of one model, one folder and one choice of regions."""
+    """Check that an index has this model, folder and settings; a folder that was moved is noted."""
     _check_identity(store, identity)
     kept = Path(store.manifest.folder)
     if kept.resolve() != folder.resolve() and kept.exists():

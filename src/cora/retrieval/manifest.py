@@ -1,4 +1,4 @@
-"""What an index is of: the model, the folder and the settings, in `index.json` beside the tables."""
+"""The manifest of an index: its model, folder and settings, in `index.json` beside the tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMAT = 1
 
 
 class RetrievalError(CoraError):
-    """An index is missing, damaged, in use, or of another model than the one it is asked with."""
+    """An index is missing, damaged, in use, or was made with another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,10 @@ class RegionSettings:
     Attributes:
         classes: names to look for, with prompts (`cora.regions.written_classes`) or without; None keeps whatever looks
             like an object, without a label.
-        score: only regions above it, 0..1: class probability * objectness, or objectness alone without classes.
-        max_regions: regions kept per image, best first.
-        nms_iou: a region that overlaps a better one of its image by more is dropped, whatever their classes.
+        score: only regions above it are kept; 0..1, class probability times objectness, or objectness alone without
+            classes.
+        max_regions: regions kept per image, the best ones.
+        nms_iou: a region that overlaps a better one by more is dropped, whatever their classes.
     """
 
     classes: tuple[str, ...] | None = None
@@ -41,7 +42,7 @@ class RegionSettings:
 
     def __post_init__(self) -> None:
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(self.classes))  # a list appears when it comes from JSON
+            object.__setattr__(self, "classes", tuple(self.classes))  # JSON gives a list
         if not 0 <= self.score <= 1:
             raise ValueError(f"score: expected 0..1, got {self.score}")
         if self.max_regions < 1:
@@ -51,19 +52,19 @@ class RegionSettings:
 
 
 def given_settings(classes: str | None, score: float | None, max_regions: int | None) -> dict[str, Any]:
-    """The fields of `RegionSettings` that were named.
+    """The fields of `RegionSettings` that are not None.
 
     Args:
-        classes: names divided by commas, @FILE, or "lvis".
-        score: only regions above it.
-        max_regions: regions kept per image.
+        classes: names divided by commas, @FILE, or "lvis" for all names of LVIS.
+        score: see `RegionSettings`.
+        max_regions: see `RegionSettings`.
 
     Raises:
         VocabularyError: the names cannot be used.
     """
     given: dict[str, Any] = {"classes": None, "score": score, "max_regions": max_regions}
     if classes is not None:
-        # LVIS writes remote_control; people and models know words.
+        # LVIS writes remote_control; people and models know the words.
         lvis = [spoken_name(name) for name in known_split("lvis").all] if classes == "lvis" else None
         given["classes"] = written_classes(by_themselves(lvis) if lvis else read_classes(classes))
     return {name: value for name, value in given.items() if value is not None}
@@ -71,15 +72,15 @@ def given_settings(classes: str | None, score: float | None, max_regions: int | 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an index is of.
+    """The content of `index.json`.
 
     Attributes:
         model: identity of the model that made the embeddings (`cora.retrieval.identity`).
-        model_name: how people call it: a name or the path of a file.
-        width: D, width of the embeddings.
-        folder: the indexed folder, absolute; files are relative to it.
+        model_name: name of the model, or path of its file, as the user gave it.
+        width: D, the width of the embeddings.
+        folder: absolute path of the indexed folder, to which the names of files are relative.
         settings: which regions are kept.
-        partitions: of the vector index; 0 while there is none.
+        partitions: number of partitions of the vector index; 0 while there is none.
     """
 
     model: str
@@ -90,15 +91,15 @@ class Manifest:
     partitions: int = 0
 
     def write(self, place: Path) -> None:
-        """Write it into the folder of the index, whole or not at all."""
+        """Write the manifest into the folder of an index, whole or not at all."""
         write_json(place / MANIFEST, {"format": _FORMAT, **asdict(self)})
 
     @classmethod
     def read(cls, place: Path) -> Manifest:
-        """Read it from the folder of an index.
+        """Read the manifest from the folder of an index.
 
         Raises:
-            RetrievalError: there is no index, it is damaged, or of a newer version.
+            RetrievalError: there is no index, it is damaged, or it has another format.
         """
         file = place / MANIFEST
         if not file.is_file():
@@ -118,8 +119,8 @@ class Manifest:
 
 def damaged(place: Path, reason: object) -> RetrievalError:
     """The error of an index whose files cannot be read or written."""
-    told = " ".join(str(reason).split())[:200]
+    details = " ".join(str(reason).split())[:200]
     return RetrievalError(
-        f"expected a whole index at {place}, got trouble with its files ({told}); "
+        f"expected a whole index at {place}, got trouble with its files ({details}); "
         "free space if the disk is full, else delete the index and make it again"
     )

@@ -1,4 +1,4 @@
-"""The regions of an image that an index keeps: where something is, and its embedding by exact pooling."""
+"""Finds the regions of an image that an index keeps: their boxes, and their embeddings by exact pooling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Regions:
     Attributes:
         boxes_xyxy_px: [K, 4] float32, corners in pixels of the image.
         scores: [K] float32 in 0..1.
-        labels: K names, or None where no names were given.
+        labels: K class names, or K times None where no classes were given.
         embeddings: [K, D] float32, unit norm.
     """
 
@@ -40,10 +40,10 @@ class Regions:
 
 
 class RegionFinder:
-    """Finds the regions of images with one detector and one list of names, which is encoded once.
+    """Finds the regions of images with one detector and one vocabulary, which is encoded once.
 
-    Without names every anchor still gets its class from the everyday ones, since the localizer refines a box knowing
-    what it looks for; their probabilities then do not count, only objectness does.
+    Without classes, pre-matching uses the everyday names, since the localizer needs a class for each anchor to refine
+    its box. Their probabilities then do not count, only objectness does.
     """
 
     def __init__(self, *, detector: Detector, settings: RegionSettings) -> None:
@@ -67,7 +67,7 @@ class RegionFinder:
             power = detector.config.postprocess.objectness_power
             scores, labels = combine_scores(probabilities, objectness, power)[0].float().max(dim=-1)
         kept, corners = self._kept(boxes[0].float(), scores, (picture.height, picture.width))
-        # Without names only the boxes that are kept need an embedding.
+        # Without classes, only the boxes that are kept need an embedding.
         found = detector.embed_exact(c3, boxes[:, kept])[0] if embeddings is None else embeddings[0, kept]
         names: list[str | None] = [None] * len(kept)
         if labels is not None:
@@ -80,7 +80,7 @@ class RegionFinder:
         )
 
     def _kept(self, boxes_cxcywh: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Rows that are kept, best first, and their corners in pixels."""
+        """The rows of the boxes to keep, best first, and their corners in pixels."""
         corners = clip_to_image(scale_to_pixels(boxes_cxcywh, size_hw), size_hw)
         sides = corners[:, 2:] - corners[:, :2]
         rows = ((scores > self.settings.score) & (sides.min(dim=-1).values >= _LEAST_SIDE_PX)).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""What a search found, as a table and as plain values."""
+"""The results of a search as a table, and as JSON."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cora.retrieval.index import Hit
 
 
 def hits_table(hits: Sequence[Hit], *, labelled: bool) -> Table:
-    """A row for every region; `labelled`: with its class."""
+    """A table with a row for every region; `labelled` adds its class."""
     table = Table("file", "similarity", *(["class"] if labelled else []), "score", "box: left, top, right, bottom")
-    table.columns[0].overflow = "fold"  # a cut path would be useless
+    table.columns[0].overflow = "fold"  # a path must not be shortened
     for hit in hits:
         corners = ", ".join(f"{corner:.0f}" for corner in hit.box_xyxy_px)
-        # Text, not str: names and paths with brackets are no markup.
+        # Text, not str: rich would take brackets in names and paths for markup.
         names = [Text(hit.label or "")] if labelled else []
         table.add_row(Text(hit.file), f"{hit.similarity:.3f}", *names, f"{hit.score:.2f}", corners)
     return table
 
 
 def hits_to_json(hits: Sequence[Hit], *, query: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The regions as plain values: boxes x, y, width, height in pixels, files relative to the folder."""
+    """The regions for JSON: boxes are x, y, width, height in pixels, files relative to the folder."""
     regions = [
         {
             "file": hit.file,
@@ -41,7 +41,7 @@ def hits_to_json(hits: Sequence[Hit], *, query: dict[str, Any], folder: Path) ->
 
 
 def to_bbox(box_xyxy_px: tuple[float, float, float, float] | None) -> list[float] | None:
-    """x, y, width, height of the corners of a box; None for none."""
+    """A box as x, y, width, height, for JSON; None for None."""
     if box_xyxy_px is None:
         return None
     left, top, right, bottom = box_xyxy_px

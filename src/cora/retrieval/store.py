@@ -1,8 +1,8 @@
-"""The tables of an index in LanceDB: regions by the content of their image, and which file has which content.
+"""The tables of an index in LanceDB: `regions`, by the content of their image, and `pictures`, the files by content.
 
-Files are kept apart from regions, so an image that is there twice, or was moved, is embedded once. Every write is one
-commit of one table; an image counts as indexed when its file is in `images`, which is written last. Whatever stops
-a run in between leaves regions that no file points to: searches pass over them and the next run drops them.
+Since regions belong to contents and not to files, an image that was copied or moved is embedded once. Every write is a
+commit of one table, and `pictures` is written last: an image is indexed when its file is there. A run that is stopped
+in between leaves regions that no file points to; searches skip them, and the next run deletes them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from cora.retrieval.regions import Regions
 
 REGIONS, PICTURES = "regions", "pictures"
 
-#: From so many regions on, searching through partitions beats looking at every region (benchmarks/retrieval.py).
+#: Number of regions from which on a search by partitions is faster than comparing every region
+#: (benchmarks/retrieval.py).
 PARTITION_FROM = 20_000
 _PROBED_SHARE = 0.25
-_GROWN = 4  # partitions are laid out anew when the index is so many times larger than it was
+_GROWN = 4  # partitions are made anew when the index has grown by this factor
 _CHUNK = 500  # values in one condition of a query
-# Long beyond any search: a reader of an older state has gone when its files are removed.
+# Much longer than any search: no reader still uses an older state when its files are removed.
 _KEEP_OLD = datetime.timedelta(minutes=1)
 
 
@@ -41,8 +42,8 @@ class PictureFile:
     Attributes:
         file: path below the indexed folder, with forward slashes.
         content: hash of its bytes.
-        size: bytes.
-        mtime_ns: time of its last change.
+        size: size in bytes.
+        mtime_ns: time of its last change, in nanoseconds.
     """
 
     file: str
@@ -53,7 +54,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class StoredRegion:
-    """A region as it is stored, with the cosine of its embedding and the query's."""
+    """A stored region, with the cosine between its embedding and the query's."""
 
     content: str
     box_xyxy_px: tuple[float, float, float, float]
@@ -63,7 +64,7 @@ class StoredRegion:
 
 
 class RegionStore:
-    """The tables below one folder; `create` or `open` makes one."""
+    """The tables of one index; made by `create` or `open`."""
 
     def __init__(self, *, place: Path, manifest: Manifest, regions: Any, pictures: Any) -> None:
         self.place = place
@@ -73,7 +74,7 @@ class RegionStore:
 
     @classmethod
     def create(cls, place: Path, manifest: Manifest) -> RegionStore:
-        """An empty index; what an interrupted `create` left is replaced.
+        """Create an empty index; what an interrupted `create` left is replaced.
 
         Raises:
             RetrievalError: the folder holds something else.
@@ -92,16 +93,16 @@ class RegionStore:
 
     @classmethod
     def open(cls, place: Path) -> RegionStore:
-        """An index that is there.
+        """Open an index.
 
         Raises:
-            RetrievalError: there is none, or it is damaged.
+            RetrievalError: there is no index, or it is damaged.
             MissingExtraError: LanceDB is not installed.
         """
         manifest = Manifest.read(place)
         lancedb = _lancedb()
         with _guarded(place):
-            # Every read looks for the newest state: a long-running reader sees what another process added.
+            # Every read looks for the newest state, so a long-running reader sees what another process adds.
             database = lancedb.connect(place, read_consistency_interval=datetime.timedelta(0))
             regions, pictures = database.open_table(REGIONS), database.open_table(PICTURES)
             if regions.schema != _regions_schema(manifest.width) or pictures.schema != _pictures_schema():
@@ -114,7 +115,7 @@ class RegionStore:
         self.manifest.write(self.place)
 
     def count(self) -> int:
-        """Regions stored."""
+        """Number of stored regions."""
         with _guarded(self.place):
             return int(self._regions.count_rows())
 
@@ -133,11 +134,11 @@ class RegionStore:
         return {content: sorted(files) for content, files in found.items()}
 
     def add(self, files: Sequence[PictureFile], found: Mapping[str, Regions]) -> None:
-        """Store files, and the regions of those contents that the index does not have yet.
+        """Store files and regions.
 
         Args:
-            files: new or changed.
-            found: content -> its regions.
+            files: new or changed files.
+            found: content -> its regions, for contents that the index does not have yet.
         """
         import pyarrow as pa
 
@@ -151,46 +152,47 @@ class RegionStore:
                 merge.execute(table)
 
     def remove(self, files: Iterable[str]) -> None:
-        """Forget files; the regions of contents that none is left of go with `drop_orphans`."""
+        """Remove files; `drop_orphans` then deletes the regions of contents that have no file left."""
         with _guarded(self.place):
             for condition in _conditions("file", files):
                 self._pictures.delete(condition)
 
     def drop_orphans(self) -> int:
-        """Delete regions that no file points to; returns of how many contents."""
+        """Delete regions that no file points to; returns the number of their contents."""
         with _guarded(self.place):
             wanted = set(self._pictures.to_arrow()["content"].to_pylist())
             stored: set[str] = set()
             for batch in self._regions.search().select(["content"]).to_batches():
                 stored.update(batch["content"].unique().to_pylist())
-            for condition in _conditions("content", stored - wanted):
+            orphans = stored - wanted
+            for condition in _conditions("content", orphans):
                 self._regions.delete(condition)
-        return len(stored - wanted)
+        return len(orphans)
 
     def tidy(self) -> None:
-        """Join the small files of many writes, drop old states, and keep the partitions of a large index in step."""
+        """Join the small files of many writes, delete old states, and partition a large index."""
         from lancedb.index import IvfFlat
 
         with _guarded(self.place):
-            # Before partitions are laid out: joining files afterwards would move every region in them.
+            # Before partitions are made, since joining files moves regions, and partitions would have to follow.
             for table in (self._regions, self._pictures):
                 table.optimize(cleanup_older_than=_KEEP_OLD)
             count = int(self._regions.count_rows())
             wanted = round(math.sqrt(count)) if count >= PARTITION_FROM else 0
             if wanted > self.manifest.partitions * math.sqrt(_GROWN):
-                # The library's own 256 vectors a partition and 50 rounds take minutes and find no more.
+                # LanceDB's defaults, 256 vectors a partition and 50 rounds, take minutes and find no more.
                 config = IvfFlat(distance_type="cosine", num_partitions=wanted, sample_rate=64, max_iterations=15)
                 self._regions.create_index("vector", config=config)
                 self.manifest = replace(self.manifest, partitions=wanted)
                 self.manifest.write(self.place)
 
     def nearest(self, embedding: NDArray[np.float32], limit: int, *, exact: bool = False) -> list[StoredRegion]:
-        """The `limit` regions of highest cosine with an embedding [D], best first.
+        """The regions with the highest cosine to an embedding, best first.
 
         Args:
-            embedding: of any length but zero.
-            limit: how many.
-            exact: look at every region, where there are partitions, too.
+            embedding: [D], of any length above 0.
+            limit: number of regions, at most.
+            exact: compare with every region, even if there are partitions.
         """
         columns = ["content", "box_xyxy_px", "score", "label", "_distance"]
         query = self._regions.search(embedding).distance_type("cosine").limit(limit).select(columns)
@@ -209,17 +211,17 @@ class RegionStore:
 
 
 def check_free(place: Path) -> None:
-    """Refuse a place that holds anything but what an interrupted `RegionStore.create` leaves.
+    """Check that a place is free, or holds only what an interrupted `RegionStore.create` leaves.
 
     Raises:
-        RetrievalError: it does, or it is a file.
+        RetrievalError: something else is there.
     """
     if not place.exists():
         return
     ours = {MANIFEST, LOCK, f"{REGIONS}.lance", f"{PICTURES}.lance"}
     found = "a file"
     if place.is_dir():
-        # Files that begin with a dot are manifests that were being written.
+        # A name that begins with a dot is that of a manifest that was being written.
         others = sorted(entry.name for entry in place.iterdir() if entry.name not in ours and entry.name[0] != ".")
         if not others:
             return
@@ -229,7 +231,7 @@ def check_free(place: Path) -> None:
 
 @contextmanager
 def _guarded(place: Path) -> Iterator[None]:
-    """What LanceDB raises on files that it cannot read or write becomes one line."""
+    """Turn LanceDB's errors on files that it cannot read or write into a `RetrievalError`."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -281,7 +283,7 @@ def _rows(content: str, regions: Regions, manifest: Manifest) -> Any:
 
 
 def _conditions(column: str, values: Iterable[str]) -> Iterator[str]:
-    """SQL conditions `column IN (...)` over all values, some at a time."""
+    """SQL conditions `column IN (...)` for all values, `_CHUNK` at a time."""
     quoted = ["'" + value.replace("'", "''") + "'" for value in values]
     for start in range(0, len(quoted), _CHUNK):
         yield f"{column} IN ({', '.join(quoted[start : start + _CHUNK])})"

@@ -1,8 +1,8 @@
-"""Bring an index in step with its folder: what is new, changed, moved, there twice, or gone.
+"""Updates an index to its folder: finds files that are new, changed, moved, copied or gone.
 
-A file whose size and time of change are those in the index is taken as unchanged; of every other the bytes are hashed,
-and only contents that the index lacks go through the model. Results are stored every few seconds, so a run that is
-stopped, by whatever means, goes on where it was.
+A file with the size and time of change that the index has for it counts as unchanged. All others are hashed, and only
+contents that the index lacks go through the model. Results are stored every few seconds, so a run that was stopped, by
+whatever means, resumes from there.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ FindRegions = Callable[[Image.Image], Regions]
 
 _FLUSH_SECONDS = 10.0
 _FLUSH_FILES = 256
-_TIDY_FLUSHES = 100  # every write leaves small files; so many are joined before they slow the rest down
+_TIDY_FLUSHES = 100  # every write leaves small files; they are joined before they slow the run down
 
 
 @dataclass(kw_only=True)
 class UpdateReport:
-    """What a run did, in files.
+    """The number of files by what a run did with them.
 
     Attributes:
-        added: new ones, `twice` included.
-        changed: known ones with another content.
-        removed: ones that are gone from the folder.
-        unchanged: ones that were left alone.
-        twice: added or changed ones whose content the index had already.
+        added: new files.
+        changed: files whose content is new.
+        removed: files of the index that are gone from the folder or can no longer be read.
+        unchanged: files whose content is the same.
+        twice: added and changed files whose content the index had already.
         problems: one message for every file that could not be read.
     """
 
@@ -72,14 +72,14 @@ def update(
     rehash: bool = False,
     progress: Progress = iter,
 ) -> UpdateReport:
-    """Index what is new or changed below `folder` and forget what is gone.
+    """Add the images below `folder` that are new or changed to the index, and remove those that are gone.
 
     Args:
-        store: the index, which no one else may be writing to (`only_writer`).
-        folder: its folder; images are found in all levels of it.
-        find_regions: regions of an RGB image.
-        rehash: hash every file, also those that look unchanged.
-        progress: wraps the list of files.
+        store: the index, to which nobody else may write (`only_writer`).
+        folder: its folder; images are searched for at all levels.
+        find_regions: finds the regions of an RGB image.
+        rehash: hash every file, also those with the same size and time of change.
+        progress: wraps the list of files; called once.
 
     Raises:
         ImageError: there is no image in the folder.
@@ -93,17 +93,19 @@ def update(
 
 
 def no_pictures(folder: Path) -> ImageError:
-    """The error of a folder without images. An index of it is left as it is: a disk may not be mounted."""
+    """The error of a folder without images; its index is left as it is, since a disk may not be mounted."""
     return ImageError(f"expected a folder with images, got none in or below {folder}; check the path")
 
 
 def list_pictures(folder: Path, *, tell: bool = False) -> list[str]:
-    """Images in all levels of a folder, by their endings: paths below it with forward slashes, in order.
+    """The images at all levels of a folder, by their endings: sorted paths below it, with forward slashes.
 
-    With `tell` a line of the log says what is passed over.
+    Args:
+        folder: folder to search.
+        tell: log a line about skipped files.
 
     Raises:
-        ImageError: it is no folder, or cannot be listed.
+        ImageError: it is not a folder, or cannot be listed.
     """
     if not folder.is_dir():
         raise ImageError(f"expected a folder with images, got {'a file' if folder.exists() else 'nothing'}: {folder}")
@@ -115,13 +117,13 @@ def list_pictures(folder: Path, *, tell: bool = False) -> list[str]:
 
 
 def content_hash(path: Path) -> str:
-    """32 hex digits of the bytes of a file (BLAKE2b)."""
+    """A hash (BLAKE2b, 32 hex digits) of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 class _Run:
-    """One pass over the files; what is found waits in `_files` and `_regions` until it is stored."""
+    """One pass over the files; results wait in `_files` and `_regions` until they are stored."""
 
     def __init__(self, store: RegionStore, folder: Path, find_regions: FindRegions, rehash: bool) -> None:
         self.store = store
@@ -145,13 +147,13 @@ class _Run:
                 except ImageError as error:
                     self.report.problems.append(str(error))
                     if file in self.known:
-                        stale.add(file)  # what the index has is of bytes that are no longer there
+                        stale.add(file)  # the regions in the index are those of its former content
                 if len(self._files) >= _FLUSH_FILES or time.monotonic() - self._flushed > _FLUSH_SECONDS:
                     self._flush()
         finally:
-            # Also where Ctrl-C ends the loop: what is computed is not lost.
+            # Also where Ctrl-C ends the loop, so that no result is lost.
             self._flush()
-        # Last, since a file that was moved leaves its regions to the new name.
+        # Last, since the regions of a file that was moved are used for its new name.
         self.store.remove(stale)
         self.report.removed = len(stale)
         self.store.drop_orphans()
@@ -186,7 +188,7 @@ class _Run:
         self._files.append(PictureFile(file, content, status.st_size, status.st_mtime_ns))
 
     def _flush(self) -> None:
-        # Let go of first: a write that Ctrl-C broke off must not be made twice.
+        # Emptied first: a write that Ctrl-C breaks off must not be repeated.
         files, regions = self._files, self._regions
         self._files, self._regions = [], {}
         self.store.add(files, regions)
@@ -198,10 +200,10 @@ class _Run:
 
 @contextmanager
 def only_writer(place: Path) -> Iterator[None]:
-    """Hold the place of an index for writing; the system lets go of it whatever ends the process.
+    """Lock an index for writing; the system releases the lock whatever ends the process.
 
     Raises:
-        RetrievalError: another process holds it.
+        RetrievalError: another process is writing to the index.
     """
     place.mkdir(parents=True, exist_ok=True)
     with lock(place / LOCK) as held:
