@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cora.errors import ImageError
+from cora.errors import CoraError, ImageError
 from cora.retrieval import RetrievalError
 from cora.retrieval import update as update_module
 from cora.retrieval.regions import Regions
@@ -185,6 +185,13 @@ def test_only_one_writes(store: RegionStore) -> None:
     with only_writer(store.place), pytest.raises(RetrievalError, match="in use"), only_writer(store.place):
         pass
     with only_writer(store.place):
+        pass
+
+
+def test_a_place_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "db"
+    with pytest.raises(CoraError, match=r"got a file where .*db needs a folder"), only_writer(place):
         pass
 
 

@@ -104,6 +104,7 @@ class RegionIndex:
         Raises:
             ImageError: there is no image in the folder.
             RetrievalError: the index belongs to another model, folder or settings, or cannot be read or written.
+            CoraError: the place of the index cannot be written to.
             VocabularyError: the names in `settings` are unusable.
             MissingExtraError: LanceDB is not installed.
         """

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cora.data.listing import list_images
 from cora.errors import ImageError
-from cora.files import lock
+from cora.files import check_place, lock
 from cora.images import read_image
 from cora.retrieval.manifest import LOCK, RetrievalError
 from cora.retrieval.regions import Regions
@@ -204,7 +204,9 @@ def only_writer(place: Path) -> Iterator[None]:
 
     Raises:
         RetrievalError: another process is writing to the index.
+        CoraError: the place cannot be written to.
     """
+    check_place(place, folder=True)
     place.mkdir(parents=True, exist_ok=True)
     with lock(place / LOCK) as held:
         if not held:
