@@ -179,20 +179,10 @@ def parse_thresholds(text: str, *, usual: float) -> Thresholds:
     Raises:
         DataError: the file cannot be read, an entry is not a name with a score in 0..1, or a name comes twice.
     """
-    path = Path(text[1:] if text.startswith("@") else text)
     if "=" in text and not text.startswith("@"):
-        pairs: list[tuple[str, Any]] = [_pair(part) for part in text.split(",")]
+        pairs = [_pair(part) for part in text.split(",")]
     else:
-        try:
-            content = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f'thresholds: expected "cat=0.3,dog=0.2" or a file of such lines, cannot read {path}: {error}'
-            ) from None
-        if content.lstrip().startswith("{"):
-            pairs = _json_pairs(content, path)
-        else:
-            pairs = [_pair(part) for line in content.splitlines() for part in line.split(",") if part.strip()]
+        pairs = _pairs_of_file(Path(text.removeprefix("@")))
     by_class: dict[str, float] = {}
     for name, value in pairs:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -203,6 +193,18 @@ def parse_thresholds(text: str, *, usual: float) -> Thresholds:
     if repeated := repeated_names(name for name, _ in pairs):
         raise DataError(f"thresholds: expected every name once, got {repeated[0]!r} twice; remove one")
     return Thresholds(usual=usual, by_class=by_class)
+
+
+def _pairs_of_file(path: Path) -> list[tuple[str, Any]]:
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f'thresholds: expected "cat=0.3,dog=0.2" or a file of such lines, cannot read {path}: {error}'
+        ) from None
+    if content.lstrip().startswith("{"):
+        return _json_pairs(content, path)
+    return [_pair(part) for line in content.splitlines() for part in line.split(",") if part.strip()]
 
 
 def _pair(part: str) -> tuple[str, Any]:
