@@ -1,6 +1,9 @@
 """Runs the stages of a recipe: region prompt -> proposals -> class names -> relabelling -> localizer.
 
-Every stage writes a file to the run folder and resumes after a stop, with the same result as an uninterrupted run.
+Every stage writes a file to the run folder and resumes after a stop, with the same result as an uninterrupted run. A
+stage that trains has a folder of its own in the run folder. It holds the settings that the stage started with, and a
+run that starts the stage differently is refused.
+
 Towers are frozen; with `data.versions` above 0, their feature maps are computed once and cached on disk.
 """
 
@@ -50,7 +53,7 @@ PROMPTED, PROPOSED, NAMED = "prompts.safetensors", "proposals.safetensors", "nam
 MODEL = "model.safetensors"
 RELABELLED, AGREEMENT, CONFUSION = "relabelled.json", "agreement.json", "confusion.png"
 
-#: Stages that train, in order.
+#: Stages that train, in order: the fields of the recipe, and the names of their folders in the run folder.
 _TRAINED = ("prompts", "proposals", "names", "localizer")
 
 #: Computes metrics of a detector on held-out images. The caller provides it: training must not import evaluation.
@@ -65,8 +68,8 @@ class Hooks:
         measure_prompts: detector -> metrics; called every `evaluate_every` epochs of the prompt and after the last.
         measure_localizer: the same for the localizer.
         best: stage -> name of the metric whose highest value decides which epoch is kept as `best.pt`.
-        report: called with (name of the step, images done, number of images) while feature maps are computed and boxes
-            are relabelled.
+        report: called with (name of the step, images done, number of images) by the steps that do not train: computing
+            feature maps, relabelling boxes, fitting the fast alignment.
         progress: show progress on stderr while training.
         say: called with a message for the user, one line.
     """
@@ -104,33 +107,34 @@ class TrainingPipeline:
         self.engine = engine or Engine(device=detector.device)
         self.recipe, self.detector, self.dataset, self.run_dir = recipe, detector, dataset, run
         self.hooks = hooks or Hooks()
-        self._before: dict[str, Tensor] = {}
+        self._before_proposals: dict[str, Tensor] = {}  # weights that the proposal stage changes
         if recipe.prompts is not None and recipe.prompts.pool_size is not None:
             check_pool_size(detector.config, recipe.prompts.pool_size)
         start_fresh(detector, recipe)
         run.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
-        """Check that the run folder, if it is not new, began with the same stage, model, boxes and settings.
+        """Refuse a run folder that another run began, before any work; each later stage is compared when it starts.
 
         Raises:
-            TrainingError: it did not; the message has the difference.
+            TrainingError: the run began with another stage, model, boxes or settings; the message has the difference.
         """
         stages = [name for name in _TRAINED if getattr(self.recipe, name)]
-        first = next(iter(stages), None)
+        if not stages:
+            return
+        first = stages[0]
         begun = next((name for name in stages if (self.run_dir / name).exists()), first)
         if begun != first:
             expected = f"expected a run that began with {first}, got one that began with {begun} in {self.run_dir}"
             raise TrainingError(f"{expected}; use another run folder")
-        reset = (stage := self.recipe.localizer) is not None and (stage.anchors, stage.objectness) != ("keep", "keep")
-        if first is None or (first == "localizer" and reset):  # `train` checks after weights are reset
-            return
-        learned = self.detector.learned_text
-        if first == "names":  # the stage removes the learned text before it trains
-            self.detector.learn_text(None)
-        config = self._config(first)
-        self.detector.learn_text(learned)
-        check_config(self.run_dir / first, config)
+        if first == "localizer" and self._resets_localizer():
+            return  # its settings name the weights after the reset, which are not known yet
+        check_config(self.run_dir / first, self._config(first))
+
+    def _resets_localizer(self) -> bool:
+        """Whether the localizer's stage starts from other anchors, or another objectness head, than the model's."""
+        stage = self.recipe.localizer
+        return stage is not None and (stage.anchors != "keep" or stage.objectness != "keep")
 
     def all(self) -> Path:
         """Run all stages of the recipe; returns the path of the last model file."""
@@ -149,9 +153,9 @@ class TrainingPipeline:
 
     def prompts(self, stage: PromptStage) -> Path:
         """Train the region prompt on ground-truth boxes; returns the path of the model file."""
-        # Before the pool size changes: the config describes the start of the run; the maps do not depend on the size.
-        config = self._config("prompts")
-        loader = self._loader("plain", self._resize(), versions=min(1, self.recipe.data.versions), stage=stage)
+        config = self._config("prompts")  # of the model as it was given, before its pool size changes
+        resize = ResizeTransform(preprocessor=self.detector.preprocessor)
+        loader = self._loader("plain", resize, versions=min(1, self.recipe.data.versions), stage=stage)
         if changed := change_pool_size(self.detector, self.recipe):
             self._say(changed)
         counts = self.dataset.class_counts()
@@ -169,7 +173,7 @@ class TrainingPipeline:
     def proposals(self, stage: ProposalStage) -> Path:
         """Train the anchor proposals, and the box trunk if `trunk_factor` is above 0; returns the model file."""
         task = ProposalTask(detector=self.detector, trunk=stage.trunk_factor > 0)
-        self._before = {key: value.clone() for key, value in trainable_state(task).items()}
+        self._before_proposals = {key: value.clone() for key, value in trainable_state(task).items()}
         name, transform, versions = self._augmented()
         loader = self._loader(name, transform, versions=0 if task.trunk else versions, stage=stage)
         self._train("proposals", task, loader, stage, measure=None)
@@ -234,7 +238,7 @@ class TrainingPipeline:
         self.detector = variant.detector(self.detector)
         grouped = {} if groups is None else {"class_groups": groups}
         task = variant.task(detector=self.detector, vocabulary=vocabulary, config=stage.task, **grouped)
-        loader = self._loader(*self._augmented(), stage=stage, weights=self._weights())
+        loader = self._loader(*self._augmented(), stage=stage, weights=self._image_weights())
         refit = alignment_refitter(self.detector, self.dataset, vocabulary, report=self.hooks.report)
         self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer, before_last=refit)
         if self.engine.is_main:
@@ -244,13 +248,11 @@ class TrainingPipeline:
     def _vocabulary(self) -> Vocabulary:
         return self.detector.vocabulary_encoder.encode(self.dataset.class_names).to(self.detector.device)
 
-    def _resize(self) -> Transform:
-        return ResizeTransform(preprocessor=self.detector.preprocessor)
-
     def _augmented(self) -> tuple[str, Transform, int]:
+        """The first arguments of `_loader` for augmented images."""
         return "augmented", TrainTransform(config=self.recipe.data.augment), self.recipe.data.versions
 
-    def _weights(self) -> Tensor | None:
+    def _image_weights(self) -> Tensor | None:
         data, records = self.recipe.data, self.dataset.records
         if data.sampling == "repeat-factor":
             return repeat_factors(records, data.repeat_threshold)
@@ -263,6 +265,7 @@ class TrainingPipeline:
     def _loader(
         self, name: str, transform: Transform, versions: int, *, stage: Stage, weights: Tensor | None = None
     ) -> EpochLoader[Any]:
+        """Batches of images, or of the cached feature maps of `versions` augmentations of each, if that is above 0."""
         recipe = self.recipe
         if versions:
             maps = self._maps(name, transform, versions)
@@ -315,22 +318,25 @@ class TrainingPipeline:
         before_last: Callable[[], None] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        """Train a task in the folder `name` of the run, from where an earlier call was stopped.
+
+        `measure` runs every `evaluate_every` epochs and after the last, `before_last` before the last measurement.
+        """
         recipe = self.recipe
         seed_stage(recipe.seed, name)
         task.to(self.detector.device)
-        optimiser = build_adamw(
-            task,
-            OptimizerConfig(lr=stage.lr, weight_decay=stage.weight_decay, lr_factors=getattr(stage, "lr_factors", {})),
-        )
+        factors = getattr(stage, "lr_factors", {})
+        optimiser = build_adamw(task, OptimizerConfig(lr=stage.lr, weight_decay=stage.weight_decay, lr_factors=factors))
         steps = max(1, len(loader) // stage.accumulate)
         schedule = stage.schedule.config(steps_an_epoch=steps, epochs=stage.epochs)
         start = {key: value.clone() for key, value in trainable_state(task).items()} if stage.keep else {}
         average = Ema(task, decay=stage.ema) if stage.ema is not None else None
 
         def at_end(epoch: int, _task: nn.Module) -> Mapping[str, float] | None:
-            due = (epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == stage.epochs
-            if before_last is not None and epoch + 1 == stage.epochs:
+            last = epoch + 1 == stage.epochs
+            if before_last is not None and last:
                 before_last()
+            due = last or (epoch + 1) % recipe.evaluate_every == 0
             return measure(self.detector) if measure is not None and due else None
 
         result = train(
@@ -355,17 +361,19 @@ class TrainingPipeline:
             raise KeyboardInterrupt(f"at step {result.steps} of {name}, which is saved; the same command goes on")
         if average is not None:
             average.apply_to(task)
-        # The localizer includes the proposals; interpolate these towards their weights before the proposal stage.
-        interpolate_weights(task, start | self._before if name == "localizer" else start, share=stage.keep)
+        if name == "localizer":  # it holds the proposals, too, which started before the proposal stage
+            start |= self._before_proposals
+        interpolate_weights(task, start, share=stage.keep)
 
     @cached_property
     def _images(self) -> str:
-        return images_hash(self.dataset)  # once for all stages: it reads from every file
+        return images_hash(self.dataset)  # once for all stages, since it reads from every file
 
     def _config(self, name: str) -> dict[str, Any]:
-        """Settings that must be the same when a run resumes, see `stage_settings`."""
+        """Settings that must be the same when a stage resumes, see `stage_settings`."""
+        without = ("learned_text.",) if name == "names" else ()  # the task of "names" takes it from the detector
         return {
-            "model": weights_fingerprint(self.detector),  # at the start of the stage, after the earlier ones
+            "model": weights_fingerprint(self.detector, without=without),  # as the earlier stages left it
             **about_data(self.dataset, self._images),
             "seed": self.recipe.seed,
             "fresh": self.recipe.fresh,
