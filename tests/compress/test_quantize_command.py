@@ -11,6 +11,7 @@ from PIL import Image
 
 from cora.apps.cli import main
 from cora.apps.open_model import open_detector
+from cora.compress.quantize import files_of
 from cora.compress.quantize_torch import Int8Detector, quantize_detector
 from cora.predictor import Predictor
 from tests.detector.conftest import tiny_detector
@@ -93,6 +94,28 @@ def test_annotations_add_average_precision(data: Path, tmp_path: Path, capsys: p
     assert all(set(row["ap50"]) == {"novel", "base", "all"} for row in rows)
     assert rows[0]["ap50"]["all"]["value"] > 0
     assert rows[0]["change"]["all"] == {"value": 0, "low": 0, "high": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("stored.safetensors", TORCHAO),
+        ("float.onnx", ("--backend", "onnxruntime", "--mode", "dynamic")),
+    ],
+)
+def test_any_name_of_the_output_is_as_good(data: Path, tmp_path: Path, name: str, options: tuple[str, ...]) -> None:
+    """Also one that the float models of the comparison might have."""
+    report = tmp_path / "report.json"
+    limits = ["--min-agreement", "1", "--limit", "1", "--json", report]
+    assert run(data, tmp_path / name, *options, "--classes", NAMES, *limits) == 0
+    *floats, int8 = json.loads(report.read_text())["rows"]
+    assert int8["megabytes"] == pytest.approx((tmp_path / name).stat().st_size / 1e6)
+    assert all(int8["megabytes"] != row["megabytes"] for row in floats)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "report.json"])
+
+
+def test_weights_and_description_belong_to_an_openvino_file_in_any_case() -> None:
+    assert [path.name for path in files_of(Path("a.XML"))] == ["a.XML", "a.bin", "a.json"]
 
 
 def test_static_calibrates_on_pictures(data: Path, tmp_path: Path) -> None:

@@ -268,6 +268,7 @@ def test_the_report_opens_in_a_browser(arguments, predictions, tmp_path):
     ("options", "message"),
     [
         (["--oracles", "--rename", "coco"], "got --rename, --oracles, which need a model"),
+        (["--model", "nano", "--precision", "auto"], "got --model, --precision, which need a model"),
         (["--images", "nowhere"], "no folder at nowhere"),
         (["--predictions", "none.json"], "no COCO results file"),
     ],

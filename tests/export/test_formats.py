@@ -1,6 +1,7 @@
 """Every format once, written and checked as `cora export` does: one size, one batch, names fixed or not."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,20 @@ def test_profiles_of_an_engine_name_every_input(toy: Detector) -> None:
     assert shapes["embeddings"] == [(1, 32), (65, 32), (2048, 32)]
     fixed = profile_shapes(manifest_of(toy, Predictor(toy).vocabulary(NAMES), size_hw=(160, 224), batch=2))
     assert fixed == {"pixels": [(2, 3, 160, 224)] * 3, "sizes_hw": [(2, 2)] * 3}
+
+
+@pytest.mark.parametrize(
+    ("format", "package", "extra"),
+    [("onnx", "onnxscript", "onnx"), ("onnx", "onnxruntime", "onnx"), ("openvino", "openvino", "openvino")],
+)
+def test_a_missing_package_is_named_before_the_tracing(
+    toy: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: write.Format, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(write, "trace", lambda *_, **__: pytest.fail("traced"))
+    with pytest.raises(MissingExtraError, match=rf"cora-ovd\[{extra}\]"):
+        export_detector(toy, tmp_path / f"toy{FORMATS[format]}", format=format, model="toy")
+    assert left_in(tmp_path) == []
 
 
 def test_tensorrt_needs_its_package_and_a_gpu(toy: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cora.apps.argument_types import above_zero, positive, whole
 from cora.apps.model_options import device_option
 from cora.apps.options import option, switch
-from cora.errors import MissingExtraError
+from cora.errors import DataError, MissingExtraError
 from cora.files import write_json
 
 if TYPE_CHECKING:
@@ -224,16 +224,25 @@ class MeasuringOptions:
         """The images with boxes that AP50 is measured on.
 
         Raises:
-            DataError: images without boxes or boxes without images, or a file that cannot be used.
+            DataError: images without boxes, boxes or other options without images, or a file that cannot be used.
             MissingExtraError: without the extra `evaluate`.
         """
-        from importlib.util import find_spec
-
         from cora.evaluation.held_out import HeldOut
 
-        if self.val_images is not None and find_spec("hotcoco") is None:
-            raise MissingExtraError("AP50", extra="evaluate")
+        if self.val_images is None and (self.split or self.limit):
+            flag = "--split" if self.split else "--limit"
+            raise DataError(f"expected --val-images and --val-annotations with {flag}, got none; leave it out")
+        if self.val_images is not None:
+            check_evaluate_extra("AP50")
         return HeldOut.read(self.val_images, self.val_annotations, self.split, limit=self.limit)
+
+
+def check_evaluate_extra(feature: str) -> None:
+    """Raise MissingExtraError now, and not after all images, where the extra `evaluate` is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("hotcoco") is None:
+        raise MissingExtraError(feature, extra="evaluate")
 
 
 def images_in(folder: Path) -> list[Path]:

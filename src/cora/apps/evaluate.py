@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cora.apps import kinds
 from cora.apps.argument_types import positive, score
 from cora.apps.command import Command
-from cora.apps.data_options import ProcessOptions
+from cora.apps.data_options import ProcessOptions, check_evaluate_extra
 from cora.apps.model_options import ScoringOptions, TextOptions, TileOptions, class_agnostic_option, device_option
 from cora.apps.options import group, option, switch, values_of
 from cora.errors import DataError
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 #: Options that need a model, not only its predictions.
 _OF_MODELS = (
-    *("rename", "class_weights", "oracles", "templates", "descriptions"),
-    *("tiles", "tile_size", "tile_overlap", "short_side", "all_boxes", "class_agnostic"),
+    *("model", "rename", "class_weights", "oracles", "templates", "descriptions"),
+    *("tiles", "tile_size", "tile_overlap", "short_side", "precision", "all_boxes", "class_agnostic"),
 )
 
 
@@ -175,11 +175,16 @@ class _Inputs:
         model = model or DEFAULT
         tiles = options.tiling.read()
         _check_options(options, images, model, tiles)
+        check_evaluate_extra("cora evaluate")
         pick_device(options.device)  # which fails before any file is read
         setting = options.read_setting(images, annotations)
         sentences, names = options.text.read(setting.class_names), list(setting.class_names)
         weights = read_class_weights(options.class_weights, setting.groups)
         renamed = rename(names, read_synonyms(options.rename)) if options.rename else ({}, [])
+        study = None if options.study is None else read_study(options.study)
+        predictor = None
+        if options.predictions is None:
+            predictor = _predictor(options, model, setting, sentences, tiles, helpers)
         return cls(
             annotations=annotations,
             model=model,
@@ -187,11 +192,9 @@ class _Inputs:
             sentences=sentences,
             weights=weights,
             renamed=renamed,
-            predictor=None
-            if options.predictions is not None
-            else _predictor(options, model, setting, sentences, tiles, helpers),
+            predictor=predictor,
             tiles=tiles,
-            study=None if options.study is None else read_study(options.study),
+            study=study,
         )
 
 
@@ -234,8 +237,8 @@ def _check_options(options: EvaluateOptions, images: Path | None, model: str, ti
                 "out either"
             )
         return
-    values = values_of(options)
-    unfit = [f"--{name.replace('_', '-')}" for name in _OF_MODELS if values[name]]
+    values, defaults = values_of(options), values_of(EvaluateOptions())
+    unfit = [f"--{name.replace('_', '-')}" for name in _OF_MODELS if values[name] != defaults[name]]
     if unfit:
         raise DataError(
             f"expected predictions alone, got {', '.join(unfit)}, which need a model; leave out either these or "

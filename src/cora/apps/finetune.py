@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cora.evaluation.held_out import HeldOut
     from cora.training.recipe import TrainRecipe
 
-#: Sets of fewer images than this are not divided unless that is asked for: nothing would be left to learn from.
+#: Sets of fewer images than this are not divided, whatever --hold-out says: too few would be left to learn from.
 FEWEST_TO_DIVIDE = 5
 REPORT, BEFORE = "report.json", "before.json"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from cora.apps import kinds
 from cora.apps.argument_types import above_zero, positive
 from cora.apps.command import Command
+from cora.apps.data_options import check_evaluate_extra
 from cora.apps.model_options import model_option
 from cora.apps.options import option, switch
 from cora.errors import CoraError, DataError
@@ -80,6 +81,8 @@ def run(options: QuantizeOptions) -> int:
     from cora.compress.quantize_check import COMPARED_BOXES, compare, comparison_table, reasons_to_refuse
     from cora.console import output_console, tracked, working
 
+    check_evaluate_extra("cora quantize")
+    _check_options(options)
     calibration = _calibration(options)
     images = _images(options)
     detector = open_torch_detector(options.model, "cpu", needs="cora quantize")
@@ -143,7 +146,7 @@ def _contenders(
     from cora.compress.quantize import files_of
     from cora.compress.quantize_check import contender
 
-    stored = target.with_name("stored.safetensors")
+    stored = target.with_name(f"stored-{target.stem}.safetensors")
     detector.save(stored)
     models = [contender("float, PyTorch", detector, (stored,), classes)]
     exported = [] if plain is None else [(f"float, {options.backend}", plain)]
@@ -152,11 +155,9 @@ def _contenders(
     return models
 
 
-def _calibration(options: QuantizeOptions) -> tuple[Path, ...]:
-    """Refuse what cannot work before the model is loaded; returns the images to calibrate on."""
+def _check_options(options: QuantizeOptions) -> None:
+    """Refuse options that contradict each other, before a file is read."""
     from cora.compress.quantize import SUFFIXES
-    from cora.data.order import subsample
-    from cora.data.sources import find_images
 
     suffix = SUFFIXES[options.backend]
     if options.output.suffix.lower() != suffix:
@@ -167,14 +168,20 @@ def _calibration(options: QuantizeOptions) -> tuple[Path, ...]:
         raise DataError("expected --classes or --annotations, got both; the annotations name their classes")
     if options.annotations is None and options.split is not None:
         raise DataError("expected --annotations with --split, got none; name the annotation file")
-    if options.mode == "dynamic":
-        if options.calibration is not None:
-            raise DataError("expected --calibration with --mode static, got it with dynamic, which needs none; drop it")
-        return ()
-    if options.calibration is None:
+    if options.mode == "dynamic" and options.calibration is not None:
+        raise DataError("expected --calibration with --mode static, got it with dynamic, which needs none; drop it")
+    if options.mode == "static" and options.calibration is None:
         raise DataError("expected --calibration DIR with --mode static, got none; name a folder of typical images")
-    found = find_images([str(options.calibration)]).paths
-    return tuple(subsample(found, options.calibration_limit))
+
+
+def _calibration(options: QuantizeOptions) -> tuple[Path, ...]:
+    """The images to calibrate on; none for dynamic quantization."""
+    from cora.data.order import subsample
+    from cora.data.sources import find_images
+
+    if options.calibration is None:
+        return ()
+    return tuple(subsample(find_images([str(options.calibration)]).paths, options.calibration_limit))
 
 
 def _images(options: QuantizeOptions) -> Pictures:

@@ -44,13 +44,17 @@ def run(options: SearchArchOptions) -> int:
     from rich.text import Text
 
     from cora.apps.open_model import open_torch_detector
-    from cora.compress.arch import BEST_MODEL, Candidate, best, search
+    from cora.compress.arch import BEST_MODEL, Candidate, best, check_optuna, search
     from cora.compress.arch_bench import DetectorBench, front_table
     from cora.compress.arch_plot import draw_search
     from cora.console import output_console, say
     from cora.detector.fingerprint import weights_fingerprint
+    from cora.evaluation.held_out import check_extras
     from cora.towers import resnet_of
 
+    check_optuna()
+    if options.proxy_epochs:
+        check_extras("cora search-arch --proxy-epochs", measures=False)
     measuring = options.measuring
     held_out = measuring.read_held_out()
     paths = images_in(options.images)

@@ -162,6 +162,11 @@ def load(options: ServeOptions) -> tuple[Predictor, RegionIndex | None]:
     else:
         from cora.retrieval import RegionIndex
 
+        if options.text_model is not None:
+            raise CoraError(
+                f"--text-model {options.text_model}: expected it without --db, which takes no exported file; leave it "
+                "out"
+            )
         index = RegionIndex.open(options.db)
         detector = Predictor(open_torch_detector(options.model, options.device, needs="cora serve --db"))
         index.check_model(detector)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from cora.study.build import FrozenPart
     from cora.study.report import StudyReport
 
-_INTERRUPTED = 130
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudyImageOptions(ImageOptions):
@@ -60,10 +58,16 @@ class FitOptions:
     device: str = device_option()
 
     def open_detector(self) -> Detector | None:
-        """The detector that is asked, too."""
-        import cora
+        """The detector of --detector; None without the option.
 
-        return None if self.detector is None else cora.load(self.detector).detector
+        Raises:
+            ModelError: it cannot be loaded, or it cannot find boxes.
+        """
+        from cora.apps.open_model import open_torch_detector
+
+        if self.detector is None:
+            return None
+        return open_torch_detector(self.detector, self.device, needs="cora study --detector")
 
     def measure(
         self,
@@ -165,7 +169,7 @@ def train(options: TrainOptions) -> int:
             on_progress=lambda done, total: report("maps", done, total),
         )
     if result.interrupted:
-        return _INTERRUPTED
+        raise KeyboardInterrupt(f"at step {result.steps}, which is saved; the same command goes on")
     target = options.run_dir / "study.safetensors"
     study.write(target)
     say(console, f"Wrote {target}")

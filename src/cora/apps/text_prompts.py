@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cora.evaluation.region_change import RegionChange
     from cora.training.region_embeddings import RegionEmbeddings
 
-_INTERRUPTED = 130
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextPromptsOptions:
@@ -92,16 +90,19 @@ def run(options: TextPromptsOptions) -> int:
     import torch
 
     import cora
-    from cora.console import counted, error_console, output_console, say
+    from cora.console import counted, output_console
     from cora.data.benchmarks import testing_images, training_images
     from cora.data.class_split import ClassSplit, open_split
     from cora.data.read import read_dataset, read_held_out
+    from cora.detector.checkpoint import check_model_file
     from cora.evaluation.tables import change_table
     from cora.predictor.device import pick_device
     from cora.training.region_embeddings import embed_dataset
     from cora.training.text_training import DEFAULTS, build_text_task, kept_names, train_text
 
     given = options.given()
+    if options.save_model is not None:
+        check_model_file(options.save_model)
     device = pick_device(options.device)
     split = None if options.split is None else open_split(options.split)
     train_set = read_dataset(
@@ -114,6 +115,7 @@ def run(options: TextPromptsOptions) -> int:
         val_set = testing_images(val_set, split)
     config = replace(DEFAULTS[options.method], **given)
     detector = cora.load(options.model).detector.to(device)
+    before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()  # names too long for the tower fail here
     data = embed_dataset(detector, train_set, options.cache, "train")
     torch.manual_seed(options.seed)
     task = build_text_task(
@@ -128,14 +130,10 @@ def run(options: TextPromptsOptions) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         result = train_text(task, data, config, options.run_dir or Path(scratch))
     if result.interrupted:
-        hint = (
-            f"the same command goes on from {options.run_dir}"
-            if options.run_dir
-            else "name a --run folder to go on another time"
-        )
-        say(error_console(), f"cora: interrupted, nothing written; {hint}")
-        return _INTERRUPTED
-    before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()
+        hint = "name a --run folder to go on another time"
+        if options.run_dir is not None:
+            hint = f"the same command goes on from {options.run_dir}"
+        raise KeyboardInterrupt(f"at step {result.steps}, nothing written; {hint}")
     artefact = task.eval().artefact({"command": " ".join(["cora", *sys.argv[1:]]), "boxes": str(len(data))})
     artefact.apply(detector)
     after = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()

@@ -218,11 +218,18 @@ def _is_begun(run_dir: Path, config: Mapping[str, Any]) -> bool:
     return True
 
 
-def _open(path: Path, seed: int) -> optuna.Study:
+def check_optuna() -> None:
+    """Raise MissingExtraError where the package that proposes the architectures is not installed."""
     with needs_extra("cora search-arch", extra="search-arch"):
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        import optuna  # noqa: F401
+
+
+def _open(path: Path, seed: int) -> optuna.Study:
+    check_optuna()
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)

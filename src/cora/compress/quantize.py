@@ -47,8 +47,8 @@ def quantize_model(
 
     Args:
         detector: the float model, on the CPU; it stays as it is.
-        target: the file to write, into a folder that exists; what belongs to it comes to lie beside it, and so does
-            the float export, as `float.onnx` or `float.xml`.
+        target: the file to write, into a folder that exists. The files that belong to it are written beside it, and so
+            is the float export, whose name begins with `float-`.
         backend: the tool.
         mode: whether scales of inputs are found when they come ("dynamic") or on the calibration images ("static").
         model: name or path of the detector, under which an exported file finds its text tower again.
@@ -69,7 +69,7 @@ def quantize_model(
     if backend == "torchao":
         quantize_detector(detector, mode=mode, vocabulary=vocabulary, calibration=calibration).save(target)
         return None
-    plain = export_folded(detector, target.with_name(f"float{SUFFIXES[backend]}"), model=model)
+    plain = export_folded(detector, target.with_name(f"float-{target.stem}{SUFFIXES[backend]}"), model=model)
     feeds = calibration_feeds(detector.preprocessor, vocabulary, calibration) if mode == "static" else None
     quantize = quantize_onnx_file if backend == "onnxruntime" else quantize_openvino_file
     quantize(plain, target, feeds=feeds, keep=FloatWeights(detector))
@@ -114,7 +114,7 @@ def calibration_feeds(
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """A model's file and what belongs to it: OpenVINO's weights and description lie beside its graph."""
-    return (path, *companions(path)) if path.suffix == ".xml" else (path,)
+    return (path, *companions(path)) if path.suffix.lower() == ".xml" else (path,)
 
 
 def move_files(path: Path, folder: Path) -> None:

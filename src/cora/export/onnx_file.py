@@ -22,16 +22,27 @@ OPSET = 18
 MAX_BYTES = 2**31 - 1
 
 
+def check_onnx() -> None:
+    """The packages that write an ONNX file, and that run it for the comparison.
+
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    with needs_extra("exporting to ONNX", extra="onnx"):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401 - the exporter's own import gives no extra's name
+
+
 def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None:
     """Write a program, traced with `suppression.kept_boxes_operator`, as one ONNX file.
 
     Raises:
-        MissingExtraError: onnx or onnxscript is not installed.
+        MissingExtraError: a package for it is not installed.
         ModelError: the weights do not fit into one file.
     """
-    with needs_extra("exporting to ONNX", extra="onnx"):
-        import onnx
-        import onnxscript  # noqa: F401 - the exporter's own import gives no extra's name
+    check_onnx()
+    import onnx
     import torch
 
     with torch.no_grad(), quiet("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cora.errors import ModelError, needs_extra
 from cora.export.backends import reported
@@ -20,6 +21,17 @@ def companions(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".bin"), path.with_suffix(".json")
 
 
+def check_openvino() -> Any:
+    """The converter, where it is there.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
+    with needs_extra("exporting to OpenVINO", extra="openvino"):
+        import openvino
+    return openvino
+
+
 def write_openvino(onnx_path: Path, manifest: Manifest, path: Path) -> None:
     """Convert an ONNX file; writes the graph (.xml), its weights (.bin) and the description (.json).
 
@@ -27,8 +39,7 @@ def write_openvino(onnx_path: Path, manifest: Manifest, path: Path) -> None:
         MissingExtraError: openvino is not installed.
         ModelError: OpenVINO cannot convert it.
     """
-    with needs_extra("exporting to OpenVINO", extra="openvino"):
-        import openvino
+    openvino = check_openvino()
     with reported(f"{path}: OpenVINO cannot convert the graph"):
         model = openvino.convert_model(str(onnx_path))
     openvino.save_model(model, str(path), compress_to_fp16=False)

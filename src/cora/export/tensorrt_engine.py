@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cora.errors import CoraError, ModelError, needs_extra
+from cora.export.description import write_description
 from cora.export.manifest import Manifest
 
 #: Sizes that an engine is tuned for where the graph leaves them open: (least, usual, most).
@@ -58,8 +58,7 @@ def write_engine(onnx_path: Path, manifest: Manifest, path: Path) -> None:
     if engine is None:
         raise ModelError(f"{path}: TensorRT could not build an engine of the graph; its own messages say why")
     path.write_bytes(engine)
-    description = json.dumps(json.loads(manifest.to_json()), indent=1)
-    path.with_suffix(".json").write_text(description + "\n", encoding="utf-8")
+    write_description(manifest, path)
 
 
 def profile_shapes(manifest: Manifest) -> dict[str, list[tuple[int, ...]]]:

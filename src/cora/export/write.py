@@ -22,8 +22,8 @@ from cora.export.check import Difference, compare, drawn_pictures
 from cora.export.fixed_size import check_size
 from cora.export.litert_file import check_litert, fixed_settings, write_litert
 from cora.export.manifest import METADATA_KEY, ExportSettings, Manifest
-from cora.export.onnx_file import write_onnx
-from cora.export.openvino_file import write_openvino
+from cora.export.onnx_file import check_onnx, write_onnx
+from cora.export.openvino_file import check_openvino, write_openvino
 from cora.export.program import output_names, trace
 from cora.export.runtime import ExportedDetector
 from cora.export.suppression import Suppress, kept_boxes, kept_boxes_in_steps, kept_boxes_operator
@@ -131,13 +131,17 @@ def check_output(output: Path, format: Format, *, names_fixed: bool) -> None:
 
     Raises:
         ModelError: the name has another ending than the format's, or class names are open where the format fixes them.
-        MissingExtraError: tensorrt or litert-torch is not installed, where it is asked for.
+        MissingExtraError: a package that the format needs is not installed.
         CoraError: there is no GPU for TensorRT.
     """
     if output.suffix.lower() != FORMATS[format]:
         raise ModelError(f"{output}: expected a name that ends in {FORMATS[format]} for {format}; rename it")
     if format == "tensorrt":
         check_tensorrt()
+    if format == "openvino":
+        check_openvino()
+    if format in ("onnx", "openvino", "tensorrt"):  # the other two are made from an ONNX file
+        check_onnx()
     if format == "litert":
         if not names_fixed:
             raise ModelError(
