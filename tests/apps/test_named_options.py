@@ -11,8 +11,8 @@ import pytest
 
 import cora
 from cora.apps.cli import _COMMANDS
-from cora.apps.command import _MEANT as MEANT
-from cora.apps.command import _WITHOUT, Command
+from cora.apps.command import _POSITIONAL, Command
+from cora.apps.command import _SYNONYMS as SYNONYMS
 from cora.errors import OPTIONAL
 from tests.apps.command_lines import COMMANDS
 
@@ -28,7 +28,10 @@ LOOKING = "detect video batch"
 #: What several commands can show: file -> option -> the commands that reach a message that names it.
 REACHED = {
     "apps/command.py": {"--run": "train prune text-prompts finetune search-arch distill study"},
-    "apps/data_options.py": {"--set": "train finetune"},
+    "apps/data_options.py": {
+        "--set": "train finetune",
+        **dict.fromkeys(("--val-images", "--val-annotations", "--split", "--limit"), "align prune distill search-arch"),
+    },
     "apps/model_options.py": dict.fromkeys(("--tiles", "--tile-size", "--tile-overlap"), f"{LOOKING} evaluate"),
     "apps/open_model.py": {
         "--text-model": f"{LOOKING} serve",
@@ -144,7 +147,7 @@ def test_messages_that_commands_share_name_options_of_all_that_reach_them() -> N
             known = {
                 "errors.py": ENDS,
                 "apps/cli.py": {"--version"},
-                "apps/command.py": {*MEANT, *MEANT.values(), *_WITHOUT, "--help"},
+                "apps/command.py": {*SYNONYMS, *SYNONYMS.values(), *_POSITIONAL, "--help"},
             }
             if named := unknown(text, frozenset()) - OTHERS.get(file, set()) - known.get(file, set()):
                 found.setdefault(file, set()).update(named)
@@ -166,7 +169,7 @@ def test_ends_of_messages_that_are_cut_off_name_the_option_that_decides_it() -> 
 
 
 def test_suggested_options_exist() -> None:
-    assert set(MEANT.values()) <= frozenset().union(*map(options_of, COMMANDS))
+    assert set(SYNONYMS.values()) <= frozenset().union(*map(options_of, COMMANDS))
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

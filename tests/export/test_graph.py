@@ -80,7 +80,7 @@ def test_pictures_are_compared_together_at_a_size_that_fits_into_memory(
 ) -> None:
     usual = Preprocessor() if size is None else FixedSizePreprocessor(config=Preprocessor().config, size_hw=size)
     exported = SimpleNamespace(manifest=manifest_of(toy, size_hw=size), preprocessor=usual)
-    batch = check._smaller(exported)(drawn_pictures())  # type: ignore[arg-type]
+    batch = check._batch_preprocessor(exported)(drawn_pictures())  # type: ignore[arg-type]
     assert max(batch.pixels.shape[-2:]) == largest
 
 

@@ -1,4 +1,4 @@
-"""`cora align`: fast scores brought near to exact ones: fitted on most images, measured on the others."""
+"""`cora align`: fits the fast alignment, on most of the images, and measures it on the others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cora.apps.model_options import resnet_option
 from cora.apps.options import group, option
 from cora.errors import ModelError
 
-#: One image of so many is kept back, to see whether the alignment holds for images that it was not fitted to.
+#: One image in this many is kept back, to see whether the alignment holds for images that it was not fitted to.
 KEPT_BACK = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignMeasuringOptions(MeasuringOptions):
-    """The same, of more images."""
+    """The options of all commands for smaller models, with more images by default."""
 
     photos: int = photos_option(500)
 
@@ -32,7 +32,7 @@ class AlignOptions:
     images: Path = option(required=True, metavar="DIR", help="images; they need no labels")
     output: Path = option(required=True, writes=kinds.MODEL, help="model file to write")
     exact_boxes: int | None = option(
-        type=positive, help="boxes of an image that the written model still pools exactly (default: the model's)"
+        type=positive, help="boxes per image that the new model still pools exactly (default: as many as the model)"
     )
     measuring: AlignMeasuringOptions = group(AlignMeasuringOptions)
     json: Path | None = numbers_option(kinds.ALIGNED)

@@ -1,4 +1,4 @@
-"""Values of options, checked where they are read."""
+"""Types of options: functions that read the text of a value and check it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 
 Number = TypeVar("Number", int, float)
 
-_MOST_OVERLAP = 0.9
-_MOST = 32  # rows, and columns
+_OVERLAP_LIMIT = 0.9
+_MOST_TILES = 32  # in a row, and in a column
 _FEWEST_PIXELS = 32  # the image towers halve their input five times
 
 #: x, y, width, height on the command line; left, top, right, bottom everywhere else.
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 class NamedPicture(NamedTuple):
-    """One `--exemplar`: a class, an image of it, and where in the image (None: all of it)."""
+    """One `--exemplar`: a class, an image of it, and the box in the image (None for the whole image)."""
 
     name: str
     path: Path
@@ -27,7 +27,7 @@ class NamedPicture(NamedTuple):
 
 
 def _checked(read: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Callable[[str], Number]:
-    """The type of an option whose number has to fit; `expected` is for the error."""
+    """A type of numbers for which `fits` is true; `expected` says in errors what they are."""
 
     def value_of(text: str) -> Number:
         with suppress(ValueError):
@@ -57,8 +57,11 @@ share = _checked(float, lambda value: 0 <= value < 1, "a number of 0 or more and
 def tile_count(text: str) -> tuple[int, int]:
     """Rows and columns, written 2x3."""
     rows, _, columns = text.lower().partition("x")
-    if not (rows.isdecimal() and columns.isdecimal() and 1 <= int(rows) <= _MOST and 1 <= int(columns) <= _MOST):
-        raise argparse.ArgumentTypeError(f"expected rows and columns up to {_MOST}x{_MOST}, such as 2x3, got {text!r}")
+    if not (
+        rows.isdecimal() and columns.isdecimal() and 1 <= int(rows) <= _MOST_TILES and 1 <= int(columns) <= _MOST_TILES
+    ):
+        most = f"{_MOST_TILES}x{_MOST_TILES}"
+        raise argparse.ArgumentTypeError(f"expected rows and columns up to {most}, such as 2x3, got {text!r}")
     return int(rows), int(columns)
 
 
@@ -71,15 +74,15 @@ def pixels(text: str) -> int:
 
 
 def overlap(text: str) -> float:
-    """Share of a tile that its neighbour covers, too."""
+    """Share of a tile that its neighbour also covers."""
     value = share(text)
-    if value >= _MOST_OVERLAP:
-        raise argparse.ArgumentTypeError(f"expected a share below {_MOST_OVERLAP:g}, got {text!r}")
+    if value >= _OVERLAP_LIMIT:
+        raise argparse.ArgumentTypeError(f"expected a share below {_OVERLAP_LIMIT:g}, got {text!r}")
     return value
 
 
 def exemplar(text: str) -> NamedPicture:
-    """A class and its image. What follows the last # is a box if it looks like one, else part of the file's name."""
+    """A class and its image. What follows the last # is a box if it looks like one, else part of the file name."""
     name, equals, place = text.partition("=")
     if not equals or not name.strip() or not place.strip():
         raise argparse.ArgumentTypeError(f"expected NAME=FILE or NAME=FILE#x,y,w,h, got {text!r}")
@@ -90,7 +93,7 @@ def exemplar(text: str) -> NamedPicture:
 
 
 def box(text: str) -> Box:
-    """Corners (left, top, right, bottom) in pixels of a box that is written x,y,width,height."""
+    """A box, written x,y,width,height in pixels, as its corners (left, top, right, bottom)."""
     try:
         x, y, width, height = (float(part) for part in text.split(","))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`cora batch`: labels of many images, resumable, by several processes or machines."""
+"""`cora batch`: labels many images, by several processes or machines, and resumes after a stop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FORMATS = get_args(Format)
 
 
 def _format(text: str) -> str:
-    """A format of labels: what other commands call --output is --to here."""
+    """A format of labels. The error explains --to, since --output names a folder in other commands."""
     if text not in _FORMATS:
         raise argparse.ArgumentTypeError(
             f"expected a format of labels, {', '.join(_FORMATS)}, got {text!r}; the folder is named by --to"
@@ -79,7 +79,7 @@ class BatchOptions:
         section=_LABELS,
         type=score_type,
         metavar="SCORE",
-        help="least score that is remembered, so that thresholds can be lowered to it later without detecting again "
+        help="least score of a box that is kept, so that thresholds can be lowered to it later without detecting again "
         "(default: what the thresholds and the review list need)",
     )
     review: str | None = option(
@@ -133,7 +133,7 @@ def run(options: BatchOptions) -> int:
     from cora.console import Bars, error_console, output_console, report, say
 
     wanted = read_wanted(options.names, options.model)
-    words, agnostic = wanted.classes, options.class_agnostic
+    classes, agnostic = wanted.classes, options.class_agnostic
     export = _export(options)
     choice = ModelChoice(
         load=open_detector,
@@ -141,7 +141,7 @@ def run(options: BatchOptions) -> int:
         device=options.device,
         text_model=options.text_model,
         text=wanted.sentences,
-        words=words,
+        words=classes,
         exemplars=wanted.exemplars,
         tiles=options.tiling.read(),
         short_side=options.tiling.short_side,
@@ -151,13 +151,13 @@ def run(options: BatchOptions) -> int:
     kept = kept_score(options.to)
     model = choice.open(0)
     # Names that are too long and images that cannot be read fail here, before any work.
-    vocabulary = model.detector.vocabulary(words, distractors=wanted.distractors, exemplars=wanted.exemplars or None)
+    vocabulary = model.detector.vocabulary(classes, distractors=wanted.distractors, exemplars=wanted.exemplars or None)
     names = tuple(vocabulary.names)
     if options.margin and vocabulary.built_in and agnostic is not False:
         raise CoraError(
             "--margin: expected --classes, got the built-in vocabulary, of which an object gets one name; name some"
         )
-    if options.score is None:  # until the model is open, nobody knows its threshold
+    if options.score is None:  # the model's own threshold is known only now
         own = model.detector.score_of(None, built_in=vocabulary.built_in)
         export = replace(export, thresholds=replace(export.thresholds, usual=own))
     settings = DetectSettings(
@@ -173,7 +173,7 @@ def run(options: BatchOptions) -> int:
         watch = Watch.on(bars)
 
         def begin(images: int, earlier: int) -> None:
-            """Announce what is looked for: now it is sure that there are images."""
+            """Announce what is looked for, now that it is certain that there are images."""
             tell_wanted(model.detector, vocabulary, wanted, score=usual, class_agnostic=agnostic)
             watch.begin(images, earlier)
 
@@ -204,6 +204,11 @@ def run(options: BatchOptions) -> int:
 
 
 def _export(options: BatchOptions) -> ExportSettings:
+    """What to write, with the default score threshold where --score gives none.
+
+    Raises:
+        CoraError: options of a review list without one, or options that contradict each other.
+    """
     from cora.batch import ExportSettings, Photos, ReviewSettings, Thresholds, parse_thresholds
     from cora.batch.settings import parse_review
     from cora.detector.postprocess import SCORE_THRESHOLD

@@ -1,4 +1,4 @@
-"""`cora calibrate`: the best F1 with everyday names as distractors and without, the better one stored."""
+"""`cora calibrate`: finds the score threshold of best F1, with and without distractors, and stores the better one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CalibrateOptions:
     """Options of `cora calibrate`."""
 
     model: str = model_option("name or file of the model")
-    images: Path = option(required=True, metavar="DIR", help="images that the model is not judged by later")
+    images: Path = option(required=True, metavar="DIR", help="images to calibrate on, not those of later evaluations")
     annotations: Path = option(required=True, help="their boxes: COCO, LVIS, or as for training")
     split: Path | None = option(help='class split whose names are looked for: JSON, "coco" or "lvis"')
     output: Path = option(required=True, writes=kinds.MODEL, help="model file to write")
@@ -64,7 +64,7 @@ def run(options: CalibrateOptions) -> int:
     detector = open_torch_detector(options.model, options.device, needs="cora calibrate")
     detector.vocabulary_encoder.encode(dataset.class_names)  # names too long for the tower fail here
     held_out = HeldOut(dataset=dataset)
-    # The simpler one first: of equal F1 it wins.
+    # Without distractors first: this simpler policy wins if both have the same F1.
     policies: dict[Policy, tuple[str, ...]] = {"none": (), "everyday": EVERYDAY_NAMES}
     found: dict[Policy, BestThreshold | None] = {
         policy: held_out.best_threshold(

@@ -1,4 +1,4 @@
-"""The command line. Parsing only: the imports that take seconds wait until a command needs them."""
+"""The command line. It only parses: a command imports what takes seconds when it runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _INTERRUPTED = 130  # the shell's convention for a program ended by Ctrl-C
 
 
 class _Version(argparse.Action):
-    """Print the version, which takes a while to find, and end."""
+    """Print the version and end; finding it takes a while, so that it waits until it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from cora import __version__
@@ -94,11 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"cora: interrupted {interruption}".rstrip() + "\n")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; flushing at exit must not complain about it.
+        # The reader of the output (`| head`) has gone; flushing at exit must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # The machine's refusals (permission, full disk, unreadable folder) are no bugs and need no traceback.
+        # Errors of the machine (permission, full disk, unreadable folder) are no bugs and need no traceback.
         place = f": {error.filename}" if error.filename else ""
         sys.stderr.write(f"cora: error: {error.strerror or error}{place}\n")
         return 2

@@ -1,6 +1,6 @@
-"""Commands: a name, options and a function each; what they write is checked before they run. Their parser.
+"""Commands and their parser: a command has a name, options and a function; its outputs are checked before it runs.
 
-Errors of the parser are one line, name what was probably meant, and point to the help of the command.
+An error of the parser is one line. It suggests what was probably meant, and points to the help of the command.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from cora.apps.options import AnyOptions, add_options, outputs_of, read_options,
 from cora.errors import OPTIONAL, CoraError
 from cora.files import check_place, lock
 
-#: Their abbreviations mean them, although newer options begin alike.
-_FIRST = ("--classes",)
+#: Options that keep their abbreviations, although newer options begin alike.
+_PREFERRED = ("--classes",)
 
-
-#: What other tools call an option -> how it is said here, where a command has it.
-_MEANT = {
+#: Option of other programs -> option with the same meaning here.
+_SYNONYMS = {
     **dict.fromkeys(("--conf", "--conf-thres", "--confidence", "--threshold", "--box-threshold"), "--score"),
     **dict.fromkeys(("--text", "--text-prompt", "--prompt", "--prompts", "--names", "--labels"), "--classes"),
     **dict.fromkeys(("--weights", "--checkpoint", "--ckpt"), "--model"),
@@ -35,10 +34,12 @@ _MEANT = {
     **dict.fromkeys(("--imgsz", "--img-size", "--size"), "--short-side"),
     **dict.fromkeys(("--batch-size", "--bs"), "--batch"),
 }
-#: Share of letters, 0 to 1, that a misspelt option has in common with the right one; letters of a short name.
-_LIKENESS, _SHORT = 0.75, 3
-#: Options of other tools for what stands here without one.
-_WITHOUT = ("--source", "--input", "--image", "--images", "--img", "--file", "--folder", "--video")
+#: Least similarity, 0 to 1, of a misspelt word and the right one: of an option, of a short option or another word.
+_SIMILARITY, _SIMILARITY_OTHER = 0.75, 0.6
+#: Letters of a short option.
+_SHORT = 3
+#: Options of other programs for what is a positional argument here.
+_POSITIONAL = ("--source", "--input", "--image", "--images", "--img", "--file", "--folder", "--video")
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # the overloads are for other namespaces
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Parse; unlike elsewhere, what this parser does not know is its error, not that of the one above it."""
+        """Parse; unlike in `argparse`, unknown arguments are an error of this parser, not of the one above it."""
         self._given = tuple(sys.argv[1:] if args is None else args)
         commands = self._commands()
         command = next((word for word in self._given if not word.startswith("-")), None)
@@ -61,20 +62,20 @@ class Parser(argparse.ArgumentParser):
         return found, extra
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2 and one line; a misspelt option comes before what is missing because of it."""
+        """End with exit code 2 and one line; an unknown option is reported before what is missing because of it."""
         options = [option for action in self._actions for option in action.option_strings]
         unknown = [] if self._commands() else _unknown(self._given, options)
         if unknown:
-            message = "unknown option " + ", ".join(f"{one}{self._meant(one, options)}" for one in unknown)
+            message = "unknown option " + ", ".join(f"{one}{self._hint(one, options)}" for one in unknown)
         self.exit(2, f"cora: error: {message}; see '{self.prog} --help'\n")
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         found: list[Any] = super()._get_option_tuples(option_string)
-        return [one for one in found if one[1] in _FIRST] or found
+        return [one for one in found if one[1] in _PREFERRED] or found
 
-    def _meant(self, word: str, options: Sequence[str]) -> str:
-        places = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
-        return f", {places[0]} needs no option" if places and word in _WITHOUT else suggestion(word, options)
+    def _hint(self, word: str, options: Sequence[str]) -> str:
+        arguments = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+        return f", {arguments[0]} needs no option" if arguments and word in _POSITIONAL else suggestion(word, options)
 
     def _commands(self) -> list[str]:
         found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
@@ -82,46 +83,52 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(word: str, known: Iterable[str], *, otherwise: Sequence[str] = ()) -> str:
-    """What was probably meant, in words to follow the word; else the list `otherwise`, which may be empty."""
+    """The end of a message about an unknown word: what was probably meant, else the choices in `otherwise`, if any."""
     known = list(known)
-    meant = [name for name in (_MEANT.get(word),) if name in known] or _alike(word, known)
+    meant = [name for name in (_SYNONYMS.get(word),) if name in known] or _alike(word, known)
     if meant:
         return f", did you mean {meant[0]}?"
     return f" (choose from {', '.join(otherwise)})" if otherwise else ""
 
 
 def _alike(word: str, known: Sequence[str]) -> list[str]:
-    """The name that was probably misspelt; of options what follows the dashes counts, which they all share."""
+    """The most similar name, if one is similar enough; the dashes of options do not count."""
     dashes = "--" * word.startswith("--")
     bare = [name.removeprefix("--") for name in known if name.startswith(dashes)]
     word = word.removeprefix("--")
-    # An option of another command is no misspelt one: few letters may differ, and one of a short word.
-    likeness = 0.6 if not dashes or len(word) <= _SHORT else _LIKENESS
-    return [f"{dashes}{name}" for name in get_close_matches(word, bare, n=1, cutoff=likeness)]
+    # Strict with options: one that belongs to another command is not misspelt.
+    least = _SIMILARITY_OTHER if not dashes or len(word) <= _SHORT else _SIMILARITY
+    return [f"{dashes}{name}" for name in get_close_matches(word, bare, n=1, cutoff=least)]
 
 
 def _unknown(words: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Long options that no option begins with; what follows a bare -- is none."""
+    """Long options in a command line, up to a bare --, that are neither known nor an abbreviation of a known one."""
     before = words[: words.index("--")] if "--" in words else words
     names = [word.partition("=")[0] for word in before if word.startswith("--") and " " not in word]
     return [name for name in dict.fromkeys(names) if not any(option.startswith(name) for option in options)]
 
 
-#: Where a parser keeps the command that it belongs to: no option can have this name, since it holds spaces.
+#: Name under which parsed arguments hold their command; with its spaces it cannot be the name of an option.
 COMMAND = "the command of this parser"
 
-#: The option that names the folder of a run, and the file there that says that one is going on.
+#: The option that names the run folder, and the file in it that is locked while a process works there.
 RUN, LOCK = "run_dir", "run.lock"
 
-#: Options that are called otherwise than the attribute that holds their value.
+#: Attribute -> its option, where that has another name.
 _FLAGS = {RUN: "--run"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Generic[AnyOptions]):
-    """One command: its name, its options, and the function that does it and gives the exit code.
+    """One command.
 
-    help: what it does, in the list of commands; description, epilog: above and below its options.
+    Attributes:
+        name: on the command line.
+        options: dataclass of its options.
+        run: does the work and returns the exit code.
+        help: what it does, in the list of commands.
+        description: text above its options in the help.
+        epilog: text below them.
     """
 
     name: str
@@ -158,10 +165,10 @@ class CommandGroup:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run what was parsed, unless its outputs cannot be written there; returns the exit code.
+    """Check the outputs of the parsed command, then run it; returns its exit code.
 
     Raises:
-        CoraError: bad input, before any work; or another process works in the folder of the run.
+        CoraError: bad input, an output that cannot be written, or a run folder in which another process works.
     """
     command: Command[Any] = getattr(arguments, COMMAND)
     options = read_options(command.options, arguments)
@@ -181,8 +188,8 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _only_run(folder: Path | None) -> Iterator[None]:
-    """Hold the folder of a run against a second process; what was made for that alone is gone afterwards."""
-    # Processes that torchrun or srun start together work together: the first holds the folder for all.
+    """Lock a run folder against other processes; folders that were made only for the lock are removed again."""
+    # Processes that torchrun or srun start together share the run: the first locks the folder for all.
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     if folder is None or rank != "0":
         yield
@@ -202,14 +209,14 @@ def _only_run(folder: Path | None) -> Iterator[None]:
 
 
 def check_outputs(values: Mapping[str, Any], outputs: Mapping[str, Kind]) -> None:
-    """Refuse outputs that are a source, an earlier one of this command line, of another kind, or cannot be written.
+    """Check that every output can be written and overwrites no source, no other output and no file of another kind.
 
     Args:
         values: of all options, by name.
         outputs: option that names a file or folder to write -> what is written there.
 
     Raises:
-        CoraError: one is.
+        CoraError: an output fails the check.
     """
     sources = [path for name, value in values.items() if name not in outputs for path in _places(value)]
     given = {name: values[name] for name in outputs if values[name] is not None}
@@ -223,19 +230,19 @@ def check_outputs(values: Mapping[str, Any], outputs: Mapping[str, Kind]) -> Non
 
 
 def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) -> None:
-    """Refuse one output; of a folder, also the files that are written there.
+    """Check one output, and the files that are written in it or beside it.
 
     Args:
         path: to write.
         kind: of what is written.
         sources: what the command reads.
-        flag: how people name the output.
+        flag: the option, for messages.
 
     Raises:
         CoraError: it is one of the sources, a file of another kind, or cannot be written.
     """
     sources = list(sources)
-    # A file where a folder is to be, or the reverse, has an error of its own.
+    # `check_place` reports a file in the place of a folder, and the reverse.
     same_sort = path.is_dir() == kind.folder or not path.exists()
     if same_sort and (kind.apart or not kind.folder) and any(same_place(path, source) for source in sources):
         raise CoraError(f"{flag}: expected a place of its own, got {path}, which is read; name another")
@@ -263,7 +270,7 @@ def check_output(path: Path, kind: Kind, sources: Iterable[Path], *, flag: str) 
 
 
 def sources_of(options: Any, *, but: Iterable[str] = ()) -> list[Path]:
-    """Files and folders that options name, apart from those under the names in `but`."""
+    """Existing files and folders that the values of options name, without the options in `but`."""
     return [path for name, value in values_of(options).items() if name not in set(but) for path in _places(value)]
 
 
@@ -276,6 +283,7 @@ def same_place(first: Path, second: Path) -> bool:
 
 
 def _places(value: object) -> Iterator[Path]:
+    """Existing files and folders that the value of one option names."""
     if isinstance(value, str):
         # A name with @ stands for a file of names.
         candidates = [Path(value), Path(value.removeprefix("@"))] if value else []
@@ -284,7 +292,7 @@ def _places(value: object) -> Iterator[Path]:
     elif isinstance(value, list | tuple):
         candidates = []
         for one in value:
-            # In a list folders are meant; a lone text with the name of one may be a model's, or a format's.
+            # A text in a list may name a folder, such as a source; a single text may be a model or a format instead.
             yield from [Path(one)] if isinstance(one, str) and _exists(one, folder=True) else _places(one)
     else:
         candidates = []

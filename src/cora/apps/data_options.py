@@ -1,4 +1,4 @@
-"""Options that commands share: annotated images, a recipe's settings, processes, and what models are measured on."""
+"""Options that commands share: annotated images, changes of a recipe, processes, and what models are measured on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cora.apps.argument_types import above_zero, positive, whole
-from cora.apps.model_options import device_option
-from cora.apps.options import option, switch
+from cora.apps.model_options import TextOptions, device_option
+from cora.apps.options import group, option, switch
 from cora.errors import DataError, MissingExtraError
 from cora.files import write_json
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cora.data.coco import CocoDataset
     from cora.detector import Detector
     from cora.evaluation.held_out import HeldOut
+    from cora.evaluation.setting import Setting
     from cora.training.engine import Engine
 
 
@@ -32,12 +33,12 @@ class ImageOptions:
     images: Path = option(required=True, metavar="DIR", help="folder of the images, or of shards (cora shards)")
     annotations: Path | None = option(help="COCO or LVIS JSON, or the folder of VOC or YOLO files")
     format: Literal["auto", "coco", "lvis", "voc", "yolo", "shards"] = option(
-        default="auto", help="of the annotations (default: found out)"
+        default="auto", help="format of the annotations (default: detected)"
     )
-    skip_bad: bool = switch(help="drop faulty entries and say how many")
+    skip_bad: bool = switch(help="skip faulty entries and report how many")
 
     def read(self, class_names: tuple[str, ...] | None = None) -> CocoDataset:
-        """The images, with boxes of these classes, or of all.
+        """The images with their boxes, of these classes only if some are given.
 
         Raises:
             DataError: they cannot be read, or there are no boxes.
@@ -57,7 +58,7 @@ class ImageOptions:
 class RecipeOptions:
     """Changes of a recipe of several stages."""
 
-    seed: int | None = option(type=whole, help="of everything drawn at random")
+    seed: int | None = option(type=whole, help="seed of all random numbers")
     workers: int | None = option(type=whole, help="processes that read images")
     settings: Sequence[str] = option(
         "--set",
@@ -68,7 +69,11 @@ class RecipeOptions:
     )
 
     def changes(self, stage: str | None = None) -> list[str]:
-        """What the options say, as settings of a recipe; those of --set come last and win."""
+        """The options as settings of a recipe, KEY=VALUE; those of --set come last, so that they win.
+
+        Args:
+            stage: that --epochs, --batch and the like are for, in commands that have them.
+        """
         found = [] if self.seed is None else [f"seed={self.seed}"]
         found += [] if self.workers is None else [f"data.workers={self.workers}"]
         return found + list(self.settings)
@@ -76,29 +81,33 @@ class RecipeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions(RecipeOptions):
-    """Changes of a recipe, of which those of one stage have options of their own."""
+    """Changes of a recipe, with options of their own for the settings of one stage that change most often."""
 
-    epochs: int | None = option(type=positive, help="epochs in all")
-    batch: int | None = option(type=positive, help="images a step")
+    epochs: int | None = option(type=positive, help="number of epochs")
+    batch: int | None = option(type=positive, help="images per batch of one process")
     lr: float | None = option(type=above_zero, metavar="RATE", help="learning rate")
-    precision: Literal["32", "bf16", "16"] | None = option(help="of the computation")
+    precision: Literal["32", "bf16", "16"] | None = option(help="float32, or mixed precision with bfloat16 or float16")
 
     def changes(self, stage: str | None = None) -> list[str]:
-        """The same; `stage`: that the named options are of."""
+        """As in the base class, with the settings of `stage` first."""
         named = {"epochs": self.epochs, "batch": self.batch, "lr": self.lr, "precision": self.precision}
         return [f"{stage}.{name}={value}" for name, value in named.items() if value is not None] + super().changes()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessOptions:
-    """How many processes there are, and whether Slurm starts them; `{again}`: what a job that was stopped does."""
+    """How many processes there are, and whether Slurm starts them; `{again}` is what a job does after a stop."""
 
-    processes: int = option(type=positive, default=1, help="on each machine, one a GPU")
-    machines: int = option(type=positive, default=1, help="in all, started by torchrun or srun")
+    processes: int = option(
+        type=positive, default=1, help="processes on each machine, one per GPU (default: %(default)s)"
+    )
+    machines: int = option(
+        type=positive, default=1, help="machines, whose processes torchrun or srun starts (default: %(default)s)"
+    )
     slurm: Sequence[str] | None = option(
         nargs="*",
         metavar="KEY=VALUE",
-        help="submit a Slurm job that does this and {again}; partition=gpu, minutes=600, account, qos, constraint, "
+        help="submit this command as a Slurm job, which {again}; partition=gpu, minutes=600, account, qos, constraint, "
         "cpus_per_process, memory_gb, restarts, name",
     )
 
@@ -106,7 +115,7 @@ class ProcessOptions:
         """Do work in the processes that the options ask for; returns the exit code 0.
 
         Args:
-            prepare: checks input and gives the work, which other processes can import.
+            prepare: checks the input and returns the work, which must be picklable, since other processes get a copy.
             device: name of a torch device, or "auto".
 
         Raises:
@@ -128,13 +137,14 @@ class ProcessOptions:
     def submit(
         self, prepare: Callable[[], Callable[[Engine], Any]], *, device: str, folder: Path, restarts: int | None = None
     ) -> int:
-        """Check everything here, then leave the work to Slurm; returns the exit code 0.
+        """Check everything here, then submit the work to Slurm; returns the exit code 0.
 
         Args:
-            prepare: checks input and gives the work, which other processes can import.
+            prepare: checks the input and returns the work, which must be picklable.
             device: name of a torch device, or "auto".
             folder: of the job's script and logs.
-            restarts: after the time limit, unless the job's settings say how many.
+            restarts: how often the job starts again after the time limit, unless --slurm says so; None for the default
+                of `SlurmConfig`.
 
         Raises:
             CoraError: bad input, or no Slurm here; nothing was written.
@@ -154,6 +164,35 @@ class ProcessOptions:
         job = submit_slurm(prepare(), folder=folder, config=override(usual, self.slurm or ()))
         say(output_console(), f"Submitted job {job.job_id}; its script and logs are in {folder}")
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Options of `cora evaluate` and `cora region-accuracy`: what is measured on, and the model."""
+
+    images: Path | None = option(metavar="DIR", help="folder of the images")
+    annotations: Path | None = option(help="annotation file: COCO, LVIS, or as for training")
+    split: Path | None = option(
+        help='JSON with the lists "base" and "novel", or "coco" or "lvis" (default: all classes are one group)'
+    )
+    model: str | None = option(help="name or path of the model (default: nano)")
+    text: TextOptions = group(TextOptions)
+    device: str = device_option()
+    limit: int | None = option(type=positive, help="only the first N images")
+    resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
+    json: Path | None = option(help="write everything that was measured to this file")
+
+    def read_setting(self, images: Path | None, annotations: Path) -> Setting:
+        """What is measured on, of these images.
+
+        Raises:
+            DataError: a file cannot be used.
+        """
+        from cora.evaluation.setting import read_setting
+
+        return read_setting(
+            images=images, annotations=annotations, split=self.split, limit=self.limit, resamples=self.resamples
+        )
 
 
 _MEASURING = "measuring"
@@ -194,15 +233,15 @@ class MeasuringOptions:
     limit: int | None = option(
         section=_MEASURING, type=positive, help="of --val-images only the first N (default: all)"
     )
-    seed: int = option(type=whole, default=0, help="of everything drawn (default: %(default)s)")
+    seed: int = option(type=whole, default=0, help="seed of all random numbers (default: %(default)s)")
     device: str = device_option()
 
     def draw_paths(self, paths: Sequence[Path]) -> list[Path]:
-        """As many of some images as --photos says, drawn by the seed, or all if there are fewer; in the order drawn."""
+        """A random sample of --photos paths, in the order drawn; all of them if there are fewer."""
         return random.Random(self.seed).sample(paths, min(self.photos, len(paths)))
 
     def draw(self, paths: Sequence[Path]) -> list[Image.Image]:
-        """The images of `draw_paths`, in the order of their names.
+        """The images of such a sample, in the order of their names.
 
         Raises:
             ImageError: one cannot be read.
@@ -212,7 +251,7 @@ class MeasuringOptions:
         return [read_image(path) for path in sorted(self.draw_paths(paths))]
 
     def names(self, annotated: CocoDataset | None) -> tuple[str, ...]:
-        """What the images are searched for: as told, the classes of the annotations, or everyday names."""
+        """Names to search the images for: those of --classes, else of the annotations, else everyday names."""
         from cora.data.name_file import read_names
         from cora.regions import EVERYDAY_NAMES
 
@@ -221,7 +260,7 @@ class MeasuringOptions:
         return annotated.class_names if annotated is not None else EVERYDAY_NAMES
 
     def read_held_out(self) -> HeldOut | None:
-        """The images with boxes that AP50 is measured on.
+        """The images with boxes that AP50 is measured on; None without --val-images.
 
         Raises:
             DataError: images without boxes, boxes or other options without images, or a file that cannot be used.
@@ -266,7 +305,17 @@ def tell_models(
     json: Path | None,
     **about: int,
 ) -> None:
-    """Print what models cost and find, write it as JSON if asked, and say where the new one is."""
+    """Compare models: print a table, write it as JSON if asked, and say where the new model is.
+
+    Args:
+        models: by the name that the table shows; the new one is the last.
+        images: to measure on.
+        names: classes that the images are searched for.
+        held_out: images with boxes, for AP50.
+        output: file of the new model.
+        json: file to write.
+        **about: further numbers for the file.
+    """
     from cora.compress.compare import compare_models, comparison_table
     from cora.console import output_console, say
 
@@ -278,7 +327,7 @@ def tell_models(
 
 
 def write_numbers(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Write numbers as JSON beside the command line that gave them, if a file is named."""
+    """Write numbers and the command line that gave them as JSON; does nothing without a path."""
     import cora
 
     if path is not None:

@@ -1,4 +1,4 @@
-"""`cora split` and `cora shards`: annotated images in the form of a benchmark, or as a few large files."""
+"""`cora split` writes the annotations of one part of a benchmark; `cora shards` packs images into a few large files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cora.apps.options import argument, group, option
 from cora.errors import DataError
 from cora.files import json_kind, write_json
 
-#: What the published code calls the parts -> what they are.
+#: Value of --part -> part of the split; the published code has names of its own for two of them.
 _PARTS: dict[str, Literal["base", "novel", "all"]] = {
     "base": "base",
     "novel": "novel",
@@ -82,8 +82,8 @@ class ShardsOptions:
 
     data: ImageOptions = group(ImageOptions)
     output: Path = option(required=True, writes=kinds.SHARDS, metavar="DIR", help="folder for the shards")
-    megabytes: int = option(type=positive, default=1000, help="of a shard, at most (default: %(default)s)")
-    seed: int = option(type=whole, default=0, help="of the order of the images (default: %(default)s)")
+    megabytes: int = option(type=positive, default=1000, help="largest size of a shard (default: %(default)s)")
+    seed: int = option(type=whole, default=0, help="seed of the order of the images (default: %(default)s)")
 
 
 def shards(options: ShardsOptions) -> int:

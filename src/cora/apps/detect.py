@@ -96,11 +96,11 @@ def run(options: DetectOptions) -> int:
 
     results: list[Found] = []
     failures = len(found.problems)
-    is_batch = len(images) + len(found.problems) > 1
+    is_single = len(images) + len(found.problems) <= 1
     targets = output_names(images, options.output, ".jpg")
     try:
         first = _first_readable(images)
-        if not is_batch and isinstance(error := first[images[0]], ImageError):
+        if is_single and isinstance(error := first[images[0]], ImageError):
             raise error
         if any(isinstance(one, Image.Image) for one in first.values()):
             tell_wanted(detector, looked_for, wanted, score=least, class_agnostic=agnostic)
@@ -132,7 +132,7 @@ def run(options: DetectOptions) -> int:
 
 
 def _first_readable(images: Sequence[Path | str]) -> dict[Path | str, Image.Image | ImageError]:
-    """The first image that can be read, after those before it that cannot: with none, there is nothing to announce."""
+    """The first image that can be read, with the errors of those before it; nothing is announced without an image."""
     from cora.predictor.images import read_or_error
 
     read: dict[Path | str, Image.Image | ImageError] = {}
@@ -144,7 +144,7 @@ def _first_readable(images: Sequence[Path | str]) -> dict[Path | str, Image.Imag
 
 
 def _keep(results: Sequence[Found], failures: int, count: int, names: Sequence[str], options: DetectOptions) -> str:
-    """Write what was found before the work broke off, if anything; says how far that is and where."""
+    """Write what was found before an interruption, if anything; returns the end of a message that says so."""
     done = f"after {len(results) + failures} of {count} images"
     if not results:
         return done
@@ -152,7 +152,7 @@ def _keep(results: Sequence[Found], failures: int, count: int, names: Sequence[s
 
 
 def _write(results: Sequence[Found], names: Sequence[str], options: DetectOptions) -> list[Path]:
-    """Write the files; gives all places that hold results, the drawn images included."""
+    """Write the JSON and CSV files; returns all paths that hold results, the folder of drawn images included."""
     from cora.predictor.results import to_coco, to_csv
 
     if options.json is not None:
@@ -163,7 +163,7 @@ def _write(results: Sequence[Found], names: Sequence[str], options: DetectOption
 
 
 def _print(results: Sequence[Found], failures: int, score: float, options: DetectOptions) -> None:
-    """Print a table and a summary; `score`: least one that is shown."""
+    """Print a table and a summary; `score` is the score threshold."""
     from cora.console import counted, error_console, output_console, report, say
     from cora.predictor.results import results_table
 

@@ -40,23 +40,28 @@ class DistillOptions:
     run_dir: Path = option("--run", required=True, writes=kinds.DISTILL_RUN, metavar="DIR", help="folder of the run")
     output: Path | None = option(writes=kinds.MODEL, help="model file (default: model.safetensors in the run)")
     learn: Literal["all", "tower", "localizer"] = option(
-        section=_WHAT, default="all", help="parts of the student (default: %(default)s); text tower and prompt stay"
+        section=_WHAT,
+        default="all",
+        help="parts of the student that learn, never the text tower or the prompt (default: %(default)s)",
     )
     boxes: Literal["direct", "targets"] = option(
         section=_WHAT,
         default="direct",
-        help="the teacher's boxes query by query, or its best ones as ground truth (default: %(default)s)",
+        help="direct: learn the teacher's boxes query by query; targets: learn its best boxes as ground truth "
+        "(default: %(default)s)",
     )
-    kl_weight: float = _weight(1.0, "of KL over the classes' probabilities")
-    cosine_weight: float = _weight(5.0, "of the cosine to the teacher's embedding")
-    box_weight: float = _weight(1.0, "of boxes and objectness")
-    regions: int = option(section=_WHAT, type=positive, default=24, help="regions an image (default: %(default)s)")
-    epochs: int = option(section=_LONG, type=positive, default=10, help="over the images (default: %(default)s)")
-    batch: int = option(section=_LONG, type=positive, default=4, help="images a step (default: %(default)s)")
+    kl_weight: float = _weight(1.0, "weight of the KL divergence of class probabilities")
+    cosine_weight: float = _weight(5.0, "weight of the cosine distance to the teacher's region embeddings")
+    box_weight: float = _weight(1.0, "weight of the losses on boxes and objectness")
+    regions: int = option(section=_WHAT, type=positive, default=24, help="regions per image (default: %(default)s)")
+    epochs: int = option(section=_LONG, type=positive, default=10, help="passes over the images (default: %(default)s)")
+    batch: int = option(section=_LONG, type=positive, default=4, help="images per step (default: %(default)s)")
     lr: float = option(
         section=_LONG, type=above_zero, default=5e-4, metavar="RATE", help="learning rate (default: %(default)s)"
     )
-    workers: int = option(section=_LONG, type=whole, default=0, help="processes that read images (%(default)s)")
+    workers: int = option(
+        section=_LONG, type=whole, default=0, help="processes that read images (default: %(default)s)"
+    )
     measuring: MeasuringOptions = group(MeasuringOptions)
     json: Path | None = numbers_option(kinds.COMPARED)
 

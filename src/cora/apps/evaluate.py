@@ -1,4 +1,4 @@
-"""`cora evaluate`: box AP of groups of classes, with weights and synonyms if asked, oracles, error shares, a report."""
+"""`cora evaluate`: box AP by group of classes; on request with class weights, synonyms, oracles, errors, a page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cora.apps import kinds
 from cora.apps.argument_types import positive, score
 from cora.apps.command import Command
-from cora.apps.data_options import ProcessOptions, check_evaluate_extra
-from cora.apps.model_options import ScoringOptions, TextOptions, TileOptions, class_agnostic_option, device_option
+from cora.apps.data_options import MeasureOptions, ProcessOptions, check_evaluate_extra
+from cora.apps.model_options import ScoringOptions, TileOptions, class_agnostic_option
 from cora.apps.options import group, option, switch, values_of
 from cora.errors import DataError
 from cora.files import write_json
@@ -34,35 +34,6 @@ _OF_MODELS = (
     *("model", "rename", "class_weights", "oracles", "templates", "descriptions"),
     *("tiles", "tile_size", "tile_overlap", "short_side", "precision", "all_boxes", "class_agnostic"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """Options of `cora evaluate` and `cora region-accuracy`: what is measured on, and the model."""
-
-    images: Path | None = option(metavar="DIR", help="folder of the images")
-    annotations: Path | None = option(help="annotation file: COCO, LVIS, or as for training")
-    split: Path | None = option(
-        help='JSON with the lists "base" and "novel", or "coco" or "lvis" (default: all classes are one group)'
-    )
-    model: str | None = option(help="name or path of the model (default: nano)")
-    text: TextOptions = group(TextOptions)
-    device: str = device_option()
-    limit: int | None = option(type=positive, help="only the first N images")
-    resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
-    json: Path | None = option(help="write everything that was measured to this file")
-
-    def read_setting(self, images: Path | None, annotations: Path) -> Setting:
-        """What is measured on, of these images.
-
-        Raises:
-            DataError: a file cannot be used.
-        """
-        from cora.evaluation.setting import read_setting
-
-        return read_setting(
-            images=images, annotations=annotations, split=self.split, limit=self.limit, resamples=self.resamples
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +95,7 @@ def run(options: EvaluateOptions) -> int:
 
 
 def _measure_together(options: EvaluateOptions, command: Sequence[str], engine: Engine) -> None:
-    """What every process does that torchrun or Slurm has started; all but the first only predict."""
+    """The work of every process that torchrun or Slurm has started; all but the first only predict."""
     from cora.evaluation.predict_processes import Helpers
 
     helpers = Helpers(engine)
@@ -136,7 +107,7 @@ def _measure_together(options: EvaluateOptions, command: Sequence[str], engine: 
 
 
 def _checked(options: EvaluateOptions, command: Sequence[str]) -> Callable[[Engine], None]:
-    """The work of a job, its input read once on this machine, which need not have the job's GPUs."""
+    """The work of a job, after its inputs were read here, as a check; this machine need not have the job's GPUs."""
     _Inputs.read(replace(options, device="cpu"))
     return partial(_measure_together, options, command)
 
@@ -150,21 +121,21 @@ def _job_folder(options: EvaluateOptions) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
-    """Everything that a measurement reads; predictor: None where predictions come from a file."""
+    """Everything that a measurement reads; `predictor` is None where predictions come from a file."""
 
     annotations: Path
     model: str
     setting: Setting
     sentences: Sentences
     weights: dict[str, float] | None
-    renamed: tuple[ClassPrompts, list[str]]
+    renamed: tuple[ClassPrompts, list[str]]  # of --rename: all classes with their synonyms, and those that have some
     predictor: DatasetPredictor | None
     tiles: Tiles | None
     study: Section | None
 
     @classmethod
     def read(cls, options: EvaluateOptions, helpers: Helpers | None = None) -> _Inputs:
-        """All of it, so that a bad argument costs no waiting."""
+        """Read and check everything, the model last, since it takes longest."""
         from cora.data.class_weights import read_class_weights
         from cora.detector.presets import DEFAULT
         from cora.evaluation.study_section import read_study
@@ -202,7 +173,7 @@ def take_hold_out(options: EvaluateOptions) -> tuple[Path | None, Path, str | No
     """Folder of the images, their annotations, and the model; `--run` stands for all three.
 
     Raises:
-        DataError: it is no fine-tuning run, it held nothing out, or images are named besides; or there is nothing.
+        DataError: --run names no run with held-out images, or stands beside its own images; or both are missing.
     """
     from cora.data.hold_out import read_hold_out
     from cora.training.pipeline import MODEL
@@ -286,56 +257,27 @@ def _opened(model: str, sentences: Sentences, short_side: int | None, scoring: S
 
 
 def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers) -> None:
+    """Measure with plain names first, then what else was asked for; print tables, and write JSON and a page."""
     from cora.console import counted, output_console
     from cora.evaluation import tables
-    from cora.evaluation.box_measure import measure_all, measure_file, measure_synonyms, numbers_of
-    from cora.evaluation.coco_ap import detection_limit
+    from cora.evaluation.box_measure import measure_synonyms, numbers_of
     from cora.evaluation.html_report import write_report
     from cora.evaluation.oracles import AS_IT_IS, CEILINGS
-    from cora.evaluation.predict_processes import Request
-    from cora.evaluation.setting import header
     from cora.evaluation.tide import error_shares, find_errors
 
     inputs = _Inputs.read(options, helpers)
-    setting, weights, predictor = inputs.setting, inputs.weights, inputs.predictor
+    setting, predictor = inputs.setting, inputs.predictor
     out = output_console()
-    oracles: dict[str, Measured]
-    foreign: dict[str, Any] = {}
-    if options.predictions is not None:
-        plain, foreign = measure_file(options.predictions, setting, score=options.score)
-        oracles = {AS_IT_IS: plain}
-    elif predictor is not None:
-        request = Request(classes=setting.class_names, oracles=options.oracles)
-        oracles = measure_all(predictor, request, setting, "plain names")
+    oracles, about_file = _measure_oracles(options, inputs)
     plain = oracles[AS_IT_IS]
     # With oracles, these take their part of the time.
     timed = None if options.oracles or plain.predictions is None else plain.predictions.seconds_per_image
     pace = "" if timed is None else f", {timed:.2f} s an image"
     out.print(tables.box_table(f"{counted(len(setting.indices), 'image')}{pace}", plain.scores))
-    report: dict[str, Any] = {
-        **header(
-            setting,
-            command=command,
-            annotations=inputs.annotations,
-            model=None if predictor is None else (inputs.model, predictor.detector),
-            sentences=inputs.sentences,
-        ),
-        **foreign,
-        "class_weights": weights,
-        "score": predictor.score if predictor is not None else options.score,
-        "max_detections": detection_limit(setting.truth),
-        "class_agnostic": options.class_agnostic,
-        "tiles": None if inputs.tiles is None else asdict(inputs.tiles),
-        "short_side": options.tiling.short_side,
-        "scoring": asdict(options.scoring.read()),
-        "seconds_per_image": timed,
-        **numbers_of(plain),
-    }
-    weighted = None
-    if predictor is not None and weights:
-        request = Request(classes=setting.class_names, class_weights=weights)
-        weighted = measure_all(predictor, request, setting, "with class weights")[AS_IT_IS]
-        title = f"with a weight in pre-matching for {counted(len(weights), 'class')}"
+    report = {**_facts(options, command, inputs, about_file), "seconds_per_image": timed, **numbers_of(plain)}
+    weighted = _measure_weighted(inputs)
+    if weighted is not None:
+        title = f"with a weight in pre-matching for {counted(len(inputs.weights or ()), 'class')}"
         out.print(tables.box_table(title, weighted.scores))
         report["weighted"] = numbers_of(weighted)
     if predictor is not None and options.rename:
@@ -345,8 +287,8 @@ def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers)
     wanted = options.tide or options.oracles or options.report is not None
     errors = find_errors(plain.evaluation.matched) if wanted else None
     shares = None if errors is None else error_shares(errors, setting.class_names, setting.groups)
-    by_oracle = {name: measured.scores for name, measured in oracles.items()}
-    if options.oracles:
+    by_oracle = {name: measured.scores for name, measured in oracles.items()} if options.oracles else {}
+    if by_oracle:
         out.print(tables.gain_table(by_oracle, shares))
         out.print(tables.ceiling_table(by_oracle, CEILINGS))
         report["oracles"] = {
@@ -366,12 +308,65 @@ def _measure(options: EvaluateOptions, command: Sequence[str], helpers: Helpers)
             evaluation=plain.evaluation,
             scores=plain.scores,
             weighted=None if weighted is None else weighted.scores,
-            oracles=by_oracle if options.oracles else {},
+            oracles=by_oracle,
             errors=errors,
             shares=shares,
             study=inputs.study,
         )
         out.print(f"report: {path}", soft_wrap=True, highlight=False)
+
+
+def _measure_oracles(options: EvaluateOptions, inputs: _Inputs) -> tuple[dict[str, Measured], dict[str, Any]]:
+    """The model as it is, and with every oracle if asked for; or a file of predictions, and what it says of itself."""
+    from cora.evaluation.box_measure import measure_all, measure_file
+    from cora.evaluation.oracles import AS_IT_IS
+    from cora.evaluation.predict_processes import Request
+
+    if options.predictions is not None:
+        measured, about_file = measure_file(options.predictions, inputs.setting, score=options.score)
+        return {AS_IT_IS: measured}, about_file
+    assert inputs.predictor is not None
+    request = Request(classes=inputs.setting.class_names, oracles=options.oracles)
+    return measure_all(inputs.predictor, request, inputs.setting, "plain names"), {}
+
+
+def _measure_weighted(inputs: _Inputs) -> Measured | None:
+    """The model with the class weights; None where there are none."""
+    from cora.evaluation.box_measure import measure_all
+    from cora.evaluation.oracles import AS_IT_IS
+    from cora.evaluation.predict_processes import Request
+
+    if inputs.predictor is None or not inputs.weights:
+        return None
+    request = Request(classes=inputs.setting.class_names, class_weights=inputs.weights)
+    return measure_all(inputs.predictor, request, inputs.setting, "with class weights")[AS_IT_IS]
+
+
+def _facts(
+    options: EvaluateOptions, command: Sequence[str], inputs: _Inputs, about_file: dict[str, Any]
+) -> dict[str, Any]:
+    """What was measured, and with which settings, for the JSON file."""
+    from cora.evaluation.coco_ap import detection_limit
+    from cora.evaluation.setting import header
+
+    predictor = inputs.predictor
+    return {
+        **header(
+            inputs.setting,
+            command=command,
+            annotations=inputs.annotations,
+            model=None if predictor is None else (inputs.model, predictor.detector),
+            sentences=inputs.sentences,
+        ),
+        **about_file,
+        "class_weights": inputs.weights,
+        "score": predictor.score if predictor is not None else options.score,
+        "max_detections": detection_limit(inputs.setting.truth),
+        "class_agnostic": options.class_agnostic,
+        "tiles": None if inputs.tiles is None else asdict(inputs.tiles),
+        "short_side": options.tiling.short_side,
+        "scoring": asdict(options.scoring.read()),
+    }
 
 
 COMMAND = Command(

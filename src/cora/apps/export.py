@@ -1,4 +1,4 @@
-"""`cora export`: a detector for another runtime, compared with the original before it gets its name."""
+"""`cora export`: writes a detector for another runtime, after a comparison with the original."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cora.errors import CoraError, ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Images that are compared on, at most: they go through both in one batch.
+#: Most images that are compared on, since they go through both models in one batch.
 _MOST_IMAGES = 8
 
 
@@ -64,7 +64,7 @@ class ExportOptions:
     )
     batch: int | None = option(type=positive, help="one number of images (default: any)")
     boxes: int | None = option(
-        type=positive, metavar="K", help="boxes of an image whose class is looked at (default: the model's own number)"
+        type=positive, metavar="K", help="boxes per image that are classified (default: the model's own number)"
     )
     exact_boxes: int | None = option(
         type=whole,
@@ -78,7 +78,7 @@ class ExportOptions:
         nargs="+",
         default=(),
         metavar="IMAGE",
-        help="images, folders or patterns to compare on with the original (default: drawn images)",
+        help="images, folders or patterns to compare with the original on, the first eight (default: drawn images)",
     )
     force: bool = switch(help="keep the file also if it differs from the original")
 

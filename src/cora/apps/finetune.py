@@ -1,11 +1,11 @@
-"""`cora finetune`: divide the images, measure, teach names and boxes, measure again."""
+"""`cora finetune`: hold out images, measure, train class names and boxes, measure again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cora.apps import kinds
 from cora.apps.argument_types import score, share
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cora.evaluation.held_out import HeldOut
     from cora.training.recipe import TrainRecipe
 
+#: The sets that are measured, as tables and files name them.
+_OWN, _REMEMBERED = "own photos", "remembered"
+
 #: Sets of fewer images than this are not divided, whatever --hold-out says: too few would be left to learn from.
 FEWEST_TO_DIVIDE = 5
 REPORT, BEFORE = "report.json", "before.json"
@@ -37,7 +40,7 @@ class FinetuneOptions:
     novel: str = option(
         default="",
         metavar="NAMES",
-        help='classes that are measured but not trained on, "a, b" or @FILE: what an unseen class of this kind gets',
+        help='classes to measure but not to train on, "a, b" or @FILE: they show how such new classes fare',
     )
     model: str = model_option("name or file to start from")
     run_dir: Path = option(
@@ -58,20 +61,23 @@ class FinetuneOptions:
     val_annotations: Path | None = option(help="their boxes")
     teach: Literal["all", "names"] = option(
         default="all",
-        help="names: the class names alone; the boxes and all other names stay (default: %(default)s)",
+        help="names: train offsets of the class names alone, so that the localizer and other names stay as they are "
+        "(default: %(default)s)",
     )
     prototypes: float | None = option(
         type=score,
         metavar="SHARE",
-        help="start each class name from a mix of its text and of the mean of its boxes, which count this share "
-        "(default: 0)",
+        help="start each class from a mix of its text embedding and of the mean embedding of its boxes, which has this "
+        "share (default: 0)",
     )
     keep: float | None = option(
         type=share,
         metavar="SHARE",
-        help="share of the model's own localizer that stays: less is forgotten, less is learned (default: 0)",
+        help="share of the former weights in the localizer: the higher, the less it forgets and learns (default: 0)",
     )
-    remember_images: Path | None = option(metavar="DIR", help="images of what the model could before, measured twice")
+    remember_images: Path | None = option(
+        metavar="DIR", help="images of classes that the model knows already, to measure what it forgets"
+    )
     remember_annotations: Path | None = option(help="their boxes")
     remember_split: str | None = option(metavar="FILE", help='their class split: JSON, "coco" or "lvis"')
     settings: StageOptions = group(StageOptions)
@@ -84,27 +90,23 @@ def run(options: FinetuneOptions) -> int:
     Raises:
         CoraError: bad input, before anything is written; or a run that cannot go on.
     """
-    import shlex
     from functools import partial
 
     from cora.apps.open_model import open_torch_detector
-    from cora.console import IS, counted, output_console, progress_report, say, tracked
+    from cora.console import IS, counted, output_console, say, tracked
     from cora.data.name_file import read_names
-    from cora.data.shards import ShardDataset
     from cora.detector.checkpoint import check_model_file
     from cora.evaluation.before_after import (
         before_after_table,
         classes_table,
         evaluate_sets,
         forgotten,
-        key_of_sets,
-        measure_once,
         scores_by_group,
     )
     from cora.evaluation.best_threshold import store
     from cora.evaluation.held_out import HeldOut, check_extras
     from cora.predictor.device import pick_device
-    from cora.training.pipeline import MODEL, Hooks, TrainingPipeline
+    from cora.training.pipeline import MODEL
 
     if options.teach == "names" and options.keep is not None:
         raise OptionError("--keep: expected it without --teach names, which trains no localizer; leave one of them out")
@@ -118,11 +120,11 @@ def run(options: FinetuneOptions) -> int:
     remembered = HeldOut.read(
         options.remember_images, options.remember_annotations, options.remember_split, option="remember"
     )
+    sets = {_OWN: held_out, _REMEMBERED: remembered}
     detector = open_torch_detector(options.model, options.device, needs="cora finetune")
     detector.vocabulary_encoder.encode((*base, *novel))  # names too long for the tower fail here
     recipe = _recipe(options, detector, train_set.records)
     console = output_console()
-
     tell = partial(say, console)
     tell(
         f"Learning {counted(len(base), 'class')} from {counted(int(train_set.class_counts().sum()), 'box')} in "
@@ -130,30 +132,19 @@ def run(options: FinetuneOptions) -> int:
         + (counted(len(held_out.dataset), "image", IS) if held_out is not None else "none is")
         + " held out"
     )
-    sets = {"own photos": held_out, "remembered": remembered}
-    with progress_report() as report:
-        pipeline = TrainingPipeline(
-            recipe=recipe, detector=detector, dataset=train_set, run=options.run_dir, hooks=Hooks(report=report)
-        )
-        pipeline.check()
-        before = measure_once(
-            options.run_dir / BEFORE,
-            key_of_sets(detector, sets),
-            lambda: scores_by_group(evaluate_sets(detector, sets), sets),
-        )
-        pipeline.all()
+    before = _train(options, recipe, detector, train_set, sets)
     found = evaluate_sets(detector, sets)
     after = scores_by_group(found, sets)
-    # The classes were taught against everyday names: these need not compete any more.
+    # The model has learned its classes against everyday names, which therefore need not compete any more.
     judges = held_out if held_out is not None else HeldOut(dataset=train_set)
     best = judges.best_threshold(
-        detector, evaluation=found.get("own photos"), progress=partial(tracked, title="score threshold")
+        detector, evaluation=found.get(_OWN), progress=partial(tracked, title="score threshold")
     )
     store(detector, best, distractors="none")
     detector.config = replace(detector.config, class_names=(*base, *novel))
     for file in dict.fromkeys((options.run_dir / MODEL, output)):
         detector.save(file)
-    by_class = {} if held_out is None else held_out.of_classes(found["own photos"])
+    by_class = {} if held_out is None else held_out.of_classes(found[_OWN])
     write_numbers(
         options.run_dir / REPORT,
         {
@@ -176,26 +167,59 @@ def run(options: FinetuneOptions) -> int:
         console.print(before_after_table(before, after))
     if held_out is not None and len(by_class) > 1:
         console.print(classes_table(by_class, held_out.dataset))
-    if "remembered" in after and (lost := forgotten(before["remembered"], after["remembered"])):
+    if _REMEMBERED in after and (lost := forgotten(before[_REMEMBERED], after[_REMEMBERED])):
         tell(f"Forgotten: {lost}. The same command with --keep 0.5 gives some of it back, without training again")
-    tell(_told(best, detector, images=len(judges.dataset), held_out=held_out is not None))
+    tell(_threshold_line(best, detector, images=len(judges.dataset), held_out=held_out is not None))
     if held_out is not None:
-        _keep_hold_out(options.run_dir, held_out, found["own photos"], tell)
+        _write_hold_out(options.run_dir, held_out, found[_OWN], tell)
     tell(f"Wrote {output}; use it with --model {output}")
-    shown = held_out.dataset if held_out is not None else train_set
-    example = "photo.jpg" if isinstance(shown, ShardDataset) else shown.records[0].path
-    # The file names its own classes.
-    tell(f"Next: {shlex.join(['cora', 'detect', str(example), '--model', str(output)])}")
+    tell(f"Next: {_detect_command(judges.dataset, output)}")
     return 0
 
 
-def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell: Callable[[str], None]) -> None:
-    """Write which images were held out, and sheets of what was found there and what was not."""
+def _train(
+    options: FinetuneOptions,
+    recipe: TrainRecipe,
+    detector: Detector,
+    train_set: CocoDataset,
+    sets: Mapping[str, HeldOut | None],
+) -> dict[str, Any]:
+    """Measure the sets once, unless an earlier call did, then train the detector in place; returns the scores."""
+    from cora.console import progress_report
+    from cora.evaluation.before_after import evaluate_sets, key_of_sets, measure_once, scores_by_group
+    from cora.training.pipeline import Hooks, TrainingPipeline
+
+    with progress_report() as report:
+        pipeline = TrainingPipeline(
+            recipe=recipe, detector=detector, dataset=train_set, run=options.run_dir, hooks=Hooks(report=report)
+        )
+        pipeline.check()
+        before = measure_once(
+            options.run_dir / BEFORE,
+            key_of_sets(detector, sets),
+            lambda: scores_by_group(evaluate_sets(detector, sets), sets),
+        )
+        pipeline.all()
+    return before
+
+
+def _detect_command(dataset: CocoDataset, model: Path) -> str:
+    """A command to try next, on an image of the dataset; the model knows its own class names."""
+    import shlex
+
+    from cora.data.shards import ShardDataset
+
+    image = "photo.jpg" if isinstance(dataset, ShardDataset) else str(dataset.records[0].path)
+    return shlex.join(["cora", "detect", image, "--model", str(model)])
+
+
+def _write_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell: Callable[[str], None]) -> None:
+    """List the held-out images in a file, and draw what was found, missed and confused in some of them."""
     from cora.data.hold_out import write_hold_out
     from cora.data.shards import ShardDataset
     from cora.evaluation.example_images import write_sheets
 
-    if isinstance(held_out.dataset, ShardDataset):  # its images are no files, to draw or to list
+    if isinstance(held_out.dataset, ShardDataset):  # its images are not files of their own
         return
     file = write_hold_out(run, held_out.dataset)
     sheets = write_sheets(run, evaluation, held_out.dataset)
@@ -204,8 +228,8 @@ def _keep_hold_out(run: Path, held_out: HeldOut, evaluation: BoxEvaluation, tell
     tell(f"The held-out images are listed in {file}; 'cora evaluate --run {run}' measures on them")
 
 
-def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
-    """What the score threshold is, and what it was set on."""
+def _threshold_line(best: BestThreshold | None, detector: Detector, *, images: int, held_out: bool) -> str:
+    """The score threshold, and the images that it was set on, in words."""
     from cora.console import counted
     from cora.evaluation.best_threshold import NOTHING_RIGHT, described
 
@@ -218,10 +242,11 @@ def _told(best: BestThreshold | None, detector: Detector, *, images: int, held_o
 
 
 def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    strangers = names_without(novel, names)
-    if strangers:
+    """Base and novel classes; the base classes are all that are not named as novel."""
+    unknown = names_without(novel, names)
+    if unknown:
         raise DataError(
-            f"--novel: expected classes of the annotations, got {len(strangers)} unknown: {', '.join(strangers[:5])}; "
+            f"--novel: expected classes of the annotations, got {len(unknown)} unknown: {', '.join(unknown[:5])}; "
             f"they have {', '.join(names[:10])}"
         )
     base = tuple(names_without(names, novel))
@@ -233,7 +258,7 @@ def _divide_classes(names: Sequence[str], novel: Sequence[str]) -> tuple[tuple[s
 def _divide_photos(
     options: FinetuneOptions, whole: CocoDataset, base: tuple[str, ...], novel: tuple[str, ...]
 ) -> tuple[CocoDataset, HeldOut | None]:
-    """Images to learn from, with boxes of the base classes, and images to measure on, with all boxes."""
+    """Images to train on, with boxes of the base classes, and images to measure on, with all boxes, if there are."""
     from cora.data.hold_out import divide_images
     from cora.data.read import read_held_out
     from cora.data.same_content import image_groups, tell_shared
@@ -247,11 +272,11 @@ def _divide_photos(
     if dataset is not None:
         held_out = HeldOut(dataset=dataset, groups=groups)
         tell_shared(learned, dataset)
-    elif options.hold_out and len(together := image_groups([r.path for r in whole.records])) >= FEWEST_TO_DIVIDE:
-        # Copies of an image are on one side.
-        classes = [[c for place in group for c in whole.records[place].classes.tolist()] for group in together]
+    elif options.hold_out and len(copies := image_groups([r.path for r in whole.records])) >= FEWEST_TO_DIVIDE:
+        # All copies of an image are held out, or none.
+        classes = [[c for place in group for c in whole.records[place].classes.tolist()] for group in copies]
         drawn = divide_images(classes, share=options.hold_out, seed=options.settings.seed or 0)
-        chosen = {place for number in drawn for place in together[number]}
+        chosen = {place for number in drawn for place in copies[number]}
         held_out = HeldOut(dataset=_subset(whole, lambda place: place in chosen), groups=groups)
     # An image whose boxes are all of novel classes would teach that these are background.
     empty = {place for place, record in enumerate(whole.records) if not len(record.classes)}
@@ -267,6 +292,7 @@ def _subset(dataset: CocoDataset, wanted: Callable[[int], bool]) -> CocoDataset:
 
 
 def _recipe(options: FinetuneOptions, detector: Detector, images: Sequence[CocoImage]) -> TrainRecipe:
+    """The recipe for fine-tuning this model on these images, with the changes of the options."""
     from cora.training.defaults import finetune_recipe
     from cora.training.override import override
 
@@ -281,10 +307,12 @@ def _recipe(options: FinetuneOptions, detector: Detector, images: Sequence[CocoI
         alone = ["proposals=None", "localizer=None"]
         return override(recipe, [*start, *alone, *options.settings.changes("names")])
     kept = [] if options.keep is None else [f"localizer.keep={options.keep}"]
-    # A rate is of one stage; how long and how many images a step, of both that teach boxes.
-    alike = {name: getattr(options.settings, name) for name in ("epochs", "batch", "precision")}
-    both = [f"proposals.{name}={value}" for name, value in alike.items() if value is not None and recipe.proposals]
-    return override(recipe, [*start, *kept, *both, *options.settings.changes("localizer")])
+    # The options set both stages that train boxes, but for the learning rate, which differs between them.
+    shared = {name: getattr(options.settings, name) for name in ("epochs", "batch", "precision")}
+    proposals = [
+        f"proposals.{name}={value}" for name, value in shared.items() if value is not None and recipe.proposals
+    ]
+    return override(recipe, [*start, *kept, *proposals, *options.settings.changes("localizer")])
 
 
 COMMAND = Command(

@@ -1,4 +1,4 @@
-"""`cora groups`: which classes a tower can hardly tell apart, by their names and by their regions."""
+"""`cora groups`: groups of classes that a model can hardly tell apart, by their names and by their regions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cora.regions import Vocabulary
     from cora.regions.groups import TwoLevels
 
-#: Pairs of classes that are printed, and that are written; classes whose regions are printed.
+#: Pairs of classes to print, and to write to the file; classes whose regions are printed.
 _PRINTED, _WRITTEN, _CLASSES = 10, 100, 20
 
 
@@ -59,7 +59,7 @@ class GroupsOptions:
 
 
 def run(options: GroupsOptions) -> int:
-    """Group classes by their embeddings, measure what is confused if there are images, print, draw and write.
+    """Group classes by their embeddings and, if there are images, measure which are confused; print, draw and write.
 
     Raises:
         CoraError: bad input.
@@ -86,9 +86,9 @@ def run(options: GroupsOptions) -> int:
     detector = cora.load(options.model).detector.to(device)
     vocabulary = detector.vocabulary_encoder.encode(names).to("cpu")
     levels = two_levels(vocabulary.embeddings, options.groups, options.subgroups, seed=options.seed)
-    regions = None if dataset is None else _embedded(detector, dataset, options.limit)
+    regions = None if dataset is None else _embed_regions(detector, dataset, options.limit)
     found = group_in_order(vocabulary, levels, None if regions is None else region_confusion(regions, vocabulary))
-    seen = None if regions is None else _grouped(regions, vocabulary, levels, options)
+    seen = None if regions is None else _group_regions(regions, vocabulary, levels, options)
     console = output_console()
     _print(console, found, levels)
     if seen is not None:
@@ -110,7 +110,7 @@ def run(options: GroupsOptions) -> int:
     return 0
 
 
-def _embedded(detector: Detector, dataset: CocoDataset, limit: int | None) -> EmbeddedRegions:
+def _embed_regions(detector: Detector, dataset: CocoDataset, limit: int | None) -> EmbeddedRegions:
     from functools import partial
 
     from cora.console import tracked
@@ -120,10 +120,10 @@ def _embedded(detector: Detector, dataset: CocoDataset, limit: int | None) -> Em
     return embed_both_ways(detector, dataset, indices=indices, progress=partial(tracked, title="regions"))
 
 
-def _grouped(
+def _group_regions(
     regions: EmbeddedRegions, vocabulary: Vocabulary, levels: TwoLevels, options: GroupsOptions
 ) -> RegionGroups | None:
-    """Groups of regions; None where there are fewer boxes than groups."""
+    """Groups of the regions; None if there are fewer boxes than groups."""
     from cora.evaluation.region_groups import group_regions
 
     if len(regions) < options.groups:
@@ -134,6 +134,7 @@ def _grouped(
 
 
 def _dataset(options: GroupsOptions, names: Sequence[str] | None) -> CocoDataset | None:
+    """The annotated images, if there are some, with boxes of these classes or of all."""
     if options.images is None:
         if options.annotations is not None or options.limit is not None:
             raise DataError("expected --images with --annotations or --limit, got none; name the folder of the images")

@@ -1,4 +1,4 @@
-"""Kinds of files that commands write, told by their content: an earlier output may be replaced, nothing else."""
+"""Kinds of files that commands write, recognised by their content: a command overwrites only its own kind."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Kind:
     """What a command writes to one place.
 
     Attributes:
-        name: how people call it, with its article.
+        name: what messages call it, with its article.
         fits: whether an existing file is of this kind.
-        endings: of its name, in lower case; () for all.
-        folder: whether it is one.
-        apart: whether that folder must not be one that is read.
-        files: of a folder, those of fixed names.
+        endings: allowed endings of the file name, in lower case; () for any.
+        folder: whether it is a folder.
+        apart: of a folder: whether it must not be one that the command reads.
+        files: of a folder: name of a file that is written in it -> its kind.
         beside: ending of the output -> ending of a file that is written beside it -> its kind.
     """
 
@@ -38,7 +38,7 @@ class Kind:
 
 
 def described(path: Path) -> str:
-    """What people call an existing file, with its article."""
+    """What messages call an existing file, with its article."""
     head = head_of(path)
     known = content_of(head)
     if known is not None:
@@ -56,7 +56,7 @@ def described(path: Path) -> str:
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str] | None:
-    """What the header says; None where it is no safetensors file."""
+    """The metadata of a safetensors file; None for any other file, and without metadata."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -69,7 +69,7 @@ def _safetensors_metadata(path: Path) -> dict[str, str] | None:
     return metadata if isinstance(metadata, dict) else None
 
 
-#: Who made a file of detections: the word in its `info`.
+#: Value of `made_by` in the `info` of a file of detections.
 DETECT_MARK = "cora detect"
 
 
@@ -81,7 +81,7 @@ def _json(path: Path) -> Any:
 
 
 _JSON, _CSV, _PICTURE = (".json",), (".csv",), (".png", ".jpg", ".jpeg")
-#: Endings that say what a file is. Others, such as .txt, are anybody's.
+#: Endings that stand for one format. A file of any kind may have another, such as .txt.
 TELLING = frozenset(
     (
         *(*_JSON, *_CSV, *_PICTURE, ".tsv", ".xml", ".html", ".gif", ".webp", ".mp4", ".mov", ".mkv", ".webm"),
@@ -100,7 +100,7 @@ def _json_kind(name: str, *keys: str) -> Kind:
     return Kind(name=name, fits=fits, endings=_JSON)
 
 
-def _tensors(name: str, *formats: str) -> Kind:
+def _safetensors_kind(name: str, *formats: str) -> Kind:
     return Kind(name=name, fits=lambda path: (_safetensors_metadata(path) or {}).get("format") in formats)
 
 
@@ -110,7 +110,7 @@ def _is_detections(path: Path) -> bool:
     if not isinstance(content, dict) or content.keys() - {"info"} != lists:
         return False
     boxes, info = content["annotations"], content.get("info")
-    if not boxes:  # nothing was found; without the mark it could be anybody's list of images
+    if not boxes:  # without the mark it could be annotations without boxes
         return isinstance(info, dict) and info.get("made_by") == DETECT_MARK
     return isinstance(boxes, list) and all(isinstance(one, dict) and "score" in one for one in boxes)
 
@@ -121,7 +121,7 @@ def _is_relabelled(path: Path) -> bool:
     return isinstance(boxes, list) and any(isinstance(one, dict) and "original_category_id" in one for one in boxes)
 
 
-def _informed(name: str, *keys: str) -> Kind:
+def _json_info_kind(name: str, *keys: str) -> Kind:
     """A JSON object whose `info` has one of these keys."""
 
     def fits(path: Path) -> bool:
@@ -142,17 +142,17 @@ def _is_video(path: Path) -> bool:
 
 
 def _is_export(path: Path) -> bool:
-    """Exported graphs and programs carry a description; OpenVINO, TensorRT and LiteRT have it beside them."""
+    """Whether `cora export` wrote a file: by the description in it, or beside it (OpenVINO, TensorRT, LiteRT)."""
     if path.suffix.lower() in (".xml", ".engine", ".tflite"):
-        return _EXPORT_SAYS.fits(path.with_suffix(".json"))
+        return _EXPORT_DESCRIPTION.fits(path.with_suffix(".json"))
     if path.suffix.lower() == ".safetensors":
         return MODEL.fits(path)
     return b"cora-export" in path.read_bytes() if path.suffix.lower() in (".onnx", ".pt2") else False
 
 
 PICTURE = Kind(name="an image that cora drew", fits=drawn_by_cora, endings=_PICTURE)
-MODEL = _tensors("a model file of cora", "cora-detector", "cora-detector-int8")
-TEXT = _tensors("learned text of 'cora text-prompts'", "cora-text")
+MODEL = _safetensors_kind("a model file of cora", "cora-detector", "cora-detector-int8")
+TEXT = _safetensors_kind("learned text of 'cora text-prompts'", "cora-text")
 VIDEO = Kind(name="a video", fits=_is_video)
 TRACK_TABLE = Kind(name="a table of 'cora video'", fits=_starts_with(b"frame,seconds,track,class,score,"), endings=_CSV)
 DETECTION_TABLE = Kind(
@@ -162,8 +162,8 @@ TRACKS = _json_kind("tracks of 'cora video'", "video", "frames", "tracks")
 DETECTIONS = Kind(name="boxes of 'cora detect'", fits=_is_detections, endings=_JSON)
 RELABELLED = Kind(name="annotations of 'cora relabel'", fits=_is_relabelled, endings=_JSON)
 AGREEMENT = _json_kind("numbers of 'cora relabel'", "boxes", "agreed", "by_class", "confusion")
-PSEUDO = _informed("annotations of 'cora pseudo-label'", "pseudo", "labelled")
-SPLIT = _informed("annotations of 'cora split'", "class_split")
+PSEUDO = _json_info_kind("annotations of 'cora pseudo-label'", "pseudo", "labelled")
+SPLIT = _json_info_kind("annotations of 'cora split'", "class_split")
 EVALUATION = _json_kind("numbers of 'cora evaluate'", "command", "bootstrap", "max_detections")
 REGION_ACCURACY = _json_kind("numbers of 'cora region-accuracy'", "command", "bootstrap", "accuracy")
 GROUPS = _json_kind("numbers of 'cora groups'", "command", "groups", "alike")
@@ -174,15 +174,15 @@ ALIGNED = _json_kind("numbers of 'cora align'", "command", "cosine", "scores")
 CALIBRATED = _json_kind("numbers of 'cora calibrate'", "command", "measured", "stored")
 COMPARED = _json_kind("numbers of a smaller model", "command", "models")
 SEARCHED = _json_kind("numbers of 'cora search-arch'", "whole", "trials")
-_EXPORT_SAYS = _json_kind("the description of an exported model", "format", "fingerprint", "class_names")
+_EXPORT_DESCRIPTION = _json_kind("the description of an exported model", "format", "fingerprint", "class_names")
 _WEIGHTS = Kind(name="the weights of an exported model", fits=lambda path: _is_export(path.with_suffix(".xml")))
 EXPORT = Kind(
     name="an exported model of cora",
     fits=_is_export,
     beside={
-        ".xml": {".json": _EXPORT_SAYS, ".bin": _WEIGHTS},
-        ".engine": {".json": _EXPORT_SAYS},
-        ".tflite": {".json": _EXPORT_SAYS},
+        ".xml": {".json": _EXPORT_DESCRIPTION, ".bin": _WEIGHTS},
+        ".engine": {".json": _EXPORT_DESCRIPTION},
+        ".tflite": {".json": _EXPORT_DESCRIPTION},
     },
 )
 
@@ -232,7 +232,7 @@ FINETUNE_RUN = _folder(
         "confusion.png": PICTURE,
         "confused.jpg": PICTURE,
         "model.safetensors": MODEL,
-        "held_out.json": _informed("held-out images of 'cora finetune'", "held_out"),
+        "held_out.json": _json_info_kind("held-out images of 'cora finetune'", "held_out"),
         "found.jpg": PICTURE,
         "missed.jpg": PICTURE,
         "before.json": _json_kind("numbers of 'cora finetune'", "key", "scores"),
@@ -243,7 +243,7 @@ PRUNE_RUN = RUNS["localizer"]
 STUDY_RUN = _folder(
     "the folder of a study",
     {
-        "study.safetensors": _tensors("a study of cora", "cora-study"),
+        "study.safetensors": _safetensors_kind("a study of cora", "cora-study"),
         "report.json": STUDY,
         "histogram.png": PICTURE,
     },

@@ -1,4 +1,4 @@
-"""Options about the model, the names it looks for and how it looks, the same in every command that has them."""
+"""Options about the model, the class names to look for and how to look, shared by all commands that have them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def device_option() -> Any:
 
 
 def model_option(what: str = "name (see 'cora models') or file") -> Any:
-    """`model: str`, nano by default; `what` says what it may be or is for."""
+    """`model: str`, nano by default; `what` is the help text."""
     return option(default="nano", help=f"{what} (default: %(default)s)")
 
 
 def resnet_option() -> Any:
-    """`model: str` of what needs the parts of a CLIP ResNet: required, since no embedded model has them."""
+    """`model: str` of commands that need a CLIP ResNet; required, since no embedded model has one."""
     return option(
         required=True,
         metavar="MODEL",
@@ -50,7 +50,12 @@ def text_model_option() -> Any:
 
 
 def classes_option(*, optional: bool = False, prompts: bool = True) -> Any:
-    """`classes: str`, with `prompts` or without; `str | None` where it is `optional`; see `looked_for`."""
+    """`classes: str`, or `str | None` where it is `optional`.
+
+    Args:
+        optional: whether a command finds its class names elsewhere without the option.
+        prompts: whether a class may have several prompts.
+    """
     return option(
         required=not optional,
         metavar="NAMES",
@@ -62,7 +67,7 @@ def classes_option(*, optional: bool = False, prompts: bool = True) -> Any:
 
 
 def score_option(what: str, *, section: str | None = None) -> Any:
-    """`score: float | None`, the model's own threshold where it is not given; `what` it is the least score of."""
+    """`score: float | None`, by default the model's own threshold; `what` completes "least score ..." in the help."""
     return option(
         type=score,
         metavar="SCORE",
@@ -72,7 +77,7 @@ def score_option(what: str, *, section: str | None = None) -> Any:
 
 
 def class_agnostic_option(*, names_given: bool = True, section: str | None = None) -> Any:
-    """`class_agnostic: bool`, `bool | None` unless `names_given` says that there is no built-in vocabulary."""
+    """`class_agnostic: bool`, or `bool | None` for commands with the built-in vocabulary (`names_given=False`)."""
     return option(
         action=argparse.BooleanOptionalAction,
         default=False if names_given else None,
@@ -83,7 +88,7 @@ def class_agnostic_option(*, names_given: bool = True, section: str | None = Non
 
 
 def class_weights_option() -> Any:
-    """`class_weights: str | None` of the commands that look for names."""
+    """`class_weights: str | None` of the commands that search images for class names."""
     return option(
         metavar="WEIGHTS",
         help='weights of some classes in pre-matching: "bus=8,cat=2", or a JSON file of class name to weight; more '
@@ -105,7 +110,7 @@ class TextOptions:
     )
 
     def read(self, names: Sequence[str]) -> Sentences:
-        """The files' content, for these class names.
+        """The sentences in the files, for these class names.
 
         Raises:
             VocabularyError: a file cannot be used.
@@ -117,7 +122,7 @@ class TextOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class NamesOptions:
-    """What is looked for: `looked_for.read_wanted` reads it. `{where}` other things may be completes a help text."""
+    """What to look for, which `open_model.read_wanted` reads; the help has `{where}` for "images" or "video"."""
 
     classes: str | None = classes_option(optional=True)
     exemplar: Sequence[NamedPicture] = option(
@@ -137,7 +142,7 @@ class NamesOptions:
     class_weights: str | None = class_weights_option()
 
     def exemplars(self) -> dict[str, list[Path | tuple[Path, Box]]]:
-        """Images by class, as `predict(exemplars=...)` takes them; names are one however they are spelled."""
+        """Images by class, as `predict(exemplars=...)` takes them; spellings of one name are one class."""
         spelled: dict[str, str] = {}
         classes: dict[str, list[Path | tuple[Path, Box]]] = {}
         for name, path, box_xyxy_px in self.exemplar:
@@ -151,21 +156,21 @@ _TILES = OneOf()
 
 @dataclass(frozen=True, kw_only=True)
 class TileOptions:
-    """For small objects: overlapping tiles of an image, and a larger input of the model."""
+    """Settings for small objects: overlapping tiles of an image, and a larger input of the model."""
 
     tiles: tuple[int, int] | None = option(
         type=tile_count,
         one_of=_TILES,
         metavar="ROWSxCOLUMNS",
-        help="for small objects: look at so many overlapping parts of an image, too, such as 2x2",
+        help="for small objects: also look at this many overlapping tiles of an image, such as 2x2",
     )
     tile_size: int | None = option(
-        type=pixels, one_of=_TILES, metavar="PX", help="the same, by the height and width of a part in pixels"
+        type=pixels, one_of=_TILES, metavar="PX", help="the same, with the height and width of a tile in pixels"
     )
     tile_overlap: float | None = option(
         type=overlap,
         metavar="SHARE",
-        help=f"least share of a part that its neighbour covers, too (default: {_OVERLAP})",
+        help=f"least share of a tile that its neighbour also covers (default: {_OVERLAP})",
     )
     short_side: int | None = option(
         type=pixels, metavar="PX", help="resize images to this length of their shorter side instead of the model's own"
@@ -192,11 +197,12 @@ class TileOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
-    """How boxes are scored, for measuring: results that do not depend on the machine come first."""
+    """How boxes are scored while measuring; by default with numbers that do not depend on the machine."""
 
     precision: Literal["float32", "auto", "bfloat16", "float16"] = option(
         default="float32",
-        help="of the image tower; auto is what `cora detect` uses: bfloat16 where it is faster (default: %(default)s)",
+        help="precision of the image tower; auto, as in `cora detect`, is bfloat16 where that is faster "
+        "(default: %(default)s)",
     )
     all_boxes: bool = switch(help="pool every box exactly: the published way, several times slower")
 

@@ -1,4 +1,4 @@
-"""`cora models` and `cora convert`: what `--model` takes, and how a file of another program becomes such a model."""
+"""`cora models` lists what `--model` takes; `cora convert` makes such a model of a file of another program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MB = 1e6
 class ModelsOptions:
     """Options of `cora models`."""
 
-    files: Sequence[Path] = argument(nargs="*", metavar="FILE", help="model files to tell about, too")
+    files: Sequence[Path] = argument(nargs="*", metavar="FILE", help="model files to list as well")
 
 
 def show(options: ModelsOptions) -> int:
@@ -77,7 +77,7 @@ def _tower(config: DetectorConfig) -> str:
 
 
 def _facts(file: Path) -> tuple[DetectorConfig, list[str]]:
-    """What a model file says of itself, and its size, score threshold and distractors."""
+    """The configuration of a model file, and the cells of its row: size, score threshold, distractors."""
     from cora.detector.checkpoint import read_config
 
     config, shared = read_config(file)

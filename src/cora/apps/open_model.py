@@ -1,4 +1,4 @@
-"""Models of the commands and what is looked for with them; and what the commands say of names that nobody gave."""
+"""Opens models for the commands, reads what to look for, and prints which names are used where none are given."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPORTED = (".onnx", ".xml", ".tflite")
 def open_detector(model: str, device: str = "auto", *, text_model: str | None = None) -> Predictor:
     """Load the model that `--model` names, on a device, ready to predict.
 
-    What needs the network itself calls `open_torch_detector`.
+    Commands that need the network itself call `open_torch_detector`.
 
     Args:
         model: name (see `cora models`), checkpoint, or an exported file: *.onnx, OpenVINO's *.xml or LiteRT's *.tflite.
@@ -54,7 +54,7 @@ def open_detector(model: str, device: str = "auto", *, text_model: str | None = 
 
 
 def check_detects(model: str) -> None:
-    """Refuse a model that is a tower alone, before anything of it is loaded or downloaded.
+    """Refuse a model that is only a tower, before anything of it is loaded or downloaded.
 
     Raises:
         ModelError: it is the name of a tower, or a file whose localizer is untrained.
@@ -66,20 +66,20 @@ def check_detects(model: str) -> None:
 
 
 def is_exported(model: str) -> bool:
-    """Whether a name is that of an exported file."""
+    """Whether `--model` names an exported file."""
     return model.lower().endswith(EXPORTED)
 
 
 def open_torch_detector(
     model: str, device: str = "auto", *, needs: str = "this command", trained: bool = True
 ) -> Detector:
-    """The network of a model, for what needs its parts, which an exported file does not have.
+    """Load the network of a model, for commands that need its parts, which an exported file does not have.
 
     Args:
         model: name or checkpoint.
         device: name of a torch device, or "auto".
-        needs: who asks, for the message.
-        trained: whether it has to find boxes.
+        needs: name of the command, for messages.
+        trained: whether the localizer must be trained.
 
     Raises:
         ModelError: there is no such model, or it is an exported or an INT8 one.
@@ -97,19 +97,19 @@ def open_torch_detector(
 
 
 _SHOWN_NAMES = 8
-#: How the commands that have the option switch everyday names off.
+#: How to switch everyday names off, for the commands that have the option.
 SWITCH = "--distractors none switches them off"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the options say is looked for, checked before a model is loaded.
+    """What to look for, as the options say; checked before a model is loaded.
 
     Attributes:
         classes: with their prompts; {} for exemplars alone; None for the model's own names, or the built-in ones.
         exemplars: images by class.
         distractors: names that compete; None for the model's own choice.
-        sentences: around and about the names.
+        sentences: templates and descriptions of the names.
         class_weights: factors in pre-matching, by class.
     """
 
@@ -121,7 +121,7 @@ class Wanted:
 
 
 def read_wanted(options: NamesOptions, model: str) -> Wanted:
-    """What is looked for with a model.
+    """Read the options that say what to look for; `model` is that of `--model`, which may have names of its own.
 
     Raises:
         CoraError: a file cannot be read, or names, sentences or weights cannot be used.
@@ -139,7 +139,7 @@ def read_wanted(options: NamesOptions, model: str) -> Wanted:
 
 
 def wanted_classes(classes: str | None, exemplars: Exemplars | None) -> ClassPrompts | None:
-    """Classes of `--classes`, {} for exemplars alone; None without both: the model's own names, or the built-in ones.
+    """The `classes` of `Wanted`, from the text of `--classes` and the exemplars.
 
     Raises:
         VocabularyError: as `read_classes`.
@@ -159,12 +159,12 @@ def wanted_classes(classes: str | None, exemplars: Exemplars | None) -> ClassPro
 
 
 def usual_names(model: str) -> tuple[str, ...]:
-    """Names that a model looks for where a command gives none, before it is loaded.
+    """Names that a model looks for where a command gives none; reads no weights.
 
-    They are () for an exported file, which is to be opened first.
+    They are () for an exported file, which must be opened to know them.
 
     Raises:
-        ModelError: a file that is no model.
+        ModelError: the file is not a model.
     """
     if is_exported(model):
         return ()
@@ -175,21 +175,22 @@ def usual_names(model: str) -> tuple[str, ...]:
 def tell_wanted(
     detector: Predictor, vocabulary: Vocabulary, wanted: Wanted, *, score: float, class_agnostic: bool | None
 ) -> None:
-    """Print one line each where nobody chose what is looked for, and what competes with it.
+    """Print a line about class names that the user did not choose, and one about such distractors.
 
     Args:
         detector: the model.
-        vocabulary: that is looked for.
-        wanted: as the command says it.
+        vocabulary: that it looks for.
+        wanted: what the options say.
         score: the score threshold.
-        class_agnostic: as the command says it.
+        class_agnostic: value of the option.
     """
     if wanted.classes is None:
-        say(output_console(), _line(detector, vocabulary, score=score, one_name=class_agnostic is not False))
+        say(output_console(), _names_line(detector, vocabulary, score=score, one_name=class_agnostic is not False))
     tell_distractors(detector, (*vocabulary.names, *other_prompts(wanted.classes or {})), wanted.distractors)
 
 
-def _line(detector: Predictor, vocabulary: Vocabulary, *, score: float, one_name: bool) -> str:
+def _names_line(detector: Predictor, vocabulary: Vocabulary, *, score: float, one_name: bool) -> str:
+    """Which names are looked for where the command gives none."""
     count = len(vocabulary)
     if vocabulary.built_in:
         one = ", one name for each object" * one_name
@@ -207,13 +208,13 @@ def _line(detector: Predictor, vocabulary: Vocabulary, *, score: float, one_name
 def tell_distractors(
     detector: Predictor | Detector, names: Sequence[str], asked: Sequence[str] | None, *, switch: str = SWITCH
 ) -> None:
-    """Print one line where the model's own choice lets other names compete; nothing where the user chose.
+    """Print how many distractors compete by the model's own choice; nothing where the user chose them.
 
     Args:
         detector: the model.
         names: that are looked for.
-        asked: the distractors of the command; None where nothing was said.
-        switch: how they are switched off.
+        asked: distractors that the user gave; None for none given.
+        switch: how to switch them off, for the line.
     """
     line = None if asked is not None else distractors_line(detector, names, switch=switch)
     if line is not None:
@@ -223,7 +224,7 @@ def tell_distractors(
 def distractors_line(
     detector: Predictor | Detector, names: Sequence[str], *, switch: str = SWITCH, yours: str = "yours"
 ) -> str | None:
-    """The line of `tell_distractors`; None where nothing competes. `yours`: what they compete with."""
+    """The line of `tell_distractors`; None where nothing competes. `yours` says what they compete with."""
     count = count_distractors(detector, names)
     if not count:
         return None

@@ -59,8 +59,8 @@ def option(
     """A field that is an option; a required one has no default.
 
     Args:
-        *flags: how it is written; after the field by default, `--tile-size` for `tile_size`.
-        default: where it is not given.
+        *flags: its spellings; by default that of the field, `--tile-size` for `tile_size`.
+        default: value where the option is not given.
         writes: what is written to the file or folder that it names.
         section: title of the help's section that it is listed in, or that and a sentence about the section.
         one_of: options that exclude each other.
@@ -82,7 +82,7 @@ def argument(**settings: Any) -> Any:
 
 
 def group(options: type[AnyOptions], **words: str) -> AnyOptions:
-    """A field that holds further options; `{word}` in their help stands for the text of that word."""
+    """A field that holds a dataclass of options; `{word}` in their help is replaced by the text of that keyword."""
     made: Any = dataclasses.field(default_factory=options, metadata={_KEY: _Group(options, words)})
     return typing.cast(AnyOptions, made)
 
@@ -90,7 +90,7 @@ def group(options: type[AnyOptions], **words: str) -> AnyOptions:
 def add_options(
     parser: argparse.ArgumentParser, options: type[Any], words: Mapping[str, str] | None = None
 ) -> argparse.ArgumentParser:
-    """Give a parser the options of a dataclass, with texts for the `{word}` in their help; returns the parser."""
+    """Add the options of a dataclass to a parser, with the texts for `{word}` in their help; returns the parser."""
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         entry = field.metadata.get(_KEY)
@@ -113,13 +113,13 @@ def add_options(
 
 
 def _placeholder(hint: Any, given: Mapping[str, Any]) -> dict[str, str]:
-    """What stands for the value in the help: N for a whole number, FILE for a path; otherwise the option's name."""
+    """The metavar that the type of a field implies: N for a whole number, FILE for a path, else argparse's."""
     kinds = [] if given.keys() & {"choices", "action"} else typing.get_args(hint) or (hint,)
     return {"metavar": "N"} if int in kinds else {"metavar": "FILE"} if Path in kinds else {}
 
 
 def _of_type(hint: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the type of a field says about its argument, unless it is `given`."""
+    """The settings of `add_argument` that the type of a field implies, unless they are `given`."""
     inner = [one for one in typing.get_args(hint) if one is not NoneType]
     if NoneType in typing.get_args(hint) and len(inner) == 1:
         return _of_type(inner[0], given)
@@ -135,7 +135,7 @@ def _of_type(hint: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def path(text: str) -> Path:
-    """A path; a shell leaves the ~ of `--json=~/boxes.json` as it is, and a folder of that name is never meant."""
+    """A path with ~ expanded, since a shell does not expand it in `--json=~/boxes.json`."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # there is no such user

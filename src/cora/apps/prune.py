@@ -17,7 +17,7 @@ from cora.errors import DataError
 if TYPE_CHECKING:
     from cora.data.coco import CocoDataset
 
-_REMOVED = ("what goes", "the least important; nothing goes that is not named here")
+_REMOVED = ("what is removed", "the least important units; nothing by default")
 _TUNED = ("fine-tuning", "trains the pruned localizer on the boxes of --annotations")
 
 
@@ -42,7 +42,7 @@ class PruneOptions:
         section=_REMOVED, type=share, metavar="SHARE", help="of the image tower's channels, and heads of its pool"
     )
     architecture: Path | None = option(
-        section=_REMOVED, help="JSON of the sizes that are left, as of 'cora search-arch'"
+        section=_REMOVED, help="JSON of the sizes that are left, such as 'cora search-arch' writes"
     )
     measuring: MeasuringOptions = group(MeasuringOptions)
     json: Path | None = numbers_option(kinds.COMPARED)
@@ -112,7 +112,7 @@ def run(options: PruneOptions) -> int:
 
 
 def _annotated(options: PruneOptions) -> CocoDataset | None:
-    """The images with boxes to fine-tune on, and for their class names."""
+    """The annotated images, for their class names and to fine-tune on; None without --annotations."""
     from cora.data.read import read_dataset
     from cora.evaluation.held_out import check_extras
 

@@ -1,4 +1,4 @@
-"""`cora quantize`: a model in INT8, measured before it is written."""
+"""`cora quantize`: converts a model to INT8, and measures it before it is written."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def run(options: QuantizeOptions) -> int:
 def _contenders(
     options: QuantizeOptions, detector: Detector, plain: Path | None, target: Path, classes: Sequence[str]
 ) -> list[Contender]:
-    """The model as it was, the float export that was quantized if there is one, and what came out."""
+    """The models to compare: the original, the float export that was quantized if there is one, and the INT8 model."""
     from cora.apps.open_model import open_detector
     from cora.compress.quantize import files_of
     from cora.compress.quantize_check import contender

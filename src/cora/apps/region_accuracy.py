@@ -1,4 +1,4 @@
-"""`cora region-accuracy`: how often true boxes are named right, with and without the prompt."""
+"""`cora region-accuracy`: how often the model names ground-truth boxes right, with and without the region prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cora.apps import kinds
 from cora.apps.command import Command
-from cora.apps.evaluate import MeasureOptions
+from cora.apps.data_options import MeasureOptions
 from cora.apps.options import option, switch
 from cora.files import write_json
 

@@ -1,4 +1,4 @@
-"""`cora relabel`: a copy of an annotation file, every box with the class that the model sees in it."""
+"""`cora relabel`: copies an annotation file, with the class that the model predicts for every box."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(options: RelabelOptions) -> int:
 
 
 def _relabel(options: RelabelOptions, engine: Engine) -> None:
-    """What every process does: the first reads, tells and writes."""
+    """The work of every process; only the first reads the annotations, prints and writes."""
     import cora
     from cora.console import output_console, progress_report, say
     from cora.training.relabel import plot_confusion, relabel

@@ -1,4 +1,4 @@
-"""`cora index` and `cora search`: an index of the regions in a folder of images; find some by words or by an image."""
+"""`cora index` stores the regions of a folder of images; `cora search` finds some of them by words or by an image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class IndexOptions:
     )
     score: float | None = option(type=score_type, help="least score of a region that is kept, 0 to 1 (default: 0.05)")
     regions: int | None = option(type=positive, help="regions kept per image (default: 50)")
-    rehash: bool = switch(help="look into every file, also those whose size and time did not change")
+    rehash: bool = switch(help="read every file, also those whose size and time did not change")
     model: str | None = option(help="name (see 'cora models') or file (default: the index's, nano for a new one)")
     device: str = device_option()
 
@@ -57,7 +57,7 @@ def index(options: IndexOptions) -> int:
     if not list_pictures(options.folder):
         raise no_pictures(options.folder)
     before = RegionIndex.open(options.db) if (options.db / MANIFEST).exists() else None
-    # An index without a region yet is empty, hence false, but there.
+    # Compared with None, since an index without regions has the length 0 and is false.
     settings = replace(RegionSettings() if before is None else before.settings, **given)
     name = options.model or ("nano" if before is None else before.model_name)
     detector = open_torch_detector(name, options.device, needs="cora index")

@@ -1,4 +1,4 @@
-"""`cora search-arch`: the best smaller model within a time an image, measured on this machine."""
+"""`cora search-arch`: searches for the best smaller model within a time per image, measured on this machine."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ class SearchArchOptions:
 
     model: str = resnet_option()
     images: Path = option(required=True, metavar="DIR", help="images to measure on")
-    budget: float = option(required=True, type=above_zero, metavar="MS", help="milliseconds an image")
-    trials: int = option(type=positive, default=50, help="architectures (default: %(default)s)")
+    budget: float = option(required=True, type=above_zero, metavar="MS", help="most milliseconds per image")
+    trials: int = option(
+        type=positive, default=50, help="architectures to try, those of earlier calls included (default: %(default)s)"
+    )
     run_dir: Path = option("--run", required=True, writes=kinds.SEARCH_RUN, metavar="DIR", help="folder of the search")
     proxy_epochs: int = option(
         type=whole,
         default=0,
         help="distil every candidate for so many passes over the images before its quality is measured (default: 0)",
     )
-    repeats: int = option(type=positive, default=5, help="timed runs, of which the median counts (%(default)s)")
+    repeats: int = option(type=positive, default=5, help="timed runs, whose median counts (default: %(default)s)")
     measuring: MeasuringOptions = group(MeasuringOptions)
     json: Path | None = numbers_option(kinds.SEARCHED)
 
@@ -38,7 +40,7 @@ def run(options: SearchArchOptions) -> int:
     """Search sizes within a budget; prints the front of the best, writes model and image; returns 0.
 
     Raises:
-        CoraError: bad input, before anything is written; a budget that no size holds.
+        CoraError: bad input, before anything is written; or no architecture within the budget is worthwhile.
     """
     import torch
     from rich.text import Text

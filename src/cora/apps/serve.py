@@ -1,4 +1,4 @@
-"""`cora serve`: everything is checked, the model loaded, then the service runs until a signal."""
+"""`cora serve`: checks everything, loads the model, then serves until a signal."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ class ServeOptions:
 
 
 def run(options: ServeOptions) -> int:
-    """Serve until SIGTERM or Ctrl-C; what was accepted before it is answered.
+    """Serve until SIGTERM or Ctrl-C; requests that were accepted before are answered.
 
     Returns:
         Exit code 0 after SIGTERM.
 
     Raises:
-        CoraError: bad input, or an address that cannot be had.
+        CoraError: bad input, or an address that is not free.
         KeyboardInterrupt: after Ctrl-C, when the service has ended.
     """
     try:
@@ -157,7 +157,7 @@ def load(options: ServeOptions) -> tuple[Predictor, RegionIndex | None]:
     if options.db is None:
         detector, index = open_detector(options.model, options.device, text_model=options.text_model), None
         if isinstance(detector.model, ExportedModel):
-            # Clients read it in messages; where the file lies is no concern of theirs.
+            # Messages to clients must not reveal the folder of the file.
             detector.model.source = Path(options.model).name
     else:
         from cora.retrieval import RegionIndex
@@ -170,7 +170,7 @@ def load(options: ServeOptions) -> tuple[Predictor, RegionIndex | None]:
         index = RegionIndex.open(options.db)
         detector = Predictor(open_torch_detector(options.model, options.device, needs="cora serve --db"))
         index.check_model(detector)
-    # The first pass prepares what later ones use; nobody should wait for it.
+    # The first pass is slow, since it prepares what later ones use; no request should wait for it.
     detector.predict(Image.new("RGB", (640, 480)), detector.class_names or ("object",))
     return detector, index
 

@@ -48,10 +48,10 @@ class TowerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How the fit of boxes is measured."""
+    """How well boxes fit is measured with these."""
 
     detector: str | None = option(
-        metavar="MODEL", help="also ask a detector that is told the true classes of each image"
+        metavar="MODEL", help="also measure a detector that is given the true classes of each image"
     )
     limit: int | None = option(type=positive, help="only the first N images of each set")
     resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
@@ -77,7 +77,7 @@ class FitOptions:
         groups: Mapping[str, tuple[str, ...]],
         detector: Detector | None,
     ) -> StudyReport:
-        """What `report_study` measures."""
+        """Call `report_study` with these options."""
         from cora.predictor.device import pick_device
         from cora.study.report import report_study
 
@@ -114,7 +114,7 @@ class EvaluateOptions:
 
     study: Path = option(required=True, help="study.safetensors of a run")
     data: StudyImageOptions = group(StudyImageOptions)
-    checkpoint: str | None = option(metavar="FILE", help="of the tower, where it is not where it was")
+    checkpoint: str | None = option(metavar="FILE", help="weights of the tower, if their file has moved since")
     json: Path | None = option(writes=kinds.STUDY, help="write everything that was measured to this file")
     plot: Path | None = option(writes=kinds.PICTURE, metavar="FILE.png", help="draw the IoU histogram")
     fit: FitOptions = group(FitOptions)
@@ -176,7 +176,7 @@ def train(options: TrainOptions) -> int:
     if held_out is not None:
         groups = groups_of(dataset.class_names, () if split is None else split.novel)
         measured = options.fit.measure(study, frozen, held_out, groups, detector)
-        _tell(measured, json=options.run_dir / "report.json", plot=options.run_dir / "histogram.png")
+        _show(measured, json=options.run_dir / "report.json", plot=options.run_dir / "histogram.png")
     return 0
 
 
@@ -203,11 +203,11 @@ def evaluate(options: EvaluateOptions) -> int:
     frozen = build_frozen(study.config.tower)
     detector = options.fit.open_detector()
     groups = groups_of_split(split, dataset.class_names)
-    _tell(options.fit.measure(study, frozen, dataset, groups, detector), json=options.json, plot=options.plot)
+    _show(options.fit.measure(study, frozen, dataset, groups, detector), json=options.json, plot=options.plot)
     return 0
 
 
-def _tell(report: StudyReport, *, json: Path | None, plot: Path | None) -> None:
+def _show(report: StudyReport, *, json: Path | None, plot: Path | None) -> None:
     """Print, write and draw what was measured."""
     from cora.console import output_console, say
 
@@ -247,8 +247,8 @@ STUDY = CommandGroup(
     ),
 )
 
-#: Longest side to shortest; what is longer is squeezed.
-_LONGEST = 4
+#: Largest ratio of the sides of an image; longer images are squeezed to it.
+_LARGEST_RATIO = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +261,7 @@ class CamOptions:
     layers: int = option(type=positive, default=2, help="last layers that are averaged (default: %(default)s)")
     side: int = option(type=positive, default=384, metavar="PX", help="the image's short side (default: %(default)s)")
     output: Path = option(
-        default=Path("cam.png"), writes=kinds.PICTURE, metavar="FILE.png", help="(default: %(default)s)"
+        default=Path("cam.png"), writes=kinds.PICTURE, metavar="FILE.png", help="image to write (default: %(default)s)"
     )
     device: str = device_option()
 
@@ -301,9 +301,9 @@ def draw_activation(options: CamOptions) -> int:
 
 
 def _patched_size(height: int, width: int, short_side: int, stride: int) -> tuple[int, int]:
-    """(height, width) of about the same shape: multiples of the stride, the short side nearest to `short_side`."""
+    """(height, width) of about the same shape, in multiples of the stride, with the short side near `short_side`."""
     short = min(height, width)
-    scaled = (min(side / short, _LONGEST) * short_side for side in (height, width))
+    scaled = (min(side / short, _LARGEST_RATIO) * short_side for side in (height, width))
     height, width = (max(1, round(side / stride)) * stride for side in scaled)
     return height, width
 

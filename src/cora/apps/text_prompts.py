@@ -1,4 +1,4 @@
-"""`cora text-prompts`: learn the text side on base boxes, and say what it did to base and novel classes."""
+"""`cora text-prompts`: learn class texts on base boxes, and measure what that changes for base and novel classes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TextPromptsOptions:
     keep: float | None = option(
         type=above_zero,
         metavar="FACTOR",
-        help="how strongly embeddings are held near the hand-written ones (default: the method's)",
+        help="how strongly embeddings are held near those of the hand-written sentences (default: the method's)",
     )
     context: str | None = option(
         metavar="TEXT",
@@ -66,7 +66,7 @@ class TextPromptsOptions:
     device: str = device_option()
 
     def given(self) -> dict[str, Any]:
-        """Settings of the method that were given.
+        """The method's settings that the options change.
 
         Raises:
             CoraError: an option of another method.
@@ -79,10 +79,11 @@ class TextPromptsOptions:
 
 
 def run(options: TextPromptsOptions) -> int:
-    """Learn, measure before and after, write; returns the exit code.
+    """Learn, measure before and after, write; returns the exit code 0.
 
     Raises:
         CoraError: bad input.
+        KeyboardInterrupt: a signal stopped the training; nothing is written but the run folder.
     """
     import sys
     import tempfile
@@ -154,7 +155,15 @@ def run(options: TextPromptsOptions) -> int:
 def measure_change(
     data: RegionEmbeddings, split: ClassSplit, before: Tensor, after: Tensor, *, resamples: int = 200
 ) -> dict[str, RegionChange]:
-    """Change of top-1 by group (novel, base, all), all classes of the split competing."""
+    """Change of top-1 accuracy in each group (novel, base, all), while all classes of the split compete.
+
+    Args:
+        data: regions to name.
+        split: its classes.
+        before: [C, D] embeddings of all classes of the split.
+        after: [C, D], the learned ones.
+        resamples: of the images, for the intervals.
+    """
     from cora.evaluation.base_novel import class_groups
     from cora.evaluation.bootstrap import resample_counts
     from cora.evaluation.region_change import region_change

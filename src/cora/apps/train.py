@@ -38,13 +38,13 @@ class VariantOptions(RecipeOptions):
     ) = option(help="train one of the paper's comparisons in place of CORA (docs/training.md)")
 
     def changes(self, stage: str | None = None) -> list[str]:
-        """The same; the variant is a setting of the localizer."""
+        """As in the base class; the variant is a setting of the localizer."""
         return [f"localizer.variant={self.variant}"] * (self.variant is not None) + super().changes(stage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerSettings(VariantOptions, StageOptions):
-    """Changes of a recipe of which the localizer's have options of their own."""
+    """Changes of a recipe, with options of their own for the localizer's most common settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def run(options: TrainOptions) -> int:
 
 
 class _Run:
-    """What every process does; checked before processes are started, in which it is made again."""
+    """The work of every process. Making one checks the input; another process makes its own, from the options."""
 
     def __init__(self, options: TrainOptions) -> None:
         import cora
@@ -178,7 +178,7 @@ class _Run:
                 engine=engine,
             )
             pipeline.all()
-            detector = pipeline.detector  # a variant's is another object
+            detector = pipeline.detector  # another object, where a variant was trained
         if held_out is not None and engine.is_main:
             scores = held_out.region_accuracy(detector, progress=partial(tracked, title="naming boxes"))
             if self.recipe.localizer:
@@ -187,7 +187,7 @@ class _Run:
             self._beside_published(tell, scores)
 
     def _beside_published(self, tell: Callable[[str], None], scores: Mapping[str, float]) -> None:
-        """The numbers that others gave for this recipe, as long as it is the one they measured."""
+        """Print the published numbers of the recipe, unless a variant was trained, which they are not of."""
         localizer = self.recipe.localizer
         if localizer is None or localizer.variant != "full":
             return
@@ -207,7 +207,7 @@ def _learned(options: TrainOptions, split: ClassSplit | None) -> tuple[str, ...]
 def _read_held_out(
     options: TrainOptions, split: ClassSplit | None, dataset: CocoDataset
 ) -> tuple[HeldOut | None, ImageSet | None]:
-    """The images to measure on, and how many of a benchmark's; with a split its novel classes are measured, too."""
+    """The images to measure on, of all classes of the split, and how many of the annotated ones they are."""
     from cora.data.benchmarks import image_set
     from cora.data.read import read_held_out
     from cora.evaluation.held_out import HeldOut, groups_of_split
@@ -221,7 +221,7 @@ def _read_held_out(
 
 
 def _model(options: TrainOptions, recipe: TrainRecipe | None) -> str:
-    """What to start from: as told, else the prompt that the run has trained, else the recipe's."""
+    """The model to start from: that of --model, else the prompt that this run has trained, else the recipe's."""
     from cora.training.pipeline import PROMPTED
 
     if options.model is not None:
@@ -233,7 +233,7 @@ def _model(options: TrainOptions, recipe: TrainRecipe | None) -> str:
 
 
 def _staged(recipe: TrainRecipe, options: TrainOptions) -> TrainRecipe:
-    """The recipe with the options' settings, and with the stage alone that was asked for."""
+    """The recipe with the changes of the options, reduced to the stage that was asked for."""
     from cora.training.override import override
 
     recipe = override(recipe, options.settings.changes(options.stage))

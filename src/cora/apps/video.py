@@ -1,4 +1,4 @@
-"""`cora video`: a video in; tracks, a video with boxes, CSV and JSON out."""
+"""`cora video`: follows objects through a video; writes a video with boxes, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class VideoOptions:
     no_video: bool = switch(section=_RESULTS, help="write no video")
     no_sound: bool = switch(section=_RESULTS, help="leave the sound out")
     csv: Path | None = option(
-        section=_RESULTS, writes=kinds.TRACK_TABLE, help="also write a row for every object in every image"
+        section=_RESULTS, writes=kinds.TRACK_TABLE, help="also write a row for every object in every frame"
     )
-    json: Path | None = option(section=_RESULTS, writes=kinds.TRACKS, help="also write images, objects and tracks")
-    show: bool = switch(section=_RESULTS, help="show the images in a window; Escape or Q ends it")
-    every: int = option(section=_PART, type=positive, default=1, help="only each Nth image; the others are left out")
+    json: Path | None = option(section=_RESULTS, writes=kinds.TRACKS, help="also write frames, objects and tracks")
+    show: bool = switch(section=_RESULTS, help="show the frames in a window; Escape or Q ends it")
+    every: int = option(section=_PART, type=positive, default=1, help="only every Nth frame; the others are left out")
     start: float = option(
         section=_PART, type=zero_or_more, default=0.0, metavar="S", help="begin S seconds into the file"
     )
@@ -65,8 +65,8 @@ class VideoOptions:
         type=grey_levels,
         default=0.0,
         metavar="LEVELS",
-        help="where no part of an image changed by more than so many of 255 grey levels, keep what was found before "
-        "(default: 0, look at every image)",
+        help="keep the last detections while no part of the frame changes by more than this many of 255 grey levels "
+        "(default: 0, detect in every frame)",
     )
     tiling: TileOptions = group(TileOptions)
     smooth: float = option(
@@ -137,7 +137,7 @@ def run(options: VideoOptions) -> int:
 
 
 def _output(options: VideoOptions, video: VideoReader) -> Path | None:
-    """The video to write, if any; a default name is known, and checked, only now."""
+    """The video to write, if any. Its default name depends on the opened video, so that it is checked here."""
     from cora.video.writer import can_hold
 
     if options.no_video:

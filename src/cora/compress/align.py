@@ -1,4 +1,4 @@
-"""Fast scores brought near to exact ones, with what that changed."""
+"""Fits the fast alignment of a detector, and measures what that changes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cora.training.alignment import cosine_to_exact, fit_alignment
 
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
-    """A detector whose fast pooling was aligned, and what was measured.
+    """Result of `align`.
 
     Attributes:
-        detector: the new one.
+        detector: the aligned one.
         cosine: "before" and "after" -> mean cosine of fast to exact embeddings on other images; None without any.
         scores: "all boxes exactly", "before" and "after" -> AP50 by group; empty without boxes to measure on.
     """
@@ -55,8 +55,8 @@ def align(
 
     Args:
         detector: pools boxes in two ways, exact and fast.
-        paths: of the images that it is fitted to.
-        others: of images that tell whether it holds for new ones.
+        paths: of the images to fit the alignment to.
+        others: of images that it is measured on.
         vocabulary: of the detector, on its device.
         held_out: images with boxes, for AP50.
         exact_boxes: boxes of an image that the new detector pools exactly; as many as before if None.

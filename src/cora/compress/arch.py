@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 STUDY, CONFIG, RESULTS = "study.log", "search.json", "trials.json"
 BEST_SIZES, BEST_MODEL = "best.json", "best.safetensors"
-#: Shares of a size that are tried, beside the numbers of blocks and layers, of which all are.
+#: Shares of a size that are tried; of blocks and layers, every number is tried.
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
-#: The anchors, the images and the channels of the tower do not fall below this share.
+#: Size -> its smallest share that is tried.
 LEAST_SHARE = {"width": 0.5, "anchors": 0.25, "short_side": 0.5, "ff": 0.25}
 
 
@@ -35,7 +35,7 @@ class Candidate:
     Attributes:
         sizes: of the model.
         milliseconds: an image.
-        quality: 0..1, higher is better; None where it takes longer than the budget and was not looked at.
+        quality: 0..1, higher is better; None if it takes longer than the budget, since it is then not measured.
     """
 
     sizes: Architecture
@@ -48,7 +48,7 @@ class Candidate:
 
 
 class Bench(Protocol):
-    """Builds and measures candidates; the search itself uses no images."""
+    """Builds and measures candidates, so that the search itself needs no images."""
 
     def build(self, sizes: Architecture, /) -> Detector:
         """A detector of these sizes."""
@@ -64,7 +64,7 @@ class Bench(Protocol):
 
 
 def choices(base: Architecture) -> dict[str, tuple[int, ...]]:
-    """The values to try for every size, greatest first."""
+    """Size -> the values to try, largest first."""
     found: dict[str, tuple[int, ...]] = {}
     for name, size in base.numbers().items():
         if name not in LEAST_SHARE:
@@ -110,7 +110,7 @@ def search(
         run_dir: made if missing.
         config: what the search is made of; a folder of another is refused.
         seed: of the proposals.
-        on_trial: told (number from 1, candidate).
+        on_trial: called with (number from 1, candidate) after each trial.
 
     Returns:
         All candidates, in order of their trials.
@@ -135,7 +135,7 @@ def search(
     from optuna.trial import TrialState  # here, where it is sure that the extra is installed
 
     if not study.trials:
-        # Smaller images alone: what is cheapest to have is what a search has to beat.
+        # Smaller images alone come first: they cost nothing to make, so that a search has to beat them.
         for index in range(1, len(space["short_side"])):
             study.enqueue_trial({**dict.fromkeys(space, 0), "short_side": index})
     known = {candidate.sizes: candidate for candidate in _finished(study, base)}
@@ -152,7 +152,7 @@ def search(
         if on_trial is not None:
             on_trial(len(done) + 1, candidate)
     chosen = best(done, whole)
-    if chosen is not None and not _is_written(chosen, run_dir):  # by a stop in between, or an earlier version
+    if chosen is not None and not _is_written(chosen, run_dir):  # after a stop between measuring and writing
         detector = bench.build(chosen.sizes)
         bench.improve(detector)
         _write(detector, chosen, run_dir)

@@ -1,4 +1,4 @@
-"""Candidates of a search, made and measured on images: pruned, distilled for a short while, timed, compared."""
+"""Makes the candidates of a search and measures them on images: prunes, briefly distils, times and compares."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class DetectorBench:
 
     @property
     def measured(self) -> str:
-        """What quality is."""
+        """Name of the measure of quality."""
         return "agreement" if self.held_out is None else "AP50, all classes"
 
     def build(self, sizes: Architecture) -> Detector:
@@ -96,9 +96,9 @@ class DetectorBench:
         return small
 
     def milliseconds(self, detector: Detector) -> float:
-        """Median time of an image, as it would be while the whole model was measured.
+        """Median time of an image, at the speed that the machine had while the whole model was measured.
 
-        Both take turns: what else the machine does at the time slows both.
+        Both models are timed in turns. Their ratio does not depend on what else the machine is doing.
         """
         pair = {"whole": self.whole, "small": detector}
         now = median_ms(pair, self.images[0], dict.fromkeys(pair, self._vocabulary), repeats=self._repeats)
@@ -111,7 +111,7 @@ class DetectorBench:
         return agreement(self._reference, detect_all(detector, self.images, self._vocabulary)).value or 0.0
 
     def improve(self, detector: Detector) -> None:
-        """Distil a candidate from the whole model for a short while, if the search is to."""
+        """Distil a candidate from the whole model for `proxy_epochs`, in place."""
         if not self._proxy_epochs:
             return
         folder = Path(tempfile.mkdtemp(dir=self._run_dir, prefix="proxy-"))

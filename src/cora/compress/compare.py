@@ -27,7 +27,7 @@ class Numbers:
     Attributes:
         sizes: of the model.
         cost: of an image.
-        agreement: with the first model; None of that model itself.
+        agreement: with the first model; None for that model itself.
         scores: AP50 by group of classes, where there are boxes to measure it on.
     """
 

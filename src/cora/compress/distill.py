@@ -1,4 +1,4 @@
-"""A distillation run from a folder of images. It resumes after a stop."""
+"""A distillation run on a folder of images, which resumes after a stop."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DistillRun:
 
 
 class PhotoFolder(Dataset[tuple[Image.Image, Targets]]):
-    """Items (image, no boxes) of files.
+    """A dataset of image files; its items are (image, targets without boxes).
 
     Args:
         paths: at least one.
@@ -148,7 +148,7 @@ def distill(
     config, run = config or DistillConfig(), run or DistillRun()
     if config.localizer and not localizes:
         raise TrainingError("expected a teacher whose localizer is trained, got one without; distil the tower alone")
-    made_of = {
+    settings = {
         "student": weights_fingerprint(student),
         "teacher": weights_fingerprint(teacher),
         "names": _hash("\n".join(names)),
@@ -161,7 +161,7 @@ def distill(
         side=max(student.preprocessor.config.short_side, teacher.preprocessor.config.short_side),
         run_dir=run_dir,
         run=run,
-        config=made_of,
+        config=settings,
         measure=measure,
         progress=progress,
     )
@@ -241,7 +241,7 @@ def fit(
 def build_task(
     student: Detector, teacher: Detector, names: Sequence[str], *, localizes: bool, config: DistillConfig
 ) -> DistillTask:
-    """The task of a detector that teaches another by the names of classes."""
+    """The task in which one detector teaches another with class names."""
     known = teacher.vocabulary_encoder.encode(names).to(teacher.device)
     own = student.vocabulary_encoder.encode(names).to(student.device).embeddings
     guide = CoraTeacher(
@@ -255,7 +255,7 @@ def build_task(
 
 
 def _transform(side: int, crop: float) -> TrainTransform:
-    """Mirrors and crops at this short side; each model resizes what comes to its own."""
+    """Mirrors and crops images, at this short side in pixels; each model resizes them to its own."""
     return TrainTransform(
         config=AugmentConfig(
             short_sides=(side,),

@@ -22,15 +22,16 @@ POOL_HEAD = 64
 #: The attentions of a layer of the localizer, whose heads are units.
 ATTENTIONS = {"encoder": ("attention",), "decoder": ("self_attention", "cross_attention")}
 
-#: Name of a set of units -> importance of each, higher stays longer; or the places [K] that are kept, ascending.
+#: Name of a set of units -> importance of each unit; units of low importance are removed first.
 Importance = Mapping[str, Tensor]
+#: Name of a set of units -> indices [K] of the units that are kept, ascending.
 Kept = Mapping[str, Tensor]
 
 
 def unit_sets(config: DetectorConfig, sizes: Architecture) -> dict[str, int]:
-    """How many units of every set a detector of this configuration has when it is cut to these sizes.
+    """Number of units in every set, for a detector of this configuration that is cut to these sizes.
 
-    The sets are named after the detector as it is now: of a layer that goes, the channels are named too.
+    The sets are those of the whole detector, and so include the channels of layers that are removed.
     """
     blocks, channels = config.tower.layers, sizes.width
     sets = {
@@ -59,7 +60,7 @@ def prune(detector: Detector, sizes: Architecture, importance: Importance) -> De
 
     Args:
         detector: to make smaller.
-        sizes: not larger than the detector's, the resolution apart.
+        sizes: not larger than the detector's; the resolution may be any.
         importance: of every set of `unit_sets` that shrinks, from `rank_units`.
 
     Raises:
@@ -82,7 +83,7 @@ def check_sizes(present: Architecture, wanted: Architecture) -> None:
 
 
 def most_important(importance: Tensor, count: int) -> Tensor:
-    """Places [count] of the greatest importances, ascending; of equal ones the first."""
+    """Indices [count] of the greatest importances, ascending; of equal ones the first."""
     return importance.argsort(descending=True, stable=True)[:count].sort().values.cpu()
 
 
@@ -104,7 +105,7 @@ def cut(detector: Detector, sizes: Architecture, kept: Kept) -> Detector:
 
 
 def cut_state(state: Mapping[str, Tensor], kept: Kept, head: int) -> dict[str, Tensor]:
-    """The tensors that are kept, cut to the kept units, under the names that they have in the smaller model.
+    """The tensors of the smaller model: those of the whole one without the removed units, renamed where needed.
 
     Args:
         state: of the whole model.
@@ -133,7 +134,7 @@ def channels_of(units: str, head: int) -> int:
 
 
 def _renamed(name: str, kept: Kept) -> str | None:
-    """The name with its layer's new number; None where the layer is gone."""
+    """Name of a tensor in the smaller model, with the new number of its layer; None if the layer is removed."""
     if name.startswith("localizer.decoder.position_scale.") and len(kept["decoder.layers"]) == 1:
         return None  # a single layer has nothing to scale
     parts = name.split(".")
@@ -149,7 +150,7 @@ def _renamed(name: str, kept: Kept) -> str | None:
     return name
 
 
-#: Where the numbered parts are -> the set that they are units of.
+#: Prefix of numbered layers -> the set whose units they are.
 _STACKS = {
     "localizer.encoder.layers": "encoder.layers",
     "localizer.decoder.layers": "decoder.layers",
@@ -157,7 +158,7 @@ _STACKS = {
     **{f"image_tower.net.layer{stage}": f"layer{stage}" for stage in range(1, 5)},
 }
 
-#: Of every other tensor: the set of units along its first and second axis.
+#: Name of a tensor outside the numbered layers -> set of units along its first and second axis.
 _AXES: dict[str, tuple[str | None, ...]] = {
     "localizer.learned_anchors.logits": ("anchors",),
     "localizer.input_projection.weight": (None, "layer3.channels"),
@@ -179,7 +180,7 @@ _AXES: dict[str, tuple[str | None, ...]] = {
 
 
 def _axes(name: str) -> tuple[str | None, ...]:
-    """Set of units along each axis of a tensor; None, or a missing entry, for an axis that stays whole."""
+    """Set of units along each axis of a tensor; None, or no entry, for an axis that is not cut."""
     parts = name.split(".")
     if name.startswith(("localizer.encoder.layers.", "localizer.decoder.layers.")) and parts[4] == "feed_forward":
         units = f"{parts[1]}.layers.{parts[3]}.ffn"

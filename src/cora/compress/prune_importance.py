@@ -44,7 +44,7 @@ def rank_units(
     seed: int = 0,
     report: Report | None = None,
 ) -> dict[str, Tensor]:
-    """Importance of the units of the sets that are to shrink; see the head of this file.
+    """Importance of the units of the sets that shrink, computed as the docstring of this module says.
 
     Args:
         detector: in evaluation mode.
@@ -52,7 +52,7 @@ def rank_units(
         vocabulary: of the detector, on its device.
         shrinking: names of sets of `unit_sets`.
         seed: of the random signs.
-        report: told (step, done, of all).
+        report: called with (name of the step, images or units done, their number).
 
     Raises:
         ModelError: no image.
@@ -64,13 +64,13 @@ def rank_units(
     stacks = {name for name in wanted if name.endswith(".layers") or name in ("layer1", "layer2", "layer3", "layer4")}
     found: dict[str, Tensor] = {}
     if wanted - stacks:
-        found |= _by_gradient(detector, pictures, vocabulary, seed, tell)
+        found |= _by_gradients(detector, pictures, vocabulary, seed, tell)
     if stacks:
-        found |= _by_absence(detector, pictures, vocabulary, sorted(stacks), tell)
+        found |= _by_ablation(detector, pictures, vocabulary, sorted(stacks), tell)
     return {name: found[name] for name in wanted}
 
 
-def _by_gradient(
+def _by_gradients(
     detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary, seed: int, tell: Report
 ) -> dict[str, Tensor]:
     """Importance of channels, heads and anchors, from one forward and one backward pass per image."""
@@ -78,7 +78,7 @@ def _by_gradient(
     config, head = detector.config, head_width(detector.config)
     counts = unit_sets(config, Architecture.of(config))
     sums = {name: torch.zeros(count, dtype=torch.float64) for name, count in counts.items()}
-    with _watched(detector) as seen, torch.enable_grad():
+    with _recorded(detector) as seen, torch.enable_grad():
         for done, picture in enumerate(pictures, start=1):
             anchors = _mixed_outputs(detector, picture, vocabulary, generator)
             if len(anchors) == len(sums["anchors"]):
@@ -109,7 +109,7 @@ def _mixed_outputs(
     certain = objectness.detach()[..., None]
     outputs = (objectness, BOX_WEIGHT * certain * boxes, certain[:, best] * probabilities)
     torch.stack([(output * _signs(output, generator)).sum() for output in outputs]).sum().backward()
-    return _anchor_worth(boxes[0].detach(), objectness[0].detach(), matched.classes[0])
+    return _anchor_importance(boxes[0].detach(), objectness[0].detach(), matched.classes[0])
 
 
 def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,22 +117,22 @@ def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
     return 2 * drawn - 1
 
 
-def _anchor_worth(boxes_cxcywh: Tensor, objectness: Tensor, classes: Tensor) -> Tensor:
-    """Objectness of the boxes [N, 4] that survive suppression within their class, 0 of the others: [N]."""
+def _anchor_importance(boxes_cxcywh: Tensor, objectness: Tensor, classes: Tensor) -> Tensor:
+    """Objectness [N] of the boxes [N, 4] that survive suppression within their class, 0 for the others."""
     kept = batched_nms(cxcywh_to_xyxy(boxes_cxcywh), objectness, classes, 0.5)
     return torch.zeros_like(objectness).index_copy(0, kept, objectness[kept]).cpu().double()
 
 
 def _by_unit(moved: Tensor, width: int) -> Tensor:
-    """Sum over everything but the units of `width` channels, of maps [B, C, h, w] or of tokens [..., C]."""
+    """Sum of maps [B, C, h, w] or tokens [..., C] over each unit of `width` channels: [C / width]."""
     channels = moved.sum(dim=(0, 2, 3)) if moved.ndim == 4 else moved.flatten(0, -2).sum(dim=0)
     by_unit: Tensor = channels.unflatten(0, (-1, width)).sum(dim=1)
     return by_unit
 
 
 @contextmanager
-def _watched(detector: Detector) -> Iterator[dict[str, list[Tensor]]]:
-    """Activations of every set of channels and heads, with their gradients after a backward pass."""
+def _recorded(detector: Detector) -> Iterator[dict[str, list[Tensor]]]:
+    """Record the activations of every set of channels and heads; a backward pass adds their gradients."""
     seen: dict[str, list[Tensor]] = {}
     handles = []
 
@@ -171,7 +171,7 @@ def _watched(detector: Detector) -> Iterator[dict[str, list[Tensor]]]:
             handle.remove()
 
 
-def _by_absence(
+def _by_ablation(
     detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary, stacks: Sequence[str], tell: Report
 ) -> dict[str, Tensor]:
     """Importance of layers and blocks: 1 - agreement of the detector without it; infinite for the first of a stack."""
@@ -201,9 +201,7 @@ def _one_less(sizes: Architecture, stack: str) -> Architecture:
 
 @torch.no_grad()
 def recalibrate(detector: Detector, pictures: Sequence[Image.Image]) -> None:
-    """Measure the means and variances of the image tower's BatchNorms again.
-
-    Those that it has are of the unpruned tower.
+    """Measure the running statistics of the image tower's BatchNorms again, since they are of the whole tower.
 
     Args:
         detector: whose tower was cut; changed in place.

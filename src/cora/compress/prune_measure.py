@@ -33,9 +33,9 @@ class Cost:
     Attributes:
         tower: parameters of the image tower with its prompt.
         localizer: parameters of the localizer.
-        text: parameters of the text tower, which runs once a list of classes.
+        text: parameters of the text tower, which runs once per vocabulary.
         gmac: multiply-accumulates of an image, in 10^9, text left out; matrix products, convolutions and attention.
-        milliseconds: median time of an image, its decoding and the text left out.
+        milliseconds: median time of an image, without reading the file and without the text tower.
     """
 
     tower: int
@@ -50,7 +50,7 @@ class Cost:
         return self.tower + self.localizer + self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields under their names, and their sum."""
+        """The fields by name, and the number of all parameters."""
         return {**asdict(self), "parameters": self.parameters}
 
 
@@ -105,7 +105,7 @@ def count_gmac(detector: Detector, picture: Image.Image, vocabulary: Vocabulary)
     """10^9 multiply-accumulates of the forward pass on an image."""
     batch = detector.preprocessor([picture]).to(detector.device)
     counter = FlopCounterMode(display=False)
-    # Not in inference mode, in which linear layers are not divided into what the counter knows.
+    # Not in inference mode, which hides the matrix products of linear layers from the counter.
     with torch.no_grad(), counter:
         detector(batch, vocabulary)
     return counter.get_total_flops() / 2e9
@@ -116,7 +116,7 @@ def _count(module: torch.nn.Module | None) -> int:
 
 
 def detect_all(detector: Detector, pictures: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Detections]:
-    """Detections of every image, those of low score too."""
+    """Detections of every image, down to a score of `LEAST_SCORE`."""
     return Predictor(detector).predict(list(pictures), vocabulary, score=LEAST_SCORE, distractors=())
 
 
@@ -131,13 +131,13 @@ def agreement(reference: Sequence[Detections], other: Sequence[Detections], *, r
         other: of the second.
         resamples: of the images, for the interval.
     """
-    sums = np.array([_shared(first, second) for first, second in zip(reference, other, strict=True)])
+    sums = np.array([_matched_scores(first, second) for first, second in zip(reference, other, strict=True)])
     counts = resample_counts(len(sums), resamples=resamples)
     return estimate(float(_harmonic(sums.sum(axis=0, keepdims=True))[0]), _harmonic(counts @ sums))
 
 
-def _shared(first: Detections, second: Detections) -> tuple[float, float, float, float]:
-    """Scores of the first that have a partner, all scores of the first; the same of the second."""
+def _matched_scores(first: Detections, second: Detections) -> tuple[float, float, float, float]:
+    """Sum of the scores of the first with a partner in the second, and of all of the first; the same of the second."""
     same = first.labels[:, None] == second.labels[None]
     overlap = torch.where(same, pairwise_iou(first.boxes_xyxy_px, second.boxes_xyxy_px), 0.0)
     found, used = torch.zeros(len(first)), torch.zeros(len(second))
@@ -154,7 +154,7 @@ def _shared(first: Detections, second: Detections) -> tuple[float, float, float,
 
 
 def _harmonic(sums: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[R, 4] sums of `_shared` to [R]; two detectors that find nothing agree."""
+    """[R, 4] sums of `_matched_scores` to agreements [R]; two detectors that find nothing agree."""
     found, of_first, used, of_second = sums.T
     both = (of_first == 0) & (of_second == 0)
     recall = np.divide(found, of_first, out=np.zeros_like(found), where=of_first > 0)

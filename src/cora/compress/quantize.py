@@ -77,10 +77,15 @@ def quantize_model(
 
 
 def export_folded(detector: Detector, path: Path, *, model: str, settings: ExportSettings | None = None) -> Path:
-    """Export a detector with batch norms folded into convolutions, to *.onnx or *.xml, names given at run time.
+    """Export a detector with batch norms folded into convolutions; class names are given at run time.
 
-    If the runtimes fold them, they copy the last stage's weights for every use.
-    settings: what is constant in the graph; any size and batch if None.
+    The runtimes could fold them, too, but would copy the last stage's weights for every use.
+
+    Args:
+        detector: to export.
+        path: *.onnx or *.xml.
+        model: name or path of the detector, for the manifest.
+        settings: what is constant in the graph; any size and batch if None.
     """
     manifest = describe(detector, model=model, settings=settings or ExportSettings(), vocabulary=None)
     with torch.no_grad():
@@ -113,12 +118,12 @@ def calibration_feeds(
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """A model's file and what belongs to it: OpenVINO's weights and description lie beside its graph."""
+    """The files of a model: its own and, of OpenVINO, those of weights and description beside it."""
     return (path, *companions(path)) if path.suffix.lower() == ".xml" else (path,)
 
 
 def move_files(path: Path, folder: Path) -> None:
-    """Move a model's files into a folder, the named one last: what it refers to is there before it is."""
+    """Move a model's files into a folder; the named one comes last, so that the files it needs are there before."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in reversed(files_of(path)):
         shutil.move(file, folder / file.name)

@@ -82,9 +82,9 @@ class Pictures:
     """Images to measure on.
 
     Attributes:
-        read: place -> the image and its id.
+        read: index -> the image and its id.
         count: how many.
-        classes: names that are searched for; category id = place + 1.
+        classes: names to search for; category id = index + 1.
         truth: annotations as a COCO dictionary, if there are some.
         groups: group -> class names, with annotations.
     """
@@ -103,7 +103,7 @@ class _Run:
 
 
 def contender(name: str, detector: Predictor | Detector, files: Sequence[Path], classes: Sequence[str]) -> Contender:
-    """A model with its class names encoded, nothing beside them in the vocabulary."""
+    """A model with its class names encoded, without distractors."""
     predictor = Predictor.of(detector)
     vocabulary = predictor.vocabulary(by_themselves(classes), distractors=())
 
@@ -126,11 +126,11 @@ def compare(contenders: Sequence[Contender], pictures: Pictures, *, progress: Pr
         image, image_id = pictures.read(place)
         sizes[image_id] = (image.height, image.width)
         for step in range(len(contenders)):
-            # A turn later for every image, so that no model always follows the same one.
+            # Each image starts with the next model, so that none is always the first.
             index = (place + step) % len(contenders)
             predict = contenders[index].predict
             if place == 0:
-                predict(image)  # the first call makes what later ones reuse
+                predict(image)  # warm-up
             start = time.perf_counter()
             found = predict(image)
             runs[index].seconds.append(time.perf_counter() - start)

@@ -1,7 +1,4 @@
-"""Finds the layers that stay float in an exported graph by their weights.
-
-Names do not help, since exporters rename, fold and transpose.
-"""
+"""Finds the layers of an exported graph that stay float, by their weights, since exporters do not keep names."""
 
 from __future__ import annotations
 
@@ -14,16 +11,16 @@ from torch import nn
 
 from cora.detector import Detector
 
-#: Parts of the localizer that stay float in every backend. A box is a sum of small offsets in logit space and a place
-#: is read from sines: these layers are few numbers that cost much accuracy and save no time.
+#: Parts of the localizer that stay float in every backend: they compute coordinates, which need precision (a box is a
+#: sum of small offsets in logit space, a position is encoded in sines), and are too small to save time in INT8.
 FLOAT_PARTS = ("box_heads", "objectness_head", "anchor_size", "query_position", "position_scale")
 
 
 class FloatWeights:
-    """Weights that are recognised as they are or transposed.
+    """The set of weights that stay float; it also contains their transposes.
 
     Args:
-        detector: whose `FLOAT_PARTS` they are, and whose fast alignment.
+        detector: its `FLOAT_PARTS` and its fast alignment stay float.
     """
 
     def __init__(self, detector: Detector) -> None:

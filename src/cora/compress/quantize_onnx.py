@@ -2,8 +2,8 @@
 
 Static: convolutions and layers, weights per channel, inputs by the smallest and largest value that calibration meets,
 in the QDQ form that the runtime fuses into INT8 kernels. Dynamic: layers alone; convolutions whose input is scaled when
-it comes have no fast kernel on processors. Products of two activations (attention, region pooling, cosines with class
-embeddings) stay float in both, and so do the layers of `float_weights`.
+it comes have no fast kernel on CPUs. Products of two activations (attention, region pooling, cosines with class
+embeddings) stay float in both, and so do the layers of `FloatWeights`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STATIC = ("Conv", *_LAYERS)
 
 
 def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: FloatWeights) -> None:
-    """Write an INT8 copy of an ONNX file, with what it says of itself.
+    """Write an INT8 copy of an ONNX file, with its description.
 
     Args:
         plain: the float file; it stays as it is.
@@ -43,18 +43,18 @@ def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: 
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
     model = onnx.load_model(str(plain))
-    # The quantizer turns layers round and then finds their old shapes wrong; it infers new ones by itself.
+    # The quantizer transposes weights and then finds the recorded shapes wrong; without them it infers new ones.
     del model.graph.value_info[:]
     separate_shared_layers(model.graph)
     options: dict[str, Any] = {
         "nodes_to_exclude": float_nodes(model.graph, keep),
         "per_channel": True,
         "weight_type": QuantType.QInt8,
-        # Weights of 7 bits: without VNNI, processors add pairs of products in 16 bits, where those of 8 bits overflow.
+        # Weights of 7 bits: CPUs without VNNI add pairs of products in 16 bits, which overflow with weights of 8 bits.
         "reduce_range": True,
         "extra_options": {"MatMulConstBOnly": True},
     }
-    with quiet(None), running("ONNX Runtime"):  # it advises its developers through the root logger
+    with quiet(None), running("ONNX Runtime"):  # it logs advice for developers to the root logger
         if feeds is None:
             quantize_dynamic(model, str(target), op_types_to_quantize=list(_LAYERS), **options)
         else:
@@ -71,10 +71,10 @@ def quantize_onnx_file(plain: Path, target: Path, *, feeds: Feeds | None, keep: 
 
 
 def separate_shared_layers(graph: Any) -> None:
-    """Write every Gemm whose weight has other users, too, as MatMul and Add on a transposed view of the weight.
+    """Rewrite every Gemm that shares its weight with another node as Transpose, MatMul and Add.
 
-    For dynamic quantization the quantizer turns the weights of Gemm nodes round where they lie, without a look at other
-    users: with square weights that gives other numbers and no error.
+    For dynamic quantization the quantizer transposes the weights of Gemm nodes in place. That changes the other nodes,
+    too; with square weights the result is wrong and there is no error.
     """
     from onnx import helper
 
@@ -88,7 +88,7 @@ def separate_shared_layers(graph: Any) -> None:
             continue
         weight, name = node.input[1], node.name
         if attributes.get("transB", 0):
-            weight = f"{name}_turned"
+            weight = f"{name}_transposed"
             nodes.append(helper.make_node("Transpose", [node.input[1]], [weight], name=weight, perm=[1, 0]))
         biased = len(node.input) == 3
         product = f"{name}_product" if biased else node.output[0]

@@ -46,12 +46,12 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(str(plain))
     scope = nncf.IgnoredScope(names=float_operators(model, keep), validate=False)
-    # What NNCF imports on the way warns that there is no GPU.
+    # A package that NNCF imports warns if there is no GPU.
     with quiet("torch.utils.cpp_extension"), running("NNCF"):
         if feeds is None:
             quantized = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
         else:
-            # One size of images while it calibrates: NNCF's statistics of graphs of open sizes may come out empty.
+            # Calibrated at one image size, since NNCF may collect no statistics from graphs of open sizes.
             inputs = padded_alike(feeds)
             open_shapes = {entry.get_any_name(): entry.get_partial_shape() for entry in model.inputs}
             model.reshape({name: list(inputs[0][name].shape) for name in ("pixels", "sizes_hw")})
@@ -62,7 +62,7 @@ def quantize_openvino_file(plain: Path, target: Path, *, feeds: Feeds | None, ke
 
 
 def padded_alike(feeds: Feeds) -> list[dict[str, NDArray[Any]]]:
-    """The same inputs with all `pixels` [1, 3, H, W] padded to the largest height and width."""
+    """The same inputs, all `pixels` [1, 3, H, W] padded to the largest height and width."""
     inputs = [dict(feed) for feed in feeds]
     height, width = (max(feed["pixels"].shape[axis] for feed in inputs) for axis in (2, 3))
     for feed in inputs:
@@ -74,7 +74,7 @@ def padded_alike(feeds: Feeds) -> list[dict[str, NDArray[Any]]]:
 def float_operators(model: Any, keep: FloatWeights) -> list[str]:
     """Names of the operators that stay float: all but convolutions and layers with a constant matrix not in `keep`.
 
-    Constants are not named: NNCF would leave out whatever they are the weights of.
+    Constants are left out, since NNCF would then leave every operator float that has one of them as its weight.
     """
     return [
         node.get_friendly_name()

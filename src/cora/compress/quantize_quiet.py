@@ -15,7 +15,7 @@ def running(tool: str) -> Iterator[None]:
     """Run a third-party tool without its progress bars on rich's console.
 
     Raises:
-        ModelError: it fails, with the first 200 characters of what it says.
+        ModelError: the tool fails; the message has the first 200 characters of its own.
     """
     console = rich.get_console()
     before, console.quiet = console.quiet, True

@@ -1,8 +1,7 @@
 """INT8 in PyTorch by torchao: the linear layers of the localizer and of the text tower, and its token table.
 
-Convolutions stay float (torchao has no INT8 kernel for them), and so does what reads coordinates out of a query or
-takes a layer's weights apart instead of calling it, see `int8_layers`. The file is the detector's own checkpoint with
-these weights as whole numbers, one scale a row: weight = int8 * scale.
+Convolutions stay float, since torchao has no INT8 kernel for them, and so do the layers that `int8_layers` leaves out.
+The file is the detector's own checkpoint with these weights as integers and one scale per row: weight = int8 * scale.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ class Int8Detector(Detector):
 def int8_layers(detector: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
     """Layers that become INT8, by name.
 
-    Not among them: heads of boxes and objectness, position networks, the attention pool (region pooling multiplies
-    with its weights directly), and projections that `nn.MultiheadAttention` hands to a fused kernel.
+    Left out are the heads of boxes and objectness and the position networks, for accuracy, and layers whose weights
+    are used without calling them: the attention pool, and the projections of `nn.MultiheadAttention`.
     """
     return {
         name: layer
@@ -84,8 +83,8 @@ def quantize_detector(
 ) -> Int8Detector:
     """A copy of a detector with INT8 linear layers.
 
-    Dynamic: every row of an input is scaled by its own largest value when it comes. Static: all inputs of a layer are
-    scaled by the largest value that calibration met there; layers it did not reach stay dynamic.
+    Dynamic: every row of an input is scaled by its own largest value at run time. Static: all inputs of a layer are
+    scaled by the largest value that the layer met in calibration; layers that were not called stay dynamic.
 
     Args:
         detector: the float model; it stays as it is.
@@ -199,7 +198,7 @@ def _largest_inputs(
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in linear.items()]
     pictures = 0
     try:
-        # Names anew: embeddings from the cache would not pass through the text tower.
+        # Directly, since cached embeddings would not pass through the text tower.
         detector.text_tower.encode(vocabulary.names)
         for source in calibration:
             batch = detector.preprocessor([read_image(source)]).to(detector.device)
@@ -214,11 +213,14 @@ def _largest_inputs(
 
 
 def _make_int8(layer: nn.Linear | nn.Embedding, largest_input: Tensor | None, *, scaled: bool = False) -> None:
-    """Replace a layer's weight; `largest_input` [1, ...] makes the scale of its inputs static.
+    """Replace a layer's weight by an INT8 one.
 
-    scaled: `largest_input` is the scale itself.
+    Args:
+        layer: changed in place.
+        largest_input: [1, ...], makes the scale of its inputs static; None for dynamic.
+        scaled: whether `largest_input` is the scale itself.
     """
-    # torchao's import makes PyTorch warn about what no user can change.
+    # Importing torchao makes PyTorch warn about its own internals.
     with quiet("torch.utils._pytree"), needs_extra("INT8 in PyTorch", extra="quantize"):
         from torchao.quantization import (
             Int8DynamicActivationInt8WeightConfig,

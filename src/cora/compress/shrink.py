@@ -1,4 +1,4 @@
-"""A smaller model in one call: rank the units on images, cut what matters least, mend what is left."""
+"""A smaller model in one call: ranks the units on images, removes the least important, recalibrates the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cora.training.pipeline import Hooks, TrainingPipeline
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What pruning removes; None for nothing of that kind.
+    """What pruning removes; None removes nothing of that kind.
 
     Attributes:
         ffn: share of the localizer's feed-forward channels.
@@ -42,14 +42,14 @@ class Removal:
     tower_width: float | None = None
 
     def sizes(self, present: Architecture, base: Architecture | None = None) -> Architecture:
-        """What is left, residual blocks apart: which of them go is measured first.
+        """The sizes that are left, before residual blocks are removed: which of them go is measured first.
 
         Args:
             present: sizes of the model.
-            base: sizes to begin from, with the blocks that are left; those of the model if None.
+            base: sizes to remove from, which include the blocks; those of the model if None.
 
         Raises:
-            ModelError: nothing goes, more than there is, or blocks are given in two ways.
+            ModelError: nothing is removed, or more than there is, or both `base` and `tower_blocks` are given.
         """
         if base is not None and self.tower_blocks:
             raise ModelError(
@@ -82,19 +82,19 @@ def shrink(
     seed: int = 0,
     report: Report | None = None,
 ) -> Detector:
-    """The detector without the units that matter least; the statistics of a tower that was cut are measured anew.
+    """The detector without its least important units, with new statistics for a tower that was cut.
 
     Args:
         whole: stays as it is.
-        sizes: of `Removal.sizes`.
+        sizes: from `Removal.sizes`.
         images: that importance is measured on.
         vocabulary: of the detector, on its device.
         blocks: residual blocks of the image tower that go besides.
         seed: of the random signs of the ranking.
-        report: told (step, done, of all).
+        report: called with (name of the step, images or units done, their number).
 
     Raises:
-        ModelError: there are not so many blocks.
+        ModelError: there are fewer blocks to remove.
     """
     present = unit_sets(whole.config, Architecture.of(whole.config))
     shrinking = [name for name, count in unit_sets(whole.config, sizes).items() if count < present[name]]
@@ -119,7 +119,7 @@ def finetune_localizer(
     seed: int,
     report: Report,
 ) -> None:
-    """Train the localizer alone, in place, with the settings for images of this size; prompt and labels stay.
+    """Train the localizer alone, in place, with the default recipe for the model; the boxes keep their classes.
 
     Args:
         detector: that was cut.
@@ -129,7 +129,7 @@ def finetune_localizer(
         epochs: over the images.
         lr: learning rate.
         seed: of everything drawn at random.
-        report: told (step, done, of all).
+        report: called with (name of the step, images done, number of images).
     """
     recipe = default_recipe(model, short_side=detector.preprocessor.config.usual_short_side)
     assert recipe.localizer is not None

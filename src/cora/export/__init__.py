@@ -1,4 +1,4 @@
-"""Detectors for other runtimes: export, and running what was exported (docs/export.md has an example)."""
+"""Export of detectors for other runtimes, and a predictor for exported files (docs/export.md has an example)."""
 
 from cora.export.manifest import ExportSettings, Manifest
 from cora.export.runtime import ExportedDetector, load_exported

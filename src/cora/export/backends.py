@@ -1,4 +1,4 @@
-"""What executes an exported graph: ONNX Runtime, OpenVINO, LiteRT, or PyTorch for a program just exported."""
+"""Runtimes that execute an exported graph: ONNX Runtime, OpenVINO, LiteRT, and PyTorch for a program in memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class OnnxRuntime:
             import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what goes wrong comes as an exception, and is said once
+        options.log_severity_level = 4  # errors are raised as exceptions; the log would report them twice
         providers = _providers(device, onnxruntime.get_available_providers())
         with reported(f"{path}: expected a graph that ONNX Runtime loads, got"):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -140,7 +140,7 @@ class LiteRt:
         """Outputs of the LiteRT graph, copied, for inputs by name; threads take turns."""
         with self._one_call, reported("LiteRT: expected inputs that the graph takes, got"):
             found = self.signature(**{name: inputs[name].astype(kind) for name, kind in self.types.items()})
-        # The graph has whole numbers of 32 bits, PyTorch counts in 64.
+        # Integers of the graph have 32 bits; PyTorch indexes with 64.
         outputs = [found[name] for name in self.outputs]
         return [one if one.dtype.kind == "f" else one.astype(np.int64) for one in outputs]
 
@@ -170,8 +170,8 @@ class Program:
 def unguarded(program: ExportedProgram) -> nn.Module:
     """The module of a program, without its guards.
 
-    Guards (PyTorch 2.9 and later) say what tracing assumed of shapes, such as that a map is not one cell high. They
-    refuse sizes that the program computes rightly; `cora export` compares it with the original instead.
+    Guards (PyTorch 2.9 and later) check what tracing assumed of shapes, such as that a map is not one cell high. They
+    refuse sizes for which the program is right; `cora export` compares it with the original instead.
     """
     has_guards = "check_guards" in inspect.signature(program.module).parameters
     return program.module(**({"check_guards": False} if has_guards else {}))
@@ -187,13 +187,13 @@ def _providers(device: str, available: Sequence[str]) -> list[str]:
 
 @contextmanager
 def reported(refusal: str) -> Iterator[None]:
-    """Report what another package raises as an error of the model, in one line.
+    """Turn an exception of another package into a ModelError of one line.
 
     Args:
-        refusal: what was expected, for the message.
+        refusal: start of the message. The first 200 characters of the exception follow, since runtimes write pages.
 
     Raises:
-        ModelError: an exception was raised; the first 200 characters of its text follow, for runtimes write pages.
+        ModelError: the block raised an exception.
     """
     try:
         yield

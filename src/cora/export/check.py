@@ -1,4 +1,4 @@
-"""What was exported against the original on the same images: exporters are known to miscompile without a word."""
+"""Compares an exported detector with the original on the same images, since exporters may miscompile silently."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cora.structures import ImageBatch
 #: Largest difference of a box, as a share of the image, and of a score, as a share of the image's highest.
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-4, 1e-3
 
-#: Sides of images that are compared together, at most, where sizes are open: a runtime may keep every pair of cells
-#: that attend to each other, which at 800 x 1333 pixels is gigabytes for each image.
+#: Largest sides of images that are compared in one batch, where sizes are open: a runtime may store the attention
+#: weights of every pair of cells, which at 800 x 1333 pixels are gigabytes for each image.
 _SHORT_SIDE, _LONG_SIDE = 480, 800
 
-#: Share of boxes that may be off: where two candidates tie, rounding decides which one goes on.
+#: Share of boxes that may be off: where two candidates tie, rounding decides which one is kept.
 _MAY_DIFFER = 0.01
 
 
@@ -35,10 +35,10 @@ class Difference:
     """How far an exported detector is from the original.
 
     Attributes:
-        boxes: largest difference of a box that is not off, as a share of the image's sides.
-        scores: largest difference of a score of these, as a share of the highest score of its image.
-        off: boxes beyond the tolerances, or without a counterpart.
-        compared: boxes compared.
+        boxes: largest difference of a box within the tolerances, as a share of the image's sides.
+        scores: largest difference of the scores of such a box, as a share of the highest score of its image.
+        off: number of boxes beyond the tolerances, or without a counterpart.
+        compared: number of boxes compared.
     """
 
     boxes: float
@@ -62,18 +62,18 @@ class Difference:
 def compare(
     detector: Detector, exported: ExportedDetector, pictures: Sequence[Image.Image], vocabularies: Sequence[Vocabulary]
 ) -> Difference:
-    """Run both on all images together and on the first alone, as far as the exported one takes such batches.
+    """Run both detectors on a batch of all images, and on the first image alone, and compare boxes and scores.
 
-    Where sizes are open, those together are smaller than the model's usual ones; the first alone is not.
+    Where sizes are open, the batch is of smaller images than the model's usual size; the first image alone is not.
 
     Args:
         detector: the original.
-        exported: what was made of it.
+        exported: the exported one.
         pictures: RGB images.
-        vocabularies: one, where it is fixed in the graph.
+        vocabularies: to compare with; the only one, where it is fixed in the graph.
     """
     original = plain_detector(detector, exported.manifest)
-    batches = [_smaller(exported)(pictures), exported.preprocessor(pictures[:1])]
+    batches = [_batch_preprocessor(exported)(pictures), exported.preprocessor(pictures[:1])]
     parts = [_compare_batch(original, exported, batch, vocabulary) for vocabulary in vocabularies for batch in batches]
     return Difference(
         boxes=max(part.boxes for part in parts),
@@ -83,8 +83,8 @@ def compare(
     )
 
 
-def _smaller(exported: ExportedDetector) -> Preprocessor:
-    """Pre-processing for several images at once."""
+def _batch_preprocessor(exported: ExportedDetector) -> Preprocessor:
+    """Pre-processing for a batch of all images, see `compare`."""
     if exported.manifest.settings.size_hw is not None:
         return exported.preprocessor
     config = exported.preprocessor.config
@@ -93,7 +93,7 @@ def _smaller(exported: ExportedDetector) -> Preprocessor:
 
 
 def plain_detector(detector: Detector, manifest: Manifest) -> Detector:
-    """The detector with as many boxes scored, and as many of them pooled exactly, as in the graph."""
+    """The detector with the graph's number of scored boxes, and of boxes that are pooled exactly."""
     everything = manifest.exact_boxes == manifest.boxes
     wanted = replace(
         detector.config.postprocess,
@@ -104,7 +104,7 @@ def plain_detector(detector: Detector, manifest: Manifest) -> Detector:
 
 
 def drawn_pictures() -> list[Image.Image]:
-    """Images of three shapes to compare on where no images are given: noise of several scales and a few discs."""
+    """Drawn images of three shapes, to compare on if no images are given: noise of two scales and a few discs."""
     random = np.random.default_rng(0)
     pictures = []
     for height, width in ((480, 640), (501, 333), (240, 600)):
@@ -179,9 +179,10 @@ def _by_class(scores: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def _differences(boxes: Tensor, scores: Tensor, other: Tensor, other_scores: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Differences of each of n boxes from its counterpart: of box [n], of scores [n], and boxes without one.
+    """Largest differences of n boxes [n] and of their scores [n] from those of their counterparts.
 
-    Ties may change the order, so the counterpart is the one of the nearest box and best score.
+    The third value is the number of boxes without a counterpart. Since ties may change the order of boxes, the
+    counterpart is the one of nearest box and best score.
     """
     extra = abs(len(boxes) - len(other))
     if not len(boxes) or not len(other):

@@ -11,12 +11,12 @@ from cora.files import found_instead
 
 
 def write_description(manifest: Manifest, path: Path) -> None:
-    """Write the description of a file into the .json file beside it."""
+    """Write the description of an exported file into the .json file beside it."""
     path.with_suffix(".json").write_text(manifest.to_json() + "\n", encoding="utf-8")
 
 
 def read_description(path: Path) -> Manifest:
-    """The description beside a file, which may come from anywhere.
+    """Read the description beside an exported file; neither file is trusted.
 
     Raises:
         ModelError: it is missing or too large, or `cora export` did not write it.
@@ -34,10 +34,14 @@ def read_description(path: Path) -> Manifest:
 
 
 def check_beside(part: Path, path: Path) -> None:
-    """Whether a file that belongs to an export lies beside it.
+    """Check that a file that belongs to an exported one is there.
+
+    Args:
+        part: the file that belongs to it.
+        path: of the exported file, for the message.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it is missing.
     """
     if not part.is_file():
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Pre-processing for a graph of one size: images are made to fit and padded up to it."""
+"""Pre-processing for a graph of one input size: images are resized to fit into it, and padded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cora.structures import ImageBatch
 
 
 class FixedSizePreprocessor(Preprocessor):
-    """The model's own resizing, and smaller where the result would not fit.
+    """Resizes images as the model does, or to a smaller size that fits, and pads them to the size of the graph.
 
     Args:
         config: the model's.
         size_hw: (height, width) of every batch in pixels.
 
     Raises:
-        ModelError: these are no multiples of what the model takes.
+        ModelError: the model does not take this size, see `check_size`.
     """
 
     def __init__(self, *, config: PreprocessConfig, size_hw: tuple[int, int]) -> None:
@@ -36,7 +36,7 @@ class FixedSizePreprocessor(Preprocessor):
         if wanted[0] <= self.size_hw[0] and wanted[1] <= self.size_hw[1]:
             return wanted
         share = min(self.size_hw[0] / height, self.size_hw[1] / width)
-        # A tower halves its input five times: extremely long and thin images are widened to 32 pixels.
+        # A tower halves its input five times, so that the short side of very long images is widened to 32 pixels.
         fitted = (self.whole_side(max(round(side * share), 32)) for side in (height, width))
         return (min(next(fitted), self.size_hw[0]), min(next(fitted), self.size_hw[1]))
 
@@ -64,10 +64,10 @@ class FixedSizePreprocessor(Preprocessor):
 
 
 def check_size(size_hw: tuple[int, int], config: PreprocessConfig) -> None:
-    """Whether batches of one size fit a model.
+    """Check that a model takes batches of this (height, width) in pixels.
 
     Raises:
-        ModelError: the sides are no multiples of what the model takes.
+        ModelError: the sides are not multiples of the model's step.
     """
     step = config.multiple
     if size_hw[0] % step or size_hw[1] % step:

@@ -1,12 +1,12 @@
-"""The detector as one graph of tensors: its own steps, with nothing that depends on values.
+"""The detector as one graph of tensors: the same steps, with shapes that do not depend on values.
 
 Inputs: `pixels` [B, 3, H, W] float32, normalised and padded at the right and the bottom; `sizes_hw` [B, 2] int64,
 height and width of every image without its padding. Where the vocabulary is an input also `embeddings` [C, D]
 float32, unit rows, and `log_weights` [C] float32: the logarithm of each class's weight in pre-matching, 0 by default,
-and `COMPETES` for what takes its share of the probabilities and is never looked for.
+or `COMPETES` for a distractor, which takes its share of the probabilities but is never matched.
 
 Outputs: `boxes` [B, K, 4], cxcywh in 0..1 of the unpadded image, and `scores` [B, K, C]. With suppression in the
-graph `boxes` [B, M, 4], `scores` [B, M] in descending order and `labels` [B, M], -1 behind the last detection.
+graph `boxes` [B, M, 4], `scores` [B, M] in descending order and `labels` [B, M], -1 after the last detection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _IN_GRAPH = ("image_tower", "prompt", "classifier", "localizer", "fast_alignment
 
 
 class GraphDetector(Detector):
-    """A detector whose steps have no value-dependent shapes; tower, prompt, classifier and localizer are shared.
+    """A view of a detector whose steps have no value-dependent shapes; both share their modules.
 
     Attributes:
         suppress: how boxes are suppressed; formats differ in what they can express.
@@ -44,7 +44,7 @@ class GraphDetector(Detector):
 
     @classmethod
     def of(cls, detector: Detector, suppress: Suppress) -> GraphDetector:
-        """A view of a detector; what embeds texts is left out."""
+        """The view of a detector, without the modules that embed texts."""
         view = cls.__new__(cls)
         view.__dict__.update(vars(detector))
         view._modules = {name: part for name, part in detector._modules.items() if name in _IN_GRAPH}
@@ -101,20 +101,20 @@ class DetectorGraph(nn.Module):
         return self.select(boxes, combine_scores(probabilities, objectness, power), reported)
 
     def pre_match(self, prepared: Prepared, anchors_cxcywh: Tensor, embeddings: Tensor, log_weights: Tensor) -> Tensor:
-        """Class [B, N] that each anchor is to look for, as `cora.localizer.pre_match` chooses it."""
+        """Class [B, N] of each anchor, as `cora.localizer.pre_match` chooses it."""
         scores = self.detector.embed_fast(prepared, anchors_cxcywh) @ F.normalize(embeddings, dim=-1).T
         return (scores + log_weights / self.manifest.config.tower.logit_scale).argmax(dim=-1)
 
     def classify_best(
         self, c3: FeatureMap, prepared: Prepared, boxes_cxcywh: Tensor, shares: Tensor, embeddings: Tensor
     ) -> Tensor:
-        """Class probabilities [B, K, C] as the detector has them: exact for the boxes that can matter, else fast.
+        """Class probabilities [B, K, C], from exact pooling for the best boxes, else from fast.
 
         Args:
             c3: map for exact pooling.
             prepared: map for fast pooling.
             boxes_cxcywh: [B, K, 4].
-            shares: [B, K, C] what a class probability is multiplied by, 0 for what is not reported.
+            shares: [B, K, C], factor of each class probability in the score; 0 for what is not reported.
             embeddings: [C, D].
         """
         detector = self.detector
@@ -128,14 +128,14 @@ class DetectorGraph(nn.Module):
         worth = torch.gather(kept, 1, index)
         boxes = torch.gather(boxes_cxcywh, 1, index.unsqueeze(-1).expand(-1, -1, 4))
         exact = detector.classifier(detector.embed_exact(c3, boxes), embeddings)
-        # Rows are replaced by a product with zeros and ones: runtimes differ in what they allow scattering to do.
+        # Rows are replaced by a product with zeros and ones, since runtimes differ in how they scatter.
         places = torch.arange(self.manifest.boxes, device=index.device)
         chosen = (index.unsqueeze(-1) == places).to(exact.dtype) * worth.unsqueeze(-1)  # [B, E, K]
         result: Tensor = estimates * (1 - chosen.sum(dim=1).unsqueeze(-1)) + chosen.transpose(1, 2) @ exact
         return result
 
     def select(self, boxes_cxcywh: Tensor, scores: Tensor, reported: Tensor) -> tuple[Tensor, ...]:
-        """What leaves the graph: boxes and scores as they are, or after suppression."""
+        """The outputs of the graph: boxes and scores as they are, or after suppression."""
         if self.manifest.settings.nms == "outside":
             return boxes_cxcywh, scores
         config = self.manifest.config.postprocess
@@ -150,7 +150,12 @@ class DetectorGraph(nn.Module):
 
 
 class FixedVocabularyGraph(nn.Module):
-    """The same with the class embeddings as constants; `scores` are those of the classes, not of distractors."""
+    """The same with the class embeddings as constants; `scores` leave the distractors out.
+
+    Args:
+        graph: with class embeddings as inputs.
+        vocabulary: classes and distractors to fix.
+    """
 
     embeddings: Tensor
     log_weights: Tensor

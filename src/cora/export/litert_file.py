@@ -1,4 +1,4 @@
-"""LiteRT (formerly TensorFlow Lite), for phones: writing a traced detector, and reading its description."""
+"""LiteRT (formerly TensorFlow Lite), for phones: writes a traced detector, and reads the description of a file."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from cora.images import PreprocessConfig
 
 
 def fixed_settings(settings: ExportSettings, config: PreprocessConfig) -> ExportSettings:
-    """Settings with one size and one number of images, which a LiteRT graph has.
+    """The settings with one input size and one batch size, since a LiteRT graph has no open ones.
 
-    Where they are open: one image, in a square that every image fits into at the model's usual size.
+    By default that is one image, in a square that every image fits into at the model's usual size.
     """
     side = -(-config.long_side // config.multiple) * config.multiple
     return replace(settings, size_hw=settings.size_hw or (side, side), batch=settings.batch or 1)
 
 
 def check_litert() -> Any:
-    """The converter, where it is there.
+    """Import the converter.
 
     Raises:
         MissingExtraError: litert-torch is not installed.
@@ -62,7 +62,7 @@ def write_litert(program: ExportedProgram, manifest: Manifest, path: Path) -> No
 
 
 def read_litert_manifest(path: Path) -> Manifest:
-    """The description beside a LiteRT file, which may come from anywhere.
+    """Read the description beside a LiteRT file; neither file is trusted.
 
     Raises:
         ModelError: a file is missing or too large, or `cora export` did not write it.
@@ -75,7 +75,7 @@ def read_litert_manifest(path: Path) -> Manifest:
 
 
 class _Named(nn.Module):
-    """A graph whose inputs and outputs have names, which become those of the file.
+    """Gives the inputs and outputs of a graph the names that they have in the file.
 
     Args:
         graph: with the inputs of a graph of fixed names, and a tuple of outputs.
@@ -112,7 +112,7 @@ def _slices(tensor: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Te
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converter's progress, and its notes for people who call it themselves, from people."""
+    """Hide the converter's progress, and its warnings, which are for developers."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: everything a runtime needs beside the graph, in one JSON text."""
+"""The manifest of an exported file, in one JSON text: everything that a runtime needs besides the graph."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExportSettings:
     Attributes:
         size_hw: (height, width) of the padded input in pixels; None for any.
         batch: images in one pass; None for any number.
-        boxes: boxes of an image whose class is looked at, best objectness first; 0 for the model's own number.
+        boxes: boxes per image that are classified, those of best objectness; 0 for the model's own number.
         exact_boxes: of these, how many are pooled exactly; 0 for all, None for the model's own number.
         nms: "inside" makes suppression part of the graph, "outside" leaves it to the predictor.
 
@@ -74,7 +74,7 @@ class Manifest:
         text_fingerprint: hash of the text tower.
         vocabulary: "fixed" in the graph, or "input" of it.
         class_names: the names of a fixed vocabulary, else empty.
-        distractors: number of things in the graph that compete with a fixed vocabulary.
+        distractors: number of distractors in the graph, with a fixed vocabulary.
         settings: what is constant in the graph.
         config: the detector's configuration, with pre- and post-processing.
         version: of this package when it was exported.
@@ -108,7 +108,7 @@ class Manifest:
 
     @property
     def exact_boxes(self) -> int:
-        """E, those of the K boxes that are pooled exactly."""
+        """E, how many of the K boxes are pooled exactly."""
         own = self.config.postprocess.exact_boxes
         wanted = own if self.settings.exact_boxes is None else self.settings.exact_boxes
         return min(wanted, self.boxes) or self.boxes
@@ -151,7 +151,7 @@ class Manifest:
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a manifest from what a file says, each of its type."""
+    """The arguments of `Manifest` from the JSON object of a file, after a check of their types."""
     texts = ("model", "fingerprint", "text_fingerprint", "vocabulary", "version")
     arguments: dict[str, Any] = {name: values[name] for name in texts}
     wrong = [name for name in texts if not isinstance(arguments[name], str)]

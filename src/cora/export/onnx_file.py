@@ -1,4 +1,4 @@
-"""ONNX: writing a traced detector, and reading what such a file says of itself."""
+"""ONNX: writes a traced detector, and reads the description in a file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None
         )
         assert exported is not None
     proto: Any = exported.model_proto
-    # What the exporter notes beside every node names files of the machine that exported.
+    # The exporter's notes at every node name files of the machine that exported.
     for function_or_graph in (proto.graph, *proto.functions):
         for node in function_or_graph.node:
             del node.metadata_props[:]
@@ -74,7 +74,7 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None
 
 
 def write_manifest(model: ModelProto, manifest: Manifest) -> None:
-    """Put the description into a model in memory, in place of one that is there."""
+    """Put the description into a model in memory; replaces an earlier one."""
     import onnx
 
     others = {entry.key: entry.value for entry in model.metadata_props if entry.key != METADATA_KEY}
@@ -82,7 +82,7 @@ def write_manifest(model: ModelProto, manifest: Manifest) -> None:
 
 
 def read_onnx_manifest(path: Path) -> Manifest:
-    """The description in an ONNX file, which may come from anywhere.
+    """Read the description in an ONNX file, which is not trusted.
 
     Raises:
         MissingExtraError: onnx is not installed.
@@ -105,10 +105,10 @@ def read_onnx_manifest(path: Path) -> Manifest:
 
 
 def check_size(path: Path, most: int) -> None:
-    """Look at a file before it is read.
+    """Check that a file is there, and of at most `most` bytes, before it is read.
 
     Raises:
-        ModelError: it is not there, another thing came in its place, or it has more than `most` bytes.
+        ModelError: it is missing, a folder, a placeholder for a file that was not downloaded, or too large.
     """
     if path.is_dir():
         raise ModelError(f"model {path}: expected a file that `cora export` wrote, got a folder; name a file in it")

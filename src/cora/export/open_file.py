@@ -1,4 +1,4 @@
-"""Opening an exported file by its ending: what runs it, and what it says of itself."""
+"""Opens an exported file by its ending: the runtime that executes it, and its manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO: writing from ONNX, and reading what lies beside the file."""
+"""OpenVINO: converts an ONNX file, and reads the description beside a converted one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def companions(path: Path) -> tuple[Path, Path]:
 
 
 def check_openvino() -> Any:
-    """The converter, where it is there.
+    """Import the converter.
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -47,7 +47,7 @@ def write_openvino(onnx_path: Path, manifest: Manifest, path: Path) -> None:
 
 
 def read_openvino_manifest(path: Path) -> Manifest:
-    """The description beside an OpenVINO file, which may come from anywhere.
+    """Read the description beside an OpenVINO file; no file of them is trusted.
 
     Raises:
         ModelError: a file is missing or too large, or `cora export` did not write it.

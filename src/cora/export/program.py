@@ -1,4 +1,4 @@
-"""From a detector to one traced program, which the formats are written from."""
+"""Traces a detector as one program, from which all formats are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cora.export.suppression import Suppress
 from cora.pyramid import STRIDE
 from cora.regions import Vocabulary
 
-# Any batch does for tracing, except that the tracer takes every number that is 1 for a constant.
+# Any sizes but 1 will do for tracing: the tracer takes a 1 for a constant.
 _TRACED_BATCH, _TRACED_CLASSES = 2, 3
 
 
@@ -38,7 +38,7 @@ def trace(
     Args:
         detector: on the CPU, in float32.
         manifest: what is constant and what is not.
-        vocabulary: to be fixed in the graph, with weights and distractors; None for an input.
+        vocabulary: to fix in the graph, with weights and distractors; None makes it an input.
         suppress: how the format expresses suppression.
     """
     inner = DetectorGraph(detector=detector, manifest=manifest, suppress=suppress)

@@ -1,4 +1,4 @@
-"""An exported file as a model of a `Predictor`: the same batches in, the same boxes out."""
+"""An exported file as the model of a `Predictor`, which takes the same batches and gives the same boxes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cora.regions import ClassPrompts, Descriptions, Vocabulary, VocabularyEncod
 from cora.structures import ImageBatch
 from cora.towers.folding import Precision
 
-#: Gives the model whose text tower embeds names, by its name or path.
+#: Loads the model whose text tower embeds names, by its name or path.
 LoadDetector = Callable[[str], Predictor | Detector]
 
 
@@ -65,7 +65,7 @@ def load_exported(
 
 
 class FixedVocabularyEncoder:
-    """Stands where a detector has its text tower: the names are fixed in the graph, and this says so.
+    """Takes the place of a vocabulary encoder where names are fixed in the graph; refuses all others.
 
     Args:
         manifest: with the names.
@@ -90,11 +90,11 @@ class FixedVocabularyEncoder:
 
     def places(self, names: Sequence[str]) -> Tensor:
         """Place [C] of each name among the fixed ones."""
-        strangers = [name for name in names if name_key(name) not in self._places]
-        if strangers:
+        unknown = [name for name in names if name_key(name) not in self._places]
+        if unknown:
             raise VocabularyError(
                 f"class names: expected some of the {len(self._places)} that were exported with the model, got "
-                f"{strangers[0]!r}; export it again with it ('cora export --classes'), or without for names at run time"
+                f"{unknown[0]!r}; export it again with it ('cora export --classes'), or without for names at run time"
             )
         return torch.tensor([self._places[name_key(name)] for name in names])
 
@@ -108,7 +108,7 @@ class FixedVocabularyEncoder:
 
 
 class ExportedDetector(Predictor):
-    """A predictor whose network another runtime executes; what is constant in the graph cannot be asked for otherwise.
+    """A predictor whose network another runtime executes; it refuses settings other than those fixed in the graph.
 
     Args:
         backend: runs the graph.
@@ -138,7 +138,7 @@ class ExportedDetector(Predictor):
 
 
 class ExportedModel:
-    """A graph that a runtime executes; see `cora.predictor.Model`.
+    """A graph that a runtime executes, as a `cora.predictor.Model`.
 
     Args:
         backend: runs the graph.
@@ -148,7 +148,7 @@ class ExportedModel:
         source: path of the file, for messages.
     """
 
-    #: What runs is fixed in the graph.
+    #: Fixed in the graph.
     precision: Precision = "float32"
 
     def __init__(
@@ -169,7 +169,7 @@ class ExportedModel:
 
     @property
     def config(self) -> DetectorConfig:
-        """Of the detector that was exported; what competes with a fixed vocabulary is in the graph."""
+        """Configuration of the exported detector; of a fixed vocabulary, the graph has the distractors."""
         return self.manifest.config
 
     @property
@@ -184,22 +184,22 @@ class ExportedModel:
 
     @property
     def fixed_distractors(self) -> int | None:
-        """Names that compete with those of a fixed vocabulary, whatever is asked; else None."""
+        """Number of distractors of a fixed vocabulary; None where names are given at run time."""
         return self.manifest.distractors if self.manifest.vocabulary == "fixed" else None
 
     @property
     def fixed_max_detections(self) -> int | None:
-        """Boxes that an image can have at most where suppression is in the graph; else None."""
+        """Largest number of detections in an image, where suppression is in the graph; else None."""
         return self.config.postprocess.max_detections if self.manifest.settings.nms == "inside" else None
 
     @property
     def vocabulary_encoder(self) -> VocabularyEncoder:
-        """What embeds names: the text tower of the exported model, loaded at the first use.
+        """Embeds names with the text tower of the exported model, which is loaded at the first use.
 
-        Where the names are fixed, a `FixedVocabularyEncoder` stands for it.
+        A `FixedVocabularyEncoder`, where the names are fixed.
 
         Raises:
-            ModelError: that model cannot be had, or its text tower is another than that of the exported one.
+            ModelError: the model cannot be loaded, or has another text tower than the exported one.
         """
         if self._encoder is None:
             try:
@@ -219,7 +219,7 @@ class ExportedModel:
     def vocabulary(
         self, classes: ClassPrompts | Vocabulary, settings: VocabularySettings, preprocessor: Preprocessor
     ) -> Vocabulary:
-        """A vocabulary as in PyTorch; of a fixed one, a choice of its names (all if none are given).
+        """The vocabulary, as in PyTorch; of fixed names, those that are given, or all of them.
 
         Raises:
             VocabularyError: unusable names, or options that only names at run time can have.
@@ -231,7 +231,7 @@ class ExportedModel:
         encoder = self.vocabulary_encoder
         embeddings = {}
         if settings.exemplars:
-            # As at any size and in PyTorch: the graph's own size is for its own input.
+            # In PyTorch and at the model's own size, so that exemplars do not depend on the graph's input size.
             embeddings = exemplar_embeddings(self._original(), settings.exemplars, encoder=encoder)
         return build_vocabulary(classes, settings, encoder=encoder, config=self.config, exemplars=embeddings).to(
             self.device
@@ -241,7 +241,7 @@ class ExportedModel:
         """Boxes, scores and labels of every image.
 
         Raises:
-            ModelError: an option asks for what the graph does not have.
+            ModelError: a setting differs from what is fixed in the graph.
         """
         if settings.score_all_boxes or settings.precision not in (None, "float32"):
             raise ModelError(f"{self.source}: boxes that are scored and precision were fixed when it was exported")
@@ -255,7 +255,7 @@ class ExportedModel:
         )
 
     def run(self, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0) -> ExportedOutput:
-        """Run the graph on a batch; `score_threshold` saves it nothing.
+        """Run the graph on a batch; `score_threshold` has no effect, unlike in a `Detector`.
 
         Raises:
             ModelError: the runtime refuses the inputs.
@@ -286,10 +286,10 @@ class ExportedModel:
         max_detections: int | None = None,
         class_agnostic: bool = False,
     ) -> list[Found]:
-        """`cora.detector.postprocess.suppress` of what a pass gave.
+        """Suppress the boxes of a pass, as `cora.detector.postprocess.suppress` does, unless the graph did.
 
         Raises:
-            ModelError: suppression is in the graph, and something is asked of it that it was not exported with.
+            ModelError: the graph suppresses, and a setting differs from those that it was exported with.
         """
         config = self.config.postprocess
         if output.labels is None:
@@ -312,7 +312,7 @@ class ExportedModel:
         ):
             kept = ((scores > least) & (labels >= 0)).nonzero()[:, 0]
             corners = scale_to_pixels(boxes[kept], size)
-            if class_agnostic:  # among what suppression within classes left
+            if class_agnostic:  # among the boxes that suppression within classes kept
                 apart = nms(corners, scores[kept], config.nms_iou)
                 kept, corners = kept[apart], corners[apart]
             kept, corners = kept[:most], clip_to_image(corners[:most], size)
@@ -330,7 +330,7 @@ class ExportedModel:
         return detector
 
     def _run(self, batch: ImageBatch, start: int, size: int, vocabulary: Vocabulary) -> list[Tensor]:
-        """Outputs for `size` images from `start` on, blank ones at the end if there are too few."""
+        """Outputs for `size` images from `start` on; blank images fill up a batch that is too short."""
         pixels, sizes = batch.pixels[start : start + size].float(), torch.tensor(batch.sizes[start : start + size])
         missing = size - len(pixels)
         if missing:
@@ -347,7 +347,7 @@ class ExportedModel:
         return outputs
 
     def _check_fixed(self, settings: VocabularySettings) -> None:
-        """Options that a fixed vocabulary cannot have; distractors may be left out where there are none."""
+        """Refuse options that a fixed vocabulary cannot have; "no distractors" is fine where there are none."""
         asked = [name for name in ("class_weights", "descriptions", "exemplars") if getattr(settings, name)]
         others = settings.distractors
         if others or (others is not None and self.manifest.distractors):
@@ -376,7 +376,7 @@ class ExportedModel:
 
 @dataclass(frozen=True)
 class ExportedOutput:
-    """What one pass of a graph gives.
+    """Output of one pass of a graph.
 
     Attributes:
         boxes_cxcywh: [B, K, 4], 0..1 of the unpadded image.

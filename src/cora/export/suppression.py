@@ -1,4 +1,4 @@
-"""Non-maximum suppression for a graph: a mask of kept boxes, whose shape does not depend on values."""
+"""Non-maximum suppression for a graph: returns a mask of kept boxes, whose shape does not depend on values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Suppress = Callable[[Tensor, Tensor, float, float], Tensor]
 #: Scores of padded cells are below it, all others above.
 LOWEST = -1e30
 
-#: Steps of `kept_boxes_in_steps`: twice what the proposals of images need at most (tests/export/test_kit.py).
+#: Steps of `kept_boxes_in_steps`: twice as many as the proposals of test images need (tests/export/test_kit.py).
 STEPS = 32
 
-# Boxes lie in -0.5..1.5; groups that are this far apart never overlap.
+# Boxes lie in -0.5..1.5, so that groups at this distance never overlap.
 _APART = 4.0
 
 
@@ -58,10 +58,10 @@ def _(boxes_xyxy: Tensor, scores: Tensor, iou: float, min_score: float) -> Tenso
 
 
 def kept_boxes_in_steps(boxes_xyxy: Tensor, scores: Tensor, iou: float, min_score: float) -> Tensor:
-    """`kept_boxes` without an operator for it, for runtimes that have neither such an operator nor loops.
+    """`kept_boxes` in plain tensor operations, for runtimes without an operator for suppression and without loops.
 
-    A box is kept if none that is kept, comes before it and overlaps it exists. Starting from all boxes, every step
-    applies this rule once. After n steps it holds for all boxes but those at the end of a chain of more than n boxes,
+    Rule: a box is kept unless a kept box of higher score overlaps it. Every step applies the rule to all boxes once,
+    starting with all of them kept. After n steps the result is right, except at the end of a chain of more than n boxes
     each of which would suppress the next.
     """
     count = scores.shape[-1]

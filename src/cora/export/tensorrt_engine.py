@@ -1,4 +1,4 @@
-"""TensorRT: an engine for the GPU at hand, built from an ONNX file."""
+"""TensorRT: builds an engine for the GPU of this machine from an ONNX file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cora.errors import CoraError, ModelError, needs_extra
 from cora.export.description import write_description
 from cora.export.manifest import Manifest
 
-#: Sizes that an engine is tuned for where the graph leaves them open: (least, usual, most).
+#: Least, usual and largest size that an engine is built for, where the graph leaves it open.
 _BATCH, _CLASSES = (1, 1, 8), (1, 65, 2048)
 _LEAST_SIDE = 192
 
 
 def check_tensorrt() -> Any:
-    """The package, where it and a GPU are there.
+    """Import the package, and check that there is a GPU.
 
     Raises:
         MissingExtraError: tensorrt is not installed.

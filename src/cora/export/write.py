@@ -1,4 +1,4 @@
-"""Exporting a detector: trace, write beside the target, check against the original, and only then give it its name."""
+"""Exports a detector: traces it, writes a temporary file, compares that with the original, then moves it into place."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ FORMATS: dict[Format, str] = {
     "exported-program": ".pt2",
 }
 
-#: How formats express suppression, where there is no operator for it.
+#: Implementation of suppression for the formats that do not use the operator.
 _SUPPRESS: dict[Format, Suppress] = {"exported-program": kept_boxes, "litert": kept_boxes_in_steps}
 
-#: Names to compare with where the vocabulary is an input: of two lengths, so that the number of classes changes.
+#: Class names to compare with where the vocabulary is an input; two lists, so that the number of classes changes.
 _NAMES = (("cat", "dog", "car", "chair", "person"), ("bottle", "tree"))
 
 
 @dataclass(frozen=True)
 class Written:
-    """What an export made.
+    """Result of an export.
 
     Attributes:
-        files: the one to open first.
-        difference: from the original detector, in boxes and scores; of a TensorRT engine, that of the ONNX graph it was
-            built from.
+        files: all files, the one to open first.
+        difference: from the original detector, in boxes and scores. For a TensorRT engine, it is that of the ONNX graph
+            that the engine was built from.
     """
 
     files: tuple[Path, ...]
@@ -74,14 +74,14 @@ def export_detector(
     pictures: Sequence[Image.Image] = (),
     force: bool = False,
 ) -> Written:
-    """Write a detector for another runtime; the files get their names only after they were checked.
+    """Write a detector for another runtime, and compare it with the original before it gets its name.
 
     Args:
-        detector: what is written; on the CPU, in float32.
+        detector: to export; on the CPU, in float32.
         output: file to write; its name ends in .onnx, .xml (OpenVINO), .engine (TensorRT), .tflite (LiteRT) or .pt2
             (exported program).
         format: "onnx", "openvino", "tensorrt", "litert" or "exported-program".
-        model: name or path of the detector, under which its text tower is found again.
+        model: name or path of the detector; where names are given at run time, its text tower embeds them.
         settings: what is constant in the graph; None for nothing. Size and number of images are always constant for
             LiteRT, see `fixed_settings`.
         vocabulary: classes, weights and distractors to be fixed in the graph, from `Predictor.vocabulary`; None makes
@@ -127,7 +127,7 @@ def export_detector(
 
 
 def check_output(output: Path, format: Format, *, names_fixed: bool) -> None:
-    """Fail before the work, not after it.
+    """Check what can be checked before the export.
 
     Raises:
         ModelError: the name has another ending than the format's, or class names are open where the format fixes them.
@@ -152,7 +152,7 @@ def check_output(output: Path, format: Format, *, names_fixed: bool) -> None:
 
 
 def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabulary: Vocabulary | None) -> Manifest:
-    """What the exported file says of itself.
+    """The manifest of the exported file.
 
     Raises:
         ModelError: the model does not take images of the size, or is a variant of CORA.
@@ -175,7 +175,7 @@ def describe(detector: Detector, *, model: str, settings: ExportSettings, vocabu
 
 
 def _write(program: ExportedProgram, manifest: Manifest, path: Path, format: Format) -> Backend:
-    """Write the files of a format and open what can be compared."""
+    """Write the files of a format; returns what runs them for the comparison, of TensorRT the ONNX graph."""
     if format == "exported-program":
         torch.export.save(program, path, extra_files={METADATA_KEY: manifest.to_json()})
         return Program(torch.export.load(path))
@@ -198,13 +198,13 @@ def _beside(output: Path, format: Format) -> list[Path]:
 
 @contextmanager
 def _staged(output: Path) -> Iterator[Path]:
-    """A path of the same name in a folder beside; what lies there in the end is moved to the place of `output`."""
+    """A path to write to, in a temporary folder beside `output`; its files are moved beside `output` at the end."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
             staged = Path(folder) / output.name
             yield staged
-            # The file that is opened by name comes last: who finds it finds the others, too.
+            # The file that is opened by name comes last: where it is, the others are, too.
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == staged):
                 file.replace(output.parent / file.name)
     except OSError as error:

@@ -26,7 +26,7 @@ class TrainedStudy:
     Attributes:
         config: of the study; the frozen part is rebuilt from it.
         model: the trainable part, in evaluation mode.
-        class_names: that it learned boxes of.
+        class_names: the classes that it learned.
     """
 
     config: StudyConfig

@@ -1,4 +1,4 @@
-"""Builds the frozen and the trainable part from a configuration."""
+"""Builds the frozen and the trainable part of a study from its configuration."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cora.towers.vit_tower import known_vits, load_vit
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenPart:
-    """A tower with surgery, its text encoder and its preprocessor.
+    """The frozen part: an image tower with CLIP Surgery, and what its inputs and class names need.
 
     Attributes:
         tower: on the CPU.
-        vocabulary_encoder: of the same CLIP.
-        preprocessor: normalises; sizes are the study's own.
+        vocabulary_encoder: with the text tower of the same CLIP.
+        preprocessor: normalises images; the study resizes them itself.
     """
 
     tower: SurgeryTower
@@ -45,8 +45,8 @@ def build_frozen(part: TowerPart) -> FrozenPart:
     """Load the tower that a configuration names.
 
     Raises:
-        ModelError: unknown name, weights that cannot be had or do not fit, more layers than the tower has.
-        DataError: a checkpoint for a tower that has its own weights.
+        ModelError: unknown name, weights that cannot be loaded or do not fit, more layers than the tower has.
+        DataError: a checkpoint for a tower that is no ViT of open_clip.
     """
     if part.name in known_vits():
         vit, text_tower = load_vit(
@@ -73,7 +73,14 @@ def build_frozen(part: TowerPart) -> FrozenPart:
 def build_model(
     part: ModelPart, *, feature_width: int, seed: int, prior_wh: tuple[float, float] = (0.3, 0.3)
 ) -> StudyModel:
-    """A new trainable part. Its weights depend on the arguments only."""
+    """A new trainable part, whose weights depend on the arguments only.
+
+    Args:
+        part: its sizes.
+        feature_width: channels of the frozen tower's patch features.
+        seed: of its weights.
+        prior_wh: width and height of the prior box, 0..1 of the image.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return StudyModel(

@@ -1,7 +1,7 @@
 """Class activation maps by CLIP Surgery, the frozen part of the study (docs/study.md).
 
-Feature surgery subtracts the features that all classes share at a patch; they make plain CLIP maps noisy. With a single
-class the embedding of an empty prompt stands for the shared features.
+Feature surgery subtracts the features that all classes share at a patch, since they make plain CLIP maps noisy. With a
+single class, the embedding of an empty prompt takes the place of the shared features.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def feature_surgery(tokens: Tensor, texts: Tensor, redundant: Tensor | None = No
 
 
 def to_maps(similarity: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Similarity of patches [B, h*w, C] to maps [B, C, h, w]: 0 at a class's least patch, 1 at its greatest.
+    """Similarity of patches [B, h*w, C] to maps [B, C, h, w], scaled to 0 at a class's lowest patch, 1 at its highest.
 
     A class with the same similarity everywhere has a map of zeros.
     """
@@ -82,7 +82,7 @@ def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def empty_prompt(encoder: VocabularyEncoder) -> Tensor:
-    """[D] embedding of the encoder's templates around no name, averaged; stands for the redundant."""
+    """Mean embedding [D] of the encoder's templates around an empty name: the `redundant` of `feature_surgery`."""
     sentences = [sentence.replace(PLACEHOLDER, "") for sentence in clean_templates(encoder.templates)]
     return F.normalize(encoder.text_tower.encode(sentences).mean(dim=0), dim=-1)
 
@@ -102,7 +102,7 @@ class CamTower(FrozenModule):
         self.tower = tower
         self.register_buffer("texts", texts.detach().clone())
         self.register_buffer("redundant", redundant.detach().clone())
-        # Not used in computing, but part of the state: caches notice another tower by its state.
+        # Not computed with, but part of the state, by which a feature cache recognises its tower.
         self.register_buffer("setting", torch.tensor(tower.setting))
         self.texts: Tensor
         self.redundant: Tensor

@@ -89,12 +89,14 @@ class LossPart:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPart:
-    """How it is learned: AdamW, cosine schedule.
+    """Training: AdamW with a cosine schedule.
 
     Attributes:
-        epochs, batch: passes over the images, images a step.
-        lr, weight_decay: of AdamW.
-        warmup_steps: linear rise of the rate.
+        epochs: passes over the images.
+        batch: images per step.
+        lr: learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup_steps: steps over which the learning rate rises linearly.
         grad_clip: bound on the norm of the gradient.
         versions: flipped and cropped versions of every image, of which the frozen part's maps are kept on disk; an
             epoch sees one of them.
@@ -131,12 +133,12 @@ class StudyConfig:
     train: TrainPart = field(default_factory=TrainPart)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Nested plain values, fit for JSON."""
+        """Nested plain values, ready for JSON."""
         values: dict[str, dict[str, Any]] = json.loads(json.dumps(asdict(self)))
         return values
 
     def changed(self, *, tower: Mapping[str, Any], train: Mapping[str, Any]) -> StudyConfig:
-        """The study with other settings of two parts; those that are None stay."""
+        """A copy with other settings of the tower and of training; a value of None changes nothing."""
         return replace(
             self,
             tower=replace(self.tower, **{name: value for name, value in tower.items() if value is not None}),
@@ -189,7 +191,7 @@ def _from_yaml(text: str) -> Any:
     import yaml  # type: ignore[import-untyped]  # here, since only these files need it
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # untyped
-        """YAML 1.1 takes 1e-3 for a word; people mean a number."""
+        """Reads 1e-3 as a number, which YAML 1.1 takes for text."""
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
     try:

@@ -42,7 +42,7 @@ class BoxFits:
         ious: [M] in 0..1.
         classes: [M] int64 into `class_names`.
         image_index: [M] int64 in 0..images-1.
-        images: images looked at, those without a box included.
+        images: number of images, those without a box included.
         class_names: of the dataset.
     """
 
@@ -130,7 +130,7 @@ def summarise(fits: BoxFits, counts: IntArray) -> FitSummary:
 
 
 def by_class(fits: BoxFits) -> dict[str, dict[str, float | int | None]]:
-    """Boxes, mean IoU and shares of every class of the dataset; None where it has no box."""
+    """Number of boxes, mean IoU and shares of every class of the dataset; None for a class without a box."""
     answer: dict[str, dict[str, float | int | None]] = {}
     for index, name in enumerate(fits.class_names):
         ious = fits.ious[fits.classes == index]
@@ -162,7 +162,8 @@ def measure_study(
         progress: wraps the indices.
 
     Returns:
-        What the study finds, and what boxes of one size in every cell find: the share that is owed to their number.
+        Fits of the study, and of a control with a box of one size in every cell, which shows what the number of boxes
+        alone achieves.
     """
     frozen.check(study.config.tower.image_size)
     cam_tower = cam_tower_of(frozen, dataset.class_names).to(device)
@@ -191,10 +192,16 @@ def measure_detector(
     indices: Sequence[int] | None = None,
     progress: Progress = iter,
 ) -> BoxFits:
-    """The same for CORA: pre-matching knows only the true classes of each image, the best boxes by objectness count.
+    """The same for a detector whose pre-matching knows only the true classes of each image.
 
-    As many boxes of an image count as the detector would return at most; a class that no anchor was matched to has
-    none.
+    The boxes of highest objectness count, as many of an image as the detector returns at most. A class that no anchor
+    was matched to has none.
+
+    Args:
+        detector: to measure.
+        dataset: images and boxes.
+        indices: which images; all by default.
+        progress: wraps the indices.
     """
     detector.eval()
     vocabulary = detector.vocabulary_encoder.encode(dataset.class_names).to(detector.device)
@@ -248,7 +255,7 @@ class _Collected:
 
 
 def _mean(fits: BoxFits, values: np.ndarray, counts: IntArray) -> Estimate:
-    """Mean over boxes; the interval resamples images, since boxes of one are not independent."""
+    """Mean over boxes; the interval resamples images, since boxes in one image are not independent."""
     one_class = np.zeros_like(fits.classes)
     shares, _ = right_shares(values, one_class, fits.image_index, 1, whole_first(counts))
     return estimate_of(shares)

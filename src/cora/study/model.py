@@ -1,4 +1,4 @@
-"""The trainable part of the study: an image encoder and a head that predicts a box in every cell, class by class."""
+"""The trainable part of the study: an image encoder, and a head that predicts a box in every cell for each class."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from cora.study.cam import FrozenMaps, upsample
 
-#: Channels a group of normalisation.
+#: Channels per group of a GroupNorm.
 _GROUP = 8
-#: Reach of the head's convolutions: objects are larger than a cell.
+#: Dilations of the head's convolutions, since objects are larger than a cell.
 _DILATIONS = (1, 2, 4)
-#: Distances from a cell to the sides of its box are at most so many times those of the prior box, and at least 1/that.
+#: Largest factor between a distance from a cell to a side of its box and that of the prior box, up or down.
 _REACH = 30.0
 
 
@@ -70,7 +70,7 @@ class DetectionHead(nn.Module):
         self.start = nn.Sequential(nn.GroupNorm(hidden // _GROUP, hidden), nn.ReLU())
         self.blocks = nn.Sequential(*(_stage(hidden, hidden, kernel=3, stride=1, dilation=d) for d in _DILATIONS))
         self.sides = nn.Conv2d(hidden, 4, 1)
-        # Nearly the prior at the start; not zero, for then nothing before this layer would learn at first.
+        # Nearly the prior at the start, but not zero: then no earlier layer would get a gradient.
         nn.init.normal_(self.sides.weight, std=0.01)
         nn.init.constant_(self.sides.bias, 0.0)  # type: ignore[arg-type]  # there is one
         self.register_buffer("prior_wh", torch.tensor(prior_wh))
@@ -103,7 +103,7 @@ class DetectionHead(nn.Module):
     def boxes(self, logits: Tensor) -> Tensor:
         """Distances to left, top, right and bottom [..., H, W, 4], as logs relative to the prior, to cxcywh."""
         limit = math.log(_REACH)
-        # Bounded smoothly: a clamp would have no gradient where a box has gone astray.
+        # Bounded smoothly, since a clamp has no gradient beyond its bounds.
         distances = (limit * (logits / limit).tanh()).exp() * self.prior_wh.repeat(2) / 2
         low, high = distances.split(2, dim=-1)
         centres = cell_centres(logits.shape[-3], logits.shape[-2]).to(logits)

@@ -14,7 +14,7 @@ from cora.draw.fonts import font_for, shorten
 from cora.study.evaluate import THRESHOLDS, FitSummary
 
 _INK, _FAINT = (30, 30, 30), (205, 205, 205)
-#: Blue and orange differ in lightness, too; grey is for what is compared with.
+#: Blue and orange also differ in lightness.
 _COLOURS: tuple[Colour, ...] = ((33, 102, 172), (230, 126, 34), (150, 150, 150), (60, 140, 90))
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 470, 64, 24, 96, 58
 _SCALE_LENGTH, _SCALE_HEIGHT, _CAPTION_LETTERS = 160, 34, 18
@@ -32,8 +32,8 @@ def draw_histogram(summaries: Mapping[str, FitSummary], *, title: str) -> Image.
     if not shown:
         raise ValueError("histogram: expected at least one summary with boxes, got none")
     shares = {name: [100 * n / one.boxes for n in one.histogram] for name, one in shown.items()}
-    top = max(max(values) for values in shares.values())
-    top = 5 * max(1, math.ceil(top / 5))
+    highest = max(max(values) for values in shares.values())
+    top = 5 * max(1, math.ceil(highest / 5))
     picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     canvas.text((_LEFT, 14), title, fill=_INK, font=ImageFont.load_default(20))
@@ -69,9 +69,9 @@ def draw_histogram(summaries: Mapping[str, FitSummary], *, title: str) -> Image.
 
 
 def draw_maps(image: Image.Image, names: Sequence[str], maps: Tensor) -> Image.Image:
-    """An image with the activation map of every class laid over it, one panel a class, three in a row.
+    """An image with the activation map of each class over it: one panel per class, three in a row.
 
-    Below them stands what the colours mean; every panel says how high its own map reaches.
+    A colour scale stands below; each panel shows the highest value of its map.
 
     Args:
         image: RGB.
@@ -108,7 +108,7 @@ def draw_maps(image: Image.Image, names: Sequence[str], maps: Tensor) -> Image.I
 
 
 def _draw_scale(whole: Image.Image, left: int, top: int) -> None:
-    """The colours of 0..1, least to greatest patch of a map, as they are without an image below."""
+    """Draw the colour scale of 0..1; in the panels the image dims these colours."""
     canvas, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
     ramp = np.broadcast_to(_heat(np.linspace(0, 1, _SCALE_LENGTH)), (14, _SCALE_LENGTH, 3))
     start = left + math.ceil(font.getlength("0")) + 6

@@ -1,4 +1,4 @@
-"""What a study measured: a table, the verdict in words, numbers for a file, and a histogram."""
+"""The report of a study: a table, the verdict in words, numbers for a file, and a histogram."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _FOUND, _CONTROL, _DETECTOR = "study", "one-size boxes", "detector told the clas
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """Fits of the boxes by what was measured: the study, the control, and a detector if there is one.
+    """Fits of the boxes of the study, of the control, and of a detector if there is one.
 
     Attributes:
         study: that was measured.
-        fits: what was measured -> fits of the boxes.
+        fits: "study", "one-size boxes" or "detector told the classes" -> fits of its boxes.
         groups: group -> its class names.
         resamples: of the images, for the intervals.
     """
@@ -43,7 +43,7 @@ class StudyReport:
 
     @cached_property
     def summaries(self) -> dict[str, dict[str, FitSummary]]:
-        """Group -> what was measured -> numbers; groups without a box are left out."""
+        """Group -> key of `fits` -> numbers; groups without a box are left out."""
         counts = resample_counts(self.fits[_FOUND].images, resamples=self.resamples)
         answer = {
             group: {name: summarise(fits.of(names), counts) for name, fits in self.fits.items()}
@@ -57,7 +57,7 @@ class StudyReport:
         return {group: found[_FOUND].sentence() for group, found in self.summaries.items()}
 
     def table(self) -> Table:
-        """A row for every group and what was measured."""
+        """A row for each group and each entry of `fits`."""
         columns = ("boxes", "mean IoU", "IoU > 0.3, %", "> 0.5, %", "> 0.7, %")
         table = number_table("classes", "boxes from", *columns, words=2)
         for group, found in self.summaries.items():
@@ -97,20 +97,20 @@ def report_study(
     resamples: int = 200,
     device: torch.device | str = "cpu",
 ) -> StudyReport:
-    """Measure a study, and a detector that is told the true classes of each image if there is one.
+    """Measure a study and, if there is one, a detector that is given the true classes of each image.
 
     Args:
         study: trained.
         frozen: its tower.
         dataset: images and boxes.
         groups: group -> class names.
-        limit: measure the first images only; all if None.
+        limit: number of images to measure, from the first; all if None.
         detector: to compare with.
         resamples: of the images, for the intervals.
         device: where to compute.
 
     Raises:
-        DataError: there is no box.
+        DataError: the images have no box.
     """
     indices = range(len(dataset))[:limit]
     progress = partial(tracked, title="photos")

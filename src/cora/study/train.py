@@ -1,4 +1,4 @@
-"""Training of the study: only the head and the image encoder learn, the rest is frozen."""
+"""Training of a study: only the head and the image encoder learn, the rest is frozen."""
 
 from __future__ import annotations
 
@@ -31,17 +31,21 @@ from cora.training.optim import OptimizerConfig, ScheduleConfig, build_adamw, bu
 #: The parts that learn.
 LEARNS = ("model.image_encoder.", "model.head.")
 CACHE = "maps"
-#: Share of images that are cropped, and the least share of a box that must stay.
+#: Share of images that are cropped, and the least visible share of a box that is kept.
 _CROPPED, _VISIBLE = 0.5, 0.3
 
-#: Images, or the frozen part's maps of them from a cache, with what they hold.
+#: Images, or cached maps of the frozen part, each with the targets.
 StudyBatch = tuple[ImageBatch, tuple[Targets, ...]] | FeatureBatch
 
 
 class Stretch:
-    """Resize to one size without keeping the aspect ratio, after an augmentation.
+    """Resizes images to one size, whatever their aspect ratio, after an augmentation.
 
-    Boxes, as fractions of the image, stay.
+    Boxes do not change, since they are fractions of the image.
+
+    Args:
+        size_hw: (height, width) in pixels.
+        augment: changes an image and its boxes first; None for no augmentation.
     """
 
     def __init__(self, *, size_hw: tuple[int, int], augment: TrainTransform | None = None) -> None:
@@ -59,7 +63,7 @@ class Stretch:
 
 
 class StudyTask(nn.Module):
-    """A batch to losses of the study; for the loop of `cora.training`.
+    """Maps a batch to the losses of a study, for `cora.training.loop`.
 
     Args:
         cam_tower: frozen.
@@ -84,7 +88,7 @@ class StudyTask(nn.Module):
         if not len(labels):
             zero = pixels.new_zeros(())
             return dict.fromkeys(("loss", "l1", "giou", "best_iou", "cells"), zero)
-        # The channel of a class in an image is computed once, however many objects share it.
+        # The boxes of a class in an image are computed once, for all objects of the class.
         channels, of_box = torch.stack([images, labels], dim=1).unique(dim=0, return_inverse=True)
         boxes = self.model.of_classes(pixels, maps, channels[:, 0], channels[:, 1])
         return study_loss(boxes[of_box], torch.cat([one.boxes_cxcywh for one in targets]).to(device), self.loss)
@@ -192,7 +196,7 @@ def _identity(config: StudyConfig, dataset: CocoDataset) -> dict[str, Any]:
 
 
 def cam_tower_of(frozen: FrozenPart, class_names: tuple[str, ...]) -> CamTower:
-    """The frozen part for a list of classes."""
+    """The frozen part with the embeddings of these classes."""
     vocabulary: Vocabulary = frozen.vocabulary_encoder.encode(class_names)
     return CamTower.of_vocabulary(frozen.tower, frozen.vocabulary_encoder, vocabulary)
 
@@ -215,7 +219,7 @@ def mean_size(dataset: CocoDataset) -> tuple[float, float]:
 
 
 def _augment(config: StudyConfig) -> TrainTransform:
-    """Flips, and crops at about the size of the study's pixels; the resize to it comes after."""
+    """Flips, and crops at about the study's resolution; `Stretch` then resizes to its size."""
     side = min(config.tower.image_size)
     return TrainTransform(
         config=AugmentConfig(
