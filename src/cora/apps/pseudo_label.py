@@ -1,4 +1,4 @@
-"""`cora pseudo-label`: boxes for images that have captions, tags or a class list only (CORA+)."""
+"""`cora pseudo-label`: finds boxes in images that have only captions, tags or a class list (CORA+)."""
 
 from __future__ import annotations
 
@@ -98,8 +98,18 @@ class PseudoLabelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
+    """What is labelled, read and checked before the model is loaded.
+
+    Attributes:
+        photos: images, each with the names to search it for.
+        teacher: gives the boxes; None if the model of --model does, which is loaded later.
+        real: COCO content of the real annotations, if there are some.
+        novel: novel classes of the split.
+        notes: lines for the summary.
+    """
+
     photos: tuple[NamedPhoto, ...]
-    teacher: BoxTeacher | None  # None: the model is still to be loaded
+    teacher: BoxTeacher | None
     real: dict[str, Any] | None
     novel: tuple[str, ...]
     notes: tuple[str, ...]
@@ -127,7 +137,7 @@ def run(options: PseudoLabelOptions) -> int:
     from cora.training.pseudo_boxes import DetectorTeacher
 
     alone = options.output.with_name(f"{options.output.stem}-pseudo.json") if options.merge else options.output
-    _check_outputs(options, alone)
+    _check_options(options, alone)
     pick_device(options.device)  # which fails before any file is read
     config = _config(options)
     mix = _mix_config(options)
@@ -176,7 +186,8 @@ def _label(
             raise KeyboardInterrupt("while labelling; what is done is kept, the same command goes on") from None
 
 
-def _check_outputs(options: PseudoLabelOptions, alone: Path) -> None:
+def _check_options(options: PseudoLabelOptions, alone: Path) -> None:
+    """Refuse options that contradict each other, and outputs that cannot be written; `alone` is for pseudo boxes."""
     if not options.images.is_dir():
         raise DataError(f"expected a folder of images, got no folder at {options.images}; check the path")
     if options.merge and options.real is None:
@@ -204,7 +215,7 @@ def _check_outputs(options: PseudoLabelOptions, alone: Path) -> None:
     for output in dict.fromkeys((options.output, alone)):
         if output.suffix.lower() != ".json":
             raise CoraError(f"--output: expected a name that ends with .json, got {output.name!r}")
-        # That of the pseudo boxes alone is known only now.
+        # FILE-pseudo.json is not the value of an option, so that nobody has checked it yet.
         check_output(output, kinds.PSEUDO, sources_of(options, but=["output"]), flag="--output")
 
 
@@ -231,14 +242,8 @@ def _mix_config(options: PseudoLabelOptions) -> MixConfig:
 
 def _prepare(options: PseudoLabelOptions) -> _Work:
     """Read all inputs."""
-    from cora.console import IS, counted
-    from cora.data.caption_nouns import english_nouns
-    from cora.data.captions import folder_photos, read_captions
     from cora.data.class_split import open_split
-    from cora.data.listing import list_images
-    from cora.data.name_file import parse_classes, read_names
     from cora.data.read import read_dataset
-    from cora.regions import names_alone
     from cora.training.mix_annotations import without_novel
     from cora.training.result_teacher import read_results
 
@@ -250,28 +255,9 @@ def _prepare(options: PseudoLabelOptions) -> _Work:
     notes: list[str] = []
     photos: tuple[NamedPhoto, ...] = ()
     if options.captions is not None:
-        wanted = (
-            None if options.nouns_from is None else names_alone("--nouns-from", parse_classes(f"@{options.nouns_from}"))
-        )
-        read = read_captions(
-            options.captions,
-            images=options.images,
-            nouns=english_nouns(wanted),
-            kind=options.texts,
-            skip_bad=options.skip_bad,
-        )
-        photos = read.photos
-        notes.append(f"{read.captions} texts name {len(read.name_counts())} things in {counted(len(photos), 'image')}")
-        if read.nameless:
-            notes.append(f"{counted(read.nameless, 'image', IS)} left out: nothing that their texts name is known")
-        notes += [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
+        photos, notes = _captioned_images(options, options.captions)
     elif options.classes is not None:
-        names = read_names(options.classes)
-        files, problems = list_images(options.images)
-        if not files:
-            raise DataError(f"expected a folder with images, got none in {options.images}")
-        notes += problems
-        photos = folder_photos(options.images, files, names)
+        photos, notes = _images_of_classes(options, options.classes)
     elif options.results is not None:
         photos, teacher = read_results(
             options.results,
@@ -288,15 +274,49 @@ def _prepare(options: PseudoLabelOptions) -> _Work:
     return _Work(photos=photos[: options.limit], teacher=teacher, real=real, novel=novel, notes=tuple(notes))
 
 
+def _captioned_images(options: PseudoLabelOptions, captions: Path) -> tuple[tuple[NamedPhoto, ...], list[str]]:
+    """Images with the names in their captions or tags, and notes on what was read."""
+    from cora.console import IS, counted
+    from cora.data.caption_nouns import english_nouns
+    from cora.data.captions import read_captions
+    from cora.data.name_file import parse_classes
+    from cora.regions import names_alone
+
+    wanted = None
+    if options.nouns_from is not None:
+        wanted = names_alone("--nouns-from", parse_classes(f"@{options.nouns_from}"))
+    read = read_captions(
+        captions, images=options.images, nouns=english_nouns(wanted), kind=options.texts, skip_bad=options.skip_bad
+    )
+    images = counted(len(read.photos), "image")
+    notes = [f"{read.captions} texts name {len(read.name_counts())} things in {images}"]
+    if read.nameless:
+        notes.append(f"{counted(read.nameless, 'image', IS)} left out: nothing that their texts name is known")
+    return read.photos, notes + [f"left out: {n} {kind}" for kind, n in read.left_out.items()]
+
+
+def _images_of_classes(options: PseudoLabelOptions, classes: str) -> tuple[tuple[NamedPhoto, ...], list[str]]:
+    """All images of the folder, each to be searched for the same names, and notes on unreadable ones."""
+    from cora.data.captions import folder_photos
+    from cora.data.listing import list_images
+    from cora.data.name_file import read_names
+
+    names = read_names(classes)
+    files, problems = list_images(options.images)
+    if not files:
+        raise DataError(f"expected a folder with images, got none in {options.images}")
+    return folder_photos(options.images, files, names), list(problems)
+
+
 def _inputs(options: PseudoLabelOptions) -> dict[str, Any]:
-    """What a reader of the file needs to make it again: names and hashes of the inputs, no paths of this machine."""
+    """The inputs, by which the file can be made again: names and hashes of files, but no paths of this machine."""
     files = ("captions", "results", "image_list", "real", "nouns_from", "split")
     values = ("classes", "novel_names", "texts", "limit")
     given = {name: value for name in (*files, *values) if (value := getattr(options, name)) is not None}
-    return {name: _described(value) if name in files else value for name, value in given.items()}
+    return {name: _identified(value) if name in files else value for name, value in given.items()}
 
 
-def _described(path: Path | str) -> dict[str, str] | str:
+def _identified(path: Path | str) -> dict[str, str] | str:
     import hashlib
 
     if not Path(path).is_file():

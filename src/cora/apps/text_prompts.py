@@ -61,7 +61,7 @@ class TextPromptsOptions:
         "'a photo of a')",
     )
     layers: int | None = option(type=positive, help="blocks of the tower that learn (default: 1)")
-    seed: int = option(default=0, help="of the start and of the order of boxes (default: %(default)s)")
+    seed: int = option(default=0, help="seed of all random numbers (default: %(default)s)")
     resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
     device: str = device_option()
 

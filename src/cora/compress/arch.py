@@ -123,13 +123,7 @@ def search(
     space = choices(base)
     content = {**config, "budget_ms": budget_ms, "seed": seed, "space": {k: list(v) for k, v in space.items()}}
     if not _is_begun(run_dir, content):
-        smallest = sizes_of({name: values[-1] for name, values in space.items()}, base)
-        least = bench.milliseconds(bench.build(smallest))
-        if least > budget_ms:
-            raise ModelError(
-                f"budget: expected at least the {least:.1f} ms an image of the smallest architecture, got "
-                f"{budget_ms:g}; allow more time or start from a smaller model"
-            )
+        _check_budget(bench, sizes_of({name: values[-1] for name, values in space.items()}, base), budget_ms)
         write_json(run_dir / CONFIG, content)
     study = _open(run_dir / STUDY, seed)
     from optuna.trial import TrialState  # here, where it is sure that the extra is installed
@@ -157,6 +151,16 @@ def search(
         bench.improve(detector)
         _write(detector, chosen, run_dir)
     return done
+
+
+def _check_budget(bench: Bench, smallest: Architecture, budget_ms: float) -> None:
+    """Raise ModelError if even the smallest architecture takes longer than the budget."""
+    least = bench.milliseconds(bench.build(smallest))
+    if least > budget_ms:
+        raise ModelError(
+            f"budget: expected at least the {least:.1f} ms an image of the smallest architecture, got "
+            f"{budget_ms:g}; allow more time or start from a smaller model"
+        )
 
 
 def _try(

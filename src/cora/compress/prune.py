@@ -182,19 +182,24 @@ _AXES: dict[str, tuple[str | None, ...]] = {
 def _axes(name: str) -> tuple[str | None, ...]:
     """Set of units along each axis of a tensor; None, or no entry, for an axis that is not cut."""
     parts = name.split(".")
-    if name.startswith(("localizer.encoder.layers.", "localizer.decoder.layers.")) and parts[4] == "feed_forward":
-        units = f"{parts[1]}.layers.{parts[3]}.ffn"
-        return {"expand": (units,), "contract": (None, units) if parts[-1] == "weight" else ()}.get(parts[5], ())
-    if name.startswith(("localizer.encoder.layers.", "localizer.decoder.layers.")) and parts[5] != "norm":
-        units = f"{parts[1]}.layers.{parts[3]}.{parts[4]}"
-        inward: tuple[str | None, ...] = (None, units) if parts[-1] == "weight" else ()
-        return inward if parts[5] == "output" else (units,)
+    if name.startswith(("localizer.encoder.layers.", "localizer.decoder.layers.")):
+        return _layer_axes(*parts[1:])
     if not name.startswith("image_tower.net."):
         return _AXES.get(name, ())
-    inner = parts[2:]
-    if inner[0].startswith("layer"):
-        return _block_axes(int(inner[0][5:]), int(inner[1]), inner[2:])
-    return _AXES.get(inner[0] if inner[0] != "attnpool" else ".".join(inner), ())
+    module = parts[2]
+    if module.startswith("layer"):
+        return _block_axes(int(module.removeprefix("layer")), int(parts[3]), parts[4:])
+    return _AXES.get(".".join(parts[2:]) if module == "attnpool" else module, ())
+
+
+def _layer_axes(stack: str, layers: str, index: str, block: str, linear: str, *rest: str) -> tuple[str | None, ...]:
+    """The same for a layer of the localizer: a block is a feed-forward network or an attention."""
+    if linear in ("norm", "activation"):  # no unit has weights of its own there
+        return ()
+    units = f"{stack}.{layers}.{index}.{'ffn' if block == 'feed_forward' else block}"
+    if linear in ("contract", "output"):  # reads the units; its bias is of what it writes
+        return (None, units) if rest[-1] == "weight" else ()
+    return (units,)
 
 
 def _block_axes(stage: int, block: int, parts: list[str]) -> tuple[str | None, ...]:
