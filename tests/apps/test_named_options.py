@@ -68,7 +68,7 @@ REACHED = {
     "retrieval/store.py": {"--db": "index"},
     "service/app.py": {"--db": "serve"},
     "service/security.py": {"--token-file": "serve"},
-    "service/server.py": {"--host": "serve", "--port": "serve"},
+    "service/server.py": {"--allow-host": "serve", "--host": "serve", "--port": "serve"},
     "training/batches.py": {"--set": "train"},
     "training/engine.py": {"--processes": STARTED, "--machines": STARTED},
     "training/mix_annotations.py": {"--novel-names": "pseudo-label"},
