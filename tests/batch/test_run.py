@@ -88,6 +88,16 @@ def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path: Pat
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+def test_a_deleted_list_of_inputs_is_written_again(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 6)
+    label(tmp_path / "in", tmp_path / "out")
+    before = files(tmp_path / "out")
+    (tmp_path / "out/batch/inputs.jsonl").unlink()
+    assert label(tmp_path / "in", tmp_path / "out").earlier == 6
+    assert files(tmp_path / "out") == before
+    assert (tmp_path / "out/batch/inputs.jsonl").exists()
+
+
 def wait_for(condition: object, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

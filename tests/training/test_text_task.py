@@ -1,6 +1,8 @@
 """Learned text: only the learned part moves, losses fall, names without boxes are held in place."""
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +185,25 @@ def test_a_stopped_run_goes_on_to_the_same_result(
             OffsetsTask(detector=detector, names=NAMES), data, TextTrainConfig(epochs=4, batch_size=16, lr=0.1),
             tmp_path / "parts",
         )  # fmt: skip
+
+
+def test_a_run_of_other_boxes_or_another_model_is_refused(detector: Detector, tmp_path: Path) -> None:
+    data, config = replace(regions_of(detector), fingerprint="first"), TextTrainConfig(epochs=1, batch_size=16)
+
+    def run(regions: RegionEmbeddings) -> None:
+        train_text(OffsetsTask(detector=detector, names=NAMES, kept_names=KEPT), regions, config, tmp_path / "run")
+
+    run(data)
+    run(data)
+    with pytest.raises(TrainingError, match=r"regions was first, now second: both have .* but not the same ones"):
+        run(replace(data, fingerprint="second"))
+    with pytest.raises(TrainingError, match="classes was"):
+        run(replace(data, class_names=(*NAMES[:-1], "cow")))
+    # A run of an earlier version has not stored them.
+    file = tmp_path / "run/run.json"
+    content = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({k: v for k, v in content.items() if "regions" not in k and k != "classes"}), "utf-8")
+    run(replace(data, fingerprint="second"))
 
 
 def test_impossible_settings(detector: Detector) -> None:

@@ -139,6 +139,8 @@ def open_job(folder: Path, sources: Sequence[str], settings: DetectSettings) -> 
             else:
                 part_size = manifest["inputs"]["pictures_a_part"]
                 settings = _resumed_settings(manifest, listing, settings, folder)
+                if not (results.parts / _INPUTS).exists():
+                    fresh.replace(results.parts / _INPUTS)  # somebody deleted it; the inputs are still the same
         finally:
             fresh.unlink(missing_ok=True)
             if not (results.parts / _MANIFEST).exists():

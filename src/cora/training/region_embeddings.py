@@ -46,6 +46,7 @@ class RegionEmbeddings:
         areas_px: [n] float32, area of the box in px² of the original image.
         images: number of images in the dataset, including those without boxes.
         class_names: of the dataset.
+        fingerprint: hash of the model, images and boxes that the embeddings come from; empty if unknown.
     """
 
     regions: Tensor
@@ -54,6 +55,7 @@ class RegionEmbeddings:
     areas_px: Tensor
     images: int
     class_names: tuple[str, ...]
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,7 +124,7 @@ def embed_regions(
         tensors = _compute(detector, dataset, on_progress)
         if file is not None:
             write_safetensors(file, tensors, {"fingerprint": fingerprint})
-    return RegionEmbeddings(**tensors, images=len(dataset), class_names=dataset.class_names)
+    return RegionEmbeddings(**tensors, images=len(dataset), class_names=dataset.class_names, fingerprint=fingerprint)
 
 
 @torch.no_grad()

@@ -121,7 +121,13 @@ def train_text(task: TextTask, data: RegionEmbeddings, config: TextTrainConfig, 
         grad_clip=1.0,
         log_steps=20,
         tensorboard=False,  # the run is too short for it; metrics.jsonl has the losses
-        config={"task": type(task).__name__, **vars(config)},
+        config={
+            "task": type(task).__name__,
+            **vars(config),
+            "classes": list(data.class_names),
+            "regions": data.fingerprint,
+            "about regions": f"{len(data)} boxes in {data.images} images",
+        },
     )
 
 
