@@ -60,6 +60,14 @@ def test_a_missing_package_is_named_at_once(
         ((*PRUNE, "--split", "coco"), "expected --val-images and --val-annotations with --split, got none"),
         ((*PRUNE, "--limit", "5"), "expected --val-images and --val-annotations with --limit, got none"),
         (
+            ("train", "prompts", "--images", "photos", "--annotations", "boxes.json", "--run", "run", "--every", "2"),
+            "expected --val-images and --val-annotations with --every, got none",
+        ),
+        (
+            ("finetune", "--images", "photos", "--annotations", "boxes.json", "--remember-split", "coco"),
+            "expected --remember-images and --remember-annotations with --remember-split, got none",
+        ),
+        (
             (*TEXT, "--output", "text.safetensors", "--save-model", "model.pth"),
             "expected an output file *.safetensors, got model.pth",
         ),

@@ -110,6 +110,10 @@ def run(options: FinetuneOptions) -> int:
 
     if options.teach == "names" and options.keep is not None:
         raise OptionError("--keep: expected it without --teach names, which trains no localizer; leave one of them out")
+    if options.remember_split is not None and options.remember_images is None:
+        raise OptionError(
+            "expected --remember-images and --remember-annotations with --remember-split, got none; leave it out"
+        )
     check_extras("cora finetune", measures=True)
     output = options.output or options.run_dir / MODEL
     check_model_file(output)

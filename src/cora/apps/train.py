@@ -13,7 +13,7 @@ from cora.apps.command import Command, CommandGroup
 from cora.apps.data_options import ImageOptions, ProcessOptions, RecipeOptions, StageOptions
 from cora.apps.model_options import device_option
 from cora.apps.options import argument, group, option, switch
-from cora.errors import TrainingError
+from cora.errors import OptionError, TrainingError
 from cora.names import names_without
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def run(options: TrainOptions) -> int:
     from cora.evaluation.held_out import check_extras
 
     check_extras("cora train", measures=options.val_annotations is not None)
+    if options.every is not None and options.val_images is None:
+        raise OptionError("expected --val-images and --val-annotations with --every, got none; leave --every out")
     prepare = partial(_Run, options)
     if options.processes.slurm is not None:
         return options.processes.submit(prepare, device=options.device, folder=options.run_dir / "slurm")
