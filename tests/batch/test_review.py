@@ -105,6 +105,13 @@ def test_thresholds_in_a_file(tmp_path: Path, content: str, mark: str) -> None:
     assert found.of(NAMES) == (0.3, 0.2, 0.5)
 
 
+def test_a_file_of_thresholds_that_names_a_class_twice_is_refused(tmp_path: Path) -> None:
+    for text in ('{"cat": 0.1, "cat": 0.2}', '{"cat": 0.1, "Cat": 0.2}', "cat=0.1\ncat=0.2"):
+        (tmp_path / "thresholds").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match="got 'cat' twice"):
+            parse_thresholds(f"@{tmp_path / 'thresholds'}", usual=0.5)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -219,6 +219,8 @@ def _pair(part: str) -> tuple[str, Any]:
 
 def _json_pairs(content: str, path: Path) -> list[tuple[str, Any]]:
     try:
-        return list(json.loads(content).items())
+        # Not as a dictionary, which would keep the last of two scores of a name.
+        pairs: list[tuple[str, Any]] = json.loads(content, object_pairs_hook=list)
+        return pairs
     except (ValueError, RecursionError) as error:
         raise DataError(f"thresholds: expected JSON of name to score in {path}, got {json_fault(error)}") from None

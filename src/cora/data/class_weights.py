@@ -110,13 +110,14 @@ def _weight(text: str) -> float:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        # An object as its pairs: a dictionary would keep the last of two weights of a name.
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=tuple)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"expected NAME=WEIGHT or JSON of class name to weight, cannot read {path}: {found_instead(path, error)}"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(v, int | float) and 0 < v < 1e6 for v in content.values()):
+    if not isinstance(content, tuple) or not all(isinstance(v, int | float) and 0 < v < 1e6 for _, v in content):
         raise DataError(f'expected JSON of class name to weight above 0 in {path}, such as {{"bus": 8}}')
-    if repeated := repeated_names(content):
+    if repeated := repeated_names(name for name, _ in content):
         raise DataError(f"--class-weights: expected one weight a class, got two of {repeated[0]!r} in {path}")
-    return content
+    return dict(content)
