@@ -98,6 +98,10 @@ def export_detector(
         CoraError: the files cannot be written, or there is no GPU for TensorRT.
     """
     check_output(output, format, names_fixed=vocabulary is not None)
+    if format == "openvino":
+        check_openvino()
+    if format in ("onnx", "openvino", "tensorrt"):  # the other two are made from an ONNX file
+        check_onnx()
     detector = network_of(detector).eval()
     settings = settings or ExportSettings()
     if format == "litert":
@@ -131,17 +135,13 @@ def check_output(output: Path, format: Format, *, names_fixed: bool) -> None:
 
     Raises:
         ModelError: the name has another ending than the format's, or class names are open where the format fixes them.
-        MissingExtraError: a package that the format needs is not installed.
+        MissingExtraError: tensorrt or litert-torch is not installed, where it is asked for.
         CoraError: there is no GPU for TensorRT.
     """
     if output.suffix.lower() != FORMATS[format]:
         raise ModelError(f"{output}: expected a name that ends in {FORMATS[format]} for {format}; rename it")
     if format == "tensorrt":
         check_tensorrt()
-    if format == "openvino":
-        check_openvino()
-    if format in ("onnx", "openvino", "tensorrt"):  # the other two are made from an ONNX file
-        check_onnx()
     if format == "litert":
         if not names_fixed:
             raise ModelError(
