@@ -1,13 +1,22 @@
 """CORA+ on the kit's COCO images, on a CPU: rounds of self-training with pseudo boxes, each measured.
 
     python recipes/cora_plus.py --kit ../shared/kit --run runs/plus --names tags --rounds 1
+    python recipes/cora_plus.py --kit ../shared/kit --run runs/captions --names captions --captioned FLICKR --rounds 2
+    python recipes/cora_plus.py --kit ../shared/kit --run runs/distilled --data coco_more --names list --teacher nano \
+        --proposals
 
-A round labels the training images with the model of the last one (`cora pseudo-label`), adds these boxes to the real
-ones of the base classes, trains the decoder on both (`cora train localizer`), and measures all 65 classes of `val`.
-Names that an image is searched for: "tags", the classes that it is known to show, as captions would say it (image-level
-labels of all 65 classes, for the images that have them); "list", all 65 names in every image; or "object", a class of
-its own for what has no box yet, as in OV-DQUO (Wang et al., 2024, arXiv 2405.17913). The images of this set show no
-novel class.
+A round labels images with the model of the last one (`cora pseudo-label`), adds these boxes to the real ones of the
+base classes, trains the decoder on both (`cora train localizer`), and measures all 65 classes of `val`.
+What an image is searched for (`--names`):
+
+  tags      the classes that it is known to show: image-level labels of all 65 classes, for the images that have them
+  list      all 65 names
+  object    a class of its own for what has no box yet, as in OV-DQUO (Wang et al., 2024, arXiv 2405.17913)
+  captions  the class names in its captions; these are other images than those with boxes: FLICKR holds `images/` and
+            `captions.txt` (image,caption), as Flickr8k comes. `--weight` says how often such an image is drawn
+
+The images of `coco_ovd_mini` show no novel class, those of `coco_more` do. With `--teacher` another detector labels
+instead: its boxes are distilled into the model.
 The row "base boxes" is the same training without pseudo boxes: what a round gains beyond it, the pseudo boxes give.
 Intervals: 95 % by resampling the images of `val`; differences are paired, on the same resamples. Every step resumes.
 The table is written anew after each row (`table.md`).
@@ -19,7 +28,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +44,57 @@ from cora.data.class_split import read_class_split
 from cora.data.coco import CocoDataset
 from cora.evaluation.bootstrap import resample_counts
 
-EPOCHS, BATCH, LR = 2, 4, 2e-4
+BATCH, LR = 4, 2e-4
 START, CONTROL = "start", "base boxes"
 
 
-class Rounds:
-    """The rows of the table, each leaving its files in the run folder."""
+@dataclass(frozen=True)
+class TrainingSet:
+    """Files of the kit to train on.
 
-    def __init__(self, *, kit: Path, run: Path, model: str, names: str, score: float, resamples: int) -> None:
-        self.data, self.run, self.model, self.names, self.score = kit / "coco_ovd_mini", run, model, names, score
-        self.split = read_class_split(self.data / "class_split.json")
-        self.val = CocoDataset(annotations=self.data / "val.json", images=self.data / "val", class_names=self.split.all)
-        self.counts = resample_counts(len(self.val), resamples=resamples)
+    Attributes:
+        images: folder of the images.
+        base: boxes of the base classes.
+        labelled: boxes of all classes of some images, or of all; only the classes of an image are read, as its tags.
+    """
+
+    images: str
+    base: str
+    labelled: str
+
+
+DATA = {
+    "coco_ovd_mini": TrainingSet(
+        images="coco_ovd_mini/train", base="coco_ovd_mini/train_base.json", labelled="coco_ovd_mini/train_all.json"
+    ),
+    "coco_more": TrainingSet(images="coco_more/photos", base="coco_more/base.json", labelled="coco_more/all.json"),
+}
+
+
+class Rounds:
+    """The rows of the table, each leaving its files in the run folder; `options` are those of the command line."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        kit: Path = options.kit
+        chosen, judged = DATA[options.data], kit / "coco_ovd_mini"
+        self.options = options
+        self.run: Path = options.run
+        self.images, self.base, self.labelled_file = (
+            kit / path for path in (chosen.images, chosen.base, chosen.labelled)
+        )
+        self.split_file = judged / "class_split.json"
+        self.split = read_class_split(self.split_file)
+        self.val = CocoDataset(annotations=judged / "val.json", images=judged / "val", class_names=self.split.all)
+        self.counts = resample_counts(len(self.val), resamples=options.resamples)
         self.rows: dict[str, dict[str, Any]] = {}
-        run.mkdir(parents=True, exist_ok=True)
+        self.run.mkdir(parents=True, exist_ok=True)
 
     def tags(self) -> Path:
         """A table of the classes that each image shows; images of which only base boxes are known have these."""
-        path, tags = self.run / "tags.csv", {}
-        for name in ("train_base.json", "train_all.json"):
-            content = json.loads((self.data / name).read_text(encoding="utf-8"))
+        path = self.run / "tags.csv"
+        tags: dict[str, set[str]] = {}
+        for file in (self.base, self.labelled_file):
+            content = json.loads(file.read_text(encoding="utf-8"))
             classes = {entry["id"]: entry["name"] for entry in content["categories"]}
             files = {entry["id"]: entry["file_name"] for entry in content["images"]}
             for box in content["annotations"]:
@@ -60,27 +104,57 @@ class Rounds:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
+    @cached_property
+    def folder(self) -> Path:
+        """Folder of all images; with captions one in the run, of those with boxes and those with captions."""
+        if self.options.names != "captions":
+            return self.images
+        together = self.run / "images"
+        together.mkdir(exist_ok=True)
+        captioned: Path = self.options.captioned
+        for folder in (self.images, captioned / "images"):
+            for path in folder.iterdir():
+                if not (there := together / path.name).exists():
+                    _link(path, there)
+        return together
+
+    def searched(self) -> list[object]:
+        """Options of `cora pseudo-label` that say what images are searched for."""
+        match self.options.names:
+            case "tags":
+                return ["--captions", self.tags()]
+            case "list":
+                return ["--classes", ", ".join(self.split.all)]
+            case "object":
+                return ["--classes", "object"]
+        names = self.run / "names.txt"
+        names.write_text("\n".join(self.split.all) + "\n", encoding="utf-8")
+        captions = ["--captions", self.options.captioned / "captions.txt", "--texts", "captions", "--nouns-from", names]
+        return [*captions, "--limit", self.options.captioned_limit]
+
     def labelled(self, number: int, model: str) -> Path:
-        """Real and pseudo boxes of a round, made by `model`."""
+        """Real and pseudo boxes of a round, made by the teacher, without one by `model`."""
         output = self.run / f"round{number}.json"
-        names = {"list": ", ".join(self.split.all), "object": "object"}
-        searched = ["--captions", self.tags()] if self.names == "tags" else ["--classes", names[self.names]]
-        protocol = ["--split", self.data / "class_split.json", "--novel-names", "keep"]
+        protocol = ["--split", self.split_file, "--novel-names", "keep"]
         if not output.exists():
             _run(
-                *["pseudo-label", self.data / "train", *searched, *protocol, "--model", model, "--merge"],
-                *["--real", self.data / "train_base.json", "--score", self.score, "--output", output],
+                *["pseudo-label", self.folder, *self.searched(), *protocol, "--model", self.options.teacher or model],
+                *["--merge", "--real", self.base, "--score", self.options.score, "--output", output],
             )
         return output
 
     def trained(self, row: str, model: str, annotations: Path) -> str:
         """The model of a row; on real boxes alone the base classes are learned, else all that the file has."""
         folder = self.run / row.replace(" ", "-")
-        options = ["--epochs", EPOCHS, "--batch", BATCH, "--lr", LR]
-        settings = ["--set", "data.versions=1", "--set", "localizer.task.proposals=False"]
+        settings = {
+            "data.versions": 1,
+            "data.pseudo_weight": self.options.weight,
+            "localizer.task.proposals": self.options.proposals,
+        }
         _run(
-            *["train", "localizer", "--images", self.data / "train", "--annotations", annotations, "--model", model],
-            *["--run", folder, *options, *settings],
+            *["train", "localizer", "--images", self.folder, "--annotations", annotations, "--model", model],
+            *["--run", folder, "--epochs", self.options.epochs, "--batch", BATCH, "--lr", LR],
+            *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")),
         )
         return str(folder / "model.safetensors")
 
@@ -91,9 +165,10 @@ class Rounds:
             path.write_text(json.dumps(measure(cora.load(model).detector, self.val, self.split, self.counts)))
         self.rows[row] = json.loads(path.read_text(encoding="utf-8"))
         reference = self.rows.get(CONTROL, self.rows[START])
+        shown = ("data", "names", "teacher", "score", "weight", "proposals", "epochs")
         lines = [
-            f"names: {self.names}, score {self.score}, {EPOCHS} epochs of {BATCH} images a step, {len(self.val)} "
-            "images, AP50 in % (95 % interval).",
+            ", ".join(f"{name} {getattr(self.options, name)}" for name in shown)
+            + f"; {BATCH} images a step, {len(self.val)} images, AP50 in % (95 % interval).",
             "",
             f"| row | {' | '.join(GROUPS)} | novel, minus {CONTROL} | base, minus {CONTROL} |",
             "| --- " * (len(GROUPS) + 3) + "|",
@@ -104,6 +179,13 @@ class Rounds:
             lines.append(f"| {name} | {' | '.join([*cells, *paired])} |")
         (self.run / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print("\n".join(lines), flush=True)
+
+
+def _link(source: Path, there: Path) -> None:
+    try:
+        os.link(source, there)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(source, there)
 
 
 def _run(*words: object) -> None:
@@ -119,20 +201,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kit", type=Path, required=True, help="folder that holds coco_ovd_mini")
     parser.add_argument("--run", type=Path, default=Path("runs/plus"), help="folder of the run")
     parser.add_argument("--model", default="nano-ovcoco", help="detector of the first round")
+    parser.add_argument("--data", choices=tuple(DATA), default="coco_ovd_mini", help="training images with boxes")
     parser.add_argument(
-        "--names", choices=("tags", "list", "object"), default="tags", help="what images are searched for"
+        "--names", choices=("tags", "list", "object", "captions"), default="tags", help="what images are searched for"
     )
+    parser.add_argument("--captioned", type=Path, metavar="FLICKR", help="folder of the images with captions")
+    parser.add_argument("--captioned-limit", type=int, default=1000, help="most images with captions that name a class")
+    parser.add_argument("--weight", type=float, default=1.0, help="how often an image without real boxes is drawn")
+    parser.add_argument("--teacher", help="detector that labels in every round (default: the model of the last one)")
+    parser.add_argument("--proposals", action="store_true", help="train what proposes the anchors, too")
     parser.add_argument("--score", type=float, default=0.3, help="least score of a pseudo box")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=2, help="of a row's training")
     parser.add_argument("--resamples", type=int, default=1000)
-    args = parser.parse_args(argv)
-    rounds = Rounds(
-        kit=args.kit, run=args.run, model=args.model, names=args.names, score=args.score, resamples=args.resamples
-    )
-    rounds.measured(START, args.model)
-    rounds.measured(CONTROL, rounds.trained(CONTROL, args.model, rounds.data / "train_base.json"))
-    model = args.model
-    for number in range(1, args.rounds + 1):
+    options = parser.parse_args(argv)
+    if (options.names == "captions") != (options.captioned is not None):
+        parser.error("--captioned goes with --names captions, and that with it")
+    rounds = Rounds(options)
+    rounds.measured(START, options.model)
+    rounds.measured(CONTROL, rounds.trained(CONTROL, options.model, rounds.base))
+    model = options.model
+    for number in range(1, options.rounds + 1):
         row = f"round {number}"
         model = rounds.trained(row, model, rounds.labelled(number, model))
         rounds.measured(row, model)

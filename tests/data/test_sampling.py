@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,14 @@ from torch import Tensor
 
 from cora.data.loader import EpochLoader
 from cora.data.order import EpochOrder
-from cora.data.sampling import draw, epoch_length, equal_class_weights, repeat_factors, small_object_weights
+from cora.data.sampling import (
+    draw,
+    epoch_length,
+    equal_class_weights,
+    pseudo_weights,
+    repeat_factors,
+    small_object_weights,
+)
 from cora.errors import DataError
 
 
@@ -23,6 +30,7 @@ from cora.errors import DataError
 class Record:
     classes: Tensor
     boxes_xyxy_px: Tensor
+    only_pseudo: bool = False
 
 
 def record(*classes: int, sides: tuple[float, ...] = ()) -> Record:
@@ -98,6 +106,11 @@ def test_small_object_weights() -> None:
     assert small_object_weights(records, area=2.0).tolist() == [1, 1, 1, 1]
 
 
+def test_images_with_pseudo_labels_only_have_their_own_weight() -> None:
+    records = [record(0), replace(record(1), only_pseudo=True), record()]
+    assert pseudo_weights(records, 0.25).tolist() == [1, 0.25, 1]
+
+
 @given(
     st.lists(st.one_of(st.just(0.0), st.floats(0.01, 5.0)), min_size=1, max_size=60).filter(lambda w: sum(w) > 0),
     st.integers(0, 1000),
@@ -162,3 +175,5 @@ def test_arguments_out_of_range() -> None:
         small_object_weights([record(0)], factor=0.5)
     with pytest.raises(DataError, match="expected at least one image"):
         repeat_factors([])
+    with pytest.raises(DataError, match="expected a weight above 0, got 0"):
+        pseudo_weights([record(0)], 0)

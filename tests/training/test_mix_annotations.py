@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cora.boxes import pairwise_iou, xywh_to_xyxy
 from cora.data.captions import NamedPhoto
-from cora.data.coco import CocoImage
+from cora.data.coco import CocoDataset
 from cora.errors import DataError
-from cora.training.mix_annotations import MixConfig, mix_annotations, photo_weights, without_novel
+from cora.training.image_weights import image_weights
+from cora.training.mix_annotations import MixConfig, mix_annotations, without_novel
+from cora.training.recipe import DataStage
 
 
 def coco(images: dict[int, str], categories: dict[int, str], boxes: list[tuple[Any, ...]]) -> dict[str, Any]:
@@ -201,23 +204,22 @@ def test_novel_names_are_dealt_with_before_photos_are_labelled() -> None:
         without_novel(photos[1:2], ["bus"], "drop")
 
 
-def test_photos_with_pseudo_boxes_only_are_drawn_by_their_weight() -> None:
+def test_images_with_pseudo_labels_only_are_known_as_such_and_drawn_by_their_weight(tmp_path: Path) -> None:
     content = mix_annotations(REAL, PSEUDO).content
     content["images"].append({"id": 50, "file_name": "empty.jpg", "height": 40, "width": 60})
-    none, no_class = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    records = [
-        CocoImage(
-            image_id=image["id"],
-            path=Path(image["file_name"]),
-            size=(40, 60),
-            boxes_xyxy_px=none,
-            classes=no_class,
-            entries=no_class,
-            crowd_boxes_xyxy_px=none,
-            crowd_classes=no_class,
-        )
-        for image in content["images"]
-    ]
-    assert photo_weights(content, records, pseudo=0.25).tolist() == [1.0, 1.0, 0.25, 1.0]
-    with pytest.raises(ValueError, match="expected a weight above 0, got 0"):
-        photo_weights(content, records, pseudo=0)
+    for image in content["images"]:
+        Image.new("RGB", (60, 40)).save(tmp_path / image["file_name"])
+    for _ in range(2):  # the second time as the data set writes itself, as shards do
+        (tmp_path / "all.json").write_text(json.dumps(content))
+        dataset = CocoDataset(annotations=tmp_path / "all.json", images=tmp_path)
+        assert {r.path.name: r.only_pseudo for r in dataset.records} == {
+            "a.jpg": False, "b.jpg": False, "c.jpg": True, "empty.jpg": False,
+        }  # fmt: skip
+        content = dataset.to_coco()
+    assert image_weights(DataStage(), dataset) is None
+    weights = image_weights(DataStage(pseudo_weight=0.25), dataset)
+    assert weights is not None
+    assert weights.tolist() == [1, 1, 0.25, 1]
+    both = image_weights(DataStage(pseudo_weight=0.25, sampling="small-objects", small_factor=3), dataset)
+    assert both is not None
+    assert both.tolist() == [3, 3, 0.75, 1]

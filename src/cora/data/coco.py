@@ -47,6 +47,7 @@ class CocoImage:
         crowd_classes: [U] int64 indices into the class names.
         negative_classes: indices of classes that were looked for and are absent (LVIS).
         not_exhaustive_classes: indices of classes of which some objects may have no box (LVIS).
+        only_pseudo: whether it has boxes, and all are pseudo labels.
     """
 
     image_id: int
@@ -59,6 +60,7 @@ class CocoImage:
     crowd_classes: Tensor
     negative_classes: tuple[int, ...] = ()
     not_exhaustive_classes: tuple[int, ...] = ()
+    only_pseudo: bool = False
 
     def every_box(self) -> Iterator[tuple[list[float], int, int]]:
         """Corners in pixels, class index and iscrowd (0 or 1) of each box; crowd boxes come last."""
@@ -217,7 +219,8 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
 
         Category and image ids are those of the source. Annotations are numbered from 1, image by image in the order of
         `records`; crowd boxes come last in their image and have iscrowd 1. Boxes are clipped and rounded to 1e-4
-        pixels, and areas are those of the boxes. LVIS keeps its class lists and frequencies.
+        pixels, and areas are those of the boxes. LVIS keeps its class lists and frequencies. The boxes of an image that
+        has only pseudo labels keep a `source`, an empty one.
         """
         return {
             "images": [self._image_entry(record) for record in self.records],
@@ -259,6 +262,7 @@ class CocoDataset(Dataset[tuple[Image.Image, Targets, int]]):
                         "bbox": bbox,
                         "area": round(bbox[2] * bbox[3], 4),
                         "iscrowd": crowd,
+                        **({"source": {}} if record.only_pseudo else {}),
                     }
                 )
         return entries
@@ -313,6 +317,7 @@ def _record(image: RawImage, index_of: dict[str, int], repairs: Problems, empty:
         crowd_classes=torch.tensor([index_of[box.class_name] for box in crowd], dtype=torch.int64),
         negative_classes=tuple(index_of[name] for name in image.negative if name in index_of),
         not_exhaustive_classes=tuple(index_of[name] for name in image.not_exhaustive if name in index_of),
+        only_pseudo=bool(kept) and all(box.pseudo for box in kept),
     )
 
 

@@ -138,5 +138,6 @@ def _add_boxes(
             findings.lost.add("boxes of images left out", identity)
         elif not duplicate:
             x, y, w, h = entry["bbox"]
-            box = RawBox(names[category_id], (x, y, x + w, y + h), crowd, position, f"annotation {identity}")
+            corners, where = (x, y, x + w, y + h), f"annotation {identity}"
+            box = RawBox(names[category_id], corners, crowd, position, where, pseudo="source" in entry)
             images[image_id].boxes.append(box)

@@ -18,6 +18,7 @@ class RawBox(NamedTuple):
             on it is neither right nor wrong.
         entry: index among all boxes of the file or folder.
         where: its name in messages.
+        pseudo: whether a detector found it (`source` in files of `cora pseudo-label`), not a person.
     """
 
     class_name: str
@@ -25,6 +26,7 @@ class RawBox(NamedTuple):
     crowd: bool
     entry: int
     where: object
+    pseudo: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

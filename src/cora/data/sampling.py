@@ -29,6 +29,10 @@ class SampledRecord(Protocol):
     def boxes_xyxy_px(self) -> Tensor:
         """[T, 4] corners in pixels."""
 
+    @property
+    def only_pseudo(self) -> bool:
+        """Whether it has boxes, and all are pseudo labels."""
+
 
 def repeat_factors(records: Sequence[SampledRecord], threshold: float = 0.001) -> Tensor:
     """Repeat-factor sampling: images with rare classes appear several times (Gupta et al., LVIS, 2019, section 4).
@@ -113,6 +117,18 @@ def small_object_weights(
         if bool((box_area(boxes) < area).any()):
             weights[i] = factor
     return weights
+
+
+def pseudo_weights(records: Sequence[SampledRecord], weight: float) -> Tensor:
+    """Weights [n], float64: `weight` for images that have only pseudo labels, 1 for all others (CORA+).
+
+    Raises:
+        DataError: no images, or a weight that is not above 0.
+    """
+    if not 0 < weight < float("inf"):
+        raise DataError(f"pseudo_weights: expected a weight above 0, got {weight}")
+    _check_any(records)
+    return torch.tensor([weight if record.only_pseudo else 1.0 for record in records], dtype=torch.float64)
 
 
 def epoch_length(weights: Tensor) -> int:

@@ -172,22 +172,11 @@ class TopKDetector(DetectorVariant):
     """Pre-matching with k classes per anchor: those nearest to its region, with one query for each.
 
     The decoder has k times as many queries, however large the vocabulary is.
-
-    Args:
-        top_k: k; if the vocabulary has fewer classes, all of them.
-        parts: arguments of `Detector`.
-
-    Raises:
-        ValueError: `top_k` is below 1.
     """
 
     variant = "top-2"
-
-    def __init__(self, *, top_k: int = 2, **parts: object) -> None:
-        super().__init__(**parts)  # type: ignore[arg-type]  # passed on as they are
-        if top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, got {top_k}")
-        self.top_k = top_k
+    #: k; if the vocabulary has fewer classes, all of them.
+    top_k = 2
 
     def pre_match(self, c4: FeatureMap | Prepared, anchors_cxcywh: Tensor, vocabulary: Vocabulary) -> PreMatched:
         """Match every anchor [B, N, 4] with k classes: N * k queries, grouped by anchor, best class first."""

@@ -17,6 +17,7 @@ _ADDED: tuple[tuple[str, str, Any], ...] = (
     ("names", "prototypes", 0.0),
     ("prompts", "pool_size", None),
     ("data", "repeat_threshold", 0.001),
+    ("data", "pseudo_weight", 1.0),
 )
 
 

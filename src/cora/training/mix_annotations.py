@@ -7,13 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from cora.boxes import pairwise_iou, xywh_to_xyxy
 from cora.data.caption_nouns import english_nouns
 from cora.data.captions import NamedPhoto
-from cora.data.coco import CocoImage
 from cora.data.problems import of_kind
 from cora.errors import DataError
 from cora.training.pseudo_boxes import real_photos
@@ -175,20 +171,6 @@ def without_novel(
     if not kept:
         raise DataError(f"expected images with other names than the {len(found)} novel ones, got none in {len(photos)}")
     return kept, found
-
-
-def photo_weights(content: Mapping[str, Any], records: Sequence[CocoImage], *, pseudo: float) -> Tensor:
-    """Sampling weight of each image.
-
-    Returns:
-        [n] float64 in the order of the records: `pseudo` for images with pseudo boxes only, 1 for all others.
-    """
-    if not 0 < pseudo < float("inf"):
-        raise ValueError(f"pseudo: expected a weight above 0, got {pseudo}")
-    with_real = {entry["image_id"] for entry in content["annotations"] if "source" not in entry}
-    with_pseudo = {entry["image_id"] for entry in content["annotations"] if "source" in entry}
-    only = with_pseudo - with_real
-    return torch.tensor([pseudo if record.image_id in only else 1.0 for record in records], dtype=torch.float64)
 
 
 def novel_message(found: Counter[str], unit: str) -> str:

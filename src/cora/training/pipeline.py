@@ -23,7 +23,6 @@ from cora.data.coco import CocoDataset
 from cora.data.feature_cache import FeatureCache, build_feature_cache, collate_features
 from cora.data.fingerprint import about_data, boxes_hash, images_hash
 from cora.data.loader import AugmentedDataset, EpochLoader, ImageCollate, Transform
-from cora.data.sampling import equal_class_weights, repeat_factors, small_object_weights
 from cora.data.shards import ShardDataset
 from cora.data.transforms import ResizeTransform, TrainTransform
 from cora.detector import Detector, check_pool_size
@@ -37,6 +36,7 @@ from cora.training.ema import Ema, interpolate_weights, trainable_state
 from cora.training.engine import Engine
 from cora.training.group_file import stage_groups
 from cora.training.identity import seed_stage, stage_settings
+from cora.training.image_weights import image_weights
 from cora.training.loop import check_config, train
 from cora.training.losses import class_loss_weights
 from cora.training.names_task import build_names_task
@@ -238,7 +238,7 @@ class TrainingPipeline:
         self.detector = variant.detector(self.detector)
         grouped = {} if groups is None else {"class_groups": groups}
         task = variant.task(detector=self.detector, vocabulary=vocabulary, config=stage.task, **grouped)
-        loader = self._loader(*self._augmented(), stage=stage, weights=self._image_weights())
+        loader = self._loader(*self._augmented(), stage=stage, weights=image_weights(self.recipe.data, self.dataset))
         refit = alignment_refitter(self.detector, self.dataset, vocabulary, report=self.hooks.report)
         self._train("localizer", task, loader, stage, measure=self.hooks.measure_localizer, before_last=refit)
         if self.engine.is_main:
@@ -251,16 +251,6 @@ class TrainingPipeline:
     def _augmented(self) -> tuple[str, Transform, int]:
         """The first arguments of `_loader` for augmented images."""
         return "augmented", TrainTransform(config=self.recipe.data.augment), self.recipe.data.versions
-
-    def _image_weights(self) -> Tensor | None:
-        data, records = self.recipe.data, self.dataset.records
-        if data.sampling == "repeat-factor":
-            return repeat_factors(records, data.repeat_threshold)
-        if data.sampling == "equal-classes":
-            return equal_class_weights(records, range(len(self.dataset.class_names)))
-        if data.sampling == "small-objects":
-            return small_object_weights(records, factor=data.small_factor)
-        return None
 
     def _loader(
         self, name: str, transform: Transform, versions: int, *, stage: Stage, weights: Tensor | None = None

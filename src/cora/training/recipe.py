@@ -42,6 +42,7 @@ class DataStage:
             repeated (LVIS); "equal-classes", all classes equally often; "small-objects", small objects more often.
         repeat_threshold: for "repeat-factor": classes in a smaller share of the images are repeated.
         small_factor: for "small-objects": weight of images with a small box; the others have 1.
+        pseudo_weight: how often images that have only pseudo labels are drawn, relative to the others.
         workers: processes that read images; 0 reads in the training process.
     """
 
@@ -51,11 +52,12 @@ class DataStage:
     sampling: Sampling = "uniform"
     repeat_threshold: float = 0.001
     small_factor: float = 2.0
+    pseudo_weight: float = 1.0
     workers: int = 0
 
     def __post_init__(self) -> None:
         at_least("data", self, versions=0, workers=0, small_factor=1)
-        _above("data", self, "cache_gigabytes", "repeat_threshold")
+        _above("data", self, "cache_gigabytes", "repeat_threshold", "pseudo_weight")
         if self.repeat_threshold > 1:
             raise TrainingError(f"data: expected a repeat_threshold of at most 1, got {self.repeat_threshold}")
         _one_of("data", self, "sampling", Sampling)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cora.detector import Detector
-from cora.detector.variants import EndToEndDetector, any_object, classes_of_boxes
+from cora.detector.variants import EndToEndDetector, TopKDetector, any_object, classes_of_boxes
 from cora.localizer import LocalizerOutput, Memory, pre_match
 from cora.regions import Vocabulary
 from cora.structures import FeatureMap, Targets
@@ -32,17 +32,10 @@ class ConditionalTask(LocalizerTask):
 
     The targets of a pass are the boxes of its class. Class dropout and class sampling are not used, since the absent
     classes have the same effect.
-
-    Args:
-        absent: number of absent classes per image.
-        parts: arguments of `LocalizerTask`.
     """
 
-    def __init__(self, *, absent: int = 2, **parts: Any) -> None:
-        super().__init__(**parts)
-        if absent < 0:
-            raise ValueError(f"absent: expected 0 or more, got {absent}")
-        self.absent = absent
+    #: Number of absent classes per image.
+    absent = 2
 
     def copies(self, memory: Memory, c4: FeatureMap, targets: tuple[Targets, ...]) -> list[Copy]:
         """One copy, whose batch dimension runs over all pairs of an image and a class to look for in it."""
@@ -178,18 +171,10 @@ class RegionProposalTask(LocalizerTask):
 
 
 class TopKTask(LocalizerTask):
-    """Every anchor has k queries, for the k classes nearest to its region.
+    """Every anchor has k queries, for the k classes nearest to its region."""
 
-    Args:
-        top_k: classes per anchor; if a copy is given fewer, some occur several times.
-        parts: arguments of `LocalizerTask`.
-    """
-
-    def __init__(self, *, top_k: int = 2, **parts: Any) -> None:
-        super().__init__(**parts)
-        if top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, got {top_k}")
-        self.top_k = top_k
+    #: k; if a copy is given fewer classes, some occur several times.
+    top_k = TopKDetector.top_k
 
     def anchors(self, memory: Memory) -> Tensor:
         """Anchors [B, N * k, 4], each k times in a row."""
