@@ -1,8 +1,8 @@
-"""The published code of CORA beside this package, on the same weights and images: differences, and seconds an image.
+"""The published code of CORA beside this package, on the same weights and images: differences, AP, seconds an image.
 
     git clone https://github.com/tgxs002/CORA CODE
     python benchmarks/published_code.py --code CODE --clip RN50.pt --checkpoint checkpoint.pth \
-        --images coco/val2017 --names split.json --limit 3 --threads 1
+        --images coco/val2017 --annotations instances_val2017.json --names split.json --limit 3 --threads 1
 
 CODE's network runs as it is, on the CPU, with the options of its configuration for RN50 on OV-COCO. Modules that it
 imports and does not need for this are empty here: its CUDA operator (deformable attention), detectron2 (a proposal
@@ -10,10 +10,14 @@ network, and `batched_nms`, which is torchvision's), the data sets and the train
 pixels, of this package's preprocessing (short side 800), and the same names. Of all queries the boxes and the scores
 (objectness times class probability) are compared; the published code sorts its queries by class, so each is compared
 with the nearest of this package's. Then both suppress the published network's boxes. "All boxes" is this package in
-the published way, "default" is `predict` without options.
+the published way, which does not clip boxes to the image. "Default" clips them as `predict` does, in the precision that
+it chooses, and has the post-processing of a new model, which pools only the best boxes exactly; a converted checkpoint
+itself keeps the published post-processing. Times include the suppression.
 
-CLIP and checkpoint may hold random numbers: the arithmetic is the same. AP needs trained ones; `cora evaluate` and
-CODE's own `--eval` measure it. Fails (exit code 1) if a box or a score differs by more than `--tolerance`.
+With `--annotations` the table has AP50 and AP of the detections of each, too: those of the published network by its
+own post-processing, all scored by this package's evaluation, on the images that ran and nothing else. CLIP and
+checkpoint may hold random numbers: the arithmetic is the same. AP is near 0 then for all; what counts is that the first
+two are equal. Fails (exit code 1) if a box or a score differs by more than `--tolerance`.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +40,22 @@ import torchvision
 from torch import Tensor
 
 import cora
+from cora.data.coco import CocoDataset
 from cora.data.sources import find_images
-from cora.detector import Detector, DetectorOutput, load_published, select_detections
+from cora.detections import Detections
+from cora.detector import Detector, DetectorOutput, PostprocessConfig, load_published, select_detections
+from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.predict import MIN_SCORE, NMS_IOU, ground_truth
 from cora.images import read_image
 from cora.predictor import at_precision, scoring_all_boxes
+from cora.regions import Vocabulary
+from cora.structures import ImageBatch
+
+#: Boxes in pixels, scores and labels of one image.
+Found = tuple[Tensor, Tensor, Tensor]
+
+#: Who detects, in the order of the table.
+WAYS = ("published", "all boxes", "default")
 
 #: The options of `configs/COCO/R50_...sh` that change what the network computes.
 OPTIONS = (
@@ -47,49 +65,59 @@ OPTIONS = (
 )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print, and return the exit code."""
+    args = arguments(argv)
+    torch.set_num_threads(args.threads)
+    split = json.loads(args.names.read_text(encoding="utf-8"))
+    names = [*split["base"], *split["novel"]]
+    paths, dataset = images_to_run(args.images, args.annotations, names, args.limit)
+    theirs, post = published_network(args.code, args.clip, args.checkpoint)
+    ours = load_published(args.checkpoint)
+    vocabulary = ours.vocabulary_encoder.encode(names)
+    text = (theirs.classifier(names).float() - vocabulary.embeddings).abs().max()
+    networks = Networks(theirs, post, scoring_all_boxes(ours), in_default_way(ours), vocabulary)
+    rows: list[dict[str, float]] = []
+    found: list[dict[str, Found]] = []
+    for path in paths:
+        row, detections = networks.compared(ours.preprocessor([read_image(path)]))
+        rows.append(row)
+        found.append(detections)
+        print(path.name, row, flush=True)
+    print(
+        f"\ntorch {torch.__version__}, {args.threads} thread(s), {len(names)} names, text differs by {float(text):.1e}"
+    )
+    scores = (
+        {way: average_precision(dataset, [one[way] for one in found]) for way in WAYS} if dataset is not None else {}
+    )
+    print(table(rows, scores))
+    return int(max(max(row["boxes"], row["scores"]) for row in rows) > args.tolerance)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", type=Path, required=True, help="clone of the published repository")
     parser.add_argument("--clip", type=Path, required=True, help="CLIP's RN50.pt, a TorchScript archive")
     parser.add_argument("--checkpoint", type=Path, required=True, help="as the published main.py writes it")
     parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--annotations", type=Path, help="COCO file of these images; adds AP to the table")
     parser.add_argument("--names", type=Path, required=True, help='JSON with the lists "base" and "novel"')
     parser.add_argument("--limit", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tolerance", type=float, default=1e-3)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    split = json.loads(args.names.read_text(encoding="utf-8"))
-    names = [*split["base"], *split["novel"]]
-    theirs, post = published_network(args.code, args.clip, args.checkpoint)
-    ours = load_published(args.checkpoint)
-    fast = at_precision(ours, "auto")
-    vocabulary = ours.vocabulary_encoder.encode(names)
-    text = (theirs.classifier(names).float() - vocabulary.embeddings).abs().max()
-    rows: list[dict[str, float]] = []
-    for path in find_images([str(args.images)]).paths[: args.limit]:
-        batch = ours.preprocessor([read_image(path)])
-        seconds, (out, found) = timed(lambda batch=batch: their_detections(theirs, post, batch.pixels, names))
-        every, output = timed(lambda batch=batch: network_in_published_way(ours)(batch, vocabulary))
-        usual, _ = timed(lambda batch=batch: fast(batch, vocabulary, score_threshold=0.001))
-        boxes, scores = differences(out, output)
-        rows.append(
-            {
-                "boxes": boxes,
-                "scores": scores,
-                "agree": agreement(out, found, batch.pixels.shape[-2:]),
-                "published, s": seconds,
-                "all boxes, s": every,
-                "default, s": usual,
-            }
-        )
-        print(path.name, rows[-1], flush=True)
-    print(
-        f"\ntorch {torch.__version__}, {args.threads} thread(s), {len(names)} names, text differs by {float(text):.1e}"
-    )
-    print(table(rows))
-    return int(max(max(row["boxes"], row["scores"]) for row in rows) > args.tolerance)
+    return parser.parse_args(argv)
+
+
+def images_to_run(
+    folder: Path, annotations: Path | None, names: Sequence[str], limit: int
+) -> tuple[list[Path], CocoDataset | None]:
+    """The first `limit` images of a folder, or of the annotations, with the data set of these images."""
+    if annotations is None:
+        return list(find_images([str(folder)]).paths[:limit]), None
+    whole = CocoDataset(annotations=annotations, images=folder, class_names=names)
+    dataset = whole.with_records(whole.records[:limit])
+    return [record.path for record in dataset.records], dataset
 
 
 def published_network(code: Path, clip: Path, checkpoint: Path) -> tuple[Any, Any]:
@@ -119,7 +147,7 @@ def published_network(code: Path, clip: Path, checkpoint: Path) -> tuple[Any, An
     parser = importlib.import_module("main").get_args_parser()
     options, _ = argparse.ArgumentParser(parents=[parser]).parse_known_args(OPTIONS.split())
     options.model_path = str(clip)
-    classifier = importlib.import_module("models.classifier")
+    classifier: Any = importlib.import_module("models.classifier")
     classifier._download = lambda *_: str(clip)  # the file is here
     network, _, post = importlib.import_module("models").build_model(options)
     content = torch.load(checkpoint, map_location="cpu", weights_only=False)
@@ -127,17 +155,60 @@ def published_network(code: Path, clip: Path, checkpoint: Path) -> tuple[Any, An
     return network.eval(), post["bbox"]
 
 
-def network_in_published_way(detector: Detector) -> Detector:
-    """This package's network, every box pooled exactly, in float32."""
-    view: Detector = scoring_all_boxes(detector)
+@dataclass(frozen=True)
+class Networks:
+    """The published network and its post-processing, and this package's network in two ways."""
+
+    theirs: Any
+    post: Any
+    every: Detector
+    usual: Detector
+    vocabulary: Vocabulary
+
+    def compared(self, batch: ImageBatch) -> tuple[dict[str, float], dict[str, Found]]:
+        """Run all on one image: differences and seconds, and the detections of each way."""
+        default = partial(our_detections, self.usual, batch, self.vocabulary, score_threshold=MIN_SCORE, clip=True)
+        published, (out, theirs) = timed(partial(their_detections, self.theirs, self.post, batch, self.vocabulary))
+        every, (output, ours) = timed(partial(our_detections, self.every, batch, self.vocabulary))
+        usual, (_, fast) = timed(default)
+        boxes, scores = differences(out, output)
+        agree = agreement(out, theirs, batch.original_sizes[0])
+        seconds = dict(zip(WAYS, (published, every, usual), strict=True))
+        found = dict(zip(WAYS, (theirs, ours, fast), strict=True))
+        return {"boxes": boxes, "scores": scores, "agree": agree, **seconds}, found
+
+
+def in_default_way(detector: Detector) -> Detector:
+    """A view with the post-processing of a new model, in the precision that `predict` chooses."""
+    config = replace(detector.config, postprocess=PostprocessConfig())
+    view: Detector = at_precision(detector.with_parts(config=config), "auto")
     return view
 
 
 @torch.no_grad()
-def their_detections(network: Any, post: Any, pixels: Tensor, names: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
-    """What the published network gives for one image [1, 3, H, W], and its detections in pixels of that size."""
-    out = network([pixels[0]], categories=list(names))
-    return out, post(out, torch.tensor([list(pixels.shape[-2:])]))[0]
+def their_detections(
+    network: Any, post: Any, batch: ImageBatch, vocabulary: Vocabulary
+) -> tuple[dict[str, Tensor], Found]:
+    """What the published network gives for one image, and its detections in pixels of that image."""
+    out = network([batch.pixels[0]], categories=list(vocabulary.names))
+    found = post(out, torch.tensor([list(batch.original_sizes[0])]))[0]
+    return out, (found["boxes"], found["scores"], found["labels"])
+
+
+@torch.no_grad()
+def our_detections(
+    detector: Detector, batch: ImageBatch, vocabulary: Vocabulary, *, score_threshold: float = 0.0, clip: bool = False
+) -> tuple[DetectorOutput, Found]:
+    """What this package gives for one image, and its detections in pixels of that image."""
+    output = detector(batch, vocabulary, score_threshold=score_threshold)
+    return output, suppressed(output.boxes_cxcywh[0], output.scores[0], batch.original_sizes[0], clip=clip)
+
+
+def suppressed(boxes_cxcywh: Tensor, scores: Tensor, size_hw: tuple[int, int], *, clip: bool = False) -> Found:
+    """The best 100 detections of an image by this package's suppression, with the published thresholds."""
+    return select_detections(
+        boxes_cxcywh, scores, size_hw, min_score=MIN_SCORE, nms_iou=NMS_IOU, max_detections=100, clip=clip
+    )
 
 
 @torch.no_grad()
@@ -159,35 +230,56 @@ def differences(theirs: dict[str, Tensor], own: DetectorOutput) -> tuple[float, 
     return float((boxes - mine[nearest]).abs().max()), float((scores - its[nearest]).abs().max() / top)
 
 
-def agreement(out: dict[str, Tensor], theirs: dict[str, Tensor], size_hw: Sequence[int]) -> float:
+def agreement(out: dict[str, Tensor], theirs: Found, size_hw: tuple[int, int]) -> float:
     """Share of the published detections that this package's suppression of the same boxes keeps, too."""
-    height, width = size_hw
-    boxes, scores, labels = select_detections(
-        out["pred_boxes"][0],
-        out["pred_logits"][0].sigmoid(),
-        (height, width),
-        min_score=0.001,
-        nms_iou=0.5,
-        max_detections=100,
-        clip=False,
-    )
-    same = torchvision.ops.box_iou(theirs["boxes"], boxes) > 0.999
-    same &= (theirs["labels"][:, None] == labels) & (theirs["scores"][:, None] == scores)
+    boxes, scores, labels = suppressed(out["pred_boxes"][0], out["pred_logits"][0].sigmoid(), size_hw)
+    same = torchvision.ops.box_iou(theirs[0], boxes) > 0.999
+    same &= (theirs[2][:, None] == labels) & (theirs[1][:, None] == scores)
     return float(same.any(1).float().mean()) if len(same) else 1.0
 
 
-def table(rows: Sequence[dict[str, float]]) -> str:
-    """Largest differences, least agreement, median seconds, and how many times as fast."""
-    ways = ("published, s", "all boxes, s", "default, s")
-    median = {way: statistics.median(row[way] for row in rows) for way in ways}
-    lines = [
-        f"| images | boxes differ by | scores differ by | detections kept alike | {' | '.join(ways)} |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        f"| {len(rows)} | {max(row['boxes'] for row in rows):.1e} | {max(row['scores'] for row in rows):.1e} "
-        f"| {100 * min(row['agree'] for row in rows):.0f} % | {median['published, s']:.1f} "
-        f"| {median['all boxes, s']:.1f} ({median['published, s'] / median['all boxes, s']:.1f}x) "
-        f"| {median['default, s']:.1f} ({median['published, s'] / median['default, s']:.1f}x) |",
+def average_precision(dataset: CocoDataset, found: Sequence[Found]) -> tuple[float, float]:
+    """AP50 and AP over the classes that have boxes, 0..1.
+
+    Args:
+        dataset: the images that ran.
+        found: detections of each, their labels in the order of the data set's class names.
+    """
+    names = tuple(dataset.class_names)
+    results = [
+        result
+        for record, detections in zip(dataset.records, found, strict=True)
+        for result in Detections(*detections, names, record.size).to_coco(record.image_id)
     ]
+    classes = {name: number for number, name in enumerate(names, start=1)}
+    evaluation = evaluate_boxes(ground_truth(dataset), results, classes=classes)
+    known = [(score.ap50, score.ap) for score in evaluation.scores if score.ap50 is not None and score.ap is not None]
+    if not known:
+        return float("nan"), float("nan")
+    ap50, ap = zip(*known, strict=True)
+    return statistics.fmean(ap50), statistics.fmean(ap)
+
+
+def table(rows: Sequence[dict[str, float]], precision: Mapping[str, tuple[float, float]]) -> str:
+    """Largest differences and least agreement; of each way AP50 and AP, median seconds, and how many times as fast.
+
+    Args:
+        rows: one of each image.
+        precision: way -> AP50 and AP, 0..1; empty where there are no annotations.
+    """
+    median = {way: statistics.median(row[way] for row in rows) for way in WAYS}
+    lines = [
+        "| images | boxes differ by | scores differ by | detections kept alike |",
+        "| --- | --- | --- | --- |",
+        f"| {len(rows)} | {max(row['boxes'] for row in rows):.1e} | {max(row['scores'] for row in rows):.1e} "
+        f"| {100 * min(row['agree'] for row in rows):.0f} % |",
+        "",
+        "| way | AP50, % | AP, % | s an image | times as fast |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for way in WAYS:
+        scores = [f"{100 * score:.4f}" for score in precision.get(way, ())] or ["-", "-"]
+        lines.append(f"| {way} | {' | '.join(scores)} | {median[way]:.1f} | {median['published'] / median[way]:.1f} |")
     return "\n".join(lines)
 
 
