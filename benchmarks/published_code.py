@@ -14,10 +14,11 @@ the published way, which does not clip boxes to the image. "Default" clips them 
 it chooses, and has the post-processing of a new model, which pools only the best boxes exactly; a converted checkpoint
 itself keeps the published post-processing. Times include the suppression.
 
-With `--annotations` the table has AP50 and AP of the detections of each, too: those of the published network by its
-own post-processing, all scored by this package's evaluation, on the images that ran and nothing else. CLIP and
-checkpoint may hold random numbers: the arithmetic is the same. AP is near 0 then for all; what counts is that the first
-two are equal. Fails (exit code 1) if a box or a score differs by more than `--tolerance`.
+AP50 and AP are of the detections of each, those of the published network by its own post-processing, on the images that
+ran, by this package's evaluation. CLIP and checkpoint may hold random numbers: the arithmetic is the same. But AP on
+real annotations is 0 then, whatever differs. So leave out `--annotations`: every fourth detection of the published
+network, its left side moved by 0 to 30 % of the width, then stands in for them. Fails (exit code 1) if a box or a score
+differs by more than `--tolerance`.
 """
 
 from __future__ import annotations
@@ -87,10 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"\ntorch {torch.__version__}, {args.threads} thread(s), {len(names)} names, text differs by {float(text):.1e}"
     )
-    scores = (
-        {way: average_precision(dataset, [one[way] for one in found]) for way in WAYS} if dataset is not None else {}
-    )
-    print(table(rows, scores))
+    truth = ground_truth(dataset) if dataset is not None else stand_in([one["published"] for one in found], names)
+    print(table(rows, {way: average_precision(truth, [one[way] for one in found], names) for way in WAYS}))
     return int(max(max(row["boxes"], row["scores"]) for row in rows) > args.tolerance)
 
 
@@ -101,7 +100,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip", type=Path, required=True, help="CLIP's RN50.pt, a TorchScript archive")
     parser.add_argument("--checkpoint", type=Path, required=True, help="as the published main.py writes it")
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--annotations", type=Path, help="COCO file of these images; adds AP to the table")
+    parser.add_argument("--annotations", type=Path, help="COCO file of these images, for AP")
     parser.add_argument("--names", type=Path, required=True, help='JSON with the lists "base" and "novel"')
     parser.add_argument("--limit", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -238,21 +237,43 @@ def agreement(out: dict[str, Tensor], theirs: Found, size_hw: tuple[int, int]) -
     return float(same.any(1).float().mean()) if len(same) else 1.0
 
 
-def average_precision(dataset: CocoDataset, found: Sequence[Found]) -> tuple[float, float]:
+def stand_in(published: Sequence[Found], names: Sequence[str]) -> dict[str, Any]:
+    """COCO ground truth of some published detections, moved, so that AP is neither 0 nor 1 whatever the weights.
+
+    Args:
+        published: detections of each image.
+        names: of the classes.
+    """
+    annotations = []
+    for image, (boxes, _, labels) in enumerate(published, start=1):
+        for place in range(0, len(boxes), 4):
+            x0, y0, x1, y1 = boxes[place].tolist()
+            x0 += 0.1 * (place // 4 % 4) * (x1 - x0)
+            bbox = [x0, y0, x1 - x0, y1 - y0]
+            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": int(labels[place]) + 1, "iscrowd": 0}
+            annotations.append(entry | {"bbox": bbox, "area": bbox[2] * bbox[3]})
+    return {
+        "images": [{"id": image} for image in range(1, len(published) + 1)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
+        "annotations": annotations,
+    }
+
+
+def average_precision(truth: Mapping[str, Any], found: Sequence[Found], names: Sequence[str]) -> tuple[float, float]:
     """AP50 and AP over the classes that have boxes, 0..1.
 
     Args:
-        dataset: the images that ran.
-        found: detections of each, their labels in the order of the data set's class names.
+        truth: COCO ground truth of the images that ran.
+        found: detections of each, in the same order.
+        names: of the classes, in the order of the labels.
     """
-    names = tuple(dataset.class_names)
     results = [
         result
-        for record, detections in zip(dataset.records, found, strict=True)
-        for result in Detections(*detections, names, record.size).to_coco(record.image_id)
+        for image, detections in zip(truth["images"], found, strict=True)
+        for result in Detections(*detections, tuple(names), (1, 1)).to_coco(image["id"])
     ]
     classes = {name: number for number, name in enumerate(names, start=1)}
-    evaluation = evaluate_boxes(ground_truth(dataset), results, classes=classes)
+    evaluation = evaluate_boxes(truth, results, classes=classes)
     known = [(score.ap50, score.ap) for score in evaluation.scores if score.ap50 is not None and score.ap is not None]
     if not known:
         return float("nan"), float("nan")
@@ -265,7 +286,7 @@ def table(rows: Sequence[dict[str, float]], precision: Mapping[str, tuple[float,
 
     Args:
         rows: one of each image.
-        precision: way -> AP50 and AP, 0..1; empty where there are no annotations.
+        precision: way -> AP50 and AP, 0..1.
     """
     median = {way: statistics.median(row[way] for row in rows) for way in WAYS}
     lines = [
@@ -278,8 +299,8 @@ def table(rows: Sequence[dict[str, float]], precision: Mapping[str, tuple[float,
         "| --- | --- | --- | --- | --- |",
     ]
     for way in WAYS:
-        scores = [f"{100 * score:.4f}" for score in precision.get(way, ())] or ["-", "-"]
-        lines.append(f"| {way} | {' | '.join(scores)} | {median[way]:.1f} | {median['published'] / median[way]:.1f} |")
+        ap50, ap = (f"{100 * score:.2f}" for score in precision[way])
+        lines.append(f"| {way} | {ap50} | {ap} | {median[way]:.1f} | {median['published'] / median[way]:.1f} |")
     return "\n".join(lines)
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.published_code import WAYS, Found, agreement, average_precision, images_to_run, table
+from benchmarks.published_code import WAYS, Found, agreement, average_precision, images_to_run, stand_in, table
 from cora.data.coco import CocoDataset
+from cora.evaluation.predict import ground_truth
 
 NAMES = ("cat", "dog", "house")
 
@@ -39,6 +40,10 @@ def found(label: int, *boxes: tuple[float, ...]) -> Found:
     return torch.tensor(boxes).reshape(-1, 4), torch.linspace(0.9, 0.1, len(boxes)), torch.full((len(boxes),), label)
 
 
+def scored(dataset: CocoDataset, detections: list[Found]) -> tuple[float, float]:
+    return average_precision(ground_truth(dataset), detections, NAMES)
+
+
 RIGHT, WRONG = (5.0, 5.0, 25.0, 15.0), (0.0, 0.0, 4.0, 4.0)
 
 
@@ -52,34 +57,46 @@ def test_annotations_choose_the_images_and_keep_those_that_run(folder: Path) -> 
 
 def test_ap_is_the_mean_over_the_classes_that_have_boxes_in_the_images_that_ran(folder: Path) -> None:
     both = data_set(folder, 2)
-    assert average_precision(both, [found(1, RIGHT), found(0, RIGHT)]) == pytest.approx((1, 1))
-    assert average_precision(both, [found(1, RIGHT), found(0)]) == pytest.approx((0.5, 0.5))
-    assert average_precision(both, [found(0, RIGHT), found(1, RIGHT)]) == (0, 0)
+    assert scored(both, [found(1, RIGHT), found(0, RIGHT)]) == pytest.approx((1, 1))
+    assert scored(both, [found(1, RIGHT), found(0)]) == pytest.approx((0.5, 0.5))
+    assert scored(both, [found(0, RIGHT), found(1, RIGHT)]) == (0, 0)
     # The dog of the third image counts only where it ran.
     three = data_set(folder, 3)
     dogs = 51 / 101  # of 101 recalls those up to a half
-    assert average_precision(three, [found(1, RIGHT), found(0, RIGHT), found(1)])[0] == pytest.approx((1 + dogs) / 2)
+    assert scored(three, [found(1, RIGHT), found(0, RIGHT), found(1)])[0] == pytest.approx((1 + dogs) / 2)
 
 
 def test_ap_asks_for_more_overlap_than_ap50(folder: Path) -> None:
     one = data_set(folder, 1)
     shifted = (7.0, 5.0, 27.0, 15.0)  # IoU 180 / 220: seven of the ten thresholds
-    assert average_precision(one, [found(1, shifted)]) == pytest.approx((1, 0.7))
-    assert average_precision(one, [found(1, WRONG, RIGHT)])[0] == pytest.approx(0.5)
+    assert scored(one, [found(1, shifted)]) == pytest.approx((1, 0.7))
+    assert scored(one, [found(1, WRONG, RIGHT)])[0] == pytest.approx(0.5)
 
 
-def test_the_table_shows_each_way_and_a_dash_where_nothing_was_annotated() -> None:
+def test_moved_detections_stand_in_for_annotations() -> None:
+    boxes = [(10.0 * n, 5.0, 10.0 * n + 10, 15.0) for n in range(8)]
+    truth = stand_in([found(2, *boxes), found(0)], NAMES)
+    assert [image["id"] for image in truth["images"]] == [1, 2]
+    assert [(box["image_id"], box["category_id"], box["bbox"]) for box in truth["annotations"]] == [
+        (1, 3, [0, 5, 10, 10]),
+        (1, 3, [41, 5, 9, 10]),
+    ]
+    assert average_precision(truth, [found(2, boxes[0], boxes[4]), found(0)], NAMES) == pytest.approx(
+        (1, 0.95), abs=0.01
+    )
+
+
+def test_the_table_shows_each_way() -> None:
     rows = [
         {"boxes": b, "scores": 1e-6, "agree": a, "published": 8.0, "all boxes": 4.0, "default": 1.0}
         for b, a in ((1e-7, 1.0), (2e-7, 0.5))
     ]
-    scored = table(rows, {way: (0.25, 0.125) for way in WAYS}).splitlines()
-    assert scored[2] == "| 2 | 2.0e-07 | 1.0e-06 | 50 % |"
-    assert scored[-2:] == [
-        "| all boxes | 25.0000 | 12.5000 | 4.0 | 2.0 |",
-        "| default | 25.0000 | 12.5000 | 1.0 | 8.0 |",
+    shown = table(rows, {way: (0.25, 0.125) for way in WAYS}).splitlines()
+    assert shown[2] == "| 2 | 2.0e-07 | 1.0e-06 | 50 % |"
+    assert shown[-2:] == [
+        "| all boxes | 25.00 | 12.50 | 4.0 | 2.0 |",
+        "| default | 25.00 | 12.50 | 1.0 | 8.0 |",
     ]
-    assert table(rows, {}).splitlines()[-1] == "| default | - | - | 1.0 | 8.0 |"
 
 
 def test_suppression_of_the_same_boxes_agrees_with_itself() -> None:
