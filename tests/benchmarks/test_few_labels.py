@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from benchmarks.few_labels import WAYS, draw_few, main
 from tests.toy_nano import toy_nano, write_boxed_photos
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=20), st.integers(1, 6), st.integers(0, 3))
 def test_every_class_has_enough_boxes_or_all_and_no_image_is_for_nothing(
@@ -41,6 +43,7 @@ def test_images_with_fewer_boxes_beyond_come_first_and_chance_decides_between_eq
 def test_cells_are_run_once_and_written_as_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     model, output = tmp_path / "model.safetensors", tmp_path / "few"
     toy_nano(tmp_path / "cache").save(model)
     photos = write_boxed_photos(tmp_path / "photos")
