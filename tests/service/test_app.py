@@ -130,7 +130,16 @@ def test_health_metrics_and_openapi(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/detect", "/search", "/health", "/metrics"}
     assert set(paths["/detect"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
-    assert {"200", "401", "413", "422", "429", "503", "504"} <= set(paths["/detect"]["post"]["responses"])
+    assert {"200", "401", "403", "413", "422", "429", "503", "504"} <= set(paths["/detect"]["post"]["responses"])
+
+
+@pytest.mark.parametrize("path", ["/detect", "/search"])
+def test_pages_of_other_sites_cannot_make_the_service_work(client: TestClient, path: str) -> None:
+    foreign = client.post(path, headers={"Sec-Fetch-Site": "cross-site"}, json={})
+    assert foreign.status_code == 403
+    assert foreign.json()["detail"].startswith("expected a request of the service's own page")
+    for site in ("same-origin", "none"):
+        assert client.post(path, headers={"Sec-Fetch-Site": site}, json={}).status_code != 403
 
 
 def test_page_and_its_headers(client: TestClient) -> None:

@@ -38,7 +38,7 @@ from cora.service.schemas import (
     SearchResponse,
     request_body,
 )
-from cora.service.security import HEADERS, Observe, authorize
+from cora.service.security import HEADERS, Observe, authorize, refuse_foreign_page
 from cora.service.service import Service, before
 from cora.service.worker import Query
 from cora.structures import Detections
@@ -50,6 +50,7 @@ _FILE = {"type": "string", "format": "binary", "description": "an image file"}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The form is broken."},
     401: {"model": Problem, "description": "The bearer token is missing or wrong."},
+    403: {"model": Problem, "description": "A browser sent it for a page of another site."},
     408: {"model": Problem, "description": "The request came too slowly."},
     413: {"model": Problem, "description": "The body, an image, a list or a name is too large."},
     415: {"model": Problem, "description": "Neither JSON nor a multipart form."},
@@ -112,6 +113,13 @@ def create_app(
     return app
 
 
+def _from_own_page(request: Request) -> None:
+    refuse_foreign_page(request.headers.get("sec-fetch-site"))
+
+
+_FROM_OWN_PAGE = Depends(_from_own_page)
+
+
 def _needs_token(token: str | None) -> Any:
     def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         authorize(None if given is None else given.credentials, token)
@@ -168,7 +176,7 @@ def _add_detect(app: FastAPI, service: Service, token: str | None) -> None:
 
     @app.post(
         "/detect",
-        dependencies=[_needs_token(token)],
+        dependencies=[_FROM_OWN_PAGE, _needs_token(token)],
         responses=_PROBLEMS,
         openapi_extra=request_body(DetectRequest, DetectOptions, files, required=["images"]),
     )
@@ -207,7 +215,7 @@ def _add_search(app: FastAPI, service: Service, token: str | None) -> None:
 
     @app.post(
         "/search",
-        dependencies=[_needs_token(token)],
+        dependencies=[_FROM_OWN_PAGE, _needs_token(token)],
         responses=_PROBLEMS | missing,
         openapi_extra=request_body(SearchRequest, SearchOptions, {"image": _FILE}),
     )

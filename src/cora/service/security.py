@@ -82,6 +82,19 @@ def authorize(given: str | None, token: str | None) -> None:
         )
 
 
+def refuse_foreign_page(site: str | None) -> None:
+    """Refuse what a browser sends for a page of another site: it could make the service work, unseen by its user.
+
+    Args:
+        site: the header `Sec-Fetch-Site`, which browsers set and pages cannot; None from other clients.
+
+    Raises:
+        RefusedError: 403, a page of another site sent the request.
+    """
+    if site == "cross-site":
+        raise RefusedError(403, "expected a request of the service's own page, got one of another site; open the page")
+
+
 class Observe:
     """ASGI middleware that adds `HEADERS` to every response and counts it in the metrics.
 
