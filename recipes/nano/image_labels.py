@@ -26,9 +26,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
+from heads import DROPOUT, LearningHead
 from labelled_images import image_labelled
 from names import class_weights, drift, jitter, take_step, tower_of, zero_shot
 from PIL import Image
@@ -56,7 +58,7 @@ CANDIDATES, RANK_SCALE = 60, 40.0
 SAME_IOU, SAME = 0.6, 4
 #: Regions of a step, and those of image labels beside them; steps of the two rounds; rate; weight of the KL term.
 BATCH, LABEL_BATCH, STEPS, RATE, KL = 1024, 256, (600, 400), 1e-3, 0.3
-DROPOUT, FINE_DROPOUT, WEIGHT_DECAY = 0.5, 0.2, 0.05
+FINE_DROPOUT, WEIGHT_DECAY = 0.2, 0.05
 
 
 @dataclass
@@ -149,47 +151,25 @@ def divide(sources: list[Source], folder: Path, names: list[str], base: int) -> 
 
 
 class Heads(nn.Module):
-    """The two heads while they learn: inputs standardised, with dropout."""
+    """The two heads while they learn."""
 
     def __init__(self, tower: TimmTower, regions: Regions) -> None:
         super().__init__()
         assert tower.fine is not None
-        self.heads = (tower.text_space, tower.fine)  # a tuple, so that they are no parameters of this module
         sample = slice(None, None, max(1, len(regions.classes) // 50_000))
-        self.statistics = [_statistics(regions.pooled[sample]), _statistics(regions.fine[sample].flatten(1))]
-        self.pairs = nn.ModuleList()
-        for head, (mean, deviation) in zip(self.heads, self.statistics, strict=True):
-            expand, contract = (
-                nn.Linear(*reversed(head.expand.weight.shape)),
-                nn.Linear(*reversed(head.contract.weight.shape)),
-            )
-            with torch.no_grad():
-                expand.weight.copy_(head.expand.weight * deviation)
-                expand.bias.copy_(head.expand.bias + head.expand.weight @ mean)
-            contract.load_state_dict(head.contract.state_dict())
-            self.pairs.append(nn.ModuleList([expand, contract]))
+        self.zero_shot = partial(zero_shot, tower.text_space)
+        self.text = LearningHead(tower.text_space, regions.pooled[sample], dropout=DROPOUT)
+        self.fine = LearningHead(tower.fine, regions.fine[sample], dropout=FINE_DROPOUT)
 
     def forward(self, pooled: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
         """Unit embeddings [R, D] of regions, and those without what was learned."""
-        known = zero_shot(self.heads[0], pooled.float())
-        added = torch.zeros_like(known)
-        rates = (DROPOUT, FINE_DROPOUT)
-        for pair, inputs, (mean, deviation), rate in zip(
-            self.pairs, (pooled, fine.flatten(1)), self.statistics, rates, strict=True
-        ):
-            expand, contract = pair
-            drawn = F.dropout((inputs.float() - mean) / deviation, rate, self.training)
-            added = added + contract(F.dropout(F.gelu(expand(drawn)), DROPOUT, self.training))
-        return F.normalize(known + added, dim=-1), known
+        known = self.zero_shot(pooled.float())
+        return F.normalize(known + self.text(pooled) + self.fine(fine), dim=-1), known
 
-    @torch.no_grad()
     def store(self) -> None:
-        """Give the tower what was learned, for inputs as they are."""
-        for pair, head, (mean, deviation) in zip(self.pairs, self.heads, self.statistics, strict=True):
-            expand, contract = pair
-            head.expand.weight.copy_(expand.weight / deviation)
-            head.expand.bias.copy_(expand.bias - expand.weight @ (mean / deviation))
-            head.contract.load_state_dict(contract.state_dict())
+        """Give the tower what was learned."""
+        self.text.store()
+        self.fine.store()
 
 
 @dataclass(frozen=True)
@@ -290,11 +270,6 @@ def _drawn(wanted: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def _together(parts: list[Regions]) -> Regions:
     return Regions(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Regions)))
-
-
-def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each input, which a head sees as 0 and 1 while it learns."""
-    return inputs.float().mean(0), inputs.float().std(0) + 1e-2
 
 
 def main() -> None:

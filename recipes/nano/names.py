@@ -19,13 +19,13 @@ Numbers: on the held-out images of coco_more, share of boxes named right (novel 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from heads import DROPOUT, LearningHead
 from maps import read_map, views_of
 from sources import Source, base_only, everything
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ from cora.towers.timm_tower import box_class_scores
 
 JITTER, COPIES, PROPOSALS = 0.08, 2, 16
 #: Share of a region's evidence by NanoDet that training takes away, so that the network learns from the backbone, too.
-EVIDENCE_DROPOUT, DROPOUT, FINE_DROPOUT, BATCH = 0.3, 0.5, 0.2, 1024
+EVIDENCE_DROPOUT, FINE_DROPOUT, BATCH = 0.3, 0.2, 1024
 
 
 @dataclass
@@ -113,13 +113,11 @@ def learn_text_space(
     tower = tower_of(detector)
     head, scale = tower.text_space, detector.config.tower.logit_scale
     features = [_features(tower, one.cells) for one in data]
-    mean, deviation = features[0].float().mean(0), features[0].float().std(0) + 1e-3
-    expand, contract = nn.Linear(*reversed(head.expand.weight.shape)), nn.Linear(*reversed(head.contract.weight.shape))
-    nn.init.zeros_(contract.weight)
-    nn.init.zeros_(contract.bias)
-    fine = _FineNetwork(tower, data[0].fine)
-    learned_parts = nn.ModuleList([expand, contract, fine])
-    optimiser = torch.optim.AdamW(learned_parts.parameters(), lr=1e-3, weight_decay=0.05)
+    text, fine = LearningHead(head, features[0], dropout=DROPOUT, fresh=True), None
+    if tower.fine is not None:
+        fine = LearningHead(tower.fine, data[0].fine[:50_000], dropout=FINE_DROPOUT, fresh=True)
+    parts = nn.ModuleList(part for part in (text, fine) if part is not None)
+    optimiser = torch.optim.AdamW(parts.parameters(), lr=1e-3, weight_decay=0.05)
     names = [detector.vocabulary_encoder.encode(list(one.names)).embeddings.clone() for one in data]
     weights = [class_weights(one.labels, len(one.names)) for one in data]
     steps = int(epochs * sum(len(one.labels) for one in data) / BATCH)
@@ -127,8 +125,9 @@ def learn_text_space(
         one, pooled = data[which], features[which][chosen].float()
         known = zero_shot(head, pooled)
         evidence = _evidence(tower, one.seen[chosen])
-        drawn = F.dropout((pooled - mean) / deviation, DROPOUT)
-        learned = contract(F.dropout(F.gelu(expand(drawn)), DROPOUT)) + fine(one.fine[chosen])
+        learned = text(pooled)
+        if fine is not None:
+            learned = learned + fine(one.fine[chosen])
         dropped = evidence * (torch.rand(len(evidence), 1) > EVIDENCE_DROPOUT)
         regions = F.normalize(known + dropped + learned, dim=-1)
         loss = _loss(regions, one.labels[chosen], names[which], weights[which], scale)
@@ -137,40 +136,9 @@ def learn_text_space(
         take_step(optimiser, loss, 1e-3, step / steps)
         if step % 50 == 0:
             print(f"text space {step}/{steps}: {float(loss.detach()):.3f}", flush=True)
-    with torch.no_grad():
-        head.expand.weight.copy_(expand.weight / deviation)
-        head.expand.bias.copy_(expand.bias - expand.weight @ (mean / deviation))
-        head.contract.weight.copy_(share * contract.weight)
-        head.contract.bias.copy_(share * contract.bias)
-    fine.store(tower)
-
-
-class _FineNetwork(nn.Module):
-    """The fine head while it learns: its input standardised, with dropout. Without a fine head it adds nothing."""
-
-    def __init__(self, tower: TimmTower, cells: Tensor) -> None:
-        super().__init__()
-        self.head = copy.deepcopy(tower.fine)
-        if self.head is not None:
-            sample = cells[:50000].flatten(1).float()
-            self.mean, self.deviation = sample.mean(0), sample.std(0) + 1e-2
-            self.head.requires_grad_(True)
-
-    def forward(self, cells: Tensor) -> Tensor | float:
-        if self.head is None:
-            return 0.0
-        drawn = F.dropout((cells.flatten(1).float() - self.mean) / self.deviation, FINE_DROPOUT)
-        added: Tensor = self.head.contract(F.dropout(F.gelu(self.head.expand(drawn)), DROPOUT))
-        return added
-
-    @torch.no_grad()
-    def store(self, tower: TimmTower) -> None:
-        """Give the tower what was learned, for cells as they are."""
-        if self.head is None or tower.fine is None:
-            return
-        tower.fine.load_state_dict(self.head.state_dict())
-        tower.fine.expand.weight.div_(self.deviation)
-        tower.fine.expand.bias.sub_(tower.fine.expand.weight @ self.mean)
+    text.store(share)
+    if fine is not None:
+        fine.store()
 
 
 def learn_prompt(detector: Detector, data: list[Regions], lvis: Tensor, *, steps: int, kl: float = 0.5) -> None:
