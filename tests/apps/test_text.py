@@ -85,6 +85,33 @@ def test_without_split_and_measuring(
 
 
 @pytest.mark.parametrize(
+    ("method", "first", "second", "difference"),
+    [
+        ("context", ["--context", "a"], ["--context", "a nice"], "context was a, now a nice"),
+        ("context", [], ["--context", "a"], "context was None, now a"),
+    ],
+)
+def test_a_run_does_not_go_on_from_another_start(
+    tmp_path: Path,
+    model: Path,
+    data: list[str],
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    first: list[str],
+    second: list[str],
+    difference: str,
+) -> None:
+    options = ["--method", method, "--model", str(model), "--output", str(tmp_path / "o.safetensors")]
+    options += ["--run", str(tmp_path / "run"), "--epochs", "1"]
+    assert run(*data, *options, *first) == 0
+    (tmp_path / "o.safetensors").unlink()
+    assert run(*data, *options, *first) == 0
+    capsys.readouterr()
+    assert run(*data, *options, *second) == 2
+    assert difference in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--val-images", "."], "expected --val-images and --val-annotations together"),
@@ -93,6 +120,7 @@ def test_without_split_and_measuring(
         (["--model", "nonsense"], "unknown model 'nonsense'"),
         (["--device", "abacus"], "expected a device of this machine"),
         (["--method", "context", "--context", "a " * 20], r"context 'a a a .*: expected 1 to 13 tokens, got 20"),
+        (["--method", "tower", "--layers", "2"], r"layers: expected 0 to 1 blocks of the text tower, got 2"),
         (["--layers", "2"], "--layers: expected with --method tower, got --method offsets"),
         (["--method", "tower", "--context", "a"], "--context: expected with --method context, got --method tower"),
     ],

@@ -119,17 +119,12 @@ def run(options: TextPromptsOptions) -> int:
     before = detector.vocabulary_encoder.encode(split.all).embeddings.cpu()  # names too long for the tower fail here
     data = embed_dataset(detector, train_set, options.cache, "train")
     torch.manual_seed(options.seed)
+    built: dict[str, Any] = {"context": options.context, "layers": options.layers or 1}
     task = build_text_task(
-        options.method,
-        detector=detector,
-        data=data,
-        kept_names=kept_names(split),
-        config=config,
-        context=options.context,
-        layers=options.layers or 1,
+        options.method, detector=detector, data=data, kept_names=kept_names(split), config=config, **built
     ).to(device)
     with tempfile.TemporaryDirectory() as scratch:
-        result = train_text(task, data, config, options.run_dir or Path(scratch))
+        result = train_text(task, data, config, options.run_dir or Path(scratch), built=built)
     if result.interrupted:
         hint = "name a --run folder to go on another time"
         if options.run_dir is not None:

@@ -186,7 +186,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 #: Prefix of keys that describe another key; see `differing_setting`.
 _ABOUT = "about "
 #: Keys that run folders of earlier versions lack; they are then not compared.
-_LATER = {"images", "about images", "classes", "regions"}
+_LATER = {"images", "about images", "classes", "regions", "context", "layers"}
 
 
 def differing_setting(path: Path, config: Mapping[str, Any]) -> str | None:

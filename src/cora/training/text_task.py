@@ -161,17 +161,17 @@ class TextTowerTask(TextTask):
         layers: number of last blocks to train; the final norm and the projection are always trained.
         templates_per_step: number of templates in a step, drawn at random.
         **parts: arguments of `TextTask`.
+
+    Raises:
+        TrainingError: the text tower has fewer blocks.
     """
 
     def __init__(self, *, layers: int = 1, templates_per_step: int = 4, **parts: Unpack[TextParts]) -> None:
         super().__init__(**parts)
         detector = self.detector
         blocks = detector.text_tower.net.transformer.resblocks
-        if not 0 <= layers <= len(blocks) or templates_per_step < 1:
-            raise ValueError(
-                f"layers, templates_per_step: expected 0..{len(blocks)} and at least 1, "
-                f"got {layers} and {templates_per_step}"
-            )
+        if not 0 <= layers <= len(blocks):
+            raise TrainingError(f"layers: expected 0 to {len(blocks)} blocks of the text tower, got {layers}")
         self.templates = clean_templates(detector.vocabulary_encoder.templates)
         self.templates_per_step = templates_per_step
         self.tuned = copy.deepcopy(detector.text_tower)

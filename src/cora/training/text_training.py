@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def build_text_task(
     """Build the task of a method for the classes of `data`.
 
     Raises:
-        TrainingError: an unknown method, or the detector has learned text already.
+        TrainingError: an unknown method, the detector has learned text already, or its text tower has fewer layers.
     """
     tasks: dict[Method, Callable[..., TextTask]] = {
         "context": partial(ContextTask, context=context),
@@ -101,8 +102,22 @@ def class_balance(counts: Tensor, power: float) -> Tensor:
     return weights / weights[present].mean() if bool(present.any()) else weights
 
 
-def train_text(task: TextTask, data: RegionEmbeddings, config: TextTrainConfig, run_dir: Path) -> TrainResult:
+def train_text(
+    task: TextTask,
+    data: RegionEmbeddings,
+    config: TextTrainConfig,
+    run_dir: Path,
+    *,
+    built: Mapping[str, Any] = MappingProxyType({}),
+) -> TrainResult:
     """Train a text task. Metrics and checkpoints go to `run_dir`, from which a stopped run resumes.
+
+    Args:
+        task: from `build_text_task`.
+        data: the boxes to learn from.
+        config: settings of the training.
+        run_dir: folder of the run.
+        built: settings that the task was built with; a run with others is not resumed.
 
     Raises:
         TrainingError: the loss is not finite, or `run_dir` belongs to another run.
@@ -124,6 +139,7 @@ def train_text(task: TextTask, data: RegionEmbeddings, config: TextTrainConfig, 
         config={
             "task": type(task).__name__,
             **vars(config),
+            **built,
             "classes": list(data.class_names),
             "regions": data.fingerprint,
             "about regions": f"{len(data)} boxes in {data.images} images",
