@@ -39,10 +39,11 @@ def test_tiles_are_passed_on(options: list[str], expected: Tiles | None) -> None
         (["--tiles", "0x2"], "got '0x2'"),
         (["--tiles", "99x99"], "got '99x99'"),
         (["--tiles", "2x2", "--tile-size", "64"], "not allowed with argument"),
-        (["--tile-size", "16"], "expected 32 pixels or more, got '16'"),
+        (["--tile-size", "16"], "expected 32 to 65536 pixels, got '16'"),
         (["--tiles", "2x2", "--tile-overlap", "0.95"], "expected a share below 0.9, got '0.95'"),
         (["--tile-overlap", "0.5"], "expected --tiles or --tile-size beside --tile-overlap 0.5, got neither"),
-        (["--short-side", "9"], "expected 32 pixels or more, got '9'"),
+        (["--short-side", "9"], "expected 32 to 65536 pixels, got '9'"),
+        (["--short-side", "10000000"], "expected 32 to 65536 pixels, got '10000000'"),
     ],
 )
 def test_bad_options_are_one_line_and_nothing_is_written(

@@ -48,6 +48,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "half.json": lambda: json.dumps(GOOD).encode()[:70],
     "deep.json": lambda: b"[" * 100_000,
     "text": lambda: b"hello",
+    "long.csv": lambda: b"name,size\n" + b"a" * 200_000 + b",1\n",
+    "long_key.json": lambda: b'{"' + b"1" * 5000 + b'": 1, "0": "cat"}',
     "page": lambda: b"<!doctype html><html>404</html>",
     "other.json": lambda: b'{"a": 1}',
     "note.xml": lambda: b'<?xml version="1.0"?><note/>',
@@ -135,6 +137,11 @@ def files(folder: Path) -> Path:
         ),
         (["evaluate", *PHOTOS, "--study", "photos", "--report", "r"], "got a folder: photos; give --study that"),
         (["evaluate", *PHOTOS, "--descriptions", "picture"], "expected a JSON file of descriptions, got a PNG image"),
+        (
+            ["evaluate", *PHOTOS, "--descriptions", "deep.json"],
+            "got text that cannot be read as JSON (nested too deep)",
+        ),
+        (["evaluate", *PHOTOS, "--templates", "deep.json"], "got text that cannot be read as JSON (nested too deep)"),
         (["evaluate", *PHOTOS, "--templates", "photos"], "or a file of them, got a folder: photos; check the path"),
         (["evaluate", *PHOTOS, "--class-weights", "half.json"], "cannot read half.json: text that cannot be read as"),
         (["split", "photos", "--split", "coco", "--part", "base", "--output", "s.json"], "got a folder: photos; name"),
@@ -154,6 +161,8 @@ def files(folder: Path) -> Path:
         (["study", "train", *PHOTOS, "--run", "s", "--config", "picture"], "could not read it: a PNG image"),
         # Class names, images and videos.
         ([*CLASSES, "@picture"], "expected a file of class names, got a PNG image: picture; name another"),
+        ([*CLASSES, "@long.csv"], "got field larger than field limit (131072); write one name a line"),
+        ([*CLASSES, "@long_key.json"], "expected a JSON list of class names, got something else; write"),
         ([*CLASSES, "@photos"], "expected a file of class names, got a folder: photos; check the path"),
         (
             [*CLASSES, "@half.json"],

@@ -38,6 +38,12 @@ BASE = Architecture(
 )
 
 
+@pytest.mark.parametrize("layers", [5, None, [2, 2, 3]])
+def test_layers_are_four_numbers(layers: Any) -> None:
+    with pytest.raises(ModelError, match="architecture layers: expected four numbers of blocks, got"):
+        replace(BASE, layers=layers)
+
+
 class Model:
     """Stands for a detector: what it is made of, and where it was saved."""
 

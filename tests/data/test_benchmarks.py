@@ -150,7 +150,9 @@ def test_split_of_lvis_keeps_its_lists_readable(lvis: Path) -> None:
     assert [image["id"] for image in content["images"]] == [1]
     assert len(content["images"][0]["neg_category_ids"]) == 1
     assert read_dataset(images=lvis, annotations=output).class_names == LVIS.base
-    whole = split_annotations(json.loads((lvis / "all.json").read_text()), LVIS, "all", source=lvis)
+    everything = json.loads((lvis / "all.json").read_text())
+    everything["images"][0]["neg_category_ids"] = None
+    whole = split_annotations(everything, LVIS, "all", source=lvis)
     assert len(whole["images"]) == 3
 
 
@@ -158,11 +160,16 @@ def test_bad_input_is_one_line(coco: Path, capsys: pytest.CaptureFixture[str]) -
     (coco / "list.json").write_text("[1]")
     (coco / "few.json").write_text(json.dumps(annotations({1: [COCO.base[0]]}, COCO.base[:1])))
     (coco / "empty.json").write_text(json.dumps(annotations({1: []}, COCO.all)))
+    odd = json.loads((coco / "few.json").read_text())
+    (coco / "ids.json").write_text(json.dumps(odd | {"images": [{"id": [1]}]}))
+    (coco / "lists.json").write_text(json.dumps(odd | {"images": [{"id": 1, "neg_category_ids": 3}]}))
     for name, message in (
         ("none.json", "none.json"),
         ("list.json", "expected a COCO or LVIS object, got a list"),
         ("few.json", "expected 48 classes, got 47 missing"),
         ("empty.json", "expected boxes of 48 classes, got none"),
+        ("ids.json", "expected a number as id of images, got a list at place 1"),
+        ("lists.json", "expected a list of category ids as neg_category_ids, got a number at place 1"),
     ):
         command = ["split", str(coco / name), "--split", "coco", "--part", "base", "--output", str(coco / "out.json")]
         assert main(command) == 2

@@ -1,6 +1,7 @@
 """What must hold of the localizer whatever its weights."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -133,9 +134,14 @@ def test_gradients_are_finite_at_extreme_anchors(localizer: Localizer) -> None:
         ({"num_queries": 0}, "num_queries: expected at least 1, got 0"),
         ({"enc_layers": 0}, "enc_layers: expected at least 1, got 0"),
         ({"dropout": 1.0}, "dropout: expected 0 or more and below 1"),
+        ({"dropout": None}, "dropout: expected a number of 0 or more and below 1, got None"),
+        ({"dec_layers": 1.5}, "dec_layers: expected a whole number, got 1.5"),
+        ({"heads": "4"}, "heads: expected a whole number, got '4'"),
+        ({"ff": True}, "ff: expected a whole number, got True"),
+        ({"head_dim": 2.0}, "head_dim: expected a whole number, got 2.0"),
     ],
 )
-def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> None:
+def test_impossible_sizes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         replace(CONFIG, **change)
 

@@ -25,6 +25,7 @@ import cora
 from cora.detector import Detector
 from cora.errors import CoraError, ImageError, ModelError
 from cora.predictor import Predictor, Tiles, Unreadable, UnreadableImagesError
+from cora.predictor.device import pick_device
 from cora.predictor.load import KERNEL_VARIABLE, KERNELS
 from cora.structures import Detections
 
@@ -71,6 +72,12 @@ def test_a_device_that_is_not_there_is_one_line(predictor: Predictor, tmp_path: 
     with pytest.raises(CoraError, match="device: expected one that PyTorch has here, got 'nope'") as error:
         cora.load(tmp_path / "model.safetensors", device="nope")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "nope"])
+def test_no_device_of_this_machine(name: str) -> None:
+    with pytest.raises(CoraError, match=f"expected a device of this machine, got '{name}'; use --device cpu"):
+        pick_device(name)
 
 
 def test_an_iterator_is_streamed(predictor: Predictor, tmp_path: Path) -> None:

@@ -70,6 +70,19 @@ def test_the_defaults_are_the_published_numbers() -> None:
         ("names.prototypes=1.5", None, "expected prototypes in 0..1, got 1.5"),
         ("names.prototypes=-1", None, "expected prototypes in 0..1, got -1"),
         ("data.sampling=rare", None, "'rare'"),
+        ("data.pseudo_weight=0.5", ("data", "pseudo_weight"), 0.5),
+        ("data.pseudo_weight=0", None, "expected pseudo_weight above 0, got 0"),
+        ("data.augment.crop_sides=(400,)", None, "expected two sides, the least and the greatest"),
+        ("data.augment.crop_sides=()", None, "expected two sides, the least and the greatest"),
+        ("data.augment.crop_short_sides=(0,)", None, "crop_short_sides: expected whole numbers of 1 or more"),
+        ("data.augment.short_sides=(96.5,)", None, "short_sides: expected whole numbers of 1 or more"),
+        ("localizer.lr_factors={'localizer': 'x'}", None, "expected {'name': number}, got {'localizer': 'x'}"),
+        ("localizer.lr_factors={1: 2}", None, "expected {'name': number}, got {1: 2}"),
+        ("localizer.lr_factors={[]: 1}", None, "expected {'name': number}, got "),
+        ("localizer.lr=1e400", None, "expected float, got inf"),
+        (f"localizer.lr={10**400}", None, "expected float, got 1000"),
+        ("seed=-1", None, "expected seed of at least 0"),
+        (f"seed={2**63}", None, "expected a seed below 2"),
         ("prompts.balance=equal", None, "set prompts.max_boxes"),
         ("prompts.pool_size=6", ("prompts", "pool_size"), 6),
         ("prompts.pool_size=None", ("prompts", "pool_size"), None),
@@ -84,8 +97,9 @@ def test_the_defaults_are_the_published_numbers() -> None:
 def test_settings(setting: str, path: tuple[str, ...] | None, value: object) -> None:
     before = TrainRecipe()
     if path is None:
-        with pytest.raises(TrainingError, match=str(value).replace("..", r"\.\.")) as caught:
+        with pytest.raises(TrainingError) as caught:
             override(before, [setting])
+        assert str(value) in str(caught.value)
         assert "\n" not in str(caught.value)
         return
     found: object = override(before, [setting])

@@ -12,7 +12,8 @@ Number = TypeVar("Number", int, float)
 
 _OVERLAP_LIMIT = 0.9
 _MOST_TILES = 32  # in a row, and in a column
-_FEWEST_PIXELS = 32  # the image towers halve their input five times
+#: The image towers halve their input five times; memory ends long before the greatest side.
+_FEWEST_PIXELS, _MOST_PIXELS = 32, 65_536
 
 #: x, y, width, height on the command line; left, top, right, bottom everywhere else.
 Box = tuple[float, float, float, float]
@@ -45,6 +46,8 @@ def _digits(text: str) -> int:
 
 positive = _checked(_digits, lambda value: value >= 1, "a whole number of 1 or more")
 whole = _checked(_digits, lambda value: True, "a whole number of 0 or more")
+_SEEDS = 2**63  # what torch takes
+seed_number = _checked(_digits, lambda value: value < _SEEDS, f"a seed, a whole number of 0 to {_SEEDS - 1}")
 port = _checked(_digits, lambda value: value <= 65535, "a port, 0 to 65535")
 # NaN fails every comparison.
 above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
@@ -68,8 +71,8 @@ def tile_count(text: str) -> tuple[int, int]:
 def pixels(text: str) -> int:
     """Length of a side of an image, in pixels."""
     value = positive(text)
-    if value < _FEWEST_PIXELS:
-        raise argparse.ArgumentTypeError(f"expected {_FEWEST_PIXELS} pixels or more, got {text!r}")
+    if not _FEWEST_PIXELS <= value <= _MOST_PIXELS:
+        raise argparse.ArgumentTypeError(f"expected {_FEWEST_PIXELS} to {_MOST_PIXELS} pixels, got {text!r}")
     return value
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.argument_types import above_zero, positive, seed_number, whole
 from cora.apps.model_options import TextOptions, device_option
 from cora.apps.options import group, option, switch
 from cora.errors import DataError, MissingExtraError
@@ -58,7 +58,7 @@ class ImageOptions:
 class RecipeOptions:
     """Changes of a recipe of several stages."""
 
-    seed: int | None = option(type=whole, help="seed of all random numbers")
+    seed: int | None = option(type=seed_number, help="seed of all random numbers")
     workers: int | None = option(type=whole, help="processes that read images")
     settings: Sequence[str] = option(
         "--set",
@@ -233,7 +233,7 @@ class MeasuringOptions:
     limit: int | None = option(
         section=_MEASURING, type=positive, help="of --val-images only the first N (default: all)"
     )
-    seed: int = option(type=whole, default=0, help="seed of all random numbers (default: %(default)s)")
+    seed: int = option(type=seed_number, default=0, help="seed of all random numbers (default: %(default)s)")
     device: str = device_option()
 
     def draw_paths(self, paths: Sequence[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cora.apps import kinds
-from cora.apps.argument_types import positive, whole
+from cora.apps.argument_types import positive, seed_number
 from cora.apps.command import Command
 from cora.apps.data_options import ImageOptions
 from cora.apps.options import argument, group, option
@@ -83,7 +83,7 @@ class ShardsOptions:
     data: ImageOptions = group(ImageOptions)
     output: Path = option(required=True, writes=kinds.SHARDS, metavar="DIR", help="folder for the shards")
     megabytes: int = option(type=positive, default=1000, help="largest size of a shard (default: %(default)s)")
-    seed: int = option(type=whole, default=0, help="seed of the order of the images (default: %(default)s)")
+    seed: int = option(type=seed_number, default=0, help="seed of the order of the images (default: %(default)s)")
 
 
 def shards(options: ShardsOptions) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cora.apps import kinds
-from cora.apps.argument_types import positive
+from cora.apps.argument_types import positive, seed_number
 from cora.apps.command import Command
 from cora.apps.data_options import write_numbers
 from cora.apps.model_options import device_option, model_option
@@ -51,7 +51,7 @@ class GroupsOptions:
     limit: int | None = option(type=positive, help="only the first N images")
     model: str = model_option("name or path of the model")
     device: str = device_option()
-    seed: int = option(default=0, help="seed of the grouping (default: %(default)s)")
+    seed: int = option(type=seed_number, default=0, help="seed of the grouping (default: %(default)s)")
     json: Path | None = option(writes=kinds.GROUPS, help="write groups and all numbers to this file")
     picture: Path | None = option(
         writes=kinds.PICTURE, metavar="FILE.png", help="draw what is alike and what is confused"

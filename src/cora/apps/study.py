@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cora.apps import kinds
-from cora.apps.argument_types import above_zero, positive, whole
+from cora.apps.argument_types import above_zero, positive, seed_number, whole
 from cora.apps.command import Command, CommandGroup
 from cora.apps.data_options import ImageOptions, write_numbers
 from cora.apps.model_options import classes_option, device_option
@@ -103,7 +103,7 @@ class TrainOptions:
     batch: int | None = option(type=positive, help="images per step")
     lr: float | None = option(type=above_zero, metavar="RATE", help="learning rate")
     versions: int | None = option(type=positive, help="flipped and cropped versions of every image")
-    seed: int | None = option(type=whole, help="seed of all random numbers")
+    seed: int | None = option(type=seed_number, help="seed of all random numbers")
     workers: int | None = option(type=whole, help="processes that read images")
     fit: FitOptions = group(FitOptions)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cora.apps import kinds
-from cora.apps.argument_types import above_zero, positive
+from cora.apps.argument_types import above_zero, positive, seed_number
 from cora.apps.command import Command
 from cora.apps.model_options import device_option, model_option
 from cora.apps.options import option
@@ -61,7 +61,7 @@ class TextPromptsOptions:
         "'a photo of a')",
     )
     layers: int | None = option(type=positive, help="blocks of the tower that learn (default: 1)")
-    seed: int = option(default=0, help="seed of all random numbers (default: %(default)s)")
+    seed: int = option(type=seed_number, default=0, help="seed of all random numbers (default: %(default)s)")
     resamples: int = option(type=positive, default=200, help="bootstrap resamples (default: %(default)s)")
     device: str = device_option()
 

@@ -41,9 +41,9 @@ class Architecture:
     short_side: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, list | tuple) or len(self.layers) != 4:
+            raise ModelError(f"architecture layers: expected four numbers of blocks, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
-        if len(self.layers) != 4:
-            raise ModelError(f"architecture layers: expected four numbers of blocks, got {list(self.layers)}")
         for name, value in self.numbers().items():
             if type(value) is not int or value < 1:
                 raise ModelError(f"architecture {name}: expected a whole number of at least 1, got {value!r}")

@@ -19,6 +19,7 @@ from cora.data.coco_content import FEDERATED, LISTS
 from cora.data.lvis import is_lvis
 from cora.data.problems import listed
 from cora.errors import DataError
+from cora.files import json_kind
 from cora.names import name_key, names_without
 
 Part = Literal["base", "novel", "all"]
@@ -143,6 +144,13 @@ def _check_entries(content: Mapping[str, Any], source: Path) -> None:
                 raise DataError(
                     f"{source}: expected entries of {part} with {' and '.join(keys)}, got none at place {place}"
                 )
+            if odd := [key for key in keys if not isinstance(entry[key], int | float | str)]:
+                got = f"{json_kind(entry[odd[0]])} at place {place}"
+                raise DataError(f"{source}: expected a number as {odd[0]} of {part}, got {got}")
+            for key in FEDERATED if part == "images" else ():
+                if not isinstance(entry.get(key) or [], list):
+                    got = f"{json_kind(entry[key])} at place {place}"
+                    raise DataError(f"{source}: expected a list of category ids as {key}, got {got}")
 
 
 def split_annotations(content: Mapping[str, Any], split: ClassSplit, part: Part, *, source: Path) -> dict[str, Any]:
@@ -187,4 +195,4 @@ def split_annotations(content: Mapping[str, Any], split: ClassSplit, part: Part,
 
 def _with_lists_of(image: dict[str, Any], ids: Collection[int]) -> dict[str, Any]:
     """An image whose lists of classes (LVIS) are restricted to these category ids."""
-    return image | {key: [number for number in image[key] if number in ids] for key in FEDERATED if key in image}
+    return image | {key: [number for number in image[key] if number in ids] for key in FEDERATED if image.get(key)}

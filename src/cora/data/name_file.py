@@ -161,7 +161,10 @@ def _of_column(text: str) -> list[str]:
     lines = [line for line in text.splitlines() if line.strip()]
     # Where a country writes numbers with a comma, its tables are divided by semicolons.
     delimiter = next((one for one in "\t;" if lines and one in lines[0]), ",")
-    rows = list(csv.reader(lines, delimiter=delimiter)) if len(lines) > 1 else []
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter)) if len(lines) > 1 else []
+    except csv.Error as error:
+        raise VocabularyError(f"expected a table of class names, got {error}; write one name a line") from None
     heads = [head.strip().casefold() for head in rows[0]] if rows else []
     column = next((place for place, head in enumerate(heads) if head in _HEADINGS), None)
     if column is None or any(len(row) != len(heads) for row in rows):
@@ -219,7 +222,7 @@ def _of_json(path: Path, text: str) -> list[str]:
 def _in_order(content: dict[str, Any]) -> list[Any] | None:
     """The names of {"0": "cat"} or {"cat": 0} in the order of the numbers; None for another object."""
     if all(key.isdecimal() for key in content):
-        return [content[key] for key in sorted(content, key=int)]
+        return [content[key] for key in sorted(content, key=lambda key: (len(key.lstrip("0")), key.lstrip("0")))]
     if all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
         return sorted(content, key=lambda name: content[name])
     return None

@@ -44,6 +44,11 @@ class AugmentConfig:
     min_visible: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("short_sides", "crop_short_sides", "crop_sides"):
+            if any(type(side) is not int or side < 1 for side in getattr(self, name)):
+                raise DataError(f"{name}: expected whole numbers of 1 or more, got {getattr(self, name)}")
+        if len(self.crop_sides) != 2:
+            raise DataError(f"crop_sides: expected two sides, the least and the greatest, got {self.crop_sides}")
         if not self.short_sides or min(self.short_sides) < 1 or max(self.short_sides) > self.long_side:
             raise DataError(f"short_sides must lie in 1..long_side={self.long_side}, got {self.short_sides}")
         for name in ("flip", "crop", "min_visible"):

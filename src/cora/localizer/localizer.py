@@ -88,6 +88,7 @@ class LocalizerConfig:
         if self.levels and self.anchors != "proposed":
             raise ModelError('localizer anchors: expected "proposed" with the levels of a pyramid, got learned ones')
         for name, value in asdict(self).items():
+            _check_number(name, value)
             if name == "enc_layers" and self.levels and value in (0, 1):
                 continue
             if name not in ("dropout", "anchors", "head_dim", "levels", "cross_attention") and value < 1:
@@ -102,6 +103,14 @@ class LocalizerConfig:
             raise ModelError(f"localizer dim: expected a multiple of 4 and of heads = {self.heads}, got {self.dim}")
         if not 0 <= self.dropout < 1:
             raise ModelError(f"localizer dropout: expected 0 or more and below 1, got {self.dropout}")
+
+
+def _check_number(name: str, value: object) -> None:
+    """Refuse sizes that are no whole numbers, and a dropout that is no number."""
+    if name == "dropout" and type(value) not in (int, float):
+        raise ModelError(f"localizer dropout: expected a number of 0 or more and below 1, got {value!r}")
+    if name not in ("dropout", "anchors", "levels", "cross_attention") and type(value) is not int:
+        raise ModelError(f"localizer {name}: expected a whole number, got {value!r}")
 
 
 @dataclass(frozen=True)

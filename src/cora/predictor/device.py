@@ -12,7 +12,10 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+        available = device.type != "meta"  # which has shapes, but no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         # torch's own message has several lines and mentions internals.
-        raise CoraError(f"expected a device of this machine, got {name!r}; use --device cpu") from None
+        available = False
+    if not available:
+        raise CoraError(f"expected a device of this machine, got {name!r}; use --device cpu")
     return device

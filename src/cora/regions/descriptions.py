@@ -50,7 +50,7 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
     text = read_text(path, "a JSON file of descriptions")
     try:
         content = json.loads(text, object_pairs_hook=_refuse_duplicate_keys)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VocabularyError(f"{path}: expected a JSON object of descriptions, got {json_fault(error)}") from error
     try:
         return clean_descriptions(content)

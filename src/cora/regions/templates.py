@@ -86,7 +86,7 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
     if path.suffix.lower() == ".json":
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise VocabularyError(f"{path}: expected a JSON list of templates, got {json_fault(error)}") from error
         if not isinstance(content, list):
             raise VocabularyError(f"expected a JSON list of templates in {path}, got {json_kind(content)}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal
 
-from cora.errors import TrainingError
+from cora.errors import DataError, TrainingError
 
 Settings = typing.TypeVar("Settings")
 
@@ -50,14 +50,14 @@ def _replaced(owner: Any, keys: list[str], value: Any, setting: str) -> Any:
         value = _fitted(hint, value, setting)
     try:
         return dataclasses.replace(owner, **{keys[0]: value})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, DataError) as error:
         raise TrainingError(f"setting {setting!r}: {error}") from error
 
 
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {"true": True, "false": False, "none": None}.get(text.strip().lower(), text.strip())
 
 
@@ -71,6 +71,22 @@ def _default(hint: Any) -> Any:
     return parts[0]() if parts and isinstance(parts[0], type) else None
 
 
+def _finite(value: Any) -> float | None:
+    """A finite number as a float; None for anything else."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond the floats
+        return None
+
+
+def _is_mapping_of(kinds: tuple[Any, ...], value: Mapping[Any, Any]) -> bool:
+    """Whether the keys are names, and the items numbers where only these are allowed."""
+    numbers = kinds[1:] == (float,)
+    return all(isinstance(key, str) and (not numbers or _finite(item) is not None) for key, item in value.items())
+
+
 def _fitted(hint: Any, value: Any, setting: str) -> Any:
     """Convert the value to one of the types that the hint allows."""
     for option in _options(hint):
@@ -82,15 +98,21 @@ def _fitted(hint: Any, value: Any, setting: str) -> Any:
         elif origin is tuple and isinstance(value, list | tuple):
             return tuple(value)
         elif origin is Mapping or origin is dict:
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and _is_mapping_of(typing.get_args(option), value):
                 return value
-        elif option is float and kind in (int, float) and math.isfinite(value):
-            return float(value)
+        elif option is float:
+            if (number := _finite(value)) is not None:
+                return number
         elif option is str and kind in (int, float, str):
             return str(value)
         elif isinstance(option, type) and kind is option:
             return value
-    words = " or ".join(
-        str(getattr(option, "__name__", option)).replace("NoneType", "None") for option in _options(hint)
-    )
+    words = " or ".join(_said(option) for option in _options(hint))
     raise TrainingError(f"setting {setting!r}: expected {words}, got {value!r}")
+
+
+def _said(option: Any) -> str:
+    """A type in words."""
+    if typing.get_origin(option) is Mapping:
+        return "{'name': number}" if typing.get_args(option)[1:] == (float,) else "{'name': value}"
+    return str(getattr(option, "__name__", option)).replace("NoneType", "None")

@@ -312,6 +312,8 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         at_least("recipe", self, seed=0, evaluate_every=1, processes=1)
+        if self.seed >= 2**63:
+            raise TrainingError(f"recipe: expected a seed below 2**63, got {self.seed}")
         _above("recipe", self, "checkpoint_minutes")
         if all(stage is None for stage in (self.prompts, self.proposals, self.names, self.localizer)):
             raise TrainingError("recipe: expected prompts, proposals, names or localizer to train, got none of them")

@@ -91,7 +91,7 @@ class RegionLoader:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[RegionBatch]:
         """Batches of `epoch` (from 0), from batch number `start` on."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(len(self.data), generator=generator)
         for chosen in order.split(self.batch_size)[start:]:
             yield RegionBatch(self.data.regions[chosen], self.data.labels[chosen])
