@@ -112,6 +112,17 @@ def test_settings(setting: str, path: tuple[str, ...] | None, value: object) -> 
     assert before == TrainRecipe()
 
 
+def test_settings_that_fit_each_other_only_are_applied_together() -> None:
+    settings = ["prompts.schedule.kind=step", "prompts.schedule.milestones=(3, 5)"]
+    before = TrainRecipe(prompts=PromptStage(schedule=StageSchedule(kind="cosine")))
+    for order in (settings, settings[::-1]):
+        found = override(before, order)
+        assert found.prompts is not None
+        assert found.prompts.schedule == StageSchedule(kind="step", milestones=(3, 5))
+    with pytest.raises(TrainingError, match="milestones with kind 'step'"):
+        override(before, settings[:1])
+
+
 def test_later_settings_win_and_others_stay() -> None:
     found = override(TrainRecipe(), ["localizer.epochs=3", "localizer.epochs=4"])
     assert found.localizer == LocalizerStage(epochs=4)

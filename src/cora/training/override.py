@@ -7,6 +7,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from types import UnionType
 from typing import Any, Literal
 
@@ -20,38 +21,62 @@ def override(recipe: Settings, settings: Sequence[str]) -> Settings:
 
     Args:
         recipe: is not changed.
-        settings: "key=value" each. A value is a Python literal; anything else, such as a path, is a string.
+        settings: "key=value" each. A value is a Python literal; anything else, such as a path, is a string. Settings of
+            one part that follow each other are applied together.
 
     Raises:
         TrainingError: not of the form key=value, an unknown key (the known are listed), or a value that the
             recipe refuses.
     """
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator or not key:
-            raise TrainingError(f"expected a setting key=value such as localizer.epochs=3, got {setting!r}")
-        recipe = typing.cast(Settings, _replaced(recipe, key.split("."), _value(text), setting))
+    changes = [_parsed(setting) for setting in settings]
+    for parent, together in groupby(changes, key=lambda change: change.keys[:-1]):
+        recipe = typing.cast(Settings, _replaced(recipe, parent, list(together)))
     return recipe
 
 
-def _replaced(owner: Any, keys: list[str], value: Any, setting: str) -> Any:
-    names = [entry.name for entry in dataclasses.fields(owner)]
-    if keys[0] not in names:
-        raise TrainingError(f"setting {setting!r}: unknown key {keys[0]!r}; expected one of {', '.join(names)}")
-    hint = typing.get_type_hints(type(owner))[keys[0]]
-    if len(keys) > 1:
-        part = getattr(owner, keys[0])
+class _Change(typing.NamedTuple):
+    """A setting as it was written, and what it says: "localizer.epochs=3" is 3 for (localizer, epochs)."""
+
+    setting: str
+    keys: tuple[str, ...]
+    value: Any
+
+
+def _parsed(setting: str) -> _Change:
+    key, separator, text = setting.partition("=")
+    if not separator or not key:
+        raise TrainingError(f"expected a setting key=value such as localizer.epochs=3, got {setting!r}")
+    return _Change(setting, tuple(key.split(".")), _value(text))
+
+
+def _replaced(owner: Any, parts: tuple[str, ...], changes: list[_Change]) -> Any:
+    """A copy of `owner` with other fields of one of its parts; fields that fit each other only are replaced at once."""
+    hints = typing.get_type_hints(type(owner))
+    written = " ".join(change.setting for change in changes)
+    values: dict[str, Any] = {}
+    if parts:
+        hint = hints[_known(owner, parts[0], written)]
+        part = getattr(owner, parts[0])
         if not dataclasses.is_dataclass(part):
             part = _default(hint)
         if part is None:
-            raise TrainingError(f"setting {setting!r}: {keys[0]} has no parts; set {keys[0]}=value")
-        value = _replaced(part, keys[1:], value, setting)
+            raise TrainingError(f"setting {written!r}: {parts[0]} has no parts; set {parts[0]}=value")
+        values[parts[0]] = _replaced(part, parts[1:], changes)
     else:
-        value = _fitted(hint, value, setting)
+        for change in changes:
+            name = _known(owner, change.keys[-1], change.setting)
+            values[name] = _fitted(hints[name], change.value, change.setting)
     try:
-        return dataclasses.replace(owner, **{keys[0]: value})
+        return dataclasses.replace(owner, **values)
     except (ValueError, TypeError, DataError) as error:
-        raise TrainingError(f"setting {setting!r}: {error}") from error
+        raise TrainingError(f"setting {written!r}: {error}") from error
+
+
+def _known(owner: Any, name: str, written: str) -> str:
+    names = [entry.name for entry in dataclasses.fields(owner)]
+    if name not in names:
+        raise TrainingError(f"setting {written!r}: unknown key {name!r}; expected one of {', '.join(names)}")
+    return name
 
 
 def _value(text: str) -> Any:
