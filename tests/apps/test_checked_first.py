@@ -105,7 +105,7 @@ def test_text_prompts_say_how_to_go_on(
     detector = tiny_detector(tmp_path / "cache")
     monkeypatch.setitem(vars(cora), "load", lambda name: cora.Predictor(detector))
     stopped = TrainResult(steps=3, epochs=1, interrupted=True)
-    monkeypatch.setattr(text_training, "train_text", lambda *_: stopped)
+    monkeypatch.setattr(text_training, "train_text", lambda *_, **__: stopped)
     data = ("--images", str(photos), "--annotations", str(photos / "boxes.json"))
     command = ("text-prompts", "--method", "offsets", *data, "--output", "text.safetensors", "--device", "cpu")
     assert main([*command, *options]) == 130
