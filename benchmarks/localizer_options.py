@@ -34,10 +34,8 @@ from cora.data.class_split import ClassSplit, read_class_split
 from cora.data.coco import CocoDataset, targets_of
 from cora.detector import Detector
 from cora.detector.variants import DetectorVariant
-from cora.evaluation.base_novel import class_groups, group_scores, resampled_ap50
-from cora.evaluation.bootstrap import FloatArray, estimate, mean_of_known, resample_counts
-from cora.evaluation.coco_ap import evaluate_boxes
-from cora.evaluation.predict import ground_truth, predict_dataset
+from cora.evaluation.bootstrap import estimate, resample_counts
+from cora.evaluation.group_measure import GROUPS, measure
 from cora.images import read_image
 from cora.localizer import Memory, PyramidMemory
 from cora.localizer.pyramid import PyramidEncoder
@@ -53,7 +51,6 @@ FULL = "full"
 ROWS = (FULL, "deformable", "two-layers", "two-deformable-layers", "no-denoising", "one-to-one", "region-proposals")
 #: Strides that anchors may come from, finest first.
 STRIDES = ((8, 16, 32, 64), (16, 32, 64), (16,), (32,))
-GROUPS = ("novel", "base", "all")
 
 
 class StrideDetector(DetectorVariant):
@@ -156,8 +153,9 @@ def worth(start: Detector, data: Path, split: ClassSplit, *, limit: int | None, 
     val.records = val.records[:limit]
     counts, rows = resample_counts(len(val), resamples=resamples), {}
     for strides in STRIDES:
-        rows[strides] = measured(StrideDetector.of(start, strides=strides), val, split, counts)
-        print(strides, {group: round(100 * rows[strides][0][group], 1) for group in GROUPS}, flush=True)
+        found = measure(StrideDetector.of(start, strides=strides), val, split, counts)
+        print(strides, {group: round(100 * found["ap50"][group], 1) for group in GROUPS}, flush=True)
+        rows[strides] = found["ap50"], {group: np.asarray(drawn) for group, drawn in found["resampled"].items()}
     values, resampled = rows[STRIDES[0]]
     heads = " | ".join([*GROUPS, *(f"{group}, minus all strides" for group in GROUPS[:2])])
     lines = [f"| strides | {heads} |", "| --- " * 6 + "|"]
@@ -169,20 +167,6 @@ def worth(start: Detector, data: Path, split: ClassSplit, *, limit: int | None, 
         ]
         lines.append(f"| {', '.join(map(str, strides))} | {' | '.join(cells + minus)} |")
     return lines
-
-
-def measured(
-    detector: Detector, val: CocoDataset, split: ClassSplit, counts: Any
-) -> tuple[dict[str, float], dict[str, FloatArray]]:
-    """AP50 by group, and in every resample."""
-    found = predict_dataset(detector, val, split.all)
-    numbers = {name: number for number, name in enumerate(split.all, start=1)}
-    evaluation = evaluate_boxes(ground_truth(val), found.results, classes=numbers)
-    resampled, groups = resampled_ap50(evaluation, counts), class_groups(split.base, split.novel)
-    scores = group_scores(evaluation, resampled, groups)
-    columns = {g: [i for i, s in enumerate(evaluation.scores) if s.name in groups[g]] for g in GROUPS}
-    values = {group: float(scores[group].ap50.value or 0.0) for group in GROUPS}
-    return values, {group: np.asarray(mean_of_known(resampled[:, columns[group]])) for group in GROUPS}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

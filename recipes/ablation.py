@@ -21,7 +21,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,16 @@ import torch
 from torch import Tensor
 
 import cora
-from cora.data.class_split import ClassSplit, read_class_split
+from cora.data.class_split import read_class_split
 from cora.data.coco import CocoDataset
 from cora.data.feature_cache import CachedItem, FeatureBatch, FeatureCache, build_feature_cache, collate_features
 from cora.data.loader import EpochLoader
 from cora.data.transforms import TrainTransform
 from cora.detector import Detector
-from cora.evaluation.base_novel import class_groups, group_scores, resampled_ap50
-from cora.evaluation.bootstrap import estimate, mean_of_known, resample_counts
-from cora.evaluation.coco_ap import evaluate_boxes
+from cora.evaluation.bootstrap import estimate, resample_counts
+from cora.evaluation.group_measure import GROUPS, Predict, measure
 from cora.evaluation.oracles import predict_with_true_classes
-from cora.evaluation.predict import ground_truth, predict_dataset
+from cora.evaluation.predict import predict_dataset
 from cora.regions import Vocabulary
 from cora.structures import Targets
 from cora.training.defaults import SMALL_PROMPTS, SMALL_TASK, small_augment
@@ -58,10 +57,7 @@ from cora.training.variants import VARIANTS, Variant
 VERSIONS, BATCH, LR, EMA, GRAD_CLIP = 2, 4, 4e-4, 0.998, 0.5
 #: Steps between two saves, and those that are timed for a budget of minutes.
 CHUNK, TIMED = 100, 20
-GROUPS = ("novel", "base", "all")
 FULL = "full"
-
-Predict = Callable[..., Any]
 
 
 class Steps:
@@ -272,32 +268,6 @@ class Ablation:
             "resampled": {g: np.mean([one["resampled"][g] for one in found], axis=0).tolist() for g in GROUPS},
             "seconds_a_photo": float(np.mean([one["seconds_a_photo"] for one in found])),
         }
-
-
-def measure(
-    detector: Detector, val: CocoDataset, split: ClassSplit, counts: Any, *, predict: Predict = predict_dataset
-) -> dict[str, Any]:
-    """AP50 of the groups of a split, the same on every resample of the images, and seconds an image.
-
-    Args:
-        detector: to measure.
-        val: images with boxes of all classes of the split.
-        split: base and novel classes.
-        counts: [R, images] how often each resample has each image (`resample_counts`).
-        predict: gives the detections.
-    """
-    groups = class_groups(split.base, split.novel)
-    predictions = predict(detector, val, split.all)
-    numbers = {name: number for number, name in enumerate(split.all, start=1)}
-    evaluation = evaluate_boxes(ground_truth(val), predictions.results, classes=numbers)
-    resampled = resampled_ap50(evaluation, counts)
-    scores = group_scores(evaluation, resampled, groups)
-    columns = {g: [i for i, s in enumerate(evaluation.scores) if s.name in groups[g]] for g in GROUPS}
-    return {
-        "seconds_a_photo": predictions.seconds_per_image,
-        "ap50": {g: scores[g].ap50.value for g in GROUPS},
-        "resampled": {g: mean_of_known(resampled[:, columns[g]]).tolist() for g in GROUPS},
-    }
 
 
 class _Timing(Ablation):

@@ -36,15 +36,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablation import GROUPS, cell, difference, measure
+from ablation import GROUPS, cell, difference
 
 import cora
 from cora.apps.cli import main as command
 from cora.data.class_split import read_class_split
 from cora.data.coco import CocoDataset
 from cora.evaluation.bootstrap import resample_counts
+from cora.evaluation.group_measure import measure
 
 BATCH, LR = 4, 2e-4
+#: Options that all rows of a run have in common; the table shows them.
+COMMON = ("model", "data", "names", "captioned_limit", "teacher", "score", "weight", "proposals", "epochs", "resamples")
 START, CONTROL = "start", "base boxes"
 
 
@@ -88,6 +91,17 @@ class Rounds:
         self.counts = resample_counts(len(self.val), resamples=options.resamples)
         self.rows: dict[str, dict[str, Any]] = {}
         self.run.mkdir(parents=True, exist_ok=True)
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Keep the options beside the results, which are never made twice; stop if those there have others."""
+        file, now = self.run / "options.json", {name: getattr(self.options, name) for name in COMMON}
+        if not file.exists():
+            file.write_text(json.dumps(now), encoding="utf-8")
+        before = json.loads(file.read_text(encoding="utf-8"))
+        other = [f"{name} {before.get(name)}, not {now[name]}" for name in COMMON if before.get(name) != now[name]]
+        if other:
+            raise SystemExit(f"{self.run} has results of {'; '.join(other)}; name another --run")
 
     def tags(self) -> Path:
         """A table of the classes that each image shows; images of which only base boxes are known have these."""
@@ -165,9 +179,8 @@ class Rounds:
             path.write_text(json.dumps(measure(cora.load(model).detector, self.val, self.split, self.counts)))
         self.rows[row] = json.loads(path.read_text(encoding="utf-8"))
         reference = self.rows.get(CONTROL, self.rows[START])
-        shown = ("data", "names", "teacher", "score", "weight", "proposals", "epochs")
         lines = [
-            ", ".join(f"{name} {getattr(self.options, name)}" for name in shown)
+            ", ".join(f"{name} {getattr(self.options, name)}" for name in COMMON)
             + f"; {BATCH} images a step, {len(self.val)} images, AP50 in % (95 % interval).",
             "",
             f"| row | {' | '.join(GROUPS)} | novel, minus {CONTROL} | base, minus {CONTROL} |",

@@ -84,6 +84,8 @@ def test_another_detector_labels_the_images_of_another_set(
         labelled = json.loads((run / f"round{number}.json").read_text())["annotations"]
         assert {entry["source"]["model"] for entry in labelled if "source" in entry} == {teacher.name}
     assert "teacher.safetensors" in (run / "table.md").read_text()
+    with pytest.raises(SystemExit, match=r"has results of teacher .*teacher.safetensors, not None; name another --run"):
+        recipe.main([*(word for word in arguments if word not in ("--teacher", str(teacher))), "--resamples", "10"])
 
 
 def test_images_with_captions_join_those_with_boxes(
