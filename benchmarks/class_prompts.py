@@ -33,7 +33,7 @@ from cora.predictor.model import TorchModel
 from cora.predictor.precision import at_precision
 from cora.regions import Prepared, RegionClassifier, Vocabulary
 from cora.regions.cell_pooling import CellMap, cell_map
-from cora.regions.roi_align import roi_align
+from cora.roi_align import roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
 from cora.towers.timm_tower import box_class_scores

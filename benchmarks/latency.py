@@ -63,7 +63,7 @@ from cora.detector.presets import new_detector
 from cora.images import read_image
 from cora.predictor import at_precision, scoring_all_boxes
 from cora.regions import Vocabulary
-from cora.regions.roi_align import _rois
+from cora.roi_align import _rois
 from cora.structures import FeatureMap
 
 #: Name -> model, (height, width) of the image.

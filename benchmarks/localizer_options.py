@@ -1,4 +1,4 @@
-"""What the localizer's options cost, and what the strides of its proposals are worth.
+"""What the localizer's options cost, and what the strides of its proposals and its refinement are worth.
 
     python benchmarks/localizer_options.py --kit ../shared/kit --output runs/localizer_options
 
@@ -7,9 +7,9 @@ gets a fresh localizer beside the model's towers and proposals, so its weights a
 time. Measured are whole detections, and training steps of `--batch` images on the maps of the frozen tower. The rows
 take turns; of `--rounds` the median ratio counts, in brackets the smallest and the largest.
 
-Strides: AP50 on `val` if anchors come from the cells of some strides only, with the weights as they are; in brackets
-the 95 % interval over images, differences are paired. It says what the trained model owes to each stride, not what one
-would reach that was trained without it.
+Parts: AP50 on `val` if anchors come from the cells of some strides only, or boxes are not refined, with the weights as
+they are; in brackets the 95 % interval over images, differences are paired. It says what the trained model owes to each
+part, not what one would reach that was trained without it.
 
 `--output` gets `table.md`.
 """
@@ -50,7 +50,7 @@ from cora.training.variants import VARIANTS
 FULL = "full"
 ROWS = (FULL, "deformable", "two-layers", "two-deformable-layers", "no-denoising", "one-to-one", "region-proposals")
 #: Strides that anchors may come from, finest first.
-STRIDES = ((8, 16, 32, 64), (16, 32, 64), (16,), (32,))
+STRIDES = ((16, 32, 64), (16,), (32,))
 
 
 class StrideDetector(DetectorVariant):
@@ -71,12 +71,19 @@ class StrideDetector(DetectorVariant):
         """As `Detector.encode_map`, with all other cells marked as padding."""
         memory, encoder = super().encode_map(c3), self.localizer.encoder
         if not isinstance(memory, PyramidMemory) or not isinstance(encoder, PyramidEncoder):
-            raise SystemExit("--strides: expected a model with a pyramid of maps, got one with a single map")
+            raise SystemExit("--only parts: expected a model with a pyramid of maps, got one with a single map")
         height, width = (STRIDE * side for side in memory.size_hw)
         sizes = [(stride, ceil(height / stride) * ceil(width / stride)) for stride in encoder.encoded_strides]
         kept = torch.cat([torch.full((cells,), stride in self.kept) for stride, cells in sizes])
         inside = memory.proposals.inside & kept.to(memory.proposals.inside.device)
         return replace(memory, proposals=replace(memory.proposals, inside=inside))
+
+
+def unrefined(detector: Detector) -> Detector:
+    """The detector without the refinement of its boxes."""
+    localizer = copy.deepcopy(detector.localizer)
+    localizer.refinement = None
+    return detector.with_parts(localizer=localizer)
 
 
 def fresh(start: Detector, row: str) -> Detector:
@@ -148,25 +155,34 @@ def ratio(seconds: Mapping[str, list[float]], row: str) -> str:
 
 
 def worth(start: Detector, data: Path, split: ClassSplit, *, limit: int | None, resamples: int) -> list[str]:
-    """The table of strides."""
+    """The table of what parts are worth."""
     val = CocoDataset(annotations=data / "val.json", images=data / "val", class_names=split.all)
     val.records = val.records[:limit]
+    parts = {"all": start}
+    if start.localizer.refinement is not None:
+        parts["no refinement"] = unrefined(start)
+    parts |= {f"strides {told(strides)}": StrideDetector.of(start, strides=strides) for strides in STRIDES}
     counts, rows = resample_counts(len(val), resamples=resamples), {}
-    for strides in STRIDES:
-        found = measure(StrideDetector.of(start, strides=strides), val, split, counts)
-        print(strides, {group: round(100 * found["ap50"][group], 1) for group in GROUPS}, flush=True)
-        rows[strides] = found["ap50"], {group: np.asarray(drawn) for group, drawn in found["resampled"].items()}
-    values, resampled = rows[STRIDES[0]]
-    heads = " | ".join([*GROUPS, *(f"{group}, minus all strides" for group in GROUPS[:2])])
-    lines = [f"| strides | {heads} |", "| --- " * 6 + "|"]
-    for strides, (own, drawn) in rows.items():
+    for row, detector in parts.items():
+        found = measure(detector, val, split, counts)
+        print(row, {group: round(100 * found["ap50"][group], 1) for group in GROUPS}, flush=True)
+        rows[row] = found["ap50"], {group: np.asarray(drawn) for group, drawn in found["resampled"].items()}
+    values, resampled = rows["all"]
+    heads = " | ".join([*GROUPS, *(f"{group}, minus all" for group in GROUPS[:2])])
+    lines = [f"| parts | {heads} |", "| --- " * 6 + "|"]
+    for row, (own, drawn) in rows.items():
         cells = [estimate(own[group], drawn[group]).text(between=" to ") for group in GROUPS]
         minus = [
             estimate(own[group] - values[group], drawn[group] - resampled[group]).text(form="+.1f", between=" to ")
             for group in GROUPS[:2]
         ]
-        lines.append(f"| {', '.join(map(str, strides))} | {' | '.join(cells + minus)} |")
+        lines.append(f"| {row} | {' | '.join(cells + minus)} |")
     return lines
+
+
+def told(strides: tuple[int, ...]) -> str:
+    """Strides as the table names them."""
+    return ", ".join(map(str, strides))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -174,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kit", type=Path, required=True, help="folder that holds coco_ovd_mini")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", default="nano-ovcoco")
-    parser.add_argument("--only", choices=("time", "strides"))
+    parser.add_argument("--only", choices=("time", "parts"))
     parser.add_argument("--images", type=int, default=4, help="of a timed round of detections")
     parser.add_argument("--batch", type=int, default=4, help="images of a timed training step")
     parser.add_argument("--rounds", type=int, default=7)
@@ -187,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data, start = args.kit / "coco_ovd_mini", cora.load(args.model).detector
     split = read_class_split(data / "class_split.json")
     lines: list[str] = []
-    if args.only != "strides":
+    if args.only != "parts":
         lines += [*times(start, data, split, images=args.images, batch=args.batch, rounds=args.rounds), ""]
     if args.only != "time":
         lines += worth(start, data, split, limit=args.limit, resamples=args.resamples)

@@ -116,9 +116,8 @@ def toy_nano(cache_dir: Path, config: DetectorConfig | None = None, *, seed: int
     with torch.no_grad():
         detector.prompt.offset.normal_(0, 0.1)
         for name, value in detector.named_parameters():
-            if any(
-                part in name for part in ("box_heads", "localizer.objectness_head", "reach_heads", "objectness_heads")
-            ):
+            heads = ("box_heads", "localizer.objectness_head", "reach_heads", "objectness_heads", "refinement.head")
+            if any(part in name for part in heads):
                 value.normal_(0, 0.2)  # zero in a fresh localizer: all boxes would be anchors
     return detector.eval()
 

@@ -1,7 +1,8 @@
 """Teaches the strict model names of novel classes from image labels, and what is no object of a class.
 
 Command: python recipes/nano/image_labels.py --start runs/nano/ovcoco_decoder.safetensors --kit ../shared/kit \\
-    --voc VOC --caltech CALTECH --flickr FLICKR --run runs/nano/image_labels --output runs/nano/ovcoco.safetensors
+    --voc VOC --caltech CALTECH --flickr FLICKR --run runs/nano/image_labels \\
+    --output runs/nano/ovcoco_labels.safetensors
 
 An image label says that a class is in an image, not where. So the model's own proposals are regions, and two heads of
 the tower, `text_space` and `fine`, learn from them with everything else frozen:
@@ -45,7 +46,7 @@ from cora.files import write_safetensors
 from cora.images import read_image
 from cora.names import spoken_name
 from cora.regions import RegionClassifier
-from cora.regions.roi_align import roi_align
+from cora.roi_align import roi_align
 from cora.towers import TimmTower
 
 #: Overlap with a base box from which a region has its class, and below which it is background.

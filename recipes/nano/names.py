@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from cora.boxes import cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
 from cora.detector import Detector, load
 from cora.names import spoken_name
-from cora.regions.roi_align import roi_align
+from cora.roi_align import roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
 from cora.towers.timm_tower import box_class_scores

@@ -17,7 +17,7 @@ from cora.detector.checkpoint import write_sharing_checkpoint
 from cora.detector.config import DetectorConfig
 
 #: Factor on the cosine, cosine of the background, power of objectness, score threshold.
-SETTINGS = {"nano": (12.0, 0.5, 1.3, 0.17), "ovcoco": (12.0, 0.35, 1.0, 0.1)}
+SETTINGS = {"nano": (12.0, 0.5, 1.3, 0.17), "ovcoco": (12.0, 0.35, 1.0, 0.05)}
 
 
 def settled(config: DetectorConfig, model: str) -> DetectorConfig:

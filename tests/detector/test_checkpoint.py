@@ -65,6 +65,16 @@ def test_config_survives_json() -> None:
         DetectorConfig.from_dict({"postprocess": {"nms_iou": 7}})
 
 
+def test_a_refinement_is_in_the_config_of_models_that_have_one() -> None:
+    plain = DetectorConfig()
+    assert "refinement" not in plain.to_dict()["localizer"]  # earlier versions refuse unknown sizes
+    refined = replace(plain, localizer=replace(plain.localizer, refinement=8))
+    assert DetectorConfig.from_dict(json.loads(json.dumps(refined.to_dict()))) == refined
+    for wrong in (-1, 1.5, "8"):
+        with pytest.raises(ModelError, match=f"localizer refinement: expected .*got {wrong!r}"):
+            replace(plain.localizer, refinement=wrong)
+
+
 def test_names_of_fine_tuning_are_in_the_config_and_older_files_have_them_in_their_offsets() -> None:
     plain = DetectorConfig()
     assert plain.own_names == ()

@@ -157,7 +157,7 @@ def test_models_that_propose_their_anchors_have_variants_too(name: str, tmp_path
     assert any(not torch.equal(*both) for both in layers)
 
 
-ARCHITECTURE = 'localizer.architecture={"cross_attention": "deformable", "dec_layers": 2}'
+ARCHITECTURE = 'localizer.architecture={"cross_attention": "deformable", "dec_layers": 2, "refinement": 8}'
 
 
 def test_a_decoder_of_another_architecture_is_trained_beside_the_proposals(
@@ -178,7 +178,9 @@ def test_a_decoder_of_another_architecture_is_trained_beside_the_proposals(
     assert not (tmp_path / "run").exists()
     assert main([*command, *kept, "--set", ARCHITECTURE]) == 0
     before, trained = (cora.load(path).detector for path in (model, tmp_path / "run" / "model.safetensors"))
-    assert trained.config.localizer == replace(before.config.localizer, cross_attention="deformable", dec_layers=2)
+    assert trained.config.localizer == replace(
+        before.config.localizer, cross_attention="deformable", dec_layers=2, refinement=8
+    )
     assert len(trained.localizer.decoder.layers) == 2
     for old, new in zip(before.localizer.proposing, trained.localizer.proposing, strict=True):
         for (path, value), now in zip(old.state_dict().items(), new.state_dict().values(), strict=True):

@@ -29,13 +29,14 @@ pytestmark = pytest.mark.integration
 
 
 def config_of(looks: int) -> DetectorConfig:
-    """With NanoDet, which looks once or twice; 0 stands for the strict model's kind: box stages and a fine head.
+    """With NanoDet, which looks once or twice; 0 is the strict model's kind: box stages, a fine head, a refinement.
 
     -1 is that kind with deformable attention.
     """
     if looks > 0:
         return nano_config(looks=looks)
     config = nano_config(detector=False, box_stages=(3, 4), fine_bins=2)
+    config = replace(config, localizer=replace(config.localizer, refinement=12))
     if looks == 0:
         return config
     return replace(config, localizer=replace(config.localizer, cross_attention="deformable", dec_layers=2))

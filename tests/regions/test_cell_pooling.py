@@ -7,7 +7,7 @@ from torchvision.ops import roi_align as torchvision_roi_align
 
 from cora.boxes import scale_to_pixels
 from cora.regions.cell_pooling import cell_map, cell_pooling
-from cora.regions.roi_align import roi_align
+from cora.roi_align import roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
 from tests.tolerances import assert_near

@@ -12,7 +12,7 @@ from cora.boxes import scale_to_pixels
 from cora.regions import RegionClassifier, RegionPrompt, exact_pooling, fast_pooling, project_map, region_pooling
 from cora.structures import FeatureMap
 from cora.towers import ResNetTower, TowerConfig, build_towers
-from tests.regions.test_roi_align import random_boxes
+from tests.test_roi_align import random_boxes
 from tests.tolerances import assert_near
 
 CONFIG = TowerConfig(

@@ -10,7 +10,7 @@ from cora.boxes import scale_to_pixels
 from cora.regions import region_pooling
 from cora.towers import ConvNeXtTower, TowerConfig, build_towers
 from tests.regions.test_pooling import BOXES, maps
-from tests.regions.test_roi_align import random_boxes
+from tests.test_roi_align import random_boxes
 from tests.tolerances import assert_near
 from tests.toys import CONVNEXT
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from cora.boxes import batched_iou
 from cora.regions.cell_pooling import cell_map, cell_pooling
-from cora.regions.roi_align import roi_align
+from cora.roi_align import roi_align
 from cora.structures import ImageBatch
 from cora.towers import TimmTower, TowerConfig
 from cora.towers.timm_tower import PIXEL_MEAN, PIXEL_STD, TOP_BOXES, PackedMap, box_class_scores, build_backbone

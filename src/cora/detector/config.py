@@ -83,6 +83,8 @@ class DetectorConfig:
         for name in ("text", "fast_alignment", "untrained", "class_names", "variant"):
             if not values[name]:
                 del values[name]
+        if not values["localizer"]["refinement"]:
+            del values["localizer"]["refinement"]
         if self.tower.family == "resnet":
             for name in ("family", "projection", "norm_eps"):
                 del values["tower"][name]

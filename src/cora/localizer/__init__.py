@@ -12,9 +12,11 @@ from cora.localizer.memory import Memory
 from cora.localizer.pre_matching import pre_match
 from cora.localizer.proposals import AnchorProposals, Proposals
 from cora.localizer.pyramid import PyramidMemory
+from cora.localizer.refinement import BoxRefinement
 
 __all__ = [
     "AnchorProposals",
+    "BoxRefinement",
     "LearnedAnchors",
     "Localizer",
     "LocalizerConfig",

@@ -33,6 +33,7 @@ from cora.localizer.pyramid import (
     objectness_at,
     visible_cells,
 )
+from cora.localizer.refinement import BoxRefinement, both
 from cora.pyramid import PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
@@ -40,6 +41,10 @@ from cora.structures import DenseBoxes, FeatureMap
 OBJECTNESS_PRIOR = 0.01
 #: Cells of a pyramid that NMS of the proposals considers, per anchor; those of highest objectness.
 CONSIDERED = 8
+
+
+#: Fields of a configuration that are not numbers of at least 1.
+_NOT_COUNTS = ("dropout", "anchors", "head_dim", "levels", "cross_attention", "refinement")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,7 @@ class LocalizerConfig:
             anchors, on all levels (`DeformableAttention`).
         levels: (stride, channels) of the levels of a packed pyramid (`cora.pyramid`), which a `PyramidEncoder` encodes
             without attention; () for a single map, as published.
+        refinement: hidden width of a second look at the decoder's boxes (`BoxRefinement`); 0 for none, as published.
 
     Raises:
         ModelError: an impossible value.
@@ -82,6 +88,7 @@ class LocalizerConfig:
     head_dim: int = 0
     levels: tuple[tuple[int, int], ...] = ()
     cross_attention: Literal["map", "deformable"] = "map"
+    refinement: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", PyramidLayout(self.levels).levels)
@@ -91,7 +98,7 @@ class LocalizerConfig:
             _check_number(name, value)
             if name == "enc_layers" and self.levels and value in (0, 1):
                 continue
-            if name not in ("dropout", "anchors", "head_dim", "levels", "cross_attention") and value < 1:
+            if name not in _NOT_COUNTS and value < 1:
                 raise ModelError(f"localizer {name}: expected at least 1, got {value}")
         if self.anchors not in ("learned", "proposed"):
             raise ModelError(f'localizer anchors: expected "learned" or "proposed", got {self.anchors!r}')
@@ -99,6 +106,8 @@ class LocalizerConfig:
             raise ModelError(f'localizer cross_attention: expected "map" or "deformable", got {self.cross_attention!r}')
         if self.head_dim < 0:
             raise ModelError(f"localizer head_dim: expected 0 (dim / heads) or more, got {self.head_dim}")
+        if self.refinement < 0:
+            raise ModelError(f"localizer refinement: expected 0 (none) or more, got {self.refinement}")
         if self.dim % 4 or (not self.head_dim and self.dim % self.heads):
             raise ModelError(f"localizer dim: expected a multiple of 4 and of heads = {self.heads}, got {self.dim}")
         if not 0 <= self.dropout < 1:
@@ -117,6 +126,8 @@ def _check_number(name: str, value: object) -> None:
 class LocalizerOutput:
     """Output for N queries after each of L decoder layers. The last layer is the result, training uses all.
 
+    The refinement of a localizer that has one counts as another layer.
+
     Attributes:
         boxes_cxcywh: [L, B, N, 4], 0..1 of the unpadded image.
         objectness: [L, B, N] logits: does the box hold an object of the class that the anchor was matched with?
@@ -131,7 +142,7 @@ class LocalizerOutput:
 
 
 class Localizer(nn.Module):
-    """Encoder, anchors, class-conditioned decoder and heads; each step is a public method.
+    """Encoder, anchors, class-conditioned decoder, heads and optional refinement; each step is a public method.
 
     Args:
         input_projection: 1 x 1 convolution from C3's channels to `dim`; None with a `PyramidEncoder`.
@@ -141,6 +152,7 @@ class Localizer(nn.Module):
         class_projection: MLP from class embedding to query content.
         decoder: refines the anchors.
         objectness_head: from query content to objectness logit; all layers share it.
+        refinement: corrects the boxes of the last decoder layer and judges their fit; None for no such step.
 
     Examples:
         >>> config = LocalizerConfig(c3_channels=8, embed_dim=16, dim=32, num_queries=5)
@@ -163,6 +175,7 @@ class Localizer(nn.Module):
         class_projection: MLP,
         decoder: Decoder,
         objectness_head: nn.Linear,
+        refinement: BoxRefinement | None = None,
     ) -> None:
         super().__init__()
         self.input_projection = input_projection
@@ -174,6 +187,7 @@ class Localizer(nn.Module):
         self.class_projection = class_projection
         self.decoder = decoder
         self.objectness_head = objectness_head
+        self.refinement = refinement
 
     @property
     def dtype(self) -> torch.dtype:
@@ -207,6 +221,7 @@ class Localizer(nn.Module):
             class_projection=MLP(config.embed_dim, config.class_hidden, dim),
             decoder=Decoder(layers=decoder_layers, dim=dim),
             objectness_head=nn.Linear(dim, 1),
+            refinement=BoxRefinement(dim=dim, hidden=config.refinement) if config.refinement else None,
         )
         localizer._reset_parameters()
         return localizer
@@ -291,12 +306,24 @@ class Localizer(nn.Module):
             with torch.no_grad():
                 start = objectness_at(anchors_cxcywh, memory.proposals)
             objectness = objectness + start
-        return LocalizerOutput(
+        output = LocalizerOutput(
             boxes_cxcywh=decoded.boxes_cxcywh,
             objectness=objectness,
             hidden=decoded.hidden,
             references=decoded.references,
         )
+        return output if self.refinement is None else self._refined(memory, output, self.refinement)
+
+    def _refined(self, memory: Memory, output: LocalizerOutput, refinement: BoxRefinement) -> LocalizerOutput:
+        """The output with the refinement as its last layer: objectness is that of the box times its fit.
+
+        No gradients pass to the boxes that it starts from.
+        """
+        start = output.boxes_cxcywh[-1].detach()
+        boxes, fit = refinement(memory, start)
+        after = (boxes, both(output.objectness[-1], fit), output.hidden[-1], start)
+        before = (output.boxes_cxcywh, output.objectness, output.hidden, output.references)
+        return LocalizerOutput(*(torch.cat([all_, one[None]]) for all_, one in zip(before, after, strict=True)))
 
     def forward(self, c3: FeatureMap, anchors_cxcywh: Tensor, content: Tensor) -> LocalizerOutput:
         """`encode`, then `decode`: C3, anchors [B, N, 4] and query content [B, N, dim] as described there."""
@@ -317,6 +344,8 @@ class Localizer(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.proposals is not None:
             self.proposals.reset_parameters()
+        if self.refinement is not None:
+            self.refinement.reset_parameters()
         for head in self.decoder.box_heads:
             nn.init.zeros_(head.layers[-1].weight)  # type: ignore[union-attr, index]
         for attention in self.decoder.modules():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cora.boxes import cxcywh_to_xyxy
-from cora.regions.roi_align import check_images, roi_align
+from cora.roi_align import check_images, roi_align
 from cora.structures import FeatureMap
 from cora.towers import TimmTower
 from cora.towers.timm_tower import TopBoxes, box_class_scores

@@ -18,7 +18,7 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cora.regions.roi_align import align_all, align_regions, check_images, roi_weights
+from cora.roi_align import align_all, align_regions, check_images, roi_weights
 from cora.structures import FeatureMap
 
 

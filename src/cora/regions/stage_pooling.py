@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cora.regions.roi_align import align_all, align_regions, check_images, roi_weights
+from cora.roi_align import align_all, align_regions, check_images, roi_weights
 from cora.structures import FeatureMap
 from cora.towers import ConvNeXtTower
 

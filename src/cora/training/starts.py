@@ -21,7 +21,7 @@ from cora.training.recipe import LocalizerStage, TrainRecipe
 #: Fields that `LocalizerStage.architecture` may change; the others depend on the tower.
 LOCALIZER_SIZES = (
     *("dec_layers", "cross_attention", "num_queries", "dim", "heads", "head_dim", "ff", "enc_layers"),
-    *("class_hidden", "dropout"),
+    *("class_hidden", "dropout", "refinement"),
 )
 NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 

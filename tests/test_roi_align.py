@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from cora.boxes import scale_to_pixels
-from cora.regions.roi_align import _align_in_half, roi_align
+from cora.roi_align import _align_in_half, roi_align
 from tests.tolerances import assert_near
 
 
