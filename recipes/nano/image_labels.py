@@ -36,7 +36,7 @@ from labelled_images import image_labelled
 from names import class_weights, drift, jitter, take_step, tower_of, zero_shot
 from PIL import Image
 from safetensors.torch import load_file
-from sources import Source
+from sources import ALL, Source, part_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -277,16 +277,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("start", "kit", "voc", "caltech", "flickr", "run", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument(
-        "--part", default="0/1", help="pool one part of the images only, as 0/2 and 1/2 in two processes"
-    )
+    parser.add_argument("--part", default=ALL, help="pool one part of the images only, as 0/2 and 1/2 in two processes")
     options = parser.parse_args()
     torch.manual_seed(0)
     detector = load(options.start)
     sources = image_labelled(options.kit, options.voc, options.caltech, options.flickr)
-    part, parts = (int(number) for number in options.part.split("/"))
-    pool(detector, sources[part::parts], options.run)
-    if parts > 1:
+    pool(detector, part_of(sources, options.part), options.run)
+    if options.part != ALL:
         return
     split = json.loads((options.kit / "coco_ovd_mini/class_split.json").read_text())
     listed = json.loads((options.kit / "clip_rn50_text/names.json").read_text())["lvis"]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from sources import Source, base_only, everything
+from sources import ALL, Source, base_only, everything, part_of
 from torch import Tensor
 
 from cora.boxes import xyxy_to_cxcywh
@@ -138,14 +138,13 @@ if __name__ == "__main__":
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--voc", type=Path)
     parser.add_argument("--nyu", type=Path)
-    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--part", default=ALL)
     parser.add_argument("--strict", action="store_true")
     options = parser.parse_args()
-    part, parts = (int(number) for number in options.part.split("/"))
     if options.strict:
         groups = base_only(options.kit)
         learned = [view for name in ("coco", "voc") for one in groups[name] for view in views_of(one)]
         images = groups["choice"] + learned
     else:
         images = [one for group in everything(options.kit, options.voc, options.nyu).values() for one in group]
-    compute(load(options.model), images[part::parts], options.out)
+    compute(load(options.model), part_of(images, options.part), options.out)

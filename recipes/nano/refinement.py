@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from names import take_step
 from safetensors.torch import load_file
-from sources import Source, base_only
+from sources import ALL, Source, base_only, part_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,7 +74,7 @@ def pool(detector: Detector, sources: list[Source], names: list[str], folder: Pa
         matched = detector.pre_match(seen.prepared, seen.anchors_cxcywh, vocabulary)
         found = detector.decode(seen.memory, matched).boxes_cxcywh[-1]
         boxes = found[:, torch.randperm(found.shape[1], generator=generator)[:BOXES]]
-        whole = finest_map(seen.memory, seen.memory.tokens)
+        whole = finest_map(seen.memory)
         cells = pool_cells(seen.memory, [whole] * len(SCALES), boxes)[0]
         write_safetensors(path, {"cells": cells.half().contiguous(), "boxes_cxcywh": boxes[0].contiguous()})
         if number % 100 == 0:
@@ -133,8 +133,6 @@ def learn(learning: LearningRefinement, data: Boxes, *, steps: int = STEPS) -> N
     optimiser = torch.optim.AdamW(learning.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
         chosen = torch.randint(len(data.overlaps), (BATCH,), generator=generator)
         overlaps, boxes = data.overlaps[chosen], data.boxes_cxcywh[chosen]
         fit, shift, stretch = learning(data.cells[chosen])
@@ -142,9 +140,7 @@ def learn(learning: LearningRefinement, data: Boxes, *, steps: int = STEPS) -> N
         moved = corrected(boxes[close], shift[close], stretch[close])
         loss = F.binary_cross_entropy_with_logits(fit, overlaps)
         loss = loss + CORRECTION * giou_loss(moved, data.targets_cxcywh[chosen][close]).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        take_step(optimiser, loss, RATE * min(1, (step + 1) / WARM_STEPS), step / steps)
         if step % 100 == 0:
             print(f"step {step}/{steps}: {float(loss.detach()):.3f}", flush=True)
 
@@ -166,9 +162,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("start", "kit", "run", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument(
-        "--part", default="0/1", help="pool one part of the images only, as 0/2 and 1/2 in two processes"
-    )
+    parser.add_argument("--part", default=ALL, help="pool one part of the images only, as 0/2 and 1/2 in two processes")
     options = parser.parse_args()
     torch.manual_seed(0)
     model = load(options.start)
@@ -177,7 +171,6 @@ if __name__ == "__main__":
     groups = base_only(options.kit)
     images = groups["coco"] + groups["voc"]
     split = json.loads((options.kit / "coco_ovd_mini/class_split.json").read_text())
-    part, parts = (int(number) for number in options.part.split("/"))
-    pool(model, images[part::parts], [*split["base"], *split["novel"]], options.run)
-    if parts == 1:
+    pool(model, part_of(images, options.part), [*split["base"], *split["novel"]], options.run)
+    if options.part == ALL:
         refined(model, read(images, options.run)).save(options.output)

@@ -38,6 +38,8 @@ VOC_NAMES = {
 #: NYU's frames follow each other through rooms, so whole stretches are held out, with a margin that nobody uses.
 NYU_HELD_OUT, NYU_MARGIN = tuple(range(start, start + 20) for start in (100, 400, 700, 1000, 1300)), 5
 SMALLEST_SHARE, SMALLEST_SIDE = 0.002, 16
+#: The part that holds all images (`part_of`).
+ALL = "0/1"
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,12 @@ def voc_standin(sources: list[Source]) -> list[Source]:
 def choice_images(sources: list[Source]) -> list[Source]:
     """Images of `coco_more` that choices are made on: every sixth."""
     return sorted(sources, key=lambda one: one.key)[::6]
+
+
+def part_of(sources: list[Source], part: str) -> list[Source]:
+    """The images of one of several processes that share them: "0/2" and "1/2" are every second one."""
+    number, count = (int(text) for text in part.split("/"))
+    return sources[number::count]
 
 
 def as_coco(sources: list[Source], names: dict[str, str] | None = None) -> dict[str, object]:

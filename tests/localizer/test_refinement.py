@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 
 from cora.boxes import aligned_iou, cxcywh_to_xyxy
 from cora.localizer import Localizer, LocalizerConfig, LocalizerOutput
-from cora.localizer.refinement import BINS, CHANNELS, LONGEST, SCALES, BoxRefinement, both, corrected, scaled
+from cora.localizer.refinement import BINS, CHANNELS, LONGEST, SCALES, BoxRefinement, corrected, product_logit, scaled
 from cora.structures import FeatureMap
 
 CONFIG = LocalizerConfig(c3_channels=8, embed_dim=10, dim=16, heads=2, ff=24, num_queries=7, refinement=12)
@@ -62,7 +62,7 @@ def test_pools_the_box_and_its_surroundings_from_the_finest_level() -> None:
 @given(st.floats(-30, 30), st.floats(-30, 30))
 def test_objectness_is_multiplied_by_the_fit(first: float, second: float) -> None:
     logits = torch.tensor([first, second], dtype=torch.float64)
-    torch.testing.assert_close(both(*logits).sigmoid(), logits.sigmoid().prod())
+    torch.testing.assert_close(product_logit(*logits).sigmoid(), logits.sigmoid().prod())
 
 
 @settings(max_examples=25, deadline=None)

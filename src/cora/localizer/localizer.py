@@ -33,7 +33,7 @@ from cora.localizer.pyramid import (
     objectness_at,
     visible_cells,
 )
-from cora.localizer.refinement import BoxRefinement, both
+from cora.localizer.refinement import BoxRefinement, product_logit
 from cora.pyramid import PyramidLayout
 from cora.structures import DenseBoxes, FeatureMap
 
@@ -321,7 +321,7 @@ class Localizer(nn.Module):
         """
         start = output.boxes_cxcywh[-1].detach()
         boxes, fit = refinement(memory, start)
-        after = (boxes, both(output.objectness[-1], fit), output.hidden[-1], start)
+        after = (boxes, product_logit(output.objectness[-1], fit), output.hidden[-1], start)
         before = (output.boxes_cxcywh, output.objectness, output.hidden, output.references)
         return LocalizerOutput(*(torch.cat([all_, one[None]]) for all_, one in zip(before, after, strict=True)))
 

@@ -75,14 +75,15 @@ class BoxRefinement(nn.Module):
 
     def pool(self, memory: Memory, boxes_cxcywh: Tensor) -> Tensor:
         """What is seen in and around boxes [B, N, 4]: [B, N, F], F = len(SCALES) * CHANNELS * BINS^2."""
-        maps = finest_map(memory, self.reduce(memory.tokens)).split(CHANNELS, dim=1)
+        finest = finest_map(memory)
+        maps = self.reduce(finest.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).split(CHANNELS, dim=1)
         return pool_cells(memory, maps, boxes_cxcywh).flatten(2)
 
 
-def finest_map(memory: Memory, tokens: Tensor) -> Tensor:
-    """The finest level [B, C, h, w] of tokens [B, M, C], ordered as those of an encoded map."""
+def finest_map(memory: Memory) -> Tensor:
+    """The finest level [B, dim, h, w] of an encoded map."""
     height, width, _ = memory.levels[0]
-    cells: Tensor = tokens[:, : height * width].transpose(1, 2).unflatten(-1, (height, width))
+    cells: Tensor = memory.tokens[:, : height * width].transpose(1, 2).unflatten(-1, (height, width))
     return cells
 
 
@@ -118,6 +119,6 @@ def corrected(boxes_cxcywh: Tensor, shift: Tensor, stretch: Tensor) -> Tensor:
     return boxes_between(centre - size / 2, centre + size / 2)
 
 
-def both(first: Tensor, second: Tensor) -> Tensor:
+def product_logit(first: Tensor, second: Tensor) -> Tensor:
     """Logit of the product of two probabilities that are given as logits: log of p q / (1 - p q)."""
     return -torch.stack([-first, -second, -first - second]).logsumexp(dim=0)
