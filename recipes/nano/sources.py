@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,7 +160,7 @@ def part_of(sources: list[Source], part: str) -> list[Source]:
     return sources[number::count]
 
 
-def as_coco(sources: list[Source], names: dict[str, str] | None = None) -> dict[str, object]:
+def as_coco(sources: list[Source], names: dict[str, str] | None = None) -> dict[str, Any]:
     """A COCO file of sources; `names` writes classes as a data set does."""
     written = names or {name: name for name in sources[0].names}
     classes = [name for name in sources[0].names if name in written]
