@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from PIL import ImageOps
@@ -23,10 +24,11 @@ from sources import Source, as_coco, choice_images, coco
 import cora
 from cora.data.class_split import ClassSplit, read_class_split
 from cora.data.coco import CocoDataset
-from cora.evaluation.base_novel import class_groups, resampled_ap50
-from cora.evaluation.bootstrap import FloatArray, IntArray, estimate_of, mean_of_known, resample_counts, whole_first
-from cora.evaluation.coco_ap import evaluate_boxes
-from cora.evaluation.predict import ground_truth, predict_dataset
+from cora.detector import Detector
+from cora.evaluation.base_novel import class_groups
+from cora.evaluation.bootstrap import FloatArray, estimate_of, resample_counts
+from cora.evaluation.group_measure import measure
+from cora.evaluation.predict import Predictions, predict_dataset
 from cora.images import read_image
 from cora.predictor import Predictor
 
@@ -34,51 +36,48 @@ from cora.predictor import Predictor
 FREQUENT = 10
 
 
-def write_images(sources: list[Source], classes: Sequence[str], folder: Path, *, mirrored: bool) -> CocoDataset:
-    """The images, or their mirror images, with their boxes of the classes, as a data set in a folder."""
-    folder.mkdir(parents=True)
+def plain(sources: list[Source], classes: Sequence[str], folder: Path) -> CocoDataset:
+    """The images with their boxes of the classes; the folder gets the file of boxes."""
+    return _dataset(as_coco(sources), sources[0].path.parent, classes, folder)
+
+
+def mirrored(sources: list[Source], classes: Sequence[str], folder: Path) -> CocoDataset:
+    """The mirror images with their boxes of the classes; the folder gets both."""
     content = as_coco(sources)
     images = {image["id"]: image for image in content["images"]}
     for source, image in zip(sources, images.values(), strict=True):
-        seen = read_image(source.path)
         image["file_name"] = f"{image['id']}.png"
-        (ImageOps.mirror(seen) if mirrored else seen).save(folder / image["file_name"])
-    for box in content["annotations"] if mirrored else ():
+        ImageOps.mirror(read_image(source.path)).save(folder / image["file_name"])
+    for box in content["annotations"]:
         left, top, width, height = box["bbox"]
         box["bbox"] = [images[box["image_id"]]["width"] - left - width, top, width, height]
-    (folder / "boxes.json").write_text(json.dumps(content))
-    return CocoDataset(annotations=folder / "boxes.json", images=folder, class_names=classes)
+    return _dataset(content, folder, classes, folder)
+
+
+def _dataset(content: dict[str, Any], images: Path, classes: Sequence[str], folder: Path) -> CocoDataset:
+    annotations = folder / "boxes.json"
+    annotations.write_text(json.dumps(content))
+    return CocoDataset(annotations=annotations, images=images, class_names=classes)
 
 
 def groups_of(split: ClassSplit, sources: list[Source]) -> dict[str, tuple[str, ...]]:
-    """Group -> class names: novel, base, all and frequent."""
+    """Group -> class names: novel, base, all, and frequent if there are such classes."""
     boxes = [source.names[label] for source in sources for label in source.labels.tolist()]
     frequent = tuple(name for name in split.all if boxes.count(name) >= FREQUENT)
-    return class_groups(split.base, split.novel) | {"frequent": frequent}
+    return class_groups(split.base, split.novel) | ({"frequent": frequent} if frequent else {})
 
 
-def measure(
-    predictor: Predictor, kinds: Sequence[CocoDataset], groups: Mapping[str, Sequence[str]], counts: IntArray
-) -> dict[str, FloatArray]:
-    """AP50 of every group on images and on their mirror images.
+def in_float32(detector: Detector, dataset: CocoDataset, classes: Sequence[str]) -> Predictions:
+    """Detections in the precision of `cora evaluate`: rounding to bfloat16 moves the AP of classes with two boxes."""
+    return predict_dataset(Predictor(detector, precision="float32"), dataset, classes)
 
-    Args:
-        predictor: the model.
-        kinds: the images, and their mirror images in the same order.
-        groups: group -> class names, of `groups_of`.
-        counts: [R, images] how often each resample has each image.
 
-    Returns:
-        Group -> [2, 1 + R] in 0..1: of either kind the AP50, then that of every resample.
-    """
-    numbers = {name: number for number, name in enumerate(groups["all"], start=1)}
-    classes = []
-    for dataset in kinds:
-        results = predict_dataset(predictor, dataset, groups["all"]).results
-        evaluation = evaluate_boxes(ground_truth(dataset), results, classes=numbers)
-        classes.append(resampled_ap50(evaluation, whole_first(counts)))
-    places = {group: [numbers[name] - 1 for name in names] for group, names in groups.items()}
-    return {group: mean_of_known(np.stack(classes)[..., chosen]) for group, chosen in places.items()}
+def compared(found: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
+    """Group -> [2, 1 + R] in 0..1: of images and mirror images (`measure`) the AP50, then that of every resample."""
+    return {
+        group: np.array([[one["ap50"][group], *one["resampled"][group]] for one in found], dtype=np.float64)
+        for group in found[0]["ap50"]
+    }
 
 
 def table(models: Sequence[str], measured: Sequence[Mapping[str, FloatArray]]) -> list[str]:
@@ -106,16 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     more, split = options.kit / "coco_more", read_class_split(options.kit / "coco_ovd_mini/class_split.json")
     sources = choice_images(coco(more / "all.json", more / "photos", "more"))[: options.limit]
     counts, groups = resample_counts(len(sources), resamples=options.resamples), groups_of(split, sources)
-    with TemporaryDirectory() as folder:
-        kinds = [
-            write_images(sources, split.all, Path(folder) / str(mirrored), mirrored=mirrored)
-            for mirrored in (False, True)
-        ]
-        measured = []
+    measured = []
+    with TemporaryDirectory() as first, TemporaryDirectory() as second:
+        kinds = plain(sources, split.all, Path(first)), mirrored(sources, split.all, Path(second))
         for model in options.models:
-            # The precision of `cora evaluate`: rounding to bfloat16 moves the AP of classes with two boxes.
-            predictor = Predictor(cora.load(model).detector, precision="float32")
-            measured.append(measure(predictor, kinds, groups, counts))
+            detector = cora.load(model).detector
+            found = [measure(detector, kind, split, counts, groups=groups, predict=in_float32) for kind in kinds]
+            measured.append(compared(found))
             print(f"{model}: measured", flush=True)
     print("\n".join(table([Path(model).name for model in options.models], measured)))
 

@@ -43,8 +43,11 @@ def test_mirror_images_have_their_boxes(recipe: ModuleType, kit: Path, tmp_path:
     sources = recipe.choice_images(recipe.coco(kit / "coco_more/all.json", kit / "coco_more/photos", "more"))
     assert [source.key for source in sources] == ["more/0", "more/6"]
     names = ["red square", "blue square"]
-    plain = recipe.write_images(sources, names, tmp_path / "plain", mirrored=False)
-    mirrored = recipe.write_images(sources, names, tmp_path / "mirrored", mirrored=True)
+    folders = [tmp_path / "plain", tmp_path / "mirrored"]
+    for folder in folders:
+        folder.mkdir()
+    plain, mirrored = recipe.plain(sources, names, folders[0]), recipe.mirrored(sources, names, folders[1])
+    assert [record.path for record in plain.records] == [source.path for source in sources]
     for ours, theirs in zip(plain.records, mirrored.records, strict=True):
         seen = Image.open(ours.path)
         assert ImageOps.mirror(seen).tobytes() == Image.open(theirs.path).tobytes()
@@ -63,12 +66,16 @@ def test_prints_a_row_for_each_group_and_model(
     models = [str(tmp_path / name) for name in ("one.safetensors", "other.safetensors")]
     recipe.main(["--kit", str(kit), "--models", *models, "--resamples", "20"])
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    groups, names = ("novel", "base", "all", "frequent"), ("one.safetensors", "other.safetensors")
+    groups, names = ("novel", "base", "all"), ("one.safetensors", "other.safetensors")  # no class has ten boxes
     assert [row[:2] for row in rows[2:]] == [[group, name] for group in groups for name in names]
-    assert all(
-        row[5].startswith("+0.0 (+0.0") for row in rows[2:] if row[1] == "one.safetensors" and row[0] != "frequent"
-    )
-    assert rows[-1][2:4] == ["nan", "nan"]  # no class has ten boxes
+    assert all(row[5] == "+0.0 (+0.0 to +0.0)" for row in rows[2:] if row[1] == names[0])
+
+
+def test_frequent_classes_are_a_group(recipe: ModuleType, kit: Path) -> None:
+    sources = recipe.choice_images(recipe.coco(kit / "coco_more/all.json", kit / "coco_more/photos", "more"))
+    split = recipe.read_class_split(kit / "coco_ovd_mini/class_split.json")
+    assert set(recipe.groups_of(split, 4 * sources)) == {"novel", "base", "all"}
+    assert recipe.groups_of(split, 5 * sources)["frequent"] == ("red square", "blue square")
 
 
 def test_both_kinds_count_alike(recipe: ModuleType) -> None:
